@@ -1,0 +1,96 @@
+# Everything runs in a virtual environment of its own, .venv, which each target sets up as far as it needs.
+#   make PYTHON=python3.12 test     another interpreter
+#   make test PEERS=1               with the tests that compare with PyTorch, Haiku and Equinox
+PYTHON ?= python3
+PEERS ?=
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest --quiet
+TORCH   = $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+
+NOTEBOOKS  := $(wildcard notebooks/*.ipynb)
+BENCHMARKS := $(wildcard benchmarks/[!_]*.py)
+TESTING    := $(if $(PEERS),$(VENV)/peers.stamp,$(VENV)/test.stamp)
+
+.DEFAULT_GOAL := help
+.PHONY: help report test test-full pytest lint format types doctest notebook benchmarks clean
+# Two installations into one environment at a time would get in each other's way.
+.NOTPARALLEL:
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+report: $(VENV)/report.stamp ## how gradients travel: LSTM, GRU, Elman and LRU compared, as a page in report/
+	@$(BIN)/seqjax gradients --overwrite --out report
+
+test: lint types doctest pytest ## the fast checks: style, types, examples in docstrings, tests
+
+pytest: $(TESTING)
+	@echo "pytest: the fast tests"
+	@$(PYTEST) -n 2 -m "not slow"
+
+test-full: $(TESTING) ## every test, the slow ones included
+	@echo "pytest: all tests"
+	@$(PYTEST) -n 2
+
+lint: $(TESTING) ## ruff: rules and format
+	@echo "ruff: rules and format"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted: run 'make format'." >&2; exit 1; }
+
+format: $(TESTING) ## rewrite the files as ruff wants them
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+types: $(TESTING) ## mypy
+	@echo "mypy: types"
+	@$(BIN)/mypy --no-error-summary
+
+doctest: $(TESTING) ## the examples in the docstrings
+	@echo "pytest: examples in docstrings"
+	@$(PYTEST) --doctest-modules seqjax
+
+notebook: $(VENV)/notebook.stamp ## run the notebooks at toy size (they read SEQJAX_TOY=1)
+	@test -n "$(NOTEBOOKS)" || { echo "make notebook: no notebooks/*.ipynb here." >&2; exit 1; }
+	@echo "jupyter execute: $(NOTEBOOKS)"
+	@SEQJAX_TOY=1 $(BIN)/jupyter-execute --timeout=900 $(NOTEBOOKS)
+
+benchmarks: $(VENV)/peers.stamp ## every script in benchmarks/, side by side with PyTorch, Haiku and Equinox
+	@test -n "$(BENCHMARKS)" || { echo "make benchmarks: no benchmarks/*.py here." >&2; exit 1; }
+	@for script in $(BENCHMARKS); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean: ## remove the environment, caches and the report
+	@rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist report
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is older than pyproject.toml when the requirements may have changed: then pip looks again.
+$(VENV)/python.stamp:
+	@command -v "$(PYTHON)" >/dev/null || { echo "make: no '$(PYTHON)' here. Install Python 3.11 or later, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $$("$(PYTHON)" -V 2>&1) is too old, seqjax needs 3.11 or later. Name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "make: $$("$(PYTHON)" -V 2>&1) has no venv module. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "Setting up a virtual environment in $(VENV) with $$("$(PYTHON)" -V)"
+	@"$(PYTHON)" -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/report.stamp: pyproject.toml | $(VENV)/python.stamp
+	@echo "Installing seqjax[report] into $(VENV) (a minute or two)"
+	@$(PIP) --editable '.[report]'
+	@touch $@
+
+$(VENV)/notebook.stamp: pyproject.toml | $(VENV)/python.stamp
+	@echo "Installing seqjax[notebook] into $(VENV) (a minute or two)"
+	@$(PIP) --editable '.[notebook]'
+	@touch $@
+
+$(VENV)/test.stamp: pyproject.toml | $(VENV)/python.stamp
+	@echo "Installing seqjax[test,report,dev,notebook] into $(VENV) (a minute or two)"
+	@$(PIP) --editable '.[test,report,dev,notebook]'
+	@touch $@
+
+# torch by itself and first: a build for the CPU, where one is offered, is then kept by the second command.
+$(VENV)/peers.stamp: $(VENV)/test.stamp
+	@echo "Installing $(TORCH), dm-haiku and equinox into $(VENV) (a few minutes)"
+	@$(PIP) $(TORCH)
+	@$(PIP) --editable '.[test,report,dev,notebook,peers]'
+	@touch $@

@@ -1,0 +1,117 @@
+"""The command line: ``python -m benchmarks peers`` and ``python -m benchmarks methods``."""
+
+import shlex
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks import methods as methods_
+from benchmarks import peers as peers_
+from benchmarks.results import Group, save
+from benchmarks.timing import Mismatch
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+
+
+class What(str, Enum):
+    """What of a layer is measured."""
+
+    gradient = "gradient"
+    train = "train"
+    both = "both"
+
+
+class CellName(str, Enum):
+    """Whose layer is measured."""
+
+    lstm = "lstm"
+    gru = "gru"
+    both = "both"
+
+
+SHAPES = [",".join(map(str, shape)) for shape in peers_.SHAPES]
+ShapeOption = Annotated[list[str], typer.Option("--shape", help="B,T,D,H; may be given several times.")]
+Rounds = Annotated[
+    int, typer.Option(min=2, help="Interleaved rounds that count; 15 or more for an interval.")
+]
+Out = Annotated[Path, typer.Option(help="Folder of the results.", file_okay=False)]
+
+
+@app.command()
+def peers(
+    ctx: typer.Context,
+    shape: ShapeOption = SHAPES,
+    cell: Annotated[CellName, typer.Option(help="Whose layer.")] = CellName.both,
+    what: Annotated[What, typer.Option(help="Value and gradient, a step of training, or both.")] = What.both,
+    rounds: Rounds = 15,
+    out: Out = Path("benchmarks/results"),
+) -> None:
+    """LSTM and GRU layers against those of Flax, Haiku, Equinox and PyTorch (about ten minutes)."""
+    cells = [c.value for c in CellName if c is not CellName.both and cell in (c, CellName.both)]
+    whats = [w.value for w in What if w is not What.both and what in (w, What.both)]
+    shapes = [_shape(text) for text in shape]
+    _finish(
+        ctx, "peers", peers_.TITLE, peers_.ABOUT, lambda: peers_.run(cells, shapes, whats, rounds, _say), out
+    )
+
+
+@app.command()
+def methods(
+    ctx: typer.Context,
+    shape: ShapeOption = SHAPES,
+    length: Annotated[list[int], typer.Option(min=1, help="T of the scans.")] = list(methods_.LENGTHS),
+    rounds: Rounds = 15,
+    out: Out = Path("benchmarks/results"),
+) -> None:
+    """The methods of seqjax against each other: chunks of time, and the scans of a diagonal recurrence."""
+    shapes = [_shape(text) for text in shape]
+    _finish(
+        ctx,
+        "methods",
+        methods_.TITLE,
+        methods_.ABOUT,
+        lambda: methods_.run(shapes, length, rounds, _say),
+        out,
+    )
+
+
+def _finish(ctx: typer.Context, name: str, title: str, about: str, run: Any, out: Path) -> None:
+    """Measure and save; a mismatch is one line and exit code 1, and no file."""
+    try:
+        groups: Sequence[Group] = run()
+    except Mismatch as mismatch:
+        typer.echo(f"Nothing was timed: {mismatch}", err=True)
+        raise typer.Exit(1) from None
+    for path in save(name, title, about, _command(ctx), groups, out):
+        typer.echo(path)
+
+
+def _command(ctx: typer.Context) -> str:
+    """The command that gives this result again: all that differs from the defaults, but for the folder."""
+    words = ["python", "-m", "benchmarks", str(ctx.info_name)]
+    for option in ctx.command.params:
+        value = ctx.params.get(str(option.name))
+        if option.name == "out" or value == option.default:
+            continue
+        for item in value if isinstance(value, list | tuple) else [value]:
+            words += [option.opts[0], str(getattr(item, "value", item))]
+    return shlex.join(words)
+
+
+def _shape(text: str) -> peers_.Shape:
+    sizes = text.split(",")
+    if len(sizes) != 4 or not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
+        raise typer.BadParameter(f"expected four sizes B,T,D,H such as 8,2048,64,64, got {text!r}.")
+    batch, length, input_size, hidden_size = map(int, sizes)
+    return batch, length, input_size, hidden_size
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m benchmarks")

@@ -1,0 +1,113 @@
+"""The methods of this library against each other: what `seqjax.Auto` chooses by."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import seqjax as sj
+from benchmarks.layers import random_params
+from benchmarks.results import Case, Group, measured
+from benchmarks.timing import check, interleave, jax_arm
+
+TITLE = "Methods against each other"
+ABOUT = """\
+Relative time: the median over paired rounds with a 95% bootstrap interval. float32, fresh inputs each round,
+loss = mean(w ys^2) with fixed random w. Before anything is timed, values and gradients equal those of
+`Sequential(gradient="autodiff")`; the column "error" is the largest deviation as a part of the largest entry."""
+SHAPES = ((1, 4096, 64, 64), (8, 2048, 64, 64), (32, 512, 128, 128), (32, 256, 256, 512))
+CHUNKS = (None, 16, 32, 64, 128, 256)
+LENGTHS = (256, 1024, 4096, 16384)
+TOLERANCE = 2e-4
+
+AUTODIFF = sj.Sequential(gradient="autodiff")
+Shape = tuple[int, int, int, int]
+
+
+def forward_of(layer: sj.Layer) -> Callable:
+    """``(params, xs, w) -> ys``."""
+    return lambda params, xs, w: layer.unroll(params, layer.initial_carry(params, xs[0]), xs)[1]
+
+
+def gradient_of(layer: sj.Layer) -> Callable:
+    """``(params, xs, w) -> loss and its gradients by params and xs``."""
+    forward = forward_of(layer)
+
+    def loss(params: Any, xs: jax.Array, w: jax.Array) -> jax.Array:
+        return jnp.mean(w * jnp.square(forward(params, xs, w)))
+
+    return jax.value_and_grad(loss, (0, 1))
+
+
+def compare(
+    label: str,
+    cell: sj.Cell,
+    params: Any,
+    methods: Mapping[str, sj.Method],
+    program: Callable[[sj.Layer], Callable],
+    shape: Shape,
+    rounds: int,
+    baseline: str | None = None,
+) -> Case:
+    """Methods on one cell and shape ``(B, T, D, H)``, checked and then timed; relative to the fastest by default.
+
+    Raises:
+        Mismatch: where a method computes something else than autodiff does.
+    """
+    batch, length, input_size, hidden_size = shape
+    w = np.random.default_rng(0).uniform(0.5, 1.5, (length, batch, hidden_size)).astype(np.float32)
+
+    def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([1, number + 100])
+        return rng.standard_normal((length, batch, input_size), np.float32), w
+
+    layers = {name: sj.recurrent(cell, method) for name, method in methods.items()}
+    arms = [jax_arm(name, program(layer), (params,), draw(-2)) for name, layer in layers.items()]
+    expected = jax.jit(program(sj.recurrent(cell, AUTODIFF)))(params, *draw(-2))
+    errors = [check(arm.name, arm.run(arm.prepare(draw(-2))), expected, TOLERANCE) for arm in arms]
+    samples = interleave(arms, draw, rounds)
+    baseline = baseline or min(samples, key=lambda name: statistics.median(samples[name]))
+    chosen = sj.Auto().select(cell, draw(-2)[0])
+    notes = ["chosen by Auto" if method == chosen else "" for method in methods.values()]
+    rows = [measured(arm, samples[arm.name], error, note) for arm, error, note in zip(arms, errors, notes)]
+    return Case(label, baseline, rows)
+
+
+def chunks(shapes: Sequence[Shape], rounds: int, say: Callable) -> Group:
+    """The gradient of an LSTM by the chunk of `seqjax.Sequential`."""
+    methods = {f"chunk {size}": sj.Sequential(chunk=size) for size in CHUNKS}
+    methods["autodiff"] = AUTODIFF
+    cases = []
+    for shape in shapes:
+        label = ", ".join(map(str, shape))
+        say(f"chunk, B, T, D, H = {label}")
+        params = random_params("lstm", *shape[2:])
+        cases.append(compare(label, sj.lstm(shape[3]), params, methods, gradient_of, shape, rounds))
+    return Group("LSTM: value and gradient by chunk, relative to the fastest", "B, T, D, H", cases)
+
+
+def scans(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Callable) -> list[Group]:
+    """A diagonal recurrence, step by step and as a parallel prefix; size is ``(B, H)``."""
+    batch, hidden_size = size
+    cell = sj.lru(hidden_size)
+    params = cell.init(jax.random.key(0), jax.ShapeDtypeStruct((batch, hidden_size), jnp.float32))
+    methods = {"Sequential": sj.Sequential(), "Associative": sj.Associative(), "autodiff": AUTODIFF}
+    groups = []
+    for title, program in {"outputs": forward_of, "value and gradient": gradient_of}.items():
+        cases = []
+        for length in lengths:
+            say(f"LRU {title}, T = {length}")
+            shape = (batch, length, hidden_size, hidden_size)
+            cases.append(compare(str(length), cell, params, methods, program, shape, rounds, "Sequential"))
+        groups.append(
+            Group(f"LRU, B = {batch}, H = {hidden_size}: {title}, relative to Sequential", "T", cases)
+        )
+    return groups
+
+
+def run(shapes: Sequence[Shape], lengths: Sequence[int], rounds: int, say: Callable) -> list[Group]:
+    """Everything that `seqjax.Auto` is based on."""
+    return [chunks(shapes, rounds, say), *scans(lengths, (8, 64), rounds, say)]

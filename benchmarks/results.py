@@ -1,0 +1,178 @@
+"""What a measurement leaves behind: ``<name>.json`` with every sample, and ``<name>.md``, which is read off it."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.timing import Arm, paired_ratio, summary
+
+LIBRARIES = ("jax", "jaxlib", "flax", "dm-haiku", "equinox", "optax", "torch")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An arm's samples in seconds; none where it was skipped, and the note says why."""
+
+    name: str
+    seconds: list[float] = field(default_factory=list)
+    compile_seconds: float | None = None
+    temp_bytes: int | None = None
+    error: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """The arms at one shape; ratios are to the baseline."""
+
+    label: str
+    baseline: str
+    arms: list[Measured]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases of one claim: one table. `rows` says what the labels of the cases are."""
+
+    title: str
+    rows: str
+    cases: list[Case]
+
+
+def measured(arm: Arm, seconds: list[float], error: float | None, note: str = "") -> Measured:
+    """An arm together with its samples."""
+    return Measured(arm.name, seconds, arm.compile_seconds, arm.temp_bytes, error, note)
+
+
+def header() -> dict[str, str]:
+    """Where and with what a measurement was made."""
+    device = jax.devices()[0]
+    lines = {
+        "device": f"{device.platform}, {_cpu_model() if device.platform == 'cpu' else device.device_kind}",
+        "cores": str(os.cpu_count()),
+        "python": platform.python_version(),
+    }
+    for library in LIBRARIES:
+        try:
+            lines[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            lines[library] = "not installed"
+    return {**lines, "commit": _commit(), "date": datetime.date.today().isoformat()}
+
+
+def save(
+    name: str, title: str, about: str, command: str, groups: Sequence[Group], folder: Path
+) -> list[Path]:
+    """Write both files, each whole or not at all: their paths."""
+    document = {
+        "name": name,
+        "title": title,
+        "about": about,
+        "command": command,
+        "header": header(),
+        "groups": [asdict(group) for group in groups],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.json", folder / f"{name}.md"]
+    for path, text in zip(paths, (json.dumps(document, indent=1) + "\n", render(document))):
+        _write(path, text)
+    return paths
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """The Markdown of a document as it is in the JSON file."""
+    parts = [f"# {document['title']}", document["about"], f"    {document['command']}"]
+    parts.append(_table(["", ""], [[key, value] for key, value in document["header"].items()]))
+    for group in document["groups"]:
+        parts += [f"## {group['title']}", _ratios(group), _details(group)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _ratios(group: Mapping[str, Any]) -> str:
+    names = list(dict.fromkeys(arm["name"] for case in group["cases"] for arm in case["arms"]))
+    rows = []
+    for case in group["cases"]:
+        arms = {arm["name"]: arm for arm in case["arms"]}
+        rows.append([case["label"], *(_ratio(arms.get(name), arms[case["baseline"]]) for name in names)])
+    return _table([group["rows"], *names], rows)
+
+
+def _ratio(arm: Mapping[str, Any] | None, baseline: Mapping[str, Any]) -> str:
+    if arm is None or not arm["seconds"]:
+        return arm["note"] if arm else ""
+    if arm["name"] == baseline["name"]:
+        return "**1**"
+    ratio = paired_ratio(arm["seconds"], baseline["seconds"])
+    return f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+def _details(group: Mapping[str, Any]) -> str:
+    columns = [
+        group["rows"],
+        "arm",
+        "min ms",
+        "median ms",
+        "p95 ms",
+        "compile s",
+        "temporaries MB",
+        "error",
+        "note",
+    ]
+    rows = []
+    for case in group["cases"]:
+        for arm in (arm for arm in case["arms"] if arm["seconds"]):
+            times = [f"{1e3 * value:.2f}" for value in summary(arm["seconds"])]
+            compile_seconds, temp_bytes, error = arm["compile_seconds"], arm["temp_bytes"], arm["error"]
+            compiled = "" if compile_seconds is None else f"{compile_seconds:.2f}"
+            memory = "" if temp_bytes is None else f"{temp_bytes / 1e6:.1f}"
+            rows.append(
+                [case["label"], arm["name"], *times, compiled, memory]
+                + ["" if error is None else f"{error:.0e}", arm["note"]]
+            )
+    return _table(columns, rows)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _write(path: Path, text: str) -> None:
+    """A reader finds the old file or the new one, never a part: a rename within a folder is atomic."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(text)
+            file.close()
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()

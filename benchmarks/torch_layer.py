@@ -1,0 +1,97 @@
+"""The same layers in PyTorch, eager, on all cores."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.timing import Arm
+
+LEARNING_RATE = 1e-3
+
+
+def to_native(params: Any) -> dict[str, jax.Array]:
+    """seqjax's params under PyTorch's names: the same order of gates, matrices transposed."""
+    native = {"weight_ih_l0": params.w_x.T, "weight_hh_l0": params.w_h.T, "bias_ih_l0": params.b}
+    return native | ({"bias_hh_l0": params.b_h} if hasattr(params, "b_h") else {})
+
+
+def torch_layer(native: dict[str, jax.Array]) -> Any:
+    """``nn.LSTM`` or ``nn.GRU`` by the number of gates.
+
+    An LSTM's second bias is redundant, and absent from the formula: it is zero and not trained.
+    """
+    import torch
+
+    rows, input_size = native["weight_ih_l0"].shape
+    hidden_size = native["weight_hh_l0"].shape[1]
+    module = (torch.nn.LSTM if rows == 4 * hidden_size else torch.nn.GRU)(input_size, hidden_size)
+    values = {name: torch.from_numpy(np.array(value)) for name, value in native.items()}
+    if "bias_hh_l0" not in values:
+        values["bias_hh_l0"] = torch.zeros(rows)
+        module.bias_hh_l0.requires_grad_(False)
+    module.load_state_dict(values)
+    return module
+
+
+def _trained(module: Any) -> dict[str, Any]:
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _loss(module: Any, xs: Any, weights: Any) -> Any:
+    return (weights * module(xs)[0].square()).mean()
+
+
+def _inputs(inputs: Sequence[np.ndarray]) -> tuple:
+    import torch
+
+    return tuple(torch.from_numpy(a) for a in inputs)
+
+
+def gradient_arm(native: dict[str, jax.Array]) -> tuple[Arm, Callable[[Any], Any]]:
+    """Value and gradient by params and inputs; the second result turns what it returns into JAX arrays."""
+    import torch
+
+    module = torch_layer(native)
+    params = _trained(module)
+
+    def run(inputs: tuple) -> Any:
+        xs, weights = inputs
+        loss = _loss(module, xs, weights)
+        *grads, d_xs = torch.autograd.grad(loss, [*params.values(), xs])
+        return loss, dict(zip(params, grads)), d_xs
+
+    def prepare(inputs: Sequence[np.ndarray]) -> tuple:
+        xs, weights = _inputs(inputs)
+        return xs.requires_grad_(), weights
+
+    return Arm("torch", run, prepare), as_jax
+
+
+def train_arm(native: dict[str, jax.Array]) -> tuple[Arm, Callable[[Any], Any]]:
+    """A step of Adam; a result reads as ``(loss, gradients, params after)``, the former from the first moments."""
+    import torch
+
+    module = torch_layer(native)
+    params = _trained(module)
+    optimizer = torch.optim.Adam(params.values(), LEARNING_RATE)
+
+    def run(inputs: tuple) -> Any:
+        optimizer.zero_grad()
+        loss = _loss(module, *inputs)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    def read(loss: Any) -> Any:
+        moments = {name: optimizer.state[p]["exp_avg"] / (1 - 0.9) for name, p in params.items()}
+        return as_jax((loss, moments, params))
+
+    return Arm("torch", run, _inputs), read
+
+
+def as_jax(tree: Any) -> Any:
+    """Copies of a tree of tensors as JAX arrays."""
+    return jax.tree.map(lambda a: jnp.array(a.detach().numpy(), copy=True), tree)

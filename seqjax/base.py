@@ -1,0 +1,203 @@
+"""The vocabulary: the types that everything else is made of.
+
+Axes, everywhere: ``T`` time, ``*B`` batch (any number of axes), ``D`` input, ``H`` hidden, ``G`` gates, ``C`` a chunk
+of time. Sequences are time-major: ``xs [T, *B, D]``; one step is ``x [*B, D]``; carry leaves are ``[*B, ...]``.
+Arguments and results come in the order of ``jax.lax.scan``: ``(params, carry, x) -> (carry, y)``.
+"""
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.definition import Definition
+
+# ---------------------------------------------------------------- recurrences: which structure may be exploited
+
+
+@dataclass(frozen=True)
+class Step:
+    """Any recurrence: ``fn: (params, carry, u) -> (carry, h)`` over any pytree of carries."""
+
+    fn: Callable
+
+
+class Activation(enum.Enum):
+    """The activation of one gate of a `Gated` recurrence; a closed set, so that a driver can evaluate them together."""
+
+    SIGMOID = "sigmoid"
+    TANH = "tanh"
+    RELU = "relu"
+    IDENTITY = "identity"
+
+
+class GatedWeights(NamedTuple):
+    """What a `Gated` recurrence reads from the params, once per unroll.
+
+    ``w_h``: dense ``[H, G*H]``, block-diagonal by heads ``[N, d, G, d]`` with ``N*d = H``, or diagonal ``[G, H]``.
+    ``b_h``: ``[G*H]`` or None. ``w``: any pytree of elementwise weights ``[H]`` (peepholes), handed to update and emit.
+    """
+
+    w_h: Any
+    b_h: Any = None
+    w: Any = ()
+
+
+@dataclass(frozen=True)
+class Gated:
+    r"""A recurrence of gates, elementwise in H but for one product with the previous output.
+
+    .. math::
+        r_t &= h_{t-1} W_h + b_h \\
+        a_g &= \phi_g(u_{t,g} + r_{t,g}) \quad\text{for each gate } g \\
+        s_t &= \mathrm{update}(w, s_{t-1}, a_1, \dots, a_k), \qquad h_t = \mathrm{emit}(w, s_t, a_{k+1}, \dots, a_G)
+
+    The carry is any NamedTuple or tuple with the leaves ``(*state, h)``; with ``emit=None`` the last state is h
+    itself, and the carry is the state alone.
+
+    Attributes:
+        activations: one `Activation` per gate, in the order of the columns of u.
+        num_update: how many gates, from the first, go to `update`; the others go to `emit`.
+        update: ``(w, state, *gates) -> state``, a tuple of arrays to a tuple of arrays, elementwise.
+        emit: ``(w, state, *gates) -> h``, elementwise; None where h is the last state.
+        weights: ``params -> GatedWeights``.
+        split: the gates (by position, among the first num_update) that reach `update` as their two summands ``u, r``
+            without activation, as GRU's candidate needs.
+    """
+
+    activations: tuple[Activation, ...]
+    num_update: int
+    update: Callable
+    emit: Callable | None
+    weights: Callable
+    split: tuple[int, ...] = ()
+
+
+class DiagonalInputs(NamedTuple):
+    """Inputs of a `Diagonal` recurrence. ``a`` is ``[T, *B, H]``, or ``[H]`` where it does not depend on the input."""
+
+    a: Any
+    b: Any
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    r"""The linear recurrence :math:`h_t = a_t \odot h_{t-1} + b_t`, real or complex; it emits h.
+
+    Computed in float32 (complex64) at least.
+    """
+
+
+Recurrence = Step | Gated | Diagonal
+
+
+# ---------------------------------------------------------------- cells and layers
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A projection that is one affine map, ``xs @ w + b``, declared so that methods may fuse or split it.
+
+    ``weights: params -> (w [D, K], b [K] or None)``.
+    """
+
+    weights: Callable
+
+    def __call__(self, params: Any, xs: jax.Array, key: Any = None) -> jax.Array:
+        w, b = self.weights(params)
+        us = xs @ w.astype(xs.dtype)
+        return us if b is None else us + jnp.expand_dims(b.astype(xs.dtype), tuple(range(us.ndim - 1)))
+
+
+def _inputs_as_they_are(params: Any, xs: Any, key: Any = None) -> Any:
+    return xs
+
+
+def _emitted_as_it_is(params: Any, hs: Any, xs: Any) -> Any:
+    return hs
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Cell(Definition):
+    """What is computed at one time step, and which structure its recurrence has.
+
+    Attributes:
+        init: ``(key, x) -> params``; x is an array or ShapeDtypeStruct of one time step.
+        initial_carry: ``(params, x) -> carry``; uses only x's shape, dtype and sharding, never its values.
+        recurrence: a `Step`, `Gated` or `Diagonal`.
+        project: ``(params, xs, key=None) -> us``, pointwise in time, with any leading axes.
+        readout: ``(params, hs, xs) -> ys``, pointwise in time, with any leading axes.
+
+    Example:
+        A cell of one's own is a value of this class; a leaky integrator:
+
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> def leak(params, h, x):
+        ...     h = params * h + (1 - params) * x
+        ...     return h, h
+        >>> cell = sj.Cell(
+        ...     init=lambda key, x: jnp.full(x.shape[-1:], 0.5),
+        ...     initial_carry=lambda params, x: jnp.zeros_like(x),
+        ...     recurrence=sj.Step(leak),
+        ... )
+        >>> layer = sj.recurrent(cell)
+        >>> xs = jnp.ones((3, 1, 2))
+        >>> params = layer.init(jax.random.key(0), xs[0])
+        >>> carry, ys = layer.unroll(params, layer.initial_carry(params, xs[0]), xs)
+        >>> ys[:, 0, 0]
+        Array([0.5  , 0.75 , 0.875], dtype=float32)
+    """
+
+    init: Callable
+    initial_carry: Callable
+    recurrence: Recurrence
+    project: Callable = _inputs_as_they_are
+    readout: Callable = _emitted_as_it_is
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Layer(Definition):
+    """A cell bound to a method, or any composition of layers, up to a whole model. Two equal views of one function.
+
+    Attributes:
+        init: ``(key, x) -> params`` from one time step.
+        initial_carry: ``(params, x) -> carry``.
+        step: ``(params, carry, x, *, reset=None, mask=None, key=None) -> (carry, y)``: one time step.
+        unroll: ``(params, carry, xs, *, reset=None, mask=None, key=None, tap=None) -> (carry, ys)``: the sequence.
+        causal: False where y_t depends on later inputs; such a layer has no step.
+
+    ``reset [T, *B]`` bool: the carry restarts before this step. ``mask [T, *B]`` bool: where False the step does not
+    happen: the carry passes through and the output is zero. ``key``: None is deterministic; otherwise step t draws
+    from ``fold_in(key, t)`` (``unroll`` takes one key, or one key per step as a key array ``[T]``). ``tap``: see
+    `seqjax.ops.tap`; a pytree like the carry whose gradient is the norm of the carry's gradient, step by step.
+    """
+
+    init: Callable
+    initial_carry: Callable
+    step: Callable
+    unroll: Callable
+    causal: bool = True
+
+
+class Method(Protocol):
+    """How a cell runs over time; a frozen dataclass. `kinds` are the recurrences that it runs."""
+
+    kinds: ClassVar[tuple[type, ...]]
+
+    def unroll(
+        self, cell: Cell, params: Any, carry: Any, xs: Any, *, initial: Any, reset: Any, mask: Any, keys: Any, tap: Any
+    ) -> tuple[Any, Any]:
+        """``(carry, ys)``. Inputs are checked and safe; `initial` is the carry that a reset restarts from."""
+        ...
+
+
+class Batch(NamedTuple):
+    """What a training step takes: time-major inputs, targets, and which steps restart or do not happen."""
+
+    xs: Any
+    targets: Any
+    reset: Any = None
+    mask: Any = None

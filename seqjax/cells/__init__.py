@@ -1,0 +1,47 @@
+"""The cells: one file per family, one factory per cell. `REGISTRY` lists them all."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from seqjax.base import Cell
+from seqjax.cells.elman import ElmanCarry, ElmanParams, elman
+from seqjax.cells.gru import GRUCarry, GRUParams, gru
+from seqjax.cells.lru import LRUParams, lru
+from seqjax.cells.lstm import LSTMCarry, LSTMParams, lstm
+
+
+class Entry(NamedTuple):
+    """One line of the registry: ``make(hidden_size) -> Cell``, and how its gradients behave in one sentence."""
+
+    make: Callable[[int], Cell]
+    gradients: str
+
+
+# fmt: off
+REGISTRY: dict[str, Entry] = {
+    "elman": Entry(elman, "vanish or explode exponentially, by the singular values of W_h and the slopes of tanh"),
+    "elman_relu": Entry(partial(elman, activation="relu"), "as elman, with slopes of exactly 0 or 1"),
+    "elman_identity": Entry(partial(elman, activation="identity"), "the powers of W_h, whatever the input"),
+    "lstm": Entry(lstm, "along c the product of the forget gates, without a matrix"),
+    "gru": Entry(gru, "along h the product of the update gates z, plus the path through the candidate"),
+    "gru_reset_before": Entry(partial(gru, reset_after=False), "as gru"),
+    "lru": Entry(lru, "exactly lambda^lag, |lambda| < 1: never explode; over the default ring a power law"),
+}
+# fmt: on
+
+__all__ = [
+    "REGISTRY",
+    "ElmanCarry",
+    "ElmanParams",
+    "Entry",
+    "GRUCarry",
+    "GRUParams",
+    "LRUParams",
+    "LSTMCarry",
+    "LSTMParams",
+    "elman",
+    "gru",
+    "lru",
+    "lstm",
+]

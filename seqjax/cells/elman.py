@@ -1,0 +1,84 @@
+"""The simple recurrent network."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
+from seqjax.cells.initialise import check_size, gated_weights, zero_carry
+from seqjax.definition import definition
+
+
+class ElmanParams(NamedTuple):
+    """w_x ``[D, H]``, w_h ``[H, H]``, b ``[H]``."""
+
+    w_x: jax.Array
+    w_h: jax.Array
+    b: jax.Array
+
+
+class ElmanCarry(NamedTuple):
+    """h ``[*B, H]``."""
+
+    h: jax.Array
+
+
+@definition
+def elman(
+    hidden_size: int,
+    *,
+    activation: Literal["tanh", "relu", "identity"] = "tanh",
+    param_dtype: Any = jnp.float32,
+) -> Cell:
+    r"""The simple recurrent network.
+
+    .. math::
+        h_t = \phi(x_t W_x + h_{t-1} W_h + b)
+
+    Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``ElmanCarry(h [*B, H])``;
+    params ``ElmanParams(w_x [D, H], w_h [H, H], b [H])``.
+
+    Gradients: :math:`\partial h_t / \partial h_{t-1} = W_h \,\mathrm{diag}(\phi')` is applied at every step, so that
+    gradients vanish or explode exponentially, at a rate that the singular values of W_h and the slopes set
+    (Pascanu et al. 2013, eq. 5-7). W_h starts orthogonal, so that only the slopes shrink them at first.
+
+    Args:
+        hidden_size: H.
+        activation: phi: "tanh", "relu" or "identity" (a linear network).
+        param_dtype: of the params.
+
+    Raises:
+        ValueError: for another activation, or a hidden_size below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> params = sj.elman(3).init(jax.random.key(0), jnp.ones((5, 2)))
+        >>> jax.tree.map(jnp.shape, params)
+        ElmanParams(w_x=(2, 3), w_h=(3, 3), b=(3,))
+
+    References:
+        Elman 1990, "Finding structure in time", Cognitive Science 14.
+        Pascanu, Mikolov, Bengio 2013, "On the difficulty of training recurrent neural networks", arXiv:1211.5063.
+    """
+    check_size("elman(hidden_size)", hidden_size)
+    choices = {"tanh": Activation.TANH, "relu": Activation.RELU, "identity": Activation.IDENTITY}
+    if activation not in choices:
+        raise ValueError(f"elman(activation): expected one of {', '.join(choices)}, got {activation!r}.")
+
+    def init(key: jax.Array, x: jax.Array) -> ElmanParams:
+        w_x, w_h = gated_weights(key, x, hidden_size, 1, param_dtype)
+        return ElmanParams(w_x, w_h, jnp.zeros(hidden_size, param_dtype))
+
+    return Cell(
+        init=init,
+        initial_carry=lambda params, x: ElmanCarry(zero_carry(x, hidden_size)),
+        recurrence=Gated(
+            activations=(choices[activation],),
+            num_update=1,
+            update=lambda w, state, h: (h,),
+            emit=None,
+            weights=lambda params: GatedWeights(params.w_h),
+        ),
+        project=Dense(lambda params: (params.w_x, params.b)),
+    )

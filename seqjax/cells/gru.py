@@ -1,0 +1,96 @@
+"""Gated recurrent units."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights, Recurrence, Step
+from seqjax.cells.initialise import check_size, gated_weights, zero_carry
+from seqjax.definition import definition
+
+SIGMOID, TANH = Activation.SIGMOID, Activation.TANH
+
+
+class GRUParams(NamedTuple):
+    """w_x ``[D, 3H]``, w_h ``[H, 3H]``, b and b_h ``[3H]``; columns in the order r, z, n."""
+
+    w_x: jax.Array
+    w_h: jax.Array
+    b: jax.Array
+    b_h: jax.Array
+
+
+class GRUCarry(NamedTuple):
+    """h ``[*B, H]``."""
+
+    h: jax.Array
+
+
+@definition
+def gru(hidden_size: int, *, reset_after: bool = True, param_dtype: Any = jnp.float32) -> Cell:
+    r"""Gated recurrent unit, with the reset gate after or before the recurrent product.
+
+    .. math::
+        r_t &= \sigma(x_t W_{xr} + b_r + h_{t-1} W_{hr} + b_{hr}) \\
+        z_t &= \sigma(x_t W_{xz} + b_z + h_{t-1} W_{hz} + b_{hz}) \\
+        n_t &= \tanh(x_t W_{xn} + b_n + r_t \odot (h_{t-1} W_{hn} + b_{hn})) && \text{(after)} \\
+        n_t &= \tanh(x_t W_{xn} + b_n + (r_t \odot h_{t-1}) W_{hn} + b_{hn}) && \text{(before)} \\
+        h_t &= (1 - z_t) \odot n_t + z_t \odot h_{t-1}
+
+    "After" is the form of PyTorch and cuDNN, and elementwise but for one product (`Gated`); "before" is the paper's,
+    whose second product waits for r (`Step`). The paper has z and 1 - z the other way round; b_h is PyTorch's.
+
+    Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``GRUCarry(h [*B, H])``;
+    params ``GRUParams(w_x [D, 3H], w_h [H, 3H], b [3H], b_h [3H])``.
+
+    Gradients: the path :math:`z_t` carries them without a matrix, as the forget gate of an LSTM does; at
+    initialisation z is near 1/2.
+
+    Args:
+        hidden_size: H.
+        reset_after: where the reset gate acts.
+        param_dtype: of the params.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> params = sj.gru(3).init(jax.random.key(0), jnp.ones((5, 2)))
+        >>> jax.tree.map(jnp.shape, params)
+        GRUParams(w_x=(2, 9), w_h=(3, 9), b=(9,), b_h=(9,))
+
+    References:
+        Cho et al. 2014, "Learning phrase representations using RNN encoder-decoder", arXiv:1406.1078, eq. 5-8.
+    """
+    check_size("gru(hidden_size)", hidden_size)
+
+    def init(key: jax.Array, x: jax.Array) -> GRUParams:
+        w_x, w_h = gated_weights(key, x, hidden_size, 3, param_dtype)
+        b, b_h = jnp.zeros(3 * hidden_size, param_dtype), jnp.zeros(3 * hidden_size, param_dtype)
+        return GRUParams(w_x, w_h, b, b_h)
+
+    def reset_before(params: GRUParams, carry: GRUCarry, u: jax.Array) -> tuple[GRUCarry, jax.Array]:
+        u = u + jnp.broadcast_to(params.b_h, u.shape)
+        u_r, u_z, u_n = jnp.split(u, 3, -1)
+        w_r, w_z, w_n = jnp.split(params.w_h, 3, -1)
+        r = jax.nn.sigmoid(u_r + carry.h @ w_r)
+        z = jax.nn.sigmoid(u_z + carry.h @ w_z)
+        n = jnp.tanh(u_n + (r * carry.h) @ w_n)
+        h = (1 - z) * n + z * carry.h
+        return GRUCarry(h), h
+
+    recurrence: Recurrence = Step(reset_before)
+    if reset_after:
+        recurrence = Gated(
+            activations=(SIGMOID, SIGMOID, TANH),
+            num_update=3,
+            update=lambda w, state, r, z, u_n, r_n: ((1 - z) * jnp.tanh(u_n + r * r_n) + z * state[0],),
+            emit=None,
+            weights=lambda params: GatedWeights(params.w_h, params.b_h),
+            split=(2,),
+        )
+    return Cell(
+        init=init,
+        initial_carry=lambda params, x: GRUCarry(zero_carry(x, hidden_size)),
+        recurrence=recurrence,
+        project=Dense(lambda params: (params.w_x, params.b)),
+    )

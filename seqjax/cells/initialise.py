@@ -1,0 +1,33 @@
+"""Initial weights and carries that several cells share."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def gated_weights(
+    key: jax.Array, x: jax.Array, hidden_size: int, num_gates: int, dtype: Any
+) -> tuple[jax.Array, jax.Array]:
+    """``w_x [D, G*H]``, uniform by Glorot and Bengio (2010) per gate, and ``w_h [H, G*H]``, orthogonal per gate."""
+    key_x, key_h = jax.random.split(key)
+    w_x = jax.nn.initializers.glorot_uniform()
+    w_h = jax.nn.initializers.orthogonal()
+
+    def per_gate(initialise: Any, key: jax.Array, rows: int) -> jax.Array:
+        keys = jax.random.split(key, num_gates)
+        return jnp.concatenate([initialise(k, (rows, hidden_size), dtype) for k in keys], -1)
+
+    return per_gate(w_x, key_x, x.shape[-1]), per_gate(w_h, key_h, hidden_size)
+
+
+def zero_carry(x: jax.Array, size: int, dtype: Any = None) -> jax.Array:
+    """Zeros ``[*B, size]`` with the batch axes, dtype and sharding of x ``[*B, D]``; x's values are not read."""
+    zeros = jnp.zeros_like(x, dtype=dtype or x.dtype)[..., :1]
+    return jnp.broadcast_to(zeros, (*x.shape[:-1], size))
+
+
+def check_size(name: str, size: int) -> None:
+    """Raise a ValueError unless the size is a whole number of at least 1."""
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"{name}: expected a whole number of at least 1, got {size!r}.")

@@ -1,0 +1,114 @@
+"""The linear recurrent unit."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Cell, Diagonal, DiagonalInputs
+from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.definition import definition
+
+
+class LRUParams(NamedTuple):
+    """nu_log, theta_log, gamma_log ``[N]``; w_b ``[D, 2N]`` (real, imaginary); w_c ``[2N, H]``; w_d ``[D, H]``."""
+
+    nu_log: jax.Array
+    theta_log: jax.Array
+    gamma_log: jax.Array
+    w_b: jax.Array
+    w_c: jax.Array
+    w_d: jax.Array
+
+
+@definition
+def lru(
+    hidden_size: int,
+    *,
+    state_size: int | None = None,
+    r_min: float = 0.0,
+    r_max: float = 1.0,
+    max_phase: float = 2 * math.pi,
+    param_dtype: Any = jnp.float32,
+) -> Cell:
+    r"""Linear recurrent unit: a complex diagonal linear recurrence between two real linear maps.
+
+    .. math::
+        \lambda &= \exp(-e^{\nu} + i e^{\theta}) \\
+        s_t &= \lambda \odot s_{t-1} + e^{\gamma} \odot (x_t B), \qquad s \in \mathbb{C}^N \\
+        y_t &= \mathrm{Re}(s_t C) + x_t D
+
+    Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry s ``[*B, N]`` complex; params `LRUParams`. B and C are kept as real
+    and imaginary halves: ``w_b = [Re B, Im B]``, ``w_c = [Re C; -Im C]``. The recurrence runs in complex64 at least.
+
+    Gradients: :math:`\partial s_T / \partial s_t = \lambda^{T-t}`, exactly and whatever the inputs are: |lambda| < 1 by
+    construction, so they never explode. With :math:`|\lambda|^2` uniform in [r_min^2, r_max^2], the mean of
+    :math:`|\lambda|^{2T}` is a power law in T, :math:`1/(T+1)` for the default ring.
+
+    Args:
+        hidden_size: H.
+        state_size: N; hidden_size by default.
+        r_min: least modulus of lambda at initialisation.
+        r_max: greatest modulus of lambda at initialisation.
+        max_phase: greatest angle of lambda at initialisation, in radians.
+        param_dtype: of the params.
+
+    Raises:
+        ValueError: unless 0 <= r_min < r_max <= 1, for an angle that is not positive, or a size below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> params = sj.lru(3, state_size=4).init(jax.random.key(0), jnp.ones((5, 2)))
+        >>> jax.tree.map(jnp.shape, params)
+        LRUParams(nu_log=(4,), theta_log=(4,), gamma_log=(4,), w_b=(2, 8), w_c=(8, 3), w_d=(2, 3))
+
+    References:
+        Orvieto et al. 2023, "Resurrecting recurrent neural networks for long sequences", arXiv:2303.06349: eq. 3
+        (the recurrence), lemma 3.2 (the ring), eq. 7 (gamma). D is the full matrix of eq. 1.
+    """
+    size = hidden_size if state_size is None else state_size
+    check_size("lru(hidden_size)", hidden_size)
+    check_size("lru(state_size)", size)
+    if not 0 <= r_min < r_max <= 1:
+        raise ValueError(f"lru: expected 0 <= r_min < r_max <= 1, got r_min={r_min}, r_max={r_max}.")
+    if not max_phase > 0:
+        raise ValueError(f"lru(max_phase): expected an angle above 0 radians, got {max_phase}.")
+
+    def init(key: jax.Array, x: jax.Array) -> LRUParams:
+        keys = jax.random.split(key, 5)
+        # Uniform in (0, 1]: a modulus or an angle of exactly zero has no logarithm.
+        u_1, u_2 = (1 - jax.random.uniform(k, (size,), param_dtype) for k in keys[:2])
+        modulus_squared = r_min**2 + u_1 * (r_max**2 - r_min**2)
+        tiny = jnp.finfo(param_dtype).eps
+        nu_log = jnp.log(-0.5 * jnp.log(jnp.clip(modulus_squared, tiny, 1 - tiny)))
+        gamma_log = 0.5 * jnp.log1p(-jnp.exp(-2 * jnp.exp(nu_log)))
+        width = x.shape[-1]
+        return LRUParams(
+            nu_log,
+            jnp.log(max_phase * u_2),
+            gamma_log,
+            jax.random.normal(keys[2], (width, 2 * size), param_dtype) / math.sqrt(2 * width),
+            jax.random.normal(keys[3], (2 * size, hidden_size), param_dtype) / math.sqrt(size),
+            jax.random.normal(keys[4], (width, hidden_size), param_dtype) / math.sqrt(width),
+        )
+
+    def project(params: LRUParams, xs: jax.Array, key: Any = None) -> DiagonalInputs:
+        wide = jnp.promote_types(xs.dtype, jnp.float32)
+        nu, theta, gamma = (jnp.exp(p.astype(wide)) for p in params[:3])
+        decay = jnp.exp(-nu)
+        a = jax.lax.complex(decay * jnp.cos(theta), decay * jnp.sin(theta))
+        real, imaginary = jnp.split((xs @ params.w_b.astype(xs.dtype)).astype(wide), 2, -1)
+        gamma = jnp.broadcast_to(gamma, real.shape)
+        return DiagonalInputs(a, jax.lax.complex(gamma * real, gamma * imaginary))
+
+    def readout(params: LRUParams, hs: jax.Array, xs: jax.Array) -> jax.Array:
+        halves = jnp.concatenate([hs.real, hs.imag], -1).astype(xs.dtype)
+        return halves @ params.w_c.astype(xs.dtype) + xs @ params.w_d.astype(xs.dtype)
+
+    def initial_carry(params: LRUParams, x: jax.Array) -> jax.Array:
+        return zero_carry(x, size, jnp.promote_types(x.dtype, jnp.complex64))
+
+    return Cell(
+        init=init, initial_carry=initial_carry, recurrence=Diagonal(), project=project, readout=readout
+    )

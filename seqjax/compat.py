@@ -1,0 +1,27 @@
+"""What differs between JAX versions (0.10.2 to 0.12), and what is too unstable to import elsewhere."""
+
+from typing import Any
+
+import jax
+
+
+def varying_axes(x: Any) -> frozenset[str]:
+    """The manual mesh axes (inside ``jax.shard_map``) over which a value differs; empty outside."""
+    aval = jax.typeof(x)
+    manual = getattr(aval, "manual_axis_type", None)
+    return frozenset(getattr(aval, "vma", ()) if manual is None else manual.varying)
+
+
+def vary_like(tree: Any, *others: Any) -> Any:
+    """The tree, marked as varying over every manual mesh axis that any of the others varies over.
+
+    Its transpose is one sum over those axes. Done once before a loop, it keeps that sum out of the loop's body,
+    where the implicit conversion at each use would put it.
+    """
+    axes = frozenset().union(*(varying_axes(leaf) for leaf in jax.tree.leaves(others)))
+
+    def mark(leaf: Any) -> Any:
+        missing = tuple(sorted(axes - varying_axes(leaf)))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(mark, tree) if axes else tree

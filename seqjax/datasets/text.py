@@ -1,0 +1,225 @@
+"""Text as bytes, and windows of it for next-byte prediction.
+
+A vocabulary of 256 fits any file, in any language and encoding, and needs no tokeniser. The functions that cut
+windows take any integer tokens ``[N]``, so a tokenised text works as well.
+"""
+
+from os import PathLike
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Integer, PRNGKeyArray, UInt8
+
+Tokens = Integer[Array | np.ndarray, "N"]
+Part = Integer[Array | np.ndarray, "_"]
+Windows = tuple[Int[Array, "T B"], Int[Array, "T B"]]
+
+
+def moby_dick() -> UInt8[np.ndarray, "N"]:
+    r"""The first 65 chapters of *Moby-Dick; or, The Whale* by Herman Melville (1851), 641 kB; public domain.
+
+    Returns:
+        The bytes of the text ``[N]``, read-only. `seqjax/datasets/README.md` says where they are from.
+
+    Example:
+        >>> from seqjax.datasets import moby_dick
+        >>> bytes(moby_dick()[:37])
+        b'CHAPTER 1. Loomings.\n\nCall me Ishmael'
+    """
+    return read_bytes(Path(__file__).with_name("moby_dick.txt"))
+
+
+def read_bytes(path: str | PathLike[str]) -> UInt8[np.ndarray, "N"]:
+    """The bytes of any file, text or binary.
+
+    Args:
+        path: where the file is.
+
+    Returns:
+        The bytes ``[N]`` with N > 0, read-only.
+
+    Raises:
+        FileNotFoundError: when there is nothing at that path.
+        ValueError: when it is a folder, cannot be read, or is empty.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"read_bytes: expected a file, got '{path}', which does not exist. "
+            f"Check the path; relative ones start at {Path.cwd()}."
+        ) from None
+    except IsADirectoryError:
+        raise ValueError(
+            f"read_bytes: expected a file, got the folder '{path}'. Name one file in it, or join several into one."
+        ) from None
+    except OSError as error:
+        raise ValueError(
+            f"read_bytes: expected a readable file, got '{path}' ({error.strerror}). "
+            "Check the path and its permissions."
+        ) from None
+    if not data:
+        raise ValueError(
+            f"read_bytes: expected at least one byte, got '{path}', which is empty. Name another file."
+        )
+    return np.frombuffer(data, np.uint8)
+
+
+def split(data: Tokens, held_out: float = 0.1) -> tuple[Part, Part]:
+    """The beginning for training, the end held out: contiguous, so that no window of one overlaps the other.
+
+    Shapes: data ``[N]`` -> train ``[N - M]``, held_out ``[M]`` with M the rounded fraction, at least 1.
+
+    Args:
+        data: tokens in order.
+        held_out: the fraction to hold out, between 0 and 1.
+
+    Returns:
+        ``(train, held_out)``.
+
+    Raises:
+        ValueError: when the fraction is not between 0 and 1, or there are fewer than two tokens.
+
+    Example:
+        >>> import numpy as np
+        >>> from seqjax.datasets import split
+        >>> split(np.arange(10), held_out=0.2)
+        (array([0, 1, 2, 3, 4, 5, 6, 7]), array([8, 9]))
+    """
+    if not 0 < held_out < 1:
+        raise ValueError(
+            f"split: expected a fraction held_out between 0 and 1, got {held_out}. Hold out a tenth with held_out=0.1."
+        )
+    size = len(data)
+    if size < 2:
+        raise ValueError(
+            f"split: expected at least 2 tokens, one for each part, got {size}. Use longer data."
+        )
+    cut = size - min(max(round(size * held_out), 1), size - 1)
+    return data[:cut], data[cut:]
+
+
+def sample_windows(
+    data: Tokens,
+    key: PRNGKeyArray | Int[Array, ""] | int,
+    step: int | Int[Array, ""],
+    batch: int,
+    length: int,
+) -> Windows:
+    r"""Random windows of a text for next-token prediction: the batch of one training step.
+
+    .. math::
+        xs_{t,b} = data_{s_b + t}, \qquad targets_{t,b} = data_{s_b + t + 1}, \qquad
+        s_b \sim \mathrm{Uniform}\{0, \dots, N - T - 1\}
+
+    A pure function of the key and the step, so that a run that is resumed at a step sees the batches that it would
+    have seen. Under ``jax.jit`` `batch` and `length` are static; hand the data over as a JAX array.
+
+    Shapes: data ``[N]`` -> xs ``[T, B]``, targets ``[T, B]``, both int32, with T = length and B = batch.
+
+    Args:
+        data: tokens in order, N > length of them.
+        key: a key, or a seed to make one from.
+        step: which batch.
+        batch: how many windows.
+        length: how many time steps.
+
+    Returns:
+        ``(xs, targets)``.
+
+    Raises:
+        ValueError: when the data is shorter than ``length + 1``, or a size is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> from seqjax.datasets import sample_windows
+        >>> xs, targets = sample_windows(np.arange(100), key=0, step=3, batch=8, length=5)
+        >>> xs.shape, bool((targets == xs + 1).all())
+        ((5, 8), True)
+    """
+    _check_windows("sample_windows", data, batch, length)
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        key = jax.random.key(key)
+    # The dtype is given because the default follows jax_enable_x64, and with it the draw.
+    key = jax.random.fold_in(key, step)
+    starts = jax.random.randint(key, (batch,), 0, len(data) - length, dtype=jnp.int32)
+    return _windows(data, starts, length)
+
+
+def held_out_windows(data: Tokens, batch: int, length: int) -> Windows:
+    """Evenly spaced windows from the first token to the last: the same in every run, to compare runs by.
+
+    Windows overlap where ``batch * length`` exceeds the data.
+
+    Shapes: data ``[N]`` -> xs ``[T, B]``, targets ``[T, B]``, both int32, with T = length and B = batch.
+
+    Args:
+        data: tokens in order, N > length of them.
+        batch: how many windows.
+        length: how many time steps.
+
+    Returns:
+        ``(xs, targets)``, where targets are the inputs one step later.
+
+    Raises:
+        ValueError: when the data is shorter than ``length + 1``, or a size is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> from seqjax.datasets import held_out_windows
+        >>> xs, targets = held_out_windows(np.arange(100), batch=3, length=4)
+        >>> print(xs)
+        [[ 0 47 95]
+         [ 1 48 96]
+         [ 2 49 97]
+         [ 3 50 98]]
+    """
+    _check_windows("held_out_windows", data, batch, length)
+    starts = np.arange(batch) * (len(data) - length - 1) // max(batch - 1, 1)
+    return _windows(data, jnp.asarray(starts, jnp.int32), length)
+
+
+def unigram_entropy(data: Tokens) -> float:
+    r"""Entropy of single tokens: the loss of a model that knows how frequent they are, and no context.
+
+    .. math:: -\sum_v p_v \ln p_v
+
+    Args:
+        data: non-negative tokens ``[N]``.
+
+    Returns:
+        Nats per token.
+
+    Raises:
+        ValueError: when there are no tokens.
+
+    Example:
+        >>> from seqjax.datasets import moby_dick, unigram_entropy
+        >>> round(unigram_entropy(moby_dick()), 3)
+        3.137
+    """
+    if len(data) == 0:
+        raise ValueError("unigram_entropy: expected at least 1 token, got 0. Use longer data.")
+    counts = np.unique(np.asarray(data), return_counts=True)[1]
+    p = counts / counts.sum()
+    # The sum is 0 or more; adding 0.0 turns the -0.0 of a single symbol into 0.0.
+    return float(-(p * np.log(p)).sum() + 0.0)
+
+
+def _windows(data: Tokens, starts: Int[Array, "B"], length: int) -> Windows:
+    positions = starts + jnp.arange(length + 1, dtype=jnp.int32)[:, None]
+    tokens = jnp.asarray(data)[positions].astype(jnp.int32)
+    return tokens[:-1], tokens[1:]
+
+
+def _check_windows(who: str, data: Tokens, batch: int, length: int) -> None:
+    for name, value in (("batch", batch), ("length", length)):
+        if value < 1:
+            raise ValueError(f"{who}: expected {name} of at least 1, got {value}.")
+    if len(data) < length + 1:
+        raise ValueError(
+            f"{who}: expected data of at least length + 1 = {length + 1} tokens, got {len(data)}. "
+            "Use longer data or a shorter length."
+        )

@@ -1,0 +1,61 @@
+"""What is differentiated: a layer's outputs, a loss, and the mean over all that counts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Batch, Layer
+from seqjax.ops.select import keep
+
+Loss = Callable[[Any, Any], jax.Array]
+
+
+def loss_sum(losses: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """Total and count of what ``loss(ys, targets)`` returned, in float32 at least.
+
+    Args:
+        losses: one per step ``[T, *B]``, of which those count whose step happened; one per sequence ``[*B]``, of which
+            all count; or one scalar.
+        mask: ``[T, *B]`` or None.
+
+    Raises:
+        ValueError: for losses of another shape than these.
+    """
+    losses = losses.astype(jnp.promote_types(losses.dtype, jnp.float32))
+    if mask is not None and losses.ndim >= mask.ndim:
+        if losses.shape != mask.shape:
+            raise ValueError(
+                f"loss: expected losses per step {list(mask.shape)}, per sequence {list(mask.shape[1:])} or a scalar, "
+                f"got {list(losses.shape)}."
+            )
+        return jnp.sum(keep(mask, losses)), jnp.sum(mask).astype(losses.dtype)
+    return jnp.sum(losses), jnp.asarray(losses.size, losses.dtype)
+
+
+def objective(layer: Layer, loss: Loss) -> Callable[..., tuple[jax.Array, tuple[jax.Array, Any]]]:
+    """``(params, carry, batch, *, key=None, tap=None) -> (total, (count, carry))``; the mean loss is total / count.
+
+    Args:
+        layer: the model.
+        loss: ``(ys, targets) -> losses``, such as ``optax.softmax_cross_entropy_with_integer_labels``: one loss per step
+            ``[T, *B]``, one per sequence ``[*B]``, or a scalar.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, seqjax as sj
+        >>> model = sj.recurrent(sj.lstm(8))
+        >>> batch = sj.Batch(xs=jnp.ones((10, 4, 3)), targets=jnp.zeros((10, 4), int))
+        >>> params = model.init(jax.random.key(0), batch.xs[0])
+        >>> carry = model.initial_carry(params, batch.xs[0])
+        >>> total, (count, carry) = objective(model, optax.softmax_cross_entropy_with_integer_labels)(params, carry, batch)
+        >>> count
+        Array(40., dtype=float32)
+    """
+
+    def evaluate(params: Any, carry: Any, batch: Batch, *, key: Any = None, tap: Any = None) -> Any:
+        carry, ys = layer.unroll(params, carry, batch.xs, reset=batch.reset, mask=batch.mask, key=key, tap=tap)
+        total, count = loss_sum(loss(ys, batch.targets), batch.mask)
+        return total, (count, carry)
+
+    return evaluate

@@ -1,0 +1,394 @@
+"""Layers: a cell bound to a method, functions of one time step, dropout, and pooling over time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Cell, Dense, Layer, Method
+from seqjax.compat import vary_like
+from seqjax.definition import definition
+from seqjax.methods import Auto, at_step, check_method
+from seqjax.ops.select import expand, keep, select
+from seqjax.ops.tap import tap as tap_carry
+
+
+@definition
+def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a frozen value)
+    """A cell run over time by a method.
+
+    Args:
+        cell: what is computed.
+        method: how it is run; see `seqjax.methods`.
+
+    Raises:
+        TypeError: when the method cannot run the cell's kind of recurrence.
+        ValueError: from `unroll` and `step`, before anything runs, for shapes or dtypes that do not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> layer = sj.recurrent(sj.lstm(8))
+        >>> xs = jnp.ones((10, 4, 3))                                   # [T, B, D]
+        >>> params = layer.init(jax.random.key(0), xs[0])
+        >>> carry, ys = layer.unroll(params, layer.initial_carry(params, xs[0]), xs)
+        >>> ys.shape, carry.c.shape
+        ((10, 4, 8), (4, 8))
+    """
+    if not isinstance(cell, Cell):
+        raise TypeError(f"recurrent(cell): expected a Cell such as lstm(256), got {cell!r}.")
+    check_method(method, cell)
+
+    def step(params: Any, carry: Any, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
+        _check_inputs(f"{cell!r}.step", cell, params, x, reset, mask, time=())
+        x = keep(mask, x)
+        initial = cell.initial_carry(params, x)
+        carry = _fit_carry(f"{cell!r}.step", carry, initial)
+        carry, y = at_step(cell, params, carry, x, initial=initial, reset=reset, mask=mask, key=key)
+        return carry, keep(mask, y)
+
+    def unroll(
+        params: Any,
+        carry: Any,
+        xs: Any,
+        *,
+        reset: Any = None,
+        mask: Any = None,
+        key: Any = None,
+        tap: Any = None,
+    ) -> Any:
+        length = num_steps(xs)
+        _check_inputs(f"{cell!r}.unroll", cell, params, xs, reset, mask, time=(length,))
+        if length == 0:
+            return carry, _empty_outputs(step, params, carry, xs)
+        xs = keep(mask, xs)
+        initial = cell.initial_carry(params, first_step(xs))
+        carry = _fit_carry(f"{cell!r}.unroll", carry, initial)
+        carry, initial = vary_like((carry, initial), xs, params)
+        carry, ys = method.unroll(
+            cell,
+            params,
+            carry,
+            xs,
+            initial=initial,
+            reset=reset,
+            mask=mask,
+            keys=step_keys(key, length),
+            tap=tap,
+        )
+        return carry, keep(mask, ys)
+
+    return Layer(init=cell.init, initial_carry=cell.initial_carry, step=step, unroll=unroll)
+
+
+def stateless(init: Callable, apply: Callable) -> Layer:
+    """A layer without a carry from ``apply: (params, xs, keys) -> ys``, which acts on each step by itself.
+
+    ``apply`` is given one step ``x [*B, ...]`` and one key or None; it is mapped over time.
+    """
+
+    def step(params: Any, carry: Any, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
+        return carry, keep(mask, apply(params, keep(mask, x), key))
+
+    def unroll(
+        params: Any,
+        carry: Any,
+        xs: Any,
+        *,
+        reset: Any = None,
+        mask: Any = None,
+        key: Any = None,
+        tap: Any = None,
+    ) -> Any:
+        if num_steps(xs) == 0:
+            return carry, _empty_outputs(step, params, carry, xs)
+        keys = step_keys(key, num_steps(xs))
+        axes = (None, 0, None if keys is None else 0)
+        return carry, keep(mask, jax.vmap(apply, axes)(params, keep(mask, xs), keys))
+
+    return Layer(init=init, initial_carry=lambda params, x: (), step=step, unroll=unroll)
+
+
+@definition
+def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
+    """A flax.linen module, or a plain function, applied to every time step of every example by itself.
+
+    The module sees one example at one time step, so that a convolution, say, cannot mix rows of the batch or steps of
+    time. A module's `dropout` draws from the layer's key; a field ``deterministic`` is set by whether there is one.
+
+    Args:
+        module: a flax.linen module with params alone, or a function ``x -> y``.
+        event_ndim: how many axes of the input are its own, after time and batch: by default none for integers
+            (tokens), one for floats (features).
+
+    Raises:
+        TypeError: for a module with state other than params (BatchNorm), when `init` is called.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj, flax.linen as nn
+        >>> head = sj.pointwise(nn.Dense(2))
+        >>> head
+        pointwise(module=Dense(features=2))
+        >>> params = head.init(jax.random.key(0), jnp.ones((4, 3)))
+        >>> head.unroll(params, (), jnp.ones((10, 4, 3)))[1].shape
+        (10, 4, 2)
+    """
+    is_module = hasattr(module, "init") and hasattr(module, "apply")
+
+    def one(params: Any, x: Any, key: Any) -> Any:
+        """One example at one time step."""
+        if not is_module:
+            return module(x)
+        acting: Any = module
+        if hasattr(module, "deterministic"):
+            acting = module.clone(deterministic=key is None)
+        return acting.apply({"params": params}, x, rngs=None if key is None else {"dropout": key})
+
+    def batch_shape(x: Any) -> tuple[int, ...]:
+        leaf = jax.tree.leaves(x)[0]
+        floating = jnp.issubdtype(leaf.dtype, jnp.inexact)
+        own = (1 if floating else 0) if event_ndim is None else event_ndim
+        if leaf.ndim < own:
+            raise ValueError(
+                f"pointwise({module!r}): expected [*B, ...] with {own} axes per example, got {leaf.shape}."
+            )
+        return leaf.shape[: leaf.ndim - own]
+
+    def init(key: jax.Array, x: Any) -> Any:
+        if not is_module:
+            return ()
+        batch = len(batch_shape(x))
+        example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[batch:], leaf.dtype), x)
+        module_: Any = module
+        if hasattr(module_, "deterministic"):
+            module_ = module_.clone(deterministic=True)
+        variables = module_.init(key, example)
+        other = sorted(set(variables) - {"params"})
+        if other:
+            raise TypeError(
+                f"pointwise({module!r}): expected a module with params alone, got one with {', '.join(other)} as well. "
+                "State over time belongs into a cell's carry; for normalisation use LayerNorm or RMSNorm."
+            )
+        return variables.get("params", {})
+
+    def apply(params: Any, x: Any, key: Any) -> Any:
+        shape = batch_shape(x)
+        keys = None if key is None else jax.random.split(key, shape)
+        fn = one
+        for _ in shape:
+            fn = jax.vmap(fn, (None, 0, None if keys is None else 0))
+        return fn(params, x, keys)
+
+    return stateless(init, apply)
+
+
+@definition
+def dropout(rate: float) -> Layer:
+    r"""Independent dropout at every time step: :math:`y = x \odot m / (1 - p)`, m Bernoulli of 1 - p; none without key.
+
+    Args:
+        rate: p, the share that is dropped, 0 <= p < 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> layer = sj.dropout(0.5)
+        >>> layer.unroll((), (), jnp.ones((1, 1, 4)), key=jax.random.key(1))[1]
+        Array([[[2., 2., 0., 0.]]], dtype=float32)
+
+    References:
+        Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15.
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout(rate): expected a share in [0, 1), got {rate}.")
+
+    def apply(params: Any, x: jax.Array, key: Any) -> jax.Array:
+        if key is None:
+            return x
+        kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+        return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
+
+    return stateless(lambda key, x: (), apply)
+
+
+# ---------------------------------------------------------------- one output per sequence
+
+
+@definition
+def running_mean() -> Layer:
+    r"""The mean of all inputs so far, :math:`y_t = \frac1n \sum_{k \le t} x_k` over steps that happened.
+
+    The causal form of `mean_pool`: its last output is the mean of the sequence, and it has a step. The carry is
+    (sum, count), in float32 at least.
+
+    Example:
+        >>> import jax.numpy as jnp, seqjax as sj
+        >>> xs = jnp.asarray([1.0, 3.0, 8.0]).reshape(3, 1, 1)
+        >>> layer = sj.running_mean()
+        >>> layer.unroll((), layer.initial_carry((), xs[0]), xs)[1].ravel()
+        Array([1., 2., 4.], dtype=float32)
+    """
+
+    def initial_carry(params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        total = jnp.zeros_like(x, dtype=wide)
+        return total, jnp.zeros_like(total[..., :1])
+
+    def step(params: Any, carry: Any, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
+        x = keep(mask, x)
+        total, count = select(reset, initial_carry(params, x), carry)
+        after = (total + x.astype(total.dtype), count + 1)
+        after = after if mask is None else select(mask, after, (total, count))
+        y = after[0] / jnp.maximum(after[1], 1)
+        return after, keep(mask, y.astype(x.dtype))
+
+    def unroll(
+        params: Any,
+        carry: Any,
+        xs: Any,
+        *,
+        reset: Any = None,
+        mask: Any = None,
+        key: Any = None,
+        tap: Any = None,
+    ) -> Any:
+        carry = vary_like(carry, xs)
+
+        def body(carry: Any, inputs: Any) -> Any:
+            x, reset, mask, tap = inputs
+            carry = tap_carry(select(reset, initial_carry(params, x), carry), tap)
+            return step(params, carry, x, mask=mask)
+
+        return jax.lax.scan(body, carry, (xs, reset, mask, tap))
+
+    return Layer(init=lambda key, x: (), initial_carry=initial_carry, step=step, unroll=unroll)
+
+
+def last(ys: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """The output of the last step that happened, ``[T, *B, ...] -> [*B, ...]``; zero where none did.
+
+    Example:
+        >>> import jax.numpy as jnp, seqjax as sj
+        >>> ys = jnp.asarray([[1.0], [2.0], [3.0]])
+        >>> sj.last(ys), sj.last(ys, jnp.asarray([[True], [True], [False]]))
+        (Array([3.], dtype=float32), Array([2.], dtype=float32))
+    """
+    if ys.shape[0] == 0:
+        raise ValueError(f"last: expected ys [T, *B, ...] with T of at least 1, got {list(ys.shape)}.")
+    if mask is None:
+        return ys[-1]
+    steps = jnp.arange(ys.shape[0], dtype=jnp.int32).reshape(-1, *(1,) * (mask.ndim - 1))
+    at = jnp.max(jnp.where(mask, steps, -1), 0)
+    index = expand(jnp.maximum(at, 0)[None], ys.ndim)
+    return keep(at >= 0, jnp.take_along_axis(ys, index, 0)[0])
+
+
+def mean_pool(ys: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """The mean over the steps that happened, ``[T, *B, ...] -> [*B, ...]``; zero where none did.
+
+    Example:
+        >>> import jax.numpy as jnp, seqjax as sj
+        >>> sj.mean_pool(jnp.asarray([[1.0], [2.0], [6.0]]), jnp.asarray([[True], [True], [False]]))
+        Array([1.5], dtype=float32)
+    """
+    wide = jnp.promote_types(ys.dtype, jnp.float32)
+    if mask is None:
+        return (jnp.sum(ys, 0, dtype=wide) / max(1, ys.shape[0])).astype(ys.dtype)
+    count = jnp.maximum(jnp.sum(mask, 0), 1).astype(wide)
+    return (jnp.sum(keep(mask, ys), 0, dtype=wide) / expand(count, ys.ndim - 1)).astype(ys.dtype)
+
+
+def lengths_to_mask(lengths: jax.Array, num_steps: int) -> jax.Array:
+    """``mask [T, *B]``: True for the first ``lengths [*B]`` steps.
+
+    Example:
+        >>> import jax.numpy as jnp, seqjax as sj
+        >>> sj.lengths_to_mask(jnp.asarray([0, 2]), 3).astype(int)
+        Array([[0, 1],
+               [0, 1],
+               [0, 0]], dtype=int32)
+    """
+    lengths = jnp.asarray(lengths)
+    steps = jnp.arange(num_steps, dtype=lengths.dtype).reshape(-1, *(1,) * lengths.ndim)
+    return steps < lengths[None]
+
+
+# ---------------------------------------------------------------- what every layer needs
+
+
+def num_steps(xs: Any) -> int:
+    """T of a tree of arrays ``[T, ...]``."""
+    return jax.tree.leaves(xs)[0].shape[0]
+
+
+def first_step(xs: Any) -> Any:
+    """The first step of a tree of arrays ``[T, ...]``."""
+    return jax.tree.map(lambda a: a[0], xs)
+
+
+def step_keys(key: jax.Array | None, length: int) -> jax.Array | None:
+    """One key per step: ``fold_in(key, t)``; an array of T keys is taken as it is."""
+    if key is None or jnp.ndim(key) == 1:
+        return key
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise TypeError(f"key: expected a typed key such as jax.random.key(0), got {key.dtype} {list(key.shape)}.")
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(length))
+
+
+def fold_in(key: jax.Array | None, number: int) -> jax.Array | None:
+    """A key, or an array of keys, for part `number` of a composition."""
+    if key is None:
+        return None
+    return jax.vmap(jax.random.fold_in, (0, None))(key, number) if key.ndim else jax.random.fold_in(key, number)
+
+
+def _empty_outputs(step: Callable, params: Any, carry: Any, xs: Any) -> Any:
+    """Outputs ``[0, *B, ...]`` of an empty sequence, with the shapes that a step gives."""
+    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
+    y = jax.eval_shape(step, params, carry, x)[1]
+    return jax.tree.map(lambda a: jnp.zeros((0, *a.shape), a.dtype), y)
+
+
+def _fit_carry(who: str, carry: Any, expected: Any) -> Any:
+    """The carry in the dtypes that the cell runs in; a ValueError where the structure or a shape differs."""
+    if jax.tree.structure(carry) != jax.tree.structure(expected):
+        raise ValueError(f"{who}: expected a carry {jax.tree.structure(expected)}, got {jax.tree.structure(carry)}.")
+
+    def fit(path: Any, leaf: Any, like: Any) -> jax.Array:
+        leaf = jnp.asarray(leaf)
+        if leaf.shape != like.shape:
+            name = jax.tree_util.keystr(path)
+            raise ValueError(f"{who}: expected carry{name} {list(like.shape)}, got {list(leaf.shape)}.")
+        return leaf.astype(like.dtype)
+
+    return jax.tree.map_with_path(fit, carry, expected)
+
+
+def _check_inputs(
+    who: str, cell: Cell, params: Any, xs: Any, reset: Any, mask: Any, *, time: tuple[int, ...]
+) -> None:
+    """Raise a ValueError where inputs do not fit, from static shapes alone."""
+    letters = "[T, ..., D]" if time else "[..., D]"
+    for leaf in jax.tree.leaves(xs):
+        if leaf.ndim < len(time) + 1 or leaf.shape[: len(time)] != time:
+            raise ValueError(f"{who}: expected xs {letters}, got {list(leaf.shape)}.")
+    leaf = jax.tree.leaves(xs)[0]
+    if isinstance(cell.project, Dense):
+        w, _ = cell.project.weights(params)
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"{who}: expected floating xs {letters}, got {leaf.dtype}. Turn tokens into vectors first, for example "
+                "with serial(pointwise(flax.linen.Embed(256, 64)), ...)."
+            )
+        if leaf.shape[-1] != w.shape[0]:
+            wanted = letters.replace("D", str(w.shape[0]))
+            raise ValueError(
+                f"{who}: expected xs {wanted} (the input weights are {list(w.shape)}), got {list(leaf.shape)}."
+            )
+    batch = leaf.shape[:-1]
+    for name, flag in (("reset", reset), ("mask", mask)):
+        if flag is None:
+            continue
+        if flag.dtype != jnp.bool_:
+            raise ValueError(f"{who}: expected {name} of dtype bool, got {flag.dtype}.")
+        if len(jax.tree.leaves(xs)) == 1 and flag.shape != batch:
+            raise ValueError(f"{who}: expected {name} {list(batch)}, as xs {list(leaf.shape)}, got {list(flag.shape)}.")

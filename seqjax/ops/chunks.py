@@ -1,0 +1,41 @@
+"""Running a function over a sequence in chunks of time, of any length."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def over_chunks(
+    fn: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, chunk: int | None, *, reverse: bool = False
+) -> tuple[Any, Any]:
+    """``fn: (carry, piece) -> (carry, out)`` over pieces of at most ``chunk`` steps: ``(carry, outs)``.
+
+    Whole chunks run in one ``lax.scan``; a shorter piece for the rest comes last in time. ``reverse`` runs the
+    pieces from the last to the first. A chunk of None is the whole sequence.
+
+    Shapes: leaves of xs ``[T, ...]``, of outs ``[T, ...]``.
+    """
+    length = len(jax.tree.leaves(xs)[0])
+    size = max(1, min(chunk or length, length))
+    count = length // size
+    whole = jax.tree.map(lambda a: a[: count * size].reshape(count, size, *a.shape[1:]), xs)
+    rest = jax.tree.map(lambda a: a[count * size :], xs)
+    has_rest = length > count * size
+
+    def run_whole(carry: Any) -> tuple[Any, Any]:
+        if count == 1:
+            return fn(carry, jax.tree.map(lambda a: a[0], whole))
+        carry, outs = jax.lax.scan(fn, carry, whole, reverse=reverse)
+        return carry, jax.tree.map(lambda a: a.reshape(count * size, *a.shape[2:]), outs)
+
+    if not has_rest:
+        return run_whole(carry)
+    if reverse:
+        carry, last = fn(carry, rest)
+        carry, first = run_whole(carry)
+    else:
+        carry, first = run_whole(carry)
+        carry, last = fn(carry, rest)
+    return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, last)

@@ -1,0 +1,120 @@
+"""The specification: what one step of each recurrence does, and the loop of it.
+
+Everything faster must equal `loop` of `step_of`, in value and in gradient.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Activation, Diagonal, DiagonalInputs, Gated, GatedWeights, Recurrence, Step
+from seqjax.ops.select import cast, select
+from seqjax.ops.tap import tap as tap_carry
+
+
+def step_of(recurrence: Recurrence, params: Any, dtype: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """One step ``(carry, u) -> (carry, h)`` of a recurrence with its weights bound.
+
+    Args:
+        recurrence: a `Step`, `Gated` or `Diagonal`.
+        params: the cell's; cast to dtype, but for `Diagonal`, which has none.
+        dtype: of the inputs x.
+    """
+    match recurrence:
+        case Step(fn):
+            params = cast(params, dtype)
+            return lambda carry, u: fn(params, carry, u)
+        case Gated():
+            weights = GatedWeights(*cast(tuple(recurrence.weights(params)), dtype))
+            return lambda carry, u: _gated_step(recurrence, weights, carry, u)
+        case Diagonal():
+            return _diagonal_step
+    raise TypeError(f"expected a recurrence (Step, Gated or Diagonal), got {recurrence!r}.")
+
+
+def loop(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    carry: Any,
+    us: Any,
+    *,
+    initial: Any = None,
+    reset: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    tap: Any = None,
+    unroll: int = 1,
+) -> tuple[Any, Any]:
+    """A step scanned over time: ``(carry, hs)``.
+
+    Args:
+        step: ``(carry, u) -> (carry, h)``.
+        carry: leaves ``[*B, ...]``.
+        us: a tree of arrays ``[T, ...]``.
+        initial: the carry that a reset restarts from.
+        reset: ``[T, *B]``; where True the step begins from `initial`.
+        mask: ``[T, *B]``; where False the carry passes through (a reset happens all the same).
+        tap: dummies like the carry, ``[T, *B]``.
+        unroll: how many steps one iteration of the compiled loop holds.
+    """
+
+    def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
+        u, reset_now, mask_now, tap_now = inputs
+        carry = tap_carry(select(reset_now, initial, carry), tap_now)
+        after, h = step(carry, u)
+        return (after if mask_now is None else select(mask_now, after, carry)), h
+
+    return jax.lax.scan(body, carry, (us, reset, mask, tap), unroll=unroll)
+
+
+def recurrent_product(h: jax.Array, w_h: jax.Array, num_gates: int) -> jax.Array:
+    """``h [..., H]`` times `GatedWeights.w_h`, dense, block-diagonal or diagonal: ``[..., G*H]``."""
+    if w_h.ndim == 4:
+        heads = h.reshape(*h.shape[:-1], *w_h.shape[:2])
+        product = jnp.einsum("...nd,ndge->...gne", heads, w_h)
+        return product.reshape(*h.shape[:-1], -1)
+    if w_h.shape == (h.shape[-1], num_gates * h.shape[-1]):
+        return h @ w_h
+    product = h[..., None, :] * expand_left(w_h, h.ndim + 1)
+    return product.reshape(*h.shape[:-1], -1)
+
+
+def activate(activation: Activation, z: jax.Array) -> jax.Array:
+    """An activation of `Gated`."""
+    match activation:
+        case Activation.SIGMOID:
+            return jax.nn.sigmoid(z)
+        case Activation.TANH:
+            return jnp.tanh(z)
+        case Activation.RELU:
+            return jax.nn.relu(z)
+    return z
+
+
+def expand_left(array: jax.Array, ndim: int) -> jax.Array:
+    """An array ``[H]`` as ``[1, ..., H]`` with ndim axes."""
+    return jnp.reshape(array, (1,) * (ndim - array.ndim) + array.shape)
+
+
+def _gated_step(cell: Gated, weights: GatedWeights, carry: Any, u: jax.Array) -> tuple[Any, jax.Array]:
+    leaves, treedef = jax.tree.flatten(carry)
+    state, h = (leaves, leaves[-1]) if cell.emit is None else (leaves[:-1], leaves[-1])
+    r = recurrent_product(h, weights.w_h, len(cell.activations))
+    if weights.b_h is not None:
+        r = r + expand_left(weights.b_h, r.ndim)
+    us, rs = (jnp.split(a, len(cell.activations), axis=-1) for a in (u, r))
+    gates: list[jax.Array] = []
+    for g, activation in enumerate(cell.activations):
+        gates += [us[g], rs[g]] if g in cell.split else [activate(activation, us[g] + rs[g])]
+    first_emitted = cell.num_update + len(cell.split)
+    w = jax.tree.map(lambda a: expand_left(a, h.ndim), weights.w)
+    state = cell.update(w, tuple(state), *gates[:first_emitted])
+    if cell.emit is None:
+        return treedef.unflatten(state), state[-1]
+    h = cell.emit(w, tuple(state), *gates[first_emitted:])
+    return treedef.unflatten([*state, h]), h
+
+
+def _diagonal_step(h: jax.Array, inputs: DiagonalInputs) -> tuple[jax.Array, jax.Array]:
+    h = expand_left(inputs.a, h.ndim).astype(h.dtype) * h + inputs.b.astype(h.dtype)
+    return h, h

@@ -1,0 +1,91 @@
+"""How a gradient decays with the lag: fits of two laws, and horizons that need no fit. In float64, on NumPy arrays."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Decay(NamedTuple):
+    r"""What `fit_decay` finds in a profile of log norms over lags 0, 1, 2, ...
+
+    Attributes:
+        exponential_rate: slope a in :math:`\log n = c + a \tau`, nats per step of lag; negative where gradients vanish.
+        exponential_length: e-folding length -1/a in steps; infinite where they do not decay.
+        exponential_aic: Akaike's criterion of that fit; the smaller of the two is the better fit.
+        power_exponent: p in :math:`\log n = c + p \log(1 + \tau)`.
+        power_aic: Akaike's criterion of that fit.
+        better: "exponential" or "power", by the smaller criterion.
+        lag_50: the least lag within which half of the summed norm lies.
+        lag_90: the same for 90%.
+    """
+
+    exponential_rate: float
+    exponential_length: float
+    exponential_aic: float
+    power_exponent: float
+    power_aic: float
+    better: str
+    lag_50: float
+    lag_90: float
+
+
+def fit_decay(log_norm: np.ndarray) -> Decay:
+    r"""Fit an exponential and a power law to a profile, by least squares in the log domain.
+
+    Both have two parameters and a variance, so that AIC, :math:`n \log(\mathrm{RSS}/n) + 2 \cdot 3`, compares their
+    residuals. Entries that are not finite (masked steps, gradients of exactly zero) take no part in the fits; zeros
+    count as zero in the horizons. With fewer than three finite entries the fits are NaN.
+
+    Args:
+        log_norm: natural logs ``[T]`` by lag: ``log_norm[tau]`` belongs to the step tau before the last.
+
+    Example:
+        >>> import numpy as np
+        >>> decay = fit_decay(np.log(0.5) * np.arange(20))
+        >>> decay.better, round(decay.exponential_length, 4), decay.lag_50, decay.lag_90
+        ('exponential', 1.4427, 0.0, 3.0)
+    """
+    log_norm = np.asarray(log_norm, np.float64)
+    lags = np.arange(len(log_norm), dtype=np.float64)
+    finite = np.isfinite(log_norm)
+    rate, exponential_aic = _line(lags[finite], log_norm[finite])
+    exponent, power_aic = _line(np.log1p(lags[finite]), log_norm[finite])
+    better = "" if math.isnan(rate) else ("exponential" if exponential_aic <= power_aic else "power")
+    length = math.nan if math.isnan(rate) else (-1 / rate if rate < 0 else math.inf)
+    return Decay(
+        rate, length, exponential_aic, exponent, power_aic, better, horizon(log_norm, 0.5), horizon(log_norm, 0.9)
+    )
+
+
+def horizon(log_norm: np.ndarray, share: float) -> float:
+    """The least lag within which this share of the summed norm lies; NaN where all norms are zero or NaN.
+
+    Args:
+        log_norm: natural logs ``[T]`` by lag.
+        share: of the sum over all lags, in (0, 1].
+
+    Example:
+        >>> import numpy as np
+        >>> horizon(np.log([1.0, 1.0, 1.0, 1.0]), 0.5)
+        1.0
+    """
+    log_norm = np.where(np.isnan(log_norm), -np.inf, np.asarray(log_norm, np.float64))
+    largest = np.max(log_norm, initial=-np.inf)
+    if not np.isfinite(largest):
+        return math.nan
+    mass = np.cumsum(np.exp(log_norm - largest))
+    # One rounding error per term must not move the horizon by a step.
+    return float(np.argmax(mass >= share * mass[-1] * (1 - 1e-12 * len(mass))))
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Slope and AIC of a straight line by least squares."""
+    if len(x) < 3:
+        return math.nan, math.nan
+    centred = x - x.mean()
+    slope = float(centred @ (y - y.mean()) / (centred @ centred))
+    residual = y - y.mean() - slope * centred
+    # An exact fit has no residual; rounding of the data bounds what can be told apart.
+    floor = (np.finfo(np.float64).eps * max(1.0, float(np.max(np.abs(y))))) ** 2
+    return slope, len(x) * math.log(max(float(residual @ residual) / len(x), floor)) + 6

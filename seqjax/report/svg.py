@@ -1,0 +1,89 @@
+"""Make matplotlib's SVG fit for a page: themed colours, ids of its own, text as text, no metadata."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from xml.etree import ElementTree
+
+from matplotlib.figure import Figure
+
+# Colours that matplotlib writes and that no drawing uses otherwise; the page's theme takes their place.
+INK, GRID, LOST, ABSENT = "#0a0b0c", "#0d0e0f", "#0b0a0c", "#0c0a0b"
+# Groups of this id get an outline in the colour of the page, so that text reads on top of lines.
+HALO = "halo"
+_THEME = {INK: "currentColor", GRID: "var(--grid, #8c939b)"}
+# Small patterns in place of matplotlib's hatchings, which take 100 kB each.
+_PATTERNS = {
+    LOST: ("lost", "#440154", '<circle cx="3" cy="3" r="0.9" fill="#d8cfe6"/>'),
+    ABSENT: (
+        "absent",
+        "#a9adb2",
+        '<path d="M-1 7L7 -1M-1 1L1 -1M5 7L7 5" stroke="#4d5258" stroke-width="1"/>',
+    ),
+}
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+_STANDALONE = (
+    "svg{color:#1d2126;background:#fff;--ground:#fff;--grid:#dde0e4}"
+    "@media (prefers-color-scheme:dark){"
+    "svg{color:#e4e6e8;background:#14171a;--ground:#14171a;--grid:#353c43}}"
+)
+_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+
+
+def standalone(svg: str) -> str:
+    """Give a drawing its own colours for light and dark, so that it reads as a file by itself."""
+    head, rest = svg.split(">", 1)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{head}><style>{_STANDALONE}</style>{rest}\n'
+
+
+def write(figure: Figure, name: str, label: str) -> str:
+    """Write a figure as one SVG element: ids prefixed, colours of the theme, short numbers, no metadata."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # The browser's fonts show the text, not the one that measured it.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    ElementTree.register_namespace("", _SVG)
+    ElementTree.register_namespace("xlink", _XLINK)
+    root = ElementTree.fromstring(buffer.getvalue())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
+                parent.remove(child)
+    theme = _THEME | {sentinel: f"url(#{pattern[0]})" for sentinel, pattern in _PATTERNS.items()}
+    root.append(ElementTree.fromstring(_pattern_definitions()))
+    for element in root.iter():
+        if element.get("id", "").startswith(HALO):
+            element.set("style", "paint-order: stroke; stroke: var(--ground, none); stroke-width: 3")
+        for key, value in element.attrib.items():
+            for sentinel, replacement in theme.items():
+                value = value.replace(sentinel, replacement)
+            if key == "id":
+                value = f"{name}-{value}"
+            elif key == "d":
+                value = re.sub(r"\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}", value)
+            elif key == f"{{{_XLINK}}}href" and value.startswith("#"):
+                value = f"#{name}-{value[1:]}"
+            element.set(
+                key, value.replace("url(#", f"url(#{name}-").replace("font-family: 'DejaVu Sans'; ", "")
+            )
+    width, height = (str(round(72 * side)) for side in figure.get_size_inches())
+    root.attrib.update({"width": width, "height": height, "role": "img", "aria-label": printable(label)})
+    root.set("style", f"font-family: {_FONT}; stroke-linejoin: round; stroke-linecap: butt")
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _pattern_definitions() -> str:
+    patterns = (
+        f'<pattern id="{name}" width="6" height="6" patternUnits="userSpaceOnUse">'
+        f'<rect width="6" height="6" fill="{ground}"/>{marks}</pattern>'
+        for name, ground, marks in _PATTERNS.values()
+    )
+    return f'<defs xmlns="{_SVG}">{"".join(patterns)}</defs>'
+
+
+def printable(text: str) -> str:
+    """Replace what XML cannot hold, such as control characters."""
+    return "".join(letter if letter.isprintable() else "�" for letter in text)

@@ -1,0 +1,81 @@
+"""The adding problem: find two marked numbers, far apart, and add them."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from seqjax.definition import definition
+from seqjax.tasks.base import Task, check_batch, check_length, squared_error
+
+
+@definition
+def adding(length: int) -> Task:
+    r"""Add the two marked ones among many random numbers.
+
+    Each step brings a number :math:`v_t \sim \mathrm{Uniform}[0, 1)` and a marker :math:`m_t \in \{0, 1\}`. One
+    marker is set in the first half (the first ``length // 2`` steps), one in the second, each anywhere in its half:
+
+    .. math:: xs_t = (v_t, m_t), \qquad target_t = \sum_{s \le t} m_s v_s
+
+    The last target is that of the paper; the running sum up to there, which the paper does not have, gives every
+    step a target and hence a loss.
+
+    Without memory the best guess of the last target is its mean 1, and the squared error is the variance of the sum
+    of two independent uniform numbers:
+
+    .. math:: baseline = 2 \int_0^1 (v - 1/2)^2 dv = 2 \cdot \frac{1}{12} = \frac{1}{6}
+
+    at the last step. (The second marker is on the last step itself with probability ``1 / (length - length // 2)``;
+    a guess that looks at that step's input can gain a little, which the baseline, as the paper's, ignores.)
+
+    Shapes: xs ``[T, B, 2]``, targets ``[T, B]``, both float32; ys ``[T, B, 1]``.
+
+    Args:
+        length: time steps T, at least 2.
+
+    Returns:
+        A `Task` whose baseline is about the last step.
+
+    Raises:
+        ValueError: when the length has no room for two markers.
+
+    Example:
+        >>> import jax
+        >>> from seqjax.tasks import adding
+        >>> xs, targets = adding(6).sample(jax.random.key(0), 1)
+        >>> print(xs[:, 0, 1])
+        [0. 0. 1. 1. 0. 0.]
+        >>> bool(targets[-1, 0] == xs[2, 0, 0] + xs[3, 0, 0])
+        True
+
+    References:
+        Hochreiter and Schmidhuber, "Long short-term memory", Neural Computation 9(8), 1997, there with numbers in
+        [-1, 1]. Arjovsky, Shah and Bengio, "Unitary evolution recurrent neural networks", 2016, section 5.1,
+        arXiv:1511.06464, whose form this is.
+    """
+    who = "adding"
+    check_length(who, length, 2, "one marker in each half")
+    half = length // 2
+
+    def sample(key: PRNGKeyArray, batch: int) -> tuple[Float[Array, "T B 2"], Float[Array, "T B"]]:
+        check_batch(who, batch)
+        for_values, for_first, for_second = jax.random.split(key, 3)
+        # Dtypes are given because the defaults follow jax_enable_x64, and with them the draws.
+        values = jax.random.uniform(for_values, (length, batch), jnp.float32)
+        first = jax.random.randint(for_first, (batch,), 0, half, dtype=jnp.int32)
+        second = jax.random.randint(for_second, (batch,), half, length, dtype=jnp.int32)
+        time = jnp.arange(length, dtype=jnp.int32)[:, None]
+        markers = ((time == first) | (time == second)).astype(jnp.float32)
+        return jnp.stack([values, markers], axis=-1), jnp.cumsum(markers * values, axis=0)
+
+    return Task(
+        name=who,
+        length=length,
+        sample=sample,
+        num_inputs=None,
+        num_outputs=1,
+        loss=squared_error,
+        baseline=1 / 6,
+        baseline_at="last",
+        reference="Hochreiter and Schmidhuber 1997; Arjovsky et al. 2016, arXiv:1511.06464",
+    )

@@ -1,0 +1,25 @@
+"""Settings of every test; there are no fixtures here."""
+
+from pathlib import Path
+
+import hypothesis
+import jax
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_num_cpu_devices", 8)
+
+# Most of a run's time is compilation, so its results are kept. Several workers may share the folder: an entry is
+# named by a hash of the program, and one that is read half-written only costs a warning and a compilation.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# Annotations such as Float[Array, "T B"] are executed here and nowhere else; seqjax must not be imported before.
+install_import_hook("seqjax", "beartype.beartype")
+
+# The first example compiles, so there is no deadline; the same examples in every run.
+hypothesis.settings.register_profile(
+    "seqjax", deadline=None, derandomize=True, max_examples=20, database=None
+)
+hypothesis.settings.load_profile("seqjax")

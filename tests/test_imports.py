@@ -1,0 +1,171 @@
+"""Imports go one way: every module of seqjax imports only from below itself."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+# From the bottom to the top. A module imports from groups below its own; inside a group only what ALLOWED lists.
+ORDER = (
+    {"compat", "definition"},
+    {"base"},
+    {"ops"},
+    {"cells", "methods"},
+    {"layers"},
+    {"combinators", "decode"},
+    {"gradients"},
+    {"probes", "training"},
+    {"testing", "tasks", "datasets", "models", "interop"},
+    {"report"},
+    {"cli"},
+    {"__main__"},
+)
+ALLOWED: set[tuple[str, str]] = set()
+LEVEL = {name: level for level, group in enumerate(ORDER) for name in group}
+MAX_LINES = 400
+ROOT = Path(__file__).parent.parent / "seqjax"
+
+
+def test_imports_go_one_way():
+    found = [line for path in modules(ROOT) for line in wrong_imports(ROOT, path)]
+    assert not found, "\n" + "\n".join(found)
+
+
+def test_no_private_jax():
+    found = [line for path in modules(ROOT) for line in private_jax(path)]
+    assert not found, "\n" + "\n".join(found)
+
+
+def test_no_file_is_long():
+    lengths = {path: len(path.read_text().splitlines()) for path in modules(ROOT)}
+    found = [f"{path}: {n} lines, more than {MAX_LINES}" for path, n in lengths.items() if n > MAX_LINES]
+    assert not found, "\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "message"),
+    [
+        ("ops/scan.py", "import seqjax.cells.lstm", "ops imports from cells: upward"),
+        ("ops/scan.py", "from seqjax import cells", "ops imports from cells: upward"),
+        ("ops/scan.py", "from ..cells import lstm", "ops imports from cells: upward"),
+        ("ops/scan.py", "from seqjax.cells.lstm import lstm", "ops imports from cells: upward"),
+        ("ops/scan.py", "def f():\n    from seqjax.cells import lstm", "ops imports from cells: upward"),
+        ("methods.py", "from .cells import lstm", "methods imports from cells: sideways"),
+        ("ops/scan.py", "import seqjax as sj", "ops imports the package itself"),
+        ("ops/scan.py", "from seqjax import lstm", "ops imports the package itself"),
+        ("ops/scan.py", "from seqjax.nowhere import x", "'nowhere' has no place in ORDER"),
+        ("nowhere.py", "from seqjax.base import x", "'nowhere' has no place in ORDER"),
+    ],
+)
+def test_a_wrong_import_is_found(tmp_path, module, line, message):
+    root = tree(tmp_path, {module: f"import os\n{line}\n"})
+    found = [text for path in modules(root) for text in wrong_imports(root, path)]
+    assert len(found) == 1 and message in found[0] and line.splitlines()[-1].strip() in found[0]
+    number = 1 + len(line.splitlines())
+    assert f"{Path('seqjax', module)}:{number}:" in found[0]
+
+
+def test_a_right_import_passes(tmp_path):
+    below = "from seqjax.ops import scan\nfrom seqjax.cells.lstm import x\nimport seqjax.base\nfrom . import lstm\n"
+    root = tree(tmp_path, {"cells/gru.py": below, "__init__.py": "from seqjax.cells import *\n"})
+    assert not [text for path in modules(root) for text in wrong_imports(root, path)]
+
+
+@pytest.mark.parametrize(
+    "line", ["import jax._src.core", "from jax._src import core", "from jax import _src", "f = jax._src.core"]
+)
+def test_private_jax_is_found(tmp_path, line):
+    path = tmp_path / "x.py"
+    path.write_text(f"import jax\n{line}\n")
+    assert private_jax(path) == [f"{path}:2: {line}: jax._src changes without notice; use a public name."]
+
+
+def modules(root: Path) -> list[Path]:
+    return sorted(root.rglob("*.py"))
+
+
+def wrong_imports(root: Path, path: Path) -> list[str]:
+    """``file:line: statement: why`` of each import in the file that the order forbids."""
+    here = path.relative_to(root.parent)
+    if here == Path(root.name, "__init__.py"):
+        return []  # the public names come from everywhere
+    name = here.with_suffix("").parts[1]
+    source = path.read_text()
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        for target in imported(root, here, node):
+            reason = why_wrong(name, target)
+            if reason:
+                found.append(f"{here}:{node.lineno}: {ast.get_source_segment(source, node)}: {reason}.")
+    return found
+
+
+def why_wrong(name: str, target: str) -> str | None:
+    if not target:
+        return f"{name} imports the package itself, which is at the top; name the module"
+    for unknown in {name, target} - set(LEVEL):
+        return f"'{unknown}' has no place in ORDER (tests/test_imports.py)"
+    if name == target or LEVEL[target] < LEVEL[name] or (name, target) in ALLOWED:
+        return None
+    return f"{name} imports from {target}: {'sideways' if LEVEL[name] == LEVEL[target] else 'upward'}"
+
+
+def imported(root: Path, here: Path, node: ast.AST) -> set[str]:
+    """Top-level modules of the package that a statement imports; '' for the package itself."""
+    package = root.name
+    if isinstance(node, ast.Import):
+        dotted = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        base = (
+            [*here.parts[: len(here.parts) - node.level], *filter(None, [node.module])]
+            if node.level
+            else [node.module]
+        )
+        dotted = [".".join([*base, alias.name]) for alias in node.names]
+    else:
+        return set()
+    targets = [name.split(".") for name in dotted if name.split(".")[0] == package]
+    # `from seqjax import name`: a module if there is such a file, otherwise a public name of the package.
+    from_package = isinstance(node, ast.ImportFrom)
+    return {
+        "" if len(t) == 1 or (from_package and len(t) == 2 and not is_module(root / t[1])) else t[1]
+        for t in targets
+    }
+
+
+def is_module(path: Path) -> bool:
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def private_jax(path: Path) -> list[str]:
+    """Each mention of ``jax._src`` in the code of a file."""
+    source = path.read_text()
+    lines = {
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if (isinstance(node, ast.Import) and any(a.name.startswith("jax._src") for a in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jax._src"))
+        or (
+            isinstance(node, ast.ImportFrom)
+            and node.module == "jax"
+            and any(a.name == "_src" for a in node.names)
+        )
+        or (isinstance(node, ast.Attribute) and node.attr == "_src")
+    }
+    text = source.splitlines()
+    return [
+        f"{path}:{n}: {text[n - 1].strip()}: jax._src changes without notice; use a public name."
+        for n in sorted(lines)
+    ]
+
+
+def tree(folder: Path, files: dict[str, str]) -> Path:
+    """A package with the modules that the examples import, and the given files."""
+    root = folder / "seqjax"
+    for name in ("__init__.py", "base.py", "ops/__init__.py", "cells/__init__.py", "cells/lstm.py"):
+        files.setdefault(name, "")
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
