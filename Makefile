@@ -6,12 +6,11 @@ PEERS ?=
 
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest --quiet
 TORCH   = $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
 NOTEBOOKS  := $(wildcard notebooks/*.ipynb)
-BENCHMARKS := $(wildcard benchmarks/[!_]*.py)
 TESTING    := $(if $(PEERS),$(VENV)/peers.stamp,$(VENV)/test.stamp)
 
 .DEFAULT_GOAL := help
@@ -56,9 +55,9 @@ notebook: $(VENV)/notebook.stamp ## run the notebooks at toy size (they read SEQ
 	@echo "jupyter execute: $(NOTEBOOKS)"
 	@SEQJAX_TOY=1 $(BIN)/jupyter-execute --timeout=900 $(NOTEBOOKS)
 
-benchmarks: $(VENV)/peers.stamp ## every script in benchmarks/, side by side with PyTorch, Haiku and Equinox
-	@test -n "$(BENCHMARKS)" || { echo "make benchmarks: no benchmarks/*.py here." >&2; exit 1; }
-	@for script in $(BENCHMARKS); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+benchmarks: $(VENV)/peers.stamp ## layers against Flax, PyTorch, Haiku and Equinox; methods against each other
+	@$(BIN)/python -m benchmarks peers
+	@$(BIN)/python -m benchmarks methods
 
 clean: ## remove the environment, caches and the report
 	@rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist report

@@ -8,7 +8,7 @@ Arguments and results come in the order of ``jax.lax.scan``: ``(params, carry, x
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -182,13 +182,24 @@ class Layer(Definition):
     causal: bool = True
 
 
+@runtime_checkable
 class Method(Protocol):
     """How a cell runs over time; a frozen dataclass. `kinds` are the recurrences that it runs."""
 
     kinds: ClassVar[tuple[type, ...]]
 
     def unroll(
-        self, cell: Cell, params: Any, carry: Any, xs: Any, *, initial: Any, reset: Any, mask: Any, keys: Any, tap: Any
+        self,
+        cell: Cell,
+        params: Any,
+        carry: Any,
+        xs: Any,
+        *,
+        initial: Any,
+        reset: Any,
+        mask: Any,
+        keys: Any,
+        tap: Any,
     ) -> tuple[Any, Any]:
         """``(carry, ys)``. Inputs are checked and safe; `initial` is the carry that a reset restarts from."""
         ...

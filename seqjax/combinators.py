@@ -42,7 +42,9 @@ def serial(*layers: Layer) -> Layer:
             x = _output(layer, p, x)
         return tuple(carries)
 
-    def step(params: tuple, carry: tuple, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
+    def step(
+        params: tuple, carry: tuple, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None
+    ) -> Any:
         after = []
         for number, layer in enumerate(layers):
             c, x = layer.step(
@@ -196,7 +198,9 @@ def bidirectional(
 
     return Layer(
         init=lambda key, x: tuple(h.init(jax.random.fold_in(key, i), x) for i, h in enumerate(halves)),
-        initial_carry=lambda params, x: tuple(h.initial_carry(p, x) for h, p in zip(halves, params, strict=True)),
+        initial_carry=lambda params, x: tuple(
+            h.initial_carry(p, x) for h, p in zip(halves, params, strict=True)
+        ),
         step=step,
         unroll=unroll,
         causal=False,
@@ -277,5 +281,7 @@ def _check_layers(who: str, layers: tuple[Any, ...]) -> None:
     for layer in layers:
         if not isinstance(layer, Layer):
             hint = " Bind a cell with recurrent(cell)." if type(layer).__name__ == "Cell" else ""
-            hint = hint or (" Lift a module or function with pointwise(...)." if isinstance(layer, Callable) else "")
+            hint = hint or (
+                " Lift a module or function with pointwise(...)." if isinstance(layer, Callable) else ""
+            )
             raise TypeError(f"{who}: expected layers, got {layer!r}.{hint}")

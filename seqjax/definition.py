@@ -42,6 +42,13 @@ class Opaque:
         )
 
 
+class Value:
+    """Mixin of frozen dataclasses that print as the call that makes them, without arguments at their defaults."""
+
+    def __repr__(self) -> str:
+        return show(tokenize(self, type(self).__name__))
+
+
 class Definition:
     """Base of `seqjax.Cell` and `seqjax.Layer`: value semantics by origin."""
 
@@ -113,8 +120,12 @@ def tokenize(value: Any, where: str) -> tuple:
     if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
         return ("dtype", np.dtype(value).name)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = ((f, getattr(value, f.name)) for f in dataclasses.fields(value) if f.init and f.name != "parent")
-        changed = tuple((f.name, tokenize(_tuples(v), f"{where}.{f.name}")) for f, v in fields if not _default(f, v))
+        fields = (
+            (f, getattr(value, f.name)) for f in dataclasses.fields(value) if f.init and f.name != "parent"
+        )
+        changed = tuple(
+            (f.name, tokenize(_tuples(v), f"{where}.{f.name}")) for f, v in fields if not _default(f, v)
+        )
         return ("dataclass", tokenize(type(value), where), changed)
     if isinstance(value, functools.partial):
         pieces = (value.func, _tuples(value.args), _tuples(tuple(sorted(value.keywords.items()))))
@@ -124,7 +135,9 @@ def tokenize(value: Any, where: str) -> tuple:
     if callable(value):
         name = _public_name(value)
         return ("opaque", Opaque(value, where)) if name is None else ("name", name)
-    hint = "an array belongs into the params" if hasattr(value, "shape") else "such a value has no name to go by"
+    hint = (
+        "an array belongs into the params" if hasattr(value, "shape") else "such a value has no name to go by"
+    )
     raise TypeError(
         f"{where}: expected a number, string, tuple, dtype, function, definition or dataclass, "
         f"got {type(value).__name__}: {hint}."
@@ -170,11 +183,16 @@ def show(token: tuple) -> str:
                 parameter = parameters[name]
                 if parameter.kind is parameter.VAR_POSITIONAL:
                     texts += map(show, value[1])
-                elif parameter.default is parameter.empty or tokenize(_tuples(parameter.default), name) != value:
+                elif (
+                    parameter.default is parameter.empty
+                    or tokenize(_tuples(parameter.default), name) != value
+                ):
                     texts.append(f"{name}={show(value)}")
             return f"{factory.__name__}({', '.join(texts)})"
         case "dataclass":
-            return f"{build(rest[0]).__name__}({', '.join(f'{name}={show(value)}' for name, value in rest[1])})"
+            return (
+                f"{build(rest[0]).__name__}({', '.join(f'{name}={show(value)}' for name, value in rest[1])})"
+            )
         case "partial":
             return f"partial{tuple(map(show, rest[0]))}"
         case "tuple":
@@ -204,7 +222,9 @@ def _tuples(value: Any) -> Any:
 def _default(field: dataclasses.Field, value: Any) -> bool:
     factory = field.default_factory
     default = factory() if factory is not dataclasses.MISSING else field.default
-    return type(default) is type(value) and (default is value or (isinstance(value, PLAIN) and default == value))
+    return type(default) is type(value) and (
+        default is value or (isinstance(value, PLAIN) and default == value)
+    )
 
 
 def _call(function: Callable, arguments: list[tuple[str, Any]]) -> Any:

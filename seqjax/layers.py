@@ -10,7 +10,7 @@ from seqjax.base import Cell, Dense, Layer, Method
 from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.methods import Auto, at_step, check_method
-from seqjax.ops.select import expand, keep, select
+from seqjax.ops.select import cast, expand, keep, select, wide
 from seqjax.ops.tap import tap as tap_carry
 
 
@@ -114,7 +114,8 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
     """A flax.linen module, or a plain function, applied to every time step of every example by itself.
 
     The module sees one example at one time step, so that a convolution, say, cannot mix rows of the batch or steps of
-    time. A module's `dropout` draws from the layer's key; a field ``deterministic`` is set by whether there is one.
+    time. Its params are cast to its own ``dtype``, or else to that of the inputs. Its `dropout` draws from the layer's
+    key; a field ``deterministic`` is set by whether there is one.
 
     Args:
         module: a flax.linen module with params alone, or a function ``x -> y``.
@@ -142,6 +143,9 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
         acting: Any = module
         if hasattr(module, "deterministic"):
             acting = module.clone(deterministic=key is None)
+        leaf = jax.tree.leaves(x)[0]
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            params = cast(params, getattr(module, "dtype", None) or leaf.dtype)
         return acting.apply({"params": params}, x, rngs=None if key is None else {"dropout": key})
 
     def batch_shape(x: Any) -> tuple[int, ...]:
@@ -229,8 +233,7 @@ def running_mean() -> Layer:
     """
 
     def initial_carry(params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        total = jnp.zeros_like(x, dtype=wide)
+        total = jnp.zeros_like(x, dtype=wide(x.dtype))
         return total, jnp.zeros_like(total[..., :1])
 
     def step(params: Any, carry: Any, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
@@ -290,11 +293,11 @@ def mean_pool(ys: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         >>> sj.mean_pool(jnp.asarray([[1.0], [2.0], [6.0]]), jnp.asarray([[True], [True], [False]]))
         Array([1.5], dtype=float32)
     """
-    wide = jnp.promote_types(ys.dtype, jnp.float32)
+    dtype = wide(ys.dtype)
     if mask is None:
-        return (jnp.sum(ys, 0, dtype=wide) / max(1, ys.shape[0])).astype(ys.dtype)
-    count = jnp.maximum(jnp.sum(mask, 0), 1).astype(wide)
-    return (jnp.sum(keep(mask, ys), 0, dtype=wide) / expand(count, ys.ndim - 1)).astype(ys.dtype)
+        return (jnp.sum(ys, 0, dtype=dtype) / max(1, ys.shape[0])).astype(ys.dtype)
+    count = jnp.maximum(jnp.sum(mask, 0), 1).astype(dtype)
+    return (jnp.sum(keep(mask, ys), 0, dtype=dtype) / expand(count, ys.ndim - 1)).astype(ys.dtype)
 
 
 def lengths_to_mask(lengths: jax.Array, num_steps: int) -> jax.Array:
@@ -330,7 +333,9 @@ def step_keys(key: jax.Array | None, length: int) -> jax.Array | None:
     if key is None or jnp.ndim(key) == 1:
         return key
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise TypeError(f"key: expected a typed key such as jax.random.key(0), got {key.dtype} {list(key.shape)}.")
+        raise TypeError(
+            f"key: expected a typed key such as jax.random.key(0), got {key.dtype} {list(key.shape)}."
+        )
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(length))
 
 
@@ -338,7 +343,9 @@ def fold_in(key: jax.Array | None, number: int) -> jax.Array | None:
     """A key, or an array of keys, for part `number` of a composition."""
     if key is None:
         return None
-    return jax.vmap(jax.random.fold_in, (0, None))(key, number) if key.ndim else jax.random.fold_in(key, number)
+    return (
+        jax.vmap(jax.random.fold_in, (0, None))(key, number) if key.ndim else jax.random.fold_in(key, number)
+    )
 
 
 def _empty_outputs(step: Callable, params: Any, carry: Any, xs: Any) -> Any:
@@ -351,7 +358,9 @@ def _empty_outputs(step: Callable, params: Any, carry: Any, xs: Any) -> Any:
 def _fit_carry(who: str, carry: Any, expected: Any) -> Any:
     """The carry in the dtypes that the cell runs in; a ValueError where the structure or a shape differs."""
     if jax.tree.structure(carry) != jax.tree.structure(expected):
-        raise ValueError(f"{who}: expected a carry {jax.tree.structure(expected)}, got {jax.tree.structure(carry)}.")
+        raise ValueError(
+            f"{who}: expected a carry {jax.tree.structure(expected)}, got {jax.tree.structure(carry)}."
+        )
 
     def fit(path: Any, leaf: Any, like: Any) -> jax.Array:
         leaf = jnp.asarray(leaf)
@@ -391,4 +400,6 @@ def _check_inputs(
         if flag.dtype != jnp.bool_:
             raise ValueError(f"{who}: expected {name} of dtype bool, got {flag.dtype}.")
         if len(jax.tree.leaves(xs)) == 1 and flag.shape != batch:
-            raise ValueError(f"{who}: expected {name} {list(batch)}, as xs {list(leaf.shape)}, got {list(flag.shape)}.")
+            raise ValueError(
+                f"{who}: expected {name} {list(batch)}, as xs {list(leaf.shape)}, got {list(flag.shape)}."
+            )

@@ -6,15 +6,17 @@ from typing import Any, ClassVar, Literal
 import jax
 
 from seqjax.base import Cell, Dense, Diagonal, DiagonalInputs, Gated, GatedWeights, Method, Step
+from seqjax.definition import Value
 from seqjax.ops import diagonal as scans
 from seqjax.ops.chunks import over_chunks
+from seqjax.ops.diagonal import over_batch
 from seqjax.ops.gated import gated
 from seqjax.ops.select import select
 from seqjax.ops.step import loop, step_of
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sequential:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Sequential(Value):
     """One step after another.
 
     Attributes:
@@ -41,10 +43,22 @@ class Sequential:
         _check_positive("Sequential(chunk)", self.chunk)
         _check_positive("Sequential(unroll_factor)", self.unroll_factor)
         if self.gradient not in ("batched", "autodiff"):
-            raise ValueError(f"Sequential(gradient): expected 'batched' or 'autodiff', got {self.gradient!r}.")
+            raise ValueError(
+                f"Sequential(gradient): expected 'batched' or 'autodiff', got {self.gradient!r}."
+            )
 
     def unroll(
-        self, cell: Cell, params: Any, carry: Any, xs: Any, *, initial: Any, reset: Any, mask: Any, keys: Any, tap: Any
+        self,
+        cell: Cell,
+        params: Any,
+        carry: Any,
+        xs: Any,
+        *,
+        initial: Any,
+        reset: Any,
+        mask: Any,
+        keys: Any,
+        tap: Any,
     ) -> tuple[Any, Any]:
         """See `seqjax.Method`."""
         batched = self.gradient == "batched"
@@ -75,7 +89,7 @@ class Sequential:
                         scans.sequential, us, carry, initial=initial, reset=reset, mask=mask, tap=tap
                     )
                     return carry, cell.readout(params, hs, xs)
-                us = scans.over_time(scans.in_carry_dtype(DiagonalInputs(*us), carry.dtype))
+                us = over_batch(scans.in_carry_dtype(DiagonalInputs(*us), carry.dtype))
             carry, hs = loop(
                 step,
                 carry,
@@ -91,8 +105,8 @@ class Sequential:
         return over_chunks(run, carry, (xs, reset, mask, keys, tap), self.chunk)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Associative:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Associative(Value):
     """A parallel prefix over time: depth 2 log2 T. For linear recurrences.
 
     On a CPU a sequential scan is several times faster (``python -m benchmarks methods`` measures it here); on parallel
@@ -102,16 +116,28 @@ class Associative:
     kinds: ClassVar = (Diagonal,)
 
     def unroll(
-        self, cell: Cell, params: Any, carry: Any, xs: Any, *, initial: Any, reset: Any, mask: Any, keys: Any, tap: Any
+        self,
+        cell: Cell,
+        params: Any,
+        carry: Any,
+        xs: Any,
+        *,
+        initial: Any,
+        reset: Any,
+        mask: Any,
+        keys: Any,
+        tap: Any,
     ) -> tuple[Any, Any]:
         """See `seqjax.Method`."""
         us = _project(cell, params, xs, keys)
-        carry, hs = scans.diagonal(scans.associative, us, carry, initial=initial, reset=reset, mask=mask, tap=tap)
+        carry, hs = scans.diagonal(
+            scans.associative, us, carry, initial=initial, reset=reset, mask=mask, tap=tap
+        )
         return carry, cell.readout(params, hs, xs)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Auto:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Auto(Value):
     """Picks a method by kind of recurrence, platform and shape; `select` says which.
 
     ============= ================================================================== ==============================
@@ -174,7 +200,12 @@ def _project(cell: Cell, params: Any, xs: Any, keys: Any) -> Any:
     """Inputs of the recurrence for all steps; with keys, each step draws from its own."""
     if keys is None:
         return cell.project(params, xs)
-    return jax.vmap(cell.project, (None, 0, 0))(params, xs, keys)
+
+    def one(x: Any, key: Any) -> Any:
+        u = cell.project(params, x, key)
+        return over_batch(u) if isinstance(u, DiagonalInputs) else u
+
+    return jax.vmap(one)(xs, keys)
 
 
 def _cached_chunk(xs: Any) -> int:
@@ -189,7 +220,9 @@ def _check_positive(what: str, value: int | None) -> None:
         raise ValueError(f"{what}: expected a whole number of at least 1, or None, got {value!r}.")
 
 
-def at_step(cell: Cell, params: Any, carry: Any, x: Any, *, initial: Any, reset: Any, mask: Any, key: Any) -> Any:
+def at_step(
+    cell: Cell, params: Any, carry: Any, x: Any, *, initial: Any, reset: Any, mask: Any, key: Any
+) -> Any:
     """One time step of a cell, ``(carry, y)``: the specification that every method's unroll equals."""
     u = cell.project(params, x) if key is None else cell.project(params, x, key)
     step = step_of(cell.recurrence, params, jax.tree.leaves(x)[0].dtype)

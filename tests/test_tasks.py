@@ -103,6 +103,10 @@ def test_adding_puts_a_marker_on_every_step_equally_often():
     xs, _ = sample(adding(8), 4000)
     # 4000 draws of probability 1/4: a standard deviation of 27 around 1000.
     assert (abs(xs[..., 1].sum(1) - 1000) < 5 * 27).all()
+    # Places and values are independent: a correlation has a standard deviation of 1 / sqrt(4000).
+    first, second = xs[:4, :, 1].argmax(0), xs[4:, :, 1].argmax(0)
+    correlations = np.corrcoef([first, second, *xs[..., 0]]) - np.eye(10)
+    assert (abs(correlations) < 5 / np.sqrt(4000)).all()
 
 
 def test_adding_baseline_is_the_loss_of_the_best_constant_at_the_last_step():

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from seqjax.base import Cell, Diagonal, DiagonalInputs
 from seqjax.cells.initialise import check_size, zero_carry
 from seqjax.definition import definition
+from seqjax.ops.select import wide, wide_complex
 
 
 class LRUParams(NamedTuple):
@@ -94,11 +95,11 @@ def lru(
         )
 
     def project(params: LRUParams, xs: jax.Array, key: Any = None) -> DiagonalInputs:
-        wide = jnp.promote_types(xs.dtype, jnp.float32)
-        nu, theta, gamma = (jnp.exp(p.astype(wide)) for p in params[:3])
+        real_dtype = wide(xs.dtype)
+        nu, theta, gamma = (jnp.exp(p.astype(real_dtype)) for p in params[:3])
         decay = jnp.exp(-nu)
         a = jax.lax.complex(decay * jnp.cos(theta), decay * jnp.sin(theta))
-        real, imaginary = jnp.split((xs @ params.w_b.astype(xs.dtype)).astype(wide), 2, -1)
+        real, imaginary = jnp.split((xs @ params.w_b.astype(xs.dtype)).astype(real_dtype), 2, -1)
         gamma = jnp.broadcast_to(gamma, real.shape)
         return DiagonalInputs(a, jax.lax.complex(gamma * real, gamma * imaginary))
 
@@ -107,7 +108,7 @@ def lru(
         return halves @ params.w_c.astype(xs.dtype) + xs @ params.w_d.astype(xs.dtype)
 
     def initial_carry(params: LRUParams, x: jax.Array) -> jax.Array:
-        return zero_carry(x, size, jnp.promote_types(x.dtype, jnp.complex64))
+        return zero_carry(x, size, wide_complex(x.dtype))
 
     return Cell(
         init=init, initial_carry=initial_carry, recurrence=Diagonal(), project=project, readout=readout

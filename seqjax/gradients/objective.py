@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Batch, Layer
-from seqjax.ops.select import keep
+from seqjax.ops.select import keep, wide
 
 Loss = Callable[[Any, Any], jax.Array]
 
@@ -23,7 +23,7 @@ def loss_sum(losses: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.
     Raises:
         ValueError: for losses of another shape than these.
     """
-    losses = losses.astype(jnp.promote_types(losses.dtype, jnp.float32))
+    losses = losses.astype(wide(losses.dtype))
     if mask is not None and losses.ndim >= mask.ndim:
         if losses.shape != mask.shape:
             raise ValueError(
@@ -39,8 +39,8 @@ def objective(layer: Layer, loss: Loss) -> Callable[..., tuple[jax.Array, tuple[
 
     Args:
         layer: the model.
-        loss: ``(ys, targets) -> losses``, such as ``optax.softmax_cross_entropy_with_integer_labels``: one loss per step
-            ``[T, *B]``, one per sequence ``[*B]``, or a scalar.
+        loss: ``(ys, targets) -> losses``, such as ``optax.softmax_cross_entropy_with_integer_labels``: one loss per
+            step ``[T, *B]``, one per sequence ``[*B]``, or a scalar.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, seqjax as sj
@@ -48,13 +48,16 @@ def objective(layer: Layer, loss: Loss) -> Callable[..., tuple[jax.Array, tuple[
         >>> batch = sj.Batch(xs=jnp.ones((10, 4, 3)), targets=jnp.zeros((10, 4), int))
         >>> params = model.init(jax.random.key(0), batch.xs[0])
         >>> carry = model.initial_carry(params, batch.xs[0])
-        >>> total, (count, carry) = objective(model, optax.softmax_cross_entropy_with_integer_labels)(params, carry, batch)
+        >>> evaluate = objective(model, optax.softmax_cross_entropy_with_integer_labels)
+        >>> total, (count, carry) = evaluate(params, carry, batch)
         >>> count
         Array(40., dtype=float32)
     """
 
     def evaluate(params: Any, carry: Any, batch: Batch, *, key: Any = None, tap: Any = None) -> Any:
-        carry, ys = layer.unroll(params, carry, batch.xs, reset=batch.reset, mask=batch.mask, key=key, tap=tap)
+        carry, ys = layer.unroll(
+            params, carry, batch.xs, reset=batch.reset, mask=batch.mask, key=key, tap=tap
+        )
         total, count = loss_sum(loss(ys, batch.targets), batch.mask)
         return total, (count, carry)
 

@@ -8,7 +8,12 @@ import jax.numpy as jnp
 
 
 def over_chunks(
-    fn: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, chunk: int | None, *, reverse: bool = False
+    fn: Callable[[Any, Any], tuple[Any, Any]],
+    carry: Any,
+    xs: Any,
+    chunk: int | None,
+    *,
+    reverse: bool = False,
 ) -> tuple[Any, Any]:
     """``fn: (carry, piece) -> (carry, out)`` over pieces of at most ``chunk`` steps: ``(carry, outs)``.
 

@@ -1,4 +1,4 @@
-r"""The diagonal linear recurrence :math:`h_t = a_t h_{t-1} + b_t` over whole sequences, with a backward pass of its own.
+r"""The diagonal linear recurrence :math:`h_t = a_t h_{t-1} + b_t` over whole sequences, with its own backward pass.
 
 The adjoint of a linear scan is a linear scan in reversed time with the coefficients shifted by one:
 :math:`\lambda_t = g_t + a_{t+1} \lambda_{t+1}`, then :math:`\partial b_t = \lambda_t`,
@@ -99,10 +99,10 @@ def _at_time(a: jax.Array, b: jax.Array) -> jax.Array:
 def _solve(scan: Scan, a: Any, b: Any, carry: Any, initial: Any, reset: Any) -> Any:
     a_t = _at_time(a, b)
     if reset is None:
-        start = jnp.concatenate([(b[:1] + a_t[:1] * carry), b[1:]])
+        start = jnp.concatenate([b[:1] + a_t[:1] * carry[None], b[1:]])
         return scan(a, start, None)
-    from_initial = b + a_t * initial
-    first = b[:1] + a_t[:1] * select(reset[0], initial, carry)
+    from_initial = b + a_t * initial[None]
+    first = b[:1] + a_t[:1] * select(reset[0], initial, carry)[None]
     return scan(a, jnp.concatenate([first, select(reset[1:], from_initial[1:], b[1:])]), reset)
 
 
@@ -154,8 +154,8 @@ def in_carry_dtype(inputs: DiagonalInputs, dtype: Any) -> DiagonalInputs:
     return DiagonalInputs(*(jnp.asarray(array).astype(dtype) for array in inputs))
 
 
-def over_time(inputs: DiagonalInputs) -> DiagonalInputs:
-    """Inputs whose ``a`` has a time axis, as the step-by-step loop needs."""
+def over_batch(inputs: DiagonalInputs) -> DiagonalInputs:
+    """Inputs whose ``a`` has all the axes of ``b``, as the step-by-step loop needs."""
     return DiagonalInputs(jnp.broadcast_to(_at_time(inputs.a, inputs.b), inputs.b.shape), inputs.b)
 
 

@@ -28,6 +28,6 @@ def _dependencies(fn: Callable, args: tuple) -> list[list[bool]]:
     reads = {var: {i} for i, var in enumerate(jaxpr.invars)}
     for equation in jaxpr.eqns:
         used = set().union(*(reads.get(var, set()) for var in equation.invars if not hasattr(var, "val")))
-        reads.update({var: used for var in equation.outvars})
+        reads.update(dict.fromkeys(equation.outvars, used))
     outs = [set() if hasattr(var, "val") else reads.get(var, set()) for var in jaxpr.outvars]
     return [[i in out for i in range(len(args))] for out in outs]

@@ -31,7 +31,7 @@ from seqjax.base import Activation, Gated, GatedWeights
 from seqjax.compat import vary_like
 from seqjax.ops.chunks import over_chunks
 from seqjax.ops.elementwise import elementwise_jacobian
-from seqjax.ops.select import cast, keep, select
+from seqjax.ops.select import cast, keep, select, wide
 from seqjax.ops.step import activate, expand_left, recurrent_product
 from seqjax.ops.tap import norm
 
@@ -138,15 +138,17 @@ def _backward(cell: Gated, chunk: int | None, residuals: Any, cotangents: Any) -
     dense, weights, carry, initial, xs, reset, mask, tap = operands
     dense, weights = cast((dense, weights), xs.dtype)
     d_carry, d_hs = cotangents
-    entering = tuple(jnp.concatenate([first[None], at[:-1]]) for first, at in zip(carry, history, strict=True))
-    sums = jax.tree.map(
-        lambda w: jnp.zeros_like(w, dtype=jnp.promote_types(w.dtype, jnp.float32)), (dense, weights)
+    entering = tuple(
+        jnp.concatenate([first[None], at[:-1]]) for first, at in zip(carry, history, strict=True)
     )
+    sums = jax.tree.map(lambda w: jnp.zeros_like(w, dtype=wide(w.dtype)), (dense, weights))
 
     def run_chunk(totals: Any, piece: Any) -> tuple[Any, Any]:
         d_carry, d_initial, sums = totals
         xs, entering, after, d_hs, reset, mask = piece
-        entering = select(reset, jax.tree.map(lambda i, e: jnp.broadcast_to(i, e.shape), initial, entering), entering)
+        entering = select(
+            reset, jax.tree.map(lambda i, e: jnp.broadcast_to(i, e.shape), initial, entering), entering
+        )
         us, rs = _project(dense, xs), _recurrent(cell, weights, entering[-1])
         adjoint_step, partials, gates = _adjoint(cell, weights, entering, after, us, rs)
         (d_carry, d_initial), outs = jax.lax.scan(
@@ -168,7 +170,9 @@ def _backward(cell: Gated, chunk: int | None, residuals: Any, cotangents: Any) -
         run_chunk, (d_carry, d_initial, sums), (xs, entering, history, d_hs, reset, mask), chunk, reverse=True
     )
     d_carry, d_initial, sums = totals
-    d_dense, d_weights = jax.tree.map(lambda s, w: s.astype(w.dtype), sums, (operands.dense, operands.weights))
+    d_dense, d_weights = jax.tree.map(
+        lambda s, w: s.astype(w.dtype), sums, (operands.dense, operands.weights)
+    )
     d_tap = None if tap is None else tuple(n.astype(t.dtype) for n, t in zip(norms, tap, strict=True))
     return (Operands(d_dense, d_weights, d_carry, d_initial, d_xs, None, None, d_tap),)
 
@@ -210,7 +214,10 @@ def _activate_all(activations: Sequence[Activation], z: jax.Array) -> list[jax.A
     """The gates of a block ``[..., G*H]``; sigmoid and tanh in one pass, for ``sigmoid(z) = tanh(z/2)/2 + 1/2``."""
     kinds = set(activations)
     if len(kinds) == 1 or not kinds <= {Activation.SIGMOID, Activation.TANH}:
-        return [activate(a, block) for a, block in zip(activations, jnp.split(z, len(activations), -1), strict=True)]
+        return [
+            activate(a, block)
+            for a, block in zip(activations, jnp.split(z, len(activations), -1), strict=True)
+        ]
     scale = jnp.asarray([0.5 if a is Activation.SIGMOID else 1.0 for a in activations], z.dtype)
     scale = expand_left(jnp.repeat(scale, z.shape[-1] // len(activations)), z.ndim)
     return jnp.split(jnp.tanh(z * scale) * scale + (1 - scale), len(activations), -1)
@@ -325,7 +332,13 @@ def _adjoint(
             d_initial = jax.tree.map(jnp.add, d_initial, keep(reset, before))
             before = keep(~reset, before)
         needs_w = bool(jax.tree.leaves(weights.w))
-        return (before, d_initial), (d_u, d_r, d_states if needs_w else None, d_h if needs_w else None, tapped)
+        return (before, d_initial), (
+            d_u,
+            d_r,
+            d_states if needs_w else None,
+            d_h if needs_w else None,
+            tapped,
+        )
 
     return step, partials, (update_gates, emit_gates)
 
@@ -347,20 +360,20 @@ def _weight_gradients(
 ) -> tuple[Any, GatedWeights, jax.Array]:  # fmt: skip
     """Of the projection, the recurrent weights and the inputs, for a whole chunk."""
     d_us = d_rs if d_us is None else d_us
-    wide = jnp.promote_types(xs.dtype, jnp.float32)
-    contract = partial(jnp.einsum, "tbi,tbo->io", preferred_element_type=wide)
+    sum_dtype = wide(xs.dtype)
+    contract = partial(jnp.einsum, "tbi,tbo->io", preferred_element_type=sum_dtype)
     d_dense, d_xs = None, d_us
     if dense is not None:
         w_x, b = dense
-        d_dense = (contract(xs, d_us), None if b is None else jnp.sum(d_us, (0, 1), dtype=wide))
+        d_dense = (contract(xs, d_us), None if b is None else jnp.sum(d_us, (0, 1), dtype=sum_dtype))
         d_xs = d_us @ w_x.T
     h = entering[-1]
     if weights.w_h.shape == (h.shape[-1], d_rs.shape[-1]):
         d_w_h = contract(h, d_rs)
     else:
-        product = partial(recurrent_product, h.astype(wide), num_gates=len(cell.activations))
-        d_w_h = jax.vjp(product, weights.w_h.astype(wide))[1](d_rs.astype(wide))[0]
-    d_b_h = None if weights.b_h is None else jnp.sum(d_rs, (0, 1), dtype=wide)
+        product = partial(recurrent_product, h.astype(sum_dtype), num_gates=len(cell.activations))
+        d_w_h = jax.vjp(product, weights.w_h.astype(sum_dtype))[1](d_rs.astype(sum_dtype))[0]
+    d_b_h = None if weights.b_h is None else jnp.sum(d_rs, (0, 1), dtype=sum_dtype)
     d_w = weights.w
     if jax.tree.leaves(weights.w):
         update_gates, emit_gates = gates
@@ -373,7 +386,7 @@ def _weight_gradients(
             return (*new, *emitted)
 
         d_out = (*d_states, *(() if cell.emit is None else (d_h,)))
-        d_w = cast(jax.vjp(elementwise, weights.w)[1](d_out)[0], wide)
+        d_w = cast(jax.vjp(elementwise, weights.w)[1](d_out)[0], sum_dtype)
     return d_dense, GatedWeights(d_w_h, d_b_h, d_w), d_xs
 
 

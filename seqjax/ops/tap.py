@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from seqjax.ops.select import wide
+
 
 def norm(x: jax.Array, batch_ndim: int) -> jax.Array:
     """The 2-norm over all axes after the first ``batch_ndim``, scaled by the largest entry.
@@ -21,7 +23,7 @@ def norm(x: jax.Array, batch_ndim: int) -> jax.Array:
         >>> norm(jnp.asarray([[3e-30, 4e-30]], jnp.float32), 1)
         Array([5.e-30], dtype=float32)
     """
-    magnitude = jnp.abs(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    magnitude = jnp.abs(x.astype(wide(x.dtype)))
     axes = tuple(range(batch_ndim, x.ndim))
     if not axes:
         return magnitude
@@ -65,7 +67,7 @@ def dummies(carry: Any, num_steps: int, batch_ndim: int = 1) -> Any:
     def zeros(leaf: jax.Array) -> jax.Array | None:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return None
-        dtype = jnp.promote_types(jnp.finfo(leaf.dtype).dtype, jnp.float32)
+        dtype = wide(jnp.finfo(leaf.dtype).dtype)
         return jnp.zeros((num_steps, *leaf.shape[:batch_ndim]), dtype)
 
     return jax.tree.map(zeros, carry)

@@ -54,7 +54,14 @@ def fit_decay(log_norm: np.ndarray) -> Decay:
     better = "" if math.isnan(rate) else ("exponential" if exponential_aic <= power_aic else "power")
     length = math.nan if math.isnan(rate) else (-1 / rate if rate < 0 else math.inf)
     return Decay(
-        rate, length, exponential_aic, exponent, power_aic, better, horizon(log_norm, 0.5), horizon(log_norm, 0.9)
+        rate,
+        length,
+        exponential_aic,
+        exponent,
+        power_aic,
+        better,
+        horizon(log_norm, 0.5),
+        horizon(log_norm, 0.9),
     )
 
 

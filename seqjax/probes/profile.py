@@ -1,7 +1,7 @@
 r"""The gradient profile: how much of the loss's gradient reaches each time step.
 
-``profile[t]`` is :math:`\lVert \partial L / \partial s_t \rVert`, where s_t is a leaf of the carry *entering* step t, after
-its reset; per example, recurrent layer and leaf. ``profile[0]`` belongs to the initial carry.
+``profile[t]`` is :math:`\lVert \partial L / \partial s_t \rVert`, where s_t is a leaf of the carry *entering* step t,
+after its reset; per example, recurrent layer and leaf. ``profile[0]`` belongs to the initial carry.
 """
 
 from typing import Any, NamedTuple
@@ -88,7 +88,9 @@ def gradient_profile(
         Array([0.0625, 0.125 , 0.25  , 0.5   ], dtype=float32)
     """
     if num_steps(xs) == 0:
-        raise ValueError("gradient_profile: expected xs [T, ...] with T of at least 1, got an empty sequence.")
+        raise ValueError(
+            "gradient_profile: expected xs [T, ...] with T of at least 1, got an empty sequence."
+        )
     batch = Batch(xs, targets, reset, mask)
     if extended_range and not layer.causal:
         raise TypeError(
@@ -178,7 +180,8 @@ def _adjoint_profile(
         return arriving, norms
 
     start = [
-        Scaled(jnp.zeros_like(leaves[i]), jnp.zeros(leaves[i].shape[:batch_ndim], jnp.int32)) for i in floating
+        Scaled(jnp.zeros_like(leaves[i]), jnp.zeros(leaves[i].shape[:batch_ndim], jnp.int32))
+        for i in floating
     ]
     _, norms = jax.lax.scan(backward, start, ((xs, reset, mask, keys), entering, d_ys), reverse=True)
     log_norm: list[Any] = [None] * len(leaves)

@@ -99,7 +99,7 @@ def heat_map(profile: Profile, scale: tuple[int, int], name: str) -> str:
     values = profile.mean()[:, columns]
     rows = len(profile.steps)
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure, axes = _axes(height=236, top=30, bottom=44, left=58, right=12)
+        figure, axes = _axes(height=236, top=30, bottom=44, left=58, right=16)
         axes.imshow(
             np.ma.masked_invalid(values),
             cmap=_colour_map(),
@@ -115,7 +115,7 @@ def heat_map(profile: Profile, scale: tuple[int, int], name: str) -> str:
         axes.add_patch(PathPatch(_outline(lost, width), facecolor=LOST, linewidth=0))
         axes.add_patch(PathPatch(_outline(~np.isfinite(values), width), facecolor=ABSENT, linewidth=0))
         axes.set_xticks(_quarters(profile.length))
-        shown = sorted({rows - 1 - round(i) for i in np.arange(0, rows, max(1, rows / _MOST_ROW_LABELS))})
+        shown = _thin(rows, _MOST_ROW_LABELS)
         axes.set_yticks(shown, [str(profile.steps[row]) for row in shown])
         axes.tick_params(length=3)
         axes.set(xlabel="step t", ylabel="training step")
@@ -176,10 +176,13 @@ def curves(
     length = profiles[0].length
     points = _thin(length, _MOST_POINTS)
     title = "at initialisation" if snapshot == 0 else f"after {profiles[0].steps[-1]} training steps"
-    legend_rows = math.ceil(len(profiles) / 4)
+    names = [_label(profile.cell) for profile in profiles]
+    # So many names fit beside each other, with a line of some 40 pixels before each.
+    legend_columns = max(1, min(len(names), 4, int(WIDTH / (40 + 7.5 * max(map(len, names))))))
+    legend_rows = math.ceil(len(names) / legend_columns)
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
         figure, axes = _axes(
-            height=276 + 18 * legend_rows, top=30, bottom=52 + 18 * legend_rows, left=58, right=12
+            height=276 + 18 * legend_rows, top=30, bottom=52 + 18 * legend_rows, left=58, right=16
         )
         handles = []
         for profile in profiles:
@@ -209,11 +212,11 @@ def curves(
         axes.set_title(f"T = {length}, {title}", loc="left", pad=8)
         figure.legend(
             handles,
-            [_label(profile.cell) for profile in profiles],
+            names,
             loc="lower center",
             frameon=False,
             fontsize=11,
-            ncols=min(len(profiles), 4),
+            ncols=legend_columns,
             handlelength=2.6,
             columnspacing=1.2,
             borderaxespad=0.1,
@@ -243,7 +246,7 @@ def _thin(length: int, most: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(np.int64))
 
 
-def _axes(height: float, top: float, bottom: float, left: float, right: float) -> tuple[Figure, Axes]:
+def _axes(height: int, top: int, bottom: int, left: int, right: int) -> tuple[Figure, Axes]:
     """Set one pair of axes at margins in pixels, so that neighbouring drawings line up."""
     figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
     box = (left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (top + bottom) / height)
@@ -262,7 +265,7 @@ def _outline(mask: NDArray[np.bool_], width: float) -> Path:
     return Path(np.array(vertices).reshape(-1, 2), codes)
 
 
-def _float32_marks(axes: Axes, low: float) -> None:
+def _float32_marks(axes: Axes, low: int) -> None:
     """Mark the smallest normal float32, and the range below the smallest float32, where they are in view."""
     note: dict[str, Any] = {
         "fontsize": 9,

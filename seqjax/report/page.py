@@ -116,6 +116,7 @@ def _context(frame: pl.DataFrame, summary: Mapping[str, Any], drawings: dict[str
         "horizons": tables.horizons(measured, scalars, groups["last"]),
         "losses": tables.losses(measured, scalars, baselines),
         "baselines": {name: tables.number(value, 4) for name, value in baselines.items()},
+        "against": [(f"held out − {name}", "number") for name in baselines],
         "parameters": tables.parameters(measured, scalars, LOSSES),
     }
 
@@ -223,8 +224,13 @@ def _curve_groups(
             {
                 "length": length,
                 "panels": [Markup(svg) for svg in drawn.values()],
-                "low": scale[0],
-                "clipped": bool(np.any(np.isfinite(drawn_values) & (drawn_values < scale[0]))),
+                "ends": [
+                    end
+                    for end, beyond in zip(
+                        scale, (drawn_values < scale[0], drawn_values > scale[1]), strict=True
+                    )
+                    if np.any(beyond & np.isfinite(drawn_values))
+                ],
                 "falls": [(cell, *map(tables.decades, fall)) for cell, fall in falls.items()],
                 "when": "After training" if len(snapshots) > 1 else "At initialisation",
                 "extremes": [(c, tables.decades(f)) for f, c in ranked[:: len(ranked) - 1]]

@@ -1,0 +1,54 @@
+"""Tables of what there is, generated from the code: for ``seqjax list`` and the README."""
+
+import inspect
+from typing import NamedTuple
+
+from seqjax.base import Diagonal, Gated, Step
+from seqjax.cells import REGISTRY
+from seqjax.methods import METHODS
+from seqjax.tasks import TASKS
+
+
+class Table(NamedTuple):
+    """A title, column heads and rows of text."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def cells() -> Table:
+    """Every registered cell: its kind, what it is, how its gradients behave."""
+    rows = []
+    for name, entry in REGISTRY.items():
+        cell = entry.make(1)
+        factory = getattr(entry.make, "func", entry.make)
+        rows.append((name, type(cell.recurrence).__name__, _first_line(factory), entry.gradients))
+    return Table("Cells", ("cell", "kind", "what it is", "its gradients"), rows)
+
+
+def methods() -> Table:
+    """Which method runs which kind of recurrence."""
+    kinds = (Step, Gated, Diagonal)
+    rows = [(m.__name__, *("yes" if kind in m.kinds else "-" for kind in kinds)) for m in METHODS]  # type: ignore[attr-defined]
+    return Table("Methods by kind of recurrence", ("method", *(kind.__name__ for kind in kinds)), rows)
+
+
+def tasks() -> Table:
+    """What ``--task`` takes."""
+    rows = [
+        ("text", "Next-byte prediction on a text, Moby-Dick by default (--data FILE for any other file).")
+    ]
+    rows += [(name, _first_line(factory)) for name, factory in TASKS.items()]
+    return Table("Tasks", ("task", "what it is"), rows)
+
+
+def markdown(table: Table) -> str:
+    """A table in Markdown."""
+    lines = [table.columns, tuple("---" for _ in table.columns), *table.rows]
+    escaped = [[cell.replace("|", r"\|") for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+
+
+def _first_line(factory: object) -> str:
+    return (inspect.getdoc(factory) or "").split("\n")[0]

@@ -1,0 +1,343 @@
+r"""One step of training: the gradient of the mean loss over a batch, and what an optimizer makes of it.
+
+With losses :math:`\ell_i` that count, of which there are n, the step descends along
+
+.. math::
+    g = \frac1n \sum_{i=1}^n \nabla_\theta \ell_i(\theta)
+
+over many devices as over one: each device forms the sum over its own part of the batch, and totals, counts and
+gradients are added up before the division. A mean of the devices' means would weight a sequence by how many masked
+steps its neighbours have.
+
+The addition is the step's only communication, one all-reduce per dtype among params and losses. That needs care:
+differentiating a loop by params that all devices share sums each step's gradient over the devices inside the
+backward loop, one all-reduce per time step. Here each device differentiates by a copy of its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from seqjax.base import Batch, Cell, Layer
+from seqjax.compat import vary_like
+from seqjax.gradients.objective import Loss, objective
+from seqjax.layers import first_step
+
+
+class TrainState(NamedTuple):
+    """What training carries from step to step; all of it is needed to resume, and nothing else.
+
+    Attributes:
+        params: the model's.
+        opt_state: the optimizer's.
+        step: how many steps were made, an int32 scalar.
+        key: where noise comes from, the same in all steps, each of which draws from ``fold_in(key, step)``; None for
+            deterministic training, without dropout.
+    """
+
+    params: Any
+    opt_state: Any
+    step: Any
+    key: Any
+
+
+class Metrics(NamedTuple):
+    """Of one step, both from before the update: the mean loss, and the global 2-norm of its gradient."""
+
+    loss: jax.Array
+    gradient_norm: jax.Array
+
+
+def init_train_state(
+    model: Layer, optimizer: optax.GradientTransformation, key: jax.Array, x: Any
+) -> TrainState:
+    """The state before the first step.
+
+    Its arrays are all copies of their own, so that the step may reuse their memory.
+
+    Args:
+        model: the model.
+        optimizer: an optax optimizer.
+        key: for the initial params and, by a different part of it, for the noise in training.
+        x: one time step of input ``[*B, ...]``; an array or a ShapeDtypeStruct.
+
+    Raises:
+        TypeError: for another kind of model or optimizer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, seqjax as sj
+        >>> from seqjax.training import init_train_state
+        >>> state = init_train_state(sj.recurrent(sj.elman(8)), optax.adam(1e-3), jax.random.key(0), jnp.ones((4, 3)))
+        >>> state.params.w_x.shape, int(state.step)
+        ((3, 8), 0)
+        >>> deterministic = state._replace(key=None)
+    """
+    _check_kinds("init_train_state", model, optimizer)
+    key_params, key_noise = jax.random.split(key)
+    params = model.init(key_params, x)
+    state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), key_noise)
+    # Some optimizers begin with the params themselves, and a buffer cannot be donated twice. An explicit dtype makes
+    # weakly typed leaves strong, as the step returns them: otherwise the second step would be compiled again.
+    return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.asarray(leaf).dtype), state)
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """``(state, batch) -> (state, metrics)``, compiled; what `make_train_step` returns.
+
+    ``lower(state, batch)`` is that of ``jax.jit``, from arrays or ShapeDtypeStructs: ``lower(...).compile()`` tells the
+    memory and the communication of a step.
+    """
+
+    mesh: Mesh | None
+    jitted: Any = field(repr=False)
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        places = self._places(state, batch)
+        if places is not None:
+            state, batch = jax.device_put((state, batch), places)  # what is in its place already stays as it is
+        return self.jitted(*state, batch)
+
+    def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
+        places = self._places(state, batch)
+        if places is not None:
+            state, batch = jax.tree.map(
+                lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), (state, batch), places
+            )
+        return self.jitted.lower(*state, batch)
+
+    def _places(self, state: TrainState, batch: Batch) -> Any:
+        """The shardings of both, None without a mesh; an error where they cannot be right."""
+        if not isinstance(state, TrainState):
+            raise TypeError(
+                f"train step: expected a TrainState, got {type(state).__name__}. Make one with init_train_state."
+            )
+        if not isinstance(batch, Batch):
+            raise TypeError(f"train step: expected a Batch, got {type(batch).__name__}. Write Batch(xs, targets).")
+        for leaf in jax.tree.leaves(batch.xs):
+            if not np.shape(leaf) or not np.shape(leaf)[0]:
+                raise ValueError(
+                    f"train step: expected xs [T, *B, ...] with T of at least 1, got {list(np.shape(leaf))}."
+                )
+        if self.mesh is None:
+            return None
+        mesh, axis = self.mesh, data_axis(self.mesh)
+        specs = (jax.tree.map(lambda _: PartitionSpec(), state), batch_specs(batch, axis, mesh.shape[axis]))
+        return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+
+
+def make_train_step(
+    model: Layer, loss: Loss, optimizer: optax.GradientTransformation, *, mesh: Mesh | None = None
+) -> TrainStep:
+    r"""A compiled training step ``(state, batch) -> (state, metrics)``, pure but for its memory.
+
+    Each batch starts from the model's initial carry and is differentiated through its whole length T. The state, but
+    for its key, is donated: its memory is reused for the new one, and the old one cannot be read again.
+
+    Shapes: batch.xs ``[T, *B, ...]``; reset, mask ``[T, *B]``; targets whatever the loss takes.
+
+    With a mesh, the first batch axis B is split over the mesh's axis "data", or over its only axis, and the state is
+    the same on all devices. Arrays are placed by the step. The result is that of one device, to rounding, but for
+    noise: its shape is that of a device's share, so that device i of several draws from ``fold_in(key, i)``.
+
+    Targets are split by their shape. A leaf that begins with ``[T, B]`` holds targets per step, and is split on its
+    second axis; any other that begins with ``[B]`` holds targets per sequence, and is split on its first. So targets
+    per sequence ``[B, B, ...]`` in a batch of T = B steps would be taken for targets per step; expand them to
+    ``[B, 1, B, ...]``, or take another T.
+
+    Args:
+        model: the model.
+        loss: ``(ys, targets) -> losses``, one per step ``[T, *B]``, of which the mean is taken over the steps that
+            happened, or one per sequence ``[*B]``. A scalar is minimised as it is, on one device only: whether it is a
+            mean or a sum, and of how many terms, cannot be known.
+        optimizer: an optax optimizer.
+        mesh: the devices; None for one.
+
+    Returns:
+        The step. Its metrics are the mean loss and the norm of its gradient, before the update. A batch without any
+        step that counts has a loss and a gradient of zero.
+
+    Raises:
+        TypeError: for another kind of model, optimizer or mesh; from the step, of state or batch.
+        ValueError: for a mesh of several axes none of which is "data"; from the step, for a batch that does not divide
+            among the devices, or a loss that does not split with it.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, seqjax as sj, flax.linen as nn
+        >>> from seqjax.training import init_train_state, make_train_step
+        >>> model = sj.serial(sj.pointwise(nn.Embed(5, 8)), sj.recurrent(sj.lstm(8)), sj.pointwise(nn.Dense(5)))
+        >>> optimizer = optax.adam(1e-2)
+        >>> tokens = jnp.arange(44).reshape(11, 4) % 5
+        >>> batch = sj.Batch(xs=tokens[:-1], targets=tokens[1:])
+        >>> step = make_train_step(model, optax.softmax_cross_entropy_with_integer_labels, optimizer)
+        >>> state = init_train_state(model, optimizer, jax.random.key(0), batch.xs[0])
+        >>> for _ in range(100):
+        ...     state, metrics = step(state, batch)
+        >>> int(state.step), bool(metrics.loss < 0.1)
+        (100, True)
+
+        With every batch split over all devices:
+
+        >>> mesh = jax.make_mesh((jax.device_count(),), ("data",))
+        >>> step = make_train_step(model, optax.softmax_cross_entropy_with_integer_labels, optimizer, mesh=mesh)
+    """
+    _check_kinds("make_train_step", model, optimizer)
+    sums = _sums_of(model, loss) if mesh is None else _sums_over(model, loss, mesh)
+
+    def train_step(params: Any, opt_state: Any, step: Any, key: Any, batch: Batch) -> tuple[TrainState, Metrics]:
+        noise = None if key is None else jax.random.fold_in(key, step)
+        total, count, gradients = sums(params, batch, noise)
+        count = jnp.maximum(count, 1)
+        # For complex params JAX returns the conjugate of the direction of steepest ascent.
+        gradients = jax.tree.map(lambda g: (jnp.conj(g) / count).astype(g.dtype), gradients)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        state = TrainState(optax.apply_updates(params, updates), opt_state, step + 1, key)
+        return state, Metrics(total / count, optax.tree.norm(gradients))
+
+    # Results have a fixed place, so that the next step finds its state where this one did. The key is not donated: it
+    # is small, goes on unchanged, and is likely to be used elsewhere.
+    shardings = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    return TrainStep(mesh, jax.jit(train_step, donate_argnums=(0, 1, 2), out_shardings=shardings))
+
+
+# ---------------------------------------------------------------- sums over a batch
+
+
+def _sums_of(model: Layer, loss: Loss) -> Callable[[Any, Batch, Any], tuple[Any, Any, Any]]:
+    """``(params, batch, key) -> (total, count, gradients of the total)``."""
+
+    def total_of(params: Any, batch: Batch, key: Any) -> tuple[Any, Any]:
+        # A carry of constants is as varying as the loop will make it; a learned one has a gradient.
+        carry = vary_like(model.initial_carry(params, first_step(batch.xs)), batch.xs)
+        total, (count, _) = objective(model, loss)(params, carry, batch, key=key)
+        return total, count
+
+    def sums(params: Any, batch: Batch, key: Any) -> tuple[Any, Any, Any]:
+        (total, count), gradients = jax.value_and_grad(total_of, has_aux=True)(params, batch, key)
+        return total, count, gradients
+
+    return sums
+
+
+def _sums_over(model: Layer, loss: Loss, mesh: Mesh) -> Callable[[Any, Batch, Any], tuple[Any, Any, Any]]:
+    """`_sums_of` the whole batch, each device working on its own part of it."""
+    if not isinstance(mesh, Mesh):
+        raise TypeError(
+            f"make_train_step(mesh): expected a jax.sharding.Mesh, got {type(mesh).__name__}. "
+            'Write jax.make_mesh((jax.device_count(),), ("data",)).'
+        )
+    axis = data_axis(mesh)
+    size = mesh.shape[axis]
+
+    def sums(params: Any, batch: Batch, key: Any) -> tuple[Any, Any, Any]:
+        def of_part(params: Any, part: Batch, key: Any) -> tuple[Any, Any, Any]:
+            if key is not None and size > 1:
+                key = jax.random.fold_in(key, jax.lax.axis_index(axis))
+            # A copy for each device, made before any loop: gradients by it are the device's own.
+            params = vary_like(params, part.xs)
+            part_sums = _sums_of(model, _splitting(loss, batch.targets, axis, size))(params, part, key)
+            return jax.lax.psum(vary_like(part_sums, part.xs), axis)
+
+        specs = (PartitionSpec(), batch_specs(batch, axis, size), PartitionSpec())
+        return jax.shard_map(of_part, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())(params, batch, key)
+
+    return sums
+
+
+def _splitting(loss: Loss, targets: Any, axis: str, size: int) -> Loss:
+    """The loss, checked to have as many entries for the whole batch as for its parts together."""
+
+    def checked(ys: Any, part: Any) -> jax.Array:
+        losses = loss(ys, part)
+        whole_ys = jax.tree.map(
+            lambda y: jax.ShapeDtypeStruct((y.shape[0], size * y.shape[1], *y.shape[2:]), y.dtype), ys
+        )
+        whole_targets = jax.tree.map(lambda t: jax.ShapeDtypeStruct(t.shape, t.dtype), targets)
+        whole = jax.eval_shape(loss, whole_ys, whole_targets)
+        if losses.size * size != whole.size:
+            raise ValueError(
+                f"make_train_step(loss): expected losses per step [T, B] or per sequence [B], which split with the "
+                f"batch over the {size} devices of mesh axis '{axis}', got {list(whole.shape)} for the whole batch and "
+                f"{list(losses.shape)} on one device. Return every loss instead of a sum or mean over the batch."
+            )
+        return losses
+
+    return checked
+
+
+# ---------------------------------------------------------------- where things go
+
+
+def data_axis(mesh: Mesh) -> str:
+    """The mesh axis over which batches are split: "data", or the only one.
+
+    Raises:
+        ValueError: for several axes none of which is "data".
+
+    Example:
+        >>> import jax
+        >>> data_axis(jax.make_mesh((1,), ("batch",)))
+        'batch'
+    """
+    if "data" in mesh.axis_names:
+        return "data"
+    if len(mesh.axis_names) == 1:
+        return mesh.axis_names[0]
+    raise ValueError(
+        f"make_train_step(mesh): expected a mesh with an axis 'data', or with one axis only, got axes "
+        f"{', '.join(map(repr, mesh.axis_names))}. Name the axis that batches are split over 'data'."
+    )
+
+
+def batch_specs(batch: Batch, axis: str, size: int) -> Batch:
+    """How each leaf of a batch is split over a mesh axis of so many devices.
+
+    Raises:
+        ValueError: where a leaf has no such axis as B, or B is not a multiple of size.
+
+    Example:
+        >>> import jax.numpy as jnp, seqjax as sj
+        >>> specs = batch_specs(sj.Batch(xs=jnp.zeros((10, 4, 3)), targets=jnp.zeros(4)), "data", 2)
+        >>> specs.xs, specs.targets
+        (PartitionSpec(None, 'data'), PartitionSpec('data',))
+    """
+    first = np.shape(jax.tree.leaves(batch.xs)[0])
+    lead = first[:2]
+    if len(lead) < 2:
+        raise ValueError(f"train step: expected xs [T, B, ...], to be split on B over a mesh, got {list(first)}.")
+    if lead[1] % size:
+        raise ValueError(
+            f"train step: expected a batch that divides among the {size} devices of mesh axis '{axis}', got B = "
+            f"{lead[1]} (xs {list(first)}). Use a multiple of {size}, or a smaller mesh."
+        )
+
+    def spec_of(path: Any, leaf: Any) -> PartitionSpec:
+        shape, is_target = np.shape(leaf), path[0].name == "targets"
+        if shape[:2] == lead:
+            return PartitionSpec(None, axis)
+        if is_target and shape[:1] == lead[1:]:
+            return PartitionSpec(axis)
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        steps, sequences = (str([*axes, ...]).replace("Ellipsis", "...") for axes in (lead, lead[1:]))
+        raise ValueError(
+            f"train step: expected {name} {steps}{f' or {sequences}' if is_target else ''}, as xs {list(first)}, "
+            f"got {list(shape)}."
+        )
+
+    return jax.tree.map_with_path(spec_of, batch)
+
+
+def _check_kinds(who: str, model: Any, optimizer: Any) -> None:
+    if not isinstance(model, Layer):
+        hint = " Bind a cell with recurrent(cell)." if isinstance(model, Cell) else ""
+        raise TypeError(f"{who}(model): expected a Layer, got {model!r}.{hint}")
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"{who}(optimizer): expected an optax optimizer such as optax.adam(1e-3), got {type(optimizer).__name__}."
+        )

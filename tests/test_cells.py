@@ -1,0 +1,257 @@
+"""The cells: each equals its NumPy reference, starts as its docstring says, and refuses what makes no sense."""
+
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from references import REFERENCES, sigmoid
+
+import seqjax as sj
+from seqjax.cells import REGISTRY, GRUCarry, GRUParams, LSTMCarry, LSTMParams
+
+T, B, D, H = 7, 3, 4, 5
+KEY = jax.random.key(0)
+
+
+@pytest.fixture
+def as_users_see_it(monkeypatch):
+    """The library's own messages: annotations are executed in tests only, and would come first."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+@functools.cache
+def init(cell, width=D):
+    """Params; the values of the example are not to be read, so they are NaN."""
+    params = jax.jit(cell.init)(KEY, jnp.full((B, width), jnp.nan))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    return params
+
+
+def shaken(tree):
+    """The tree in float64 plus normal noise: nothing is zero or symmetric."""
+    rng = np.random.default_rng(1)
+
+    def shake(leaf):
+        noise = rng.normal(size=leaf.shape) + (1j * rng.normal(size=leaf.shape) if np.iscomplexobj(leaf) else 0)
+        return jnp.asarray(leaf + 0.3 * noise)
+
+    return jax.tree.map(shake, jax.tree.map(np.asarray, tree))
+
+
+@functools.cache
+def setting(name):
+    """Cell, params, carry and inputs, all random."""
+    cell = REGISTRY[name].make(H)
+    xs = jnp.asarray(normal(0, T, B, D))
+    params = shaken(init(cell))
+    return cell, params, shaken(cell.initial_carry(params, xs[0])), xs
+
+
+def reference(name, params, carry, xs):
+    return REFERENCES[name](*jax.tree.map(np.asarray, (params, carry, xs)))
+
+
+def assert_equal(got, expected, rtol=1e-12):
+    """Every leaf, in the norm of its largest entry."""
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * np.abs(b).max())
+
+
+# ---------------------------------------------------------------- values
+
+
+def test_every_cell_has_a_reference():
+    assert set(REFERENCES) == set(REGISTRY)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_unroll_equals_the_reference(name):
+    cell, params, carry, xs = setting(name)
+    assert_equal(sj.recurrent(cell).unroll(params, carry, xs), reference(name, params, carry, xs))
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_a_loop_of_step_equals_the_reference(name):
+    cell, params, carry, xs = setting(name)
+    expected = reference(name, params, carry, xs)
+    step = jax.jit(sj.recurrent(cell).step)
+    ys = []
+    for x in xs:
+        carry, y = step(params, carry, x)
+        ys.append(y)
+    assert_equal((carry, np.stack(ys)), expected)
+
+
+# ---------------------------------------------------------------- initial weights and carries
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_the_initial_carry_is_zero_and_reads_no_values(name):
+    cell = REGISTRY[name].make(H)
+    carry = cell.initial_carry(init(cell), jnp.full((B, D), jnp.nan))
+    for leaf in jax.tree.leaves(carry):
+        np.testing.assert_array_equal(leaf, np.zeros((B, *leaf.shape[1:])))
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("options", [{"param_dtype": jnp.bfloat16}, {"param_dtype": jnp.float64}, {}])
+def test_params_have_the_dtype_that_was_asked_for_and_float32_by_default(name, options):
+    lowered = jax.jit(REGISTRY[name].make(H, **options).init).lower(KEY, jnp.ones((B, D), jnp.float64))
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(lowered.out_info)}
+    assert dtypes == {jnp.dtype(options.get("param_dtype", jnp.float32))}
+
+
+DENSE = [name for name, entry in REGISTRY.items() if isinstance(entry.make(2).project, sj.Dense)]
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_weights_start_orthogonal_and_uniform_per_gate(name):
+    width, size = 40, 60
+    params = jax.tree.map(np.asarray, init(REGISTRY[name].make(size), width))
+    recurrent = np.split(params.w_h.astype(float), params.w_h.shape[1] // size, axis=1)
+    for i, gate in enumerate(recurrent):
+        np.testing.assert_allclose(gate.T @ gate, np.eye(size), atol=20 * np.finfo(np.float32).eps)
+        assert all(np.abs(gate - other).max() > 0.1 for other in recurrent[:i])
+    for gate in np.split(params.w_x, params.w_x.shape[1] // size, axis=1):
+        bound = math.sqrt(6 / (width + size))  # Glorot, Bengio 2010, eq. 16
+        assert 0.98 * bound < np.abs(gate).max() <= bound
+        # The second moment of 2400 uniform numbers: a relative standard deviation of sqrt(4/5/2400).
+        assert np.square(gate).mean() == pytest.approx(bound**2 / 3, rel=5 * math.sqrt(0.8 / gate.size))
+
+
+def test_only_the_forget_gate_of_lstm_starts_with_a_bias():
+    b = init(sj.lstm(H, forget_bias=2.5)).b
+    np.testing.assert_array_equal(np.split(b, 4), [[0.0] * H, [2.5] * H, [0.0] * H, [0.0] * H])
+    np.testing.assert_array_equal(init(sj.lstm(H)).b[H : 2 * H], [1.0] * H)
+
+
+RINGS = [(0.0, 1.0), (0.4, 0.9), (0.9, 0.999)]
+SAMPLES = 100_000
+
+
+@functools.cache
+def ring(r_min, r_max, **options):
+    cell = sj.lru(1, state_size=SAMPLES, r_min=r_min, r_max=r_max, param_dtype=jnp.float64, **options)
+    return jax.tree.map(np.asarray, init(cell, 1))
+
+
+@pytest.mark.parametrize(("r_min", "r_max"), RINGS)
+def test_lru_moduli_start_in_the_ring_with_the_stated_moments(r_min, r_max):
+    params = ring(r_min, r_max)
+    modulus = np.exp(-np.exp(params.nu_log))
+    assert modulus.min() >= r_min and modulus.max() <= r_max
+    for lag in (0.5, 1, 4, 32, 256):
+        power = modulus ** (2 * lag)
+        expected = (r_max ** (2 * (lag + 1)) - r_min ** (2 * (lag + 1))) / ((lag + 1) * (r_max**2 - r_min**2))
+        # Five standard errors of the mean, whose own error is a few percent at the largest lag.
+        assert abs(power.mean() - expected) < 5 * power.std() / math.sqrt(SAMPLES)
+        if (r_min, r_max) == (0, 1):
+            assert expected == pytest.approx(1 / (lag + 1), rel=1e-14)
+
+
+@pytest.mark.parametrize(("r_min", "r_max"), RINGS)
+def test_lru_gamma_starts_at_the_norm_of_its_paper(r_min, r_max):
+    params = ring(r_min, r_max)
+    modulus = np.exp(-np.exp(params.nu_log))
+    np.testing.assert_allclose(np.exp(2 * params.gamma_log), 1 - modulus**2, rtol=0, atol=1e-14)
+
+
+def test_lru_angles_start_uniform_up_to_the_greatest():
+    angle = np.exp(ring(0.0, 1.0, max_phase=0.3).theta_log)
+    assert 0 < angle.min() and angle.max() <= 0.3
+    assert angle.mean() == pytest.approx(0.15, abs=5 * 0.3 / math.sqrt(12 * SAMPLES))
+    assert np.square(angle).mean() == pytest.approx(0.03, abs=5 * 0.09 * math.sqrt(4 / 45 / SAMPLES))
+
+
+def test_lru_keeps_finite_params_at_the_edges_of_the_ring():
+    for r_min, r_max in ((1 - 1e-12, 1.0), (0.0, 1e-12)):
+        for dtype in (jnp.float32, jnp.float64):
+            init(sj.lru(1, state_size=1000, r_min=r_min, r_max=r_max, param_dtype=dtype), 1)  # checks
+
+
+# ---------------------------------------------------------------- gradients along the carry, in closed form
+
+
+def jacobian(cell, params, carry, xs, leaf=0, **options):
+    """d leaf(carry after the sequence) / d leaf(carry before it), for one example."""
+    leaves, treedef = jax.tree.flatten(carry)
+
+    def after(value):
+        entering = treedef.unflatten([*leaves[:leaf], value, *leaves[leaf + 1 :]])
+        return jax.tree.leaves(sj.recurrent(cell).unroll(params, entering, xs)[0])[leaf]
+
+    return np.asarray(jax.jit(jax.jacrev(after, **options))(leaves[leaf]))
+
+
+def test_lstm_with_gates_of_the_input_alone_carries_c_by_the_product_of_forget_gates():
+    w_x, b, xs = normal(0, D, 4 * H), normal(1, 4 * H), normal(2, T, D)
+    carry = LSTMCarry(*normal(3, 2, H))
+    for w in (w_x, np.zeros_like(w_x)):
+        params = LSTMParams(*map(jnp.asarray, (w, np.zeros((H, 4 * H)), b)))
+        forget = sigmoid(xs @ w + b)[:, H : 2 * H]
+        assert_equal(jacobian(sj.lstm(H), params, carry, jnp.asarray(xs)), np.diag(forget.prod(0)))
+
+
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_gru_with_gates_of_the_input_alone_carries_h_by_the_product_of_update_gates(reset_after):
+    w_x, b, b_h, xs = normal(0, D, 3 * H), normal(1, 3 * H), normal(2, 3 * H), normal(3, T, D)
+    params = GRUParams(*map(jnp.asarray, (w_x, np.zeros((H, 3 * H)), b, b_h)))
+    update = sigmoid(xs @ w_x + b + b_h)[:, H : 2 * H]
+    got = jacobian(sj.gru(H, reset_after=reset_after), params, GRUCarry(normal(4, H)), jnp.asarray(xs))
+    assert_equal(got, np.diag(update.prod(0)))
+
+
+def test_a_linear_elman_network_carries_h_by_the_powers_of_its_matrix():
+    cell, params, carry, xs = setting("elman_identity")
+    got = jacobian(cell, params, jax.tree.map(lambda a: a[0], carry), xs[:, 0])
+    assert_equal(got, np.linalg.matrix_power(np.asarray(params.w_h), T).T)
+
+
+def test_lru_carries_its_state_by_the_powers_of_lambda():
+    cell, params, carry, xs = setting("lru")
+    lam = np.exp(-np.exp(params.nu_log) + 1j * np.exp(params.theta_log))
+    assert_equal(jacobian(cell, params, carry[0], xs[:, 0], holomorphic=True), np.diag(lam**T))
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("size", [0, -3, True, 2.5, "8", None, (4,)])
+@pytest.mark.parametrize("name", REGISTRY)
+def test_a_size_is_a_whole_number_of_at_least_one(as_users_see_it, name, size):
+    expected = f"(hidden_size): expected a whole number of at least 1, got {size!r}."
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        REGISTRY[name].make(size)
+
+
+def test_a_numpy_integer_is_a_size():
+    assert sj.lstm(np.int64(8)) == sj.lstm(8)
+
+
+def test_an_unknown_activation_is_refused(as_users_see_it):
+    with pytest.raises(ValueError, match=r"elman\(activation\): expected one of tanh, relu, identity, got 'gelu'\."):
+        sj.elman(3, activation="gelu")
+    with pytest.raises(ValueError, match=r"elman\(activation\): .* got None\."):
+        sj.elman(3, activation=None)
+
+
+@pytest.mark.parametrize(("r_min", "r_max"), [(0.9, 0.9), (0.9, 0.1), (-0.1, 0.5), (0.0, 1.1), (math.nan, 1.0)])
+def test_a_ring_without_room_is_refused(r_min, r_max):
+    with pytest.raises(ValueError, match=rf"lru: expected 0 <= r_min < r_max <= 1, got r_min={r_min}, r_max={r_max}\."):
+        sj.lru(3, r_min=r_min, r_max=r_max)
+
+
+def test_other_arguments_of_lru_are_checked():
+    with pytest.raises(ValueError, match=r"lru\(max_phase\): expected an angle above 0 radians, got 0\.0\."):
+        sj.lru(3, max_phase=0.0)
+    with pytest.raises(ValueError, match=r"lru\(state_size\): expected a whole number of at least 1, got 0\."):
+        sj.lru(3, state_size=0)

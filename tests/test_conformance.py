@@ -1,0 +1,149 @@
+"""Every registered cell, method and combinator through the public conformance suite."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+import seqjax as sj
+from seqjax.cells import REGISTRY
+from seqjax.testing import CHECKS, check_cell, methods_for, params_do_not_depend_on_method, strict
+
+X = jnp.zeros((3, 4))
+CELLS = {name: entry.make(5) for name, entry in REGISTRY.items()}
+FIRST_OF_KIND = {type(cell.recurrence): name for name, cell in reversed(CELLS.items())}
+
+
+def every_cell_and_method():
+    """The fast tier: every cell under the default of Sequential, one cell per kind under every method."""
+    for name, cell in CELLS.items():
+        for method in methods_for(cell):
+            fast = method == sj.Sequential() or FIRST_OF_KIND[type(cell.recurrence)] == name
+            yield pytest.param(name, method, id=f"{name}-{method}", marks=() if fast else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(("name", "method"), every_cell_and_method())
+def test_cells(name, method, check):
+    with strict():
+        check(sj.recurrent(CELLS[name], method), X)
+
+
+@pytest.mark.parametrize(("name", "method"), every_cell_and_method())
+def test_params_do_not_depend_on_method(name, method):
+    params_do_not_depend_on_method(method, CELLS[name], X)
+
+
+def tanh_twice(x):
+    return jnp.tanh(2 * x)
+
+
+WIDE = {"dtype": None, "param_dtype": jnp.float32}
+LAYERS = {
+    "serial": sj.serial(sj.pointwise(nn.Dense(4)), sj.recurrent(sj.lstm(4)), sj.pointwise(tanh_twice)),
+    "tokens": sj.serial(sj.pointwise(nn.Embed(2, 4)), sj.recurrent(sj.gru(3)), sj.pointwise(nn.Dense(2))),
+    "residual": sj.residual(sj.serial(sj.pointwise(nn.LayerNorm()), sj.recurrent(sj.lru(4)))),
+    "dropout": sj.serial(sj.dropout(0.5), sj.recurrent(sj.elman(3)), sj.dropout(0.2)),
+    "flax dropout": sj.pointwise(nn.Dropout(0.5)),
+    "bidirectional": sj.bidirectional(sj.recurrent(sj.gru(3))),
+    "bidirectional sum": sj.bidirectional(sj.recurrent(sj.lru(3)), sj.recurrent(sj.lstm(3)), merge="sum"),
+    "checkpointed": sj.checkpointed(sj.residual(sj.serial(sj.recurrent(sj.lstm(4)), sj.dropout(0.3))), every=4),
+    "running mean": sj.serial(sj.running_mean(), sj.recurrent(sj.elman(3)), sj.running_mean()),
+}
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name, check):
+    check(LAYERS[name], jnp.zeros(3, int) if name == "tokens" else X)
+
+
+def broken(**changes):
+    """An elman layer with one view replaced by a faulty one."""
+    layer = sj.recurrent(sj.elman(4))
+    import dataclasses
+
+    return dataclasses.replace(layer, **{name: change(layer) for name, change in changes.items()})
+
+
+def forgets_mask(layer):
+    return lambda params, carry, xs, *, reset=None, mask=None, key=None, tap=None: layer.unroll(
+        params, carry, xs, reset=reset, key=key
+    )
+
+
+def resets_by_multiplying(layer):
+    def unroll(params, carry, xs, *, reset=None, mask=None, key=None, tap=None):
+        def body(carry, inputs):
+            x, reset, mask = inputs
+            if reset is not None:
+                carry = jax.tree.map(lambda c: c * (1 - reset[:, None]), carry)
+            return layer.step(params, carry, x, mask=mask)
+
+        return jax.lax.scan(body, carry, (xs, reset, mask))
+
+    return unroll
+
+
+def looks_ahead(layer):
+    def unroll(params, carry, xs, **options):
+        carry, ys = layer.unroll(params, carry, xs, **options)
+        return carry, jnp.concatenate([ys[1:], ys[:1]])
+
+    return unroll
+
+
+def mixes_rows(layer):
+    def unroll(params, carry, xs, **options):
+        carry, ys = layer.unroll(params, carry, xs, **options)
+        return carry, ys - jnp.mean(ys, 1, keepdims=True)
+
+    return unroll
+
+
+def detached(layer):
+    def unroll(params, carry, xs, **options):
+        return layer.unroll(jax.lax.stop_gradient(params), carry, xs, **options)
+
+    return unroll
+
+
+def upcasts(layer):
+    def unroll(params, carry, xs, **options):
+        carry, ys = layer.unroll(params, carry, xs, **options)
+        return carry, ys.astype(jnp.promote_types(ys.dtype, jnp.float32))
+
+    return unroll
+
+
+@pytest.mark.parametrize(
+    ("fault", "check"),
+    [
+        (forgets_mask, "masked_steps_do_not_happen"),
+        (forgets_mask, "padding_poison_never_leaks"),
+        (resets_by_multiplying, "nothing_before_a_reset_matters"),
+        (looks_ahead, "future_never_leaks"),
+        (looks_ahead, "streaming_equals_whole"),
+        (mixes_rows, "batch_rows_are_independent"),
+        (detached, "unroll_is_the_loop_of_step"),
+        (upcasts, "low_precision_is_close"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_a_faulty_layer_fails(fault, check):
+    (run,) = [c for c in CHECKS if c.__name__ == check]
+    with pytest.raises(AssertionError, match=check):
+        run(broken(unroll=fault), X)
+
+
+def test_check_cell_runs_a_cell_of_ones_own():
+    def leak(params, h, x):
+        h = params * h + (1 - params) * x
+        return h, h
+
+    cell = sj.Cell(
+        init=lambda key, x: jnp.full((1, x.shape[-1]), 0.5),
+        initial_carry=lambda params, x: jnp.zeros_like(x),
+        recurrence=sj.Step(leak),
+    )
+    check_cell(cell, X)

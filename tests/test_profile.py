@@ -1,0 +1,536 @@
+"""The gradient profile against autodiff and closed forms, at any depth; fits and horizons."""
+
+import functools
+import math
+from fractions import Fraction
+
+import flax.linen as nn
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis.extra.numpy import arrays
+
+import seqjax as sj
+from seqjax.cells import REGISTRY, ElmanCarry, ElmanParams, LRUParams
+from seqjax.ops.select import select
+from seqjax.probes import fit_decay, gradient_profile, horizon, total_log_norm
+
+T, B, D, H = 12, 3, 4, 5
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def loss_per_step(ys, targets):
+    return jnp.sum(jnp.square(ys) * targets, -1)
+
+
+def last_sum(ys, targets):
+    return ys[-1].sum()
+
+
+# ---------------------------------------------------------------- against autodiff
+
+
+def perturbed_profile(layer, loss, params, carry, xs, targets, reset, mask):
+    """By the definition: the gradient by an array added to the carry that enters each step, after its reset."""
+    initial = layer.initial_carry(params, xs[0])
+
+    def evaluate(deltas):
+        def body(carry, inputs):
+            x, reset, mask, delta = inputs
+            carry = jax.tree.map(jnp.add, select(reset, initial, carry), delta)
+            return layer.step(params, carry, x, mask=mask)
+
+        losses = loss(jax.lax.scan(body, carry, (xs, reset, mask, deltas))[1], targets)
+        return losses.mean() if mask is None else jnp.where(mask, losses, 0).sum() / mask.sum()
+
+    deltas = jax.tree.map(lambda leaf: jnp.zeros((len(xs), *leaf.shape), leaf.dtype), carry)
+    value, gradients = jax.value_and_grad(evaluate)(deltas)
+    return value, jax.tree.map(lambda g: jnp.sqrt(jnp.sum(jnp.abs(g) ** 2, -1)), gradients)
+
+
+def flags(length):
+    rng = np.random.default_rng(5)
+    return jnp.asarray(rng.random((length, B)) < 0.2), jnp.asarray(rng.random((length, B)) < 0.7)
+
+
+@functools.cache
+def setting(name, length, depth):
+    """A layer and its inputs, all random; with two layers a dense one and a residual GRU on top."""
+    layer = sj.recurrent(REGISTRY[name].make(H))
+    if depth == 2:
+        dense = nn.Dense(3, param_dtype=jnp.float64, dtype=jnp.float64)
+        layer = sj.serial(layer, sj.pointwise(dense), sj.residual(sj.recurrent(sj.gru(3))))
+    xs = normal(0, length, B, D)
+    params = jax.tree.map(lambda p: p.astype(jnp.float64), jax.jit(layer.init)(jax.random.key(0), xs[0]))
+    carry = layer.initial_carry(params, xs[0])
+    leaves, treedef = jax.tree.flatten(carry)
+    noise = [normal(i + 1, *leaf.shape) for i, leaf in enumerate(leaves)]
+    carry = treedef.unflatten([n.astype(leaf.dtype) * (1 + 0.5j if leaf.dtype.kind == "c" else 1) for n, leaf in zip(noise, leaves)])  # noqa: E501
+    return layer, params, carry, xs, normal(9, length, B, H if depth == 1 else 3)
+
+
+def assert_profile(layer, params, carry, xs, targets, reset=None, mask=None, ways=(True, False)):
+    def all_of_them(params, carry, xs, targets, reset, mask):
+        expected = perturbed_profile(layer, loss_per_step, params, carry, xs, targets, reset, mask)
+        got = [
+            gradient_profile(
+                layer, loss_per_step, params, carry, xs, targets, reset=reset, mask=mask, extended_range=way
+            )
+            for way in ways
+        ]
+        return expected, got
+
+    (value, expected), got = jax.jit(all_of_them)(params, carry, xs, targets, reset, mask)
+    for profile in got:
+        assert jax.tree.structure(profile.log_norm) == jax.tree.structure(expected)
+        np.testing.assert_allclose(profile.loss, value, rtol=1e-12)
+        for log_norm, norm in zip(jax.tree.leaves(profile.log_norm), jax.tree.leaves(expected), strict=True):
+            assert log_norm.shape == norm.shape == xs.shape[:2]
+            happened = np.ones(xs.shape[:2], bool) if mask is None else np.asarray(mask)
+            assert np.isnan(np.asarray(log_norm)[~happened]).all()
+            difference = np.where(happened, np.exp(log_norm) - norm, 0)
+            assert np.linalg.norm(difference) <= 1e-12 * np.linalg.norm(np.where(happened, norm, 0))
+    return got
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_a_profile_equals_the_gradient_by_a_perturbation_of_the_carry(name):
+    assert_profile(*setting(name, T, 1), *flags(T))
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_a_profile_of_two_layers_equals_the_gradient_by_a_perturbation(name):
+    assert_profile(*setting(name, T, 2))
+
+
+def test_a_profile_of_64_steps_equals_the_gradient_by_a_perturbation():
+    assert_profile(*setting("lstm", 64, 2), *flags(64))
+
+
+@pytest.mark.parametrize("which", ["reset", "mask"])
+def test_a_profile_with_a_reset_or_a_mask_alone_equals_the_gradient_by_a_perturbation(which):
+    reset, mask = flags(T)
+    assert_profile(*setting("gru", T, 1), **{which: {"reset": reset, "mask": mask}[which]})
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("lstm", sj.Sequential(chunk=5)),
+        ("lstm", sj.Sequential(gradient="autodiff")),
+        ("gru_reset_before", sj.Sequential(chunk=5)),
+        ("lru", sj.Sequential(gradient="autodiff")),
+        ("lru", sj.Associative()),
+    ],
+    ids=str,
+)
+def test_a_tapped_profile_is_the_same_by_any_method(name, method):
+    _, params, carry, xs, targets = setting(name, T, 1)
+    layer = sj.recurrent(REGISTRY[name].make(H), method)
+    assert_profile(layer, params, carry, xs, targets, *flags(T), ways=(False,))
+
+
+def test_a_tapped_profile_passes_through_checkpoints_and_both_directions():
+    layer, params, carry, xs, targets = setting("gru", T, 1)
+    plain = gradient_profile(layer, loss_per_step, params, carry, xs, targets, extended_range=False)
+    kept = sj.checkpointed(layer, every=5)
+    got = gradient_profile(kept, loss_per_step, params, carry, xs, targets, extended_range=False)
+    np.testing.assert_allclose(got.log_norm.h, plain.log_norm.h, rtol=1e-12)
+    both = sj.bidirectional(layer, merge="sum")
+    got = gradient_profile(
+        both, lambda ys, targets: jnp.sum(ys * targets, -1), (params, params), (carry, carry), xs, targets,
+        extended_range=False,
+    )  # fmt: skip
+    forward = gradient_profile(layer, lambda ys, targets: jnp.sum(ys * targets, -1), params, carry, xs, targets)
+    backward = gradient_profile(
+        layer, lambda ys, targets: jnp.sum(ys * targets, -1), params, carry, xs[::-1], targets[::-1]
+    )
+    np.testing.assert_allclose(got.log_norm[0].h, forward.log_norm.h, rtol=1e-12)
+    np.testing.assert_allclose(got.log_norm[1].h[::-1], backward.log_norm.h, rtol=1e-12)
+
+
+def test_a_profile_comes_with_the_loss_and_its_gradients():
+    layer, params, carry, xs, targets = setting("lstm", T, 1)
+    reset, mask = flags(T)
+
+    def mean(params):
+        ys = layer.unroll(params, carry, xs, reset=reset, mask=mask)[1]
+        return jnp.where(mask, loss_per_step(ys, targets), 0).sum() / mask.sum()
+
+    value, gradients = jax.jit(jax.value_and_grad(mean))(params)
+    for way in (True, False):
+        run = functools.partial(gradient_profile, layer, loss_per_step, extended_range=way)
+        profile = jax.jit(run)(params, carry, xs, targets, reset=reset, mask=mask)
+        np.testing.assert_allclose(profile.loss, value, rtol=1e-13)
+        for got, expected in zip(profile.gradients, gradients, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+def test_a_profile_with_a_key_draws_as_unroll_does():
+    layer, params, carry, xs, targets = setting("gru", T, 1)
+    dropped = sj.serial(sj.dropout(0.5), layer)
+    arguments = ((), params), ((), carry), xs, targets
+    key = jax.random.key(3)
+    ways = [
+        gradient_profile(dropped, loss_per_step, *arguments, key=key, extended_range=way) for way in (True, False)
+    ]
+    np.testing.assert_allclose(ways[0].log_norm[1].h, ways[1].log_norm[1].h, rtol=1e-12)
+    without = gradient_profile(dropped, loss_per_step, *arguments)
+    assert np.abs(np.asarray(without.log_norm[1].h - ways[0].log_norm[1].h)).max() > 0.1
+
+
+def test_a_profile_has_no_or_several_batch_axes():
+    layer, params, carry, xs, _ = setting("lstm", T, 1)
+    one = gradient_profile(layer, last_sum, params, jax.tree.map(lambda c: c[0], carry), xs[:, 0], None, batch_ndim=0)
+    batch = gradient_profile(layer, last_sum, params, carry, xs, None)
+    split = gradient_profile(
+        layer, last_sum, params, jax.tree.map(lambda c: c[None], carry), xs[:, None], None, batch_ndim=2
+    )
+    for a, b, c in zip(one.log_norm, batch.log_norm, split.log_norm, strict=True):
+        assert a.shape == (T,) and b.shape == (T, B) and c.shape == (T, 1, B)
+        np.testing.assert_allclose(a, b[:, 0], rtol=1e-12)
+        np.testing.assert_allclose(c[:, 0], b, rtol=1e-12)
+
+
+# ---------------------------------------------------------------- closed forms, deep below the range of floats
+
+
+def linear(decay, dtype=jnp.float64, size=1):
+    """h_t = decay * h_{t-1} + x_t."""
+    eye = jnp.eye(size, dtype=dtype)
+    params = ElmanParams(eye, eye * jnp.asarray(decay, dtype), jnp.zeros(size, dtype))
+    return sj.recurrent(sj.elman(size, activation="identity")), params, ElmanCarry(jnp.zeros((2, size), dtype))
+
+
+def run_profile(layer, loss, params, carry, xs, **options):
+    run = functools.partial(gradient_profile, layer, loss, targets=None, **options)
+    return jax.jit(lambda params, carry, xs: run(params=params, carry=carry, xs=xs))(params, carry, xs).log_norm
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float64, 1e-6), (jnp.float32, 0.05)])
+def test_a_decay_of_131072_steps_is_exact(dtype, tolerance):
+    length, decay = 131_072, 0.9
+    layer, params, carry = linear(decay, dtype, 4)
+    log_norm = run_profile(layer, last_sum, params, carry, jnp.ones((length, 2, 4), dtype)).h
+    assert log_norm.dtype == dtype
+    steps = length - np.arange(length)
+    # Four units of gradient one each: a norm of 2. The decay that was run is the one that dtype holds.
+    expected = math.log(2) + math.log(float(np.asarray(decay, dtype))) * steps
+    assert expected[0] < -13_800
+    assert np.abs(np.asarray(log_norm, float) - expected[:, None]).max() < tolerance
+
+
+@pytest.mark.parametrize("decay", [0.5, 1.0, 1.5])
+def test_the_mean_loss_of_a_linear_recurrence_is_a_sum_of_geometric_series(decay):
+    length = 3000
+    layer, params, carry = linear(decay)
+    # dL/ds_t = (a + a^2 + ... + a^n) / (T B) with n = T - t; 1.5^3000 is beyond the range of float64.
+    n = length - np.arange(length)
+    powers = np.log(decay) * (n + 1) if decay != 1 else np.log(n)
+    if decay == 1:
+        expected = np.log(n)
+    elif decay < 1:
+        expected = np.log(decay) + np.log1p(-np.exp(np.log(decay) * n)) - np.log(1 - decay)
+    else:
+        expected = powers + np.log1p(-np.exp(-np.log(decay) * n)) - np.log(decay - 1)
+    # No forward value depends on the decay's powers: inputs and carry are zero.
+    log_norm = run_profile(layer, lambda ys, _: ys[..., 0], params, carry, jnp.zeros((length, 2, 1))).h
+    np.testing.assert_allclose(log_norm, (expected - math.log(length * 2))[:, None].repeat(2, 1), rtol=0, atol=1e-8)
+
+
+def test_a_loss_of_the_last_steps_is_a_sum_of_powers_at_any_depth():
+    length, decay = 5000, 0.5
+    layer, params, carry = linear(decay, jnp.float32)
+    log_norm = run_profile(layer, lambda ys, _: ys[-3:].sum(), params, carry, jnp.ones((length, 2, 1), jnp.float32)).h
+    n = length - np.arange(length)
+    expected = math.log(1 + 2 + 4) + math.log(decay) * n
+    expected[-2:] = np.log([0.75, 0.5])
+    np.testing.assert_allclose(log_norm[:, 0], expected, rtol=3 * np.finfo(np.float32).eps)
+
+
+@pytest.mark.parametrize("decays", [(0.99, 0.1), (0.1, 0.99)])
+def test_layers_that_decay_at_different_rates_keep_exponents_of_their_own(decays):
+    length = 2000
+    parts = [linear(decay) for decay in decays]
+    layer = sj.serial(*(part[0] for part in parts))
+    params, carry = tuple(part[1] for part in parts), tuple(part[2] for part in parts)
+    log_norm = run_profile(layer, last_sum, params, carry, jnp.ones((length, 2, 1)))
+    a, b = decays
+    n = length - np.arange(length)
+    # s2 decays by its own b; s1 reaches the loss along every mixture of a's and b's: a (a^n - b^n) / (a - b).
+    largest = max(a, b)
+    lower = math.log(a) + math.log(largest) * n + np.log1p(-((min(a, b) / largest) ** n)) - math.log(abs(a - b))
+    np.testing.assert_allclose(log_norm[0].h[:, 0], lower, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(log_norm[1].h[:, 0], math.log(b) * n, rtol=0, atol=1e-9)
+    assert abs(lower[0] - math.log(b) * length) < 10 or lower[0] - math.log(b) * length > 4000
+
+
+def lru_of(moduli, angles, readout):
+    """One input and output; every state of the given lambda; the output reads one of them."""
+    size = len(moduli)
+    w_c = np.zeros((2 * size, 1))
+    w_c[readout] = 1
+    logs = (np.log(-np.log(moduli)), np.log(angles), np.zeros(size))
+    params = LRUParams(*map(jnp.asarray, (*logs, np.ones((1, 2 * size)), w_c, np.zeros((1, 1)))))
+    return sj.recurrent(sj.lru(1, state_size=size)), params, jnp.zeros((2, size), complex)
+
+
+@pytest.mark.parametrize("half", [0, 1], ids=["real", "imaginary"])
+@pytest.mark.parametrize("k", [0, 1])
+def test_the_carry_of_lru_decays_by_the_modulus_of_the_lambda_that_is_read(k, half):
+    moduli, angles, length = np.array([0.5, 0.95]), np.array([1.0, 2.5]), 1500
+    layer, params, carry = lru_of(moduli, angles, k + 2 * half)
+    xs = jnp.ones((length, 2, 1))
+    n = length - np.arange(length)
+    expected = (np.log(moduli[k]) * n)[:, None].repeat(2, 1)
+    np.testing.assert_allclose(run_profile(layer, last_sum, params, carry, xs), expected, rtol=0, atol=1e-9)
+    tapped = run_profile(layer, last_sum, params, carry, xs[-500:], extended_range=False)
+    np.testing.assert_allclose(tapped, expected[-500:], rtol=0, atol=1e-9)
+
+
+def test_beyond_the_range_a_tap_says_zero_and_the_extended_profile_the_truth():
+    layer, params, carry = linear(0.5, jnp.float32)
+    xs = jnp.ones((400, 2, 1), jnp.float32)
+    extended = np.asarray(run_profile(layer, last_sum, params, carry, xs).h)
+    tapped = np.asarray(run_profile(layer, last_sum, params, carry, xs, extended_range=False).h)
+    np.testing.assert_allclose(tapped[-120:], extended[-120:], rtol=1e-6)
+    assert (tapped[:200] == -np.inf).all() and np.isfinite(extended).all()
+
+
+# ---------------------------------------------------------------- zeros, NaN, masks
+
+
+@pytest.mark.parametrize("extended_range", [True, False])
+def test_a_gradient_of_exactly_zero_is_minus_infinity(extended_range):
+    layer = sj.recurrent(sj.elman(H, activation="relu"))
+    params = ElmanParams(normal(0, D, H), normal(1, H, H), jnp.full(H, -100.0))  # dead
+    carry = ElmanCarry(normal(2, B, H))
+    log_norm = run_profile(layer, last_sum, params, carry, normal(3, T, B, D), extended_range=extended_range).h
+    assert (np.asarray(log_norm) == -np.inf).all()
+    assert total_log_norm((log_norm, log_norm)).max() == -np.inf
+
+
+@pytest.mark.parametrize("extended_range", [True, False])
+def test_a_loss_before_the_end_leaves_minus_infinity_behind_it(extended_range):
+    layer, params, carry = linear(0.5)
+    log_norm = run_profile(
+        layer, lambda ys, _: ys[5].sum(), params, carry, jnp.ones((9, 2, 1)), extended_range=extended_range
+    ).h
+    expected = np.concatenate([math.log(0.5) * np.arange(6, 0, -1), np.full(3, -np.inf)])
+    np.testing.assert_allclose(log_norm[:, 0], expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("extended_range", [True, False])
+def test_a_reset_cuts_the_profile(extended_range):
+    layer, params, carry = linear(0.5)
+    reset = jnp.zeros((9, 2), bool).at[4, 0].set(True)
+    log_norm = run_profile(
+        layer, last_sum, params, carry, jnp.ones((9, 2, 1)), reset=reset, extended_range=extended_range
+    ).h
+    full = math.log(0.5) * np.arange(9, 0, -1)
+    # The carry that enters step 4 after its reset still counts; what came before it does not.
+    np.testing.assert_allclose(log_norm[:, 0], np.where(np.arange(9) < 4, -np.inf, full), rtol=1e-14)
+    np.testing.assert_allclose(log_norm[:, 1], full, rtol=1e-14)
+
+
+@pytest.mark.parametrize("extended_range", [True, False])
+def test_a_masked_step_is_nan_and_costs_no_decay(extended_range):
+    layer, params, carry = linear(0.5)
+    mask = jnp.ones((6, 2), bool).at[2:4, 0].set(False)
+    xs = jnp.ones((6, 2, 1)).at[2:4, 0].set(jnp.nan)
+    log_norm = run_profile(
+        layer, lambda ys, _: ys[-1].sum(), params, carry, xs, mask=mask, extended_range=extended_range
+    ).h
+    np.testing.assert_allclose(log_norm[:, 0], np.log(0.5) * np.array([4, 3, np.nan, np.nan, 2, 1]), rtol=1e-14)
+    np.testing.assert_allclose(log_norm[:, 1], np.log(0.5) * np.arange(6, 0, -1), rtol=1e-14)
+
+
+@pytest.mark.parametrize("extended_range", [True, False])
+@pytest.mark.parametrize("name", ["lstm", "gru_reset_before", "lru"])
+def test_nan_in_an_input_gives_nan_for_its_example_alone(name, extended_range):
+    layer, params, carry, xs, targets = setting(name, T, 1)
+    run = functools.partial(gradient_profile, layer, loss_per_step, extended_range=extended_range)
+    log_norm = jax.jit(run)(params, carry, xs.at[6, 1].set(jnp.nan), targets).log_norm
+    for leaf in jax.tree.leaves(log_norm):
+        assert np.isnan(leaf[:, 1]).all()
+        assert np.isfinite(np.delete(leaf, 1, axis=1)).all()
+
+
+def test_leaves_without_gradients_have_no_profile():
+    def count(params, carry, u):
+        steps, h = carry
+        return (steps + 1, 0.5 * h + u), 0.5 * h + u
+
+    cell = sj.Cell(
+        init=lambda key, x: (),
+        initial_carry=lambda params, x: (jnp.zeros(x.shape[:-1], jnp.int32), jnp.zeros_like(x)),
+        recurrence=sj.Step(count),
+    )
+    layer = sj.recurrent(cell)
+    xs = jnp.ones((4, 2, 1))
+    for extended_range in (True, False):
+        log_norm = gradient_profile(
+            layer, last_sum, (), cell.initial_carry((), xs[0]), xs, None, extended_range=extended_range
+        ).log_norm
+        assert log_norm[0] is None
+        np.testing.assert_allclose(log_norm[1][:, 0], math.log(0.5) * np.arange(4, 0, -1), rtol=1e-14)
+        np.testing.assert_array_equal(total_log_norm(log_norm), log_norm[1])
+
+
+def test_the_total_is_the_norm_of_all_leaves():
+    leaves = {"a": np.log([3.0, 1e-200, 0.5]), "b": np.array([np.log(4.0), np.log(1e-200), -np.inf])}
+    expected = [np.log(5.0), np.log(math.sqrt(2)) + np.log(1e-200), np.log(0.5)]
+    np.testing.assert_allclose(total_log_norm(leaves), expected, rtol=1e-14)
+    assert np.isnan(total_log_norm((np.array([np.nan]), np.array([1.0])))).all()
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("extended_range", [True, False])
+def test_an_empty_sequence_has_no_profile(extended_range):
+    layer, params, carry = linear(0.5)
+    with pytest.raises(ValueError, match=r"gradient_profile: expected xs \[T, \.\.\.\] with T of at least 1"):
+        gradient_profile(
+            layer, last_sum, params, carry, jnp.ones((0, 2, 1)), None, extended_range=extended_range
+        )
+
+
+def test_a_layer_that_is_not_causal_has_no_extended_profile():
+    layer, params, carry = linear(0.5)
+    both = sj.bidirectional(layer)
+    message = r"gradient_profile: expected a causal layer .* got bidirectional\(.*\), which has no step\. Use extended"
+    with pytest.raises(TypeError, match=message):
+        gradient_profile(both, last_sum, (params, params), (carry, carry), jnp.ones((3, 2, 1)), None)
+
+
+def test_a_loss_of_another_shape_is_refused():
+    layer, params, carry = linear(0.5)
+    xs, mask = jnp.ones((3, 2, 1)), jnp.ones((3, 2), bool)
+    message = r"loss: expected losses per step \[3, 2\], per sequence \[2\] or a scalar, got \[3, 2, 1\]"
+    with pytest.raises(ValueError, match=message):
+        gradient_profile(layer, lambda ys, _: ys, params, carry, xs, None, mask=mask)
+
+
+# ---------------------------------------------------------------- fits
+
+
+@pytest.mark.parametrize("rate", [-3.0, -0.1, -1e-3, 0.02])
+def test_an_exponential_is_recovered(rate):
+    decay = fit_decay(2.5 + rate * np.arange(200))
+    assert decay.better == "exponential" and decay.exponential_aic < decay.power_aic
+    assert decay.exponential_rate == pytest.approx(rate, rel=1e-10)
+    assert decay.exponential_length == (pytest.approx(-1 / rate, rel=1e-10) if rate < 0 else math.inf)
+
+
+@pytest.mark.parametrize("exponent", [-2.0, -0.5, 0.7])
+def test_a_power_law_is_recovered(exponent):
+    decay = fit_decay(2.5 + exponent * np.log1p(np.arange(200)))
+    assert decay.better == "power" and decay.power_aic < decay.exponential_aic
+    assert decay.power_exponent == pytest.approx(exponent, rel=1e-10)
+
+
+def test_a_fit_survives_noise():
+    rng = np.random.default_rng(0)
+    lags = np.arange(500)
+    noise = 0.3 * rng.normal(size=500)
+    decay = fit_decay(-0.05 * lags + noise)
+    # The standard error of a slope: sigma / sqrt(sum (x - mean)^2).
+    assert abs(decay.exponential_rate + 0.05) < 5 * 0.3 / math.sqrt(500**3 / 12) and decay.better == "exponential"
+    decay = fit_decay(-1.5 * np.log1p(lags) + noise)
+    x = np.log1p(lags)
+    assert abs(decay.power_exponent + 1.5) < 5 * 0.3 / math.sqrt(((x - x.mean()) ** 2).sum())
+    assert decay.better == "power"
+
+
+def test_aic_is_that_of_a_line_with_normal_errors():
+    rng = np.random.default_rng(0)
+    log_norm = -0.05 * np.arange(50) + rng.normal(size=50)
+    decay = fit_decay(log_norm)
+    for x, slope, aic in (
+        (np.arange(50.0), decay.exponential_rate, decay.exponential_aic),
+        (np.log1p(np.arange(50.0)), decay.power_exponent, decay.power_aic),
+    ):
+        line = np.polynomial.Polynomial.fit(x, log_norm, 1).convert()
+        assert slope == pytest.approx(line.coef[1], rel=1e-9)
+        assert aic == pytest.approx(50 * math.log(np.mean((log_norm - line(x)) ** 2)) + 6, rel=1e-9)
+
+
+@pytest.mark.parametrize("gap", [np.nan, -np.inf])
+def test_entries_that_are_not_finite_take_no_part_in_a_fit(gap):
+    log_norm = -0.1 * np.arange(40.0)
+    log_norm[[0, 7, 8, 39]] = gap
+    decay = fit_decay(log_norm)
+    assert decay.exponential_rate == pytest.approx(-0.1, rel=1e-10) and decay.better == "exponential"
+    assert decay.lag_50 == horizon(log_norm, 0.5)
+
+
+@pytest.mark.parametrize("log_norm", [[], [0.0], [0.0, -1.0], [np.nan] * 5, [-np.inf] * 5, [0.0, -np.inf, -1.0]])
+def test_fewer_than_three_points_are_no_fit(log_norm):
+    decay = fit_decay(np.array(log_norm))
+    numbers = (decay.exponential_rate, decay.exponential_length, decay.exponential_aic)
+    assert all(map(math.isnan, (*numbers, decay.power_exponent, decay.power_aic))) and decay.better == ""
+    assert math.isnan(decay.lag_90) == (not np.isfinite(log_norm).any())
+
+
+def test_a_measured_profile_is_fitted_by_its_own_law():
+    layer, params, carry = linear(0.9)
+    log_norm = np.asarray(run_profile(layer, last_sum, params, carry, jnp.ones((64, 2, 1))).h)
+    decay = fit_decay(log_norm[::-1, 0])  # by lag
+    assert decay.better == "exponential" and decay.exponential_rate == pytest.approx(math.log(0.9), rel=1e-10)
+
+
+# ---------------------------------------------------------------- horizons
+
+counts = st.lists(st.integers(0, 9), min_size=1, max_size=30)
+shares = st.integers(1, 20)
+
+
+def log_of(masses):
+    with np.errstate(divide="ignore"):
+        return np.log(np.array(masses, float))
+
+
+@given(masses=counts, share=shares)
+def test_a_horizon_is_the_least_lag_that_holds_the_share(masses, share):
+    got = horizon(log_of(masses), share / 20)
+    total = sum(masses)
+    if total == 0:
+        assert math.isnan(got)
+        return
+    held, wanted = 0, Fraction(share, 20) * total
+    for lag, mass in enumerate(masses):
+        held += mass
+        if held >= wanted:
+            assert got == lag
+            return
+
+
+@given(masses=counts, share=shares, shift=st.floats(-1e5, 1e5))
+def test_a_horizon_does_not_depend_on_the_scale(masses, share, shift):
+    assume(any(masses))
+    # A shift of 1e5 costs the logs 1e-11 of their precision: exact ties are left out.
+    held = np.cumsum([Fraction(m, sum(masses)) for m in masses])
+    assume(all(abs(h - Fraction(share, 20)) > Fraction(1, 10**6) for h in held[:-1]))
+    assert horizon(log_of(masses) + shift, share / 20) == horizon(log_of(masses), share / 20)
+
+
+@given(masses=counts)
+def test_horizons_grow_with_the_share(masses):
+    assume(any(masses))
+    lags = [horizon(log_of(masses), share / 20) for share in range(1, 21)]
+    assert lags == sorted(lags) and 0 <= lags[0] and lags[-1] == max(i for i, m in enumerate(masses) if m)
+
+
+@given(arrays(float, st.integers(1, 20), elements=st.floats(-700, 700)), st.integers(0, 19), st.integers(0, 1))
+def test_nan_counts_as_nothing_in_a_horizon(log_norm, at, kind):
+    gone = log_norm.copy()
+    gone[at % len(gone)] = [np.nan, -np.inf][kind]
+    zero = np.where(np.isnan(gone), -np.inf, gone)
+    np.testing.assert_equal(horizon(gone, 0.5), horizon(zero, 0.5))

@@ -1,0 +1,236 @@
+"""PyTorch's layers on the same weights in float64: outputs, final states and every gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import seqjax as sj
+from seqjax.cells import ElmanCarry, ElmanParams, GRUCarry, GRUParams, LSTMCarry, LSTMParams
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.peers
+
+T, B, D, H = 9, 3, 4, 5
+LENGTHS = np.array([4, 9, 1])
+METHODS = [sj.Sequential(), sj.Sequential(chunk=4), sj.Sequential(gradient="autodiff")]
+
+
+def two_biases_in_one(w_x, w_h, b, b_h):
+    """PyTorch's layers have two biases that act as their sum; ours one, whose gradient is that of either."""
+    return [w_x.T, w_h.T, b + b_h], lambda d_w_x, d_w_h, d_b, d_b_h: [d_w_x.T, d_w_h.T, d_b]
+
+
+def two_biases(w_x, w_h, b, b_h):
+    return [w_x.T, w_h.T, b, b_h], lambda d_w_x, d_w_h, d_b, d_b_h: [d_w_x.T, d_w_h.T, d_b, d_b_h]
+
+
+# Our cell; PyTorch's layer; its weights, and gradients by them, as fields of ours; the types of params and carry.
+CELLS = {
+    "elman_tanh": (sj.elman(H), torch.nn.RNN, two_biases_in_one, ElmanParams, ElmanCarry),
+    "elman_relu": (
+        sj.elman(H, activation="relu"),
+        lambda *sizes, **options: torch.nn.RNN(*sizes, nonlinearity="relu", **options),
+        two_biases_in_one,
+        ElmanParams,
+        ElmanCarry,
+    ),
+    "lstm": (sj.lstm(H), torch.nn.LSTM, two_biases_in_one, LSTMParams, LSTMCarry),
+    "gru": (sj.gru(H), torch.nn.GRU, two_biases, GRUParams, GRUCarry),
+}
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def tensor(array):
+    return torch.tensor(np.array(array), dtype=torch.float64, requires_grad=True)
+
+
+def arrays(tensors):
+    return [t.detach().numpy() for t in tensors]
+
+
+def states(seed, carry_type, count):
+    """States ``[count, B, H]``, one per field of the carry, h first as PyTorch has it."""
+    return [tensor(normal(seed + i, count, B, H)) for i in range(len(carry_type._fields))]
+
+
+def carry_of(carry_type, values, direction=0):
+    """Our carry, h last, from PyTorch's states, h first."""
+    return carry_type(*(jnp.asarray(np.asarray(v)[direction]) for v in reversed(values)))
+
+
+def run_torch(layer, xs, state, lengths=None):
+    """Outputs, final states, and gradients of a weighted sum of all of them: by weights, states and inputs."""
+    given = tuple(state) if len(state) == 2 else state[0]
+    if lengths is None:
+        ys, end = layer(xs, given)
+    else:
+        packed = torch.nn.utils.rnn.pack_padded_sequence(xs, torch.tensor(lengths), enforce_sorted=False)
+        ys, end = layer(packed, given)
+        ys, padded_lengths = torch.nn.utils.rnn.pad_packed_sequence(ys, total_length=T)
+        assert list(padded_lengths) == list(lengths)
+    end = list(end) if len(state) == 2 else [end]
+    loss = (ys * torch.tensor(normal(50, *ys.shape))).sum()
+    for i, e in enumerate(end):
+        loss = loss + (e * torch.tensor(normal(60 + i, *e.shape))).sum()
+    weights = list(layer.parameters())
+    gradients = torch.autograd.grad(loss, [*weights, *state, xs])
+    split = len(weights), len(weights) + len(state)
+    return (
+        arrays([ys])[0],
+        arrays(end),
+        arrays(gradients[: split[0]]),
+        arrays(gradients[split[0] : split[1]]),
+        arrays(gradients[split[1] :])[0],
+    )
+
+
+def run_ours(layer, params, carry, xs, mask=None):
+    """Outputs, final carry, and gradients of the same sum."""
+
+    def loss(params, carry, xs):
+        end, ys = layer.unroll(params, carry, xs, mask=mask)
+        halves = (end,) if layer.causal else end
+        total = jnp.sum(ys * normal(50, *ys.shape))
+        for i in range(len(halves[0])):  # h first
+            stacked = jnp.stack([tuple(reversed(half))[i] for half in halves])
+            total = total + jnp.sum(stacked * normal(60 + i, *stacked.shape))
+        return total, (end, ys)
+
+    gradient = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))
+    (d_params, d_carry, d_xs), (end, ys) = gradient(params, carry, jnp.asarray(xs))
+    return ys, end, d_params, d_carry, d_xs
+
+
+def assert_close(got, expected, rtol=1e-10):
+    got, expected = jax.tree.leaves(got), jax.tree.leaves(expected)
+    for a, b in zip(got, expected, strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * max(1, np.abs(b).max()))
+
+
+@pytest.fixture(autouse=True)
+def one_seed_for_torch():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+@pytest.mark.parametrize("name", CELLS)
+def test_a_layer_equals_its_peer_in_values_and_gradients(name, method):
+    cell, peer, convert, params_type, carry_type = CELLS[name]
+    layer = peer(D, H).double()
+    values, back = convert(*arrays(layer.parameters()))
+    xs, state = tensor(normal(0, T, B, D)), states(1, carry_type, 1)
+    ys, end, d_weights, d_state, d_xs = run_torch(layer, xs, state)
+    expected = (ys, carry_of(carry_type, end), params_type(*back(*d_weights)), carry_of(carry_type, d_state), d_xs)
+    params, carry = params_type(*map(jnp.asarray, values)), carry_of(carry_type, arrays(state))
+    assert_close(run_ours(sj.recurrent(cell, method), params, carry, arrays([xs])[0]), expected)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_mask_of_lengths_equals_a_packed_sequence(name):
+    cell, peer, convert, params_type, carry_type = CELLS[name]
+    layer = peer(D, H).double()
+    values, back = convert(*arrays(layer.parameters()))
+    xs, state = tensor(normal(0, T, B, D)), states(1, carry_type, 1)
+    ys, end, d_weights, d_state, d_xs = run_torch(layer, xs, state, LENGTHS)
+    expected = (ys, carry_of(carry_type, end), params_type(*back(*d_weights)), carry_of(carry_type, d_state), d_xs)
+    params, carry = params_type(*map(jnp.asarray, values)), carry_of(carry_type, arrays(state))
+    mask = sj.lengths_to_mask(LENGTHS, T)
+    got = run_ours(sj.recurrent(cell), params, carry, arrays([xs])[0], mask)
+    assert_close(got, expected)
+    assert (np.asarray(got[0])[~np.asarray(mask)] == 0).all() and (np.asarray(got[4])[~np.asarray(mask)] == 0).all()
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "packed"])
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_bidirectional_equals_its_peer_in_values_and_gradients(name, lengths):
+    cell, peer, convert, params_type, carry_type = CELLS[name]
+    layer = peer(D, H, bidirectional=True).double()
+    weights = arrays(layer.parameters())
+    (forward, back), (backward, _) = convert(*weights[:4]), convert(*weights[4:])
+    xs, state = tensor(normal(0, T, B, D)), states(1, carry_type, 2)
+    ys, end, d_weights, d_state, d_xs = run_torch(layer, xs, state, lengths)
+    expected = (
+        ys,
+        tuple(carry_of(carry_type, end, i) for i in range(2)),
+        tuple(params_type(*back(*half)) for half in (d_weights[:4], d_weights[4:])),
+        tuple(carry_of(carry_type, d_state, i) for i in range(2)),
+        d_xs,
+    )
+    params = tuple(params_type(*map(jnp.asarray, half)) for half in (forward, backward))
+    carry = tuple(carry_of(carry_type, arrays(state), i) for i in range(2))
+    mask = None if lengths is None else sj.lengths_to_mask(lengths, T)
+    got = run_ours(sj.bidirectional(sj.recurrent(cell)), params, carry, arrays([xs])[0], mask)
+    assert_close(got, expected)
+
+
+# ---------------------------------------------------------------- GRU with reset before: PyTorch has no such layer
+
+
+class ResetBefore(torch.nn.Module):
+    """Cho et al. 2014, eq. 5-8, out of torch.nn.Linear."""
+
+    def __init__(self):
+        super().__init__()
+        for gate in "rzn":
+            setattr(self, f"input_{gate}", torch.nn.Linear(D, H))
+            setattr(self, f"recurrent_{gate}", torch.nn.Linear(H, H))
+
+    def forward(self, xs, h):
+        h, ys = h[0], []
+        for x in xs:
+            r = torch.sigmoid(self.input_r(x) + self.recurrent_r(h))
+            z = torch.sigmoid(self.input_z(x) + self.recurrent_z(h))
+            n = torch.tanh(self.input_n(x) + self.recurrent_n(r * h))
+            h = z * h + (1 - z) * n
+            ys.append(h)
+        return torch.stack(ys), h[None]
+
+
+def gru_params(weights):
+    """From (input weight, bias, recurrent weight, bias) per gate."""
+    w_x, b, w_h, b_h = ([*weights[i::4]] for i in range(4))
+    return GRUParams(
+        jnp.concatenate([w.T for w in w_x], 1),
+        jnp.concatenate([w.T for w in w_h], 1),
+        jnp.concatenate(b),
+        jnp.concatenate(b_h),
+    )
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_gru_with_reset_before_equals_a_loop_of_torch_linears(method):
+    layer = ResetBefore().double()
+    xs, state = tensor(normal(0, T, B, D)), states(1, GRUCarry, 1)
+    ys, end, d_weights, d_state, d_xs = run_torch(layer, xs, state)
+    expected = (ys, carry_of(GRUCarry, end), gru_params(d_weights), carry_of(GRUCarry, d_state), d_xs)
+    params = gru_params(arrays(layer.parameters()))
+    ours = sj.recurrent(sj.gru(H, reset_after=False), method)
+    assert_close(run_ours(ours, params, carry_of(GRUCarry, arrays(state)), arrays([xs])[0]), expected)
+
+
+def test_both_forms_of_gru_coincide_where_the_matrix_of_the_candidate_is_diagonal():
+    """There r * (h U) = (r * h) U, so that torch.nn.GRU is the reference of both forms."""
+    layer = torch.nn.GRU(D, H).double()
+    with torch.no_grad():
+        layer.weight_hh_l0[2 * H :] = torch.diag(torch.tensor(normal(9, H)))
+        layer.bias_hh_l0[2 * H :] = 0
+    values, back = two_biases(*arrays(layer.parameters()))
+    xs, state = tensor(normal(0, T, B, D)), states(1, GRUCarry, 1)
+    ys, end, d_weights, d_state, d_xs = run_torch(layer, xs, state)
+    d_expected = GRUParams(*back(*d_weights))
+    params, carry = GRUParams(*map(jnp.asarray, values)), carry_of(GRUCarry, arrays(state))
+    for reset_after in (True, False):
+        ours = sj.recurrent(sj.gru(H, reset_after=reset_after))
+        got_ys, got_end, d_params, d_carry, d_got_xs = run_ours(ours, params, carry, arrays([xs])[0])
+        expected = (ys, carry_of(GRUCarry, end), carry_of(GRUCarry, d_state), d_xs)
+        assert_close((got_ys, got_end, d_carry, d_got_xs), expected)
+        assert_close((d_params.w_x, d_params.b), (d_expected.w_x, d_expected.b))
+        assert_close(d_params.w_h[:, : 2 * H], d_expected.w_h[:, : 2 * H])
+        # Off the diagonal one form has r_i h_j, the other r_j h_i; the bias of one is scaled by r.
+        assert_close(jnp.diag(d_params.w_h[:, 2 * H :]), np.diag(d_expected.w_h[:, 2 * H :]))
+        assert_close(d_params.b_h[: 2 * H], d_expected.b_h[: 2 * H])
