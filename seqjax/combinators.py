@@ -1,6 +1,5 @@
 """Layers made of layers. Each keeps both views, `step` and `unroll`, where its parts have them."""
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -282,6 +281,6 @@ def _check_layers(who: str, layers: tuple[Any, ...]) -> None:
         if not isinstance(layer, Layer):
             hint = " Bind a cell with recurrent(cell)." if type(layer).__name__ == "Cell" else ""
             hint = hint or (
-                " Lift a module or function with pointwise(...)." if isinstance(layer, Callable) else ""
+                " Lift a module or function with pointwise(...)." if callable(layer) else ""
             )
             raise TypeError(f"{who}: expected layers, got {layer!r}.{hint}")

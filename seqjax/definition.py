@@ -178,7 +178,7 @@ def show(token: tuple) -> str:
         case "made":
             factory = build(rest[0])
             parameters = inspect.signature(factory).parameters
-            texts = []
+            texts: list[str] = []
             for name, value in rest[1]:
                 parameter = parameters[name]
                 if parameter.kind is parameter.VAR_POSITIONAL:

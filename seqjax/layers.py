@@ -142,7 +142,7 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
             return module(x)
         acting: Any = module
         if hasattr(module, "deterministic"):
-            acting = module.clone(deterministic=key is None)
+            acting = acting.clone(deterministic=key is None)
         leaf = jax.tree.leaves(x)[0]
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             params = cast(params, getattr(module, "dtype", None) or leaf.dtype)
@@ -357,10 +357,9 @@ def _empty_outputs(step: Callable, params: Any, carry: Any, xs: Any) -> Any:
 
 def _fit_carry(who: str, carry: Any, expected: Any) -> Any:
     """The carry in the dtypes that the cell runs in; a ValueError where the structure or a shape differs."""
-    if jax.tree.structure(carry) != jax.tree.structure(expected):
-        raise ValueError(
-            f"{who}: expected a carry {jax.tree.structure(expected)}, got {jax.tree.structure(carry)}."
-        )
+    form: Any = jax.tree.structure
+    if form(carry) != form(expected):
+        raise ValueError(f"{who}: expected a carry {form(expected)}, got {form(carry)}.")
 
     def fit(path: Any, leaf: Any, like: Any) -> jax.Array:
         leaf = jnp.asarray(leaf)

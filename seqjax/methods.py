@@ -34,7 +34,7 @@ class Sequential(Value):
         recurrent(cell=lstm(hidden_size=8), method=Sequential(chunk=64))
     """
 
-    kinds: ClassVar = (Step, Gated, Diagonal)
+    kinds: ClassVar[tuple[type, ...]] = (Step, Gated, Diagonal)
     chunk: int | None = None
     gradient: Literal["batched", "autodiff"] = "batched"
     unroll_factor: int = 1
@@ -113,7 +113,7 @@ class Associative(Value):
     hardware the logarithmic depth wins for long sequences.
     """
 
-    kinds: ClassVar = (Diagonal,)
+    kinds: ClassVar[tuple[type, ...]] = (Diagonal,)
 
     def unroll(
         self,
@@ -151,7 +151,7 @@ class Auto(Value):
     The CPU column is measured (``benchmarks/results/methods.md``); the other follows from the depth of the loops.
     """
 
-    kinds: ClassVar = (Step, Gated, Diagonal)
+    kinds: ClassVar[tuple[type, ...]] = (Step, Gated, Diagonal)
 
     def select(self, cell: Cell, xs: Any, *, platform: str | None = None) -> Method:
         """The method for a cell on inputs ``xs [T, *B, D]`` (arrays or ShapeDtypeStructs) on a platform.

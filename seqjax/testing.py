@@ -306,9 +306,8 @@ def second_derivatives_work(layer: Layer, x: Any) -> None:
     def along(params: Any) -> jax.Array:
         loss = functools.partial(_loss, layer, layer.unroll)
         g = jax.grad(loss)(params, case.carry, case.xs, *flags, case.weights)
-        return sum(
-            jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(g), jax.tree.leaves(direction), strict=True)
-        )
+        pairs = zip(jax.tree.leaves(g), jax.tree.leaves(direction), strict=True)
+        return jnp.sum(jnp.stack([jnp.vdot(a, b) for a, b in pairs]))
 
     found = jax.jit(jax.grad(along))(case.params)
     h = 1e-5
@@ -375,7 +374,7 @@ class Gradients(NamedTuple):
 
 @functools.lru_cache(maxsize=32)
 def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
-    x = treedef.unflatten([jnp.zeros(shape, dtype) for shape, dtype in leaves])
+    x = jax.tree.unflatten(treedef, [jnp.zeros(shape, dtype) for shape, dtype in leaves])
     keys = jax.random.split(jax.random.key(seed), 6)
     batch = leaves[0][0][0]
 
@@ -384,7 +383,7 @@ def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
             return jax.random.randint(keys[0], (LENGTH, *shape), 0, 2, dtype)
         return jax.random.normal(keys[0], (LENGTH, *shape), jnp.float64)
 
-    xs = treedef.unflatten([inputs(*leaf) for leaf in leaves])
+    xs = jax.tree.unflatten(treedef, [inputs(*leaf) for leaf in leaves])
     first = jax.tree.map(lambda a: a[0], xs)
     params = jax.tree.map(lambda p: p.astype(jnp.float64), layer.init(jax.random.key(3), x))
     # Params away from their initial values, where biases are zero and symmetries hide errors.
@@ -454,7 +453,7 @@ def _outcome_and_gradients(
         merged = list(leaves)
         for i, leaf in zip(floating, some, strict=True):
             merged[i] = leaf
-        outcome = Outcome(*unroll(params, carry, treedef.unflatten(merged), reset=reset, mask=mask))
+        outcome = Outcome(*unroll(params, carry, jax.tree.unflatten(treedef, merged), reset=reset, mask=mask))
         return _weighted(outcome, weights), outcome
 
     grad = jax.grad(loss, (0, 1, 2), has_aux=True, allow_int=True)
@@ -480,7 +479,7 @@ def _weighted(outcome: Outcome, weights: Outcome) -> jax.Array:
 def _random_like(tree: Any, key: jax.Array) -> Any:
     leaves, treedef = jax.tree.flatten(tree)
     keys = jax.random.split(key, max(1, len(leaves)))
-    return treedef.unflatten(
+    return jax.tree.unflatten(treedef, 
         [jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=False)]
     )
 

@@ -102,7 +102,7 @@ def gated(
             None if tap is None else tuple(flat(leaves(tap), 1, 0)),
         ),
     )
-    after = treedef.unflatten([a.reshape(*batch, a.shape[-1]) for a in after])
+    after = jax.tree.unflatten(treedef, [a.reshape(*batch, a.shape[-1]) for a in after])
     return after, hs.reshape(hs.shape[0], *batch, hs.shape[-1])
 
 
@@ -317,13 +317,12 @@ def _adjoint(
         d_arguments = [jnp.zeros_like(d_h) if d is None else d for d in d_arguments]
         d_u, d_r = _split_arguments(cell, d_arguments)
         d_before = [_dot(column, d_states) for column in zip(*partials.state_by_state, strict=True)]
-        d_before = [jnp.zeros_like(d_h) if d is None else d for d in d_before]
+        through_state = [jnp.zeros_like(d_h) if d is None else d for d in d_before]
         d_product = through_product(d_r, d_h)
         if cell.emit is None:
-            d_before[-1] = d_before[-1] + d_product
+            before = (*through_state[:-1], through_state[-1] + d_product)
         else:
-            d_before.append(d_product)
-        before = tuple(d_before)
+            before = (*through_state, d_product)
         if mask is not None:
             before = select(mask, before, d_carry)
             d_u, d_r, d_states, d_h = keep(mask, (d_u, d_r, d_states, d_h))

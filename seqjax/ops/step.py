@@ -110,9 +110,9 @@ def _gated_step(cell: Gated, weights: GatedWeights, carry: Any, u: jax.Array) ->
     w = jax.tree.map(lambda a: expand_left(a, h.ndim), weights.w)
     state = cell.update(w, tuple(state), *gates[:first_emitted])
     if cell.emit is None:
-        return treedef.unflatten(state), state[-1]
+        return jax.tree.unflatten(treedef, state), state[-1]
     h = cell.emit(w, tuple(state), *gates[first_emitted:])
-    return treedef.unflatten([*state, h]), h
+    return jax.tree.unflatten(treedef, [*state, h]), h
 
 
 def _diagonal_step(h: jax.Array, inputs: DiagonalInputs) -> tuple[jax.Array, jax.Array]:

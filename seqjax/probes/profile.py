@@ -159,7 +159,7 @@ def _adjoint_profile(
             merged = list(all_leaves)
             for i, leaf in zip(floating, some, strict=True):
                 merged[i] = leaf
-            after, y = layer.step(params, treedef.unflatten(merged), x, mask=mask, key=key)
+            after, y = layer.step(params, jax.tree.unflatten(treedef, merged), x, mask=mask, key=key)
             after = jax.tree.leaves(after)
             return [after[i] for i in floating], y
 
@@ -187,7 +187,7 @@ def _adjoint_profile(
     log_norm: list[Any] = [None] * len(leaves)
     for i, n in zip(floating, norms, strict=True):
         log_norm[i] = n
-    return GradientProfile(treedef.unflatten(log_norm), value, gradients)
+    return GradientProfile(jax.tree.unflatten(treedef, log_norm), value, gradients)
 
 
 class Scaled(NamedTuple):

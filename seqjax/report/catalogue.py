@@ -1,6 +1,7 @@
 """Tables of what there is, generated from the code: for ``seqjax list`` and the README."""
 
 import inspect
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from seqjax.base import Diagonal, Gated, Step
@@ -14,7 +15,7 @@ class Table(NamedTuple):
 
     title: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 def cells() -> Table:
