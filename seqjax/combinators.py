@@ -280,7 +280,5 @@ def _check_layers(who: str, layers: tuple[Any, ...]) -> None:
     for layer in layers:
         if not isinstance(layer, Layer):
             hint = " Bind a cell with recurrent(cell)." if type(layer).__name__ == "Cell" else ""
-            hint = hint or (
-                " Lift a module or function with pointwise(...)." if callable(layer) else ""
-            )
+            hint = hint or (" Lift a module or function with pointwise(...)." if callable(layer) else "")
             raise TypeError(f"{who}: expected layers, got {layer!r}.{hint}")

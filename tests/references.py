@@ -1,7 +1,7 @@
 """One plain NumPy loop per cell, transcribed from its paper: what every cell is compared with.
 
-``reference(params, carry, xs) -> (carry, ys)``, in the dtype of its inputs, with the keys of `seqjax.cells.REGISTRY`. Of
-seqjax only the names and layouts of the params are used. Row vectors: the papers' ``W x`` is ``x @ w`` here.
+``reference(params, carry, xs) -> (carry, ys)``, in the dtype of its inputs, with the keys of `seqjax.cells.REGISTRY`.
+Of seqjax only the names and layouts of the params are used. Row vectors: the papers' ``W x`` is ``x @ w`` here.
 """
 
 import numpy as np
@@ -44,7 +44,7 @@ def lstm(params, carry, xs):
 
 
 def gru_reset_before(params, carry, xs):
-    """Cho et al. 2014, arXiv:1406.1078, eq. 5-8, with both biases in every pre-activation (the paper leaves them out)."""
+    """Cho et al. 2014, arXiv:1406.1078, eq. 5-8, with both biases everywhere (the paper leaves them out)."""
     (h,) = carry
     w_r, w_z, w = np.split(params.w_x, 3, axis=1)
     u_r, u_z, u = np.split(params.w_h, 3, axis=1)

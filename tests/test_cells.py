@@ -41,7 +41,9 @@ def shaken(tree):
     rng = np.random.default_rng(1)
 
     def shake(leaf):
-        noise = rng.normal(size=leaf.shape) + (1j * rng.normal(size=leaf.shape) if np.iscomplexobj(leaf) else 0)
+        noise = rng.normal(size=leaf.shape) + (
+            1j * rng.normal(size=leaf.shape) if np.iscomplexobj(leaf) else 0
+        )
         return jnp.asarray(leaf + 0.3 * noise)
 
     return jax.tree.map(shake, jax.tree.map(np.asarray, tree))
@@ -238,20 +240,28 @@ def test_a_numpy_integer_is_a_size():
 
 
 def test_an_unknown_activation_is_refused(as_users_see_it):
-    with pytest.raises(ValueError, match=r"elman\(activation\): expected one of tanh, relu, identity, got 'gelu'\."):
+    with pytest.raises(
+        ValueError, match=r"elman\(activation\): expected one of tanh, relu, identity, got 'gelu'\."
+    ):
         sj.elman(3, activation="gelu")
     with pytest.raises(ValueError, match=r"elman\(activation\): .* got None\."):
         sj.elman(3, activation=None)
 
 
-@pytest.mark.parametrize(("r_min", "r_max"), [(0.9, 0.9), (0.9, 0.1), (-0.1, 0.5), (0.0, 1.1), (math.nan, 1.0)])
+@pytest.mark.parametrize(
+    ("r_min", "r_max"), [(0.9, 0.9), (0.9, 0.1), (-0.1, 0.5), (0.0, 1.1), (math.nan, 1.0)]
+)
 def test_a_ring_without_room_is_refused(r_min, r_max):
-    with pytest.raises(ValueError, match=rf"lru: expected 0 <= r_min < r_max <= 1, got r_min={r_min}, r_max={r_max}\."):
+    with pytest.raises(
+        ValueError, match=rf"lru: expected 0 <= r_min < r_max <= 1, got r_min={r_min}, r_max={r_max}\."
+    ):
         sj.lru(3, r_min=r_min, r_max=r_max)
 
 
 def test_other_arguments_of_lru_are_checked():
     with pytest.raises(ValueError, match=r"lru\(max_phase\): expected an angle above 0 radians, got 0\.0\."):
         sj.lru(3, max_phase=0.0)
-    with pytest.raises(ValueError, match=r"lru\(state_size\): expected a whole number of at least 1, got 0\."):
+    with pytest.raises(
+        ValueError, match=r"lru\(state_size\): expected a whole number of at least 1, got 0\."
+    ):
         sj.lru(3, state_size=0)

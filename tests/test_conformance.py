@@ -47,7 +47,9 @@ LAYERS = {
     "flax dropout": sj.pointwise(nn.Dropout(0.5)),
     "bidirectional": sj.bidirectional(sj.recurrent(sj.gru(3))),
     "bidirectional sum": sj.bidirectional(sj.recurrent(sj.lru(3)), sj.recurrent(sj.lstm(3)), merge="sum"),
-    "checkpointed": sj.checkpointed(sj.residual(sj.serial(sj.recurrent(sj.lstm(4)), sj.dropout(0.3))), every=4),
+    "checkpointed": sj.checkpointed(
+        sj.residual(sj.serial(sj.recurrent(sj.lstm(4)), sj.dropout(0.3))), every=4
+    ),
     "running mean": sj.serial(sj.running_mean(), sj.recurrent(sj.elman(3)), sj.running_mean()),
 }
 

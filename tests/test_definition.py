@@ -148,12 +148,28 @@ def test_how_an_argument_is_passed_makes_no_difference():
 
 
 def test_arguments_that_compare_equal_but_differ_in_type_make_different_values():
-    values = [True, 1, 1.0, 1 + 0j, "1", b"1", (1,), (1.0,), (True,), None, "None", np.dtype("int32"), "int32"]
+    values = [
+        True,
+        1,
+        1.0,
+        1 + 0j,
+        "1",
+        b"1",
+        (1,),
+        (1.0,),
+        (True,),
+        None,
+        "None",
+        np.dtype("int32"),
+        "int32",
+    ]
     for a, b in itertools.combinations(values, 2):
         assert scaled(a) != scaled(b)
         assert hash(scaled(a)) != hash(scaled(b))
     assert all(scaled(value) == scaled(value) for value in values)
-    assert all(repr(scaled(value)) == f"scaled(factor={value!r})" for value in values if value not in (1, "int32"))
+    assert all(
+        repr(scaled(value)) == f"scaled(factor={value!r})" for value in values if value not in (1, "int32")
+    )
 
 
 def test_numbers_given_to_seqjax_keep_their_types(as_users_see_it):
@@ -169,7 +185,11 @@ def test_numbers_given_to_seqjax_keep_their_types(as_users_see_it):
 def test_floats_are_equal_when_they_print_the_same():
     assert scaled(math.nan) == scaled(float("nan")) and scaled(0.1) == scaled(float("0.1"))
     assert scaled(0.0) != scaled(-0.0) and scaled(math.inf) != scaled(-math.inf)
-    assert pickle.loads(pickle.dumps(scaled((math.nan, -0.0)))) == scaled((math.nan, -0.0)) != scaled((math.nan, 0.0))
+    assert (
+        pickle.loads(pickle.dumps(scaled((math.nan, -0.0))))
+        == scaled((math.nan, -0.0))
+        != scaled((math.nan, 0.0))
+    )
 
 
 def test_lists_are_tuples_and_numpy_scalars_are_numbers():
@@ -188,7 +208,9 @@ def test_lists_are_tuples_and_numpy_scalars_are_numbers():
 
 
 def test_dtypes_are_equal_however_they_are_written():
-    values = [scaled(dtype) for dtype in (jnp.float32, np.float32, np.dtype("float32"), jnp.dtype(jnp.float32))]
+    values = [
+        scaled(dtype) for dtype in (jnp.float32, np.float32, np.dtype("float32"), jnp.dtype(jnp.float32))
+    ]
     assert len(set(values)) == 1 and values[0] != scaled(jnp.float64)
     assert pickle.loads(pickle.dumps(scaled(jnp.bfloat16))) == scaled(jnp.bfloat16)
 
@@ -211,11 +233,15 @@ def test_enums_and_dataclasses_and_partials_are_values():
 
 
 @pytest.mark.parametrize(
-    "array", [np.ones(2), np.ones(()), jnp.ones(2), jnp.asarray(1.0), jnp.float32(1)], ids=lambda a: type(a).__name__
+    "array",
+    [np.ones(2), np.ones(()), jnp.ones(2), jnp.asarray(1.0), jnp.float32(1)],
+    ids=lambda a: type(a).__name__,
 )
 def test_an_array_is_refused_and_its_argument_named(array):
     kind = type(array).__name__
-    message = rf"scaled\(factor=\.\.\.\): expected a number, .*, got {kind}: an array belongs into the params\."
+    message = (
+        rf"scaled\(factor=\.\.\.\): expected a number, .*, got {kind}: an array belongs into the params\."
+    )
     for value in (array, (1, array), [[array]]):
         with pytest.raises(TypeError, match=message):
             scaled(value)
@@ -252,7 +278,10 @@ def test_lambdas_are_equal_by_identity_alone():
 
 def test_pickling_a_lambda_names_the_argument():
     message = r"pointwise\(module=\.\.\.\): expected something that can be found by name to save it, got <function .*"
-    for value in (sj.pointwise(lambda x: x), sj.serial(sj.dropout(0.1), sj.residual(sj.pointwise(lambda x: x)))):
+    for value in (
+        sj.pointwise(lambda x: x),
+        sj.serial(sj.dropout(0.1), sj.residual(sj.pointwise(lambda x: x))),
+    ):
         with pytest.raises(TypeError, match=message + r"Define it at the top level of a module\."):
             pickle.dumps(value)
     with pytest.raises(TypeError, match=r"pointwise\(module=\.\.\.\)\.kernel_init: expected something"):
@@ -280,7 +309,9 @@ def test_a_cell_written_by_hand_equals_itself_alone():
     cell = handwritten()
     assert cell == cell and cell != handwritten() and repr(cell) == "<Cell without origin>"
     assert sj.recurrent(cell) == sj.recurrent(cell) != sj.recurrent(handwritten())
-    with pytest.raises(TypeError, match=r"recurrent\(cell=\.\.\.\): expected something that can be found by name"):
+    with pytest.raises(
+        TypeError, match=r"recurrent\(cell=\.\.\.\): expected something that can be found by name"
+    ):
         pickle.dumps(sj.recurrent(cell))
 
 

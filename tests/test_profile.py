@@ -71,7 +71,9 @@ def setting(name, length, depth):
     carry = layer.initial_carry(params, xs[0])
     leaves, treedef = jax.tree.flatten(carry)
     noise = [normal(i + 1, *leaf.shape) for i, leaf in enumerate(leaves)]
-    carry = treedef.unflatten([n.astype(leaf.dtype) * (1 + 0.5j if leaf.dtype.kind == "c" else 1) for n, leaf in zip(noise, leaves)])  # noqa: E501
+    carry = treedef.unflatten(
+        [n.astype(leaf.dtype) * (1 + 0.5j if leaf.dtype.kind == "c" else 1) for n, leaf in zip(noise, leaves)]
+    )  # noqa: E501
     return layer, params, carry, xs, normal(9, length, B, H if depth == 1 else 3)
 
 
@@ -147,7 +149,9 @@ def test_a_tapped_profile_passes_through_checkpoints_and_both_directions():
         both, lambda ys, targets: jnp.sum(ys * targets, -1), (params, params), (carry, carry), xs, targets,
         extended_range=False,
     )  # fmt: skip
-    forward = gradient_profile(layer, lambda ys, targets: jnp.sum(ys * targets, -1), params, carry, xs, targets)
+    forward = gradient_profile(
+        layer, lambda ys, targets: jnp.sum(ys * targets, -1), params, carry, xs, targets
+    )
     backward = gradient_profile(
         layer, lambda ys, targets: jnp.sum(ys * targets, -1), params, carry, xs[::-1], targets[::-1]
     )
@@ -178,7 +182,8 @@ def test_a_profile_with_a_key_draws_as_unroll_does():
     arguments = ((), params), ((), carry), xs, targets
     key = jax.random.key(3)
     ways = [
-        gradient_profile(dropped, loss_per_step, *arguments, key=key, extended_range=way) for way in (True, False)
+        gradient_profile(dropped, loss_per_step, *arguments, key=key, extended_range=way)
+        for way in (True, False)
     ]
     np.testing.assert_allclose(ways[0].log_norm[1].h, ways[1].log_norm[1].h, rtol=1e-12)
     without = gradient_profile(dropped, loss_per_step, *arguments)
@@ -187,7 +192,9 @@ def test_a_profile_with_a_key_draws_as_unroll_does():
 
 def test_a_profile_has_no_or_several_batch_axes():
     layer, params, carry, xs, _ = setting("lstm", T, 1)
-    one = gradient_profile(layer, last_sum, params, jax.tree.map(lambda c: c[0], carry), xs[:, 0], None, batch_ndim=0)
+    one = gradient_profile(
+        layer, last_sum, params, jax.tree.map(lambda c: c[0], carry), xs[:, 0], None, batch_ndim=0
+    )
     batch = gradient_profile(layer, last_sum, params, carry, xs, None)
     split = gradient_profile(
         layer, last_sum, params, jax.tree.map(lambda c: c[None], carry), xs[:, None], None, batch_ndim=2
@@ -205,12 +212,18 @@ def linear(decay, dtype=jnp.float64, size=1):
     """h_t = decay * h_{t-1} + x_t."""
     eye = jnp.eye(size, dtype=dtype)
     params = ElmanParams(eye, eye * jnp.asarray(decay, dtype), jnp.zeros(size, dtype))
-    return sj.recurrent(sj.elman(size, activation="identity")), params, ElmanCarry(jnp.zeros((2, size), dtype))
+    return (
+        sj.recurrent(sj.elman(size, activation="identity")),
+        params,
+        ElmanCarry(jnp.zeros((2, size), dtype)),
+    )
 
 
 def run_profile(layer, loss, params, carry, xs, **options):
     run = functools.partial(gradient_profile, layer, loss, targets=None, **options)
-    return jax.jit(lambda params, carry, xs: run(params=params, carry=carry, xs=xs))(params, carry, xs).log_norm
+    return jax.jit(lambda params, carry, xs: run(params=params, carry=carry, xs=xs))(
+        params, carry, xs
+    ).log_norm
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float64, 1e-6), (jnp.float32, 0.05)])
@@ -241,13 +254,17 @@ def test_the_mean_loss_of_a_linear_recurrence_is_a_sum_of_geometric_series(decay
         expected = powers + np.log1p(-np.exp(-np.log(decay) * n)) - np.log(decay - 1)
     # No forward value depends on the decay's powers: inputs and carry are zero.
     log_norm = run_profile(layer, lambda ys, _: ys[..., 0], params, carry, jnp.zeros((length, 2, 1))).h
-    np.testing.assert_allclose(log_norm, (expected - math.log(length * 2))[:, None].repeat(2, 1), rtol=0, atol=1e-8)
+    np.testing.assert_allclose(
+        log_norm, (expected - math.log(length * 2))[:, None].repeat(2, 1), rtol=0, atol=1e-8
+    )
 
 
 def test_a_loss_of_the_last_steps_is_a_sum_of_powers_at_any_depth():
     length, decay = 5000, 0.5
     layer, params, carry = linear(decay, jnp.float32)
-    log_norm = run_profile(layer, lambda ys, _: ys[-3:].sum(), params, carry, jnp.ones((length, 2, 1), jnp.float32)).h
+    log_norm = run_profile(
+        layer, lambda ys, _: ys[-3:].sum(), params, carry, jnp.ones((length, 2, 1), jnp.float32)
+    ).h
     n = length - np.arange(length)
     expected = math.log(1 + 2 + 4) + math.log(decay) * n
     expected[-2:] = np.log([0.75, 0.5])
@@ -265,7 +282,9 @@ def test_layers_that_decay_at_different_rates_keep_exponents_of_their_own(decays
     n = length - np.arange(length)
     # s2 decays by its own b; s1 reaches the loss along every mixture of a's and b's: a (a^n - b^n) / (a - b).
     largest = max(a, b)
-    lower = math.log(a) + math.log(largest) * n + np.log1p(-((min(a, b) / largest) ** n)) - math.log(abs(a - b))
+    lower = (
+        math.log(a) + math.log(largest) * n + np.log1p(-((min(a, b) / largest) ** n)) - math.log(abs(a - b))
+    )
     np.testing.assert_allclose(log_norm[0].h[:, 0], lower, rtol=0, atol=1e-9)
     np.testing.assert_allclose(log_norm[1].h[:, 0], math.log(b) * n, rtol=0, atol=1e-9)
     assert abs(lower[0] - math.log(b) * length) < 10 or lower[0] - math.log(b) * length > 4000
@@ -311,7 +330,9 @@ def test_a_gradient_of_exactly_zero_is_minus_infinity(extended_range):
     layer = sj.recurrent(sj.elman(H, activation="relu"))
     params = ElmanParams(normal(0, D, H), normal(1, H, H), jnp.full(H, -100.0))  # dead
     carry = ElmanCarry(normal(2, B, H))
-    log_norm = run_profile(layer, last_sum, params, carry, normal(3, T, B, D), extended_range=extended_range).h
+    log_norm = run_profile(
+        layer, last_sum, params, carry, normal(3, T, B, D), extended_range=extended_range
+    ).h
     assert (np.asarray(log_norm) == -np.inf).all()
     assert total_log_norm((log_norm, log_norm)).max() == -np.inf
 
@@ -347,7 +368,9 @@ def test_a_masked_step_is_nan_and_costs_no_decay(extended_range):
     log_norm = run_profile(
         layer, lambda ys, _: ys[-1].sum(), params, carry, xs, mask=mask, extended_range=extended_range
     ).h
-    np.testing.assert_allclose(log_norm[:, 0], np.log(0.5) * np.array([4, 3, np.nan, np.nan, 2, 1]), rtol=1e-14)
+    np.testing.assert_allclose(
+        log_norm[:, 0], np.log(0.5) * np.array([4, 3, np.nan, np.nan, 2, 1]), rtol=1e-14
+    )
     np.testing.assert_allclose(log_norm[:, 1], np.log(0.5) * np.arange(6, 0, -1), rtol=1e-14)
 
 
@@ -442,7 +465,10 @@ def test_a_fit_survives_noise():
     noise = 0.3 * rng.normal(size=500)
     decay = fit_decay(-0.05 * lags + noise)
     # The standard error of a slope: sigma / sqrt(sum (x - mean)^2).
-    assert abs(decay.exponential_rate + 0.05) < 5 * 0.3 / math.sqrt(500**3 / 12) and decay.better == "exponential"
+    assert (
+        abs(decay.exponential_rate + 0.05) < 5 * 0.3 / math.sqrt(500**3 / 12)
+        and decay.better == "exponential"
+    )
     decay = fit_decay(-1.5 * np.log1p(lags) + noise)
     x = np.log1p(lags)
     assert abs(decay.power_exponent + 1.5) < 5 * 0.3 / math.sqrt(((x - x.mean()) ** 2).sum())
@@ -471,7 +497,9 @@ def test_entries_that_are_not_finite_take_no_part_in_a_fit(gap):
     assert decay.lag_50 == horizon(log_norm, 0.5)
 
 
-@pytest.mark.parametrize("log_norm", [[], [0.0], [0.0, -1.0], [np.nan] * 5, [-np.inf] * 5, [0.0, -np.inf, -1.0]])
+@pytest.mark.parametrize(
+    "log_norm", [[], [0.0], [0.0, -1.0], [np.nan] * 5, [-np.inf] * 5, [0.0, -np.inf, -1.0]]
+)
 def test_fewer_than_three_points_are_no_fit(log_norm):
     decay = fit_decay(np.array(log_norm))
     numbers = (decay.exponential_rate, decay.exponential_length, decay.exponential_aic)
@@ -528,7 +556,9 @@ def test_horizons_grow_with_the_share(masses):
     assert lags == sorted(lags) and 0 <= lags[0] and lags[-1] == max(i for i, m in enumerate(masses) if m)
 
 
-@given(arrays(float, st.integers(1, 20), elements=st.floats(-700, 700)), st.integers(0, 19), st.integers(0, 1))
+@given(
+    arrays(float, st.integers(1, 20), elements=st.floats(-700, 700)), st.integers(0, 19), st.integers(0, 1)
+)
 def test_nan_counts_as_nothing_in_a_horizon(log_norm, at, kind):
     gone = log_norm.copy()
     gone[at % len(gone)] = [np.nan, -np.inf][kind]

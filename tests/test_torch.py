@@ -125,7 +125,13 @@ def test_a_layer_equals_its_peer_in_values_and_gradients(name, method):
     values, back = convert(*arrays(layer.parameters()))
     xs, state = tensor(normal(0, T, B, D)), states(1, carry_type, 1)
     ys, end, d_weights, d_state, d_xs = run_torch(layer, xs, state)
-    expected = (ys, carry_of(carry_type, end), params_type(*back(*d_weights)), carry_of(carry_type, d_state), d_xs)
+    expected = (
+        ys,
+        carry_of(carry_type, end),
+        params_type(*back(*d_weights)),
+        carry_of(carry_type, d_state),
+        d_xs,
+    )
     params, carry = params_type(*map(jnp.asarray, values)), carry_of(carry_type, arrays(state))
     assert_close(run_ours(sj.recurrent(cell, method), params, carry, arrays([xs])[0]), expected)
 
@@ -137,12 +143,20 @@ def test_a_mask_of_lengths_equals_a_packed_sequence(name):
     values, back = convert(*arrays(layer.parameters()))
     xs, state = tensor(normal(0, T, B, D)), states(1, carry_type, 1)
     ys, end, d_weights, d_state, d_xs = run_torch(layer, xs, state, LENGTHS)
-    expected = (ys, carry_of(carry_type, end), params_type(*back(*d_weights)), carry_of(carry_type, d_state), d_xs)
+    expected = (
+        ys,
+        carry_of(carry_type, end),
+        params_type(*back(*d_weights)),
+        carry_of(carry_type, d_state),
+        d_xs,
+    )
     params, carry = params_type(*map(jnp.asarray, values)), carry_of(carry_type, arrays(state))
     mask = sj.lengths_to_mask(LENGTHS, T)
     got = run_ours(sj.recurrent(cell), params, carry, arrays([xs])[0], mask)
     assert_close(got, expected)
-    assert (np.asarray(got[0])[~np.asarray(mask)] == 0).all() and (np.asarray(got[4])[~np.asarray(mask)] == 0).all()
+    assert (np.asarray(got[0])[~np.asarray(mask)] == 0).all() and (
+        np.asarray(got[4])[~np.asarray(mask)] == 0
+    ).all()
 
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "packed"])

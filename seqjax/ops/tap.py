@@ -58,7 +58,9 @@ def tap(carry: Any, dummies: Any) -> Any:
         return carry
     leaves, treedef = jax.tree.flatten(carry)
     flat = jax.tree.leaves(dummies, is_leaf=lambda d: d is None)
-    return jax.tree.unflatten(treedef, [h if d is None else _tap(h, d) for h, d in zip(leaves, flat, strict=True)])
+    return jax.tree.unflatten(
+        treedef, [h if d is None else _tap(h, d) for h, d in zip(leaves, flat, strict=True)]
+    )
 
 
 def dummies(carry: Any, num_steps: int, batch_ndim: int = 1) -> Any:

@@ -17,19 +17,9 @@ from markupsafe import Markup
 
 from seqjax.report import figures, tables
 from seqjax.report.figures import Profile
+from seqjax.report.store import SCHEMA
 from seqjax.report.svg import standalone
 
-SCHEMA: dict[str, Any] = {
-    "cell": pl.String,
-    "length": pl.Int32,
-    "seed": pl.Int32,
-    "training_step": pl.Int32,
-    "loss": pl.String,
-    "quantity": pl.String,
-    "leaf": pl.String,
-    "t": pl.Int32,
-    "value": pl.Float64,
-}
 LOSSES = ("last", "mean")
 
 

@@ -1,6 +1,7 @@
 """The main job: train small models and measure how gradients travel through them, run by run."""
 
 import platform
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import seqjax
 from seqjax import datasets
 from seqjax.base import Batch, Layer
 from seqjax.cells import REGISTRY
@@ -155,7 +155,8 @@ def run(
     try:
         for length in settings.lengths:
             source = make_source(settings, length, data)
-            baselines = baselines | (source.baselines if settings.task == "text" else {})
+            # A baseline that depends on the length has no place in a table for all lengths.
+            baselines = {n: v for n, v in source.baselines.items() if baselines.get(n, v) == v}
             for cell in settings.cells:
                 programs = None
                 for seed in range(settings.seeds):
@@ -291,16 +292,26 @@ def _to_dtype(array: jax.Array, dtype: str) -> jax.Array:
     return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
+def command(settings: Settings) -> str:
+    """The command line that measures with these settings."""
+    options = []
+    for name, value in settings.to_json().items():
+        if value != Settings().to_json()[name]:
+            text = ",".join(map(str, value)) if isinstance(value, list) else shlex.quote(str(value))
+            options.append(f" --{name.replace('_', '-')} {text}")
+    return "seqjax gradients" + "".join(options)
+
+
 def _summary(settings: Settings, done: set[Run], baselines: dict[str, float], started: str) -> dict[str, Any]:
     planned = len(settings.cells) * len(settings.lengths) * settings.seeds
     complete = len(done) == planned
     device = jax.devices()[0]
     return {
         "title": "How gradients travel through time",
+        "command": command(settings),
         "settings": settings.to_json(),
         "environment": {
-            "seqjax": seqjax.__version__,
-            **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+            **{name: version(name) for name in ("seqjax", "jax", "jaxlib", "flax", "optax", "numpy")},
             "python": platform.python_version(),
             "platform": platform.platform(),
             "device": f"{device.platform} ({device.device_kind})",

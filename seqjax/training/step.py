@@ -9,9 +9,9 @@ over many devices as over one: each device forms the sum over its own part of th
 gradients are added up before the division. A mean of the devices' means would weight a sequence by how many masked
 steps its neighbours have.
 
-The addition is the step's only communication, one all-reduce per dtype among params and losses. That needs care:
-differentiating a loop by params that all devices share sums each step's gradient over the devices inside the
-backward loop, one all-reduce per time step. Here each device differentiates by a copy of its own.
+The addition is the step's only communication: one all-reduce, or at most one per dtype among params and losses. That
+needs care: differentiating a loop by params that all devices share sums each step's gradient over the devices inside
+the backward loop, one all-reduce per time step. Here each device differentiates by a copy of its own.
 """
 
 from collections.abc import Callable
@@ -100,16 +100,18 @@ class TrainStep:
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         places = self._places(state, batch)
-        if places is not None:
-            state, batch = jax.device_put((state, batch), places)  # what is in its place already stays as it is
+        if places is not None:  # what is in its place already stays as it is
+            state, batch = jax.device_put((state, batch), places)
         return self.jitted(*state, batch)
 
     def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
         places = self._places(state, batch)
+
+        def placed(leaf: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
         if places is not None:
-            state, batch = jax.tree.map(
-                lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), (state, batch), places
-            )
+            state, batch = jax.tree.map(placed, (state, batch), places)
         return self.jitted.lower(*state, batch)
 
     def _places(self, state: TrainState, batch: Batch) -> Any:
@@ -119,7 +121,9 @@ class TrainStep:
                 f"train step: expected a TrainState, got {type(state).__name__}. Make one with init_train_state."
             )
         if not isinstance(batch, Batch):
-            raise TypeError(f"train step: expected a Batch, got {type(batch).__name__}. Write Batch(xs, targets).")
+            raise TypeError(
+                f"train step: expected a Batch, got {type(batch).__name__}. Write Batch(xs, targets)."
+            )
         for leaf in jax.tree.leaves(batch.xs):
             if not np.shape(leaf) or not np.shape(leaf)[0]:
                 raise ValueError(
@@ -143,8 +147,10 @@ def make_train_step(
     Shapes: batch.xs ``[T, *B, ...]``; reset, mask ``[T, *B]``; targets whatever the loss takes.
 
     With a mesh, the first batch axis B is split over the mesh's axis "data", or over its only axis, and the state is
-    the same on all devices. Arrays are placed by the step. The result is that of one device, to rounding, but for
-    noise: its shape is that of a device's share, so that device i of several draws from ``fold_in(key, i)``.
+    the same on all devices. The step places both; with several processes, place the first state by making it in
+    ``jax.jit(..., out_shardings=jax.NamedSharding(mesh, jax.P()))``. The result is that of one device, to rounding,
+    but for noise: a layer draws it for its own part of the batch, so that device i of several draws from
+    ``fold_in(key, i)``, and what is drawn depends on the number of devices.
 
     Targets are split by their shape. A leaf that begins with ``[T, B]`` holds targets per step, and is split on its
     second axis; any other that begins with ``[B]`` holds targets per sequence, and is split on its first. So targets
@@ -190,7 +196,9 @@ def make_train_step(
     _check_kinds("make_train_step", model, optimizer)
     sums = _sums_of(model, loss) if mesh is None else _sums_over(model, loss, mesh)
 
-    def train_step(params: Any, opt_state: Any, step: Any, key: Any, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(
+        params: Any, opt_state: Any, step: Any, key: Any, batch: Batch
+    ) -> tuple[TrainState, Metrics]:
         noise = None if key is None else jax.random.fold_in(key, step)
         total, count, gradients = sums(params, batch, noise)
         count = jnp.maximum(count, 1)
@@ -213,7 +221,8 @@ def _sums_of(model: Layer, loss: Loss) -> Callable[[Any, Batch, Any], tuple[Any,
     """``(params, batch, key) -> (total, count, gradients of the total)``."""
 
     def total_of(params: Any, batch: Batch, key: Any) -> tuple[Any, Any]:
-        # A carry of constants is as varying as the loop will make it; a learned one has a gradient.
+        # In here, because a learned carry has a gradient; marked, because one made of constants does not vary, and
+        # a loop wants carries that leave it as they came.
         carry = vary_like(model.initial_carry(params, first_step(batch.xs)), batch.xs)
         total, (count, _) = objective(model, loss)(params, carry, batch, key=key)
         return total, count
@@ -244,8 +253,9 @@ def _sums_over(model: Layer, loss: Loss, mesh: Mesh) -> Callable[[Any, Batch, An
             part_sums = _sums_of(model, _splitting(loss, batch.targets, axis, size))(params, part, key)
             return jax.lax.psum(vary_like(part_sums, part.xs), axis)
 
-        specs = (PartitionSpec(), batch_specs(batch, axis, size), PartitionSpec())
-        return jax.shard_map(of_part, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())(params, batch, key)
+        same = PartitionSpec()
+        specs = (same, batch_specs(batch, axis, size), same)
+        return jax.shard_map(of_part, mesh=mesh, in_specs=specs, out_specs=same)(params, batch, key)
 
     return sums
 
@@ -302,15 +312,17 @@ def batch_specs(batch: Batch, axis: str, size: int) -> Batch:
         ValueError: where a leaf has no such axis as B, or B is not a multiple of size.
 
     Example:
-        >>> import jax.numpy as jnp, seqjax as sj
-        >>> specs = batch_specs(sj.Batch(xs=jnp.zeros((10, 4, 3)), targets=jnp.zeros(4)), "data", 2)
-        >>> specs.xs, specs.targets
-        (PartitionSpec(None, 'data'), PartitionSpec('data',))
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> batch = sj.Batch(xs=jnp.zeros((10, 4, 3)), targets=jnp.zeros(4))
+        >>> batch_specs(batch, "data", 2) == sj.Batch(jax.P(None, "data"), jax.P("data"))
+        True
     """
     first = np.shape(jax.tree.leaves(batch.xs)[0])
     lead = first[:2]
     if len(lead) < 2:
-        raise ValueError(f"train step: expected xs [T, B, ...], to be split on B over a mesh, got {list(first)}.")
+        raise ValueError(
+            f"train step: expected xs [T, B, ...], to be split on B over a mesh, got {list(first)}."
+        )
     if lead[1] % size:
         raise ValueError(
             f"train step: expected a batch that divides among the {size} devices of mesh axis '{axis}', got B = "

@@ -1,0 +1,74 @@
+"""The conformance suite: what every layer and cell promises, as checks for one's own as well.
+
+`check_layer(layer, x)` and `check_cell(cell, x)` raise an AssertionError that names check, layer and numbers. They
+compute in float64 and need ``jax.config.update("jax_enable_x64", True)``. Each check is a function with a sentence for
+a name; `CHECKS` lists them, for a test runner to run one by one.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from seqjax.base import Cell, Layer, Method
+from seqjax.layers import recurrent
+from seqjax.methods import METHODS, Sequential
+from seqjax.testing.checks import CHECKS, params_do_not_depend_on_method
+
+__all__ = [
+    "CHECKS",
+    "check_cell",
+    "check_layer",
+    "check_method",
+    "methods_for",
+    "params_do_not_depend_on_method",
+    "strict",
+]
+
+
+def check_layer(layer: Layer, x: Any) -> None:
+    """Run every check on a layer.
+
+    Args:
+        layer: any layer, up to a whole model.
+        x: one time step ``[B, ...]`` as an example, B of at least 2.
+
+    Raises:
+        AssertionError: for the first check that fails.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> from seqjax.testing import check_layer
+        >>> with jax.enable_x64(True):
+        ...     check_layer(sj.dropout(0.5), jnp.ones((2, 3)))
+    """
+    for check in CHECKS:
+        check(layer, x)
+
+
+def check_cell(cell: Cell, x: Any) -> None:
+    """Run every check on a cell under every method that runs its recurrence, in strict dtype and rank promotion."""
+    for method in methods_for(cell):
+        check_method(method, cell, x)
+
+
+def check_method(method: Method, cell: Cell, x: Any) -> None:
+    """Run every check on one cell under one method, in strict dtype and rank promotion."""
+    params_do_not_depend_on_method(method, cell, x)
+    with strict():
+        check_layer(recurrent(cell, method), x)
+
+
+def methods_for(cell: Cell) -> list[Method]:
+    """All methods that run a cell, and `Sequential` in each of its modes."""
+    modes: list[Any] = [method() for method in METHODS]
+    modes += [Sequential(chunk=4), Sequential(gradient="autodiff"), Sequential(chunk=5, gradient="autodiff")]
+    return [method for method in modes if isinstance(cell.recurrence, method.kinds)]
+
+
+@contextlib.contextmanager
+def strict() -> Iterator[None]:
+    """Neither dtypes nor ranks are promoted silently."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield

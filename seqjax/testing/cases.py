@@ -1,0 +1,183 @@
+"""Random inputs for a layer, the compiled programs that the checks share, and comparisons that say what differs."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax.base import Layer
+
+LENGTH = 13
+RTOL = 1e-10
+
+
+class Case(NamedTuple):
+    """A layer with float64 params and random inputs: carry not zero, resets and masks inside, one row all masked."""
+
+    layer: Layer
+    params: Any
+    initial: Any
+    carry: Any
+    xs: Any
+    weights: Any
+    reset: np.ndarray
+    mask: np.ndarray
+
+
+class Outcome(NamedTuple):
+    """Final carry and outputs."""
+
+    carry: Any
+    ys: Any
+
+
+class Gradients(NamedTuple):
+    """Of the weighted sum of an `Outcome`."""
+
+    params: Any
+    carry: Any
+    xs: Any
+
+
+@functools.lru_cache(maxsize=32)
+def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
+    x = jax.tree.unflatten(treedef, [jnp.zeros(shape, dtype) for shape, dtype in leaves])
+    keys = jax.random.split(jax.random.key(seed), 6)
+    batch = leaves[0][0][0]
+
+    def inputs(shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        if jnp.issubdtype(dtype, jnp.integer):
+            return jax.random.randint(keys[0], (LENGTH, *shape), 0, 2, dtype)
+        return jax.random.normal(keys[0], (LENGTH, *shape), jnp.float64)
+
+    xs = jax.tree.unflatten(treedef, [inputs(*leaf) for leaf in leaves])
+    first = jax.tree.map(lambda a: a[0], xs)
+    params = jax.tree.map(lambda p: p.astype(jnp.float64), layer.init(jax.random.key(3), x))
+    # Params away from their initial values, where biases are zero and symmetries hide errors.
+    params = jax.tree.map(lambda p, d: p + 0.1 * d, params, random_like(params, keys[1]))
+    initial = layer.initial_carry(params, first)
+    # Counts and normalisers in a carry are positive.
+    carry = jax.tree.map(
+        lambda c, d: c + (d if jnp.iscomplexobj(d) else 0.5 * jnp.abs(d)),
+        initial,
+        random_like(initial, keys[2]),
+    )
+    after, ys = jax.eval_shape(layer.unroll, params, carry, xs)
+    weights = Outcome(random_like(after, keys[3]), random_like(ys, keys[4]))
+    random = np.random.default_rng(seed)
+    reset, mask = random.random((LENGTH, batch)) < 0.2, random.random((LENGTH, batch)) < 0.7
+    mask[:, -1] = False
+    mask[-4:, 0] = False
+    return Case(layer, params, initial, carry, xs, weights, reset, mask)
+
+
+def make_case(layer: Layer, x: Any, seed: int = 0) -> Case:
+    """The inputs that the checks of a layer share."""
+    if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise ValueError(
+            'seqjax.testing: expected float64; call jax.config.update("jax_enable_x64", True) first.'
+        )
+    leaves, treedef = jax.tree.flatten(x)
+    return _cached_case(layer, treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves), seed)
+
+
+@functools.lru_cache(maxsize=32)
+def unrolled(layer: Layer) -> Callable:
+    """``(params, carry, xs, reset, mask, weights) -> (Outcome, Gradients)`` by the layer's unroll, compiled."""
+    return jax.jit(functools.partial(_outcome_and_gradients, layer.unroll))
+
+
+@functools.lru_cache(maxsize=32)
+def looped(layer: Layer) -> Callable:
+    """The same by a scan of the layer's step."""
+
+    def unroll(params: Any, carry: Any, xs: Any, *, reset: Any, mask: Any) -> Any:
+        def body(carry: Any, inputs: Any) -> Any:
+            x, reset, mask = inputs
+            return layer.step(params, carry, x, reset=reset, mask=mask)
+
+        return jax.lax.scan(body, carry, (xs, reset, mask))
+
+    return jax.jit(functools.partial(_outcome_and_gradients, unroll))
+
+
+def loop_by_hand(layer: Layer, params: Any, carry: Any, xs: Any) -> Outcome:
+    """Outputs by a Python loop over the layer's step, without flags."""
+    step, ys = jax.jit(layer.step), []
+    for t in range(LENGTH):
+        carry, y = step(params, carry, jax.tree.map(lambda a, t=t: a[t], xs))
+        ys.append(y)
+    return Outcome(carry, jax.tree.map(lambda *a: jnp.stack(a), *ys))
+
+
+def weighted_loss(
+    unroll: Callable, params: Any, carry: Any, xs: Any, reset: Any, mask: Any, weights: Outcome
+) -> jax.Array:
+    """The loss whose gradients `unrolled` gives."""
+    return _weighted(Outcome(*unroll(params, carry, xs, reset=reset, mask=mask)), weights)
+
+
+def _outcome_and_gradients(
+    unroll: Callable, params: Any, carry: Any, xs: Any, reset: Any, mask: Any, weights: Outcome
+) -> tuple[Outcome, Gradients]:
+    leaves, treedef = jax.tree.flatten(xs)
+    floating = [i for i, a in enumerate(leaves) if jnp.issubdtype(a.dtype, jnp.inexact)]
+
+    def loss(params: Any, carry: Any, some: Any) -> tuple[jax.Array, Outcome]:
+        merged = list(leaves)
+        for i, leaf in zip(floating, some, strict=True):
+            merged[i] = leaf
+        outcome = Outcome(*unroll(params, carry, jax.tree.unflatten(treedef, merged), reset=reset, mask=mask))
+        return _weighted(outcome, weights), outcome
+
+    grad = jax.grad(loss, (0, 1, 2), has_aux=True, allow_int=True)
+    gradients, outcome = grad(params, carry, [leaves[i] for i in floating])
+    return outcome, Gradients(*gradients)
+
+
+def _weighted(outcome: Outcome, weights: Outcome) -> jax.Array:
+    """A loss that is not linear in the outputs, so that second derivatives by them count as well."""
+    terms = [
+        jnp.sum(jnp.real(w * a) + 0.5 * jnp.abs(w) * jnp.real(a * jnp.conj(a)))
+        for w, a in zip(jax.tree.leaves(weights), jax.tree.leaves(outcome), strict=True)
+    ]
+    return sum(terms[1:], terms[0])
+
+
+def random_like(tree: Any, key: jax.Array) -> Any:
+    """Standard normal numbers in the shapes and dtypes of a tree."""
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = jax.random.split(key, max(1, len(leaves)))
+    return jax.tree.unflatten(
+        treedef, [jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=False)]
+    )
+
+
+def form(tree: Any) -> list:
+    """Names, shapes and dtypes of a tree's leaves."""
+    return [(jax.tree_util.keystr(p), a.shape, a.dtype) for p, a in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def assert_true(check: str, layer: Layer, holds: Any, found: Any) -> None:
+    """Raise an AssertionError unless something holds."""
+    if not holds:
+        raise AssertionError(f"{check}: {layer!r}: {found}")
+
+
+def assert_close(check: str, layer: Layer, found: Any, expected: Any, rtol: float = RTOL) -> None:
+    """Leaf by leaf: within rtol of the expected leaf's largest entry, and finite where it is."""
+    paths = jax.tree_util.tree_leaves_with_path(found)
+    for (path, a), b in zip(paths, jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        if a.dtype.names or a.dtype == jax.dtypes.float0:
+            continue
+        scale = max(1.0, float(np.max(np.abs(b), initial=0)))
+        error = float(np.max(np.abs(a - b), initial=0)) if a.shape == b.shape else np.inf
+        if not error <= rtol * scale:
+            raise AssertionError(
+                f"{check}: {layer!r}: result{jax.tree_util.keystr(path)} differs by {error:.3g}, "
+                f"allowed {rtol * scale:.3g}."
+            )

@@ -1,0 +1,295 @@
+"""The checks: what every layer promises, one function with a sentence for a name each."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax.base import Cell, Layer, Method
+from seqjax.layers import recurrent
+from seqjax.testing.cases import (
+    LENGTH,
+    assert_close,
+    assert_true,
+    form,
+    loop_by_hand,
+    looped,
+    make_case,
+    random_like,
+    unrolled,
+    weighted_loss,
+)
+
+
+def unroll_is_the_loop_of_step(layer: Layer, x: Any) -> None:
+    """Values, and gradients by params, carry and inputs, with and without resets and masks."""
+    if not layer.causal:
+        return
+    case = make_case(layer, x)
+    never, always = np.zeros_like(case.reset), np.ones_like(case.mask)
+    for reset, mask in ((never, always), (case.reset, always), (never, case.mask), (case.reset, case.mask)):
+        found = unrolled(layer)(case.params, case.carry, case.xs, reset, mask, case.weights)
+        expected = looped(layer)(case.params, case.carry, case.xs, reset, mask, case.weights)
+        assert_close("unroll_is_the_loop_of_step", layer, found, expected)
+    found = jax.jit(layer.unroll)(case.params, case.carry, case.xs)
+    expected = loop_by_hand(layer, case.params, case.carry, case.xs)
+    assert_close("unroll_is_the_loop_of_step (without flags)", layer, found, expected)
+
+
+def resets_separate_packed_sequences(layer: Layer, x: Any) -> None:
+    """Packed sequences give what separate ones give, and no gradient crosses a reset."""
+    case = make_case(layer, x)
+    reset = np.zeros_like(case.reset)
+    reset[[5, 9]] = True
+    everywhere = np.ones_like(case.mask)
+    # Backward in time the last piece would be the one to start from a carry.
+    start = case.carry if layer.causal else case.initial
+    outcome, _ = unrolled(layer)(case.params, start, case.xs, reset, everywhere, case.weights)
+    pieces = []
+    for begin, end in ((0, 5), (5, 9), (9, LENGTH)):
+        xs = jax.tree.map(lambda a, b=begin, e=end: a[b:e], case.xs)
+        carry = start if begin == 0 else case.initial
+        pieces.append(layer.unroll(case.params, carry, xs)[1])
+    whole = jax.tree.map(lambda *parts: jnp.concatenate(parts), *pieces)
+    assert_close("resets_separate_packed_sequences", layer, outcome.ys, whole)
+
+    only_middle = jax.tree.map(lambda w: w.at[:5].set(0).at[9:].set(0), case.weights.ys)
+    weights = case.weights._replace(ys=only_middle, carry=jax.tree.map(jnp.zeros_like, case.weights.carry))
+    _, gradients = unrolled(layer)(case.params, case.carry, case.xs, reset, everywhere, weights)
+    for g in jax.tree.leaves(gradients.xs):
+        assert_true(
+            "resets_separate_packed_sequences (gradient)", layer, not g[:5].any() and not g[9:].any(), g
+        )
+
+
+def masked_steps_do_not_happen(layer: Layer, x: Any) -> None:
+    """Rows with masked steps give what the rows without these steps give; outputs there are zero."""
+    case = make_case(layer, x)
+    never = np.zeros_like(case.reset)
+    outcome, _ = unrolled(layer)(case.params, case.carry, case.xs, never, case.mask, case.weights)
+    for row in range(case.mask.shape[1]):
+        kept = np.flatnonzero(case.mask[:, row])
+        one = slice(row, row + 1)
+        carry = jax.tree.map(lambda c, one=one: c[one], case.carry)
+        xs = jax.tree.map(lambda a, kept=kept, one=one: a[kept][:, one], case.xs)
+        after, ys = layer.unroll(case.params, carry, xs)
+        found = (
+            jax.tree.map(lambda a, one=one: a[one], outcome.carry),
+            jax.tree.map(lambda a, kept=kept, one=one: a[kept][:, one], outcome.ys),
+        )
+        assert_close("masked_steps_do_not_happen", layer, found, (after, ys))
+    for y in jax.tree.leaves(outcome.ys):
+        assert_true("masked_steps_do_not_happen (outputs)", layer, not np.asarray(y)[~case.mask].any(), y)
+
+
+def padding_poison_never_leaks(layer: Layer, x: Any) -> None:
+    """NaN, infinity or huge numbers in masked steps change no value and no gradient anywhere."""
+    case = make_case(layer, x)
+    clean = unrolled(layer)(case.params, case.carry, case.xs, case.reset, case.mask, case.weights)
+    for poison in (np.nan, np.inf, 1e30):
+
+        def spoil(a: jax.Array, poison: float = poison) -> jax.Array:
+            spoilt = np.array(a)
+            if np.issubdtype(spoilt.dtype, np.inexact):
+                spoilt[~case.mask] = poison
+            return jnp.asarray(spoilt)
+
+        xs = jax.tree.map(spoil, case.xs)
+        found = unrolled(layer)(case.params, case.carry, xs, case.reset, case.mask, case.weights)
+        assert_close(f"padding_poison_never_leaks ({poison})", layer, found, clean)
+
+
+def nothing_before_a_reset_matters(layer: Layer, x: Any) -> None:
+    """A NaN before a reset, in a step that does happen, reaches no value and no input gradient after it."""
+    case = make_case(layer, x)
+    if not any(jnp.issubdtype(a.dtype, jnp.inexact) for a in jax.tree.leaves(case.xs)) or not layer.causal:
+        return
+    reset = np.zeros_like(case.reset)
+    reset[7, 0] = True
+    everywhere = np.ones_like(case.mask)
+    clean = unrolled(layer)(case.params, case.carry, case.xs, reset, everywhere, case.weights)
+    xs = jax.tree.map(lambda a: a.at[3, 0].set(jnp.nan), case.xs)
+    found = unrolled(layer)(case.params, case.carry, xs, reset, everywhere, case.weights)
+
+    def after(result: Any) -> Any:
+        outcome, gradients = result
+        return outcome.carry, [a[7:, 0] for a in jax.tree.leaves((outcome.ys, gradients.xs))]
+
+    assert_close("nothing_before_a_reset_matters", layer, after(found), after(clean))
+
+
+def streaming_equals_whole(layer: Layer, x: Any) -> None:
+    """A sequence in two pieces, the carry handed on, gives what the whole gives."""
+    if not layer.causal:
+        return
+    case = make_case(layer, x)
+    never, always = np.zeros_like(case.reset), np.ones_like(case.mask)
+    whole, _ = unrolled(layer)(case.params, case.carry, case.xs, never, always, case.weights)
+    carry, first = layer.unroll(case.params, case.carry, jax.tree.map(lambda a: a[:5], case.xs))
+    carry, second = layer.unroll(case.params, carry, jax.tree.map(lambda a: a[5:], case.xs))
+    ys = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
+    assert_close("streaming_equals_whole", layer, (carry, ys), (whole.carry, whole.ys))
+
+
+def empty_sequences_work(layer: Layer, x: Any) -> None:
+    """T = 0 returns the carry and outputs ``[0, *B, ...]`` of the right dtype."""
+    if not layer.causal:
+        return
+    case = make_case(layer, x)
+    carry, ys = layer.unroll(case.params, case.carry, jax.tree.map(lambda a: a[:0], case.xs))
+    assert_close("empty_sequences_work", layer, carry, case.carry)
+    one = layer.unroll(case.params, case.carry, jax.tree.map(lambda a: a[:1], case.xs))[1]
+    for none, some in zip(jax.tree.leaves(ys), jax.tree.leaves(one), strict=True):
+        same = none.shape == (0, *some.shape[1:]) and none.dtype == some.dtype
+        assert_true("empty_sequences_work (shapes)", layer, same, (none.shape, none.dtype))
+
+
+def future_never_leaks(layer: Layer, x: Any) -> None:
+    """Later inputs change no earlier output of a causal layer."""
+    if not layer.causal:
+        return
+    case = make_case(layer, x)
+    other = make_case(layer, x, seed=1)
+    xs = jax.tree.map(lambda a, b: jnp.concatenate([a[:6], b[6:]]), case.xs, other.xs)
+    never, always = np.zeros_like(case.reset), np.ones_like(case.mask)
+    before, _ = unrolled(layer)(case.params, case.carry, case.xs, never, always, case.weights)
+    after, _ = unrolled(layer)(case.params, case.carry, xs, never, always, case.weights)
+    pick = functools.partial(jax.tree.map, lambda a: a[:6])
+    assert_close("future_never_leaks", layer, pick(after.ys), pick(before.ys))
+
+
+def batch_rows_are_independent(layer: Layer, x: Any) -> None:
+    """Another row changes neither values nor gradients of a row."""
+    case = make_case(layer, x)
+    other = make_case(layer, x, seed=1)
+    xs = jax.tree.map(lambda a, b: a.at[:, 1:].set(b[:, 1:]), case.xs, other.xs)
+    never, always = np.zeros_like(case.reset), np.ones_like(case.mask)
+    before = unrolled(layer)(case.params, case.carry, case.xs, never, always, case.weights)
+    after = unrolled(layer)(case.params, case.carry, xs, never, always, case.weights)
+
+    def row(result: Any) -> Any:
+        outcome, gradients = result
+        over_time = [a[:, 0] for a in jax.tree.leaves((outcome.ys, gradients.xs))]
+        return over_time, [a[0] for a in jax.tree.leaves((outcome.carry, gradients.carry))]
+
+    assert_close("batch_rows_are_independent", layer, row(after), row(before))
+
+
+def keys_belong_to_steps(layer: Layer, x: Any) -> None:
+    """``unroll(key)`` equals the loop of ``step(fold_in(key, t))``: noise does not depend on how time is cut."""
+    if not layer.causal:
+        return
+    case = make_case(layer, x)
+    key = jax.random.key(7)
+    ys = layer.unroll(case.params, case.carry, case.xs, key=key)[1]
+    carry, expected = case.carry, []
+    for t in range(3):
+        x_t = jax.tree.map(lambda a, t=t: a[t], case.xs)
+        carry, y = layer.step(case.params, carry, x_t, key=jax.random.fold_in(key, t))
+        expected.append(y)
+    assert_close(
+        "keys_belong_to_steps",
+        layer,
+        jax.tree.map(lambda a: a[:3], ys),
+        jax.tree.map(lambda *a: jnp.stack(a), *expected),
+    )
+
+
+def compiles_once(layer: Layer, x: Any) -> None:
+    """A jitted function is traced once for inputs of the same shapes."""
+    case = make_case(layer, x)
+    traces = []
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def unroll(layer: Layer, params: Any, carry: Any, xs: Any) -> Any:
+        traces.append(1)
+        return layer.unroll(params, carry, xs)
+
+    carry, _ = unroll(layer, case.params, case.carry, case.xs)
+    unroll(layer, case.params, carry, case.xs)
+    assert_true("compiles_once", layer, len(traces) == 1, f"{len(traces)} traces")
+
+
+def low_precision_is_close(layer: Layer, x: Any) -> None:
+    """In bfloat16 outputs are bfloat16, within 40 roundings of float64 relative to the largest output at T = 13."""
+    case = make_case(layer, x)
+    if not any(jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves(case.xs)):
+        return
+    exact = layer.unroll(case.params, case.carry, case.xs)[1]
+    params = jax.tree.map(lambda p: p.astype(jnp.float32), case.params)
+    xs = jax.tree.map(lambda a: a.astype(jnp.bfloat16), case.xs)
+    carry = layer.initial_carry(params, jax.tree.map(lambda a: a[0], xs))
+    carry = jax.tree.map(lambda c, like: c.astype(like.dtype), case.carry, carry)
+    ys = layer.unroll(params, carry, xs)[1]
+    eps = float(jnp.finfo(jnp.bfloat16).eps)
+    for y, e in zip(jax.tree.leaves(ys), jax.tree.leaves(exact), strict=True):
+        assert_true("low_precision_is_close (dtype)", layer, y.dtype == jnp.bfloat16, y.dtype)
+        error = np.max(np.abs(np.asarray(y, np.float64) - np.asarray(e)))
+        bound = 40 * eps * np.max(np.abs(e))
+        assert_true("low_precision_is_close", layer, error <= bound, f"error {error:.3g}, bound {bound:.3g}")
+
+
+def second_derivatives_work(layer: Layer, x: Any) -> None:
+    """The Hessian times a vector, reverse over reverse, equals central differences of the gradient to 1e-5."""
+    case = make_case(layer, x)
+    if not jax.tree.leaves(case.params):
+        return
+    flags = (jnp.asarray(case.reset), jnp.asarray(case.mask))
+
+    def gradient(params: Any) -> Any:
+        return unrolled(layer)(params, case.carry, case.xs, *flags, case.weights)[1].params
+
+    direction = random_like(case.params, jax.random.key(5))
+
+    def along(params: Any) -> jax.Array:
+        loss = functools.partial(weighted_loss, layer.unroll)
+        g = jax.grad(loss)(params, case.carry, case.xs, *flags, case.weights)
+        pairs = zip(jax.tree.leaves(g), jax.tree.leaves(direction), strict=True)
+        return jnp.sum(jnp.stack([jnp.vdot(a, b) for a, b in pairs]))
+
+    found = jax.jit(jax.grad(along))(case.params)
+    h = 1e-5
+    plus, minus = (
+        gradient(jax.tree.map(lambda p, d, s=s: p + s * h * d, case.params, direction)) for s in (1, -1)
+    )
+    expected = jax.tree.map(lambda a, b: (a - b) / (2 * h), plus, minus)
+    assert_close("second_derivatives_work", layer, found, expected, rtol=1e-5)
+
+
+def trees_keep_their_form(layer: Layer, x: Any) -> None:
+    """Params come out alike from shapes and from arrays; the carry leaves as it entered, leaf by leaf."""
+    case = make_case(layer, x)
+    struct = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), x)
+    from_shapes = jax.eval_shape(layer.init, jax.random.key(0), struct)
+    from_arrays = jax.eval_shape(layer.init, jax.random.key(0), x)
+    assert_true("trees_keep_their_form (params)", layer, form(from_shapes) == form(from_arrays), from_shapes)
+    after = jax.eval_shape(layer.unroll, case.params, case.carry, case.xs)[0]
+    assert_true("trees_keep_their_form (carry)", layer, form(after) == form(case.carry), form(after))
+
+
+def params_do_not_depend_on_method(method: Method, cell: Cell, x: Any) -> None:
+    """The same key gives the same params under any method."""
+    key = jax.random.key(3)
+    found, expected = recurrent(cell, method).init(key, x), cell.init(key, x)
+    assert_close("params_do_not_depend_on_method", recurrent(cell, method), found, expected, rtol=0)
+
+
+CHECKS: tuple[Callable[[Layer, Any], None], ...] = (
+    unroll_is_the_loop_of_step,
+    resets_separate_packed_sequences,
+    masked_steps_do_not_happen,
+    padding_poison_never_leaks,
+    nothing_before_a_reset_matters,
+    streaming_equals_whole,
+    empty_sequences_work,
+    future_never_leaks,
+    batch_rows_are_independent,
+    keys_belong_to_steps,
+    compiles_once,
+    low_precision_is_close,
+    second_derivatives_work,
+    trees_keep_their_form,
+)

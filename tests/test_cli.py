@@ -1,0 +1,208 @@
+"""The command line: a small study from start to page, interruption and resume, and one clear line for bad input."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from seqjax import cli
+from seqjax.report import catalogue, study
+from seqjax.report.store import SCHEMA, Store
+
+TINY = "--cells elman --seeds 2 --training-steps 2 --batch 2 --hidden-size 3 --lengths 6".split()
+ROOT = Path(__file__).parent.parent
+
+
+def run(monkeypatch, *args):
+    """The exit status of ``seqjax args``."""
+    monkeypatch.setattr(sys, "argv", ["seqjax", *map(str, args)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return stop.value.code
+
+
+def test_a_study_writes_page_table_and_summary(monkeypatch, tmp_path, capsys):
+    out = tmp_path / "report"
+    assert run(monkeypatch, "gradients", *TINY, "--out", out) == 0
+    assert str(out / "index.html") in capsys.readouterr().out.replace("\n", "")
+    assert sorted(p.name for p in out.iterdir()) == [
+        "figures",
+        "index.html",
+        "results.parquet",
+        "summary.json",
+    ]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["complete"] and summary["runs_finished"] == 2
+    assert summary["baselines"]["unigram_entropy"] == pytest.approx(3.1, abs=0.1)
+
+    frame = pl.read_parquet(out / "results.parquet")
+    assert dict(frame.schema) == SCHEMA
+    norms = frame.filter(quantity="log_norm", loss="last", seed=1, training_step=0, leaf="carry")
+    assert norms["t"].to_list() == list(range(6)) and norms["value"].is_finite().all()
+    for quantity in ("train_loss", "held_out_loss", "parameter_gradient_norm", "exponential_rate", "lag_90"):
+        assert frame.filter(quantity=quantity).height, quantity
+    assert set(frame["training_step"]) == {0, 1, 2}
+    seeds = [frame.filter(seed=seed, quantity="train_loss", training_step=0)["value"][0] for seed in (0, 1)]
+    assert seeds[0] != seeds[1]
+
+    # Rendering again needs no measurement and changes nothing.
+    page = (out / "index.html").read_bytes()
+    monkeypatch.setattr(study, "run", None)
+    (out / "index.html").unlink()
+    assert run(monkeypatch, "render", out) == 0
+    assert (out / "index.html").read_bytes() == page
+
+
+def test_an_interrupted_study_resumes_to_the_same_numbers(monkeypatch, tmp_path, capsys):
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    assert run(monkeypatch, "gradients", *TINY, "--out", whole) == 0
+
+    measure = study.Programs.measure
+
+    def interrupted(self, seed, advance):
+        if seed == 1:
+            raise KeyboardInterrupt
+        return measure(self, seed, advance)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study.Programs, "measure", interrupted)
+        assert run(patch, "gradients", *TINY, "--out", halved) == 130
+    summary = json.loads((halved / "summary.json").read_text())
+    assert not summary["complete"] and summary["runs_finished"] == 1
+    assert "1 of 2" in (halved / "index.html").read_text()
+    assert "--resume" in capsys.readouterr().out
+
+    # Another setting is refused, and so is starting again without a word.
+    assert run(monkeypatch, "gradients", *TINY, "--out", halved) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert run(monkeypatch, "gradients", *TINY, "--batch", 3, "--resume", "--out", halved) == 2
+    assert "batch 2 -> 3" in capsys.readouterr().err
+
+    assert run(monkeypatch, "gradients", *TINY, "--resume", "--out", halved) == 0
+    frames = [pl.read_parquet(folder / "results.parquet") for folder in (whole, halved)]
+    assert frames[0].equals(frames[1])
+    assert not (halved / "parts").exists()
+
+
+def test_parts_of_a_killed_study_count(tmp_path):
+    store = Store(tmp_path / "out")
+    store.open({"batch": 1}, resume=False, overwrite=False)
+    row = dict.fromkeys(SCHEMA) | {"cell": "lstm", "length": 4, "seed": 0, "quantity": "x", "value": 1.0}
+    store.add(("lstm", 4, 0), [row])
+    assert Store(tmp_path / "out").finished() == {("lstm", 4, 0)}
+    store.merge()
+    store.add(("lstm", 4, 0), [row])  # as if the last merge had been cut short
+    assert store.merge().height == 1
+
+
+@pytest.mark.parametrize("task", ["copying", "adding"])
+def test_synthetic_tasks_run(monkeypatch, tmp_path, task):
+    options = ["--cells", "gru", "--seeds", 1, "--training-steps", 1, "--batch", 2, "--hidden-size", 3]
+    assert (
+        run(monkeypatch, "gradients", *options, "--lengths", 24, "--task", task, "--out", tmp_path / task)
+        == 0
+    )
+    frame = pl.read_parquet(tmp_path / task / "results.parquet")
+    assert frame.filter(quantity="held_out_loss")["value"].is_finite().all()
+
+
+def test_a_file_of_ones_own_runs_in_bfloat16(monkeypatch, tmp_path):
+    (tmp_path / "mine.bin").write_bytes(bytes(range(256)) * 2)
+    options = [*TINY, "--data", tmp_path / "mine.bin", "--dtype", "bfloat16", "--out", tmp_path / "out"]
+    assert run(monkeypatch, "gradients", *options) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["settings"]["data"].endswith("mine.bin")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cells", "lstn"], "--cells: unknown name 'lstn'. Did you mean 'lstm'?"),
+        (["--cells", ","], "--cells: expected at least one name"),
+        (["--method", "asociative"], "Did you mean 'associative'?"),
+        (["--task", "coping"], "Did you mean 'copying'?"),
+        (["--dtype", "float23"], "Did you mean 'float32'?"),
+        (["--lengths", "0"], "--lengths: expected a whole number of at least 1, got 0"),
+        (["--lengths", "8,-3"], "got -3"),
+        (["--lengths", "many"], "--lengths: expected whole numbers separated by commas, got 'many'"),
+        (["--hidden-size", "0"], "--hidden-size: expected a whole number of at least 1, got 0"),
+        (["--seeds", "0"], "--seeds"),
+        (["--training-steps", "-1"], "--training-steps"),
+        (["--learning-rate", "nan"], "--learning-rate: expected a number above 0, got nan"),
+        (
+            ["--method", "associative"],
+            "Associative() cannot run elman(hidden_size=3): its recurrence is Gated",
+        ),
+        (["--data", "nowhere.txt"], "nowhere.txt"),
+        (["--data", "."], "folder"),
+        (["--data", "{empty}"], "is empty"),
+        (["--data", "{short}", "--lengths", "64"], "expected at least 650 bytes for --lengths 64"),
+        (["--task", "copying", "--data", "{short}"], "--data goes with --task text"),
+        (["--task", "copying", "--lengths", "12"], "length of at least"),
+        (["--out", "{file}"], "expected a folder, got the file"),
+        (["--out", "{full}"], "is not empty and holds no report"),
+        (["--out", "/proc/nowhere/report"], "cannot be written"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_nothing_is_written(monkeypatch, tmp_path, capsys, options, message):
+    (tmp_path / "empty").touch()
+    (tmp_path / "short").write_bytes(b"too short")
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious").touch()
+    names = {name: tmp_path / name for name in ("empty", "short", "file", "full")}
+    options = [option.format(**names) for option in options]
+    before = sorted(tmp_path.rglob("*"))
+    out = [] if "--out" in options else ["--out", tmp_path / "out"]
+    assert run(monkeypatch, "gradients", *TINY, *out, *options) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and message in captured.err
+    assert captured.err.startswith("seqjax: ") and captured.err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_rendering_what_is_no_report_is_one_clear_line(monkeypatch, tmp_path, capsys):
+    assert run(monkeypatch, "render", tmp_path) == 2
+    assert "holds no report" in capsys.readouterr().err
+    (tmp_path / "summary.json").write_text("{")
+    assert run(monkeypatch, "render", tmp_path) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_list_shows_cells_methods_and_tasks(monkeypatch, capsys):
+    assert run(monkeypatch, "list") == 0
+    shown = capsys.readouterr().out
+    for name in ("gru_reset_before", "Associative", "copying", "text"):
+        assert name in shown
+
+
+def test_the_readme_tables_are_current():
+    readme = (ROOT / "README.md").read_text()
+    for table in (catalogue.cells(), catalogue.methods()):
+        assert catalogue.markdown(table) in readme, (
+            f"README: the table of {table.title} is not what the code says"
+        )
+
+
+def test_the_readme_example_runs():
+    readme = (ROOT / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_before"])
+def test_gated_cells_learn_more_than_letter_frequencies(cell, tmp_path):
+    settings = study.Settings(cells=(cell,), lengths=(64,), seeds=1)
+    store = Store(tmp_path)
+    store.open(settings.to_json(), resume=False, overwrite=False)
+    assert study.run(
+        settings, study.load_data(settings), store, advance=lambda n: None, describe=lambda text: None
+    )
+    frame = pl.read_parquet(tmp_path / "results.parquet").filter(quantity="held_out_loss")
+    entropy = store.summary["baselines"]["unigram_entropy"]
+    assert frame.filter(training_step=100)["value"][0] < entropy < frame.filter(training_step=0)["value"][0]
