@@ -14,6 +14,7 @@ from rich.table import Table
 
 from seqjax.cells import REGISTRY
 from seqjax.report import catalogue, study
+from seqjax.report import settings as options
 from seqjax.report.page import render as render_page
 from seqjax.report.store import Store
 from seqjax.tasks import TASKS
@@ -25,7 +26,7 @@ app = typer.Typer(
     help="Measure how gradients travel through time in recurrent networks.",
 )
 console = Console()
-DEFAULTS = study.Settings()
+DEFAULTS = options.Settings()
 
 
 class UsageError(Exception):
@@ -51,8 +52,8 @@ def gradients(
     seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = DEFAULTS.seeds,
     training_steps: Annotated[int, typer.Option(help="Training steps per run.")] = DEFAULTS.training_steps,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of Adam.")] = DEFAULTS.learning_rate,
-    dtype: Annotated[str, typer.Option(help=f"One of {', '.join(study.DTYPES)}.")] = DEFAULTS.dtype,
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(study.METHODS)}.")] = DEFAULTS.method,
+    dtype: Annotated[str, typer.Option(help=f"One of {', '.join(options.DTYPES)}.")] = DEFAULTS.dtype,
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(options.METHODS)}.")] = DEFAULTS.method,
     task: Annotated[str, typer.Option(help=f"One of text, {', '.join(TASKS)}.")] = DEFAULTS.task,
     data: Annotated[Path | None, typer.Option(help="Any file, text or binary, instead of Moby-Dick.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
@@ -68,7 +69,7 @@ def gradients(
     """
     if data is not None and task != "text":
         raise UsageError(f"--data goes with --task text, not with --task {task}.")
-    settings = study.Settings(
+    settings = options.Settings(
         cells=_names("--cells", cells, REGISTRY),
         lengths=_numbers("--lengths", lengths),
         hidden_size=_at_least_one("--hidden-size", hidden_size),
@@ -76,8 +77,8 @@ def gradients(
         seeds=_at_least_one("--seeds", seeds),
         training_steps=_at_least_one("--training-steps", training_steps),
         learning_rate=learning_rate,
-        dtype=_one_of("--dtype", dtype, study.DTYPES),
-        method=_one_of("--method", method, study.METHODS),
+        dtype=_one_of("--dtype", dtype, options.DTYPES),
+        method=_one_of("--method", method, options.METHODS),
         task=_one_of("--task", task, ("text", *TASKS)),
         data=None if data is None else str(data),
     )
@@ -87,10 +88,10 @@ def gradients(
         jax.config.update("jax_enable_x64", True)
     store = Store(out)
     try:
-        study.check(settings)
-        text = study.load_data(settings)
+        options.check(settings)
+        text = options.load_data(settings)
         for length in settings.lengths:
-            study.check_text(text, length)
+            options.check_text(text, length)
         store.open(settings.to_json(), resume=resume, overwrite=overwrite)
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise UsageError(str(error)) from None

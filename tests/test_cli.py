@@ -10,6 +10,8 @@ import pytest
 
 from seqjax import cli
 from seqjax.report import catalogue, study
+from seqjax.report.measure import Programs
+from seqjax.report.settings import Settings, load_data
 from seqjax.report.store import SCHEMA, Store
 
 TINY = "--cells elman --seeds 2 --training-steps 2 --batch 2 --hidden-size 3 --lengths 6".split()
@@ -60,7 +62,7 @@ def test_an_interrupted_study_resumes_to_the_same_numbers(monkeypatch, tmp_path,
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     assert run(monkeypatch, "gradients", *TINY, "--out", whole) == 0
 
-    measure = study.Programs.measure
+    measure = Programs.measure
 
     def interrupted(self, seed, advance):
         if seed == 1:
@@ -68,7 +70,7 @@ def test_an_interrupted_study_resumes_to_the_same_numbers(monkeypatch, tmp_path,
         return measure(self, seed, advance)
 
     with monkeypatch.context() as patch:
-        patch.setattr(study.Programs, "measure", interrupted)
+        patch.setattr(Programs, "measure", interrupted)
         assert run(patch, "gradients", *TINY, "--out", halved) == 130
     summary = json.loads((halved / "summary.json").read_text())
     assert not summary["complete"] and summary["runs_finished"] == 1
@@ -188,21 +190,19 @@ def test_the_readme_tables_are_current():
         )
 
 
-def test_the_readme_example_runs():
-    readme = (ROOT / "README.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    exec(compile(example, "README.md", "exec"), {})
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_the_example_of_a_document_runs(document):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    exec(compile(example, document, "exec"), {"__name__": "example"})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_before"])
 def test_gated_cells_learn_more_than_letter_frequencies(cell, tmp_path):
-    settings = study.Settings(cells=(cell,), lengths=(64,), seeds=1)
+    settings = Settings(cells=(cell,), lengths=(64,), seeds=1)
     store = Store(tmp_path)
     store.open(settings.to_json(), resume=False, overwrite=False)
-    assert study.run(
-        settings, study.load_data(settings), store, advance=lambda n: None, describe=lambda text: None
-    )
+    assert study.run(settings, load_data(settings), store, advance=lambda n: None, describe=lambda text: None)
     frame = pl.read_parquet(tmp_path / "results.parquet").filter(quantity="held_out_loss")
     entropy = store.summary["baselines"]["unigram_entropy"]
     assert frame.filter(training_step=100)["value"][0] < entropy < frame.filter(training_step=0)["value"][0]

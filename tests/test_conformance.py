@@ -1,5 +1,7 @@
 """Every registered cell, method and combinator through the public conformance suite."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,13 +25,13 @@ def every_cell_and_method():
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize(("name", "method"), every_cell_and_method())
+@pytest.mark.parametrize(("name", "method"), list(every_cell_and_method()))
 def test_cells(name, method, check):
     with strict():
         check(sj.recurrent(CELLS[name], method), X)
 
 
-@pytest.mark.parametrize(("name", "method"), every_cell_and_method())
+@pytest.mark.parametrize(("name", "method"), list(every_cell_and_method()))
 def test_params_do_not_depend_on_method(name, method):
     params_do_not_depend_on_method(method, CELLS[name], X)
 
@@ -38,7 +40,6 @@ def tanh_twice(x):
     return jnp.tanh(2 * x)
 
 
-WIDE = {"dtype": None, "param_dtype": jnp.float32}
 LAYERS = {
     "serial": sj.serial(sj.pointwise(nn.Dense(4)), sj.recurrent(sj.lstm(4)), sj.pointwise(tanh_twice)),
     "tokens": sj.serial(sj.pointwise(nn.Embed(2, 4)), sj.recurrent(sj.gru(3)), sj.pointwise(nn.Dense(2))),
@@ -63,8 +64,6 @@ def test_layers(name, check):
 def broken(**changes):
     """An elman layer with one view replaced by a faulty one."""
     layer = sj.recurrent(sj.elman(4))
-    import dataclasses
-
     return dataclasses.replace(layer, **{name: change(layer) for name, change in changes.items()})
 
 

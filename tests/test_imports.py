@@ -11,7 +11,7 @@ ORDER = (
     {"base"},
     {"ops"},
     {"cells", "methods"},
-    {"layers"},
+    {"layers", "pooling"},
     {"combinators", "decode"},
     {"gradients"},
     {"probes", "training"},

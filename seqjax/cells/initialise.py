@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from seqjax.ops.select import wide
+
 
 def gated_weights(
     key: jax.Array, x: jax.Array, hidden_size: int, num_gates: int, dtype: Any
@@ -16,7 +18,9 @@ def gated_weights(
 
     def per_gate(initialise: Any, key: jax.Array, rows: int) -> jax.Array:
         keys = jax.random.split(key, num_gates)
-        return jnp.concatenate([initialise(k, (rows, hidden_size), dtype) for k in keys], -1)
+        # Drawn in float32 at least: the orthogonal matrices come from a QR decomposition, which has no bfloat16.
+        blocks = [initialise(k, (rows, hidden_size), wide(jnp.dtype(dtype))) for k in keys]
+        return jnp.concatenate(blocks, -1).astype(dtype)
 
     return per_gate(w_x, key_x, x.shape[-1]), per_gate(w_h, key_h, hidden_size)
 

@@ -1,0 +1,110 @@
+"""One output per sequence: pooling over time, whole or running, and masks from lengths."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Layer
+from seqjax.compat import vary_like
+from seqjax.definition import definition
+from seqjax.ops.select import expand, keep, select, wide
+from seqjax.ops.tap import tap as tap_carry
+
+
+@definition
+def running_mean() -> Layer:
+    r"""The mean of all inputs so far, :math:`y_t = \frac1n \sum_{k \le t} x_k` over steps that happened.
+
+    The causal form of `mean_pool`: its last output is the mean of the sequence, and it has a step. The carry is
+    (sum, count), in float32 at least.
+
+    Example:
+        >>> import jax.numpy as jnp, seqjax as sj
+        >>> xs = jnp.asarray([1.0, 3.0, 8.0]).reshape(3, 1, 1)
+        >>> layer = sj.running_mean()
+        >>> layer.unroll((), layer.initial_carry((), xs[0]), xs)[1].ravel()
+        Array([1., 2., 4.], dtype=float32)
+    """
+
+    def initial_carry(params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        total = jnp.zeros_like(x, dtype=wide(x.dtype))
+        return total, jnp.zeros_like(total[..., :1])
+
+    def step(params: Any, carry: Any, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
+        x = keep(mask, x)
+        total, count = select(reset, initial_carry(params, x), carry)
+        after = (total + x.astype(total.dtype), count + 1)
+        after = after if mask is None else select(mask, after, (total, count))
+        y = after[0] / jnp.maximum(after[1], 1)
+        return after, keep(mask, y.astype(x.dtype))
+
+    def unroll(
+        params: Any,
+        carry: Any,
+        xs: Any,
+        *,
+        reset: Any = None,
+        mask: Any = None,
+        key: Any = None,
+        tap: Any = None,
+    ) -> Any:
+        carry = vary_like(carry, xs)
+
+        def body(carry: Any, inputs: Any) -> Any:
+            x, reset, mask, tap = inputs
+            carry = tap_carry(select(reset, initial_carry(params, x), carry), tap)
+            return step(params, carry, x, mask=mask)
+
+        return jax.lax.scan(body, carry, (xs, reset, mask, tap))
+
+    return Layer(init=lambda key, x: (), initial_carry=initial_carry, step=step, unroll=unroll)
+
+
+def last(ys: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """The output of the last step that happened, ``[T, *B, ...] -> [*B, ...]``; zero where none did.
+
+    Example:
+        >>> import jax.numpy as jnp, seqjax as sj
+        >>> ys = jnp.asarray([[1.0], [2.0], [3.0]])
+        >>> sj.last(ys), sj.last(ys, jnp.asarray([[True], [True], [False]]))
+        (Array([3.], dtype=float32), Array([2.], dtype=float32))
+    """
+    if ys.shape[0] == 0:
+        raise ValueError(f"last: expected ys [T, *B, ...] with T of at least 1, got {list(ys.shape)}.")
+    if mask is None:
+        return ys[-1]
+    steps = jnp.arange(ys.shape[0], dtype=jnp.int32).reshape(-1, *(1,) * (mask.ndim - 1))
+    at = jnp.max(jnp.where(mask, steps, -1), 0)
+    index = expand(jnp.maximum(at, 0)[None], ys.ndim)
+    return keep(at >= 0, jnp.take_along_axis(ys, index, 0)[0])
+
+
+def mean_pool(ys: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """The mean over the steps that happened, ``[T, *B, ...] -> [*B, ...]``; zero where none did.
+
+    Example:
+        >>> import jax.numpy as jnp, seqjax as sj
+        >>> sj.mean_pool(jnp.asarray([[1.0], [2.0], [6.0]]), jnp.asarray([[True], [True], [False]]))
+        Array([1.5], dtype=float32)
+    """
+    dtype = wide(ys.dtype)
+    if mask is None:
+        return (jnp.sum(ys, 0, dtype=dtype) / max(1, ys.shape[0])).astype(ys.dtype)
+    count = jnp.maximum(jnp.sum(mask, 0), 1).astype(dtype)
+    return (jnp.sum(keep(mask, ys), 0, dtype=dtype) / expand(count, ys.ndim - 1)).astype(ys.dtype)
+
+
+def lengths_to_mask(lengths: jax.Array, num_steps: int) -> jax.Array:
+    """``mask [T, *B]``: True for the first ``lengths [*B]`` steps.
+
+    Example:
+        >>> import jax.numpy as jnp, seqjax as sj
+        >>> sj.lengths_to_mask(jnp.asarray([0, 2]), 3).astype(int)
+        Array([[0, 1],
+               [0, 1],
+               [0, 0]], dtype=int32)
+    """
+    lengths = jnp.asarray(lengths)
+    steps = jnp.arange(num_steps, dtype=lengths.dtype).reshape(-1, *(1,) * lengths.ndim)
+    return steps < lengths[None]

@@ -1,0 +1,83 @@
+"""What a study measures: its settings, checked before anything runs, and saved with the results."""
+
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqjax import datasets
+from seqjax.cells import REGISTRY
+from seqjax.layers import recurrent
+from seqjax.methods import Associative, Auto, Sequential
+from seqjax.tasks import TASKS
+
+METHODS: dict[str, Any] = {
+    "auto": Auto(),
+    "sequential": Sequential(chunk=64),
+    "autodiff": Sequential(gradient="autodiff"),
+    "associative": Associative(),
+}
+DTYPES = ("float32", "float64", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured; saved with the results."""
+
+    cells: tuple[str, ...] = ("elman", "lstm", "gru", "lru")
+    lengths: tuple[int, ...] = (64, 256, 1024)
+    hidden_size: int = 64
+    batch: int = 16
+    seeds: int = 2
+    training_steps: int = 100
+    learning_rate: float = 5e-3
+    dtype: str = "float32"
+    method: str = "auto"
+    task: str = "text"
+    data: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON holds them: lists, not tuples."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    def snapshots(self) -> list[int]:
+        """The training steps at which profiles are taken: 0, the powers of two, and the last."""
+        steps = {0, self.training_steps} | {2**k for k in range(self.training_steps.bit_length())}
+        return sorted(step for step in steps if step <= self.training_steps)
+
+
+def command(settings: Settings) -> str:
+    """The command line that measures with these settings."""
+    options = []
+    for name, value in settings.to_json().items():
+        if value != Settings().to_json()[name]:
+            text = ",".join(map(str, value)) if isinstance(value, list) else shlex.quote(str(value))
+            options.append(f" --{name.replace('_', '-')} {text}")
+    return "seqjax gradients" + "".join(options)
+
+
+def load_data(settings: Settings) -> np.ndarray | None:
+    """The bytes of the text of a study; None for a synthetic task."""
+    if settings.task != "text":
+        return None
+    return datasets.moby_dick() if settings.data is None else datasets.read_bytes(Path(settings.data))
+
+
+def check(settings: Settings) -> None:
+    """Raise a ValueError or TypeError about the first setting that cannot be used, before anything is computed."""
+    for cell in settings.cells:
+        recurrent(REGISTRY[cell].make(settings.hidden_size), METHODS[settings.method])
+    for length in settings.lengths:
+        if settings.task != "text":
+            TASKS[settings.task](length)
+
+
+def check_text(data: np.ndarray | None, length: int) -> None:
+    """Raise a ValueError when a text is too short for windows of this length in both of its parts."""
+    if data is not None and len(data) < 2 or data is not None and len(datasets.split(data)[1]) < length + 1:
+        raise ValueError(
+            f"--data: expected at least {10 * (length + 1)} bytes for --lengths {length} (a tenth is held out), "
+            f"got {len(data)}. Use a longer file or shorter lengths."
+        )
