@@ -6,7 +6,6 @@ import re
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from references import REFERENCES, sigmoid
@@ -16,12 +15,6 @@ from seqjax.cells import REGISTRY, GRUCarry, GRUParams, LSTMCarry, LSTMParams
 
 T, B, D, H = 7, 3, 4, 5
 KEY = jax.random.key(0)
-
-
-@pytest.fixture
-def as_users_see_it(monkeypatch):
-    """The library's own messages: annotations are executed in tests only, and would come first."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def normal(seed, *shape):
@@ -229,7 +222,7 @@ def test_lru_carries_its_state_by_the_powers_of_lambda():
 
 @pytest.mark.parametrize("size", [0, -3, True, 2.5, "8", None, (4,)])
 @pytest.mark.parametrize("name", REGISTRY)
-def test_a_size_is_a_whole_number_of_at_least_one(as_users_see_it, name, size):
+def test_a_size_is_a_whole_number_of_at_least_one(name, size):
     expected = f"(hidden_size): expected a whole number of at least 1, got {size!r}."
     with pytest.raises(ValueError, match=re.escape(expected)):
         REGISTRY[name].make(size)
@@ -239,7 +232,7 @@ def test_a_numpy_integer_is_a_size():
     assert sj.lstm(np.int64(8)) == sj.lstm(8)
 
 
-def test_an_unknown_activation_is_refused(as_users_see_it):
+def test_an_unknown_activation_is_refused():
     with pytest.raises(
         ValueError, match=r"elman\(activation\): expected one of tanh, relu, identity, got 'gelu'\."
     ):

@@ -15,7 +15,6 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -81,12 +80,6 @@ class Colour(enum.Enum):
 class Options:
     size: int = 1
     rate: float = 0.5
-
-
-@pytest.fixture
-def as_users_see_it(monkeypatch):
-    """Annotations are executed in tests only; users may pass what they do not allow."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 # ---------------------------------------------------------------- equality, hash, text, pickle
@@ -172,7 +165,7 @@ def test_arguments_that_compare_equal_but_differ_in_type_make_different_values()
     )
 
 
-def test_numbers_given_to_seqjax_keep_their_types(as_users_see_it):
+def test_numbers_given_to_seqjax_keep_their_types():
     rates = [sj.dropout(0), sj.dropout(0.0), sj.dropout(False)]
     assert len(set(rates)) == 3
     assert sj.lstm(8, forget_bias=1) != sj.lstm(8, forget_bias=1.0) != sj.lstm(8, forget_bias=True)
