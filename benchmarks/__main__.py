@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from benchmarks.timing import Mismatch
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
 
-class What(str, Enum):
+class What(StrEnum):
     """What of a layer is measured."""
 
     gradient = "gradient"
@@ -24,7 +24,7 @@ class What(str, Enum):
     both = "both"
 
 
-class CellName(str, Enum):
+class CellName(StrEnum):
     """Whose layer is measured."""
 
     lstm = "lstm"
@@ -33,6 +33,7 @@ class CellName(str, Enum):
 
 
 SHAPES = [",".join(map(str, shape)) for shape in peers_.SHAPES]
+LENGTHS = list(methods_.LENGTHS)
 ShapeOption = Annotated[list[str], typer.Option("--shape", help="B,T,D,H; may be given several times.")]
 Rounds = Annotated[
     int, typer.Option(min=2, help="Interleaved rounds that count; 15 or more for an interval.")
@@ -62,7 +63,7 @@ def peers(
 def methods(
     ctx: typer.Context,
     shape: ShapeOption = SHAPES,
-    length: Annotated[list[int], typer.Option(min=1, help="T of the scans.")] = list(methods_.LENGTHS),
+    length: Annotated[list[int], typer.Option(min=1, help="T of the scans.")] = LENGTHS,
     rounds: Rounds = 15,
     out: Out = Path("benchmarks/results"),
 ) -> None:

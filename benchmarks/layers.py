@@ -39,8 +39,8 @@ class Peer:
 def random_params(cell: str, input_size: int, hidden_size: int, seed: int = 0) -> Any:
     """Params as PyTorch draws them, uniform within 1/sqrt(H): biases are not zero, so a lost one is seen."""
     rng = np.random.default_rng(seed)
-    make = {"lstm": sj.lstm, "gru": sj.gru}[cell]
-    like = jax.eval_shape(make(hidden_size).init, jax.random.key(0), jnp.zeros((1, input_size), jnp.float32))
+    made = sj.lstm(hidden_size) if cell == "lstm" else sj.gru(hidden_size)
+    like = jax.eval_shape(made.init, jax.random.key(0), jnp.zeros((1, input_size), jnp.float32))
     bound = hidden_size**-0.5
     return jax.tree.map(lambda a: jnp.asarray(rng.uniform(-bound, bound, a.shape), jnp.float32), like)
 
@@ -104,8 +104,8 @@ def gru_peers(hidden_size: int) -> list[Peer]:
     """GRU layers; Haiku's is the one with the reset gate before the product."""
 
     def to_flax(p: Any) -> Any:
-        b_h = jnp.split(p.b_h, 3)
-        biases = [b + extra for b, extra in zip(jnp.split(p.b, 3), (b_h[0], b_h[1], 0.0))]
+        b, b_h = jnp.split(p.b, 3), jnp.split(p.b_h, 3)
+        biases = [b[0] + b_h[0], b[1] + b_h[1], b[2]]
         inputs = {
             f"i{g}": {"kernel": w, "bias": b} for g, w, b in zip("rzn", jnp.split(p.w_x, 3, -1), biases)
         }
@@ -153,7 +153,8 @@ def _haiku_unroll(cell: str, hidden_size: int, params: Any, xs: jax.Array) -> ja
         carry = jax.tree.map(lambda a: a.astype(xs.dtype), core.initial_state(xs.shape[1]))
         return hk.dynamic_unroll(core, xs, carry)[0]
 
-    return hk.without_apply_rng(hk.transform(unroll)).apply(params, xs)
+    transformed: Any = hk.without_apply_rng(hk.transform(unroll))
+    return transformed.apply(params, xs)
 
 
 def _equinox_unroll(cell: Any, xs: jax.Array, num_leaves: int) -> jax.Array:

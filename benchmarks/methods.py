@@ -70,16 +70,16 @@ def compare(
     errors = [check(arm.name, arm.run(arm.prepare(draw(-2))), expected, TOLERANCE) for arm in arms]
     samples = interleave(arms, draw, rounds)
     baseline = baseline or min(samples, key=lambda name: statistics.median(samples[name]))
-    chosen = sj.Auto().select(cell, draw(-2)[0])
-    notes = ["chosen by Auto" if method == chosen else "" for method in methods.values()]
+    chosen = repr(sj.Auto().select(cell, draw(-2)[0]))
+    notes = [chosen if method == sj.Auto() else "" for method in methods.values()]
     rows = [measured(arm, samples[arm.name], error, note) for arm, error, note in zip(arms, errors, notes)]
     return Case(label, baseline, rows)
 
 
 def chunks(shapes: Sequence[Shape], rounds: int, say: Callable) -> Group:
     """The gradient of an LSTM by the chunk of `seqjax.Sequential`."""
-    methods = {f"chunk {size}": sj.Sequential(chunk=size) for size in CHUNKS}
-    methods["autodiff"] = AUTODIFF
+    methods: dict[str, sj.Method] = {f"chunk {size}": sj.Sequential(chunk=size) for size in CHUNKS}
+    methods |= {"Auto": sj.Auto(), "autodiff": AUTODIFF}
     cases = []
     for shape in shapes:
         label = ", ".join(map(str, shape))
@@ -94,7 +94,11 @@ def scans(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Calla
     batch, hidden_size = size
     cell = sj.lru(hidden_size)
     params = cell.init(jax.random.key(0), jax.ShapeDtypeStruct((batch, hidden_size), jnp.float32))
-    methods = {"Sequential": sj.Sequential(), "Associative": sj.Associative(), "autodiff": AUTODIFF}
+    methods: dict[str, sj.Method] = {
+        "Sequential": sj.Sequential(),
+        "Associative": sj.Associative(),
+        "autodiff": AUTODIFF,
+    }
     groups = []
     for title, program in {"outputs": forward_of, "value and gradient": gradient_of}.items():
         cases = []

@@ -44,9 +44,7 @@ def loss_of(peer: Peer) -> Callable:
     return lambda native, xs, w: jnp.mean(w * jnp.square(peer.unroll(native, xs)))
 
 
-def gradient_arms(
-    cell: str, peers: Sequence[Peer], params: Any, inputs: Sequence[np.ndarray]
-) -> Iterator[Checked]:
+def gradient_arms(peers: Sequence[Peer], params: Any, inputs: Sequence[np.ndarray]) -> Iterator[Checked]:
     """Value and gradient by params and inputs."""
     for peer in peers:
         native, back = jax.vjp(peer.to_native, params)
@@ -60,15 +58,12 @@ def gradient_arms(
         yield Checked(arm, (loss, back(grads)[0], d_xs), False)
 
 
-def train_arms(
-    cell: str, peers: Sequence[Peer], params: Any, inputs: Sequence[np.ndarray]
-) -> Iterator[Checked]:
+def train_arms(peers: Sequence[Peer], params: Any, inputs: Sequence[np.ndarray]) -> Iterator[Checked]:
     """Loss, gradient by params and Adam's update; the params go on from step to step, in place."""
     adam = optax.adam(torch_layer.LEARNING_RATE)
     for peer in peers:
         native, back = jax.vjp(peer.to_native, params)
-        arm, first = _training(peer, adam, native, inputs)
-        loss, grads, after = first
+        arm, (loss, grads, after) = _training(peer, adam, native, inputs)
         _check_update(peer.name, native, grads, after)
         yield Checked(arm, (loss, back(grads)[0]), peer.reset_before)
     if "torch" not in missing():
@@ -142,7 +137,7 @@ def measure(cell: str, shape: Shape, what: str, rounds: int) -> Case:
 
     build = {"gradient": gradient_arms, "train": train_arms}[what]
     params = random_params(cell, input_size, hidden_size)
-    checked = list(build(cell, jax_peers(cell, hidden_size), params, draw(-2)))
+    checked = list(build(jax_peers(cell, hidden_size), params, draw(-2)))
     errors = gate(checked)
     samples = interleave([item.arm for item in checked], draw, rounds)
     arms = [

@@ -143,8 +143,9 @@ def check(who: str, got: Any, expected: Any, tolerance: float) -> float:
     Raises:
         Mismatch: where it exceeds the tolerance, or structures, shapes or finiteness differ.
     """
-    if jax.tree.structure(got) != jax.tree.structure(expected):
-        raise Mismatch(f"{who}: expected {jax.tree.structure(expected)}, got {jax.tree.structure(got)}.")
+    structures = [str(jax.tree.structure(tree)) for tree in (expected, got)]
+    if structures[0] != structures[1]:
+        raise Mismatch(f"{who}: expected {structures[0]}, got {structures[1]}.")
     worst = 0.0
     for (path, want), leaf in zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(got)):
         name = jax.tree_util.keystr(path)

@@ -13,7 +13,7 @@ LEARNING_RATE = 1e-3
 
 
 def to_native(params: Any) -> dict[str, jax.Array]:
-    """seqjax's params under PyTorch's names: the same order of gates, matrices transposed."""
+    """Params of seqjax under PyTorch's names: the same order of gates, matrices transposed."""
     native = {"weight_ih_l0": params.w_x.T, "weight_hh_l0": params.w_h.T, "bias_ih_l0": params.b}
     return native | ({"bias_hh_l0": params.b_h} if hasattr(params, "b_h") else {})
 

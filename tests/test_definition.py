@@ -31,9 +31,9 @@ METHODS = {
 LAYERS = {
     "sj.residual(sj.recurrent(sj.lstm(8)))": "residual(layer=recurrent(cell=lstm(hidden_size=8)))",
     "sj.recurrent(sj.lstm(hidden_size=8, forget_bias=0.0))": "recurrent(cell=lstm(hidden_size=8, forget_bias=0.0))",
-    "sj.serial(sj.pointwise(nn.Embed(256, 8)), sj.recurrent(sj.gru(8, reset_after=False)), sj.pointwise(nn.Dense(2)))": (
+    "sj.serial(sj.pointwise(nn.Embed(256, 8)), sj.recurrent(sj.gru(8)), sj.pointwise(nn.Dense(2)))": (
         "serial(pointwise(module=Embed(num_embeddings=256, features=8)), "
-        "recurrent(cell=gru(hidden_size=8, reset_after=False)), pointwise(module=Dense(features=2)))"
+        "recurrent(cell=gru(hidden_size=8)), pointwise(module=Dense(features=2)))"
     ),
     "sj.serial()": "serial()",
     "sj.bidirectional(sj.recurrent(sj.gru(8)))": "bidirectional(forward=recurrent(cell=gru(hidden_size=8)))",
@@ -53,6 +53,7 @@ LAYERS = {
         "pointwise(module=Dense(features=2, kernel_init=jax.nn.initializers.zeros))"
     ),
     "sj.lru(8, param_dtype=jnp.bfloat16)": "lru(hidden_size=8, param_dtype=bfloat16)",
+    "sj.gru(8, reset_after=False)": "gru(hidden_size=8, reset_after=False)",
 }
 for method, text in METHODS.items():
     part = "" if text is None else f", method={text}"

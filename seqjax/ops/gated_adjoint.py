@@ -1,0 +1,176 @@
+"""The backward pass of one chunk of a `Gated` recurrence: the adjoint of a step, and the gradients of the weights."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Gated, GatedWeights
+from seqjax.ops.elementwise import elementwise_jacobian
+from seqjax.ops.gated_step import arguments_of, elementwise_weights, slope_of
+from seqjax.ops.select import cast, keep, select, wide
+from seqjax.ops.step import expand_left, recurrent_product
+
+
+class Partials(NamedTuple):
+    """Elementwise derivatives ``[C, N, H]``; None where there is no dependence."""
+
+    state_by_state: list  # [j][i]
+    state_by_gate: list  # [j][argument]
+    h_by_state: list  # [j]
+    h_by_gate: list  # [argument]
+
+
+def adjoint_of(
+    cell: Gated, weights: GatedWeights, entering: tuple, after: tuple, gates: jax.Array
+) -> tuple[Callable, Partials, tuple]:
+    """The adjoint of one step, for a reverse scan, and the partial derivatives it reads."""
+    num_gates, num_states = len(cell.activations), len(entering) - (cell.emit is not None)
+    update_gates, emit_gates = arguments_of(cell, gates)
+    w = elementwise_weights(weights, gates.ndim)
+    states, states_after = entering[:num_states], after[:num_states]
+
+    jacobian = elementwise_jacobian(
+        lambda *args: tuple(cell.update(w, args[:num_states], *args[num_states:])), (*states, *update_gates)
+    )
+    by_state, by_gate = [row[:num_states] for row in jacobian], [row[num_states:] for row in jacobian]
+    emit_row: list = []
+    if cell.emit is not None:
+        emit = cell.emit
+        emit_row = elementwise_jacobian(
+            lambda *args: (emit(w, args[:num_states], *args[num_states:]),), (*states_after, *emit_gates)
+        )[0]
+
+    def by_preactivation(row: list, which: range, gates: list) -> list:
+        """Chain the activations' slopes to derivatives by the arguments of update or emit."""
+        chained, argument = [], 0
+        for g in which:
+            width = 2 if g in cell.split else 1
+            slope = None if g in cell.split else slope_of(cell.activations[g], gates[argument])
+            for d in row[argument : argument + width]:
+                chained.append(d if d is None or slope is None else d * slope)
+            argument += width
+        return chained
+
+    partials = Partials(
+        by_state,
+        [by_preactivation(row, range(cell.num_update), update_gates) for row in by_gate],
+        emit_row[:num_states],
+        by_preactivation(emit_row[num_states:], range(cell.num_update, num_gates), emit_gates),
+    )
+    w_h, size = weights.w_h, after[-1].shape[-1]
+    transposed = w_h.T if w_h.ndim == 2 and w_h.shape == (size, num_gates * size) else None
+
+    def through_product(d_r: jax.Array, like: jax.Array) -> jax.Array:
+        if transposed is not None:
+            return d_r @ transposed
+        return jax.linear_transpose(lambda h: recurrent_product(h, w_h, num_gates), like)(d_r)[0]
+
+    def step(totals: Any, inputs: Any, *, with_tap: bool) -> tuple[Any, Any]:
+        d_carry, d_initial = totals
+        partials, g, reset, mask = inputs
+        d_carry = (*d_carry[:-1], d_carry[-1] + g)
+        d_h = d_carry[-1]
+        d_states = list(d_carry[:num_states])
+        if cell.emit is not None:
+            d_states = [_add(d, _times(p, d_h)) for d, p in zip(d_states, partials.h_by_state, strict=True)]
+        d_arguments = [_dot(column, d_states) for column in zip(*partials.state_by_gate, strict=True)]
+        d_arguments += [_times(p, d_h) for p in partials.h_by_gate]
+        d_arguments = [jnp.zeros_like(d_h) if d is None else d for d in d_arguments]
+        d_u, d_r = _split_arguments(cell, d_arguments)
+        d_before = [_dot(column, d_states) for column in zip(*partials.state_by_state, strict=True)]
+        through_state = [jnp.zeros_like(d_h) if d is None else d for d in d_before]
+        d_product = through_product(d_r, d_h)
+        if cell.emit is None:
+            before = (*through_state[:-1], through_state[-1] + d_product)
+        else:
+            before = (*through_state, d_product)
+        if mask is not None:
+            before = select(mask, before, d_carry)
+            d_u, d_r, d_states, d_h = keep(mask, (d_u, d_r, d_states, d_h))
+        tapped = before if with_tap else None
+        if reset is not None:
+            d_initial = jax.tree.map(jnp.add, d_initial, keep(reset, before))
+            before = keep(~reset, before)
+        needs_w = bool(jax.tree.leaves(weights.w))
+        return (before, d_initial), (
+            d_u,
+            d_r,
+            d_states if needs_w else None,
+            d_h if needs_w else None,
+            tapped,
+        )
+
+    return step, partials, (update_gates, emit_gates)
+
+
+def _split_arguments(cell: Gated, d_arguments: list) -> tuple[Any, jax.Array]:
+    """Cotangents of the arguments as those of u, of the split gates alone, and of r ``[N, G*H]``."""
+    d_u, d_r, argument = [], [], 0
+    for g in range(len(cell.activations)):
+        if g in cell.split:
+            d_u.append(d_arguments[argument])
+            argument += 1
+        d_r.append(d_arguments[argument])
+        argument += 1
+    return (jnp.concatenate(d_u, -1) if d_u else None), jnp.concatenate(d_r, -1)
+
+
+def of_inputs(cell: Gated, d_us: Any, d_rs: jax.Array) -> jax.Array:
+    """Cotangents of u, ``[..., G*H]``: those of r but for the split gates."""
+    if d_us is None:
+        return d_rs
+    parts = jnp.split(d_rs, len(cell.activations), -1)
+    for g, part in zip(cell.split, jnp.split(d_us, len(cell.split), -1), strict=True):
+        parts[g] = part
+    return jnp.concatenate(parts, -1)
+
+
+def weight_gradients(
+    cell: Gated, dense: Any, weights: GatedWeights, xs: Any, entering: tuple, after: tuple, gates: tuple,
+    d_us: Any, d_rs: jax.Array, d_states: Any, d_h: Any,
+) -> tuple[Any, GatedWeights, jax.Array]:  # fmt: skip
+    """Of the projection, the recurrent weights and the inputs, for a whole chunk."""
+    sum_dtype = wide(xs.dtype)
+    contract = partial(jnp.einsum, "tbi,tbo->io", preferred_element_type=sum_dtype)
+    d_dense, d_xs = None, d_us
+    if dense is not None:
+        w_x, b = dense
+        d_dense = (contract(xs, d_us), None if b is None else jnp.sum(d_us, (0, 1), dtype=sum_dtype))
+        d_xs = d_us @ w_x.T
+    h = entering[-1]
+    if weights.w_h.shape == (h.shape[-1], d_rs.shape[-1]):
+        d_w_h = contract(h, d_rs)
+    else:
+        product = partial(recurrent_product, h.astype(sum_dtype), num_gates=len(cell.activations))
+        d_w_h = jax.vjp(product, weights.w_h.astype(sum_dtype))[1](d_rs.astype(sum_dtype))[0]
+    d_b_h = None if weights.b_h is None else jnp.sum(d_rs, (0, 1), dtype=sum_dtype)
+    d_w = weights.w
+    if jax.tree.leaves(weights.w):
+        update_gates, emit_gates = gates
+        num_states = len(d_states)
+
+        def elementwise(w: Any) -> tuple:
+            w = jax.tree.map(lambda a: expand_left(a, h.ndim), w)
+            new = tuple(cell.update(w, entering[:num_states], *update_gates))
+            emitted = () if cell.emit is None else (cell.emit(w, after[:num_states], *emit_gates),)
+            return (*new, *emitted)
+
+        d_out = (*d_states, *(() if cell.emit is None else (d_h,)))
+        d_w = cast(jax.vjp(elementwise, weights.w)[1](d_out)[0], sum_dtype)
+    return d_dense, GatedWeights(d_w_h, d_b_h, d_w), d_xs
+
+
+def _times(p: jax.Array | None, d: jax.Array) -> jax.Array | None:
+    return None if p is None else p * d
+
+
+def _add(a: jax.Array, b: jax.Array | None) -> jax.Array:
+    return a if b is None else a + b
+
+
+def _dot(column: Sequence[jax.Array | None], ds: Sequence[jax.Array]) -> jax.Array | None:
+    terms = [p * d for p, d in zip(column, ds, strict=True) if p is not None]
+    return sum(terms[1:], terms[0]) if terms else None

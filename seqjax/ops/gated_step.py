@@ -1,0 +1,99 @@
+"""One step of a `Gated` recurrence, or a whole chunk of steps: its parts, on arrays with any leading axes.
+
+What `seqjax.ops.step` does gate by gate is done here on the block of all gates.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Activation, Gated, GatedWeights
+from seqjax.ops.step import activate, expand_left, recurrent_product
+
+
+def project(dense: tuple[Any, Any] | None, xs: jax.Array) -> jax.Array:
+    """Inputs ``[..., D]`` through the projection, ``[..., G*H]``; as they are without one."""
+    if dense is None:
+        return xs
+    w_x, b = dense
+    us = xs @ w_x
+    return us if b is None else us + expand_left(b, us.ndim)
+
+
+def recurrent(cell: Gated, weights: GatedWeights, h: jax.Array) -> jax.Array:
+    """The recurrent product with its bias, ``[..., H] -> [..., G*H]``."""
+    r = recurrent_product(h, weights.w_h, len(cell.activations))
+    return r if weights.b_h is None else r + expand_left(weights.b_h, r.ndim)
+
+
+def gates_of(cell: Gated, u: jax.Array, r: jax.Array) -> jax.Array:
+    """Gates in one block, from projected inputs and recurrent products ``[..., G*H]``.
+
+    First the activated ones in their order, then u and r of each split one: ``[..., (G + number of split)*H]``.
+    """
+    num_gates = len(cell.activations)
+    if not cell.split:
+        return _activate_all(cell.activations, u + r)
+    joined = [g for g in range(num_gates) if g not in cell.split]
+    us, rs = jnp.split(u, num_gates, -1), jnp.split(r, num_gates, -1)
+    if joined == list(range(len(joined))):  # one slice; a concatenation would be a copy
+        width = len(joined) * us[0].shape[-1]
+        z = u[..., :width] + r[..., :width]
+    else:
+        z = jnp.concatenate([us[g] + rs[g] for g in joined], -1)
+    active = _activate_all([cell.activations[g] for g in joined], z)
+    return jnp.concatenate([active, *(x[g] for g in cell.split for x in (us, rs))], -1)
+
+
+def arguments_of(cell: Gated, gates: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
+    """The arguments of `update` and of `emit`."""
+    num_gates = len(cell.activations)
+    parts = jnp.split(gates, num_gates + len(cell.split), -1)
+    active, summands = iter(parts[: num_gates - len(cell.split)]), iter(parts[num_gates - len(cell.split) :])
+    of_gate = [
+        [next(summands), next(summands)] if g in cell.split else [next(active)] for g in range(num_gates)
+    ]
+    return sum(of_gate[: cell.num_update], []), sum(of_gate[cell.num_update :], [])
+
+
+def _activate_all(activations: Sequence[Activation], z: jax.Array) -> jax.Array:
+    """The gates of a block ``[..., G*H]``; sigmoid and tanh in one pass, for ``sigmoid(z) = tanh(z/2)/2 + 1/2``."""
+    kinds = set(activations)
+    if kinds == {Activation.SIGMOID}:
+        return jnp.tanh(z * 0.5) * 0.5 + 0.5
+    if len(kinds) == 1:
+        return activate(activations[0], z)
+    if not kinds <= {Activation.SIGMOID, Activation.TANH}:
+        blocks = zip(activations, jnp.split(z, len(activations), -1), strict=True)
+        return jnp.concatenate([activate(a, block) for a, block in blocks], -1)
+    scale = jnp.asarray([0.5 if a is Activation.SIGMOID else 1.0 for a in activations], z.dtype)
+    scale = expand_left(jnp.repeat(scale, z.shape[-1] // len(activations)), z.ndim)
+    return jnp.tanh(z * scale) * scale + (1 - scale)
+
+
+def slope_of(activation: Activation, gate: jax.Array) -> jax.Array | None:
+    """The derivative of an activation, from its value; None for 1."""
+    match activation:
+        case Activation.SIGMOID:
+            return gate * (1 - gate)
+        case Activation.TANH:
+            return 1 - gate * gate
+        case Activation.RELU:
+            return (gate > 0).astype(gate.dtype)
+    return None
+
+
+def elementwise_weights(weights: GatedWeights, ndim: int) -> Any:
+    """The weights w as `update` and `emit` take them, with as many axes as the gates have."""
+    return jax.tree.map(lambda a: expand_left(a, ndim), weights.w)
+
+
+def advance(cell: Gated, weights: GatedWeights, carry: tuple, update_gates: list, emit_gates: list) -> tuple:
+    """The carry's leaves after the step."""
+    w = elementwise_weights(weights, carry[-1].ndim)
+    if cell.emit is None:
+        return tuple(cell.update(w, carry, *update_gates))
+    state = tuple(cell.update(w, carry[:-1], *update_gates))
+    return (*state, cell.emit(w, state, *emit_gates))
