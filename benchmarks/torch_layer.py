@@ -1,5 +1,6 @@
 """The same layers in PyTorch, eager, on all cores."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ def torch_layer(native: dict[str, jax.Array]) -> Any:
     """
     import torch
 
+    torch.set_num_threads(os.cpu_count() or 1)
     rows, input_size = native["weight_ih_l0"].shape
     hidden_size = native["weight_hh_l0"].shape[1]
     module = (torch.nn.LSTM if rows == 4 * hidden_size else torch.nn.GRU)(input_size, hidden_size)

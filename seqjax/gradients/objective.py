@@ -34,6 +34,17 @@ def loss_sum(losses: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.
     return jnp.sum(losses), jnp.asarray(losses.size, losses.dtype)
 
 
+def last_step(loss: Loss) -> Loss:
+    """A loss per step ``[T, *B]`` as the loss per sequence ``[*B]`` of the last step alone.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> last_step(lambda ys, targets: ys - targets)(jnp.ones((5, 2)), jnp.zeros((5, 2)))
+        Array([1., 1.], dtype=float32)
+    """
+    return lambda ys, targets: loss(ys, targets)[-1]
+
+
 def objective(layer: Layer, loss: Loss) -> Callable[..., tuple[jax.Array, tuple[jax.Array, Any]]]:
     """``(params, carry, batch, *, key=None, tap=None) -> (total, (count, carry))``; the mean loss is total / count.
 

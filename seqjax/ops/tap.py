@@ -28,7 +28,8 @@ def norm(x: jax.Array, batch_ndim: int) -> jax.Array:
     if not axes:
         return magnitude
     largest = jnp.max(magnitude, axes, keepdims=True, initial=0)
-    safe = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+    # Zero and infinity cannot be divided by; then the entries are squared as they are.
+    safe = jnp.where((largest > 0) & jnp.isfinite(largest), largest, jnp.ones_like(largest))
     root = jnp.sqrt(jnp.sum(jnp.square(magnitude / safe), axes))
     return jnp.squeeze(largest, axes) * root
 

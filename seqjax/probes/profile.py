@@ -56,10 +56,12 @@ def gradient_profile(
     * ``extended_range=False``: one backward pass of ``layer.unroll`` with a tap on the carry (`seqjax.ops.tap`), at the
       price of a plain gradient. Norms below the smallest float of the dtype come out as zero, -inf here.
 
+    To measure often, compile it once: ``jax.jit(gradient_profile, static_argnames=("layer", "loss"))``.
+
     Args:
         layer: the model.
-        loss: ``(ys, targets) -> losses``, see `seqjax.gradients.objective`. For the last step alone:
-            ``lambda ys, targets: loss(ys[-1], targets[-1])``.
+        loss: ``(ys, targets) -> losses``, see `seqjax.gradients.objective`; of the last step alone by
+            `seqjax.gradients.last_step`.
         params: the model's.
         carry: entering the first step, leaves ``[*B, ...]``.
         xs: inputs ``[T, *B, ...]``.

@@ -14,7 +14,7 @@ from seqjax import datasets
 from seqjax.base import Batch, Layer
 from seqjax.cells import REGISTRY
 from seqjax.combinators import serial
-from seqjax.gradients import loss_sum
+from seqjax.gradients import last_step, loss_sum
 from seqjax.layers import pointwise, recurrent
 from seqjax.probes import fit_decay, gradient_profile, total_log_norm
 from seqjax.report.settings import METHODS, Settings
@@ -86,18 +86,13 @@ def make_model(cell: str, settings: Settings, task: Task) -> Layer:
     return serial(pointwise(inputs), layer, pointwise(outputs))
 
 
-def at_last_step(loss: Callable[[Any, Any], jax.Array]) -> Callable[[Any, Any], jax.Array]:
-    """A loss per step as a loss per sequence: that of the last step."""
-    return lambda ys, targets: loss(ys, targets)[-1]
-
-
 class Programs:
     """The compiled programs for one cell at one length, shared by all seeds."""
 
     def __init__(self, settings: Settings, cell: str, source: Source) -> None:
         self.settings, self.source = settings, source
         self.model = make_model(cell, settings, source.task)
-        losses = {"last": at_last_step(source.task.loss), "mean": source.task.loss}
+        losses = {"last": last_step(source.task.loss), "mean": source.task.loss}
         self.optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(settings.learning_rate))
         self.train_loss = losses[source.task.baseline_at]
         self.train_step = make_train_step(self.model, self.train_loss, self.optimizer)

@@ -1,0 +1,234 @@
+"""The benchmarks measure what they say: turns, ratios, the gate before the clock, and what is written down."""
+
+import dataclasses
+import json
+import os
+from importlib.util import find_spec
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import seqjax as sj
+from benchmarks import __main__ as command_line
+from benchmarks import layers, methods, peers, results, timing
+
+typer_testing = pytest.importorskip("typer.testing", reason="the command line needs typer")
+SHAPE = (2, 5, 3, 4)
+SILENT = lambda line: None  # noqa: E731
+
+
+class Machine:
+    """A clock that only work moves on, and a machine whose speed drifts from round to round."""
+
+    def __init__(self):
+        self.now, self.log = 0.0, []
+
+    def arm(self, name, cost):
+        def run(inputs):
+            self.log.append((name, inputs))
+            self.now += cost * (1 + inputs % 7)
+
+        return timing.Arm(name, run)
+
+    def measure(self, arms, **options):
+        return timing.interleave(arms, lambda number: number + 10, pause=0, clock=lambda: self.now, **options)
+
+
+def test_arms_take_turns_on_the_same_fresh_inputs():
+    machine = Machine()
+    samples = machine.measure([machine.arm(name, 1.0) for name in "abc"], rounds=3, warmup=2)
+    assert [name for name, _ in machine.log] == list("abc" * 5)
+    assert [inputs for _, inputs in machine.log[::3]] == [8, 9, 10, 11, 12]
+    assert machine.log[0][1] == machine.log[2][1]
+    assert {name: len(seconds) for name, seconds in samples.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_preparing_inputs_is_not_timed():
+    machine = Machine()
+
+    def prepare(inputs):
+        machine.now += 1000
+        return inputs
+
+    arm = dataclasses.replace(machine.arm("a", 1.0), prepare=prepare)
+    assert max(machine.measure([arm], rounds=4)["a"]) < 10
+
+
+def test_a_drift_that_arms_share_leaves_their_ratio_alone():
+    machine = Machine()
+    samples = machine.measure([machine.arm("a", 1.0), machine.arm("b", 3.0)], rounds=15)
+    assert max(samples["a"]) > 3 * min(samples["a"])
+    np.testing.assert_allclose(timing.paired_ratio(samples["b"], samples["a"]), [3, 3, 3])
+
+
+def test_intervals_hold_the_true_ratio_19_times_in_20_and_narrow_with_rounds():
+    rng = np.random.default_rng(0)
+    widths = []
+    for rounds in (15, 240):
+        ratios = []
+        for _ in range(200):
+            speed = rng.uniform(1, 5, rounds)
+            times = [speed * factor * rng.lognormal(0, 0.1, rounds) for factor in (2.0, 1.0)]
+            ratios.append(timing.paired_ratio(*times, resamples=500))
+        assert all(ratio.low <= ratio.median <= ratio.high for ratio in ratios)
+        assert 0.9 < np.mean([ratio.low < 2 < ratio.high for ratio in ratios]) < 0.99
+        widths.append(np.mean([ratio.high - ratio.low for ratio in ratios]))
+    assert widths[1] < widths[0] / 3
+
+
+def test_the_summary_is_least_median_and_95th_percentile():
+    assert timing.summary(list(range(101))) == (0, 50, 95)
+
+
+@pytest.mark.parametrize(
+    ("got", "message"),
+    [
+        ({"a": np.ones(3), "b": np.full(2, 1.01)}, r"arm: result\['b'\] differs by 1.0e-02"),
+        ({"a": np.ones(3), "b": np.full(2, np.nan)}, r"result\['b'\] differs by nan"),
+        ({"a": np.ones(3), "b": np.ones(3)}, r"expected result\['b'\] \[2\], got \[3\]"),
+        ({"a": np.ones(3)}, "expected PyTreeDef"),
+    ],
+)
+def test_what_differs_is_refused(got, message):
+    expected = {"a": np.ones(3), "b": np.ones(2)}
+    assert timing.check("arm", {"a": np.ones(3) + 1e-6, "b": np.ones(2)}, expected, 1e-4) < 2e-6
+    with pytest.raises(timing.Mismatch, match=message):
+        timing.check("arm", got, expected, 1e-4)
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def document():
+    arms = [
+        results.Measured("ours", [1.0, 2.0, 4.0], 0.5, 2_000_000, 0.0),
+        results.Measured("theirs", [2.0, 4.0, 8.0], None, None, 1e-6, "as it is"),
+        results.Measured("absent", note="not installed"),
+    ]
+    return [results.Group("A claim", "B, T", [results.Case("1, 2", "ours", arms)])]
+
+
+def test_both_files_say_the_same(tmp_path):
+    paths = results.save("name", "Title", "About.", "python -m benchmarks name", document(), tmp_path / "new")
+    data, text = json.loads(paths[0].read_text()), paths[1].read_text()
+    assert text == results.render(data)
+    assert data["groups"][0]["cases"][0]["arms"][1]["seconds"] == [2.0, 4.0, 8.0]
+    assert "    python -m benchmarks name\n" in text
+    assert "| 1, 2 | **1** | 2.00 [2.00, 2.00] | not installed |" in text
+    assert "| 1, 2 | ours | 1000.00 | 2000.00 | 3800.00 | 0.50 | 2.0 | 0e+00 |  |" in text
+    assert {"device", "cores", "jax", "jaxlib", "flax", "torch", "commit", "date"} <= data["header"].keys()
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    results.save("name", "Old", "", "", document(), tmp_path)
+    before = {path: path.read_text() for path in tmp_path.iterdir()}
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        results.save("name", "New", "", "", document(), tmp_path)
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+# ---------------------------------------------------------------- the measurements, at toy size
+
+
+def invoke(*words):
+    return typer_testing.CliRunner().invoke(command_line.app, [str(word) for word in words])
+
+
+def without_peers(monkeypatch):
+    """As where flax, which seqjax depends on, is the only other library."""
+    monkeypatch.setattr(layers, "missing", lambda: ["haiku", "equinox", "torch"])
+    monkeypatch.setattr(peers, "missing", layers.missing)
+
+
+@pytest.mark.parametrize("what", peers.WHATS)
+def test_layers_agree_and_absent_libraries_are_named(what, monkeypatch):
+    without_peers(monkeypatch)
+    case = peers.measure("gru", SHAPE, what, 2)
+    timed = {arm.name: arm for arm in case.arms if arm.seconds}
+    assert list(timed) == ["seqjax", "seqjax (autodiff)", "seqjax (reset before)", "flax"]
+    assert all(arm.error < peers.TOLERANCE and arm.temp_bytes > 0 for arm in timed.values())
+    assert {arm.name: arm.note for arm in case.arms if not arm.seconds} == dict.fromkeys(
+        layers.missing(), "not installed"
+    )
+
+
+def test_an_arm_that_computes_something_else_is_refused_before_the_clock_starts(tmp_path, monkeypatch):
+    def wrong(cell, hidden_size):
+        ours = layers.seqjax_peers({"": sj.lstm(hidden_size)})[0]
+        forgetful = lambda p: p._replace(b=jnp.zeros_like(p.b))  # noqa: E731
+        return [ours, layers.Peer("wrong", forgetful, ours.unroll)]
+
+    without_peers(monkeypatch)
+    monkeypatch.setattr(peers, "jax_peers", wrong)
+    monkeypatch.setattr(peers, "interleave", lambda *args: pytest.fail("timed all the same"))
+    options = ("--cell", "lstm", "--what", "gradient", "--shape", "2,5,3,4", "--out", tmp_path / "out")
+    result = invoke("peers", *options)
+    assert result.exit_code == 1
+    assert "Nothing was timed: wrong: result[0] differs by" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_line_writes_both_files_and_the_command_that_made_them(tmp_path, monkeypatch):
+    shapes = []
+    monkeypatch.setattr(methods, "run", lambda *args: shapes.append(args) or document())
+    options = ("--shape", "2,5,3,4", "--shape", "1,2,3,4", "--rounds", 3)
+    result = invoke("methods", *options, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert shapes[0][:3] == ([(2, 5, 3, 4), (1, 2, 3, 4)], [256, 1024, 4096, 16384], 3)
+    text = (tmp_path / "methods.md").read_text()
+    assert "    python -m benchmarks methods --shape 2,5,3,4 --shape 1,2,3,4 --rounds 3\n" in text
+    assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize("shape", ["2,5,3", "2,5,3,x", "0,5,3,4"])
+def test_a_shape_that_is_none_is_refused(shape, tmp_path):
+    result = invoke("peers", "--shape", shape, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "expected four sizes" in result.output
+
+
+def test_methods_agree_and_the_fastest_is_the_baseline(monkeypatch):
+    monkeypatch.setattr(methods, "CHUNKS", (None, 2))
+    (case,) = methods.chunks([SHAPE], 2, SILENT).cases
+    medians = {arm.name: timing.summary(arm.seconds).median for arm in case.arms}
+    assert list(medians) == ["chunk None", "chunk 2", "Auto", "autodiff"]
+    assert medians[case.baseline] == min(medians.values())
+    assert [arm.note for arm in case.arms if arm.name == "Auto"] == [
+        repr(sj.Auto().select(sj.lstm(4), jnp.zeros((5, 2, 3))))
+    ]
+
+
+def test_scans_agree():
+    groups = methods.scans([6], (2, 3), 2, SILENT)
+    assert [len(group.cases) for group in groups] == [1, 1]
+    for group in groups:
+        assert [arm.name for arm in group.cases[0].arms] == ["Sequential", "Associative", "autodiff"]
+        assert all(arm.error < methods.TOLERANCE for arm in group.cases[0].arms)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("what", peers.WHATS)
+@pytest.mark.parametrize("cell", layers.CELLS)
+def test_every_library_computes_the_same_layer(cell, what):
+    if layers.missing():
+        pytest.skip(f"not installed: {', '.join(layers.missing())}")
+    case = peers.measure(cell, SHAPE, what, 2)
+    assert {arm.name.split()[0] for arm in case.arms} == {"seqjax", "flax", "haiku", "equinox", "torch"}
+    assert all(arm.seconds and arm.error < 1e-5 for arm in case.arms)
+
+
+@pytest.mark.peers
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+def test_a_torch_arm_with_other_weights_is_refused(monkeypatch):
+    from benchmarks import torch_layer
+
+    right = torch_layer.to_native
+    monkeypatch.setattr(torch_layer, "to_native", lambda p: right(p._replace(b=p.b + 0.1)))
+    with pytest.raises(timing.Mismatch, match="torch: result"):
+        peers.measure("lstm", SHAPE, "gradient", 2)
