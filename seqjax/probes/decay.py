@@ -35,8 +35,8 @@ def fit_decay(log_norm: np.ndarray) -> Decay:
 
     Both have two parameters and a variance, so that AIC, :math:`n \log(\mathrm{RSS}/n) + 2 \cdot 3`, compares their
     residuals. Entries that are not finite (masked steps, gradients of exactly zero) take no part in the fits; zeros
-    count as zero in the horizons. With fewer than three finite entries the fits are NaN. Which of the two laws is better
-    depends on the range of lags: a mixture of exponentials may look like a power law at first.
+    count as zero in the horizons. With fewer than three finite entries the fits are NaN. Which of the two laws fits
+    better depends on the range of lags: a mixture of exponentials may look like a power law at first.
 
     Args:
         log_norm: natural logs ``[T]`` by lag: ``log_norm[tau]`` belongs to the step tau before the last.
