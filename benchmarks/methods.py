@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import seqjax as sj
-from benchmarks.layers import random_params
+from benchmarks.layers import CELLS, random_params
 from benchmarks.results import Case, Group, measured
 from benchmarks.timing import check, interleave, jax_arm
 
@@ -20,6 +20,7 @@ loss = mean(w ys^2) with fixed random w. Before anything is timed, values and gr
 `Sequential(gradient="autodiff")`; the column "error" is the largest deviation as a part of the largest entry."""
 SHAPES = ((1, 4096, 64, 64), (8, 2048, 64, 64), (32, 512, 128, 128), (32, 256, 256, 512))
 CHUNKS = (None, 16, 32, 64, 128, 256)
+KEPT = (16, 128)
 LENGTHS = (256, 1024, 4096, 16384)
 TOLERANCE = 2e-4
 
@@ -76,17 +77,19 @@ def compare(
     return Case(label, baseline, rows)
 
 
-def chunks(shapes: Sequence[Shape], rounds: int, say: Callable) -> Group:
-    """The gradient of an LSTM by the chunk of `seqjax.Sequential`."""
+def chunks(cell: str, shapes: Sequence[Shape], rounds: int, say: Callable) -> Group:
+    """The gradient of an LSTM or GRU by the settings of `seqjax.Sequential`."""
     methods: dict[str, sj.Method] = {f"chunk {size}": sj.Sequential(chunk=size) for size in CHUNKS}
+    methods |= {f"chunk {size}, gates kept": sj.Sequential(chunk=size, keep_gates=True) for size in KEPT}
     methods |= {"Auto": sj.Auto(), "autodiff": AUTODIFF}
     cases = []
     for shape in shapes:
         label = ", ".join(map(str, shape))
-        say(f"chunk, B, T, D, H = {label}")
-        params = random_params("lstm", *shape[2:])
-        cases.append(compare(label, sj.lstm(shape[3]), params, methods, gradient_of, shape, rounds))
-    return Group("LSTM: value and gradient by chunk, relative to the fastest", "B, T, D, H", cases)
+        say(f"{cell} by chunk, B, T, D, H = {label}")
+        made = sj.lstm(shape[3]) if cell == "lstm" else sj.gru(shape[3])
+        params = random_params(cell, *shape[2:])
+        cases.append(compare(label, made, params, methods, gradient_of, shape, rounds))
+    return Group(f"{cell.upper()}: value and gradient by chunk, relative to the fastest", "B, T, D, H", cases)
 
 
 def scans(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Callable) -> list[Group]:
@@ -114,4 +117,5 @@ def scans(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Calla
 
 def run(shapes: Sequence[Shape], lengths: Sequence[int], rounds: int, say: Callable) -> list[Group]:
     """Everything that `seqjax.Auto` is based on."""
-    return [chunks(shapes, rounds, say), *scans(lengths, (8, 64), rounds, say)]
+    gradients = [chunks(cell, shapes, rounds, say) for cell in CELLS]
+    return [*gradients, *scans(lengths, (8, 64), rounds, say)]

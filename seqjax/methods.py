@@ -26,6 +26,8 @@ class Sequential(Value):
             `seqjax.ops.gated` and `seqjax.ops.diagonal`); it supports reverse mode at any order. "autodiff" is the
             specification itself: the step-by-step loop, differentiated by JAX, forward mode included. `Step`, of
             which nothing is known, is always differentiated by JAX.
+        keep_gates: for batched gradients of `Gated`: keep the gates for the backward pass, (G + 1) H T B numbers more,
+            instead of computing them again. Pays where the products are the larger cost, H of 256 or so on a CPU.
         unroll_factor: steps per iteration of the compiled loop, where JAX differentiates it.
 
     Example:
@@ -37,6 +39,7 @@ class Sequential(Value):
     kinds: ClassVar[tuple[type, ...]] = (Step, Gated, Diagonal)
     chunk: int | None = None
     gradient: Literal["batched", "autodiff"] = "batched"
+    keep_gates: bool = False
     unroll_factor: int = 1
 
     def __post_init__(self) -> None:
@@ -75,6 +78,7 @@ class Sequential(Value):
                 mask=mask,
                 tap=tap,
                 chunk=self.chunk,
+                keep_gates=self.keep_gates,
             )
             return carry, cell.readout(params, hs, xs)
 
@@ -140,15 +144,16 @@ class Associative(Value):
 class Auto(Value):
     """Picks a method by kind of recurrence, platform and shape; `select` says which.
 
-    ============= ================================================================== ==============================
-    recurrence    CPU                                                                GPU, TPU
-    ============= ================================================================== ==============================
-    `Step`        ``Sequential()``                                                   ``Sequential()``
-    `Gated`       ``Sequential(chunk=c)``, c such that a chunk stays in cache        ``Sequential(chunk=128)``
-    `Diagonal`    ``Sequential()``                                                   ``Associative()``
-    ============= ================================================================== ==============================
+    ============= ============================================== ==============================
+    recurrence    CPU                                            GPU, TPU
+    ============= ============================================== ==============================
+    `Step`        ``Sequential()``                               ``Sequential()``
+    `Gated`       ``Sequential(chunk=c, keep_gates=D >= 256)``   ``Sequential(chunk=128)``
+    `Diagonal`    ``Sequential()``                               ``Associative()``
+    ============= ============================================== ==============================
 
-    The CPU column is measured (``benchmarks/results/methods.md``); the other follows from the depth of the loops.
+    c is 16 to 128 steps, such that the inputs of a chunk fill 32 kB, about a first-level cache. The CPU column is
+    measured (``benchmarks/results/methods.md``); the other follows from the depth of the loops.
     """
 
     kinds: ClassVar[tuple[type, ...]] = (Step, Gated, Diagonal)
@@ -170,7 +175,7 @@ class Auto(Value):
         on_cpu = (platform or jax.default_backend()) == "cpu"
         match cell.recurrence:
             case Gated():
-                return Sequential(chunk=_cached_chunk(xs) if on_cpu else 128)
+                return _gated_on_cpu(xs) if on_cpu else Sequential(chunk=128)
             case Diagonal() if not on_cpu:
                 return Associative()
         return Sequential()
@@ -208,11 +213,11 @@ def _project(cell: Cell, params: Any, xs: Any, keys: Any) -> Any:
     return jax.vmap(one)(xs, keys)
 
 
-def _cached_chunk(xs: Any) -> int:
-    """32 to 128 steps: the fewest that fill half a megabyte of inputs (measured, see `Auto`)."""
-    step = jax.tree.leaves(xs)[0]
-    size = max(1, step.size // max(1, step.shape[0])) * step.dtype.itemsize
-    return 32 if size * 64 > 2**19 else 128
+def _gated_on_cpu(xs: Any) -> Sequential:
+    """See `Auto`."""
+    inputs = jax.tree.leaves(xs)[0]
+    step_bytes = max(1, inputs.size // max(1, inputs.shape[0])) * inputs.dtype.itemsize
+    return Sequential(chunk=min(max(2**15 // step_bytes, 16), 128), keep_gates=inputs.shape[-1] >= 256)
 
 
 def _check_positive(what: str, value: int | None) -> None:

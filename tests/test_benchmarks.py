@@ -195,9 +195,10 @@ def test_a_shape_that_is_none_is_refused(shape, tmp_path):
 
 def test_methods_agree_and_the_fastest_is_the_baseline(monkeypatch):
     monkeypatch.setattr(methods, "CHUNKS", (None, 2))
-    (case,) = methods.chunks([SHAPE], 2, SILENT).cases
+    monkeypatch.setattr(methods, "KEPT", (2,))
+    (case,) = methods.chunks("lstm", [SHAPE], 2, SILENT).cases
     medians = {arm.name: timing.summary(arm.seconds).median for arm in case.arms}
-    assert list(medians) == ["chunk None", "chunk 2", "Auto", "autodiff"]
+    assert list(medians) == ["chunk None", "chunk 2", "chunk 2, gates kept", "Auto", "autodiff"]
     assert medians[case.baseline] == min(medians.values())
     assert [arm.note for arm in case.arms if arm.name == "Auto"] == [
         repr(sj.Auto().select(sj.lstm(4), jnp.zeros((5, 2, 3))))

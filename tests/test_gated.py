@@ -1,5 +1,6 @@
 """The gated recurrence: its batched gradients against the specification, for every form that a cell may have."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -11,6 +12,8 @@ import pytest
 import seqjax as sj
 from seqjax.base import Activation, Dense, Gated, GatedWeights
 from seqjax.cells import ElmanCarry, LSTMCarry, LSTMParams
+from seqjax.ops.gated import gated
+from seqjax.ops.step import recurrent_product
 
 T, B, D, H = 8, 3, 3, 4
 SIGMOID, TANH, RELU, IDENTITY = Activation.SIGMOID, Activation.TANH, Activation.RELU, Activation.IDENTITY
@@ -117,8 +120,8 @@ def setting(name, form="dense", batch=(B,)):
     return jax.tree.map(jnp.asarray, (params, carry, xs, reset, mask))
 
 
-def layer_of(name, method, *, dense=True):
-    """A layer whose initial carry depends on the params, so that resets have a gradient."""
+def cell_of(name, *, dense=True):
+    """A cell whose initial carry depends on the params, so that resets have a gradient."""
 
     def initial_carry(params, x):
         leaves = NUM_STATES.get(name, 1) + 1
@@ -128,14 +131,16 @@ def layer_of(name, method, *, dense=True):
     def project(params, xs, key=None):
         return jnp.sin(xs @ params["w_x"]) + params["b"]
 
-    cell = sj.Cell(
+    return sj.Cell(
         init=lambda key, x: None,
         initial_carry=initial_carry,
         recurrence=RECURRENCES[name],
         project=Dense(lambda params: (params["w_x"], params["b"])) if dense else project,
-        readout=lambda params, hs, xs: hs,
     )
-    return sj.recurrent(cell, method)
+
+
+def layer_of(name, method, *, dense=True):
+    return sj.recurrent(cell_of(name, dense=dense), method)
 
 
 def weighted(carry, ys):
@@ -195,6 +200,57 @@ def test_batched_equals_autodiff_in_values_and_all_gradients(name, form):
     used -= set() if name in ("peephole", "counter") else {"w"}
     for key in used:  # the comparison is not one of zeros
         assert any(np.abs(leaf).max() > 0.01 for leaf in jax.tree.leaves(d_params[key])), key
+
+
+def as_dense(w_h, form):
+    """The matrix ``[H, G*H]`` that a form stands for, entry by entry."""
+    if form == "dense":
+        return w_h
+    gates = w_h.shape[2] if form == "heads" else w_h.shape[0]
+    dense = np.zeros((H, gates, H))
+    for g, i in itertools.product(range(gates), range(H)):
+        if form == "diagonal":
+            dense[i, g, i] = w_h[g, i]
+        else:
+            head, row = divmod(i, H // 2)
+            dense[i, g, head * (H // 2) : (head + 1) * (H // 2)] = w_h[head, row, g]
+    return dense.reshape(H, gates * H)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_of_the_recurrent_weights_stands_for_a_matrix(form):
+    w_h, h = setting("peephole", form)[0]["w_h"], normal(70, T, B, H)
+    expected = h @ as_dense(np.asarray(w_h), form)
+    assert_close(recurrent_product(jnp.asarray(h), w_h, 4), jnp.asarray(expected))
+
+
+def test_the_order_in_which_split_gates_are_listed_makes_no_difference():
+    params, carry, xs, reset, mask = setting("peephole")
+    assert RECURRENCES["peephole"].split == (0, 1)
+    turned = dataclasses.replace(RECURRENCES["peephole"], split=(1, 0))
+    cell = dataclasses.replace(cell_of("peephole"), recurrence=turned)
+    got = gradients(sj.recurrent(cell, BATCHED), params, carry, xs, reset, mask)
+    assert_close(got, expected_gradients("peephole"))
+
+
+@pytest.mark.parametrize("name", ["peephole", pytest.param("slstm", marks=pytest.mark.slow)])
+def test_keeping_the_gates_changes_no_result(name):
+    params, carry, xs, reset, mask = setting(name)
+    cell = cell_of(name)
+
+    def of(keep_gates):
+        def loss(params, carry, xs):
+            return weighted(
+                *gated(
+                    cell.recurrence, cell.recurrence.weights(params), cell.project.weights(params), carry, xs,
+                    initial=cell.initial_carry(params, xs[0]), reset=reset, mask=mask, tap=None, chunk=3,
+                    keep_gates=keep_gates,
+                )
+            )  # fmt: skip
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(params, carry, xs)
+
+    assert_close(of(True), of(False))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis.extra.numpy import arrays
 
 import seqjax as sj
@@ -353,6 +353,16 @@ def test_beyond_the_range_a_tap_says_zero_and_the_extended_profile_the_truth():
     assert (tapped[:200] == -np.inf).all() and np.isfinite(extended).all()
 
 
+def test_a_gradient_beyond_the_greatest_float_is_infinite_in_a_tap_alone():
+    layer, params, carry = linear(2.0, jnp.float32)
+    xs = jnp.zeros((300, 2, 1), jnp.float32)
+    expected = math.log(2) * np.arange(300, 0, -1)[:, None].repeat(2, 1)
+    np.testing.assert_allclose(run_profile(layer, last_sum, params, carry, xs).h, expected, rtol=1e-6)
+    tapped = np.asarray(run_profile(layer, last_sum, params, carry, xs, extended_range=False).h)
+    np.testing.assert_allclose(tapped[-127:], expected[-127:], rtol=1e-6)
+    assert (tapped[:-127] == np.inf).all()
+
+
 # ---------------------------------------------------------------- zeros, NaN, masks
 
 
@@ -557,6 +567,7 @@ def log_of(masses):
 
 
 @given(masses=counts, share=shares)
+@example(masses=[1] * 20, share=11)  # in floats, .55 of 20 is a little more than 11
 def test_a_horizon_is_the_least_lag_that_holds_the_share(masses, share):
     got = horizon(log_of(masses), share / 20)
     total = sum(masses)

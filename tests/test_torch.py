@@ -182,6 +182,26 @@ def test_bidirectional_equals_its_peer_in_values_and_gradients(name, lengths):
     assert_close(got, expected)
 
 
+def test_resets_of_a_bidirectional_layer_separate_documents_as_runs_of_their_own_do():
+    cell, peer, convert, params_type, _ = CELLS["lstm"]
+    peer = peer(D, H, bidirectional=True).double()
+    weights = arrays(peer.parameters())
+    params = tuple(params_type(*map(jnp.asarray, convert(*half)[0])) for half in (weights[:4], weights[4:]))
+    xs = normal(0, T, B, D)
+    reset = np.zeros((T, B), bool)
+    reset[[3, 4], 0] = True  # documents of 3, 1 and 5 steps
+    reset[[0, 7], 1] = True  # of 7 and 2
+    expected = np.zeros((T, B, 2 * H))
+    for b in range(B):
+        bounds = [0, *(t for t in range(1, T) if reset[t, b]), T]
+        for start, stop in zip(bounds, bounds[1:]):
+            expected[start:stop, b] = arrays([peer(torch.tensor(xs[start:stop, b]))[0]])[0]
+    layer = sj.bidirectional(sj.recurrent(cell))
+    carry = layer.initial_carry(params, jnp.asarray(xs[0]))
+    ys = jax.jit(layer.unroll)(params, carry, jnp.asarray(xs), reset=jnp.asarray(reset))[1]
+    assert_close(ys, expected)
+
+
 # ---------------------------------------------------------------- GRU with reset before: PyTorch has no such layer
 
 

@@ -63,7 +63,12 @@ def check_method(method: Method, cell: Cell, x: Any) -> None:
 def methods_for(cell: Cell) -> list[Method]:
     """All methods that run a cell, and `Sequential` in each of its modes."""
     modes: list[Any] = [method() for method in METHODS]
-    modes += [Sequential(chunk=4), Sequential(gradient="autodiff"), Sequential(chunk=5, gradient="autodiff")]
+    modes += [
+        Sequential(chunk=4),
+        Sequential(chunk=4, keep_gates=True),
+        Sequential(gradient="autodiff"),
+        Sequential(chunk=5, gradient="autodiff"),
+    ]
     return [method for method in modes if isinstance(cell.recurrence, method.kinds)]
 
 
