@@ -292,6 +292,10 @@ def test_nan_before_a_reset_reaches_nothing_after_it(scan, constant):
         assert_same((hs, d_b), (clean, clean_b), np.s_[6:])
         assert_same((hs, d_b), (clean, clean_b), np.s_[:, 1:])
         assert_same(d_initial, clean_initial)
+    if not constant:  # nor does the gradient of what comes after reach before it
+        (d_b, _), _ = run(a.at[8, 0].set(jnp.nan), b, carry)
+        assert np.isnan(np.asarray(d_b)[6:8, 0]).all()
+        assert_same(d_b[:6], clean_b[:6])
 
 
 @pytest.mark.parametrize("poison", POISON)

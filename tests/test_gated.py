@@ -405,6 +405,11 @@ def test_nan_before_a_reset_reaches_nothing_after_it(name, method):
         assert np.isnan(np.asarray(ys)[4:6, 0]).all()
         assert_same((got, ys[6:], d_xs[6:]), (after, clean[6:], d_clean[6:]))
         assert_same((ys[:, 1:], d_xs[:, 1:]), (clean[:, 1:], d_clean[:, 1:]))
+    d_xs, _ = run(
+        carry, xs.at[7, 0].set(jnp.nan)
+    )  # nor does the gradient of what comes after reach before it
+    assert np.isnan(np.asarray(d_xs)[6, 0]).all()
+    assert_same(d_xs[:6], d_clean[:6])
 
 
 @METHODS
