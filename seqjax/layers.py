@@ -196,7 +196,7 @@ def dropout(rate: float) -> Layer:
         >>> import jax, jax.numpy as jnp, seqjax as sj
         >>> layer = sj.dropout(0.5)
         >>> layer.unroll((), (), jnp.ones((1, 1, 4)), key=jax.random.key(1))[1]
-        Array([[[2., 2., 0., 0.]]], dtype=float32)
+        Array([[[0., 2., 0., 2.]]], dtype=float32)
 
     References:
         Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15.
