@@ -99,7 +99,9 @@ def scans(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Calla
     params = cell.init(jax.random.key(0), jax.ShapeDtypeStruct((batch, hidden_size), jnp.float32))
     methods: dict[str, sj.Method] = {
         "Sequential": sj.Sequential(),
+        "chunk 256": sj.Sequential(chunk=256),
         "Associative": sj.Associative(),
+        "Auto": sj.Auto(),
         "autodiff": AUTODIFF,
     }
     groups = []

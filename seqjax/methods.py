@@ -113,8 +113,8 @@ class Sequential(Value):
 class Associative(Value):
     """A parallel prefix over time: depth 2 log2 T. For linear recurrences.
 
-    On a CPU a sequential scan is several times faster (``python -m benchmarks methods`` measures it here); on parallel
-    hardware the logarithmic depth wins for long sequences.
+    On a CPU a sequential scan is faster (``benchmarks/results/methods.md``); on parallel hardware the logarithmic depth
+    wins for long sequences.
     """
 
     kinds: ClassVar[tuple[type, ...]] = (Diagonal,)
