@@ -75,6 +75,9 @@ class Gated:
     weights: Callable
     split: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "split", tuple(sorted(self.split)))
+
 
 class DiagonalInputs(NamedTuple):
     """Inputs of a `Diagonal` recurrence. ``a`` is ``[T, *B, H]``, or ``[H]`` where it does not depend on the input."""

@@ -194,7 +194,10 @@ def show(token: tuple) -> str:
                 f"{build(rest[0]).__name__}({', '.join(f'{name}={show(value)}' for name, value in rest[1])})"
             )
         case "partial":
-            return f"partial{tuple(map(show, rest[0]))}"
+            function, args, keywords = rest[0]
+            texts = [show(function), *map(show, args[1])]
+            texts += [f"{pair[1][0][1]}={show(pair[1][1])}" for pair in keywords[1]]
+            return f"partial({', '.join(texts)})"
         case "tuple":
             texts = list(map(show, rest[0]))
             return f"({', '.join(texts)}{',' if len(texts) == 1 else ''})"
@@ -223,7 +226,7 @@ def _default(field: dataclasses.Field, value: Any) -> bool:
     factory = field.default_factory
     default = factory() if factory is not dataclasses.MISSING else field.default
     return type(default) is type(value) and (
-        default is value or (isinstance(value, PLAIN) and default == value)
+        default is value or (isinstance(value, (*PLAIN, float, complex)) and repr(default) == repr(value))
     )
 
 

@@ -228,13 +228,13 @@ def first_step(xs: Any) -> Any:
 
 def step_keys(key: jax.Array | None, length: int) -> jax.Array | None:
     """One key per step: ``fold_in(key, t)``; an array of T keys is taken as it is."""
-    if key is None or jnp.ndim(key) == 1:
-        return key
+    if key is None:
+        return None
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise TypeError(
             f"key: expected a typed key such as jax.random.key(0), got {key.dtype} {list(key.shape)}."
         )
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(length))
+    return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(length))
 
 
 def fold_in(key: jax.Array | None, number: int) -> jax.Array | None:
@@ -290,6 +290,11 @@ def _check_inputs(
             raise ValueError(
                 f"{who}: expected xs {wanted} (the input weights are {list(w.shape)}), got {list(leaf.shape)}."
             )
+    else:
+        try:
+            jax.eval_shape(cell.project, params, first_step(xs) if time and time[0] else xs)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{who}: {error}") from error
     batch = leaf.shape[:-1]
     for name, flag in (("reset", reset), ("mask", mask)):
         if flag is None:

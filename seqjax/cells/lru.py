@@ -95,6 +95,11 @@ def lru(
         )
 
     def project(params: LRUParams, xs: jax.Array, key: Any = None) -> DiagonalInputs:
+        if not jnp.issubdtype(xs.dtype, jnp.floating) or xs.shape[-1] != len(params.w_b):
+            raise ValueError(
+                f"expected floating xs [..., {len(params.w_b)}] (w_b is {list(params.w_b.shape)}), "
+                f"got {xs.dtype} {list(xs.shape)}."
+            )
         real_dtype = wide(xs.dtype)
         nu, theta, gamma = (jnp.exp(p.astype(real_dtype)) for p in params[:3])
         decay = jnp.exp(-nu)
