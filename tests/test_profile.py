@@ -134,7 +134,7 @@ def test_a_profile_with_a_reset_or_a_mask_alone_equals_the_gradient_by_a_perturb
     ("name", "method"),
     [
         ("lstm", sj.Sequential(chunk=4)),
-        ("lstm", sj.Sequential(gradient="autodiff")),
+        ("elman", sj.Sequential(gradient="autodiff")),
         ("gru_reset_before", sj.Sequential(chunk=4)),
         ("lru", sj.Sequential(gradient="autodiff")),
         ("lru", sj.Associative()),
@@ -378,41 +378,53 @@ def test_a_gradient_of_exactly_zero_is_minus_infinity(extended_range):
     assert total_log_norm((log_norm, log_norm)).max() == -np.inf
 
 
+@functools.cache
+def halving_profile(extended_range):
+    """The log norms ``[9, 2]`` of a state that halves, for a loss that weighs the outputs; shared by several tests."""
+    layer, params, carry = linear(0.5)
+
+    def run(xs, weights, reset, mask):
+        return gradient_profile(
+            layer, lambda ys, weights: jnp.sum(ys[..., 0] * weights), params, carry, xs, weights,
+            reset=reset, mask=mask, extended_range=extended_range,
+        ).log_norm.h  # fmt: skip
+
+    return jax.jit(run)
+
+
+ONES, NEVER, ALWAYS = np.ones((9, 2, 1)), np.zeros((9, 2), bool), np.ones((9, 2), bool)
+HALVING = math.log(0.5) * np.arange(9, 0, -1)
+
+
+def step_alone(t):
+    return np.eye(9)[t][:, None].repeat(2, 1)
+
+
 @pytest.mark.parametrize("extended_range", [True, False])
 def test_a_loss_before_the_end_leaves_minus_infinity_behind_it(extended_range):
-    layer, params, carry = linear(0.5)
-    log_norm = run_profile(
-        layer, lambda ys, _: ys[5].sum(), params, carry, jnp.ones((9, 2, 1)), extended_range=extended_range
-    ).h
-    expected = np.concatenate([math.log(0.5) * np.arange(6, 0, -1), np.full(3, -np.inf)])
-    np.testing.assert_allclose(log_norm[:, 0], expected, rtol=1e-14)
+    log_norm = halving_profile(extended_range)(ONES, step_alone(5), NEVER, ALWAYS)
+    expected = np.concatenate([HALVING[3:], np.full(3, -np.inf)])
+    np.testing.assert_allclose(log_norm, expected[:, None].repeat(2, 1), rtol=1e-14)
 
 
 @pytest.mark.parametrize("extended_range", [True, False])
 def test_a_reset_cuts_the_profile(extended_range):
-    layer, params, carry = linear(0.5)
-    reset = jnp.zeros((9, 2), bool).at[4, 0].set(True)
-    log_norm = run_profile(
-        layer, last_sum, params, carry, jnp.ones((9, 2, 1)), reset=reset, extended_range=extended_range
-    ).h
-    full = math.log(0.5) * np.arange(9, 0, -1)
+    reset = NEVER.copy()
+    reset[4, 0] = True
+    log_norm = halving_profile(extended_range)(ONES, step_alone(8), reset, ALWAYS)
     # The carry that enters step 4 after its reset still counts; what came before it does not.
-    np.testing.assert_allclose(log_norm[:, 0], np.where(np.arange(9) < 4, -np.inf, full), rtol=1e-14)
-    np.testing.assert_allclose(log_norm[:, 1], full, rtol=1e-14)
+    np.testing.assert_allclose(log_norm[:, 0], np.where(np.arange(9) < 4, -np.inf, HALVING), rtol=1e-14)
+    np.testing.assert_allclose(log_norm[:, 1], HALVING, rtol=1e-14)
 
 
 @pytest.mark.parametrize("extended_range", [True, False])
 def test_a_masked_step_is_nan_and_costs_no_decay(extended_range):
-    layer, params, carry = linear(0.5)
-    mask = jnp.ones((6, 2), bool).at[2:4, 0].set(False)
-    xs = jnp.ones((6, 2, 1)).at[2:4, 0].set(jnp.nan)
-    log_norm = run_profile(
-        layer, lambda ys, _: ys[-1].sum(), params, carry, xs, mask=mask, extended_range=extended_range
-    ).h
-    np.testing.assert_allclose(
-        log_norm[:, 0], np.log(0.5) * np.array([4, 3, np.nan, np.nan, 2, 1]), rtol=1e-14
-    )
-    np.testing.assert_allclose(log_norm[:, 1], np.log(0.5) * np.arange(6, 0, -1), rtol=1e-14)
+    mask, xs = ALWAYS.copy(), ONES.copy()
+    mask[5:7, 0], xs[5:7, 0] = False, np.nan
+    log_norm = halving_profile(extended_range)(xs, step_alone(8), NEVER, mask)
+    expected = math.log(0.5) * np.array([7, 6, 5, 4, 3, np.nan, np.nan, 2, 1])
+    np.testing.assert_allclose(log_norm[:, 0], expected, rtol=1e-14)
+    np.testing.assert_allclose(log_norm[:, 1], HALVING, rtol=1e-14)
 
 
 @pytest.mark.parametrize("extended_range", [True, False])

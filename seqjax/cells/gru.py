@@ -39,7 +39,8 @@ def gru(hidden_size: int, *, reset_after: bool = True, param_dtype: Any = jnp.fl
         h_t &= (1 - z_t) \odot n_t + z_t \odot h_{t-1}
 
     "After" is the form of PyTorch and cuDNN, and elementwise but for one product (`Gated`); "before" is the paper's,
-    whose second product waits for r (`Step`). The paper has z and 1 - z the other way round; b_h is PyTorch's.
+    whose second product waits for r (`Step`). Chung et al. 2014 (arXiv:1412.3555) have z and
+    1 - z the other way round; b_h is PyTorch's.
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``GRUCarry(h [*B, H])``;
     params ``GRUParams(w_x [D, 3H], w_h [H, 3H], b [3H], b_h [3H])``.
