@@ -384,6 +384,20 @@ def test_a_tap_equals_that_of_autodiff_for_every_state():
 METHODS = pytest.mark.parametrize("method", [sj.Sequential(chunk=4), AUTODIFF], ids=repr)
 
 
+@pytest.mark.parametrize("logit", [-18.0, -60.0])
+def test_a_nearly_shut_gate_keeps_its_relative_accuracy(logit):
+    """In float32 sigmoid(-18) is 1.5e-8, below eps/2: by way of tanh it, and every gradient through it, would be 0."""
+    params = sj.lstm(H).init(jax.random.key(0), jnp.zeros((B, D), jnp.float32))
+    params = jax.tree.map(jnp.zeros_like, params)
+    params = params._replace(b=params.b.at[H : 2 * H].set(logit))
+    carry = LSTMCarry(jnp.ones((B, H), jnp.float32), jnp.zeros((B, H), jnp.float32))
+    xs = jnp.zeros((1, B, D), jnp.float32)
+    for keep_gates in (False, True):
+        layer = sj.recurrent(sj.lstm(H), sj.Sequential(keep_gates=keep_gates))
+        found = jax.grad(lambda carry, layer=layer: jnp.sum(layer.unroll(params, carry, xs)[0].c))(carry).c
+        np.testing.assert_allclose(found, 1 / (1 + np.exp(-logit)), rtol=1e-6)
+
+
 @METHODS
 @pytest.mark.parametrize("name", ["peephole", pytest.param("two_states", marks=pytest.mark.slow)])
 def test_nan_before_a_reset_reaches_nothing_after_it(name, method):

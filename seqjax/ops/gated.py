@@ -19,10 +19,6 @@ parallelism one all-reduce per time step. Here the backward pass goes chunk by c
 Kept for the backward pass: inputs, states and outputs, (D + (n + 1) H) T B numbers; temporary memory is O(chunk).
 With ``keep_gates`` the gates too, (G + number of split gates) H T B numbers, and step 1 is left out.
 Weight gradients add up in float32 at least.
-
-Numerical range: sigmoid gates are evaluated as :math:`\tanh(z/2)/2 + 1/2`, right to eps/2 absolutely, not relatively.
-A gate below 1e-4 loses relative accuracy (1% at z = -12 in float32) and is exactly zero below z = -17 (-37 in float64),
-and so is a gradient that passes through nothing else. ``Sequential(gradient="autodiff")`` has no such limit.
 """
 
 from functools import partial

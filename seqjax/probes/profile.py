@@ -47,8 +47,7 @@ def gradient_profile(
 ) -> GradientProfile:
     r"""Measure the norm of the loss's gradient by the carry entering each time step.
 
-    Two ways, equal wherever the norms are representable and no sigmoid gate is nearly shut (`seqjax.ops.gated`,
-    numerical range: the batched backward pass rounds gates below 1e-7 to zero in float32; the first way does not):
+    Two ways, equal wherever the norms are representable:
 
     * ``extended_range=True``: the adjoint :math:`\delta_{t-1} = J_t^\top \delta_t + \partial L/\partial y_t \cdot
       \partial y_t / \partial s_{t-1}`, step by step through ``layer.step``, each leaf scaled by its own power of two,
