@@ -3,6 +3,8 @@
 from seqjax import datasets, probes
 from seqjax.base import (
     Activation,
+    Attention,
+    AttentionInputs,
     Batch,
     Cell,
     Dense,
@@ -11,10 +13,16 @@ from seqjax.base import (
     Gated,
     GatedWeights,
     Layer,
+    Matrix,
+    MatrixInputs,
     Method,
     Step,
 )
-from seqjax.cells import REGISTRY, elman, gru, lru, lstm
+from seqjax.cells import REGISTRY
+from seqjax.cells.elman import elman
+from seqjax.cells.gru import gru
+from seqjax.cells.lru import lru
+from seqjax.cells.lstm import lstm
 from seqjax.combinators import bidirectional, checkpointed, residual, serial
 from seqjax.definition import definition
 from seqjax.layers import dropout, pointwise, recurrent

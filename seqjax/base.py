@@ -1,7 +1,8 @@
 """The vocabulary: the types that everything else is made of.
 
-Axes, everywhere: ``T`` time, ``*B`` batch (any number of axes), ``D`` input, ``H`` hidden, ``G`` gates, ``C`` a chunk
-of time. Sequences are time-major: ``xs [T, *B, D]``; one step is ``x [*B, D]``; carry leaves are ``[*B, ...]``.
+Axes, everywhere: ``T`` time, ``*B`` batch (any number of axes), ``D`` input, ``H`` hidden, ``G`` gates, ``N`` heads,
+``K`` key, ``V`` value, ``L`` memory slots, ``C`` a chunk of time. Sequences are time-major: ``xs [T, *B, D]``; one step
+is ``x [*B, D]``; carry leaves are ``[*B, ...]``.
 Arguments and results come in the order of ``jax.lax.scan``: ``(params, carry, x) -> (carry, y)``.
 """
 
@@ -94,7 +95,109 @@ class Diagonal:
     """
 
 
-Recurrence = Step | Gated | Diagonal
+class MatrixInputs(NamedTuple):
+    """Inputs of a `Matrix` recurrence, per head.
+
+    ``q, k [T, *B, N, K]``; ``v [T, *B, N, V]``; ``log_decay`` ``[T, *B, N]`` (one per head) or ``[T, *B, N, K]`` (one
+    per key), None for no decay; ``erase``: a pair ``(a, b)`` of ``[T, *B, N, K]``, or None; ``log_input [T, *B, N]``:
+    the logarithm of an input gate, or None, which goes with a decay per head.
+    """
+
+    q: Any
+    k: Any
+    v: Any
+    log_decay: Any = None
+    erase: Any = None
+    log_input: Any = None
+
+
+class MatrixCarry(NamedTuple):
+    """The carry of a `Matrix` recurrence with ``log_input``: the true state is ``s * exp(m)``.
+
+    ``s [*B, N, K, V]``, ``m [*B, N]``. Without ``log_input`` the carry is ``s`` itself.
+    """
+
+    s: Any
+    m: Any
+
+
+class MatrixOutputs(NamedTuple):
+    """What a `Matrix` recurrence emits: ``o [*B, N, V]``, and with ``log_input`` the scale ``m [*B, N]``, else None."""
+
+    o: Any
+    m: Any = None
+
+
+@dataclass(frozen=True)
+class Matrix:
+    r"""A linear recurrence of matrices, one per head, written to and read from by keys and queries.
+
+    .. math::
+        S_t &= \mathrm{diag}(e^{g_t}) S_{t-1} + a_t (b_t^\top S_{t-1}) + e^{l_t} k_t v_t^\top \\
+        o_t &= S_t^\top q_t
+
+    with g the log decay, (a, b) the erasure and l the log input gate, each optional. With l the state is kept as
+    :math:`S_t e^{-m_t}` with :math:`m_t = \max(g_t + m_{t-1}, l_t)`, so that no gate can overflow; o has the same
+    scale. A normaliser is one more column of v, of ones. Computed in float32 at least.
+    """
+
+
+class AttentionInputs(NamedTuple):
+    """Inputs of an `Attention` recurrence.
+
+    ``q [T, *B, N, K]``, ``k [T, *B, G, K]``, ``v [T, *B, G, V]``, N a multiple of G.
+    """
+
+    q: Any
+    k: Any
+    v: Any
+
+
+class AttentionCarry(NamedTuple):
+    """A ring of keys ``[*B, L, G, K]`` and values ``[*B, L, G, V]``, and the steps since the reset, ``[*B]`` int32.
+
+    Step p since the reset lies in slot ``p mod L``.
+    """
+
+    k: Any
+    v: Any
+    position: Any
+
+
+@dataclass(frozen=True)
+class Attention:
+    r"""Causal softmax attention over the last L steps, the present one included.
+
+    .. math::
+        h_t = \sum_{s \le t} \mathrm{softmax}_s(q_t^\top k_s / \sqrt{K})\, v_s
+
+    Each group of N/G query heads shares one head of keys and values. Positions count the steps that happened since
+    the reset. It emits h ``[*B, N, V]``; the softmax is computed in float32 at least.
+
+    Attributes:
+        window: L, for a sliding window.
+        max_length: L, for sequences of at most L steps: `unroll` refuses longer ones, `step` forgets the oldest. Give
+            one of the two.
+        rotary_base: of rotary positions, where pair i turns by ``rotary_base ** (-2 i / K)`` per step; None for none.
+    """
+
+    window: int | None = None
+    max_length: int | None = None
+    rotary_base: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.window is None) == (self.max_length is None):
+            raise ValueError(
+                f"Attention: expected either window or max_length, got {self.window!r} and {self.max_length!r}."
+            )
+
+    @property
+    def capacity(self) -> int:
+        """L."""
+        return self.window or self.max_length or 0
+
+
+Recurrence = Step | Gated | Diagonal | Matrix | Attention
 
 
 # ---------------------------------------------------------------- cells and layers
@@ -130,7 +233,7 @@ class Cell(Definition):
     Attributes:
         init: ``(key, x) -> params``; x is an array or ShapeDtypeStruct of one time step.
         initial_carry: ``(params, x) -> carry``; uses only x's shape, dtype and sharding, never its values.
-        recurrence: a `Step`, `Gated` or `Diagonal`.
+        recurrence: a `Step`, `Gated`, `Diagonal`, `Matrix` or `Attention`.
         project: ``(params, xs, key=None) -> us``, pointwise in time, with any leading axes.
         readout: ``(params, hs, xs) -> ys``, pointwise in time, with any leading axes.
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from seqjax.cells import REGISTRY
+from seqjax.cells import REGISTRY, vector
 from seqjax.report import catalogue, study
 from seqjax.report import settings as options
 from seqjax.report.page import render as render_page
@@ -70,7 +70,7 @@ def gradients(
     if data is not None and task != "text":
         raise UsageError(f"--data goes with --task text, not with --task {task}.")
     settings = options.Settings(
-        cells=_names("--cells", cells, REGISTRY),
+        cells=_names("--cells", cells, [name for name, entry in REGISTRY.items() if entry.example is vector]),
         lengths=_numbers("--lengths", lengths),
         hidden_size=_at_least_one("--hidden-size", hidden_size),
         batch=_at_least_one("--batch", batch),

@@ -292,7 +292,8 @@ def _check_inputs(
             )
     else:
         try:
-            jax.eval_shape(cell.project, params, first_step(xs) if time and time[0] else xs)
+            x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[len(time) :], a.dtype), xs)
+            jax.eval_shape(cell.project, params, x)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{who}: {error}") from error
     batch = leaf.shape[:-1]

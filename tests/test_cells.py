@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from references import REFERENCES, sigmoid
+from references import REFERENCES
+from references.gated import sigmoid
 
 import seqjax as sj
-from seqjax.cells import REGISTRY, GRUCarry, GRUParams, LSTMCarry, LSTMParams
+from seqjax.cells import REGISTRY, GRUCarry, GRUParams, LSTMCarry, LSTMParams, vector
 
-T, B, D, H = 7, 3, 4, 5
+T, B, D, H = 7, 3, 4, 6
 KEY = jax.random.key(0)
 
 
@@ -22,9 +23,10 @@ def normal(seed, *shape):
 
 
 @functools.cache
-def init(cell, width=D):
+def init(cell, width=D, example=vector):
     """Params; the values of the example are not to be read, so they are NaN."""
-    params = jax.jit(cell.init)(KEY, jnp.full((B, width), jnp.nan))
+    x = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), example((B,), width))
+    params = jax.jit(cell.init)(KEY, x)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
     return params
 
@@ -45,10 +47,12 @@ def shaken(tree):
 @functools.cache
 def setting(name):
     """Cell, params, carry and inputs, all random."""
-    cell = REGISTRY[name].make(H)
-    xs = jnp.asarray(normal(0, T, B, D))
-    params = shaken(init(cell))
-    return cell, params, shaken(cell.initial_carry(params, xs[0])), xs
+    entry = REGISTRY[name]
+    cell = entry.make(H)
+    xs = jax.tree.map(lambda a: jnp.asarray(normal(0, *a.shape)), entry.example((T, B), D))
+    params = shaken(init(cell, example=entry.example))
+    first = jax.tree.map(lambda a: a[0], xs)
+    return cell, params, shaken(cell.initial_carry(params, first)), xs
 
 
 def reference(name, params, carry, xs):
@@ -80,7 +84,7 @@ def test_a_loop_of_step_equals_the_reference(name):
     expected = reference(name, params, carry, xs)
     step = jax.jit(sj.recurrent(cell).step)
     ys = []
-    for x in xs:
+    for x in (jax.tree.map(lambda a, t=t: a[t], xs) for t in range(T)):
         carry, y = step(params, carry, x)
         ys.append(y)
     assert_equal((carry, np.stack(ys)), expected)

@@ -12,7 +12,8 @@ from seqjax.cells import REGISTRY
 from seqjax.testing import CHECKS, check_cell, methods_for, params_do_not_depend_on_method, strict
 
 X = jnp.zeros((3, 4))
-CELLS = {name: entry.make(5) for name, entry in REGISTRY.items()}
+EXAMPLES = {name: entry.example((3,), 4) for name, entry in REGISTRY.items()}
+CELLS = {name: entry.make(6) for name, entry in REGISTRY.items()}
 FIRST_OF_KIND = {type(cell.recurrence): name for name, cell in reversed(CELLS.items())}
 
 
@@ -28,12 +29,12 @@ def every_cell_and_method():
 @pytest.mark.parametrize(("name", "method"), list(every_cell_and_method()))
 def test_cells(name, method, check):
     with strict():
-        check(sj.recurrent(CELLS[name], method), X)
+        check(sj.recurrent(CELLS[name], method), EXAMPLES[name])
 
 
 @pytest.mark.parametrize(("name", "method"), list(every_cell_and_method()))
 def test_params_do_not_depend_on_method(name, method):
-    params_do_not_depend_on_method(method, CELLS[name], X)
+    params_do_not_depend_on_method(method, CELLS[name], EXAMPLES[name])
 
 
 def tanh_twice(x):

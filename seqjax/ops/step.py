@@ -3,14 +3,32 @@
 Everything faster must equal `loop` of `step_of`, in value and in gradient.
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Activation, Diagonal, DiagonalInputs, Gated, GatedWeights, Recurrence, Step
-from seqjax.ops.select import cast, select
+from seqjax.base import (
+    Activation,
+    Attention,
+    AttentionCarry,
+    AttentionInputs,
+    Diagonal,
+    DiagonalInputs,
+    Gated,
+    GatedWeights,
+    Matrix,
+    MatrixCarry,
+    MatrixInputs,
+    MatrixOutputs,
+    Recurrence,
+    Step,
+)
+from seqjax.ops.rotary import rotate
+from seqjax.ops.select import cast, expand, select, wide
 from seqjax.ops.tap import tap as tap_carry
 
 
@@ -18,8 +36,8 @@ def step_of(recurrence: Recurrence, params: Any, dtype: Any) -> Callable[[Any, A
     """One step ``(carry, u) -> (carry, h)`` of a recurrence with its weights bound.
 
     Args:
-        recurrence: a `Step`, `Gated` or `Diagonal`.
-        params: the cell's; cast to dtype, but for `Diagonal`, which has none.
+        recurrence: of any kind.
+        params: the cell's; cast to dtype. The linear kinds and `Attention` have none.
         dtype: of the inputs x.
     """
     match recurrence:
@@ -31,7 +49,13 @@ def step_of(recurrence: Recurrence, params: Any, dtype: Any) -> Callable[[Any, A
             return lambda carry, u: _gated_step(recurrence, weights, carry, u)
         case Diagonal():
             return _diagonal_step
-    raise TypeError(f"expected a recurrence (Step, Gated or Diagonal), got {recurrence!r}.")
+        case Matrix():
+            return _matrix_step
+        case Attention():
+            return partial(_attention_step, recurrence)
+    raise TypeError(
+        f"expected a recurrence (Step, Gated, Diagonal, Matrix or Attention), got {recurrence!r}."
+    )
 
 
 def loop(
@@ -118,3 +142,43 @@ def _gated_step(cell: Gated, weights: GatedWeights, carry: Any, u: jax.Array) ->
 def _diagonal_step(h: jax.Array, inputs: DiagonalInputs) -> tuple[jax.Array, jax.Array]:
     h = expand_left(inputs.a, h.ndim).astype(h.dtype) * h + inputs.b.astype(h.dtype)
     return h, h
+
+
+def _matrix_step(carry: Any, inputs: MatrixInputs) -> tuple[Any, MatrixOutputs]:
+    scaled = inputs.log_input is not None
+    s, m = carry if scaled else (carry, None)
+    q, k, v, log_decay, erase, log_input = jax.tree.map(lambda a: a.astype(s.dtype), inputs)
+    if scaled:
+        decayed = m if log_decay is None else log_decay + m
+        after = jnp.maximum(decayed, log_input)
+        log_decay, k, m = decayed - after, k * jnp.exp(log_input - after)[..., None], after
+    state = s
+    if log_decay is not None:
+        state = jnp.exp(expand(log_decay, s.ndim)) * s
+    if erase is not None:
+        a, b = erase
+        state = state + a[..., None] * jnp.einsum("...k,...kv->...v", b, s)[..., None, :]
+    state = state + k[..., None] * v[..., None, :]
+    o = jnp.einsum("...k,...kv->...v", q, state)
+    return (MatrixCarry(state, m) if scaled else state), MatrixOutputs(o, m)
+
+
+def _attention_step(
+    attention: Attention, carry: AttentionCarry, inputs: AttentionInputs
+) -> tuple[AttentionCarry, jax.Array]:
+    position, length = carry.position, attention.capacity
+    q, k, v = inputs
+    if attention.rotary_base is not None:
+        q, k = (rotate(array, position, attention.rotary_base) for array in (q, k))
+    slots = expand_left(jnp.arange(length, dtype=position.dtype), position.ndim + 1)
+    here = slots == (position % length)[..., None]
+    keys = select(here, k[..., None, :, :], carry.k)
+    values = select(here, v[..., None, :, :], carry.v)
+    filled = (slots <= position[..., None])[..., None, None, :]
+    dtype = wide(q.dtype)
+    queries = q.reshape(*position.shape, k.shape[-2], -1, q.shape[-1]).astype(dtype)
+    scores = jnp.einsum("...gnk,...lgk->...gnl", queries, keys.astype(dtype)) / math.sqrt(q.shape[-1])
+    weights = jax.nn.softmax(scores, axis=-1, where=filled)
+    h = jnp.einsum("...gnl,...lgv->...gnv", weights, values.astype(dtype))
+    h = h.reshape(*q.shape[:-1], v.shape[-1]).astype(v.dtype)
+    return AttentionCarry(keys, values, position + 1), h

@@ -2,9 +2,9 @@
 
 import inspect
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
-from seqjax.base import Diagonal, Gated, Step
+from seqjax.base import Recurrence
 from seqjax.cells import REGISTRY
 from seqjax.methods import METHODS
 from seqjax.tasks import TASKS
@@ -22,7 +22,7 @@ def cells() -> Table:
     """Every registered cell: its kind, what it is, how its gradients behave."""
     rows = []
     for name, entry in REGISTRY.items():
-        cell = entry.make(1)
+        cell = entry.make(4)
         factory = getattr(entry.make, "func", entry.make)
         rows.append((name, type(cell.recurrence).__name__, _first_line(factory), entry.gradients))
     return Table("Cells", ("cell", "kind", "what it is", "its gradients"), rows)
@@ -30,7 +30,7 @@ def cells() -> Table:
 
 def methods() -> Table:
     """Which method runs which kind of recurrence."""
-    kinds = (Step, Gated, Diagonal)
+    kinds = get_args(Recurrence)
     rows = [(m.__name__, *("yes" if kind in m.kinds else "-" for kind in kinds)) for m in METHODS]  # type: ignore[attr-defined]
     return Table("Methods by kind of recurrence", ("method", *(kind.__name__ for kind in kinds)), rows)
 

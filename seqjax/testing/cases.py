@@ -59,12 +59,16 @@ def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
     # Params away from their initial values, where biases are zero and symmetries hide errors.
     params = jax.tree.map(lambda p, d: p + 0.1 * d, params, random_like(params, keys[1]))
     initial = layer.initial_carry(params, first)
-    # Counts and normalisers in a carry are positive.
-    carry = jax.tree.map(
-        lambda c, d: c + (d if jnp.iscomplexobj(d) else 0.5 * jnp.abs(d)),
-        initial,
-        random_like(initial, keys[2]),
-    )
+    carry = initial
+    if not all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(initial)):
+        # Integers (positions) cannot be drawn; a few steps make them fit the rest of the carry.
+        carry = jax.jit(layer.unroll)(params, initial, jax.tree.map(lambda a: a[:3], xs))[0]
+
+    def moved(leaf: jax.Array, noise: jax.Array) -> jax.Array:
+        # Counts and normalisers in a carry are positive.
+        return leaf + (0.5 * jnp.abs(noise) if jnp.issubdtype(leaf.dtype, jnp.floating) else noise)
+
+    carry = jax.tree.map(moved, carry, random_like(carry, keys[2]))
     after, ys = jax.eval_shape(layer.unroll, params, carry, xs)
     weights = Outcome(random_like(after, keys[3]), random_like(ys, keys[4]))
     random = np.random.default_rng(seed)
@@ -143,17 +147,21 @@ def _weighted(outcome: Outcome, weights: Outcome) -> jax.Array:
     terms = [
         jnp.sum(jnp.real(w * a) + 0.5 * jnp.abs(w) * jnp.real(a * jnp.conj(a)))
         for w, a in zip(jax.tree.leaves(weights), jax.tree.leaves(outcome), strict=True)
+        if jnp.issubdtype(a.dtype, jnp.inexact)
     ]
     return sum(terms[1:], terms[0])
 
 
 def random_like(tree: Any, key: jax.Array) -> Any:
-    """Standard normal numbers in the shapes and dtypes of a tree."""
+    """Standard normal numbers in the shapes and dtypes of a tree; zeros for integers."""
     leaves, treedef = jax.tree.flatten(tree)
     keys = jax.random.split(key, max(1, len(leaves)))
-    return jax.tree.unflatten(
-        treedef, [jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=False)]
-    )
+
+    def draw(key: jax.Array, a: Any) -> jax.Array:
+        inexact = jnp.issubdtype(a.dtype, jnp.inexact)
+        return jax.random.normal(key, a.shape, a.dtype) if inexact else jnp.zeros(a.shape, a.dtype)
+
+    return jax.tree.unflatten(treedef, [draw(k, a) for k, a in zip(keys, leaves, strict=False)])
 
 
 def form(tree: Any) -> list:

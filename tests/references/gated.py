@@ -1,8 +1,4 @@
-"""One plain NumPy loop per cell, transcribed from its paper: what every cell is compared with.
-
-``reference(params, carry, xs) -> (carry, ys)``, in the dtype of its inputs, with the keys of `seqjax.cells.REGISTRY`.
-Of seqjax only the names and layouts of the params are used. Row vectors: the papers' ``W x`` is ``x @ w`` here.
-"""
+"""Cells with gates: elman, lstm, gru."""
 
 import numpy as np
 
@@ -76,22 +72,6 @@ def gru(params, carry, xs):
     return (h,), np.stack(ys)
 
 
-def lru(params, carry, xs):
-    """Orvieto et al. 2023, arXiv:2303.06349: the recurrence with its normalisation, eq. 7, and the output map, eq. 1.
-
-    The output is real: the real part of C x_k, as in the code of appendix A; D is a full matrix, as in eq. 1.
-    """
-    s = carry
-    lam = np.exp(-np.exp(params.nu_log) + 1j * np.exp(params.theta_log))  # section 3.3
-    b_real, b_imaginary = np.split(params.w_b, 2, axis=1)
-    c_real, minus_c_imaginary = np.split(params.w_c, 2, axis=0)
-    ys = []
-    for u in xs:
-        s = lam * s + np.exp(params.gamma_log) * (u @ (b_real + 1j * b_imaginary))  # eq. 7
-        ys.append((s @ (c_real - 1j * minus_c_imaginary)).real + u @ params.w_d)  # eq. 1
-    return s, np.stack(ys)
-
-
 REFERENCES = {
     "elman": elman(np.tanh),
     "elman_relu": elman(lambda a: np.maximum(a, 0)),
@@ -99,5 +79,4 @@ REFERENCES = {
     "lstm": lstm,
     "gru": gru,
     "gru_reset_before": gru_reset_before,
-    "lru": lru,
 }

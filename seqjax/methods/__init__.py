@@ -1,0 +1,24 @@
+"""How a cell runs over time: one file per method. Params do not depend on the method, so methods may be swapped."""
+
+from seqjax.base import Cell, Method
+from seqjax.methods.associative import Associative
+from seqjax.methods.auto import Auto
+from seqjax.methods.common import at_step
+from seqjax.methods.sequential import Sequential
+
+__all__ = ["METHODS", "Associative", "Auto", "Sequential", "at_step", "check_method"]
+
+METHODS: tuple[type, ...] = (Sequential, Associative, Auto)
+
+
+def check_method(method: Method, cell: Cell) -> None:
+    """Raise a TypeError unless the method runs the cell's kind of recurrence."""
+    if isinstance(cell.recurrence, method.kinds):
+        return
+    kind = type(cell.recurrence)
+    can = ", ".join(m.__name__ for m in METHODS if kind in m.kinds)  # type: ignore[attr-defined]
+    runs = ", ".join(k.__name__ for k in method.kinds)
+    raise TypeError(
+        f"{method!r} cannot run {cell!r}: its recurrence is {kind.__name__}; {type(method).__name__} runs {runs}. "
+        f"Methods that can: {can}."
+    )

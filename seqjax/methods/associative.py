@@ -1,0 +1,40 @@
+"""A parallel prefix over time."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from seqjax.base import Cell, Diagonal
+from seqjax.definition import Value
+from seqjax.methods.common import project_inputs
+from seqjax.ops import diagonal as scans
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Associative(Value):
+    """A parallel prefix over time: depth 2 log2 T. For linear recurrences.
+
+    On a CPU a sequential scan is faster (``benchmarks/results/methods.md``); on parallel hardware the logarithmic depth
+    wins for long sequences.
+    """
+
+    kinds: ClassVar[tuple[type, ...]] = (Diagonal,)
+
+    def unroll(
+        self,
+        cell: Cell,
+        params: Any,
+        carry: Any,
+        xs: Any,
+        *,
+        initial: Any,
+        reset: Any,
+        mask: Any,
+        keys: Any,
+        tap: Any,
+    ) -> tuple[Any, Any]:
+        """See `seqjax.Method`."""
+        us = project_inputs(cell, params, xs, keys)
+        carry, hs = scans.diagonal(
+            scans.associative, us, carry, initial=initial, reset=reset, mask=mask, tap=tap
+        )
+        return carry, cell.readout(params, hs, xs)

@@ -1,0 +1,63 @@
+"""The choice of a method."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+
+from seqjax.base import Attention, Cell, Diagonal, Gated, Matrix, Method, Step
+from seqjax.definition import Value
+from seqjax.methods.associative import Associative
+from seqjax.methods.sequential import Sequential
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Auto(Value):
+    """Picks a method by kind of recurrence, platform and shape; `select` says which.
+
+    ============= ============================================== ==============================
+    recurrence    CPU                                            GPU, TPU
+    ============= ============================================== ==============================
+    `Step`        ``Sequential()``                               ``Sequential()``
+    `Gated`       ``Sequential(chunk=c, keep_gates=D >= 256)``   ``Sequential(chunk=128)``
+    `Diagonal`    ``Sequential()``                               ``Associative()``
+    ============= ============================================== ==============================
+
+    c is 16 to 128 steps, such that the inputs of a chunk fill 32 kB, about a first-level cache. The CPU column is
+    measured (``benchmarks/results/methods.md``); the other follows from the depth of the loops.
+    """
+
+    kinds: ClassVar[tuple[type, ...]] = (Step, Gated, Diagonal, Matrix, Attention)
+
+    def select(self, cell: Cell, xs: Any, *, platform: str | None = None) -> Method:
+        """The method for a cell on inputs ``xs [T, *B, D]`` (arrays or ShapeDtypeStructs) on a platform.
+
+        Args:
+            cell: the cell; only its recurrence is looked at.
+            xs: the inputs; only shapes and dtypes are looked at.
+            platform: "cpu", "gpu" or "tpu"; by default the one JAX runs on.
+
+        Example:
+            >>> import jax, jax.numpy as jnp, seqjax as sj
+            >>> xs = jax.ShapeDtypeStruct((512, 32, 128), jnp.float32)
+            >>> sj.Auto().select(sj.lru(128), xs, platform="gpu")
+            Associative()
+        """
+        on_cpu = (platform or jax.default_backend()) == "cpu"
+        match cell.recurrence:
+            case Gated():
+                return _gated_on_cpu(xs) if on_cpu else Sequential(chunk=128)
+            case Diagonal() if not on_cpu:
+                return Associative()
+        return Sequential()
+
+    def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, **options: Any) -> tuple[Any, Any]:
+        """See `seqjax.Method`."""
+        return self.select(cell, xs).unroll(cell, params, carry, xs, **options)
+
+
+def _gated_on_cpu(xs: Any) -> Sequential:
+    """See `Auto`."""
+    inputs = jax.tree.leaves(xs)[0]
+    step_bytes = max(1, inputs.size // max(1, inputs.shape[0])) * inputs.dtype.itemsize
+    return Sequential(chunk=min(max(2**15 // step_bytes, 16), 128), keep_gates=inputs.shape[-1] >= 256)

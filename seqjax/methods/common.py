@@ -1,0 +1,39 @@
+"""What the methods share: one step of a cell, its projected inputs, checks of numbers."""
+
+from typing import Any
+
+import jax
+
+from seqjax.base import Cell, DiagonalInputs
+from seqjax.ops.diagonal import over_batch
+from seqjax.ops.select import select
+from seqjax.ops.step import step_of
+
+
+def at_step(
+    cell: Cell, params: Any, carry: Any, x: Any, *, initial: Any, reset: Any, mask: Any, key: Any
+) -> Any:
+    """One time step of a cell, ``(carry, y)``: the specification that every method's unroll equals."""
+    u = cell.project(params, x) if key is None else cell.project(params, x, key)
+    step = step_of(cell.recurrence, params, jax.tree.leaves(x)[0].dtype)
+    carry = select(reset, initial, carry)
+    after, h = step(carry, u)
+    return (after if mask is None else select(mask, after, carry)), cell.readout(params, h, x)
+
+
+def project_inputs(cell: Cell, params: Any, xs: Any, keys: Any) -> Any:
+    """Inputs of the recurrence for all steps; with keys, each step draws from its own."""
+    if keys is None:
+        return cell.project(params, xs)
+
+    def one(x: Any, key: Any) -> Any:
+        u = cell.project(params, x, key)
+        return over_batch(u) if isinstance(u, DiagonalInputs) else u
+
+    return jax.vmap(one)(xs, keys)
+
+
+def check_positive(what: str, value: int | None) -> None:
+    """Raise a ValueError unless the value is None or a whole number of at least 1."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError(f"{what}: expected a whole number of at least 1, or None, got {value!r}.")

@@ -1,0 +1,108 @@
+"""One step after another: the specification, with a batched backward pass where the recurrence allows one."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import jax
+
+from seqjax.base import Attention, Cell, Dense, Diagonal, DiagonalInputs, Gated, GatedWeights, Matrix, Step
+from seqjax.definition import Value
+from seqjax.methods.common import check_positive, project_inputs
+from seqjax.ops import diagonal as scans
+from seqjax.ops.chunks import over_chunks
+from seqjax.ops.gated import gated
+from seqjax.ops.step import loop, step_of
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Sequential(Value):
+    """One step after another.
+
+    Attributes:
+        chunk: inputs are projected, and ``Gated`` gradients batched, this many time steps at a time; None for all at
+            once. It changes speed and temporary memory, never a result.
+        gradient: "batched" keeps the sequential part of the backward pass of `Gated` and `Diagonal` small (see
+            `seqjax.ops.gated` and `seqjax.ops.diagonal`); it supports reverse mode at any order. "autodiff" is the
+            specification itself: the step-by-step loop, differentiated by JAX, forward mode included. `Step`, of
+            which nothing is known, is always differentiated by JAX.
+        keep_gates: for batched gradients of `Gated`: keep the gates for the backward pass, (G + 1) H T B numbers more,
+            instead of computing them again. Pays where the products are the larger cost, H of 256 or so on a CPU.
+        unroll_factor: steps per iteration of the compiled loop, where JAX differentiates it.
+
+    Example:
+        >>> import seqjax as sj
+        >>> sj.recurrent(sj.lstm(8), sj.Sequential(chunk=64))
+        recurrent(cell=lstm(hidden_size=8), method=Sequential(chunk=64))
+    """
+
+    kinds: ClassVar[tuple[type, ...]] = (Step, Gated, Diagonal, Matrix, Attention)
+    chunk: int | None = None
+    gradient: Literal["batched", "autodiff"] = "batched"
+    keep_gates: bool = False
+    unroll_factor: int = 1
+
+    def __post_init__(self) -> None:
+        check_positive("Sequential(chunk)", self.chunk)
+        check_positive("Sequential(unroll_factor)", self.unroll_factor)
+        if self.gradient not in ("batched", "autodiff"):
+            raise ValueError(
+                f"Sequential(gradient): expected 'batched' or 'autodiff', got {self.gradient!r}."
+            )
+
+    def unroll(
+        self,
+        cell: Cell,
+        params: Any,
+        carry: Any,
+        xs: Any,
+        *,
+        initial: Any,
+        reset: Any,
+        mask: Any,
+        keys: Any,
+        tap: Any,
+    ) -> tuple[Any, Any]:
+        """See `seqjax.Method`."""
+        batched = self.gradient == "batched"
+        if batched and isinstance(cell.recurrence, Gated):
+            dense = cell.project.weights(params) if isinstance(cell.project, Dense) else None
+            carry, hs = gated(
+                cell.recurrence,
+                GatedWeights(*cell.recurrence.weights(params)),
+                dense,
+                carry,
+                xs if dense is not None else project_inputs(cell, params, xs, keys),
+                initial=initial,
+                reset=reset,
+                mask=mask,
+                tap=tap,
+                chunk=self.chunk,
+                keep_gates=self.keep_gates,
+            )
+            return carry, cell.readout(params, hs, xs)
+
+        step = step_of(cell.recurrence, params, jax.tree.leaves(xs)[0].dtype)
+
+        def run(carry: Any, piece: Any) -> tuple[Any, Any]:
+            xs, reset, mask, keys, tap = piece
+            us = project_inputs(cell, params, xs, keys)
+            if isinstance(cell.recurrence, Diagonal):
+                if batched:
+                    carry, hs = scans.diagonal(
+                        scans.sequential, us, carry, initial=initial, reset=reset, mask=mask, tap=tap
+                    )
+                    return carry, cell.readout(params, hs, xs)
+                us = scans.over_batch(scans.in_carry_dtype(DiagonalInputs(*us), carry.dtype))
+            carry, hs = loop(
+                step,
+                carry,
+                us,
+                initial=initial,
+                reset=reset,
+                mask=mask,
+                tap=tap,
+                unroll=self.unroll_factor,
+            )
+            return carry, cell.readout(params, hs, xs)
+
+        return over_chunks(run, carry, (xs, reset, mask, keys, tap), self.chunk)
