@@ -15,13 +15,13 @@ from seqjax.methods.sequential import Sequential
 class Auto(Value):
     """Picks a method by kind of recurrence, platform and shape; `select` says which.
 
-    ============= ============================================== ==============================
-    recurrence    CPU                                            GPU, TPU
-    ============= ============================================== ==============================
-    `Step`        ``Sequential()``                               ``Sequential()``
-    `Gated`       ``Sequential(chunk=c, keep_gates=D >= 256)``   ``Sequential(chunk=128)``
-    `Diagonal`    ``Sequential()``                               ``Associative()``
-    ============= ============================================== ==============================
+    ============= ========================================= ==============================
+    recurrence    CPU                                       GPU, TPU
+    ============= ========================================= ==============================
+    `Step`        ``Sequential()``                          ``Sequential()``
+    `Gated`       ``Sequential(chunk=c, keep_gates=True)``  ``Sequential(chunk=128)``
+    `Diagonal`    ``Sequential(chunk=256)``                 ``Associative()``
+    ============= ========================================= ==============================
 
     c is 16 to 128 steps, such that the inputs of a chunk fill 32 kB, about a first-level cache. The CPU column is
     measured (``benchmarks/results/methods.md``); the other follows from the depth of the loops.
@@ -47,8 +47,8 @@ class Auto(Value):
         match cell.recurrence:
             case Gated():
                 return _gated_on_cpu(xs) if on_cpu else Sequential(chunk=128)
-            case Diagonal() if not on_cpu:
-                return Associative()
+            case Diagonal():
+                return Sequential(chunk=256) if on_cpu else Associative()
         return Sequential()
 
     def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, **options: Any) -> tuple[Any, Any]:
@@ -60,4 +60,4 @@ def _gated_on_cpu(xs: Any) -> Sequential:
     """See `Auto`."""
     inputs = jax.tree.leaves(xs)[0]
     step_bytes = max(1, inputs.size // max(1, inputs.shape[0])) * inputs.dtype.itemsize
-    return Sequential(chunk=min(max(2**15 // step_bytes, 16), 128), keep_gates=inputs.shape[-1] >= 256)
+    return Sequential(chunk=min(max(2**15 // step_bytes, 16), 128), keep_gates=True)

@@ -26,7 +26,7 @@ class Sequential(Value):
             specification itself: the step-by-step loop, differentiated by JAX, forward mode included. `Step`, of
             which nothing is known, is always differentiated by JAX.
         keep_gates: for batched gradients of `Gated`: keep the gates for the backward pass, (G + 1) H T B numbers more,
-            instead of computing them again. Pays where the products are the larger cost, H of 256 or so on a CPU.
+            instead of computing them again.
         unroll_factor: steps per iteration of the compiled loop, where JAX differentiates it.
 
     Example:
