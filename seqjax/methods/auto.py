@@ -8,6 +8,7 @@ import jax
 from seqjax.base import Attention, Cell, Diagonal, Gated, Matrix, Method, Step
 from seqjax.definition import Value
 from seqjax.methods.associative import Associative
+from seqjax.methods.chunked import Chunked
 from seqjax.methods.sequential import Sequential
 
 
@@ -21,6 +22,8 @@ class Auto(Value):
     `Step`        ``Sequential()``                          ``Sequential()``
     `Gated`       ``Sequential(chunk=c, keep_gates=True)``  ``Sequential(chunk=128)``
     `Diagonal`    ``Sequential(chunk=256)``                 ``Associative()``
+    `Matrix`      ``Chunked(64)``                           ``Chunked(64)``
+    `Attention`   ``Chunked(128)``                          ``Chunked(128)``
     ============= ========================================= ==============================
 
     c is 16 to 128 steps, such that the inputs of a chunk fill 32 kB, about a first-level cache. The CPU column is
@@ -49,11 +52,18 @@ class Auto(Value):
                 return _gated_on_cpu(xs) if on_cpu else Sequential(chunk=128)
             case Diagonal():
                 return Sequential(chunk=256) if on_cpu else Associative()
+            case Matrix():
+                return Chunked(64)
+            case Attention():
+                return Chunked(128)
         return Sequential()
 
     def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, **options: Any) -> tuple[Any, Any]:
         """See `seqjax.Method`."""
-        return self.select(cell, xs).unroll(cell, params, carry, xs, **options)
+        method = self.select(cell, xs)
+        if options["tap"] is not None and isinstance(cell.recurrence, Matrix | Attention):
+            method = Sequential()  # inside a chunk there is no carry to tap
+        return method.unroll(cell, params, carry, xs, **options)
 
 
 def _gated_on_cpu(xs: Any) -> Sequential:

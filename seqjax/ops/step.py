@@ -145,7 +145,10 @@ def _diagonal_step(h: jax.Array, inputs: DiagonalInputs) -> tuple[jax.Array, jax
 
 
 def _matrix_step(carry: Any, inputs: MatrixInputs) -> tuple[Any, MatrixOutputs]:
+    check_matrix(inputs)
     scaled = inputs.log_input is not None
+    s: Any
+    m: Any
     s, m = carry if scaled else (carry, None)
     q, k, v, log_decay, erase, log_input = jax.tree.map(lambda a: a.astype(s.dtype), inputs)
     if scaled:
@@ -161,6 +164,19 @@ def _matrix_step(carry: Any, inputs: MatrixInputs) -> tuple[Any, MatrixOutputs]:
     state = state + k[..., None] * v[..., None, :]
     o = jnp.einsum("...k,...kv->...v", q, state)
     return (MatrixCarry(state, m) if scaled else state), MatrixOutputs(o, m)
+
+
+def check_matrix(inputs: MatrixInputs) -> None:
+    """Raise a ValueError for inputs of a `Matrix` recurrence that do not go together."""
+    if inputs.log_input is None:
+        return
+    if inputs.erase is not None:
+        raise ValueError("MatrixInputs: expected erase or log_input, got both. Fold the input gate into k.")
+    if inputs.log_decay is not None and inputs.log_decay.ndim == inputs.q.ndim:
+        raise ValueError(
+            f"MatrixInputs: expected with log_input a log_decay per head, {inputs.q.ndim - 1} axes, "
+            f"got {list(inputs.log_decay.shape)}."
+        )
 
 
 def _attention_step(

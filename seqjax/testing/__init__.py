@@ -13,7 +13,7 @@ import jax
 
 from seqjax.base import Cell, Layer, Method
 from seqjax.layers import recurrent
-from seqjax.methods import METHODS, Sequential
+from seqjax.methods import METHODS, Chunked, Sequential
 from seqjax.testing.checks import CHECKS, params_do_not_depend_on_method
 
 __all__ = [
@@ -64,6 +64,7 @@ def methods_for(cell: Cell) -> list[Method]:
     """All methods that run a cell, and `Sequential` in each of its modes."""
     modes: list[Any] = [method() for method in METHODS]
     modes += [
+        Chunked(4),
         Sequential(chunk=4),
         Sequential(chunk=4, keep_gates=True),
         Sequential(gradient="autodiff"),

@@ -1,0 +1,82 @@
+"""Parallel inside chunks of time, sequential from chunk to chunk."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from seqjax.base import Attention, Cell, Diagonal, Matrix
+from seqjax.definition import Value
+from seqjax.methods.common import check_positive, project_inputs
+from seqjax.ops import attention, matrix
+from seqjax.ops import diagonal as scans
+from seqjax.ops.chunks import over_chunks
+
+
+@dataclass(frozen=True, repr=False)
+class Chunked(Value):
+    """Chunks of time: products of matrices inside, one carry from each to the next. Any length of sequence.
+
+    ============ ============================================================== ======================================
+    recurrence   inside a chunk                                                 kept for the backward pass
+    ============ ============================================================== ======================================
+    `Diagonal`   a parallel prefix                                              h at every step
+    `Matrix`     masked products; erasure in WY form (`seqjax.ops.matrix`)      inputs, one state per chunk
+    `Attention`  blocks of queries by blocks of keys (`seqjax.ops.attention`)   inputs, the cache
+    ============ ============================================================== ======================================
+
+    Attributes:
+        size: steps per chunk, C. It changes speed and temporary memory, never a result.
+
+    Example:
+        >>> import seqjax as sj
+        >>> sj.recurrent(sj.lru(8), sj.Chunked(128))
+        recurrent(cell=lru(hidden_size=8), method=Chunked(size=128))
+    """
+
+    kinds: ClassVar[tuple[type, ...]] = (Diagonal, Matrix, Attention)
+    size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.size is None:
+            raise ValueError("Chunked(size): expected a whole number of at least 1, got None.")
+        check_positive("Chunked(size)", self.size)
+
+    def unroll(
+        self,
+        cell: Cell,
+        params: Any,
+        carry: Any,
+        xs: Any,
+        *,
+        initial: Any,
+        reset: Any,
+        mask: Any,
+        keys: Any,
+        tap: Any,
+    ) -> tuple[Any, Any]:
+        """See `seqjax.Method`."""
+        if isinstance(cell.recurrence, Diagonal):
+
+            def run(carry: Any, piece: Any) -> tuple[Any, Any]:
+                xs, reset, mask, keys, tap = piece
+                us = project_inputs(cell, params, xs, keys)
+                carry, hs = scans.diagonal(
+                    scans.associative, us, carry, initial=initial, reset=reset, mask=mask, tap=tap
+                )
+                return carry, cell.readout(params, hs, xs)
+
+            return over_chunks(run, carry, (xs, reset, mask, keys, tap), self.size)
+
+        if tap is not None:
+            raise TypeError(
+                f"{self!r} cannot tap the carry of {cell!r}: inside a chunk it is never computed. "
+                "Use Sequential, or gradient_profile(extended_range=True)."
+            )
+        us = project_inputs(cell, params, xs, keys)
+        flags = {"initial": initial, "reset": reset, "mask": mask, "size": self.size}
+        hs: Any
+        match cell.recurrence:
+            case Matrix():
+                carry, hs = matrix.chunked(us, carry, **flags)
+            case Attention():
+                carry, hs = attention.blockwise(cell.recurrence, us, carry, **flags)
+        return carry, cell.readout(params, hs, xs)
