@@ -1,6 +1,7 @@
 """Every registered cell, method and combinator through the public conformance suite."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -10,6 +11,7 @@ import pytest
 import seqjax as sj
 from seqjax.cells import REGISTRY
 from seqjax.testing import CHECKS, check_cell, methods_for, params_do_not_depend_on_method, strict
+from seqjax.testing.cases import make_case, random_like, weighted_loss
 
 X = jnp.zeros((3, 4))
 EXAMPLES = {name: entry.example((3,), 4) for name, entry in REGISTRY.items()}
@@ -35,6 +37,33 @@ def test_cells(name, method, check):
 @pytest.mark.parametrize(("name", "method"), list(every_cell_and_method()))
 def test_params_do_not_depend_on_method(name, method):
     params_do_not_depend_on_method(method, CELLS[name], EXAMPLES[name])
+
+
+def forward_mode():
+    """For every kind of recurrence the methods that support forward mode."""
+    for kind, name in FIRST_OF_KIND.items():
+        yield name, sj.Sequential(gradient="autodiff")
+        if issubclass(kind, sj.Matrix | sj.Attention):
+            yield name, sj.Chunked(4)
+
+
+@pytest.mark.parametrize(("name", "method"), list(forward_mode()), ids=str)
+def test_forward_mode_equals_reverse_mode(name, method):
+    case = make_case(sj.recurrent(CELLS[name], method), EXAMPLES[name])
+    loss = functools.partial(weighted_loss, case.layer.unroll)
+    direction = random_like(case.params, jax.random.key(5))
+
+    def both(params):
+        flags = jnp.asarray(case.reset), jnp.asarray(case.mask)
+        of = functools.partial(
+            loss, carry=case.carry, xs=case.xs, reset=flags[0], mask=flags[1], weights=case.weights
+        )
+        return jax.jvp(of, (params,), (direction,))[1], jax.grad(of)(params)
+
+    along, gradient = jax.jit(both)(case.params)
+    pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+    expected = sum(jnp.vdot(g, d) for g, d in pairs)
+    assert abs(along - expected) <= 1e-10 * max(1, abs(expected))
 
 
 def tanh_twice(x):

@@ -259,6 +259,28 @@ def second_derivatives_work(layer: Layer, x: Any) -> None:
     assert_close("second_derivatives_work", layer, found, expected, rtol=1e-5)
 
 
+def gradients_per_example_add_up(layer: Layer, x: Any) -> None:
+    """``vmap`` of the gradient over examples: together they are the gradient of the batch."""
+    case = make_case(layer, x)
+    if not jax.tree.leaves(case.params):
+        return
+
+    def of_one(carry: Any, xs: Any, weights: Any) -> Any:
+        def alone(tree: Any, axis: int) -> Any:
+            return jax.tree.map(lambda a: jnp.expand_dims(a, axis), tree)
+
+        weights = weights._replace(carry=alone(weights.carry, 0), ys=alone(weights.ys, 1))
+        loss = functools.partial(weighted_loss, layer.unroll)
+        return jax.grad(loss)(case.params, alone(carry, 0), alone(xs, 1), None, None, weights)
+
+    over = (0, 1, case.weights._replace(carry=0, ys=1))
+    found = jax.jit(jax.vmap(of_one, over))(case.carry, case.xs, case.weights)
+    never, always = np.zeros_like(case.reset), np.ones_like(case.mask)
+    _, whole = unrolled(layer)(case.params, case.carry, case.xs, never, always, case.weights)
+    total = jax.tree.map(lambda g: jnp.sum(g, 0), found)
+    assert_close("gradients_per_example_add_up", layer, total, whole.params)
+
+
 def trees_keep_their_form(layer: Layer, x: Any) -> None:
     """Params come out alike from shapes and from arrays; the carry leaves as it entered, leaf by leaf."""
     case = make_case(layer, x)
@@ -291,5 +313,6 @@ CHECKS: tuple[Callable[[Layer, Any], None], ...] = (
     compiles_once,
     low_precision_is_close,
     second_derivatives_work,
+    gradients_per_example_add_up,
     trees_keep_their_form,
 )
