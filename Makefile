@@ -14,7 +14,7 @@ NOTEBOOKS  := $(wildcard notebooks/*.ipynb)
 TESTING    := $(if $(PEERS),$(VENV)/peers.stamp,$(VENV)/test.stamp)
 
 .DEFAULT_GOAL := help
-.PHONY: help report test test-full pytest lint format types doctest notebook benchmarks clean
+.PHONY: help report test test-full pytest lint format types doctest docs notebook benchmarks clean
 # Two installations into one environment at a time would get in each other's way.
 .NOTPARALLEL:
 
@@ -49,6 +49,9 @@ types: $(TESTING) ## mypy
 doctest: $(TESTING) ## the examples in the docstrings
 	@echo "pytest: examples in docstrings"
 	@$(PYTEST) --doctest-modules seqjax
+
+docs: $(TESTING) ## rewrite the generated tables of README.md and docs/
+	@$(BIN)/python -m seqjax.report.documents
 
 notebook: $(VENV)/notebook.stamp ## run the notebooks at toy size (they read SEQJAX_TOY=1)
 	@test -n "$(NOTEBOOKS)" || { echo "make notebook: no notebooks/*.ipynb here." >&2; exit 1; }

@@ -28,6 +28,15 @@ def cells() -> Table:
     return Table("Cells", ("cell", "kind", "what it is", "its gradients"), rows)
 
 
+def families() -> Table:
+    """The names of the registered cells by kind of recurrence."""
+    names: dict[str, list[str]] = {kind.__name__: [] for kind in get_args(Recurrence)}
+    for name, entry in REGISTRY.items():
+        names[type(entry.make(4).recurrence).__name__].append(name)
+    rows = [(kind, ", ".join(cells)) for kind, cells in names.items()]
+    return Table("Cells by kind of recurrence", ("kind", "cells"), rows)
+
+
 def methods() -> Table:
     """Which method runs which kind of recurrence."""
     kinds = get_args(Recurrence)
