@@ -1,10 +1,9 @@
-"""Variants of simple and gated networks: initial weights as in their papers, gradients in closed form, options, flax."""
+"""Variants of simple and gated networks: initial weights as in their papers, gradients in closed form, options."""
 
 import functools
 import math
 import re
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +14,7 @@ from scipy.special import expn
 from test_cells import assert_equal, init, jacobian, normal, shaken
 
 import seqjax as sj
-from seqjax.cells import REGISTRY, ElmanCarry, LSTMCarry, UGRNNCarry
+from seqjax.cells import REGISTRY, ElmanCarry, LSTMCarry
 
 T, B, D, H = 7, 3, 4, 6
 KEY = jax.random.key(0)
@@ -39,7 +38,7 @@ def assert_uniform(samples, low, high):
 
 @functools.cache
 def many_inits(cell):
-    """Params drawn 500 times, in float64."""
+    """Params drawn 500 times."""
     return jax.tree.map(
         np.asarray,
         jax.jit(jax.vmap(lambda key: cell.init(key, jnp.ones((B, D)))))(jax.random.split(KEY, 500)),
@@ -95,12 +94,15 @@ def test_peepholes_add_the_slopes_of_their_gates_to_the_gradient_along_c():
     assert_equal(jacobian(cell, params, LSTMCarry(c, h), jnp.asarray(x)), np.diag(expected))
 
 
-def folding_lengths(cell, steps=5):
-    """Steps in which the gradient along the first leaf of the carry falls by e, for inputs and weights of h of zero."""
-    params = init(cell)
-    params = jax.tree.map(
-        lambda a: jnp.asarray(a, jnp.float64), params._replace(w_h=jnp.zeros_like(params.w_h))
-    )
+def folding_lengths(cell, scales=None, steps=5):
+    """Steps in which the gradient along the first leaf of the carry falls by e, for inputs and w_h of zero.
+
+    Scales, one per unit, multiply the biases.
+    """
+    params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), init(cell))
+    params = params._replace(w_h=jnp.zeros_like(params.w_h))
+    if scales is not None:
+        params = params._replace(b=params.b * np.tile(scales, len(params.b) // len(scales)))
     xs = jnp.zeros((steps, D))
     kept = jacobian(cell, params, cell.initial_carry(params, xs[0]), xs)
     assert_equal(kept, np.diag(np.diag(kept)))
@@ -108,16 +110,16 @@ def folding_lengths(cell, steps=5):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda b: sj.lstm(1, forget_bias=b), lambda b: sj.coupled_lstm(1, forget_bias=b),
-             lambda b: sj.peephole_lstm(1, forget_bias=b), lambda b: sj.projection_lstm(1, forget_bias=b),
-             lambda b: sj.layer_norm_lstm(1, forget_bias=b), lambda b: sj.ugrnn(1, update_bias=b)],
-    ids=["lstm", "coupled", "peephole", "projection", "layer_norm", "ugrnn"],
+    "cell",
+    [
+        sj.lstm(5), sj.coupled_lstm(5), sj.peephole_lstm(5), sj.projection_lstm(5, cell_size=5), sj.layer_norm_lstm(5),
+        sj.ugrnn(5),
+    ],
+    ids=repr,
 )  # fmt: skip
-def test_a_bias_sets_the_e_folding_length(make):
-    for bias, length in ((0, 1.443), (1, 3.192), (2, 7.878), (math.log(99), 99.50), (math.log(999), 999.5)):
-        cell = make(float(bias))
-        # The bias is kept in float32: b is right to 6e-8 b, the length to 6e-8 b L.
-        np.testing.assert_allclose(folding_lengths(cell), length, rtol=0, atol=1e-3 + 1e-6 * length)
+def test_a_bias_sets_the_e_folding_length(cell):
+    lengths = folding_lengths(cell, scales=[0, 1, 2, math.log(99), math.log(999)])
+    np.testing.assert_allclose(lengths, [1.443, 3.192, 7.878, 99.50, 999.5], rtol=0, atol=1e-3)
 
 
 def test_chrono_lengths_are_those_of_its_biases():
@@ -319,61 +321,7 @@ def test_layer_norm_has_finite_gradients_where_h_and_x_are_zero(dtype):
     assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(gradients))
 
 
-# ---------------------------------------------------------------- flax.linen.MGUCell
-
-
-def flax_outputs(module, params, names, signs, xs, h):
-    """Outputs of a MGUCell with our weights: `names` are its gate and candidate, in our order of columns."""
-    split = [np.split if isinstance(a, np.ndarray) else jnp.split for a in params]
-    w_x, w_h, b = (cut(a, 2, -1) for cut, a in zip(split, params))
-    variables = {}
-    for i, (name, sign) in enumerate(zip(names, signs)):
-        variables["i" + name] = {"kernel": sign * w_x[i], "bias": sign * b[i]}
-        variables["h" + name] = {"kernel": sign * w_h[i]}
-    if module.reset_gate:
-        variables["hn"]["bias"] = jnp.zeros_like(h[0])
-    ys = []
-    for x in xs:
-        h, y = module.apply({"params": variables}, h, x)
-        ys.append(y)
-    return jnp.stack(ys)
-
-
-def losses_and_gradients(cell, module, signs, params, h, xs):
-    weights = jnp.asarray(normal(9, *xs.shape[:2], H))
-    carry_type = type(cell.initial_carry(params, xs[0]))
-
-    def ours(params, h, xs):
-        ys = sj.recurrent(cell).unroll(params, carry_type(h), xs)[1]
-        return jnp.sum(weights * ys), ys
-
-    def theirs(params, h, xs):
-        ys = flax_outputs(module, params, "fn", signs, xs, h)
-        return jnp.sum(weights * ys), ys
-
-    return [jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(params, h, xs) for loss in (ours, theirs)]
-
-
-def test_ugrnn_is_flax_s_mgu_without_its_reset_gate_in_values_and_gradients():
-    cell, module = sj.ugrnn(H), nn.MGUCell(H, reset_gate=False, param_dtype=jnp.float64)
-    params, h, xs = shaken(init(cell)), jnp.asarray(normal(1, B, H)), jnp.asarray(normal(0, T, B, D))
-    assert isinstance(cell.initial_carry(params, xs[0]), UGRNNCarry)
-    got, expected = losses_and_gradients(cell, module, (1, 1), params, h, xs)
-    assert_equal(got, expected, rtol=1e-12)
-
-
-@pytest.mark.parametrize("reset_after", [False, True])
-def test_mgu_is_flax_s_with_the_gate_reversed_where_the_candidate_does_not_see_h(reset_after):
-    """Only there: flax resets by the gate that keeps, the paper by the gate that updates."""
-    cell, module = sj.mgu(H, reset_after=reset_after), nn.MGUCell(H, param_dtype=jnp.float64)
-    params, h, xs = shaken(init(cell)), jnp.asarray(normal(1, B, H)), jnp.asarray(normal(0, T, B, D))
-    params = params._replace(w_h=params.w_h.at[:, H:].set(0))
-    got, expected = losses_and_gradients(cell, module, (-1, 1), params, h, xs)
-    assert_equal(got[1], expected[1])
-    for found, wanted in zip(got[0], expected[0]):
-        if hasattr(found, "w_h"):
-            found, wanted = (g._replace(w_h=g.w_h[:, :H]) for g in (found, wanted))
-        assert_equal(found, wanted)
+# ---------------------------------------------------------------- options
 
 
 def test_both_forms_of_mgu_coincide_where_the_matrix_of_the_candidate_is_diagonal():
@@ -391,26 +339,34 @@ def test_both_forms_of_mgu_coincide_where_the_matrix_of_the_candidate_is_diagona
 # ---------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        *[
-            (functools.partial(sj.chrono_lstm, 3, t_max=t_max), f"chrono_lstm(t_max): expected a finite number of steps above 2, got {t_max!r}.")
-            for t_max in (2, -1.0, math.inf, math.nan)
-        ],
-        *[
-            (functools.partial(sj.layer_norm_lstm, 3, epsilon=epsilon), f"layer_norm_lstm(epsilon): expected a number above 0, got {epsilon!r}.")
-            for epsilon in (0.0, -1e-5, math.nan)
-        ],
-        (lambda: sj.projection_lstm(3, cell_size=0), "projection_lstm(cell_size): expected a whole number of at least 1, got 0."),
-        (lambda: sj.indrnn(3, activation="gelu"), "indrnn(activation): expected one of tanh, relu, identity, got 'gelu'."),
-        (lambda: sj.indrnn(3, w_min=0.5, w_max=0.4), "indrnn: expected finite w_min <= w_max, got w_min=0.5, w_max=0.4."),
-        (lambda: sj.indrnn(3, w_max=math.inf), "indrnn: expected finite w_min <= w_max, got w_min=0.0, w_max=inf."),
-    ],
-)  # fmt: skip
-def test_options_are_checked(make, message):
+def refuses(message, make):
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
+
+
+@pytest.mark.parametrize("t_max", [2, -1.0, math.inf, math.nan])
+def test_a_time_without_room_is_refused(t_max):
+    message = f"chrono_lstm(t_max): expected a finite number of steps above 2, got {t_max!r}."
+    refuses(message, lambda: sj.chrono_lstm(3, t_max=t_max))
+
+
+@pytest.mark.parametrize("epsilon", [0.0, -1e-5, math.nan])
+def test_a_variance_needs_something_added(epsilon):
+    message = f"layer_norm_lstm(epsilon): expected a number above 0, got {epsilon!r}."
+    refuses(message, lambda: sj.layer_norm_lstm(3, epsilon=epsilon))
+
+
+def test_a_projection_needs_a_cell():
+    message = "projection_lstm(cell_size): expected a whole number of at least 1, got 0."
+    refuses(message, lambda: sj.projection_lstm(3, cell_size=0))
+
+
+@pytest.mark.parametrize(("w_min", "w_max"), [(0.5, 0.4), (0.0, math.inf), (-math.inf, 1.0), (math.nan, 1.0)])
+def test_other_arguments_of_indrnn_are_checked(w_min, w_max):
+    message = f"indrnn: expected finite w_min <= w_max, got w_min={w_min}, w_max={w_max}."
+    refuses(message, lambda: sj.indrnn(3, w_min=w_min, w_max=w_max))
+    message = "indrnn(activation): expected one of tanh, relu, identity, got 'gelu'."
+    refuses(message, lambda: sj.indrnn(3, activation="gelu"))
 
 
 def test_inputs_of_layer_norm_lstm_are_checked():
