@@ -19,10 +19,13 @@ from seqjax.base import (
     Step,
 )
 from seqjax.cells import REGISTRY
-from seqjax.cells.elman import elman
+from seqjax.cells.elman import elman, indrnn, irnn
 from seqjax.cells.gru import gru
 from seqjax.cells.lru import lru
-from seqjax.cells.lstm import lstm
+from seqjax.cells.lstm import chrono_lstm, lstm
+from seqjax.cells.lstm_gates import coupled_lstm, peephole_lstm, ur_lstm
+from seqjax.cells.lstm_step import layer_norm_lstm, projection_lstm
+from seqjax.cells.one_gate import mgu, ugrnn
 from seqjax.combinators import bidirectional, checkpointed, residual, serial
 from seqjax.definition import definition
 from seqjax.layers import dropout, pointwise, recurrent

@@ -5,14 +5,20 @@ import re
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import polars as pl
 import pytest
+import test_cells
+from references.gated import sigmoid
 
 from seqjax import cli
+from seqjax.cells import REGISTRY, Entry
 from seqjax.report import catalogue, study
 from seqjax.report.measure import Programs
 from seqjax.report.settings import Settings, load_data
 from seqjax.report.store import SCHEMA, Store
+from seqjax.testing import check_cell
 
 TINY = "--cells elman --seeds 2 --training-steps 2 --batch 2 --hidden-size 3 --lengths 6".split()
 ROOT = Path(__file__).parent.parent
@@ -193,10 +199,42 @@ def test_the_tables_of_the_documents_are_current(document, table):
     )
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
-def test_the_example_of_a_document_runs(document):
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
-    exec(compile(example, document, "exec"), {"__name__": "example"})
+def python_blocks(document):
+    """The Python examples of a document."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+
+
+def run_block(block, document, **names):
+    """The names that a block defines, next to those given to it."""
+    names["__name__"] = "example"
+    exec(compile(block, document, "exec"), names)
+    return names
+
+
+def test_the_example_of_the_readme_runs():
+    (example,) = python_blocks("README.md")
+    run_block(example, "README.md")
+
+
+def test_the_cell_added_in_contributing_is_complete(monkeypatch):
+    """One file, one line, one reference: put in their places, they pass the tests that every cell passes."""
+    cell_file, registry_line, reference = python_blocks("CONTRIBUTING.md")
+    defined = run_block(cell_file, "CONTRIBUTING.md")
+    ((name, entry),) = eval(f"{{{registry_line}}}", {**defined, "Entry": Entry}).items()
+    defined = run_block(reference, "CONTRIBUTING.md", np=np, sigmoid=sigmoid)
+    monkeypatch.setitem(REGISTRY, name, entry)
+    monkeypatch.setitem(test_cells.REFERENCES, name, defined[name])
+    test_cells.test_every_cell_has_a_reference()
+    test_cells.test_unroll_equals_the_reference(name)
+    test_cells.test_a_loop_of_step_equals_the_reference(name)
+    test_cells.test_the_initial_carry_is_zero_and_reads_no_values(name)
+    test_cells.test_params_have_the_dtype_that_was_asked_for_and_float32_by_default(
+        name, {"param_dtype": jnp.bfloat16}
+    )
+    test_cells.test_weights_start_orthogonal_and_uniform_per_gate(name)
+    test_cells.test_a_size_is_a_whole_number_of_at_least_one(name, 0)
+    check_cell(entry.make(5), entry.example((3,), 4))
+    assert any(row[0] == name for row in catalogue.cells().rows)
 
 
 @pytest.mark.slow

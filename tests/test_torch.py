@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 import seqjax as sj
-from seqjax.cells import ElmanCarry, ElmanParams, GRUCarry, GRUParams, LSTMCarry, LSTMParams
+from seqjax.cells import (
+    ElmanCarry,
+    ElmanParams,
+    GRUCarry,
+    GRUParams,
+    IndRNNParams,
+    LayerNormLSTMParams,
+    LSTMCarry,
+    LSTMParams,
+    ProjectionLSTMParams,
+)
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.peers
@@ -268,3 +278,70 @@ def test_both_forms_of_gru_coincide_where_the_matrix_of_the_candidate_is_diagona
         # Off the diagonal one form has r_i h_j, the other r_j h_i; the bias of one is scaled by r.
         assert_close(jnp.diag(d_params.w_h[:, 2 * H :]), np.diag(d_expected.w_h[:, 2 * H :]))
         assert_close(d_params.b_h[: 2 * H], d_expected.b_h[: 2 * H])
+
+
+# ---------------------------------------------------------------- variants
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_projection_lstm_equals_torch_s_with_proj_size(method):
+    cells = 7
+    layer = torch.nn.LSTM(D, cells, proj_size=H).double()
+    w_x, w_h, b, b_h, w_p = arrays(layer.parameters())
+    xs, state = tensor(normal(0, T, B, D)), [tensor(normal(1, 1, B, H)), tensor(normal(2, 1, B, cells))]
+    ys, end, d_weights, d_state, d_xs = run_torch(layer, xs, state)
+    d_w_x, d_w_h, d_b, _, d_w_p = d_weights
+    d_params = ProjectionLSTMParams(d_w_x.T, d_w_h.T, d_b, d_w_p.T)
+    expected = (ys, carry_of(LSTMCarry, end), d_params, carry_of(LSTMCarry, d_state), d_xs)
+    params = ProjectionLSTMParams(*map(jnp.asarray, (w_x.T, w_h.T, b + b_h, w_p.T)))
+    ours = sj.recurrent(sj.projection_lstm(H, cell_size=cells), method)
+    assert_close(run_ours(ours, params, carry_of(LSTMCarry, arrays(state)), arrays([xs])[0]), expected)
+
+
+class LayerNormLSTM(torch.nn.Module):
+    """Ba et al. 2016, eq. 20-22, out of torch.nn.functional.layer_norm; parameters in the order of ours."""
+
+    def __init__(self):
+        super().__init__()
+        shapes = ((D, 4 * H), (H, 4 * H), (4 * H,), (4 * H,), (4 * H,), (H,), (H,))
+        self.weights = torch.nn.ParameterList(tensor(normal(i, *shape)) for i, shape in enumerate(shapes))
+
+    def forward(self, xs, state):
+        norm = torch.nn.functional.layer_norm
+        w_x, w_h, b, alpha_x, alpha_h, alpha_c, b_c = self.weights
+        (h,), (c,), ys = *state, []
+        for x in xs:
+            gates = norm(h @ w_h, (4 * H,), alpha_h) + norm(x @ w_x, (4 * H,), alpha_x, b)
+            i, f, g, o = gates.chunk(4, -1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(norm(c, (H,), alpha_c, b_c))
+            ys.append(h)
+        return torch.stack(ys), (h[None], c[None])
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_layer_norm_lstm_equals_a_loop_with_torch_s_layer_norm(method):
+    layer = LayerNormLSTM()
+    xs, state = tensor(normal(20, T, B, D)), states(21, LSTMCarry, 1)
+    ys, end, d_weights, d_state, d_xs = run_torch(layer, xs, state)
+    d_params = LayerNormLSTMParams(*d_weights)
+    expected = (ys, carry_of(LSTMCarry, end), d_params, carry_of(LSTMCarry, d_state), d_xs)
+    params = LayerNormLSTMParams(*map(jnp.asarray, arrays(layer.parameters())))
+    ours = sj.recurrent(sj.layer_norm_lstm(H), method)
+    assert_close(run_ours(ours, params, carry_of(LSTMCarry, arrays(state)), arrays([xs])[0]), expected)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_indrnn_equals_torch_s_rnn_with_a_diagonal_matrix(activation):
+    layer = torch.nn.RNN(D, H, nonlinearity=activation).double()
+    w_h = 0.9 * np.abs(normal(9, H))
+    with torch.no_grad():
+        layer.weight_hh_l0[:] = torch.diag(torch.tensor(w_h))
+    w_x, _, b, b_h = arrays(layer.parameters())
+    xs, state = tensor(normal(0, T, B, D)), states(1, ElmanCarry, 1)
+    ys, end, d_weights, d_state, d_xs = run_torch(layer, xs, state)
+    d_params = IndRNNParams(d_weights[0].T, np.diag(d_weights[1]), d_weights[2])
+    expected = (ys, carry_of(ElmanCarry, end), d_params, carry_of(ElmanCarry, d_state), d_xs)
+    params = IndRNNParams(*map(jnp.asarray, (w_x.T, w_h, b + b_h)))
+    ours = sj.recurrent(sj.indrnn(H, activation=activation))
+    assert_close(run_ours(ours, params, carry_of(ElmanCarry, arrays(state)), arrays([xs])[0]), expected)

@@ -13,16 +13,18 @@ def gated_weights(
 ) -> tuple[jax.Array, jax.Array]:
     """``w_x [D, G*H]``, uniform by Glorot and Bengio (2010) per gate, and ``w_h [H, G*H]``, orthogonal per gate."""
     key_x, key_h = jax.random.split(key)
-    w_x = jax.nn.initializers.glorot_uniform()
-    w_h = jax.nn.initializers.orthogonal()
+    w_x = per_gate(jax.nn.initializers.glorot_uniform(), key_x, (x.shape[-1], hidden_size), num_gates, dtype)
+    w_h = per_gate(jax.nn.initializers.orthogonal(), key_h, (hidden_size, hidden_size), num_gates, dtype)
+    return w_x, w_h
 
-    def per_gate(initialise: Any, key: jax.Array, rows: int) -> jax.Array:
-        keys = jax.random.split(key, num_gates)
-        # Drawn in float32 at least: the orthogonal matrices come from a QR decomposition, which has no bfloat16.
-        blocks = [initialise(k, (rows, hidden_size), wide(jnp.dtype(dtype))) for k in keys]
-        return jnp.concatenate(blocks, -1).astype(dtype)
 
-    return per_gate(w_x, key_x, x.shape[-1]), per_gate(w_h, key_h, hidden_size)
+def per_gate(
+    initialise: Any, key: jax.Array, shape: tuple[int, int], num_gates: int, dtype: Any
+) -> jax.Array:
+    """One matrix of the shape per gate, drawn by itself: side by side, ``[rows, G*columns]``."""
+    # Drawn in float32 at least: the orthogonal matrices come from a QR decomposition, which has no bfloat16.
+    blocks = [initialise(k, shape, wide(jnp.dtype(dtype))) for k in jax.random.split(key, num_gates)]
+    return jnp.concatenate(blocks, -1).astype(dtype)
 
 
 def zero_carry(x: jax.Array, size: int, dtype: Any = None) -> jax.Array:

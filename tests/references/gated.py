@@ -1,4 +1,4 @@
-"""Cells with gates: elman, lstm, gru."""
+"""Simple and gated recurrent networks: elman, lstm, gru. Their variants are in `gated_variants`."""
 
 import numpy as np
 

@@ -1,0 +1,182 @@
+"""Long short-term memories whose step is more than one product and gates: projection, layer normalisation."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Cell, Dense, Step
+from seqjax.cells.initialise import check_size, gated_weights, per_gate, zero_carry
+from seqjax.cells.lstm import LSTMCarry
+from seqjax.definition import definition
+from seqjax.ops.select import wide
+from seqjax.ops.step import expand_left
+
+
+class ProjectionLSTMParams(NamedTuple):
+    """w_x ``[D, 4M]``, w_h ``[H, 4M]``, b ``[4M]``, in the order i, f, g, o; w_p ``[M, H]``."""
+
+    w_x: jax.Array
+    w_h: jax.Array
+    b: jax.Array
+    w_p: jax.Array
+
+
+@definition
+def projection_lstm(
+    hidden_size: int,
+    *,
+    cell_size: int | None = None,
+    forget_bias: float = 1.0,
+    param_dtype: Any = jnp.float32,
+) -> Cell:
+    r"""Long short-term memory with many cells behind a narrow h, their linear projection.
+
+    .. math::
+        (i_t, f_t, g_t, o_t) &= x_t W_x + h_{t-1} W_h + b \\
+        c_t &= \sigma(f_t) \odot c_{t-1} + \sigma(i_t) \odot \tanh(g_t) \\
+        h_t &= (\sigma(o_t) \odot \tanh(c_t)) W_p
+
+    The weights number 4 (D + H) M + M H, where an `lstm` of M cells has 4 (D + M) M. The paper's cell has peepholes as
+    well, and a second projection that is not fed back; PyTorch's (``proj_size``) is this one.
+
+    Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``LSTMCarry(c [*B, M], h [*B, H])``;
+    params ``ProjectionLSTMParams(w_x [D, 4M], w_h [H, 4M], b [4M], w_p [M, H])``.
+
+    Gradients: along c the product of the forget gates, as in `lstm`; the path through h has rank H at most.
+
+    Args:
+        hidden_size: H, the width of h (PyTorch's proj_size).
+        cell_size: M, the number of memory cells (PyTorch's hidden_size); twice hidden_size by default.
+        forget_bias: initial bias of the forget gate.
+        param_dtype: of the params.
+
+    Raises:
+        ValueError: for a size below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> params = sj.projection_lstm(3, cell_size=8).init(jax.random.key(0), jnp.ones((5, 2)))
+        >>> jax.tree.map(jnp.shape, params)
+        ProjectionLSTMParams(w_x=(2, 32), w_h=(3, 32), b=(32,), w_p=(8, 3))
+
+    References:
+        Sak, Senior, Beaufays 2014, "Long short-term memory based recurrent neural network architectures for large
+        vocabulary speech recognition", arXiv:1402.1128, section 2.2 (LSTMP).
+    """
+    check_size("projection_lstm(hidden_size)", hidden_size)
+    size = 2 * hidden_size if cell_size is None else cell_size
+    check_size("projection_lstm(cell_size)", size)
+
+    def init(key: jax.Array, x: jax.Array) -> ProjectionLSTMParams:
+        key_x, key_h, key_p = jax.random.split(key, 3)
+        glorot, orthogonal = jax.nn.initializers.glorot_uniform(), jax.nn.initializers.orthogonal()
+        w_x = per_gate(glorot, key_x, (x.shape[-1], size), 4, param_dtype)
+        w_h = per_gate(orthogonal, key_h, (hidden_size, size), 4, param_dtype)
+        w_p = per_gate(glorot, key_p, (size, hidden_size), 1, param_dtype)
+        b = jnp.zeros((4, size), param_dtype).at[1].set(forget_bias)
+        return ProjectionLSTMParams(w_x, w_h, b.reshape(-1), w_p)
+
+    def step(params: ProjectionLSTMParams, carry: LSTMCarry, u: jax.Array) -> tuple[LSTMCarry, jax.Array]:
+        i, f, g, o = jnp.split(u + carry.h @ params.w_h, 4, -1)
+        c = jax.nn.sigmoid(f) * carry.c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = (jax.nn.sigmoid(o) * jnp.tanh(c)) @ params.w_p
+        return LSTMCarry(c, h), h
+
+    return Cell(
+        init=init,
+        initial_carry=lambda params, x: LSTMCarry(zero_carry(x, size), zero_carry(x, hidden_size)),
+        recurrence=Step(step),
+        project=Dense(lambda params: (params.w_x, params.b)),
+    )
+
+
+class LayerNormLSTMParams(NamedTuple):
+    """w_x ``[D, 4H]``, w_h ``[H, 4H]``, b, alpha_x, alpha_h ``[4H]``, in the order i, f, g, o; alpha_c, b_c ``[H]``."""
+
+    w_x: jax.Array
+    w_h: jax.Array
+    b: jax.Array
+    alpha_x: jax.Array
+    alpha_h: jax.Array
+    alpha_c: jax.Array
+    b_c: jax.Array
+
+
+@definition
+def layer_norm_lstm(
+    hidden_size: int, *, forget_bias: float = 1.0, epsilon: float = 1e-5, param_dtype: Any = jnp.float32
+) -> Cell:
+    r"""Long short-term memory with layer normalisation of both products and of c.
+
+    .. math::
+        N(z) &= (z - \bar z) / \sqrt{\overline{(z - \bar z)^2} + \epsilon} \\
+        (i_t, f_t, g_t, o_t) &= \alpha_x \odot N(x_t W_x) + \alpha_h \odot N(h_{t-1} W_h) + b \\
+        c_t &= \sigma(f_t) \odot c_{t-1} + \sigma(i_t) \odot \tanh(g_t) \\
+        h_t &= \sigma(o_t) \odot \tanh(\alpha_c \odot N(c_t) + b_c)
+
+    Means go over all 4H numbers of a product, and over the H of c, in float32 at least. The paper has no epsilon, and
+    so no value where h is zero; its :math:`\beta_1 + \beta_2 + b`, three biases that act as their sum, are one b here.
+
+    Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``LSTMCarry(c [*B, H], h [*B, H])``; params
+    ``LayerNormLSTMParams(w_x [D, 4H], w_h [H, 4H], b [4H], alpha_x [4H], alpha_h [4H], alpha_c [H], b_c [H])``.
+
+    Gradients: along c the product of the forget gates, as in `lstm`; what enters c from h is divided by the size of c,
+    and the scale of W_h has no effect, so that the path through h neither fades nor explodes by it.
+
+    Args:
+        hidden_size: H.
+        forget_bias: initial bias of the forget gate.
+        epsilon: added to the variances.
+        param_dtype: of the params.
+
+    Raises:
+        ValueError: unless epsilon is above 0, or for a hidden_size below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> params = sj.layer_norm_lstm(1).init(jax.random.key(0), jnp.ones((5, 2)))
+        >>> params.b, params.alpha_h, params.b_c
+        (Array([0., 1., 0., 0.], dtype=float32), Array([1., 1., 1., 1.], dtype=float32), Array([0.], dtype=float32))
+
+    References:
+        Ba, Kiros, Hinton 2016, "Layer normalization", arXiv:1607.06450, eq. 20-22 and, for N, eq. 15-16.
+    """
+    check_size("layer_norm_lstm(hidden_size)", hidden_size)
+    if not epsilon > 0:
+        raise ValueError(f"layer_norm_lstm(epsilon): expected a number above 0, got {epsilon!r}.")
+
+    def init(key: jax.Array, x: jax.Array) -> LayerNormLSTMParams:
+        w_x, w_h = gated_weights(key, x, hidden_size, 4, param_dtype)
+        b = jnp.zeros((4, hidden_size), param_dtype).at[1].set(forget_bias)
+        one, ones = jnp.ones(hidden_size, param_dtype), jnp.ones(4 * hidden_size, param_dtype)
+        return LayerNormLSTMParams(w_x, w_h, b.reshape(-1), ones, ones, one, jnp.zeros_like(one))
+
+    def scaled_norm(alpha: jax.Array, z: jax.Array) -> jax.Array:
+        exact = z.astype(wide(z.dtype))
+        centred = exact - jnp.mean(exact, -1, keepdims=True)
+        variance = jnp.mean(centred * centred, -1, keepdims=True)
+        normal = (centred * jax.lax.rsqrt(variance + epsilon)).astype(z.dtype)
+        return expand_left(alpha.astype(z.dtype), z.ndim) * normal
+
+    def project(params: LayerNormLSTMParams, xs: jax.Array, key: Any = None) -> jax.Array:
+        if not jnp.issubdtype(xs.dtype, jnp.floating) or xs.shape[-1] != len(params.w_x):
+            raise ValueError(
+                f"expected floating xs [..., {len(params.w_x)}] (w_x is {list(params.w_x.shape)}), "
+                f"got {xs.dtype} {list(xs.shape)}."
+            )
+        us = scaled_norm(params.alpha_x, xs @ params.w_x.astype(xs.dtype))
+        return us + expand_left(params.b.astype(xs.dtype), us.ndim)
+
+    def step(params: LayerNormLSTMParams, carry: LSTMCarry, u: jax.Array) -> tuple[LSTMCarry, jax.Array]:
+        i, f, g, o = jnp.split(u + scaled_norm(params.alpha_h, carry.h @ params.w_h), 4, -1)
+        c = jax.nn.sigmoid(f) * carry.c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(scaled_norm(params.alpha_c, c) + expand_left(params.b_c, c.ndim))
+        return LSTMCarry(c, h), h
+
+    return Cell(
+        init=init,
+        initial_carry=lambda params, x: LSTMCarry(zero_carry(x, hidden_size), zero_carry(x, hidden_size)),
+        recurrence=Step(step),
+        project=project,
+    )

@@ -1,0 +1,159 @@
+"""Cells with a single gate: the minimal gated unit and the update gate network."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights, Recurrence, Step
+from seqjax.cells.initialise import check_size, gated_weights, zero_carry
+from seqjax.definition import definition
+
+SIGMOID, TANH = Activation.SIGMOID, Activation.TANH
+
+
+class MGUParams(NamedTuple):
+    """w_x ``[D, 2H]``, w_h ``[H, 2H]``, b ``[2H]``; columns in the order f, n."""
+
+    w_x: jax.Array
+    w_h: jax.Array
+    b: jax.Array
+
+
+class MGUCarry(NamedTuple):
+    """h ``[*B, H]``."""
+
+    h: jax.Array
+
+
+@definition
+def mgu(hidden_size: int, *, reset_after: bool = False, param_dtype: Any = jnp.float32) -> Cell:
+    r"""Minimal gated unit: a GRU with one gate for both purposes.
+
+    .. math::
+        f_t &= \sigma(x_t W_{xf} + h_{t-1} W_{hf} + b_f) \\
+        n_t &= \tanh(x_t W_{xn} + (f_t \odot h_{t-1}) W_{hn} + b_n) && \text{(before)} \\
+        n_t &= \tanh(x_t W_{xn} + f_t \odot (h_{t-1} W_{hn}) + b_n) && \text{(after)} \\
+        h_t &= (1 - f_t) \odot h_{t-1} + f_t \odot n_t
+
+    "Before" is the paper's, whose second product waits for f (`Step`); "after" needs one product (`Gated`).
+    ``flax.linen.MGUCell`` is neither: it updates by :math:`h_t = (1 - f_t) \odot n_t + f_t \odot h_{t-1}`, so that the
+    gate that lets h into n also keeps it.
+
+    Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``MGUCarry(h [*B, H])``;
+    params ``MGUParams(w_x [D, 2H], w_h [H, 2H], b [2H])``.
+
+    Gradients: the path :math:`1 - f_t` carries them without a matrix; where it is wide open, f near 0, the path
+    through n is shut twice, by f outside and inside.
+
+    Args:
+        hidden_size: H.
+        reset_after: whether f acts after the recurrent product.
+        param_dtype: of the params.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> params = sj.mgu(3).init(jax.random.key(0), jnp.ones((5, 2)))
+        >>> jax.tree.map(jnp.shape, params)
+        MGUParams(w_x=(2, 6), w_h=(3, 6), b=(6,))
+
+    References:
+        Zhou, Wu, Zhang, Zhou 2016, "Minimal gated unit for recurrent neural networks", arXiv:1603.09420 (table 1).
+    """
+    check_size("mgu(hidden_size)", hidden_size)
+
+    def init(key: jax.Array, x: jax.Array) -> MGUParams:
+        w_x, w_h = gated_weights(key, x, hidden_size, 2, param_dtype)
+        return MGUParams(w_x, w_h, jnp.zeros(2 * hidden_size, param_dtype))
+
+    def reset_before(params: MGUParams, carry: MGUCarry, u: jax.Array) -> tuple[MGUCarry, jax.Array]:
+        u_f, u_n = jnp.split(u, 2, -1)
+        w_f, w_n = jnp.split(params.w_h, 2, -1)
+        f = jax.nn.sigmoid(u_f + carry.h @ w_f)
+        n = jnp.tanh(u_n + (f * carry.h) @ w_n)
+        h = (1 - f) * carry.h + f * n
+        return MGUCarry(h), h
+
+    recurrence: Recurrence = Step(reset_before)
+    if reset_after:
+        recurrence = Gated(
+            activations=(SIGMOID, TANH),
+            num_update=2,
+            update=lambda w, state, f, u_n, r_n: ((1 - f) * state[0] + f * jnp.tanh(u_n + f * r_n),),
+            emit=None,
+            weights=lambda params: GatedWeights(params.w_h),
+            split=(1,),
+        )
+    return Cell(
+        init=init,
+        initial_carry=lambda params, x: MGUCarry(zero_carry(x, hidden_size)),
+        recurrence=recurrence,
+        project=Dense(lambda params: (params.w_x, params.b)),
+    )
+
+
+class UGRNNParams(NamedTuple):
+    """w_x ``[D, 2H]``, w_h ``[H, 2H]``, b ``[2H]``; columns in the order g, c."""
+
+    w_x: jax.Array
+    w_h: jax.Array
+    b: jax.Array
+
+
+class UGRNNCarry(NamedTuple):
+    """h ``[*B, H]``."""
+
+    h: jax.Array
+
+
+@definition
+def ugrnn(hidden_size: int, *, update_bias: float = 1.0, param_dtype: Any = jnp.float32) -> Cell:
+    r"""Update gate recurrent network: a simple recurrent network behind one gate.
+
+    .. math::
+        g_t &= \sigma(x_t W_{xg} + h_{t-1} W_{hg} + b_g) \\
+        c_t &= \tanh(x_t W_{xc} + h_{t-1} W_{hc} + b_c) \\
+        h_t &= g_t \odot h_{t-1} + (1 - g_t) \odot c_t
+
+    ``flax.linen.MGUCell(reset_gate=False)`` is this cell. The paper tries relu as well in place of tanh.
+
+    Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``UGRNNCarry(h [*B, H])``;
+    params ``UGRNNParams(w_x [D, 2H], w_h [H, 2H], b [2H])``.
+
+    Gradients: the path :math:`g_t` carries them without a matrix, with an e-folding length of
+    :math:`-1/\ln\sigma(b_g)` steps at initialisation, 3.2 for the default bias of 1; beside it runs the path of an
+    `elman` network, times 1 - g.
+
+    Args:
+        hidden_size: H.
+        update_bias: initial bias of the gate.
+        param_dtype: of the params.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> sj.ugrnn(3).init(jax.random.key(0), jnp.ones((5, 2))).b
+        Array([1., 1., 1., 0., 0., 0.], dtype=float32)
+
+    References:
+        Collins, Sohl-Dickstein, Sussillo 2017, "Capacity and trainability in recurrent neural networks",
+        arXiv:1611.09913 (the UGRNN).
+    """
+    check_size("ugrnn(hidden_size)", hidden_size)
+
+    def init(key: jax.Array, x: jax.Array) -> UGRNNParams:
+        w_x, w_h = gated_weights(key, x, hidden_size, 2, param_dtype)
+        b = jnp.zeros((2, hidden_size), param_dtype).at[0].set(update_bias)
+        return UGRNNParams(w_x, w_h, b.reshape(-1))
+
+    return Cell(
+        init=init,
+        initial_carry=lambda params, x: UGRNNCarry(zero_carry(x, hidden_size)),
+        recurrence=Gated(
+            activations=(SIGMOID, TANH),
+            num_update=2,
+            update=lambda w, state, g, c: (g * state[0] + (1 - g) * c,),
+            emit=None,
+            weights=lambda params: GatedWeights(params.w_h),
+        ),
+        project=Dense(lambda params: (params.w_x, params.b)),
+    )
