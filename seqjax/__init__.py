@@ -19,10 +19,18 @@ from seqjax.base import (
     Step,
 )
 from seqjax.cells import REGISTRY
+from seqjax.cells.antisymmetric import antisymmetric_rnn
+from seqjax.cells.continuous_time import TimedInputs, cfc, ltc
+from seqjax.cells.conv_lstm import conv_lstm
+from seqjax.cells.echo_state import echo_state
 from seqjax.cells.elman import elman
 from seqjax.cells.gru import gru
 from seqjax.cells.lru import lru
 from seqjax.cells.lstm import lstm
+from seqjax.cells.orthogonal import orthogonal_rnn
+from seqjax.cells.oscillators import cornn, lem
+from seqjax.cells.para import para_gru, para_lstm
+from seqjax.cells.slstm import slstm
 from seqjax.combinators import bidirectional, checkpointed, residual, serial
 from seqjax.definition import definition
 from seqjax.layers import dropout, pointwise, recurrent
