@@ -112,6 +112,11 @@ def slstm(
         i = jnp.exp(i - m_after)
         return f * c + i * z, f * n + i, m_after
 
+    def emit(w: Any, state: tuple, o: jax.Array) -> jax.Array:
+        c, n, _ = state
+        # n = 0 only where a step did not happen; even there a division by zero would spoil second derivatives.
+        return o * (c / jnp.where(n == 0, jnp.ones_like(n), n))
+
     def initial_carry(params: SLSTMParams, x: jax.Array) -> SLSTMCarry:
         return SLSTMCarry(*(zero_carry(x, hidden_size) for _ in range(4)))
 
@@ -122,7 +127,7 @@ def slstm(
             activations=(IDENTITY, IDENTITY, TANH, SIGMOID),
             num_update=3,
             update=update,
-            emit=lambda w, state, o: o * (state[0] / state[1]),
+            emit=emit,
             weights=lambda params: GatedWeights(params.w_h),
         ),
         project=Dense(lambda params: (params.w_x, params.b)),
