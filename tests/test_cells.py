@@ -46,14 +46,24 @@ def shaken(tree):
 
 
 @functools.cache
-def setting(name):
+def random_case(cell, example=vector):
     """Cell, params, carry and inputs, all random."""
-    entry = REGISTRY[name]
-    cell = entry.make(H)
-    xs = jax.tree.map(lambda a: jnp.asarray(normal(0, *a.shape)), entry.example((T, B), D))
-    params = shaken(init(cell, example=entry.example))
+    xs = jax.tree.map(lambda a: jnp.asarray(normal(0, *a.shape)), example((T, B), D))
+    params = shaken(init(cell, example=example))
     first = jax.tree.map(lambda a: a[0], xs)
     return cell, params, shaken(cell.initial_carry(params, first)), xs
+
+
+def setting(name):
+    """The random case of a registered cell."""
+    return random_case(REGISTRY[name].make(H), REGISTRY[name].example)
+
+
+def assert_equals_reference(cell, expected, example=vector):
+    """A cell, with options that the registry does not have, against a loop of references/."""
+    _, params, carry, xs = random_case(cell, example)
+    got = sj.recurrent(cell).unroll(params, carry, xs)
+    assert_equal(got, expected(*jax.tree.map(np.asarray, (params, carry, xs))))
 
 
 def reference(name, params, carry, xs):
