@@ -77,8 +77,8 @@ def cfc(hidden_size: int, *, backbone_size: int | None = None, param_dtype: Any 
     check_size("cfc(hidden_size)", hidden_size)
     check_size("cfc(backbone_size)", size)
 
-    def init(key: jax.Array, x: TimedInputs) -> CfCParams:
-        x, _ = _parts(x)
+    def init(key: jax.Array, inputs: TimedInputs) -> CfCParams:
+        x, _ = _parts(inputs)
         key_x, key_o = jax.random.split(key)
         width = x.shape[-1]
         w = _glorot(key_x, width + hidden_size, size, param_dtype)
@@ -151,8 +151,8 @@ def ltc(hidden_size: int, *, unfolds: int = 6, param_dtype: Any = jnp.float32) -
     check_size("ltc(hidden_size)", hidden_size)
     check_size("ltc(unfolds)", unfolds)
 
-    def init(key: jax.Array, x: TimedInputs) -> LTCParams:
-        x, _ = _parts(x)
+    def init(key: jax.Array, inputs: TimedInputs) -> LTCParams:
+        x, _ = _parts(inputs)
         key_x, key_h, key_a = jax.random.split(key, 3)
         return LTCParams(
             _glorot(key_x, x.shape[-1], hidden_size, param_dtype),

@@ -34,8 +34,8 @@ def spectral_radius(w: jax.Array) -> jax.Array:
     Example:
         >>> import jax.numpy as jnp
         >>> from seqjax.cells.echo_state import spectral_radius
-        >>> spectral_radius(jnp.asarray([[0.0, 4.0], [-1.0, 0.0]]))
-        Array(2., dtype=float32)
+        >>> print(f"{spectral_radius(jnp.asarray([[0.0, 4.0], [-1.0, 0.0]])):.5f}")
+        2.00000
     """
 
     def square(state: tuple, exponent: jax.Array) -> tuple[tuple, None]:
