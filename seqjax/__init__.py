@@ -26,6 +26,18 @@ from seqjax.cells.lstm import chrono_lstm, lstm
 from seqjax.cells.lstm_gates import coupled_lstm, peephole_lstm, ur_lstm
 from seqjax.cells.lstm_step import layer_norm_lstm, projection_lstm
 from seqjax.cells.one_gate import mgu, ugrnn
+from seqjax.cells.antisymmetric import antisymmetric_rnn
+from seqjax.cells.continuous_time import TimedInputs, cfc, ltc
+from seqjax.cells.conv_lstm import conv_lstm
+from seqjax.cells.echo_state import echo_state
+from seqjax.cells.elman import elman
+from seqjax.cells.gru import gru
+from seqjax.cells.lru import lru
+from seqjax.cells.lstm import lstm
+from seqjax.cells.orthogonal import orthogonal_rnn
+from seqjax.cells.oscillators import cornn, lem
+from seqjax.cells.para import para_gru, para_lstm
+from seqjax.cells.slstm import slstm
 from seqjax.combinators import bidirectional, checkpointed, residual, serial
 from seqjax.definition import definition
 from seqjax.layers import dropout, pointwise, recurrent

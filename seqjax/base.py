@@ -236,6 +236,8 @@ class Cell(Definition):
         recurrence: a `Step`, `Gated`, `Diagonal`, `Matrix` or `Attention`.
         project: ``(params, xs, key=None) -> us``, pointwise in time, with any leading axes.
         readout: ``(params, hs, xs) -> ys``, pointwise in time, with any leading axes.
+        event_ndim: how many axes of x, of its first leaf where it has several, are its own, after the batch axes: one
+            for vectors, three for images with channels. The other leaves begin with the same batch axes.
 
     Example:
         A cell of one's own is a value of this class; a leaky integrator:
@@ -262,6 +264,7 @@ class Cell(Definition):
     recurrence: Recurrence
     project: Callable = _inputs_as_they_are
     readout: Callable = _emitted_as_it_is
+    event_ndim: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

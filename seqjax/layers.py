@@ -273,11 +273,18 @@ def _check_inputs(
     who: str, cell: Cell, params: Any, xs: Any, reset: Any, mask: Any, *, time: tuple[int, ...]
 ) -> None:
     """Raise a ValueError where inputs do not fit, from static shapes alone."""
-    letters = "[T, ..., D]" if time else "[..., D]"
-    for leaf in jax.tree.leaves(xs):
-        if leaf.ndim < len(time) + 1 or leaf.shape[: len(time)] != time:
-            raise ValueError(f"{who}: expected xs {letters}, got {list(leaf.shape)}.")
-    leaf = jax.tree.leaves(xs)[0]
+    own = ["D"] if cell.event_ndim == 1 else [f"D{i + 1}" for i in range(cell.event_ndim)]
+    letters = f"[{', '.join([*('T' for _ in time), '...', *own])}]"
+    leaf, *others = jax.tree.leaves(xs)
+    if leaf.ndim < len(time) + cell.event_ndim or leaf.shape[: len(time)] != time:
+        raise ValueError(f"{who}: expected xs {letters}, got {list(leaf.shape)}.")
+    batch = leaf.shape[: leaf.ndim - cell.event_ndim]
+    for other in others:
+        if other.shape[: len(batch)] != batch:
+            raise ValueError(
+                f"{who}: expected every part of xs to begin with {list(batch)}, as the first, {list(leaf.shape)}, "
+                f"does; got {list(other.shape)}."
+            )
     if isinstance(cell.project, Dense):
         w, _ = cell.project.weights(params)
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -296,13 +303,12 @@ def _check_inputs(
             jax.eval_shape(cell.project, params, x)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{who}: {error}") from error
-    batch = leaf.shape[:-1]
     for name, flag in (("reset", reset), ("mask", mask)):
         if flag is None:
             continue
         if flag.dtype != jnp.bool_:
             raise ValueError(f"{who}: expected {name} of dtype bool, got {flag.dtype}.")
-        if len(jax.tree.leaves(xs)) == 1 and flag.shape != batch:
+        if flag.shape != batch:
             raise ValueError(
                 f"{who}: expected {name} {list(batch)}, as xs {list(leaf.shape)}, got {list(flag.shape)}."
             )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from references import REFERENCES
+from references import gated as classical
 from references.gated import sigmoid
 
 import seqjax as sj
@@ -45,14 +46,24 @@ def shaken(tree):
 
 
 @functools.cache
-def setting(name):
+def random_case(cell, example=vector):
     """Cell, params, carry and inputs, all random."""
-    entry = REGISTRY[name]
-    cell = entry.make(H)
-    xs = jax.tree.map(lambda a: jnp.asarray(normal(0, *a.shape)), entry.example((T, B), D))
-    params = shaken(init(cell, example=entry.example))
+    xs = jax.tree.map(lambda a: jnp.asarray(normal(0, *a.shape)), example((T, B), D))
+    params = shaken(init(cell, example=example))
     first = jax.tree.map(lambda a: a[0], xs)
     return cell, params, shaken(cell.initial_carry(params, first)), xs
+
+
+def setting(name):
+    """The random case of a registered cell."""
+    return random_case(REGISTRY[name].make(H), REGISTRY[name].example)
+
+
+def assert_equals_reference(cell, expected, example=vector):
+    """A cell, with options that the registry does not have, against a loop of references/."""
+    _, params, carry, xs = random_case(cell, example)
+    got = sj.recurrent(cell).unroll(params, carry, xs)
+    assert_equal(got, expected(*jax.tree.map(np.asarray, (params, carry, xs))))
 
 
 def reference(name, params, carry, xs):
@@ -95,8 +106,10 @@ def test_a_loop_of_step_equals_the_reference(name):
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_the_initial_carry_is_zero_and_reads_no_values(name):
-    cell = REGISTRY[name].make(H)
-    carry = cell.initial_carry(init(cell), jnp.full((B, D), jnp.nan))
+    entry = REGISTRY[name]
+    cell = entry.make(H)
+    x = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), entry.example((B,), D))
+    carry = cell.initial_carry(init(cell, example=entry.example), x)
     for leaf in jax.tree.leaves(carry):
         np.testing.assert_array_equal(leaf, np.zeros((B, *leaf.shape[1:])))
 
@@ -104,20 +117,13 @@ def test_the_initial_carry_is_zero_and_reads_no_values(name):
 @pytest.mark.parametrize("name", REGISTRY)
 @pytest.mark.parametrize("options", [{"param_dtype": jnp.bfloat16}, {"param_dtype": jnp.float64}, {}])
 def test_params_have_the_dtype_that_was_asked_for_and_float32_by_default(name, options):
-    lowered = jax.jit(REGISTRY[name].make(H, **options).init).lower(KEY, jnp.ones((B, D), jnp.float64))
+    entry = REGISTRY[name]
+    lowered = jax.jit(entry.make(H, **options).init).lower(KEY, entry.example((B,), D))
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(lowered.out_info)}
     assert dtypes == {jnp.dtype(options.get("param_dtype", jnp.float32))}
 
 
-def starts_from_gated_weights(cell):
-    """Whether the cell's init draws from the initialiser that most gated cells share."""
-    return isinstance(cell.project, sj.Dense) and "gated_weights" in cell.init.__code__.co_names
-
-
-SHARED = [name for name, entry in REGISTRY.items() if starts_from_gated_weights(entry.make(2))]
-
-
-@pytest.mark.parametrize("name", SHARED)
+@pytest.mark.parametrize("name", classical.REFERENCES)
 def test_weights_start_orthogonal_and_uniform_per_gate(name):
     width, size = 40, 60
     params = jax.tree.map(np.asarray, init(REGISTRY[name].make(size), width))

@@ -1,7 +1,7 @@
 """The cells: one file per family, one factory per cell. `REGISTRY` lists them all."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import jax
@@ -27,11 +27,44 @@ from seqjax.cells.lstm_step import (
     projection_lstm,
 )
 from seqjax.cells.one_gate import MGUCarry, MGUParams, UGRNNCarry, UGRNNParams, mgu, ugrnn
+from seqjax.cells.antisymmetric import AntisymmetricCarry, AntisymmetricParams, antisymmetric_rnn
+from seqjax.cells.continuous_time import CfCParams, ContinuousTimeCarry, LTCParams, TimedInputs, cfc, ltc
+from seqjax.cells.conv_lstm import ConvLSTMCarry, ConvLSTMParams, conv_lstm
+from seqjax.cells.echo_state import EchoStateCarry, EchoStateParams, echo_state
+from seqjax.cells.elman import ElmanCarry, ElmanParams, elman
+from seqjax.cells.gru import GRUCarry, GRUParams, gru
+from seqjax.cells.lru import LRUParams, lru
+from seqjax.cells.lstm import LSTMCarry, LSTMParams, lstm
+from seqjax.cells.orthogonal import OrthogonalCarry, OrthogonalParams, orthogonal_rnn
+from seqjax.cells.oscillators import CoRNNCarry, CoRNNParams, LEMCarry, LEMParams, cornn, lem
+from seqjax.cells.para import ParaGRUCarry, ParaGRUParams, ParaLSTMCarry, ParaLSTMParams, para_gru, para_lstm
+from seqjax.cells.slstm import SLSTMCarry, SLSTMParams, slstm
 
 
 def vector(lead: tuple[int, ...], width: int) -> jax.Array:
     """The input of most cells: zeros ``[*lead, width]``."""
     return jnp.zeros((*lead, width))
+
+
+def timed(lead: tuple[int, ...], width: int) -> TimedInputs:
+    """The input of cells in continuous time: zeros ``[*lead, width]`` and ``[*lead]``."""
+    return TimedInputs(jnp.zeros((*lead, width)), jnp.zeros(lead))
+
+
+def image(lead: tuple[int, ...], width: int) -> jax.Array:
+    """The input of convolutional cells: zeros ``[*lead, 3, 2, width]``, an image of 3 x 2."""
+    return jnp.zeros((*lead, 3, 2, width))
+
+
+def two_heads(factory: Callable[..., Cell]) -> Callable[..., Cell]:
+    """A factory with two heads where the hidden size is even, else one."""
+
+    @wraps(factory)
+    def make(hidden_size: int, **options: Any) -> Cell:
+        even = isinstance(hidden_size, int) and hidden_size % 2 == 0
+        return factory(hidden_size, num_heads=2 if even else 1, **options)
+
+    return make
 
 
 class Entry(NamedTuple):
@@ -67,6 +100,18 @@ REGISTRY: dict[str, Entry] = {
     "mgu": Entry(mgu, "along h the product of 1 - f, plus the path through the candidate, shut by f twice"),
     "mgu_reset_after": Entry(partial(mgu, reset_after=True), "as mgu"),
     "ugrnn": Entry(ugrnn, "along h the product of the gates g, plus that of an elman network times 1 - g"),
+    "orthogonal_rnn": Entry(orthogonal_rnn, "kept in norm by W_h, exactly orthogonal; slopes of modrelu are 1 or 0"),
+    "antisymmetric_rnn": Entry(antisymmetric_rnn, "an Euler step of an equation that neither loses nor amplifies them"),
+    "antisymmetric_rnn_gated": Entry(partial(antisymmetric_rnn, gated=True), "as antisymmetric_rnn, where z is open"),
+    "cornn": Entry(cornn, "damped oscillators in small steps: bounded over T steps of size 1/T"),
+    "lem": Entry(lem, "along z and y the product of 1 - Delta_t, without a matrix"),
+    "slstm": Entry(two_heads(slstm), "along c the product of the forget gates, as a share of a weighted mean"),
+    "para_gru": Entry(para_gru, "a diagonal Jacobian: every unit by itself, 1 - z plus the paths through its gates"),
+    "para_lstm": Entry(para_lstm, "a 2 x 2 Jacobian per unit; along c the forget gate and its peephole"),
+    "cfc": Entry(cfc, "through W_h alone, without an additive path: as elman", timed),
+    "ltc": Entry(ltc, "along h the product of (1 + dt (1/tau + f))^-1, the less the longer the elapsed time", timed),
+    "conv_lstm": Entry(partial(conv_lstm, peepholes=True), "as lstm, pixel by pixel; through h they spread", image),
+    "echo_state": Entry(echo_state, "none by the params; along h (1 - leak) plus leak times the reservoir's"),
     # ---- Diagonal
     "lru": Entry(lru, "exactly lambda^lag, |lambda| < 1: never explode; over the default ring a power law"),
     # ---- Matrix

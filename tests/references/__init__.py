@@ -8,3 +8,6 @@ One file per family.
 from references import diagonal, gated, gated_variants
 
 REFERENCES = {**gated.REFERENCES, **gated_variants.REFERENCES, **diagonal.REFERENCES}
+from references import diagonal, gated, nonlinear
+
+REFERENCES = {**gated.REFERENCES, **diagonal.REFERENCES, **nonlinear.REFERENCES}

@@ -1,0 +1,112 @@
+"""The recurrent network with an antisymmetric matrix."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
+from seqjax.cells.initialise import check_at_least, check_size, zero_carry
+from seqjax.definition import definition
+
+
+class AntisymmetricParams(NamedTuple):
+    """w_x ``[D, G*H]``, w_h ``[H, H]``, b ``[G*H]``; G = 1, or 2 with a gate, whose columns come first."""
+
+    w_x: jax.Array
+    w_h: jax.Array
+    b: jax.Array
+
+
+class AntisymmetricCarry(NamedTuple):
+    """h ``[*B, H]``."""
+
+    h: jax.Array
+
+
+@definition
+def antisymmetric_rnn(
+    hidden_size: int,
+    *,
+    gated: bool = False,
+    step_size: float = 0.1,
+    diffusion: float = 0.01,
+    weight_scale: float = 1.0,
+    param_dtype: Any = jnp.float32,
+) -> Cell:
+    r"""Euler steps of a differential equation with an antisymmetric matrix, with or without an input gate.
+
+    .. math::
+        A &= W_h - W_h^\top - \gamma I \\
+        h_t &= h_{t-1} + \epsilon \tanh(x_t W_x + h_{t-1} A + b) \\
+        h_t &= h_{t-1} + \epsilon\, \sigma(x_t W_z + h_{t-1} A + b_z) \odot \tanh(x_t W_x + h_{t-1} A + b)
+            && \text{(gated)}
+
+    Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``AntisymmetricCarry(h [*B, H])``;
+    params ``AntisymmetricParams(w_x [D, G*H], w_h [H, H], b [G*H])``, G = 1, or 2 with columns in the order z, h.
+
+    Gradients: :math:`\partial h_t / \partial h_{t-1} = I + \epsilon A D_t` with slopes D_t in [0, 1] (without a gate):
+    the eigenvalues of :math:`A D_t` have real parts in :math:`[-\gamma, 0]`, so that the differential equation neither
+    loses nor amplifies gradients. The Euler step adds :math:`O(\epsilon^2)` per step, which diffusion counteracts.
+
+    Args:
+        hidden_size: H.
+        gated: with the gate z; the paper's W_h is shared by gate and candidate.
+        step_size: epsilon.
+        diffusion: gamma.
+        weight_scale: sigma_w; w_h starts normal with variance sigma_w^2 / H, w_x with 1 / D.
+        param_dtype: of the params.
+
+    Raises:
+        ValueError: for a step_size that is not positive, a negative diffusion or weight_scale, or a hidden_size below
+            1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> params = sj.antisymmetric_rnn(3, gated=True).init(jax.random.key(0), jnp.ones((5, 2)))
+        >>> jax.tree.map(jnp.shape, params)
+        AntisymmetricParams(w_x=(2, 6), w_h=(3, 3), b=(6,))
+
+    References:
+        Chang, Chen, Haber, Chi 2019, "AntisymmetricRNN: a dynamical system view on recurrent neural networks",
+        arXiv:1902.09689, sections 3.1 (Euler step), 3.2 (diffusion), 3.3 (gate), appendix D (initialisation). The paper
+        searches epsilon and gamma on a grid of powers of ten; the defaults are ours.
+    """
+    check_size("antisymmetric_rnn(hidden_size)", hidden_size)
+    check_at_least("antisymmetric_rnn(step_size)", step_size, 0, strictly=True)
+    check_at_least("antisymmetric_rnn(diffusion)", diffusion, 0)
+    check_at_least("antisymmetric_rnn(weight_scale)", weight_scale, 0)
+    num_gates = 2 if gated else 1
+
+    def init(key: jax.Array, x: jax.Array) -> AntisymmetricParams:
+        key_x, key_h = jax.random.split(key)
+        w_x = jax.random.normal(key_x, (x.shape[-1], num_gates * hidden_size), param_dtype)
+        w_h = jax.random.normal(key_h, (hidden_size, hidden_size), param_dtype)
+        return AntisymmetricParams(
+            w_x / math.sqrt(x.shape[-1]),
+            w_h * (weight_scale / math.sqrt(hidden_size)),
+            jnp.zeros(num_gates * hidden_size, param_dtype),
+        )
+
+    def weights(params: AntisymmetricParams) -> GatedWeights:
+        w_h = params.w_h
+        a = w_h - w_h.T - diffusion * jnp.eye(hidden_size, dtype=w_h.dtype)
+        return GatedWeights(jnp.concatenate([a] * num_gates, -1))
+
+    def update(w: Any, state: tuple, *gates: jax.Array) -> tuple:
+        change = gates[0] * gates[1] if gated else gates[0]
+        return (state[0] + step_size * change,)
+
+    return Cell(
+        init=init,
+        initial_carry=lambda params, x: AntisymmetricCarry(zero_carry(x, hidden_size)),
+        recurrence=Gated(
+            activations=(Activation.SIGMOID, Activation.TANH)[2 - num_gates :],
+            num_update=num_gates,
+            update=update,
+            emit=None,
+            weights=weights,
+        ),
+        project=Dense(lambda params: (params.w_x, params.b)),
+    )

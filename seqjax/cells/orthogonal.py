@@ -1,0 +1,132 @@
+"""The recurrent network with an orthogonal matrix."""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
+from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.definition import definition
+from seqjax.ops.select import wide
+
+
+class OrthogonalParams(NamedTuple):
+    """w_x ``[D, H]``, a ``[H, H]``, of which the entries above the diagonal are read, b ``[H]``."""
+
+    w_x: jax.Array
+    a: jax.Array
+    b: jax.Array
+
+
+class OrthogonalCarry(NamedTuple):
+    """h ``[*B, H]``."""
+
+    h: jax.Array
+
+
+def orthogonal_matrix(a: jax.Array) -> jax.Array:
+    """``exp(A)`` with the antisymmetric A that has the entries of a ``[H, H]`` above its diagonal."""
+    upper = jnp.triu(a.astype(wide(a.dtype)), 1)
+    return jax.scipy.linalg.expm(upper - upper.T)
+
+
+def _mod_relu(z: jax.Array, b: jax.Array) -> jax.Array:
+    # Not as sign(z) relu(|z| + b), whose derivative at z = 0 is 0 where b = 0 makes it the identity.
+    return jnp.where(jnp.abs(z) + b < 0, jnp.zeros_like(z), z + jnp.sign(z) * b)
+
+
+@definition
+def orthogonal_rnn(
+    hidden_size: int,
+    *,
+    activation: Literal["modrelu", "tanh", "identity"] = "modrelu",
+    angles: Literal["henaff", "cayley"] = "henaff",
+    param_dtype: Any = jnp.float32,
+) -> Cell:
+    r"""Simple recurrent network whose matrix is orthogonal by construction (expRNN).
+
+    .. math::
+        A &= \mathrm{triu}(a) - \mathrm{triu}(a)^\top, \qquad W_h = \exp(A), \qquad W_h^\top W_h = I \\
+        z_t &= x_t W_x + h_{t-1} W_h \\
+        h_t &= \mathrm{sign}(z_t) \odot \mathrm{relu}(|z_t| + b) && \text{(modrelu)} \\
+        h_t &= \phi(z_t + b) && \text{(tanh, identity)}
+
+    with triu the entries above the diagonal. The exponential is computed once per unroll, in float32 at least.
+
+    Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``OrthogonalCarry(h [*B, H])``;
+    params ``OrthogonalParams(w_x [D, H], a [H, H], b [H])``.
+
+    Gradients: :math:`\partial h_t / \partial h_{t-1} = W_h D_t`, D_t the diagonal of slopes. W_h keeps norms, whatever
+    training does to a; the slopes of modrelu are 1 or, where :math:`|z| < -b`, 0. So gradients never explode, and with
+    the identity, or modrelu with b = 0, every singular value of the Jacobian over any number of steps is 1.
+
+    Args:
+        hidden_size: H.
+        activation: "modrelu", "tanh" or "identity".
+        angles: the angles by which W_h turns planes at the start: "henaff", uniform in [-pi, pi]; "cayley",
+            -tan(theta / 2) with theta uniform in [0, pi / 2]. With an odd H one axis stays.
+        param_dtype: of the params.
+
+    Raises:
+        ValueError: for another activation or choice of angles, or a hidden_size below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> from seqjax.cells.orthogonal import orthogonal_matrix
+        >>> params = sj.orthogonal_rnn(3).init(jax.random.key(0), jnp.ones((5, 2)))
+        >>> w_h = orthogonal_matrix(params.a)
+        >>> bool(jnp.allclose(w_h @ w_h.T, jnp.eye(3), atol=1e-6))
+        True
+
+    References:
+        Lezcano-Casado, Martinez-Rubio 2019, "Cheap orthogonal constraints in neural networks", arXiv:1901.08428:
+        section 3 (the exponential), section 4 (expRNN) and the two initialisations of section 5. The distributions of
+        w_x (He et al. 2015) and of b (uniform in [-0.01, 0.01]) are those of the authors' code.
+        Arjovsky, Shah, Bengio 2016, "Unitary evolution recurrent neural networks", arXiv:1511.06464, eq. 8 (modReLU).
+    """
+    check_size("orthogonal_rnn(hidden_size)", hidden_size)
+    activations = {
+        "modrelu": Activation.IDENTITY,
+        "tanh": Activation.TANH,
+        "identity": Activation.IDENTITY,
+    }
+    if activation not in activations:
+        raise ValueError(
+            f"orthogonal_rnn(activation): expected one of {', '.join(activations)}, got {activation!r}."
+        )
+    if angles not in ("henaff", "cayley"):
+        raise ValueError(f"orthogonal_rnn(angles): expected henaff or cayley, got {angles!r}.")
+    modrelu = activation == "modrelu"
+
+    def init(key: jax.Array, x: jax.Array) -> OrthogonalParams:
+        key_x, key_a, key_b = jax.random.split(key, 3)
+        shape = (hidden_size // 2,)
+        if angles == "henaff":
+            turns = jax.random.uniform(key_a, shape, param_dtype, -math.pi, math.pi)
+        else:
+            turns = -jnp.tan(jax.random.uniform(key_a, shape, param_dtype, 0, math.pi / 2) / 2)
+        even = 2 * jnp.arange(hidden_size // 2)
+        a = jnp.zeros((hidden_size, hidden_size), param_dtype).at[even, even + 1].set(turns)
+        b = jnp.zeros(hidden_size, param_dtype)
+        if modrelu:
+            b = jax.random.uniform(key_b, (hidden_size,), param_dtype, -0.01, 0.01)
+        w_x = jax.random.normal(key_x, (x.shape[-1], hidden_size), param_dtype) * math.sqrt(2 / x.shape[-1])
+        return OrthogonalParams(w_x, a, b)
+
+    def weights(params: OrthogonalParams) -> GatedWeights:
+        return GatedWeights(orthogonal_matrix(params.a), None, params.b if modrelu else ())
+
+    return Cell(
+        init=init,
+        initial_carry=lambda params, x: OrthogonalCarry(zero_carry(x, hidden_size)),
+        recurrence=Gated(
+            activations=(activations[activation],),
+            num_update=1,
+            update=lambda b, state, z: (_mod_relu(z, b) if modrelu else z,),
+            emit=None,
+            weights=weights,
+        ),
+        project=Dense(lambda params: (params.w_x, None if modrelu else params.b)),
+    )

@@ -1,0 +1,183 @@
+"""Gated cells with diagonal recurrent weights, for parallel execution by Newton's method: ParaGRU and ParaLSTM."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
+from seqjax.cells.initialise import check_size, gated_weights, zero_carry
+from seqjax.definition import definition
+
+IDENTITY, SIGMOID, TANH = Activation.IDENTITY, Activation.SIGMOID, Activation.TANH
+
+
+class ParaGRUParams(NamedTuple):
+    """w_x ``[D, 3H]``, w_h ``[3, H]`` (diagonals), b ``[3H]``; in the order r, z, n."""
+
+    w_x: jax.Array
+    w_h: jax.Array
+    b: jax.Array
+
+
+class ParaGRUCarry(NamedTuple):
+    """h ``[*B, H]``."""
+
+    h: jax.Array
+
+
+@definition
+def para_gru(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
+    r"""GRU with diagonal recurrent weights, whose Jacobian is diagonal (ParaGRU).
+
+    .. math::
+        r_t &= \sigma(x_t W_{xr} + w_{hr} \odot h_{t-1} + b_r) \\
+        z_t &= \sigma(x_t W_{xz} + w_{hz} \odot h_{t-1} + b_z) \\
+        n_t &= \tanh(x_t W_{xn} + w_{hn} \odot r_t \odot h_{t-1} + b_n) \\
+        h_t &= (1 - z_t) \odot h_{t-1} + z_t \odot n_t
+
+    z and 1 - z are the other way round than in `seqjax.gru`, as in the paper.
+
+    Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``ParaGRUCarry(h [*B, H])``;
+    params ``ParaGRUParams(w_x [D, 3H], w_h [3, H], b [3H])``, in the order r, z, n.
+
+    Gradients: :math:`\partial h_t / \partial h_{t-1}` is diagonal: every unit carries its own gradient, and none is
+    mixed within the layer. Per unit it is :math:`1 - z_t` plus the paths through the gates.
+
+    Args:
+        hidden_size: H.
+        param_dtype: of the params.
+
+    Raises:
+        ValueError: for a hidden_size below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> params = sj.para_gru(3).init(jax.random.key(0), jnp.ones((5, 2)))
+        >>> jax.tree.map(jnp.shape, params)
+        ParaGRUParams(w_x=(2, 9), w_h=(3, 3), b=(9,))
+
+    References:
+        Danieli et al. 2025, "ParaRNN: unlocking parallel training of nonlinear RNNs for large language models",
+        arXiv:2510.21450, section 3. Initial values as in the authors' code: w_x by Glorot, w_h normal of variance
+        4/(5H), the bias of z falling evenly from 0 to -1 over the units. Their input weights may be block-diagonal by
+        heads; here they are dense.
+    """
+    check_size("para_gru(hidden_size)", hidden_size)
+
+    def init(key: jax.Array, x: jax.Array) -> ParaGRUParams:
+        return ParaGRUParams(*_initial_weights(key, x, hidden_size, 1, param_dtype))
+
+    def update(w: Any, state: tuple, r: jax.Array, z: jax.Array, u_n: jax.Array, r_n: jax.Array) -> tuple:
+        return ((1 - z) * state[0] + z * jnp.tanh(u_n + r * r_n),)
+
+    return Cell(
+        init=init,
+        initial_carry=lambda params, x: ParaGRUCarry(zero_carry(x, hidden_size)),
+        recurrence=Gated(
+            activations=(SIGMOID, SIGMOID, TANH),
+            num_update=3,
+            update=update,
+            emit=None,
+            weights=lambda params: GatedWeights(params.w_h),
+            split=(2,),
+        ),
+        project=Dense(lambda params: (params.w_x, params.b)),
+    )
+
+
+class ParaLSTMParams(NamedTuple):
+    """w_x ``[D, 3H]``, w_h ``[3, H]`` (diagonals), w_c ``[2, H]`` (peepholes of f and o), b ``[3H]``; order f, g, o."""
+
+    w_x: jax.Array
+    w_h: jax.Array
+    w_c: jax.Array
+    b: jax.Array
+
+
+class ParaLSTMCarry(NamedTuple):
+    """c, h ``[*B, H]``."""
+
+    c: jax.Array
+    h: jax.Array
+
+
+@definition
+def para_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
+    r"""LSTM with diagonal recurrent weights, peepholes and i = 1 - f, whose Jacobian has blocks of 2 x 2 (ParaLSTM).
+
+    .. math::
+        f_t &= \sigma(x_t W_{xf} + w_{hf} \odot h_{t-1} + w_{cf} \odot c_{t-1} + b_f) \\
+        g_t &= \tanh(x_t W_{xg} + w_{hg} \odot h_{t-1} + b_g) \\
+        c_t &= f_t \odot c_{t-1} + (1 - f_t) \odot g_t \\
+        o_t &= \sigma(x_t W_{xo} + w_{ho} \odot h_{t-1} + w_{co} \odot c_t + b_o) \\
+        h_t &= o_t \odot \tanh(c_t)
+
+    Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``ParaLSTMCarry(c [*B, H], h [*B, H])``;
+    params ``ParaLSTMParams(w_x [D, 3H], w_h [3, H], w_c [2, H], b [3H])``, in the order f, g, o.
+
+    Gradients: unit j of (c, h) depends on unit j of the carry before alone: a block of 2 x 2 per unit. Along c it is
+    f_t plus the path through the peephole.
+
+    Args:
+        hidden_size: H.
+        param_dtype: of the params.
+
+    Raises:
+        ValueError: for a hidden_size below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> params = sj.para_lstm(3).init(jax.random.key(0), jnp.ones((5, 2)))
+        >>> jax.tree.map(jnp.shape, params)
+        ParaLSTMParams(w_x=(2, 9), w_h=(3, 3), w_c=(2, 3), b=(9,))
+
+    References:
+        Danieli et al. 2025, "ParaRNN: unlocking parallel training of nonlinear RNNs for large language models",
+        arXiv:2510.21450, section 3. Initial values as in the authors' code: w_x by Glorot, w_h and w_c normal of
+        variance 4/(5H), the bias of f falling evenly from 0 to -1 over the units. Their input weights may be
+        block-diagonal by heads; here they are dense.
+    """
+    check_size("para_lstm(hidden_size)", hidden_size)
+
+    def init(key: jax.Array, x: jax.Array) -> ParaLSTMParams:
+        key, key_c = jax.random.split(key)
+        w_x, w_h, b = _initial_weights(key, x, hidden_size, 0, param_dtype)
+        w_c = _diagonals(key_c, 2, hidden_size, param_dtype)
+        return ParaLSTMParams(w_x, w_h, w_c, b)
+
+    # The gates with peepholes arrive before their sigmoid.
+    def update(w: tuple, state: tuple, f: jax.Array, g: jax.Array) -> tuple:
+        (c,) = state
+        f = jax.nn.sigmoid(f + w[0] * c)
+        return (f * c + (1 - f) * g,)
+
+    def emit(w: tuple, state: tuple, o: jax.Array) -> jax.Array:
+        (c,) = state
+        return jax.nn.sigmoid(o + w[1] * c) * jnp.tanh(c)
+
+    return Cell(
+        init=init,
+        initial_carry=lambda params, x: ParaLSTMCarry(zero_carry(x, hidden_size), zero_carry(x, hidden_size)),
+        recurrence=Gated(
+            activations=(IDENTITY, TANH, IDENTITY),
+            num_update=2,
+            update=update,
+            emit=emit,
+            weights=lambda params: GatedWeights(params.w_h, None, (params.w_c[0], params.w_c[1])),
+        ),
+        project=Dense(lambda params: (params.w_x, params.b)),
+    )
+
+
+def _diagonals(key: jax.Array, num: int, size: int, dtype: Any) -> jax.Array:
+    return 2 / math.sqrt(5 * size) * jax.random.normal(key, (num, size), dtype)
+
+
+def _initial_weights(key: jax.Array, x: jax.Array, size: int, falling: int, dtype: Any) -> tuple:
+    """w_x ``[D, 3H]``, w_h ``[3, H]`` and b ``[3H]``, where one gate's bias falls from 0 to -1 over the units."""
+    key_x, key_h = jax.random.split(key)
+    w_x, _ = gated_weights(key_x, x, size, 3, dtype)
+    b = jnp.zeros((3, size), dtype).at[falling].set(-jnp.linspace(0, 1, size, dtype=dtype))
+    return w_x, _diagonals(key_h, 3, size, dtype), b.reshape(-1)
