@@ -21,8 +21,17 @@ from seqjax.base import (
 from seqjax.cells import REGISTRY
 from seqjax.cells.elman import elman
 from seqjax.cells.gru import gru
+from seqjax.cells.hgrn import hgrn
 from seqjax.cells.lru import lru
 from seqjax.cells.lstm import lstm
+from seqjax.cells.mamba import mamba
+from seqjax.cells.minimal import min_gru, min_lstm
+from seqjax.cells.qrnn import qrnn
+from seqjax.cells.rg_lru import rg_lru
+from seqjax.cells.rtu import rtu
+from seqjax.cells.s4d import s4d
+from seqjax.cells.s5 import s5
+from seqjax.cells.sru import sru
 from seqjax.combinators import bidirectional, checkpointed, residual, serial
 from seqjax.definition import definition
 from seqjax.layers import dropout, pointwise, recurrent
