@@ -33,9 +33,11 @@ from seqjax.cells.s4d import s4d
 from seqjax.cells.s5 import s5
 from seqjax.cells.sru import sru
 from seqjax.combinators import bidirectional, checkpointed, residual, serial
+from seqjax.convolution import short_convolution, token_shift
 from seqjax.definition import definition
 from seqjax.layers import dropout, pointwise, recurrent
 from seqjax.methods import Associative, Auto, Sequential
+from seqjax.normalisation import running_normalisation
 from seqjax.pooling import last, lengths_to_mask, mean_pool, running_mean
 
 __version__ = "0.1.0"

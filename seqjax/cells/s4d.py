@@ -125,7 +125,7 @@ def s4d(
     def project(params: S4DParams, xs: jax.Array, key: Any = None) -> DiagonalInputs:
         us = to_channels(xs, params.w_x, hidden_size)
         dtype = wide(xs.dtype)
-        _, step_log, a_log, a_imag, b, _, _ = (None if p is None else p.astype(dtype) for p in params)
+        step_log, a_log, a_imag, b = (p.astype(dtype) for p in _system(params))
         a = jax.lax.complex(-jnp.exp(a_log), a_imag)
         step = jnp.broadcast_to(jnp.exp(step_log)[:, None], form)
         decay, gain = DISCRETISATIONS[discretisation](a, jax.lax.complex(step, jnp.zeros_like(step)))
@@ -150,6 +150,10 @@ def s4d(
         project=project,
         readout=readout,
     )
+
+
+def _system(params: S4DParams) -> tuple[jax.Array, ...]:
+    return params.step_log, params.a_log, params.a_imag, params.b
 
 
 def _contract(states: jax.Array, weights: jax.Array) -> jax.Array:

@@ -105,7 +105,7 @@ def sru(
     def project_all(params: SRUParams, xs: jax.Array, key: Any = None) -> tuple[jax.Array, ...]:
         return *(columns(params, xs, gate) for gate in range(3)), skip(params, xs)
 
-    def with_peepholes(params: SRUParams, c: jax.Array, u: Any) -> tuple[jax.Array, jax.Array]:
+    def with_peepholes(params: Any, c: jax.Array, u: Any) -> tuple[jax.Array, jax.Array]:
         u_f, u_r, candidate, highway = u
         v_f, v_r = jnp.split(expand_left(params.v, c.ndim), 2, -1)
         f, r = u_f + v_f * c, u_r + v_r * c
