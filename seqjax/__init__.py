@@ -32,16 +32,28 @@ from seqjax.cells.conv_lstm import conv_lstm
 from seqjax.cells.echo_state import echo_state
 from seqjax.cells.elman import elman
 from seqjax.cells.gru import gru
+from seqjax.cells.hgrn import hgrn
 from seqjax.cells.lru import lru
 from seqjax.cells.lstm import lstm
 from seqjax.cells.orthogonal import orthogonal_rnn
 from seqjax.cells.oscillators import cornn, lem
 from seqjax.cells.para import para_gru, para_lstm
 from seqjax.cells.slstm import slstm
+from seqjax.cells.mamba import mamba
+from seqjax.cells.minimal import min_gru, min_lstm
+from seqjax.cells.qrnn import qrnn
+from seqjax.cells.rg_lru import rg_lru
+from seqjax.cells.rtu import rtu
+from seqjax.cells.s4d import s4d
+from seqjax.cells.s5 import s5
+from seqjax.cells.sru import sru
 from seqjax.combinators import bidirectional, checkpointed, residual, serial
+from seqjax.convolution import short_convolution, token_shift
 from seqjax.definition import definition
 from seqjax.layers import dropout, pointwise, recurrent
 from seqjax.methods import Associative, Auto, Chunked, Sequential
+from seqjax.methods import Associative, Auto, Sequential
+from seqjax.normalisation import running_normalisation
 from seqjax.pooling import last, lengths_to_mask, mean_pool, running_mean
 
 __version__ = "0.1.0"

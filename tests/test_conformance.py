@@ -81,6 +81,10 @@ LAYERS = {
     "checkpointed": sj.checkpointed(
         sj.residual(sj.serial(sj.recurrent(sj.lstm(4)), sj.dropout(0.3))), every=4
     ),
+    "short convolution": sj.short_convolution(4),
+    "short convolution of one step": sj.short_convolution(1, bias=False),
+    "token shift": sj.serial(sj.token_shift(num_outputs=2), sj.recurrent(sj.qrnn(3)), sj.token_shift()),
+    "running normalisation": sj.running_normalisation(epsilon=0.1),
     "running mean": sj.serial(sj.running_mean(), sj.recurrent(sj.elman(3)), sj.running_mean()),
 }
 

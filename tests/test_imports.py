@@ -11,7 +11,7 @@ ORDER = (
     {"base"},
     {"ops"},
     {"cells", "methods"},
-    {"layers", "pooling"},
+    {"layers", "pooling", "convolution", "normalisation"},
     {"combinators", "decode"},
     {"gradients"},
     {"probes", "training"},

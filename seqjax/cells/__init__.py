@@ -33,12 +33,21 @@ from seqjax.cells.conv_lstm import ConvLSTMCarry, ConvLSTMParams, conv_lstm
 from seqjax.cells.echo_state import EchoStateCarry, EchoStateParams, echo_state
 from seqjax.cells.elman import ElmanCarry, ElmanParams, elman
 from seqjax.cells.gru import GRUCarry, GRUParams, gru
+from seqjax.cells.hgrn import HGRNParams, hgrn
 from seqjax.cells.lru import LRUParams, lru
 from seqjax.cells.lstm import LSTMCarry, LSTMParams, lstm
 from seqjax.cells.orthogonal import OrthogonalCarry, OrthogonalParams, orthogonal_rnn
 from seqjax.cells.oscillators import CoRNNCarry, CoRNNParams, LEMCarry, LEMParams, cornn, lem
 from seqjax.cells.para import ParaGRUCarry, ParaGRUParams, ParaLSTMCarry, ParaLSTMParams, para_gru, para_lstm
 from seqjax.cells.slstm import SLSTMCarry, SLSTMParams, slstm
+from seqjax.cells.mamba import MambaParams, mamba
+from seqjax.cells.minimal import MinGRUParams, MinLSTMParams, min_gru, min_lstm
+from seqjax.cells.qrnn import QRNNParams, qrnn
+from seqjax.cells.rg_lru import RGLRUParams, rg_lru
+from seqjax.cells.rtu import RTUParams, rtu
+from seqjax.cells.s4d import S4DParams, s4d
+from seqjax.cells.s5 import S5Params, s5
+from seqjax.cells.sru import SRUParams, sru
 
 
 def vector(lead: tuple[int, ...], width: int) -> jax.Array:
@@ -114,6 +123,20 @@ REGISTRY: dict[str, Entry] = {
     "echo_state": Entry(echo_state, "none by the params; along h (1 - leak) plus leak times the reservoir's"),
     # ---- Diagonal
     "lru": Entry(lru, "exactly lambda^lag, |lambda| < 1: never explode; over the default ring a power law"),
+    "s4d": Entry(partial(s4d, state_size=16), "exactly A_bar^lag, |A_bar| < 1: scales of 20 to 2000 steps"),
+    "s4d_bilinear": Entry(partial(s4d, state_size=16, initialisation="inv", discretisation="bilinear"), "as s4d"),
+    "s5": Entry(s5, "as s4d"),
+    "mamba": Entry(mamba, "the exponential of A times the sum of the steps, which the input sets: below 1"),
+    "rg_lru": Entry(rg_lru, "the product of the decays a_t: below 1, near 1 where the recurrence gate shuts"),
+    "min_gru": Entry(min_gru, "the product of 1 - z, gates of the input alone: below 1"),
+    "min_lstm": Entry(min_lstm, "the product of f / (f + i), gates of the input alone: below 1"),
+    "qrnn": Entry(qrnn, "along c the product of the forget gates, which read the input alone"),
+    "qrnn_ifo": Entry(partial(qrnn, pooling="ifo"), "as qrnn"),
+    "sru": Entry(sru, "along c the product of the forget gates, which read the input alone; a highway past it"),
+    "sru_peepholes": Entry(partial(sru, peepholes=True), "as sru, plus the path through the gates, which read c"),
+    "hgrn": Entry(partial(hgrn, lower_bound=0.5), "the product of the forget gates, not below bound^lag"),
+    "rtu": Entry(rtu, "exactly r^lag and a rotation, r < 1: never explode; over the default ring a power law"),
+    "rtu_nonlinear": Entry(partial(rtu, nonlinear=True, activation="tanh"), "as rtu, times slopes of tanh"),
     # ---- Matrix
     # ---- Attention
 }

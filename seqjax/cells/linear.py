@@ -1,0 +1,77 @@
+"""What the cells with a linear recurrence share: affine maps, checks of options, initial weights."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.ops.step import expand_left
+
+
+def affine(xs: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
+    """``xs @ w + b`` in the dtype of xs ``[..., D]``; a ValueError where xs does not fit."""
+    if not jnp.issubdtype(xs.dtype, jnp.floating) or xs.shape[-1] != len(w):
+        raise ValueError(
+            f"expected floating xs [..., {len(w)}] (the input weights are {list(w.shape)}), "
+            f"got {xs.dtype} {list(xs.shape)}."
+        )
+    us = xs @ w.astype(xs.dtype)
+    return us if b is None else us + expand_left(b.astype(xs.dtype), us.ndim)
+
+
+def to_channels(xs: jax.Array, w_x: jax.Array | None, hidden_size: int) -> jax.Array:
+    """The H channels that a recurrence acts on: ``xs @ w_x``, or xs itself ``[..., H]`` without input map."""
+    if w_x is not None:
+        return affine(xs, w_x)
+    if not jnp.issubdtype(xs.dtype, jnp.floating) or xs.shape[-1] != hidden_size:
+        raise ValueError(
+            f"expected floating xs [..., {hidden_size}] (input_map=False: the inputs are the channels), "
+            f"got {xs.dtype} {list(xs.shape)}."
+        )
+    return xs
+
+
+def init_input_map(
+    key: jax.Array, x: jax.Array, hidden_size: int, input_map: bool, dtype: Any
+) -> jax.Array | None:
+    """``w_x [D, H]``, normal of variance 1/D; None without input map."""
+    return lecun_normal(key, (x.shape[-1], hidden_size), dtype) if input_map else None
+
+
+def lecun_normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Normal numbers of variance one over the last axis but one."""
+    return jax.random.normal(key, shape, dtype) / math.sqrt(shape[-2])
+
+
+def glorot(key: jax.Array, rows: int, columns: int, num_gates: int, dtype: Any) -> jax.Array:
+    """``[rows, num_gates * columns]``, uniform by Glorot and Bengio (2010) per gate."""
+    bound = math.sqrt(6 / (rows + columns))
+    return jax.random.uniform(key, (rows, num_gates * columns), dtype, -bound, bound)
+
+
+def log_uniform(key: jax.Array, shape: tuple[int, ...], low: float, high: float, dtype: Any) -> jax.Array:
+    """Logarithms, uniform between those of low and high."""
+    return jax.random.uniform(key, shape, dtype, math.log(low), math.log(high))
+
+
+def check_range(name: str, low: float, high: float) -> None:
+    """Raise a ValueError unless 0 < low <= high, both finite; `name` is of the form "s5(step_min, step_max)"."""
+    if not 0 < low <= high < math.inf:
+        raise ValueError(f"{name}: expected 0 < {' <= '.join(_arguments(name))}, got {low} and {high}.")
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Raise a ValueError unless the value is one of the choices."""
+    if value not in tuple(choices):
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}.")
+
+
+def check_even(name: str, size: int, divisor: int = 2) -> None:
+    """Raise a ValueError unless a positive size is a multiple of the divisor."""
+    if size % divisor:
+        raise ValueError(f"{name}: expected a multiple of {divisor}, got {size}.")
+
+
+def _arguments(name: str) -> list[str]:
+    return name[name.index("(") + 1 : -1].split(", ")

@@ -1,0 +1,154 @@
+"""Minimal gated cells, whose gates read the input alone: minGRU, minLSTM."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Cell, Diagonal, DiagonalInputs
+from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.linear import affine, check_choice, glorot
+from seqjax.definition import definition
+from seqjax.ops.select import wide
+
+CandidateActivation = Literal["identity", "positive"]
+
+
+class MinGRUParams(NamedTuple):
+    """w_x ``[D, 2H]``, b ``[2H]``; columns in the order z, h."""
+
+    w_x: jax.Array
+    b: jax.Array
+
+
+class MinLSTMParams(NamedTuple):
+    """w_x ``[D, 3H]``, b ``[3H]``; columns in the order f, i, h."""
+
+    w_x: jax.Array
+    b: jax.Array
+
+
+@definition
+def min_gru(
+    hidden_size: int, *, activation: CandidateActivation = "identity", param_dtype: Any = jnp.float32
+) -> Cell:
+    r"""Minimal gated recurrent unit: a linear recurrence with one gate.
+
+    .. math::
+        (k_t, v_t) &= x_t W_x + b \\
+        h_t &= \sigma(-k_t) \odot h_{t-1} + \sigma(k_t) \odot \phi(v_t)
+
+    where :math:`\sigma(-k) = 1 - \sigma(k) = 1 - z`, and :math:`\phi` is the identity, or the paper's positive
+    :math:`g(v) = v + \frac12` for :math:`v \ge 0`, :math:`\sigma(v)` else.
+
+    Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry h ``[*B, H]``, float32 at least; params `MinGRUParams`.
+
+    The paper scans in logarithms of h, which needs g; this recurrence does not, so the equations of the paper's main
+    part (the identity) are the default. The weights start uniform by Glorot and Bengio (the paper names none).
+
+    Gradients: :math:`\partial h_T / \partial h_t = \prod (1 - z_s)` over the steps between, in (0, 1), and 1/2 per step
+    at the start.
+
+    Args:
+        hidden_size: H.
+        activation: of the candidate: "identity" or "positive", which is g.
+        param_dtype: of the params.
+
+    Raises:
+        ValueError: for another activation or a hidden_size below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> params = sj.min_gru(3).init(jax.random.key(0), jnp.ones((5, 2)))
+        >>> jax.tree.map(jnp.shape, params)
+        MinGRUParams(w_x=(2, 6), b=(6,))
+
+    References:
+        Feng et al. 2024, "Were RNNs all we needed?", arXiv:2410.01201: section 3.1 (minGRU), appendix B (g).
+    """
+    check_size("min_gru(hidden_size)", hidden_size)
+    check_choice("min_gru(activation)", activation, ("identity", "positive"))
+
+    def init(key: jax.Array, x: jax.Array) -> MinGRUParams:
+        w_x = glorot(key, x.shape[-1], hidden_size, 2, param_dtype)
+        return MinGRUParams(w_x, jnp.zeros((2 * hidden_size,), param_dtype))
+
+    def project(params: MinGRUParams, xs: jax.Array, key: Any = None) -> DiagonalInputs:
+        us = affine(xs, params.w_x, params.b).astype(wide(xs.dtype))
+        k, v = jnp.split(us, 2, -1)
+        return DiagonalInputs(jax.nn.sigmoid(-k), jax.nn.sigmoid(k) * _candidate(v, activation))
+
+    return _cell(hidden_size, init, project)
+
+
+@definition
+def min_lstm(
+    hidden_size: int,
+    *,
+    activation: CandidateActivation = "identity",
+    forget_bias: float = 0.0,
+    param_dtype: Any = jnp.float32,
+) -> Cell:
+    r"""Minimal long short-term memory: a linear recurrence with two gates that add up to one.
+
+    .. math::
+        (p_t, k_t, v_t) &= x_t W_x + b, \qquad f_t = \sigma(p_t), \quad i_t = \sigma(k_t) \\
+        h_t &= \frac{f_t}{f_t + i_t} \odot h_{t-1} + \frac{i_t}{f_t + i_t} \odot \phi(v_t)
+
+    with :math:`\phi` as in `min_gru`. The gates are computed as the paper's log-space form has them,
+    :math:`f' = \sigma(-\delta)`, :math:`i' = \sigma(\delta)`, :math:`\delta = \mathrm{softplus}(-p) -
+    \mathrm{softplus}(-k)`: nothing is divided by a sum that may vanish.
+
+    Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry h ``[*B, H]``, float32 at least; params `MinLSTMParams`.
+
+    Gradients: :math:`\partial h_T / \partial h_t = \prod f_s / (f_s + i_s)` over the steps between, in (0, 1), and
+    1/2 per step at the start; a forget_bias b gives :math:`2\sigma(b) / (2\sigma(b) + 1)`, at most 2/3: only an input
+    gate that shuts brings it near one.
+
+    Args:
+        hidden_size: H.
+        activation: of the candidate: "identity" or "positive".
+        forget_bias: initial bias of the forget gate.
+        param_dtype: of the params.
+
+    Raises:
+        ValueError: for another activation or a hidden_size below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> params = sj.min_lstm(2, forget_bias=1.0).init(jax.random.key(0), jnp.ones((5, 2)))
+        >>> params.b
+        Array([1., 1., 0., 0., 0., 0.], dtype=float32)
+
+    References:
+        Feng et al. 2024, "Were RNNs all we needed?", arXiv:2410.01201: section 3.2 (minLSTM), appendix B (log space).
+    """
+    check_size("min_lstm(hidden_size)", hidden_size)
+    check_choice("min_lstm(activation)", activation, ("identity", "positive"))
+
+    def init(key: jax.Array, x: jax.Array) -> MinLSTMParams:
+        w_x = glorot(key, x.shape[-1], hidden_size, 3, param_dtype)
+        b = jnp.zeros((3, hidden_size), param_dtype).at[0].set(forget_bias)
+        return MinLSTMParams(w_x, b.reshape(3 * hidden_size))
+
+    def project(params: MinLSTMParams, xs: jax.Array, key: Any = None) -> DiagonalInputs:
+        us = affine(xs, params.w_x, params.b).astype(wide(xs.dtype))
+        p, k, v = jnp.split(us, 3, -1)
+        delta = jax.nn.softplus(-p) - jax.nn.softplus(-k)
+        return DiagonalInputs(jax.nn.sigmoid(-delta), jax.nn.sigmoid(delta) * _candidate(v, activation))
+
+    return _cell(hidden_size, init, project)
+
+
+def _candidate(v: jax.Array, activation: CandidateActivation) -> jax.Array:
+    return v if activation == "identity" else jnp.where(v >= 0, v + 0.5, jax.nn.sigmoid(v))
+
+
+def _cell(hidden_size: int, init: Any, project: Any) -> Cell:
+    return Cell(
+        init=init,
+        initial_carry=lambda params, x: zero_carry(x, hidden_size, wide(x.dtype)),
+        recurrence=Diagonal(),
+        project=project,
+        readout=lambda params, hs, xs: hs.astype(xs.dtype),
+    )

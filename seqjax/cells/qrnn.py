@@ -1,0 +1,97 @@
+"""Quasi-recurrent networks."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Cell, Diagonal, DiagonalInputs
+from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.linear import affine, check_choice, glorot
+from seqjax.definition import definition
+from seqjax.ops.select import wide
+
+GATES = {"f": 2, "fo": 3, "ifo": 4}
+
+
+class QRNNParams(NamedTuple):
+    """w_x ``[D, G*H]``, b ``[G*H]``; columns in the order z, f, o, i, as far as the pooling has them."""
+
+    w_x: jax.Array
+    b: jax.Array
+
+
+@definition
+def qrnn(
+    hidden_size: int, *, pooling: Literal["f", "fo", "ifo"] = "fo", param_dtype: Any = jnp.float32
+) -> Cell:
+    r"""Quasi-recurrent network: gates of the input alone, and a recurrence that only pools.
+
+    .. math::
+        (z_t, f_t, o_t, i_t) &= x_t W_x + b \\
+        c_t &= \sigma(f_t) \odot c_{t-1} + (1 - \sigma(f_t)) \odot \tanh(z_t) && \text{(f, fo)} \\
+        c_t &= \sigma(f_t) \odot c_{t-1} + \sigma(i_t) \odot \tanh(z_t) && \text{(ifo)} \\
+        h_t &= \sigma(o_t) \odot c_t, \quad\text{or } c_t \text{ (f)}
+
+    Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry c ``[*B, H]``, float32 at least; params `QRNNParams`.
+
+    The paper's gates read a window of inputs; a cell is pointwise in time, so here the window is 1. For a window of 2,
+    ``serial(token_shift(num_outputs=2), recurrent(qrnn(H)))``: two different mixtures of :math:`x_t` and
+    :math:`x_{t-1}` span what the paper's eq. 2 does. The paper adds zoneout on f, and names no initial weights: they
+    are uniform by Glorot and Bengio per gate, the biases zero.
+
+    Gradients: :math:`\partial c_T / \partial c_t = \prod \sigma(f_s)` over the steps between, in (0, 1), and 1/2 per
+    step at the start.
+
+    Args:
+        hidden_size: H.
+        pooling: which gates there are.
+        param_dtype: of the params.
+
+    Raises:
+        ValueError: for another pooling or a hidden_size below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> layer = sj.serial(sj.token_shift(num_outputs=2), sj.recurrent(sj.qrnn(3)))
+        >>> xs = jnp.ones((10, 5, 2))
+        >>> params = layer.init(jax.random.key(0), xs[0])
+        >>> params[1].w_x.shape, layer.unroll(params, layer.initial_carry(params, xs[0]), xs)[1].shape
+        ((4, 9), (10, 5, 3))
+
+    References:
+        Bradbury, Merity, Xiong, Socher 2017, "Quasi-recurrent neural networks", arXiv:1611.01576: eq. 1 (gates), 3
+        (f-pooling), 4 (fo-pooling), 5 (ifo-pooling).
+    """
+    check_size("qrnn(hidden_size)", hidden_size)
+    check_choice("qrnn(pooling)", pooling, GATES)
+    num_gates = GATES[pooling]
+
+    def init(key: jax.Array, x: jax.Array) -> QRNNParams:
+        w_x = glorot(key, x.shape[-1], hidden_size, num_gates, param_dtype)
+        return QRNNParams(w_x, jnp.zeros((num_gates * hidden_size,), param_dtype))
+
+    def gate(params: QRNNParams, xs: jax.Array, first: int, last: int) -> list[jax.Array]:
+        """Pre-activations of the gates from `first` to before `last`, float32 at least."""
+        columns = slice(first * hidden_size, last * hidden_size)
+        us = affine(xs, params.w_x[:, columns], params.b[columns]).astype(wide(xs.dtype))
+        return jnp.split(us, last - first, -1)
+
+    def project(params: QRNNParams, xs: jax.Array, key: Any = None) -> DiagonalInputs:
+        z, f = gate(params, xs, 0, 2)
+        i = gate(params, xs, 3, 4)[0] if pooling == "ifo" else -f  # 1 - sigmoid(f) = sigmoid(-f)
+        return DiagonalInputs(jax.nn.sigmoid(f), jax.nn.sigmoid(i) * jnp.tanh(z))
+
+    def readout(params: QRNNParams, cs: jax.Array, xs: jax.Array) -> jax.Array:
+        if pooling == "f":
+            return cs.astype(xs.dtype)
+        (o,) = gate(params, xs, 2, 3)
+        return (jax.nn.sigmoid(o) * cs).astype(xs.dtype)
+
+    return Cell(
+        init=init,
+        initial_carry=lambda params, x: zero_carry(x, hidden_size, wide(x.dtype)),
+        recurrence=Diagonal(),
+        project=project,
+        readout=readout,
+    )

@@ -1,0 +1,134 @@
+"""Recurrent trace units."""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Cell, Diagonal, DiagonalInputs, Recurrence, Step
+from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.linear import affine, check_choice
+from seqjax.definition import definition
+from seqjax.ops.discretise import complement
+from seqjax.ops.select import wide, wide_complex
+from seqjax.ops.step import expand_left
+
+ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "identity": lambda z: z}
+
+
+class RTUParams(NamedTuple):
+    """nu_log, theta_log ``[H]``; w_x ``[D, 2H]`` (columns of c1, c2)."""
+
+    nu_log: jax.Array
+    theta_log: jax.Array
+    w_x: jax.Array
+
+
+@definition
+def rtu(
+    hidden_size: int,
+    *,
+    nonlinear: bool = False,
+    activation: Literal["relu", "tanh", "identity"] = "relu",
+    r_min: float = 0.0,
+    r_max: float = 1.0,
+    max_phase: float = 2 * math.pi,
+    param_dtype: Any = jnp.float32,
+) -> Cell:
+    r"""Recurrent trace units: a complex diagonal recurrence in real terms, a scaled rotation of two numbers per unit.
+
+    .. math::
+        r &= \exp(-e^{\nu}), \quad \theta = e^{\theta_{log}}, \quad
+        g = r \cos\theta, \quad \phi = r \sin\theta, \quad (u^1_t, u^2_t) = x_t W_x \\
+        z^1_t &= g \odot c^1_{t-1} - \phi \odot c^2_{t-1} + \sqrt{1 - r^2} \odot u^1_t \\
+        z^2_t &= g \odot c^2_{t-1} + \phi \odot c^1_{t-1} + \sqrt{1 - r^2} \odot u^2_t \\
+        c_t &= z_t, \quad y_t = f([c^1_t, c^2_t]) && \text{(linear)} \\
+        c_t &= f(z_t), \quad y_t = [c^1_t, c^2_t] && \text{(nonlinear)}
+
+    Shapes: x ``[*B, D]`` -> y ``[*B, 2H]``, real: each of the H units has two outputs; carry :math:`c^1 + i c^2`
+    ``[*B, H]`` complex, complex64 at least; params `RTUParams`.
+
+    Initialisation: :math:`r^2` uniform in [r_min^2, r_max^2] and :math:`\theta` uniform up to max_phase, as in `lru`;
+    W_x normal with variance 1/D.
+
+    Gradients: linear units carry them by :math:`r^{T-t}` and a rotation, exactly: never more than one. Nonlinear ones
+    by slopes of f between the rotations. Either way no unit depends on another's past, so that real-time recurrent
+    learning costs as much as the forward pass.
+
+    Args:
+        hidden_size: H, the number of units; the outputs have twice the width.
+        nonlinear: f inside the recurrence (`Step`) instead of after it (`Diagonal`).
+        activation: f.
+        r_min: least modulus at initialisation.
+        r_max: greatest modulus at initialisation.
+        max_phase: greatest angle at initialisation, in radians.
+        param_dtype: of the params.
+
+    Raises:
+        ValueError: unless 0 <= r_min < r_max <= 1; for an angle that is not positive, another activation, or a size
+            below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> layer = sj.recurrent(sj.rtu(3))
+        >>> xs = jnp.ones((10, 5, 2))
+        >>> params = layer.init(jax.random.key(0), xs[0])
+        >>> layer.unroll(params, layer.initial_carry(params, xs[0]), xs)[1].shape
+        (10, 5, 6)
+
+    References:
+        Elelimy, White, Bowling, White 2024, "Real-time recurrent learning using trace units in reinforcement
+        learning", arXiv:2409.01449, section 4 (both forms, the parametrisation of r and theta, the norm).
+    """
+    check_size("rtu(hidden_size)", hidden_size)
+    check_choice("rtu(activation)", activation, ACTIVATIONS)
+    if not 0 <= r_min < r_max <= 1:
+        raise ValueError(f"rtu: expected 0 <= r_min < r_max <= 1, got r_min={r_min}, r_max={r_max}.")
+    if not max_phase > 0:
+        raise ValueError(f"rtu(max_phase): expected an angle above 0 radians, got {max_phase}.")
+    f = ACTIVATIONS[activation]
+
+    def init(key: jax.Array, x: jax.Array) -> RTUParams:
+        keys = jax.random.split(key, 3)
+        # Uniform in (0, 1]: a modulus or an angle of exactly zero has no logarithm.
+        u_1, u_2 = (1 - jax.random.uniform(k, (hidden_size,), param_dtype) for k in keys[:2])
+        tiny = jnp.finfo(param_dtype).eps
+        modulus_squared = jnp.clip(r_min**2 + u_1 * (r_max**2 - r_min**2), tiny, 1 - tiny)
+        width = x.shape[-1]
+        return RTUParams(
+            jnp.log(-0.5 * jnp.log(modulus_squared)),
+            jnp.log(max_phase * u_2),
+            jax.random.normal(keys[2], (width, 2 * hidden_size), param_dtype) / math.sqrt(width),
+        )
+
+    def rotation(params: RTUParams, dtype: Any) -> jax.Array:
+        """g + i phi ``[H]``."""
+        nu, theta = (jnp.exp(p.astype(dtype)) for p in params[:2])
+        modulus = jnp.exp(-nu)
+        return jax.lax.complex(modulus * jnp.cos(theta), modulus * jnp.sin(theta))
+
+    def inputs(params: RTUParams, xs: jax.Array, key: Any = None) -> jax.Array:
+        us = affine(xs, params.w_x).astype(wide(xs.dtype))
+        norm = expand_left(complement(params.nu_log.astype(us.dtype)), us.ndim)
+        return jax.lax.complex(*(norm * half for half in jnp.split(us, 2, -1)))
+
+    def project(params: RTUParams, xs: jax.Array, key: Any = None) -> DiagonalInputs:
+        return DiagonalInputs(rotation(params, wide(xs.dtype)), inputs(params, xs))
+
+    def parts(cs: jax.Array) -> jax.Array:
+        return jnp.concatenate([cs.real, cs.imag], -1)
+
+    def step(params: RTUParams, c: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        z = expand_left(rotation(params, u.real.dtype), c.ndim) * c + u
+        c = jax.lax.complex(f(z.real), f(z.imag))
+        return c, parts(c)
+
+    recurrence: Recurrence = Step(step) if nonlinear else Diagonal()
+    return Cell(
+        init=init,
+        initial_carry=lambda params, x: zero_carry(x, hidden_size, wide_complex(x.dtype)),
+        recurrence=recurrence,
+        project=inputs if nonlinear else project,
+        readout=lambda params, hs, xs: (hs if nonlinear else f(parts(hs))).astype(xs.dtype),
+    )

@@ -1,0 +1,124 @@
+"""Simple recurrent units."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Cell, Diagonal, DiagonalInputs, Recurrence, Step
+from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.linear import affine
+from seqjax.definition import definition
+from seqjax.ops.select import wide
+from seqjax.ops.step import expand_left
+
+
+class SRUParams(NamedTuple):
+    """w_x ``[D, 3H]``, b ``[2H]``; v ``[2H]`` or None; w_skip ``[D, H]`` or None; columns in the order f, r, c."""
+
+    w_x: jax.Array
+    b: jax.Array
+    v: jax.Array | None
+    w_skip: jax.Array | None
+
+
+@definition
+def sru(
+    hidden_size: int, *, peepholes: bool = False, highway_bias: float = 0.0, param_dtype: Any = jnp.float32
+) -> Cell:
+    r"""Simple recurrent unit: a light recurrence with a forget gate, and a highway past it.
+
+    .. math::
+        f_t &= \sigma(x_t W_f + v_f \odot c_{t-1} + b_f), \qquad r_t = \sigma(x_t W_r + v_r \odot c_{t-1} + b_r) \\
+        c_t &= f_t \odot c_{t-1} + (1 - f_t) \odot (x_t W_c) \\
+        h_t &= r_t \odot c_t + (1 - r_t) \odot \alpha x_t
+
+    Without peepholes v is zero: the recurrence is linear (`Diagonal`); this is the first version of the paper (which
+    also has an activation of c, left out here as in the last version). With them it is the last version, whose gates
+    read the carry: nonlinear, so it runs step by step (`Step`).
+
+    Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry c ``[*B, H]``, float32 at least without peepholes, in the inputs'
+    dtype with them; params `SRUParams`. Where D differs from H, the highway passes ``x @ w_skip``.
+
+    Initialisation: weights uniform within :math:`\sqrt{3/D}`; b_r is highway_bias and
+    :math:`\alpha = \sqrt{1 + 2 e^{b_r}}`, a constant, so that variances pass through a stack; b_f zero; v uniform
+    within :math:`\sqrt{3/H}` (the paper does not say).
+
+    Gradients: without peepholes :math:`\partial c_T / \partial c_t = \prod f_s` over the steps between, in (0, 1), and
+    1/2 per step at the start; with them :math:`f + (c - x W_c) f (1 - f) v_f` per step. The highway hands gradients
+    down a stack past the recurrence.
+
+    Args:
+        hidden_size: H.
+        peepholes: gates that read the carry, by v.
+        highway_bias: initial bias of r; below zero more of x passes.
+        param_dtype: of the params.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> params = sj.sru(3).init(jax.random.key(0), jnp.ones((5, 2)))
+        >>> jax.tree.map(jnp.shape, params)
+        SRUParams(w_x=(2, 9), b=(6,), v=None, w_skip=(2, 3))
+
+    References:
+        Lei, Zhang, Wang, Dai, Artzi 2018, "Simple recurrent units for highly parallelizable recurrence",
+        arXiv:1709.02755: the unnumbered equations of section 3 (light recurrence, highway network) and section 3.2
+        (initialisation); version 1, section 2, for the form without v.
+    """
+    check_size("sru(hidden_size)", hidden_size)
+    alpha = math.sqrt(1 + 2 * math.exp(highway_bias))
+
+    def init(key: jax.Array, x: jax.Array) -> SRUParams:
+        keys = jax.random.split(key, 3)
+        width = x.shape[-1]
+
+        def uniform(key: jax.Array, inputs: int, *shape: int) -> jax.Array:
+            bound = math.sqrt(3 / inputs)
+            return jax.random.uniform(key, shape, param_dtype, -bound, bound)
+
+        b = jnp.zeros((2, hidden_size), param_dtype).at[1].set(highway_bias)
+        return SRUParams(
+            uniform(keys[0], width, width, 3 * hidden_size),
+            b.reshape(2 * hidden_size),
+            uniform(keys[1], hidden_size, 2 * hidden_size) if peepholes else None,
+            uniform(keys[2], width, width, hidden_size) if width != hidden_size else None,
+        )
+
+    def skip(params: SRUParams, xs: jax.Array) -> jax.Array:
+        return alpha * (xs if params.w_skip is None else affine(xs, params.w_skip))
+
+    def columns(params: SRUParams, xs: jax.Array, gate: int) -> jax.Array:
+        """Pre-activations of one gate, or the candidate."""
+        at = slice(gate * hidden_size, (gate + 1) * hidden_size)
+        return affine(xs, params.w_x[:, at], params.b[at] if gate < 2 else None)
+
+    def project(params: SRUParams, xs: jax.Array, key: Any = None) -> DiagonalInputs:
+        f, candidate = (columns(params, xs, gate).astype(wide(xs.dtype)) for gate in (0, 2))
+        return DiagonalInputs(jax.nn.sigmoid(f), jax.nn.sigmoid(-f) * candidate)
+
+    def readout(params: SRUParams, cs: jax.Array, xs: jax.Array) -> jax.Array:
+        r = columns(params, xs, 1).astype(cs.dtype)
+        highway = skip(params, xs).astype(cs.dtype)
+        return (jax.nn.sigmoid(r) * cs + jax.nn.sigmoid(-r) * highway).astype(xs.dtype)
+
+    def project_all(params: SRUParams, xs: jax.Array, key: Any = None) -> tuple[jax.Array, ...]:
+        return *(columns(params, xs, gate) for gate in range(3)), skip(params, xs)
+
+    def with_peepholes(params: Any, c: jax.Array, u: Any) -> tuple[jax.Array, jax.Array]:
+        u_f, u_r, candidate, highway = u
+        v_f, v_r = jnp.split(expand_left(params.v, c.ndim), 2, -1)
+        f, r = u_f + v_f * c, u_r + v_r * c
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(-f) * candidate
+        return c, jax.nn.sigmoid(r) * c + jax.nn.sigmoid(-r) * highway
+
+    recurrence: Recurrence = Step(with_peepholes) if peepholes else Diagonal()
+    parts: dict[str, Any] = (
+        {"project": project_all} if peepholes else {"project": project, "readout": readout}
+    )
+    return Cell(
+        init=init,
+        initial_carry=lambda params, x: zero_carry(x, hidden_size, x.dtype if peepholes else wide(x.dtype)),
+        recurrence=recurrence,
+        **parts,
+    )

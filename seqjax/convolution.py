@@ -1,0 +1,192 @@
+"""Layers that read the last few inputs: short causal convolution, token shift. They mix time: no cells."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Layer
+from seqjax.compat import vary_like
+from seqjax.definition import definition
+from seqjax.ops.lags import lagged
+from seqjax.ops.select import keep, select
+from seqjax.ops.step import expand_left, loop
+
+
+class ConvolutionParams(NamedTuple):
+    """w ``[width, D]``, the last row for the present step; b ``[D]`` or None."""
+
+    w: jax.Array
+    b: jax.Array | None
+
+
+@definition
+def short_convolution(width: int, *, bias: bool = True, param_dtype: Any = jnp.float32) -> Layer:
+    r"""Causal convolution over the last few steps, each channel by itself.
+
+    .. math::
+        y_t = \sum_{k=0}^{w-1} W_{w-1-k} \odot x_{t-k} + b
+
+    over steps that happened since the reset; inputs before the first are zero.
+
+    Shapes: x ``[*B, D]`` -> y ``[*B, D]``; carry ``[*B, width-1, D]``, the last inputs, oldest first; params
+    `ConvolutionParams`. `unroll` is a sum of shifts; masks and resets turn the shifts into gathers. The weights start
+    uniform within :math:`1/\sqrt{w}`, as PyTorch's.
+
+    Args:
+        width: w, in steps; the present one counts.
+        bias: whether there is b.
+        param_dtype: of the params.
+
+    Raises:
+        ValueError: for a width below 1, or inputs that do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp, seqjax as sj
+        >>> layer = sj.short_convolution(2)
+        >>> xs = jnp.asarray([1.0, 2.0, 4.0]).reshape(3, 1, 1)
+        >>> params = sj.convolution.ConvolutionParams(w=jnp.asarray([[-1.0], [1.0]]), b=jnp.zeros(1))
+        >>> layer.unroll(params, layer.initial_carry(params, xs[0]), xs)[1].ravel()
+        Array([1., 1., 2.], dtype=float32)
+
+    References:
+        Gu, Dao 2023, "Mamba: linear-time sequence modeling with selective state spaces", arXiv:2312.00752, figure 3.
+    """
+    _check_whole("short_convolution(width)", width)
+
+    def init(key: jax.Array, x: jax.Array) -> ConvolutionParams:
+        key_w, key_b = jax.random.split(key)
+        bound = 1 / math.sqrt(width)
+        w = jax.random.uniform(key_w, (width, x.shape[-1]), param_dtype, -bound, bound)
+        b = jax.random.uniform(key_b, (x.shape[-1],), param_dtype, -bound, bound) if bias else None
+        return ConvolutionParams(w, b)
+
+    def combine(params: ConvolutionParams, lags: list[jax.Array]) -> jax.Array:
+        x = lags[-1]
+        _check_inputs(f"short_convolution(width={width})", x, params.w.shape[-1])
+        terms = [expand_left(w, x.ndim) * lag for w, lag in zip(params.w.astype(x.dtype), lags, strict=True)]
+        if params.b is not None:
+            terms.append(jnp.broadcast_to(expand_left(params.b.astype(x.dtype), x.ndim), x.shape))
+        return sum(terms[1:], terms[0])
+
+    return _layer(init, combine, width - 1)
+
+
+class TokenShiftParams(NamedTuple):
+    """mu ``[S, D]``: the share of the step before, per stream."""
+
+    mu: jax.Array
+
+
+@definition
+def token_shift(num_outputs: int = 1, *, param_dtype: Any = jnp.float32) -> Layer:
+    r"""Learned mixtures of each input and the one before it, one per stream.
+
+    .. math::
+        y_t = [y^1_t, \dots, y^S_t], \qquad y^s_t = x_t + \mu_s \odot (x_{t-1} - x_t)
+
+    where the step before is the last that happened since the reset, or zero. Two streams of different mixtures span
+    both inputs: a dense layer after them is a convolution over two steps.
+
+    Shapes: x ``[*B, D]`` -> y ``[*B, S*D]``; carry ``[*B, 1, D]``, the last input; params
+    ``TokenShiftParams(mu [S, D])``.
+
+    Initialisation: :math:`\mu_{s,j} = 1 - (j/D)^{s/S}` for channel j = 0 .. D-1 and stream s = 1 .. S: a range of
+    mixtures over the channels, as in RWKV, whose exponents depend on the layer.
+
+    Args:
+        num_outputs: S, the number of streams.
+        param_dtype: of the params.
+
+    Raises:
+        ValueError: for fewer than one stream, or inputs that do not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> layer = sj.token_shift(num_outputs=2)
+        >>> xs = jnp.ones((10, 4, 3))
+        >>> params = layer.init(jax.random.key(0), xs[0])
+        >>> layer.unroll(params, layer.initial_carry(params, xs[0]), xs)[1].shape
+        (10, 4, 6)
+
+    References:
+        Peng et al. 2024, "Eagle and Finch: RWKV with matrix-valued states and dynamic recurrence", arXiv:2404.05892,
+        section 4.1 (lerp). Peng et al. 2023, "RWKV: reinventing RNNs for the transformer era", arXiv:2305.13048 has
+        mu and 1 - mu the other way round.
+    """
+    _check_whole("token_shift(num_outputs)", num_outputs)
+
+    def init(key: jax.Array, x: jax.Array) -> TokenShiftParams:
+        channel = jnp.arange(x.shape[-1], dtype=param_dtype) / x.shape[-1]
+        powers = [channel ** (s / num_outputs) for s in range(1, num_outputs + 1)]
+        return TokenShiftParams(1 - jnp.stack(powers))
+
+    def combine(params: TokenShiftParams, lags: list[jax.Array]) -> jax.Array:
+        before, x = lags
+        _check_inputs(f"token_shift(num_outputs={num_outputs})", x, params.mu.shape[-1])
+        streams = [x + expand_left(mu, x.ndim) * (before - x) for mu in params.mu.astype(x.dtype)]
+        return jnp.concatenate(streams, -1)
+
+    return _layer(init, combine, 1)
+
+
+def _layer(init: Callable, combine: Callable[[Any, list[jax.Array]], jax.Array], num_lags: int) -> Layer:
+    """The layer ``y = combine(params, [x of num_lags steps ago, ..., x])``."""
+
+    def initial_carry(params: Any, x: jax.Array) -> jax.Array:
+        zeros = jnp.expand_dims(jnp.zeros_like(x), -2)
+        return jnp.broadcast_to(zeros, (*x.shape[:-1], num_lags, x.shape[-1]))
+
+    def advance(params: Any, carry: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        window = jnp.concatenate([carry, x[..., None, :]], -2)
+        return window[..., 1:, :], combine(params, [window[..., k, :] for k in range(num_lags + 1)])
+
+    def step(params: Any, carry: Any, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
+        x = keep(mask, x)
+        carry = select(reset, initial_carry(params, x), carry.astype(x.dtype))
+        after, y = advance(params, carry, x)
+        return (after if mask is None else select(mask, after, carry)), keep(mask, y)
+
+    def unroll(
+        params: Any,
+        carry: Any,
+        xs: Any,
+        *,
+        reset: Any = None,
+        mask: Any = None,
+        key: Any = None,
+        tap: Any = None,
+    ) -> Any:
+        xs = keep(mask, xs)
+        carry = vary_like(carry.astype(xs.dtype), xs, params)
+        if len(xs) == 0:
+            return carry, combine(params, [xs] * (num_lags + 1))
+        if tap is None:
+            carry, lags = lagged(xs, carry, reset, mask)
+            return carry, keep(mask, combine(params, lags))
+        # What enters each step is explicit only in the loop.
+        initial = initial_carry(params, xs[0])
+        carry, ys = loop(
+            lambda carry, x: advance(params, carry, x),
+            carry,
+            xs,
+            initial=initial,
+            reset=reset,
+            mask=mask,
+            tap=tap,
+        )
+        return carry, keep(mask, ys)
+
+    return Layer(init=init, initial_carry=initial_carry, step=step, unroll=unroll)
+
+
+def _check_inputs(who: str, x: jax.Array, width: int) -> None:
+    if not jnp.issubdtype(x.dtype, jnp.floating) or x.shape[-1] != width:
+        raise ValueError(f"{who}: expected floating inputs [..., {width}], got {x.dtype} {list(x.shape)}.")
+
+
+def _check_whole(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}.")

@@ -1,0 +1,127 @@
+"""Normalisation over time, causal."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import DiagonalInputs, Layer
+from seqjax.compat import vary_like
+from seqjax.definition import definition
+from seqjax.ops import diagonal as scans
+from seqjax.ops.select import keep, select, wide
+from seqjax.ops.step import loop
+
+
+class RunningMoments(NamedTuple):
+    """steps ``[*B, 1]``, how many there were; mean ``[*B, D]``; m2 ``[*B, D]``, the sum of squared deviations from the mean."""
+
+    steps: jax.Array
+    mean: jax.Array
+    m2: jax.Array
+
+
+@definition
+def running_normalisation(*, epsilon: float = 1e-5) -> Layer:
+    r"""Each feature of each example, normalised by its mean and variance over the steps so far.
+
+    .. math::
+        n_t &= n_{t-1} + 1, \qquad m_t = m_{t-1} + (x_t - m_{t-1}) / n_t \\
+        q_t &= q_{t-1} + (x_t - m_{t-1}) \odot (x_t - m_t) \\
+        y_t &= (x_t - m_t) / \sqrt{q_t / n_t + \epsilon}
+
+    over steps that happened since the reset, the present one included (Welford's recurrence). The first output is
+    zero. No params; scale and shift, where wanted, are a dense layer's affair.
+
+    Shapes: x ``[*B, D]`` -> y ``[*B, D]``; carry ``RunningMoments(steps [*B, 1], mean [*B, D], m2 [*B, D])``, float32
+    at least. `unroll` sums inputs and squared deviations as two linear recurrences (one step after another on a CPU, a
+    parallel prefix elsewhere). A mean of size m is rounded by about 1e-7 m in float32: subtract a large constant first.
+
+    Args:
+        epsilon: added to the variance.
+
+    Raises:
+        ValueError: for an epsilon that is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp, seqjax as sj
+        >>> layer = sj.running_normalisation()
+        >>> xs = jnp.asarray([1.0, 3.0, 2.0]).reshape(3, 1, 1)
+        >>> carry, ys = layer.unroll((), layer.initial_carry((), xs[0]), xs)
+        >>> ys.ravel().round(3), carry.mean.ravel(), carry.m2.ravel()
+        (Array([0., 1., 0.], dtype=float32), Array([2.], dtype=float32), Array([2.], dtype=float32))
+
+    References:
+        Welford 1962, "Note on a method for calculating corrected sums of squares and products", Technometrics 4.
+    """
+    if not epsilon > 0:
+        raise ValueError(f"running_normalisation(epsilon): expected a number above 0, got {epsilon}.")
+
+    def initial_carry(params: Any, x: jax.Array) -> RunningMoments:
+        zeros = jnp.zeros_like(x, dtype=wide(x.dtype))
+        return RunningMoments(zeros[..., :1], zeros, zeros)
+
+    def normalise(x: jax.Array, moments: RunningMoments) -> jax.Array:
+        variance = moments.m2 / jnp.maximum(moments.steps, 1)
+        return (x.astype(variance.dtype) - moments.mean) / jnp.sqrt(variance + epsilon)
+
+    def advance(carry: RunningMoments, x: jax.Array) -> tuple[RunningMoments, jax.Array]:
+        wide_x = x.astype(carry.mean.dtype)
+        count = carry.steps + 1
+        delta = wide_x - carry.mean
+        mean = carry.mean + delta / count
+        after = RunningMoments(count, mean, carry.m2 + delta * (wide_x - mean))
+        return after, normalise(x, after).astype(x.dtype)
+
+    def step(params: Any, carry: Any, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
+        x = keep(mask, x)
+        carry = select(reset, initial_carry(params, x), _fit(carry, x))
+        after, y = advance(carry, x)
+        return (after if mask is None else select(mask, after, carry)), keep(mask, y)
+
+    def unroll(
+        params: Any,
+        carry: Any,
+        xs: Any,
+        *,
+        reset: Any = None,
+        mask: Any = None,
+        key: Any = None,
+        tap: Any = None,
+    ) -> Any:
+        xs = keep(mask, xs)
+        carry = vary_like(_fit(carry, xs), xs)
+        if len(xs) == 0:
+            return carry, xs
+        initial = vary_like(initial_carry(params, xs[0]), xs)
+        if tap is not None:
+            carry, ys = loop(advance, carry, xs, initial=initial, reset=reset, mask=mask, tap=tap)
+            return carry, keep(mask, ys)
+        after, moments = _moments(carry, initial, xs.astype(carry.mean.dtype), reset, mask)
+        return after, keep(mask, normalise(xs, moments).astype(xs.dtype))
+
+    return Layer(init=lambda key, x: (), initial_carry=initial_carry, step=step, unroll=unroll)
+
+
+def _fit(carry: RunningMoments, x: jax.Array) -> RunningMoments:
+    return RunningMoments(*(leaf.astype(wide(x.dtype)) for leaf in carry))
+
+
+def _moments(
+    carry: RunningMoments, initial: RunningMoments, xs: jax.Array, reset: Any, mask: Any
+) -> tuple[RunningMoments, RunningMoments]:
+    """The moments after the sequence and after each step, by sums over time."""
+    scan = scans.sequential if jax.default_backend() == "cpu" else scans.associative
+
+    def running_sum(terms: jax.Array, start: jax.Array, restart: jax.Array) -> jax.Array:
+        inputs = DiagonalInputs(jnp.ones_like(terms), terms)
+        return scans.diagonal(scan, inputs, start, initial=restart, reset=reset, mask=mask, tap=None)[1]
+
+    count = running_sum(jnp.ones_like(xs[..., :1]), carry.steps, initial.steps)
+    safe = jnp.where(count > 0, count, jnp.ones_like(count))
+    mean = running_sum(xs, carry.steps * carry.mean, initial.mean) / safe
+    entering = jnp.concatenate([carry.mean[None], mean[:-1]])
+    entering = select(reset, jnp.broadcast_to(initial.mean, entering.shape), entering)
+    m2 = running_sum((xs - entering) * (xs - mean), carry.m2, initial.m2)
+    moments = RunningMoments(count, mean, m2)
+    return RunningMoments(*(leaf[-1] for leaf in moments)), moments
