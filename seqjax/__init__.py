@@ -26,7 +26,7 @@ from seqjax.cells.lstm import lstm
 from seqjax.combinators import bidirectional, checkpointed, residual, serial
 from seqjax.definition import definition
 from seqjax.layers import dropout, pointwise, recurrent
-from seqjax.methods import Associative, Auto, Sequential
+from seqjax.methods import Associative, Auto, Newton, NewtonReport, Sequential
 from seqjax.pooling import last, lengths_to_mask, mean_pool, running_mean
 
 __version__ = "0.1.0"

@@ -4,11 +4,12 @@ from seqjax.base import Cell, Method
 from seqjax.methods.associative import Associative
 from seqjax.methods.auto import Auto
 from seqjax.methods.common import at_step
+from seqjax.methods.newton import Newton, NewtonReport
 from seqjax.methods.sequential import Sequential
 
-__all__ = ["METHODS", "Associative", "Auto", "Sequential", "at_step", "check_method"]
+__all__ = ["METHODS", "Associative", "Auto", "Newton", "NewtonReport", "Sequential", "at_step", "check_method"]
 
-METHODS: tuple[type, ...] = (Sequential, Associative, Auto)
+METHODS: tuple[type, ...] = (Sequential, Associative, Newton, Auto)
 
 
 def check_method(method: Method, cell: Cell) -> None:
