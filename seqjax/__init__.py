@@ -54,6 +54,7 @@ from seqjax.layers import dropout, pointwise, recurrent
 from seqjax.methods import Associative, Auto, Chunked, Sequential
 from seqjax.methods import Associative, Auto, Sequential
 from seqjax.normalisation import running_normalisation
+from seqjax.methods import Associative, Auto, Newton, NewtonReport, Sequential
 from seqjax.pooling import last, lengths_to_mask, mean_pool, running_mean
 
 __version__ = "0.1.0"

@@ -5,11 +5,12 @@ from seqjax.methods.associative import Associative
 from seqjax.methods.auto import Auto
 from seqjax.methods.chunked import Chunked
 from seqjax.methods.common import at_step
+from seqjax.methods.newton import Newton, NewtonReport
 from seqjax.methods.sequential import Sequential
 
-__all__ = ["METHODS", "Associative", "Auto", "Chunked", "Sequential", "at_step", "check_method"]
+__all__ = ["METHODS", "Associative", "Auto", "Chunked", "Newton", "NewtonReport", "Sequential", "at_step", "check_method"]
 
-METHODS: tuple[type, ...] = (Sequential, Associative, Chunked, Auto)
+METHODS: tuple[type, ...] = (Sequential, Associative, Chunked, Newton, Auto)
 
 
 def check_method(method: Method, cell: Cell) -> None:

@@ -1,0 +1,266 @@
+"""All time steps of a nonlinear cell at once, by Newton's method."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Cell, Gated, GatedWeights, Step
+from seqjax.compat import vary_like
+from seqjax.definition import Value
+from seqjax.methods.common import at_step, check_positive, project_inputs
+from seqjax.ops import newton, newton_linear
+from seqjax.ops.newton import NewtonReport
+from seqjax.ops.select import cast, keep, wide
+from seqjax.ops.step import step_of
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Newton(Value):
+    r"""All time steps of a nonlinear cell at once, by Newton's method.
+
+    From a guess of the whole trajectory, every iteration linearises all steps and solves the linear recurrence by a
+    parallel prefix; the gradient is one more linear recurrence, solved in the same way. Values and gradients (reverse
+    mode, of any order) are those of `Sequential`, to the tolerance. It pays on parallel hardware, for long sequences
+    of small states, where the cell forgets: the number of iterations is small for a contracting cell and grows with T
+    for a chaotic one, up to T. See `seqjax.ops.newton` for the mathematics.
+
+    ============ ==================================== =================== ====================================
+    jacobian     what is kept of each Jacobian        memory of iteration exact for
+    ============ ==================================== =================== ====================================
+    "full"       everything                           T B S^2             every cell; convergence is quadratic
+    "block"      how a unit's leaves act on it        T B H L^2           diagonal recurrent weights, `Gated`
+    "diagonal"   how each number acts on itself       T B S               the same, of one leaf
+    ============ ==================================== =================== ====================================
+
+    S numbers per example in the carry, in L leaves of H. The backward pass takes the memory of the forward pass, and
+    its result does not depend on the form.
+
+    Attributes:
+        jacobian: "full" is DEER; "diagonal" is quasi-DEER, with more and cheaper iterations; "block" is in between, for
+            `Gated` cells.
+        damping: k of scale-ELK, 0 to 1: the Jacobians times 1 - k. It steadies an iteration that overshoots, and slows
+            one that does not; at 1 only the steps themselves are iterated. ELK proper, with a Kalman smoother
+            (2407.19115, section 4), is not offered.
+        tolerance: of the residual, relative to the carry (`seqjax.ops.newton`). None: 1e-12 in float64, 1e-5 in
+            float32 (84 roundings).
+        max_iterations: None for T, which always suffices.
+        fallback: run `Sequential`'s loop where the iteration has not converged. Without it, `solve` returns what it
+            has, with ``converged`` False, and gradients are those at a trajectory that the cell does not take.
+        guess: the carry repeated over time ("initial"), or "zeros".
+        batch_ndim: how many batch axes the inputs of a `Step` cell have. None: as many as reset, mask or tap show, else
+            one. (Of `Gated` cells it is known.) Too small a number is right, too, but mixes examples into one state.
+
+    Half precision is computed in float32 and rounded at the end. `tap` is supported. Forward mode is not: use
+    ``Sequential(gradient="autodiff")``. Under ``jax.vmap`` the fallback runs always, so batch by an axis.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> cell, xs = sj.gru(4), jnp.ones((100, 2, 3))
+        >>> params = cell.init(jax.random.key(0), xs[0])
+        >>> carry, ys, report = sj.Newton().solve(cell, params, cell.initial_carry(params, xs[0]), xs)
+        >>> ys.shape, bool(report.converged), int(report.iterations) < 10
+        ((100, 2, 4), True, True)
+
+    References:
+        Lim et al. 2024, "Parallelizing non-linear sequential models over the sequence length", arXiv:2309.12252,
+        section 3 (DEER).
+        Gonzalez et al. 2024, "Towards scalable and stable parallelization of nonlinear RNNs", arXiv:2407.19115,
+        section 3 (quasi-DEER), proposition 1 (T iterations suffice), appendix A.4 (scale-ELK).
+        Danieli et al. 2025, "ParaRNN: unlocking parallel training of nonlinear RNNs for large language models",
+        arXiv:2510.21450 (blocks over the carry's leaves).
+        Gonzalez et al. 2025, "Predictability enables parallelization of nonlinear state space models",
+        arXiv:2508.16817 (iterations and the largest Lyapunov exponent).
+    """
+
+    kinds: ClassVar[tuple[type, ...]] = (Step, Gated)
+    jacobian: Literal["full", "block", "diagonal"] = "full"
+    damping: float = 0.0
+    tolerance: float | None = None
+    max_iterations: int | None = 100
+    fallback: bool = True
+    guess: Literal["initial", "zeros"] = "initial"
+    batch_ndim: int | None = None
+
+    def __post_init__(self) -> None:
+        check_positive("Newton(max_iterations)", self.max_iterations)
+        for name, choices in (("jacobian", ("full", "block", "diagonal")), ("guess", ("initial", "zeros"))):
+            if getattr(self, name) not in choices:
+                options = ", ".join(map(repr, choices))
+                raise ValueError(f"Newton({name}): expected one of {options}, got {getattr(self, name)!r}.")
+        if not 0 <= self.damping <= 1:
+            raise ValueError(f"Newton(damping): expected a share in [0, 1], got {self.damping!r}.")
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise ValueError(
+                f"Newton(tolerance): expected a number above 0, or None, got {self.tolerance!r}."
+            )
+
+    def solve(
+        self,
+        cell: Cell,
+        params: Any,
+        carry: Any,
+        xs: Any,
+        *,
+        reset: Any = None,
+        mask: Any = None,
+        key: Any = None,
+        guess: Any = None,
+    ) -> tuple[Any, Any, NewtonReport]:
+        """``(carry, ys, report)``: as a layer's unroll, and how it went.
+
+        Args:
+            cell: of kind `Step` or `Gated`.
+            params: the cell's.
+            carry: before the first step; leaves ``[*B, ...]``.
+            xs: ``[T, *B, D]``.
+            reset: ``[T, *B]`` bool.
+            mask: ``[T, *B]`` bool.
+            key: one key, or one per step.
+            guess: carries after each step, leaves ``[T, *B, ...]``, to begin with; for example the states before a
+                small change of the params.
+
+        Raises:
+            TypeError: for a cell of another kind, ``jacobian="block"`` with a `Step`, or a carry with integer leaves.
+        """
+        xs = keep(mask, xs)
+        first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
+        length = jax.tree.leaves(xs)[0].shape[0]
+        if length == 0:
+            y = jax.eval_shape(
+                lambda carry, x: at_step(
+                    cell, params, carry, x, initial=carry, reset=None, mask=None, key=None
+                )[1],
+                carry,
+                first,
+            )
+            ys = jax.tree.map(lambda a: jnp.zeros((0, *a.shape), a.dtype), y)
+            report = NewtonReport(jnp.int32(0), jnp.float32(0), jnp.asarray(True), jnp.asarray(False))
+            return carry, ys, report
+        initial = cell.initial_carry(params, jax.tree.map(lambda a: a[0], xs))
+        carry = jax.tree.map(lambda c, i: jnp.asarray(c, i.dtype), carry, initial)
+        if key is not None and key.ndim == 0:
+            key = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(length))
+        carry, ys, report = self._run(
+            cell, params, carry, xs, initial=initial, reset=reset, mask=mask, keys=key, tap=None, guess=guess
+        )
+        return carry, keep(mask, ys), report
+
+    def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, **options: Any) -> tuple[Any, Any]:
+        """See `seqjax.Method`."""
+        return self._run(cell, params, carry, xs, guess=None, **options)[:2]
+
+    def _run(
+        self,
+        cell: Cell,
+        params: Any,
+        carry: Any,
+        xs: Any,
+        *,
+        initial: Any,
+        reset: Any,
+        mask: Any,
+        keys: Any,
+        tap: Any,
+        guess: Any,
+    ) -> tuple[Any, Any, NewtonReport]:
+        self._check_carry(cell, carry)
+        us = project_inputs(cell, params, xs, keys)
+        first = jax.tree.leaves(xs)[0]
+        narrow = first.dtype
+        dtype = wide(narrow) if jnp.issubdtype(narrow, jnp.inexact) else narrow
+        system, theta = self._system(cell, params, dtype)
+        entered = carry
+        if dtype != narrow:
+            us, carry, initial = _widened((us, carry, initial))
+        repeated = jax.tree.map(lambda a: jnp.broadcast_to(a, (first.shape[0], *a.shape)), carry)
+        if guess is None:
+            guess = repeated if self.guess == "initial" else jax.tree.map(jnp.zeros_like, repeated)
+        else:
+            guess = jax.tree.map(lambda g, a: jnp.asarray(g, a.dtype).reshape(a.shape), guess, repeated)
+        limit = jnp.asarray(self.max_iterations or first.shape[0], jnp.int32)
+        batch_ndim = self._batch_ndim(cell, carry, xs, reset, mask, tap)
+        settings = newton.Settings(self.tolerance, self.damping, self.fallback, batch_ndim)
+        theta, carry, initial, guess = vary_like((theta, carry, initial, guess), us, carry)
+        operands = newton.Operands(theta, us, carry, initial, reset, mask, limit, guess, tap)
+        states, hs, report = newton.solve(system, settings, operands)
+        after = jax.tree.map(lambda a: a[-1], states)
+        if dtype != narrow:
+            # What the cell itself would emit in its dtype.
+            step = step_of(cell.recurrence, params, narrow)
+            one = jax.tree.map(lambda a: a[0], project_inputs(cell, params, xs, keys))
+            emitted = jax.eval_shape(step, entered, one)[1]
+            after, hs = jax.tree.map(lambda a, like: a.astype(like.dtype), (after, hs), (entered, emitted))
+        return after, cell.readout(params, hs, xs), report
+
+    def _system(self, cell: Cell, params: Any, dtype: Any) -> tuple[newton.System, Any]:
+        """The recurrence with its Jacobians, and what it reads of the params, in the dtype."""
+        recurrence = cell.recurrence
+        match recurrence:
+            case Gated():
+                theta: Any = GatedWeights(*cast(tuple(recurrence.weights(params)), dtype))
+                of_weights = dataclasses.replace(recurrence, weights=_as_they_are)
+
+                def step(theta: Any, carry: Any, u: Any) -> tuple[Any, Any]:
+                    return step_of(of_weights, theta, dtype)(carry, u)
+            case Step():
+                if self.jacobian == "block":
+                    raise TypeError(
+                        f"{self!r} cannot run {cell!r}: its recurrence is Step; blocks need Gated. "
+                        "Use jacobian='full' or 'diagonal'."
+                    )
+                theta = cast(params, dtype)
+
+                def step(theta: Any, carry: Any, u: Any) -> tuple[Any, Any]:
+                    return step_of(recurrence, theta, dtype)(carry, u)
+            case _:
+                raise TypeError(
+                    f"{self!r} cannot run {cell!r}: its recurrence is {type(recurrence).__name__}; "
+                    "Newton runs Step, Gated."
+                )
+        return newton.System(step, self._jacobian(recurrence, step), self.jacobian), theta
+
+    def _jacobian(self, recurrence: Any, step: Callable) -> Callable:
+        """``(theta, packing, entering, us) -> A``."""
+
+        def jacobian(theta: Any, packing: Any, entering: jax.Array, us: Any) -> jax.Array:
+            if self.jacobian != "full" and isinstance(recurrence, Gated):
+                return newton_linear.gated_jacobian(self.jacobian, recurrence, theta, packing, entering, us)
+            of = newton_linear.full_jacobian if self.jacobian == "full" else newton_linear.diagonal_jacobian
+            return of(lambda carry, u: step(theta, carry, u), packing, entering, us)
+
+        return jacobian
+
+    def _batch_ndim(self, cell: Cell, carry: Any, xs: Any, *flags: Any) -> int:
+        leaves = jax.tree.leaves(carry)
+        if isinstance(cell.recurrence, Gated):
+            return leaves[0].ndim - 1
+        for flag in jax.tree.leaves(flags):
+            return flag.ndim - 1
+        if self.batch_ndim is not None:
+            return self.batch_ndim
+        shapes = [a.shape for a in leaves] + [a.shape[1:] for a in jax.tree.leaves(xs)]
+        same = all(shape[:1] == shapes[0][:1] for shape in shapes)
+        return int(same and max(map(len, shapes)) > 1)
+
+    def _check_carry(self, cell: Cell, carry: Any) -> None:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
+            if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+                raise TypeError(
+                    f"{self!r} cannot run {cell!r}: carry{jax.tree_util.keystr(path)} is {leaf.dtype}; Newton "
+                    "iterates on real and complex numbers. Methods that can: Sequential."
+                )
+
+
+def _as_they_are(weights: Any) -> Any:
+    return weights
+
+
+def _widened(tree: Any) -> Any:
+    """Floating arrays in float32 at least."""
+    return jax.tree.map(
+        lambda a: a.astype(wide(a.dtype)) if jnp.issubdtype(a.dtype, jnp.inexact) else a, tree
+    )

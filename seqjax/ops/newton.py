@@ -1,0 +1,289 @@
+r"""A nonlinear recurrence solved for all time steps at once, by Newton's method, forward and backward.
+
+The states :math:`s_t = F_t(s_{t-1})` are the root of the residual :math:`r_t = F_t(s_{t-1}) - s_t`. From a guess of the
+whole trajectory, each iteration linearises every step at once and solves a linear recurrence (`newton_linear`):
+
+.. math::
+    \delta_t &= A_t \, \delta_{t-1} + r_t, \qquad A_t \approx F_t'(s_{t-1}), \quad \delta_{-1} = 0 \\
+    s_t &\leftarrow F_t(s_{t-1}) + A_t \, \delta_{t-1}
+
+:math:`F_t` holds the flags: a reset enters from `initial`, which cuts the recurrence by selection; a masked step is the
+identity, :math:`A_t = I`. With exact Jacobians convergence is quadratic and a linear step needs one iteration. With any
+A the first k steps are exact after k iterations (where :math:`\delta_{t-1} = 0` the update is :math:`F_t` itself), so T
+iterations always suffice. An entry whose update is not finite becomes :math:`F_t(s_{t-1})`, which keeps that bound.
+
+**Convergence.** An entry is solved when :math:`|r_t|` is at most the tolerance times the largest finite
+:math:`|F_t(s_{t-1})|` or :math:`|s_{t-1}|` in its leaf of the carry, at the same step of the same example; or when both
+sides are the same infinity, or both NaN. By induction such a trajectory is the loop's, wherever the loop's is finite.
+The measure is relative and local, so gradients that vanish over decades are solved to their own size, and what was
+spoilt before a reset does not count after it. Below ``tiny / eps**2`` of the dtype, where roundings are no longer
+relative, it is absolute.
+
+**Gradient.** The cotangents of the states obey the linear recurrence
+:math:`\lambda_t = g_t + (F_{t+1}')^\top \lambda_{t+1}`. It is solved by the same function, in reversed time, with
+the transposed A: in the full form by one iteration, which is one parallel prefix. In the other forms
+:math:`(F')^\top \lambda` is a vector-Jacobian product without any matrix and A only speeds the iteration up, so the
+gradient is exact and takes no more memory than the solution. Then one product over all steps gives the gradients of
+params and inputs. The cotangents' solution is differentiated in the same way, to any order. Forward mode is not
+supported.
+
+**Safe range.** The prefix multiplies Jacobians; where states or gradients expand by more than the dtype's range these
+products overflow, the residual shows it, and the loop over time takes over (`Settings.fallback`).
+
+Work of one iteration: that of the prefix plus the Jacobians; depth 2 log2 T plus that of a step. Kept for the backward
+pass: inputs and states.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.ops.newton_linear import Form, Packing, apply, linear_recurrence, masked, transposed
+from seqjax.ops.select import keep, select
+from seqjax.ops.tap import norm
+
+
+class NewtonReport(NamedTuple):
+    """How a solution went: scalars.
+
+    iterations: updates of the trajectory; the pass that finds it solved is not one. residual: the largest
+    relative residual of the last iterate. converged: whether it is within the tolerance. fell_back: whether the loop
+    over time was run instead.
+    """
+
+    iterations: jax.Array
+    residual: jax.Array
+    converged: jax.Array
+    fell_back: jax.Array
+
+
+class System(NamedTuple):
+    """A recurrence to solve.
+
+    ``step: (theta, carry, u) -> (carry, h)``; ``jacobian: (theta, packing, entering, us) -> A`` for all steps, from
+    packed states ``[T, *B, S]``, in the given form.
+    """
+
+    step: Callable
+    jacobian: Callable
+    form: Form
+
+
+class Settings(NamedTuple):
+    """How to solve it. The Jacobians are multiplied by ``1 - damping``."""
+
+    tolerance: float | None
+    damping: float
+    fallback: bool
+    batch_ndim: int
+
+
+class Operands(NamedTuple):
+    """What is solved for; flags as everywhere; limit: int32, of iterations; guess: carries after each step."""
+
+    theta: Any
+    us: Any
+    carry: Any
+    initial: Any
+    reset: Any
+    mask: Any
+    limit: Any
+    guess: Any
+    tap: Any
+
+
+class Solution(NamedTuple):
+    """The carries after each step, leaves ``[T, *B, ...]``; what the steps emit; how it went."""
+
+    states: Any
+    hs: Any
+    report: NewtonReport
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def solve(system: System, settings: Settings, operands: Operands) -> Solution:
+    """The states of a recurrence, all steps at once.
+
+    Args:
+        system: the recurrence.
+        settings: how to solve it.
+        operands: T of at least 1; carry leaves ``[*B, ...]`` real or complex, at least float32.
+    """
+    theta, us, carry, initial, reset, mask, limit, guess, _ = operands
+    packing = Packing.of(carry, settings.batch_ndim)
+    info = jnp.finfo(packing.dtype)
+    tolerance = settings.tolerance or (1e-12 if info.bits == 64 else 1e-5)
+    first, fresh = packing.pack(carry), packing.pack(initial)
+
+    def evaluate(s: jax.Array) -> tuple:
+        """Entering states, F of them, what the steps emit, and the residual."""
+        entering = _entering(s, first, fresh, reset)
+        states, hs = _all_steps(system, theta, packing.unpack(entering), us, mask)
+        f = packing.pack(states)
+        scale = packing.largest(jnp.where(jnp.abs(entering) > jnp.abs(f), entering, f))
+        ratio = jnp.abs(f - s) / jnp.maximum(scale, jnp.asarray(info.tiny / info.eps**2, packing.dtype))
+        ratio = jnp.where(jnp.isnan(ratio), jnp.full_like(ratio, jnp.inf), ratio)
+        same = (f == s) | (jnp.isnan(f) & jnp.isnan(s))
+        return entering, f, hs, jnp.max(jnp.where(same, jnp.zeros_like(ratio), ratio), initial=0)
+
+    def iterate(now: tuple) -> tuple:
+        count, s, (entering, f, _, _) = now
+        a = system.jacobian(theta, packing, entering, us)
+        a = masked(system.form, a * (1 - settings.damping) if settings.damping else a, mask)
+        delta = linear_recurrence(system.form, a, f - s, reset)
+        before = jnp.concatenate([jnp.zeros_like(delta[:1]), delta[:-1]])
+        s = f + apply(system.form, a, before if reset is None else keep(~reset, before))
+        s = jnp.where(jnp.isfinite(s), s, f)
+        return count + 1, s, evaluate(s)
+
+    def unsolved(now: tuple) -> jax.Array:
+        count, _, (_, _, _, residual) = now
+        return (count < limit) & ~(residual <= tolerance)
+
+    s = packing.pack(jax.lax.stop_gradient(guess))
+    count, _, (_, f, hs, residual) = jax.lax.while_loop(
+        unsolved, iterate, (jnp.zeros_like(limit), s, evaluate(s))
+    )
+    converged = residual <= tolerance
+    states = packing.unpack(f)
+    if settings.fallback:
+        states, hs = jax.lax.cond(
+            converged, lambda: (states, hs), lambda: _loop(system, theta, carry, us, initial, reset, mask)
+        )
+    fell_back = ~converged if settings.fallback else jnp.zeros_like(converged)
+    return Solution(states, hs, NewtonReport(count, residual, converged, fell_back))
+
+
+def _forward(system: System, settings: Settings, operands: Operands) -> tuple[Solution, tuple]:
+    solution = solve(system, settings, operands)  # by itself, so that it is differentiated in this way again
+    return solution, (operands, solution.states, solution.report.fell_back)
+
+
+class _AdjointInputs(NamedTuple):
+    """What a step of the adjoint reads: where the step was, and the cotangents of what it gave."""
+
+    entering: Any
+    u: Any
+    mask: Any
+    d_state: Any
+    d_h: list
+
+
+def _backward(system: System, settings: Settings, residuals: tuple, cotangents: Solution) -> tuple[Operands]:
+    operands, states, fell_back = residuals
+    theta, us, carry, initial, reset, mask, limit, _, tap = operands
+    d_states, d_hs, _ = cotangents
+    d_hs = [d for d in jax.tree.leaves(d_hs) if d.dtype != jax.dtypes.float0]
+    entering = jax.tree.map(partial(_entering, reset=reset), states, carry, initial)
+    cut = None if reset is None else _following(reset)
+    zero = jax.tree.map(jnp.zeros_like, carry)
+    full = system.form == "full"
+    solution = solve(
+        adjoint_of(system),
+        settings._replace(damping=0.0 if full else settings.damping),
+        Operands(
+            theta,
+            _backwards(_AdjointInputs(entering, us, mask, d_states, d_hs)),
+            zero,
+            zero,
+            _backwards(cut),
+            None,
+            jnp.where(fell_back, jnp.zeros_like(limit), limit),  # where the one diverged the other would
+            jax.tree.map(jnp.zeros_like, states),
+            None,
+        ),
+    )
+    into = jax.tree.map(jnp.conj, _backwards(solution.states))
+    carried = jax.tree.map(_following, into)
+    total = jax.tree.map(jnp.add, d_states, carried if cut is None else keep(~cut, carried))
+
+    def steps(theta: Any, us: Any) -> tuple:
+        states, hs = _all_steps(system, theta, entering, us, mask)
+        return states, _inexact(hs)
+
+    d_theta, d_us = jax.vjp(steps, theta, us)[1]((total, d_hs))
+    at_start = jax.tree.map(lambda a: a[0], into)
+    d_carry = at_start if reset is None else keep(~reset[0], at_start)
+    d_initial = None if reset is None else jax.tree.map(lambda a: jnp.sum(a, 0), keep(reset, into))
+    d_tap = None if tap is None else _norms(into, tap)
+    return (Operands(d_theta, d_us, d_carry, d_initial, None, None, None, None, d_tap),)
+
+
+solve.defvjp(_forward, _backward)
+
+
+def adjoint_of(system: System) -> System:
+    """The recurrence of the cotangents of the carries that enter the steps, for inputs in reversed time.
+
+    States are conjugate cotangents: of a complex leaf JAX's cotangent is that of the real part minus i times that of
+    the imaginary part, and the packed Jacobian is transposed for the pair.
+    """
+
+    def step(theta: Any, state: Any, inputs: _AdjointInputs) -> tuple[Any, tuple]:
+        def forward(entering: Any) -> tuple:
+            after, h = system.step(theta, entering, inputs.u)
+            return select(inputs.mask, after, entering) if inputs.mask is not None else after, _inexact(h)
+
+        total = jax.tree.map(lambda d, c: d + jnp.conj(c), inputs.d_state, state)
+        (d_entering,) = jax.vjp(forward, inputs.entering)[1]((total, inputs.d_h))
+        return jax.tree.map(jnp.conj, d_entering), ()
+
+    def jacobian(theta: Any, packing: Packing, state: jax.Array, inputs: _AdjointInputs) -> jax.Array:
+        a = system.jacobian(theta, packing, packing.pack(inputs.entering), inputs.u)
+        return transposed(system.form, masked(system.form, a, inputs.mask))
+
+    return System(step, jacobian, system.form)
+
+
+def _all_steps(system: System, theta: Any, entering: Any, us: Any, mask: Any) -> tuple[Any, Any]:
+    """``(states, hs)`` of every step from the carry that enters it."""
+    states, hs = jax.vmap(system.step, (None, 0, 0))(theta, entering, us)
+    return (states if mask is None else select(mask, states, entering)), hs
+
+
+def _loop(
+    system: System, theta: Any, carry: Any, us: Any, initial: Any, reset: Any, mask: Any
+) -> tuple[Any, Any]:
+    """The same, one step after another."""
+
+    def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
+        u, reset_now, mask_now = inputs
+        carry = select(reset_now, initial, carry)
+        after, h = system.step(theta, carry, u)
+        after = after if mask_now is None else select(mask_now, after, carry)
+        return after, (after, h)
+
+    return jax.lax.scan(body, carry, (us, reset, mask))[1]
+
+
+def _entering(states: jax.Array, carry: jax.Array, initial: jax.Array, reset: Any) -> jax.Array:
+    """What enters each step ``[T, *B, ...]``: the previous state, `initial` where reset."""
+    before = jnp.concatenate([carry[None], states[:-1]])
+    return before if reset is None else select(reset, jnp.broadcast_to(initial, before.shape), before)
+
+
+def _following(array: jax.Array) -> jax.Array:
+    """The next step's, zero after the last."""
+    return jnp.concatenate([array[1:], jnp.zeros_like(array[:1])])
+
+
+def _backwards(tree: Any) -> Any:
+    return jax.tree.map(lambda a: a[::-1], tree)
+
+
+def _inexact(tree: Any) -> list:
+    """The leaves that have gradients."""
+    return [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
+
+
+def _norms(into: Any, tap: Any) -> Any:
+    """Norms of the cotangents of the carries, leaf by leaf, in the form of the dummies."""
+    dummies, treedef = jax.tree.flatten(tap, is_leaf=lambda d: d is None)
+    norms = [
+        None if d is None else norm(a, d.ndim).astype(d.dtype)
+        for d, a in zip(dummies, jax.tree.leaves(into), strict=True)
+    ]
+    return jax.tree.unflatten(treedef, norms)

@@ -1,0 +1,226 @@
+r"""The linear part of a Newton iteration over time: Jacobians of a step, and the recurrence that they make.
+
+One step maps the state s ``[S]`` of one example, all leaves of its carry in one real vector, to the next. Its Jacobian
+comes in three forms, and so does :math:`\delta_t = A_t \delta_{t-1} + b_t`, which a parallel prefix over the pairs
+``(A, b)`` solves (Blelloch 1990), of depth 2 log2 T; L is the number of leaves of a `Gated` carry, S = L H:
+
+============ =========================== ============================== ===================
+form         A                           work of the prefix, times 2T B memory, times T B
+============ =========================== ============================== ===================
+"full"       ``[T, *B, S, S]``, exact    S^3                            S^2
+"block"      ``[T, *B, H, L, L]``        H L^3                          H L^2
+"diagonal"   ``[T, *B, S]``              S                              S
+============ =========================== ============================== ===================
+
+"block" and "diagonal" leave out how one unit acts on another: they are exact where the recurrent weights are diagonal
+(and, for "diagonal", there is one leaf).
+Products of Jacobians of an expanding recurrence overflow; what is not finite is for the caller to repair.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Gated, GatedWeights
+from seqjax.ops.diagonal import associative
+from seqjax.ops.elementwise import elementwise_jacobian
+from seqjax.ops.gated_step import advance, arguments_of, gates_of, recurrent
+from seqjax.ops.select import keep, select, wide
+from seqjax.ops.step import recurrent_product
+
+Form = Literal["full", "block", "diagonal"]
+
+
+class Packing(NamedTuple):
+    """How the leaves ``[*B, ...]`` of a carry lie in one real vector ``[*B, S]``: a complex leaf as two halves."""
+
+    treedef: Any
+    shapes: tuple[tuple[int, ...], ...]  # of one example
+    dtypes: tuple[Any, ...]
+    dtype: Any  # of the vector: float32 at least
+    batch_ndim: int
+
+    @classmethod
+    def of(cls, carry: Any, batch_ndim: int) -> "Packing":
+        """From a carry with inexact leaves ``[*B, ...]``."""
+        leaves, treedef = jax.tree.flatten(carry)
+        reals = [jnp.dtype(wide(jnp.finfo(leaf.dtype).dtype)) for leaf in leaves]
+        dtype = max(reals, key=lambda real: real.itemsize)
+        shapes = tuple(leaf.shape[batch_ndim:] for leaf in leaves)
+        return cls(treedef, shapes, tuple(leaf.dtype for leaf in leaves), dtype, batch_ndim)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of each leaf's part of the vector."""
+        halves = [2 if jnp.issubdtype(dtype, jnp.complexfloating) else 1 for dtype in self.dtypes]
+        return [half * math.prod(shape) for half, shape in zip(halves, self.shapes, strict=True)]
+
+    def pack(self, tree: Any) -> jax.Array:
+        """Leaves ``[..., *shape]`` as ``[..., S]``."""
+        parts = []
+        for leaf, shape in zip(jax.tree.leaves(tree), self.shapes, strict=True):
+            lead = leaf.shape[: leaf.ndim - len(shape)]
+            flat = leaf.reshape(*lead, math.prod(shape))
+            halves = [flat.real, flat.imag] if jnp.iscomplexobj(flat) else [flat]
+            parts += [half.astype(self.dtype) for half in halves]
+        return jnp.concatenate(parts, -1)
+
+    def unpack(self, vector: jax.Array) -> Any:
+        """The tree of a vector ``[..., S]``."""
+        leaves, start = [], 0
+        for shape, dtype, size in zip(self.shapes, self.dtypes, self.sizes, strict=True):
+            part, start = vector[..., start : start + size], start + size
+            if jnp.issubdtype(dtype, jnp.complexfloating):
+                part = jax.lax.complex(part[..., : size // 2], part[..., size // 2 :])
+            leaves.append(part.reshape(*vector.shape[:-1], *shape).astype(dtype))
+        return jax.tree.unflatten(self.treedef, leaves)
+
+    def largest(self, vector: jax.Array) -> jax.Array:
+        """For each entry the largest finite magnitude in its leaf of the same example and step, ``[..., S]``."""
+        magnitude = jnp.abs(vector)
+        magnitude = jnp.where(jnp.isfinite(magnitude), magnitude, jnp.zeros_like(magnitude))
+        parts, start = [], 0
+        for size in self.sizes:
+            part, start = magnitude[..., start : start + size], start + size
+            parts.append(jnp.broadcast_to(jnp.max(part, -1, keepdims=True, initial=0), part.shape))
+        return jnp.concatenate(parts, -1)
+
+
+# ---------------------------------------------------------------- Jacobians
+
+
+def full_jacobian(step: Callable, packing: Packing, entering: jax.Array, us: Any) -> jax.Array:
+    """Jacobians ``[T, *B, S, S]`` of a step ``(carry, u) -> (carry, h)``, by S tangents each.
+
+    Each example is differentiated by itself (its batch axes are of size 1), so that products of tangents with weights
+    are taken once for all examples and steps where the step applies the weights to the carry itself.
+    """
+    batch_ndim, size = packing.batch_ndim, entering.shape[-1]
+    batch = entering.shape[1 : 1 + batch_ndim]
+    leaves, treedef = jax.tree.flatten(us)
+    has_batch = [leaf.shape[1 : 1 + batch_ndim] == batch for leaf in leaves]
+
+    def of_one(s: jax.Array, us: list) -> jax.Array:
+        alone = [u[(None,) * batch_ndim] if has else u for u, has in zip(us, has_batch, strict=True)]
+        carry = packing.unpack(s.reshape(*(1,) * batch_ndim, size))
+        return packing.pack(step(carry, treedef.unflatten(alone))[0]).reshape(size)
+
+    jacobian = jax.jacfwd(of_one)
+    for _ in range(batch_ndim):
+        jacobian = jax.vmap(jacobian, (0, [0 if has else None for has in has_batch]))
+    return jax.vmap(jacobian)(entering, leaves)
+
+
+def diagonal_jacobian(step: Callable, packing: Packing, entering: jax.Array, us: Any) -> jax.Array:
+    """Their diagonals ``[T, *B, S]``, by S tangents one after another: T B S numbers at a time."""
+
+    def steps(s: jax.Array) -> jax.Array:
+        return packing.pack(jax.vmap(step)(packing.unpack(s), us)[0])
+
+    tangent_of = jax.linearize(steps, entering)[1]
+    size = entering.shape[-1]
+
+    def entry(i: jax.Array) -> jax.Array:
+        unit = (jnp.arange(size) == i).astype(entering.dtype)
+        tangent = tangent_of(jnp.broadcast_to(unit.reshape((1,) * (entering.ndim - 1) + (size,)), entering.shape))
+        return jax.lax.dynamic_index_in_dim(tangent, i, -1, keepdims=False)
+
+    return jnp.moveaxis(jax.lax.map(entry, jnp.arange(size)), 0, -1)
+
+
+def gated_blocks(cell: Gated, weights: GatedWeights, leaves: tuple, u: jax.Array) -> list[list]:
+    """``d leaf_j / d leaf_i`` of the same unit, ``[j][i]``, from elementwise partials; None where there is none.
+
+    Shapes: leaves ``(*state, h)`` ``[T, *B, H]``; u ``[T, *B, G*H]``; entries ``[T, *B, H]``.
+    """
+    own, product = _own_weights(cell, weights.w_h, leaves[-1].shape[-1]), recurrent(cell, weights, leaves[-1])
+
+    def step(*leaves_now: jax.Array) -> tuple:
+        r = product + recurrent_product(leaves_now[-1] - leaves[-1], own, len(cell.activations))
+        return advance(cell, weights, leaves_now, *arguments_of(cell, gates_of(cell, u, r)))
+
+    return elementwise_jacobian(step, leaves)
+
+
+def _own_weights(cell: Gated, w_h: jax.Array, size: int) -> jax.Array:
+    """``[G, H]``: how each unit's output acts on its own gates."""
+    num_gates = len(cell.activations)
+    if w_h.ndim == 4:
+        return jnp.moveaxis(jnp.diagonal(w_h, axis1=1, axis2=3), 1, 0).reshape(num_gates, size)
+    if w_h.shape == (size, num_gates * size):
+        return jnp.diagonal(w_h.reshape(size, num_gates, size), axis1=0, axis2=2)
+    return w_h
+
+
+def gated_jacobian(
+    form: Form, cell: Gated, weights: GatedWeights, packing: Packing, entering: jax.Array, u: jax.Array
+) -> jax.Array:
+    """The "block" or "diagonal" form of a `Gated` step's Jacobians."""
+    leaves = tuple(jax.tree.leaves(packing.unpack(entering)))
+    rows = gated_blocks(cell, weights, leaves, u)
+    filled = [[jnp.zeros_like(leaves[0]) if p is None else p for p in row] for row in rows]
+    if form == "block":
+        blocks = jnp.stack([jnp.stack(row, -1) for row in filled], -2)
+    else:
+        blocks = jnp.concatenate([row[j] for j, row in enumerate(filled)], -1)
+    return blocks.astype(packing.dtype)
+
+
+# ---------------------------------------------------------------- linear recurrences in these forms
+
+
+def masked(form: Form, a: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """The identity where a step does not happen."""
+    if mask is None:
+        return a
+    one = jnp.ones_like(a)
+    if form != "diagonal":
+        one = jnp.broadcast_to(
+            jnp.eye(a.shape[-1], dtype=a.dtype).reshape((1,) * (a.ndim - 2) + a.shape[-2:]), a.shape
+        )
+    return select(mask, a, one)
+
+
+def transposed(form: Form, a: jax.Array) -> jax.Array:
+    """Of every Jacobian."""
+    return a if form == "diagonal" else jnp.swapaxes(a, -1, -2)
+
+
+def apply(form: Form, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Every Jacobian times its vector ``[T, *B, S]``."""
+    if form == "diagonal":
+        return a * b
+    return _merge(form, _times(a, _split(form, a, b)))
+
+
+def linear_recurrence(form: Form, a: jax.Array, b: jax.Array, restart: jax.Array | None) -> jax.Array:
+    """All ``A_t delta_{t-1} + b_t`` from zero, ``[T, *B, S]``; where `restart`, ``b_t`` alone, by selection."""
+    if form == "diagonal":
+        return associative(a, b, restart)
+
+    def combine(left: Any, right: Any) -> Any:
+        (a_l, b_l, cut_l), (a_r, b_r, cut_r) = left, right
+        product, carried = jnp.matmul(a_r, a_l, precision="highest"), _times(a_r, b_l)
+        if restart is None:
+            return product, b_r + carried, None
+        return select(cut_r, a_r, product), b_r + keep(~cut_r, carried), cut_l | cut_r
+
+    return _merge(form, jax.lax.associative_scan(combine, (a, _split(form, a, b), restart))[1])
+
+
+def _times(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum("...ij,...j->...i", a, b, precision="highest")
+
+
+def _split(form: Form, a: jax.Array, b: jax.Array) -> jax.Array:
+    """``[..., L*H]`` as ``[..., H, L]`` for blocks."""
+    return jnp.swapaxes(b.reshape(*b.shape[:-1], a.shape[-1], a.shape[-3]), -1, -2) if form == "block" else b
+
+
+def _merge(form: Form, b: jax.Array) -> jax.Array:
+    if form != "block":
+        return b
+    return jnp.swapaxes(b, -1, -2).reshape(*b.shape[:-2], b.shape[-1] * b.shape[-2])
