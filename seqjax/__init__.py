@@ -19,10 +19,17 @@ from seqjax.base import (
     Step,
 )
 from seqjax.cells import REGISTRY
+from seqjax.cells.delta_net import delta_net, gated_delta_net
 from seqjax.cells.elman import elman
+from seqjax.cells.gla import gla
 from seqjax.cells.gru import gru
+from seqjax.cells.linear_attention import linear_attention
 from seqjax.cells.lru import lru
 from seqjax.cells.lstm import lstm
+from seqjax.cells.mlstm import mlstm
+from seqjax.cells.retention import retention
+from seqjax.cells.rwkv7 import rwkv7
+from seqjax.cells.ssd import ssd
 from seqjax.combinators import bidirectional, checkpointed, residual, serial
 from seqjax.definition import definition
 from seqjax.layers import dropout, pointwise, recurrent
