@@ -20,7 +20,11 @@ from seqjax.base import (
 )
 from seqjax.cells import REGISTRY
 from seqjax.cells.elman import elman, indrnn, irnn
+from seqjax.cells.delta_net import delta_net, gated_delta_net
+from seqjax.cells.elman import elman
+from seqjax.cells.gla import gla
 from seqjax.cells.gru import gru
+from seqjax.cells.linear_attention import linear_attention
 from seqjax.cells.lru import lru
 from seqjax.cells.lstm import chrono_lstm, lstm
 from seqjax.cells.lstm_gates import coupled_lstm, peephole_lstm, ur_lstm
@@ -47,6 +51,10 @@ from seqjax.cells.rtu import rtu
 from seqjax.cells.s4d import s4d
 from seqjax.cells.s5 import s5
 from seqjax.cells.sru import sru
+from seqjax.cells.mlstm import mlstm
+from seqjax.cells.retention import retention
+from seqjax.cells.rwkv7 import rwkv7
+from seqjax.cells.ssd import ssd
 from seqjax.combinators import bidirectional, checkpointed, residual, serial
 from seqjax.convolution import short_convolution, token_shift
 from seqjax.definition import definition

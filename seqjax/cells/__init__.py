@@ -9,7 +9,12 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell
 from seqjax.cells.elman import ElmanCarry, ElmanParams, IndRNNParams, elman, indrnn, irnn
+from seqjax.cells.delta_net import DeltaNetParams, GatedDeltaNetParams, delta_net, gated_delta_net
+from seqjax.cells.elman import ElmanCarry, ElmanParams, elman
+from seqjax.cells.gla import GLAParams, gla
 from seqjax.cells.gru import GRUCarry, GRUParams, gru
+from seqjax.cells.heads import two_heads
+from seqjax.cells.linear_attention import LinearAttentionParams, linear_attention
 from seqjax.cells.lru import LRUParams, lru
 from seqjax.cells.lstm import LSTMCarry, LSTMParams, chrono_lstm, lstm
 from seqjax.cells.lstm_gates import (
@@ -48,6 +53,10 @@ from seqjax.cells.rtu import RTUParams, rtu
 from seqjax.cells.s4d import S4DParams, s4d
 from seqjax.cells.s5 import S5Params, s5
 from seqjax.cells.sru import SRUParams, sru
+from seqjax.cells.mlstm import MLSTMParams, mlstm
+from seqjax.cells.retention import RetentionParams, retention
+from seqjax.cells.rwkv7 import RWKV7Params, rwkv7
+from seqjax.cells.ssd import SSDParams, ssd
 
 
 def vector(lead: tuple[int, ...], width: int) -> jax.Array:
@@ -138,6 +147,14 @@ REGISTRY: dict[str, Entry] = {
     "rtu": Entry(rtu, "exactly r^lag and a rotation, r < 1: never explode; over the default ring a power law"),
     "rtu_nonlinear": Entry(partial(rtu, nonlinear=True, activation="tanh"), "as rtu, times slopes of tanh"),
     # ---- Matrix
+    "linear_attention": Entry(two_heads(linear_attention), "along S the identity; one step weighs 1/T in output T"),
+    "retention": Entry(two_heads(retention), "exactly gamma^lag with a fixed gamma per head, 31/32 for the first"),
+    "gla": Entry(two_heads(gla), "key by key the product of the decays, which the input sets"),
+    "mlstm": Entry(two_heads(mlstm), "along C the product of the forget gates; a large input gate outweighs the past"),
+    "ssd": Entry(two_heads(ssd), "per head the product of the decays exp(A dt), which the input sets"),
+    "delta_net": Entry(two_heads(delta_net), "1 - beta along each key that is written, 1 across: never explode"),
+    "gated_delta_net": Entry(two_heads(gated_delta_net), "as delta_net, times the decay alpha"),
+    "rwkv7": Entry(two_heads(rwkv7, rank=8, gate_rank=8), "diag(w), w in (0.545, 1), less a product of removal keys"),
     # ---- Attention
 }
 # fmt: on

@@ -11,3 +11,6 @@ REFERENCES = {**gated.REFERENCES, **gated_variants.REFERENCES, **diagonal.REFERE
 from references import diagonal, gated, nonlinear
 
 REFERENCES = {**gated.REFERENCES, **diagonal.REFERENCES, **nonlinear.REFERENCES}
+from references import diagonal, gated, matrix
+
+REFERENCES = {**gated.REFERENCES, **diagonal.REFERENCES, **matrix.REFERENCES}

@@ -1,0 +1,227 @@
+"""The delta rule: what a key reads is replaced, not added to; with a gate as well."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
+from seqjax.cells.heads import (
+    Heads,
+    affine,
+    check_heads,
+    check_inputs,
+    fan_in_normal,
+    gated_readout,
+    split_heads,
+    step_size_params,
+    step_sizes,
+    unit,
+    zero_state,
+)
+from seqjax.definition import definition
+from seqjax.ops.select import wide
+
+
+class DeltaNetParams(NamedTuple):
+    """w_q, w_k ``[D, N*K]``; w_v ``[D, N*V]``; w_beta ``[D, N]``; w_o ``[N*V, H]``."""
+
+    w_q: jax.Array
+    w_k: jax.Array
+    w_v: jax.Array
+    w_beta: jax.Array
+    w_o: jax.Array
+
+
+class GatedDeltaNetParams(NamedTuple):
+    """w_q, w_k ``[D, N*K]``; w_v, w_g ``[D, N*V]``; w_beta ``[D, N]``; w_o ``[N*V, H]``.
+
+    w_dt ``[D, N]``, b_dt, a_log ``[N]``: the step sizes and decay rates.
+    """
+
+    w_q: jax.Array
+    w_k: jax.Array
+    w_v: jax.Array
+    w_beta: jax.Array
+    w_o: jax.Array
+    w_g: jax.Array
+    w_dt: jax.Array
+    b_dt: jax.Array
+    a_log: jax.Array
+
+
+def _common_weights(
+    key: jax.Array, x: jax.Array, heads: Heads, hidden_size: int, dtype: Any
+) -> DeltaNetParams:
+    (number, key_size, value_size), width = heads, x.shape[-1]
+    shapes = [
+        (width, columns) for columns in (number * key_size, number * key_size, number * value_size, number)
+    ]
+    shapes.append((number * value_size, hidden_size))
+    return DeltaNetParams(*(fan_in_normal(k, s, dtype) for k, s in zip(jax.random.split(key, 5), shapes)))
+
+
+def _writes(
+    params: Any, xs: jax.Array, number: int, largest: float
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """q, k of length 1, v and beta ``[..., N, 1]``, float32 at least."""
+    check_inputs(xs, params.w_q)
+    q, k, v = (split_heads(jax.nn.silu(affine(xs, w)), number) for w in (params.w_q, params.w_k, params.w_v))
+    beta = largest * jax.nn.sigmoid(affine(xs, params.w_beta).astype(wide(xs.dtype)))
+    return unit(q), unit(k), v.astype(beta.dtype), beta[..., None]
+
+
+@definition
+def delta_net(
+    hidden_size: int,
+    *,
+    num_heads: int = 4,
+    key_size: int | None = None,
+    value_size: int | None = None,
+    negative_eigenvalues: bool = False,
+    param_dtype: Any = jnp.float32,
+) -> Cell:
+    r"""DeltaNet: a matrix memory in which a write replaces, in part or whole, what its key reads.
+
+    .. math::
+        q_t, k_t &= \frac{\mathrm{silu}(x_t W_q)}{\|\cdot\|_2},\; \frac{\mathrm{silu}(x_t W_k)}{\|\cdot\|_2}, \qquad
+        v_t = \mathrm{silu}(x_t W_v), \qquad \beta_t = \sigma(x_t W_\beta) \\
+        S_t &= (I - \beta_t k_t k_t^\top) S_{t-1} + \beta_t k_t v_t^\top \\
+        y_t &= \mathrm{norm}(S_t^\top q_t) W_o
+
+    with norm the RMS norm of each head. With beta = 1, :math:`S_t^\top k_t = v_t`.
+
+    Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry S ``[*B, N, K, V]``, float32 at least; params `DeltaNetParams`.
+
+    Gradients: :math:`\partial S_t / \partial S_{t-1} = I - \beta_t k_t k_t^\top`, symmetric, with eigenvalue
+    :math:`1 - \beta_t` along the key and 1 across: never above 1, and only what a key overwrites is forgotten. The
+    Lyapunov exponents of each column of S add up to the mean of :math:`\ln |1 - \beta|`.
+
+    Args:
+        hidden_size: H.
+        num_heads: N.
+        key_size: K; hidden_size // num_heads by default.
+        value_size: V; hidden_size // num_heads by default.
+        negative_eigenvalues: beta in (0, 2) instead of (0, 1), so that a write may reflect; state tracking needs it.
+        param_dtype: of the params.
+
+    Raises:
+        ValueError: for a size below 1, or heads that do not divide the hidden size.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> cell = sj.delta_net(6, num_heads=2)
+        >>> us = cell.project(cell.init(jax.random.key(0), jnp.ones((5, 4))), jnp.ones((5, 4)))
+        >>> jnp.linalg.norm(us.k, axis=-1)[0]
+        Array([1., 1.], dtype=float32)
+
+    References:
+        Schlag, Irie, Schmidhuber 2021, "Linear transformers are secretly fast weight programmers", arXiv:2102.11174,
+        section 4.2 (the update rule).
+        Yang et al. 2024, "Parallelizing linear transformers with the delta rule", arXiv:2406.06484, section 2.2 (the
+        recurrence), section 3.3 (feature map, L2 norm, output norm). Its short convolutions are layers of their own.
+        Grazzi et al. 2024, "Unlocking state-tracking in linear RNNs through negative eigenvalues", arXiv:2411.12537.
+        The norm has no gain, as W_o can hold it. Weights normal of variance 1 / fan-in; the papers state no
+        initialisation.
+    """
+    heads = check_heads("delta_net", hidden_size, num_heads, key_size, value_size)
+    largest = 2.0 if negative_eigenvalues else 1.0
+
+    def project(params: DeltaNetParams, xs: jax.Array, key: Any = None) -> MatrixInputs:
+        q, k, v, beta = _writes(params, xs, heads.number, largest)
+        return MatrixInputs(q, k, beta * v, erase=(-beta * k, k))
+
+    def readout(params: DeltaNetParams, hs: MatrixOutputs, xs: jax.Array) -> jax.Array:
+        return gated_readout(hs.o, None, params.w_o, xs.dtype, centre=False)
+
+    return Cell(
+        init=lambda key, x: _common_weights(key, x, heads, hidden_size, param_dtype),
+        initial_carry=lambda params, x: zero_state(x, heads),
+        recurrence=Matrix(),
+        project=project,
+        readout=readout,
+    )
+
+
+@definition
+def gated_delta_net(
+    hidden_size: int,
+    *,
+    num_heads: int = 4,
+    key_size: int | None = None,
+    value_size: int | None = None,
+    negative_eigenvalues: bool = False,
+    param_dtype: Any = jnp.float32,
+) -> Cell:
+    r"""Gated DeltaNet: the delta rule on a memory that decays, with the decay of Mamba-2.
+
+    .. math::
+        S_t &= \alpha_t (I - \beta_t k_t k_t^\top) S_{t-1} + \beta_t k_t v_t^\top, \qquad
+        \alpha_t = \exp\big(-e^{a}\, \mathrm{softplus}(x_t W_\Delta + b_\Delta)\big) \\
+        y_t &= \big(\mathrm{silu}(x_t W_g) \odot \mathrm{norm}(S_t^\top q_t)\big) W_o
+
+    with q, k, v, beta and norm as in `delta_net`.
+
+    Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry S ``[*B, N, K, V]``, float32 at least; params `GatedDeltaNetParams`.
+
+    Gradients: :math:`\partial S_t / \partial S_{t-1} = \alpha_t (I - \beta_t k_t k_t^\top)`: alpha across the key,
+    :math:`\alpha_t (1 - \beta_t)` along it, never above 1. The Lyapunov exponents of each column of S add up to the
+    mean of :math:`K \ln \alpha + \ln |1 - \beta|`.
+
+    Args:
+        hidden_size: H.
+        num_heads: N.
+        key_size: K; hidden_size // num_heads by default.
+        value_size: V; hidden_size // num_heads by default.
+        negative_eigenvalues: beta in (0, 2) instead of (0, 1), so that a write may reflect; state tracking needs it.
+        param_dtype: of the params.
+
+    Raises:
+        ValueError: for a size below 1, or heads that do not divide the hidden size.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> layer = sj.recurrent(sj.gated_delta_net(8, num_heads=2, key_size=3, negative_eigenvalues=True))
+        >>> xs = jnp.ones((10, 5, 4))
+        >>> params = layer.init(jax.random.key(0), xs[0])
+        >>> carry, ys = layer.unroll(params, layer.initial_carry(params, xs[0]), xs)
+        >>> ys.shape, carry.shape
+        ((10, 5, 8), (5, 2, 3, 4))
+
+    References:
+        Yang, Kautz, Hatamizadeh 2024, "Gated delta networks", arXiv:2412.06464: eq. 10 (the recurrence), section 3.4
+        and figure 1 (projections, norm and gate; its short convolutions are layers of their own; alpha "as Mamba-2").
+        Grazzi et al. 2024, "Unlocking state-tracking in linear RNNs through negative eigenvalues", arXiv:2411.12537.
+        The norm has no gain, as W_o can hold it. Decay rates and step sizes start as in `ssd` (the authors' code draws
+        the rates from [0, 16], whose logarithm may be infinite); weights normal of variance 1 / fan-in.
+    """
+    heads = check_heads("gated_delta_net", hidden_size, num_heads, key_size, value_size)
+    largest = 2.0 if negative_eigenvalues else 1.0
+
+    def init(key: jax.Array, x: jax.Array) -> GatedDeltaNetParams:
+        keys, width = jax.random.split(key, 4), x.shape[-1]
+        a_log, b_dt = step_size_params(keys[1], heads.number, param_dtype)
+        return GatedDeltaNetParams(
+            *_common_weights(keys[0], x, heads, hidden_size, param_dtype),
+            w_g=fan_in_normal(keys[2], (width, heads.number * heads.value_size), param_dtype),
+            w_dt=fan_in_normal(keys[3], (width, heads.number), param_dtype),
+            b_dt=b_dt,
+            a_log=a_log,
+        )
+
+    def project(params: GatedDeltaNetParams, xs: jax.Array, key: Any = None) -> MatrixInputs:
+        q, k, v, beta = _writes(params, xs, heads.number, largest)
+        _, log_decay = step_sizes(xs, params.w_dt, params.b_dt, params.a_log)
+        alpha = jnp.exp(log_decay)[..., None]
+        return MatrixInputs(q, k, beta * v, log_decay, erase=(-alpha * beta * k, k))
+
+    def readout(params: GatedDeltaNetParams, hs: MatrixOutputs, xs: jax.Array) -> jax.Array:
+        return gated_readout(hs.o, jax.nn.silu(affine(xs, params.w_g)), params.w_o, xs.dtype, centre=False)
+
+    return Cell(
+        init=init,
+        initial_carry=lambda params, x: zero_state(x, heads),
+        recurrence=Matrix(),
+        project=project,
+        readout=readout,
+    )

@@ -1,0 +1,182 @@
+"""What the cells with heads share: sizes, projections into heads, norms per head, step sizes, the zero state."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.ops.select import wide
+from seqjax.ops.step import expand_left
+
+# A vector shorter than this is scaled as if it had this length: the derivative of its direction stays below 1e6.
+SHORTEST = 1e-6
+
+
+class Heads(NamedTuple):
+    """N heads of keys of size K and values of size V."""
+
+    number: int
+    key_size: int
+    value_size: int
+
+
+def check_heads(
+    who: str,
+    hidden_size: int,
+    num_heads: int,
+    key_size: int | None,
+    value_size: int | None,
+    *,
+    defaults: Callable[[int], tuple[int, int]] = lambda share: (share, share),
+    centred: bool = False,
+) -> Heads:
+    """The sizes, with defaults for those left out; a ValueError where they do not fit.
+
+    Args:
+        who: the factory's name.
+        hidden_size: H.
+        num_heads: N.
+        key_size: K or None.
+        value_size: V or None.
+        defaults: from ``hidden_size // num_heads`` to key_size and value_size.
+        centred: whether a norm takes the mean from each head's output, which leaves nothing of a single number.
+    """
+    check_size(f"{who}(hidden_size)", hidden_size)
+    check_size(f"{who}(num_heads)", num_heads)
+    if (key_size is None or value_size is None) and hidden_size % num_heads:
+        raise ValueError(
+            f"{who}: expected a hidden_size that is a multiple of num_heads, got {hidden_size} and {num_heads}. "
+            "Give another num_heads, or both key_size and value_size."
+        )
+    default_key_size, default_value_size = defaults(hidden_size // num_heads)
+    key_size = default_key_size if key_size is None else key_size
+    value_size = default_value_size if value_size is None else value_size
+    check_size(f"{who}(key_size)", key_size)
+    check_size(f"{who}(value_size)", value_size)
+    if centred and value_size == 1:
+        raise ValueError(
+            f"{who}(value_size): expected at least 2, got 1: each head's output is centred, and would be zero. "
+            "Give fewer heads or a larger value_size."
+        )
+    return Heads(num_heads, key_size, value_size)
+
+
+def two_heads(factory: Callable, **fixed: Any) -> Callable:
+    """The factory with two heads where that leaves each two numbers or more, else with one: it takes any hidden size.
+
+    The other arguments may be fixed.
+    """
+
+    @functools.wraps(factory)
+    def make(hidden_size: int, **options: Any) -> Any:
+        even = isinstance(hidden_size, int) and hidden_size > 2 and hidden_size % 2 == 0
+        return factory(hidden_size, num_heads=2 if even else 1, **fixed, **options)
+
+    return make
+
+
+def zero_state(x: jax.Array, heads: Heads, *, normaliser: bool = False) -> jax.Array:
+    """The state ``[*B, N, K, V]`` of zeros in float32 at least, with one more column for a normaliser."""
+    number, key_size, value_size = heads
+    value_size += normaliser
+    flat = zero_carry(x, number * key_size * value_size, wide(x.dtype))
+    return flat.reshape(*x.shape[:-1], number, key_size, value_size)
+
+
+def fan_in_normal(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
+    """Normal weights ``[rows, columns]`` of variance 1 / rows."""
+    return jax.random.normal(key, shape, dtype) / math.sqrt(shape[0])
+
+
+def check_inputs(xs: jax.Array, w: jax.Array) -> None:
+    """Raise a ValueError unless xs is floating and as wide as the weights ``w [D, ...]`` are tall."""
+    if not jnp.issubdtype(xs.dtype, jnp.floating) or xs.shape[-1] != w.shape[0]:
+        raise ValueError(
+            f"expected floating xs [..., {w.shape[0]}] (the input weights are {list(w.shape)}), "
+            f"got {xs.dtype} {list(xs.shape)}."
+        )
+
+
+def affine(xs: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
+    """``xs @ w + b`` in the dtype of xs."""
+    ys = xs @ w.astype(xs.dtype)
+    return ys if b is None else ys + expand_left(b.astype(xs.dtype), ys.ndim)
+
+
+def split_heads(xs: jax.Array, number: int) -> jax.Array:
+    """``[..., N*K]`` as ``[..., N, K]``."""
+    return xs.reshape(*xs.shape[:-1], number, xs.shape[-1] // number)
+
+
+def merge_heads(xs: jax.Array) -> jax.Array:
+    """``[..., N, V]`` as ``[..., N*V]``."""
+    return xs.reshape(*xs.shape[:-2], xs.shape[-2] * xs.shape[-1])
+
+
+def with_ones(v: jax.Array) -> jax.Array:
+    """Values ``[..., V]`` and a column of ones: what it adds up to is the normaliser."""
+    return jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)
+
+
+def unit(xs: jax.Array) -> jax.Array:
+    """Vectors ``[..., K]`` of length 1, in float32 at least; zero stays zero, with finite derivatives of every order.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> unit(jnp.asarray([3.0, 4.0]))
+        Array([0.6, 0.8], dtype=float32)
+        >>> jax.grad(lambda x: unit(x).sum())(jnp.zeros(2))
+        Array([1000000., 1000000.], dtype=float32)
+    """
+    xs = xs.astype(wide(xs.dtype))
+    square = jnp.sum(jnp.square(xs), -1, keepdims=True)
+    return xs * jax.lax.rsqrt(jnp.maximum(square, SHORTEST**2))
+
+
+def normalise(o: jax.Array, *, centre: bool, epsilon: float = 1e-5) -> jax.Array:
+    """Each head's output ``[..., N, V]`` with mean square 1, after its mean is taken away where `centre` is set.
+
+    RMS norm, or layer norm per head, which is group norm with one group per head. Without a gain.
+
+    Args:
+        o: emitted outputs, float32 at least.
+        centre: whether the mean is taken away.
+        epsilon: is added to the mean square.
+    """
+    if centre:
+        o = o - jnp.mean(o, -1, keepdims=True)
+    return o * jax.lax.rsqrt(jnp.mean(jnp.square(o), -1, keepdims=True) + epsilon)
+
+
+def gated_readout(
+    o: jax.Array, gate: jax.Array | None, w_o: jax.Array, dtype: Any, *, centre: bool
+) -> jax.Array:
+    """``(gate * normalise(o)) @ w_o`` in a dtype, ``[..., H]``; o ``[..., N, V]``, gate ``[..., N*V]`` or None."""
+    ys = merge_heads(normalise(o, centre=centre)).astype(dtype)
+    return affine(ys if gate is None else gate * ys, w_o)
+
+
+def step_size_params(key: jax.Array, num_heads: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """``a_log, b_dt [N]``: decay rates uniform in [1, 16], step sizes softplus(b_dt) log-uniform in [0.001, 0.1].
+
+    As Mamba-2's authors initialise them; b_dt is the inverse of softplus.
+    """
+    key_a, key_dt = jax.random.split(key)
+    working = wide(jnp.dtype(dtype))
+    a = jax.random.uniform(key_a, (num_heads,), working, 1, 16)
+    dt = jnp.exp(jax.random.uniform(key_dt, (num_heads,), working, math.log(0.001), math.log(0.1)))
+    return jnp.log(a).astype(dtype), (dt + jnp.log(-jnp.expm1(-dt))).astype(dtype)
+
+
+def step_sizes(
+    xs: jax.Array, w_dt: jax.Array, b_dt: jax.Array, a_log: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """``dt = softplus(xs @ w_dt + b_dt)`` and ``log_decay = -exp(a_log) dt``, both ``[..., N]``, float32 at least."""
+    dtype = wide(xs.dtype)
+    dt = affine(xs, w_dt).astype(dtype)
+    dt = jax.nn.softplus(dt + expand_left(b_dt.astype(dtype), dt.ndim))
+    return dt, -expand_left(jnp.exp(a_log.astype(dtype)), dt.ndim) * dt
