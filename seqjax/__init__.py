@@ -19,6 +19,7 @@ from seqjax.base import (
     Step,
 )
 from seqjax.cells import REGISTRY
+from seqjax.cells.attention import attention
 from seqjax.cells.elman import elman
 from seqjax.cells.gru import gru
 from seqjax.cells.lru import lru

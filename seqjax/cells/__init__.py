@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell
+from seqjax.cells.attention import AttentionParams, attention
 from seqjax.cells.elman import ElmanCarry, ElmanParams, elman
 from seqjax.cells.gru import GRUCarry, GRUParams, gru
 from seqjax.cells.lru import LRUParams, lru
@@ -44,5 +45,17 @@ REGISTRY: dict[str, Entry] = {
     "lru": Entry(lru, "exactly lambda^lag, |lambda| < 1: never explode; over the default ring a power law"),
     # ---- Matrix
     # ---- Attention
+    "attention": Entry(
+        partial(attention, num_heads=4, key_size=8, max_length=64),
+        "one softmax weight at any lag: shared out over the steps, without a product over time",
+    ),
+    "multi_query_attention": Entry(
+        partial(attention, num_heads=4, num_groups=1, key_size=8, max_length=64, rotary_base=None, use_bias=True),
+        "as attention",
+    ),
+    "sliding_window_attention": Entry(
+        partial(attention, num_heads=4, num_groups=2, key_size=8, window=8, qk_norm=True),
+        "as attention inside the window, exactly zero beyond it",
+    ),
 }
 # fmt: on
