@@ -25,6 +25,7 @@ from seqjax.cells.gru import gru
 from seqjax.cells.lru import lru
 from seqjax.cells.lstm import lstm
 from seqjax.combinators import bidirectional, checkpointed, residual, serial
+from seqjax.cross_attention import additive_attention, multiplicative_attention, scaled_dot_attention
 from seqjax.definition import definition
 from seqjax.layers import dropout, pointwise, recurrent
 from seqjax.methods import Associative, Auto, Sequential
