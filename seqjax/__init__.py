@@ -1,6 +1,6 @@
 """seqjax: functional sequence modelling in JAX. Cells are pure functions scanned over time; gradients are measured."""
 
-from seqjax import datasets, probes
+from seqjax import blocks, datasets, probes
 from seqjax.base import (
     Activation,
     Attention,
@@ -18,6 +18,7 @@ from seqjax.base import (
     Method,
     Step,
 )
+from seqjax.blocks.transformer import feed_forward, transformer_block
 from seqjax.cells import REGISTRY
 from seqjax.cells.attention import attention
 from seqjax.cells.elman import elman
