@@ -1,6 +1,6 @@
 """seqjax: functional sequence modelling in JAX. Cells are pure functions scanned over time; gradients are measured."""
 
-from seqjax import datasets, probes
+from seqjax import blocks, datasets, probes
 from seqjax.base import (
     Activation,
     Attention,
@@ -18,6 +18,7 @@ from seqjax.base import (
     Method,
     Step,
 )
+from seqjax.blocks.transformer import feed_forward, transformer_block
 from seqjax.cells import REGISTRY
 from seqjax.cells.elman import elman, indrnn, irnn
 from seqjax.cells.delta_net import delta_net, gated_delta_net
@@ -34,6 +35,7 @@ from seqjax.cells.antisymmetric import antisymmetric_rnn
 from seqjax.cells.continuous_time import TimedInputs, cfc, ltc
 from seqjax.cells.conv_lstm import conv_lstm
 from seqjax.cells.echo_state import echo_state
+from seqjax.cells.attention import attention
 from seqjax.cells.elman import elman
 from seqjax.cells.gru import gru
 from seqjax.cells.hgrn import hgrn
@@ -57,6 +59,7 @@ from seqjax.cells.rwkv7 import rwkv7
 from seqjax.cells.ssd import ssd
 from seqjax.combinators import bidirectional, checkpointed, residual, serial
 from seqjax.convolution import short_convolution, token_shift
+from seqjax.cross_attention import additive_attention, multiplicative_attention, scaled_dot_attention
 from seqjax.definition import definition
 from seqjax.layers import dropout, pointwise, recurrent
 from seqjax.methods import Associative, Auto, Chunked, Sequential

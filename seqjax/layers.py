@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Cell, Dense, Layer, Method
+from seqjax.base import Attention, Cell, Dense, Layer, Method
 from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.methods import Auto, at_step, check_method
@@ -58,6 +58,7 @@ def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a fr
     ) -> Any:
         length = num_steps(xs)
         _check_inputs(f"{cell!r}.unroll", cell, params, xs, reset, mask, time=(length,))
+        _check_length(f"{cell!r}.unroll", cell, xs)
         if length == 0:
             return carry, _empty_outputs(step, params, carry, xs)
         xs = keep(mask, xs)
@@ -267,6 +268,16 @@ def _fit_carry(who: str, carry: Any, expected: Any) -> Any:
         return leaf.astype(like.dtype)
 
     return jax.tree.map_with_path(fit, carry, expected)
+
+
+def _check_length(who: str, cell: Cell, xs: Any) -> None:
+    """Raise a ValueError for more steps than attention without a window has slots, under any method."""
+    longest = cell.recurrence.max_length if isinstance(cell.recurrence, Attention) else None
+    if longest is not None and num_steps(xs) > longest:
+        raise ValueError(
+            f"{who}: expected at most max_length={longest} steps, got xs {list(jax.tree.leaves(xs)[0].shape)}. "
+            "Give a larger max_length, or a window."
+        )
 
 
 def _check_inputs(

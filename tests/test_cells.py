@@ -33,10 +33,12 @@ def init(cell, width=D, example=vector):
 
 
 def shaken(tree):
-    """The tree in float64 plus normal noise: nothing is zero or symmetric."""
+    """The tree in float64 plus normal noise, integers plus small integers: nothing is zero or symmetric."""
     rng = np.random.default_rng(1)
 
     def shake(leaf):
+        if np.issubdtype(leaf.dtype, np.integer):  # a position
+            return jnp.asarray(leaf + rng.integers(0, 20, leaf.shape, leaf.dtype))
         noise = rng.normal(size=leaf.shape) + (
             1j * rng.normal(size=leaf.shape) if np.iscomplexobj(leaf) else 0
         )

@@ -36,6 +36,7 @@ from seqjax.cells.antisymmetric import AntisymmetricCarry, AntisymmetricParams, 
 from seqjax.cells.continuous_time import CfCParams, ContinuousTimeCarry, LTCParams, TimedInputs, cfc, ltc
 from seqjax.cells.conv_lstm import ConvLSTMCarry, ConvLSTMParams, conv_lstm
 from seqjax.cells.echo_state import EchoStateCarry, EchoStateParams, echo_state
+from seqjax.cells.attention import AttentionParams, attention
 from seqjax.cells.elman import ElmanCarry, ElmanParams, elman
 from seqjax.cells.gru import GRUCarry, GRUParams, gru
 from seqjax.cells.hgrn import HGRNParams, hgrn
@@ -156,5 +157,17 @@ REGISTRY: dict[str, Entry] = {
     "gated_delta_net": Entry(two_heads(gated_delta_net), "as delta_net, times the decay alpha"),
     "rwkv7": Entry(two_heads(rwkv7, rank=8, gate_rank=8), "diag(w), w in (0.545, 1), less a product of removal keys"),
     # ---- Attention
+    "attention": Entry(
+        partial(attention, num_heads=4, key_size=8, max_length=64),
+        "one softmax weight at any lag: shared out over the steps, without a product over time",
+    ),
+    "multi_query_attention": Entry(
+        partial(attention, num_heads=4, num_groups=1, key_size=8, max_length=64, rotary_base=None, use_bias=True),
+        "as attention",
+    ),
+    "sliding_window_attention": Entry(
+        partial(attention, num_heads=4, num_groups=2, key_size=8, window=8, qk_norm=True),
+        "as attention inside the window, exactly zero beyond it",
+    ),
 }
 # fmt: on

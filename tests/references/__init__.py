@@ -14,3 +14,6 @@ REFERENCES = {**gated.REFERENCES, **diagonal.REFERENCES, **nonlinear.REFERENCES}
 from references import diagonal, gated, matrix
 
 REFERENCES = {**gated.REFERENCES, **diagonal.REFERENCES, **matrix.REFERENCES}
+from references import attention, diagonal, gated
+
+REFERENCES = {**gated.REFERENCES, **diagonal.REFERENCES, **attention.REFERENCES}

@@ -1,0 +1,189 @@
+"""Causal softmax attention: full or over a sliding window, with as many heads of keys and values as one wants."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Attention, AttentionCarry, AttentionInputs, Cell
+from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.definition import definition
+from seqjax.ops.select import expand, wide
+from seqjax.ops.step import expand_left
+
+# Of a mean of squares of numbers near one; keeps the norm's derivative finite at zero.
+EPSILON = 1e-6
+
+
+class AttentionParams(NamedTuple):
+    """w_q ``[D, N*K]``; w_k, w_v ``[D, G*K]``; w_o ``[N*K, H]``; columns of w_q, rows of w_o in the order of heads.
+
+    Where asked for, else None: b_q ``[N*K]``, b_k and b_v ``[G*K]``, b_o ``[H]``; scale_q and scale_k ``[K]``.
+    """
+
+    w_q: jax.Array
+    w_k: jax.Array
+    w_v: jax.Array
+    w_o: jax.Array
+    b_q: jax.Array | None = None
+    b_k: jax.Array | None = None
+    b_v: jax.Array | None = None
+    b_o: jax.Array | None = None
+    scale_q: jax.Array | None = None
+    scale_k: jax.Array | None = None
+
+
+@definition
+def attention(
+    hidden_size: int,
+    *,
+    num_heads: int,
+    num_groups: int | None = None,
+    key_size: int | None = None,
+    window: int | None = None,
+    max_length: int | None = None,
+    rotary_base: float | None = 10000.0,
+    qk_norm: bool = False,
+    use_bias: bool = False,
+    param_dtype: Any = jnp.float32,
+) -> Cell:
+    r"""Causal softmax attention with several heads, over all earlier steps or a window of them.
+
+    .. math::
+        q_t = R_p\, x_t W_q, \qquad k_t &= R_p\, x_t W_k, \qquad v_t = x_t W_v && \text{(per head)} \\
+        a_{ts} &= \mathrm{softmax}_s(q_t^\top k_s / \sqrt{K}), \qquad t - L < s \le t \\
+        y_t &= [\textstyle\sum_s a_{ts} v_s]_{\text{heads}}\, W_o
+
+    Each of N heads has its queries; G groups of N/G heads share keys and values: G = N is multi-head, G = 1
+    multi-query attention. R turns pairs of entries by angles in proportion to the position p, the number of steps
+    since the reset (`seqjax.ops.rotary`). Values have the keys' size. With ``qk_norm`` each query and key is divided
+    by the root of its mean square and multiplied by a learnt scale, before R.
+
+    Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry ``AttentionCarry(k [*B, L, G, K], v [*B, L, G, K], position [*B])``,
+    keys turned; params `AttentionParams`.
+
+    Gradients: between any two steps there is one softmax weight and no product over the lag:
+    :math:`\partial o_t / \partial v_s = a_{ts}`, :math:`\partial o_t / \partial k_s = a_{ts} (v_s - o_t) q_t^\top /
+    \sqrt{K}` with o the head's output. They neither vanish with the lag nor explode; they are shared out, as the
+    weights of a row sum to one, and the way over keys and queries closes where a weight is near 0 or 1. Beyond the
+    window they are zero.
+
+    Args:
+        hidden_size: H.
+        num_heads: N.
+        num_groups: G, a divisor of N; N by default.
+        key_size: K; by default H / N.
+        window: L, for a sliding window that includes the present step.
+        max_length: L, for sequences of at most L steps; `unroll` refuses longer ones, `step` forgets the oldest, and
+            so do several unrolls in a row that hand on the carry. Give one of window and max_length.
+        rotary_base: pair i turns by ``rotary_base ** (-2 i / K)`` per step, in radians; None for no positions.
+        qk_norm: normalise queries and keys.
+        use_bias: add a bias to each of the four maps.
+        param_dtype: of the params.
+
+    Raises:
+        ValueError: for sizes that do not divide or are below 1, both or neither of window and max_length, or an odd
+            key_size with rotary positions.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> layer = sj.recurrent(sj.attention(8, num_heads=4, num_groups=2, window=3))
+        >>> xs = jnp.ones((10, 5, 6))
+        >>> params = layer.init(jax.random.key(0), xs[0])
+        >>> carry, ys = layer.unroll(params, layer.initial_carry(params, xs[0]), xs)
+        >>> ys.shape, carry.k.shape, carry.position
+        ((10, 5, 8), (5, 3, 2, 2), Array([10, 10, 10, 10, 10], dtype=int32))
+
+    References:
+        Vaswani et al. 2017, "Attention is all you need", arXiv:1706.03762: eq. 1 and section 3.2.2; the paper's maps
+        have no biases. Weights start uniform by Glorot and Bengio (2010), which it does not state.
+        Ainslie et al. 2023, "GQA: training generalized multi-query transformer models from multi-head checkpoints",
+        arXiv:2305.13245: section 2.2.
+        Su et al. 2021, "RoFormer: enhanced transformer with rotary position embedding", arXiv:2104.09864: eq. 14-16.
+        Beltagy et al. 2020, "Longformer: the long-document transformer", arXiv:2004.05150: section 3.1, whose window
+        looks both ways; here it looks back alone.
+        Dehghani et al. 2023, "Scaling vision transformers to 22 billion parameters", arXiv:2302.05442: section 2,
+        qk_norm, with LayerNorm; here the root of the mean square.
+    """
+    check_size("attention(hidden_size)", hidden_size)
+    check_size("attention(num_heads)", num_heads)
+    groups = num_heads if num_groups is None else num_groups
+    check_size("attention(num_groups)", groups)
+    if num_heads % groups:
+        raise ValueError(f"attention(num_groups): expected a divisor of num_heads={num_heads}, got {groups}.")
+    if key_size is None and hidden_size % num_heads:
+        raise ValueError(
+            f"attention(num_heads): expected a divisor of hidden_size={hidden_size}, got {num_heads}. "
+            "Or give a key_size."
+        )
+    size = hidden_size // num_heads if key_size is None else key_size
+    check_size("attention(key_size)", size)
+    if (window is None) == (max_length is None):
+        raise ValueError(
+            f"attention: expected either window or max_length, got window={window}, max_length={max_length}."
+        )
+    if window is not None:
+        check_size("attention(window)", window)
+    if max_length is not None:
+        check_size("attention(max_length)", max_length)
+    if rotary_base is not None and (size % 2 or not rotary_base > 0):
+        raise ValueError(
+            f"attention: expected a rotary_base above 0 and an even key_size, got rotary_base={rotary_base}, "
+            f"key_size={size}. For no positions give rotary_base=None."
+        )
+    recurrence = Attention(window=window, max_length=max_length, rotary_base=rotary_base)
+
+    def init(key: jax.Array, x: jax.Array) -> AttentionParams:
+        width, queries, keys = x.shape[-1], num_heads * size, groups * size
+        shapes = ((width, queries), (width, keys), (width, keys), (queries, hidden_size))
+        uniform = jax.nn.initializers.glorot_uniform()
+        weights = [uniform(k, s, param_dtype) for k, s in zip(jax.random.split(key, 4), shapes, strict=True)]
+        biases = [jnp.zeros(shape[-1:], param_dtype) if use_bias else None for shape in shapes]
+        scales = [jnp.ones(size, param_dtype) if qk_norm else None for _ in range(2)]
+        return AttentionParams(*weights, *biases, *scales)
+
+    def project(params: AttentionParams, xs: jax.Array, key: Any = None) -> AttentionInputs:
+        if not jnp.issubdtype(xs.dtype, jnp.floating) or xs.shape[-1] != len(params.w_q):
+            raise ValueError(
+                f"expected floating xs [..., {len(params.w_q)}] (w_q is {list(params.w_q.shape)}), "
+                f"got {xs.dtype} {list(xs.shape)}."
+            )
+
+        def heads(w: jax.Array, b: jax.Array | None, count: int) -> jax.Array:
+            return _affine(xs, w, b).reshape(*xs.shape[:-1], count, size)
+
+        q = heads(params.w_q, params.b_q, num_heads)
+        k = heads(params.w_k, params.b_k, groups)
+        return AttentionInputs(
+            _normalise(q, params.scale_q),
+            _normalise(k, params.scale_k),
+            heads(params.w_v, params.b_v, groups),
+        )
+
+    def readout(params: AttentionParams, hs: jax.Array, xs: jax.Array) -> jax.Array:
+        return _affine(hs.reshape(*hs.shape[:-2], num_heads * size), params.w_o, params.b_o)
+
+    def initial_carry(params: AttentionParams, x: jax.Array) -> AttentionCarry:
+        batch = x.shape[:-1]
+        ring = (*batch, recurrence.capacity, groups, size)
+        empty = jnp.broadcast_to(expand(zero_carry(x, 1), len(ring)), ring)
+        return AttentionCarry(empty, empty, zero_carry(x, 1, jnp.int32)[..., 0])
+
+    return Cell(
+        init=init, initial_carry=initial_carry, recurrence=recurrence, project=project, readout=readout
+    )
+
+
+def _affine(x: jax.Array, w: jax.Array, b: jax.Array | None) -> jax.Array:
+    """``x @ w + b`` in the dtype of x."""
+    y = x @ w.astype(x.dtype)
+    return y if b is None else y + expand_left(b.astype(x.dtype), y.ndim)
+
+
+def _normalise(x: jax.Array, scale: jax.Array | None) -> jax.Array:
+    """Divided by the root of the mean square over the last axis, times the scale; as it is without a scale."""
+    if scale is None:
+        return x
+    y = x.astype(wide(x.dtype))
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + EPSILON)
+    return y.astype(x.dtype) * expand_left(scale.astype(x.dtype), x.ndim)
