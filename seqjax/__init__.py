@@ -24,6 +24,7 @@ from seqjax.cells.gru import gru
 from seqjax.cells.lru import lru
 from seqjax.cells.lstm import lstm
 from seqjax.combinators import bidirectional, checkpointed, residual, serial
+from seqjax.decode import Sampler, beam_search, categorical, generate, greedy
 from seqjax.definition import definition
 from seqjax.layers import dropout, pointwise, recurrent
 from seqjax.methods import Associative, Auto, Sequential
