@@ -109,8 +109,8 @@ def beam_search(
         Array([[[0, 0],
                 [2, 0],
                 [0, 1]]], dtype=int32)
-        >>> jnp.exp(beams.scores).round(2), beams.lengths
-        (Array([[0.25, 0.2 , 0.15]], dtype=float32), Array([[2, 1, 2]], dtype=int32))
+        >>> [f"{jnp.exp(score):.2f}" for score in beams.scores[0]], beams.lengths
+        (['0.25', '0.20', '0.15'], Array([[2, 1, 2]], dtype=int32))
 
     References:
         Wu et al. 2016, "Google's neural machine translation system", arXiv:1609.08144, eq. 14, without the coverage

@@ -60,12 +60,12 @@ def categorical(*, temperature: float = 1.0, top_k: int | None = None, top_p: fl
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
-        >>> sampler = sj.categorical(temperature=0.7, top_p=0.9)
+        >>> sampler = sj.categorical(temperature=0.7, top_p=0.8)
         >>> sampler
-        categorical(temperature=0.7, top_p=0.9)
+        categorical(temperature=0.7, top_p=0.8)
         >>> logits = jnp.log(jnp.asarray([0.5, 0.3, 0.2]))
-        >>> [int(sampler.choose(jax.random.key(i), logits)) for i in range(8)]
-        [0, 0, 1, 0, 0, 0, 0, 0]
+        >>> {int(sampler.choose(jax.random.key(i), logits)) for i in range(50)}
+        {0, 1}
 
     References:
         Holtzman et al. 2020, "The curious case of neural text degeneration", arXiv:1904.09751, eq. 2-3 (top-p), eq. 4
@@ -122,8 +122,8 @@ def keep_top_p(logits: jax.Array, p: float) -> jax.Array:
     Example:
         >>> import jax.numpy as jnp
         >>> from seqjax.decode import keep_top_p
-        >>> keep_top_p(jnp.log(jnp.asarray([0.2, 0.5, 0.3])), 0.6).round(2)
-        Array([ -inf, -0.69, -1.2 ], dtype=float32)
+        >>> jnp.isfinite(keep_top_p(jnp.log(jnp.asarray([0.2, 0.5, 0.3])), 0.6))
+        Array([False,  True,  True], dtype=bool)
 
     References:
         Holtzman et al. 2020, arXiv:1904.09751, eq. 2.
