@@ -60,6 +60,7 @@ from seqjax.cells.ssd import ssd
 from seqjax.combinators import bidirectional, checkpointed, residual, serial
 from seqjax.convolution import short_convolution, token_shift
 from seqjax.cross_attention import additive_attention, multiplicative_attention, scaled_dot_attention
+from seqjax.decode import Sampler, beam_search, categorical, generate, greedy
 from seqjax.definition import definition
 from seqjax.layers import dropout, pointwise, recurrent
 from seqjax.methods import Associative, Auto, Chunked, Sequential

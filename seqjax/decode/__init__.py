@@ -1,0 +1,18 @@
+"""Decoding: sequences of tokens from any causal layer that maps tokens ``[*B]`` to logits ``[*B, V]``."""
+
+from seqjax.decode.beam import Beams, beam_search, wu_length_penalty
+from seqjax.decode.generate import Generated, generate
+from seqjax.decode.samplers import Sampler, categorical, greedy, keep_top_k, keep_top_p
+
+__all__ = [
+    "Beams",
+    "Generated",
+    "Sampler",
+    "beam_search",
+    "categorical",
+    "generate",
+    "greedy",
+    "keep_top_k",
+    "keep_top_p",
+    "wu_length_penalty",
+]

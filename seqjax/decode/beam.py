@@ -1,0 +1,283 @@
+"""Beam search."""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax.base import Layer
+from seqjax.decode.common import check_call, read_prompt, read_token, whole
+from seqjax.ops.select import expand, select, wide
+
+
+class Beams(NamedTuple):
+    """What `beam_search` returns: K hypotheses per row, the best first.
+
+    Attributes:
+        tokens: ``[T, *B, K]`` int32, T = max_length; the pad token after a hypothesis' end.
+        lengths: ``[*B, K]`` int32, the end token included; 0 where there are fewer than K hypotheses.
+        scores: ``[*B, K]``, by which they are sorted: log probabilities over length penalties; -inf where there is
+            none.
+        log_probabilities: ``[*B, K]``, each the sum over its tokens.
+        finished: ``[*B, K]`` bool: whether it has the end token, rather than being cut off at T tokens.
+    """
+
+    tokens: jax.Array
+    lengths: jax.Array
+    scores: jax.Array
+    log_probabilities: jax.Array
+    finished: jax.Array
+
+
+def wu_length_penalty(length: Any, alpha: float) -> Any:
+    r"""The length penalty :math:`\mathrm{lp}(n) = ((5 + n) / (5 + 1))^\alpha`.
+
+    Example:
+        >>> from seqjax.decode import wu_length_penalty
+        >>> wu_length_penalty(1, 0.6), wu_length_penalty(7, 1.0)
+        (1.0, 2.0)
+
+    References:
+        Wu et al. 2016, "Google's neural machine translation system", arXiv:1609.08144, eq. 14.
+    """
+    return ((5 + length) / (5 + 1)) ** alpha
+
+
+def beam_search(
+    layer: Layer,
+    params: Any,
+    carry: Any,
+    prompt: jax.Array,
+    *,
+    beam_size: int,
+    max_length: int,
+    end_token: int | None,
+    length_penalty: float = 0.0,
+    pad_token: int = 0,
+    mask: jax.Array | None = None,
+) -> Beams:
+    r"""The hypotheses of the highest score that a beam of K finds, K per row.
+
+    .. math::
+        s(y) = \frac{\log p(y)}{\mathrm{lp}(|y|)}, \qquad \mathrm{lp}(n) = \left(\frac{5 + n}{5 + 1}\right)^\alpha
+
+    At each step the hypotheses of the beam are continued by every token, and the K continuations of the highest log
+    probability kept. Those with the end token leave the beam and join the finished ones, of which the K of the highest
+    score are kept; the others are the next beam. What is in the beam after T = max_length tokens is a hypothesis too,
+    cut off there. With K = 1 this is the greedy choice; with K of at least V^T nothing is lost and the result is exact.
+
+    A row stops once its K finished hypotheses cannot be beaten, which changes no result: log probabilities only fall,
+    so that what grows out of a beam whose best has :math:`l \le 0` after n tokens scores at most
+    :math:`l / \max_{n < m \le T} \mathrm{lp}(m)`. The loop ends when all rows have stopped.
+
+    Where one cannot choose (a logit is NaN or +inf, all are -inf, or the prompt of a row is empty) all scores of the
+    row are NaN and its tokens -1.
+
+    Shapes: prompt ``[P, *B]``; logits of the layer ``[*B, V]``, carry leaves ``[*B, ...]``, of any dtype. The beam is
+    part of the last batch axis when the layer runs; every leaf of the carry, an encoder's memory included, follows its
+    hypothesis, at each step.
+
+    Args:
+        layer: causal, from tokens ``[*B]`` int32 to logits ``[*B, V]``.
+        params: of the layer.
+        carry: of the layer, before the prompt.
+        prompt: tokens, not part of the hypotheses; first tokens ``[B]`` are the prompt ``tokens[None]``.
+        beam_size: K.
+        max_length: T, how many tokens a hypothesis has at most, the end token included.
+        end_token: the token that ends a hypothesis; None for none.
+        length_penalty: alpha; 0 ranks by log probability, 1 roughly by its mean per token.
+        pad_token: what follows the end token.
+        mask: ``[P, *B]`` bool, True where the prompt has a token.
+
+    Raises:
+        TypeError: for a layer that is not causal.
+        ValueError: for shapes, dtypes or values that do not fit.
+
+    Example:
+        Of tokens 0, 1 and the end token 2, with the same probabilities at every step:
+
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> def fixed(token):
+        ...     return jnp.log(jnp.asarray([0.5, 0.3, 0.2]))
+        >>> beams = sj.beam_search(
+        ...     sj.pointwise(fixed), (), (), jnp.asarray([[0]]), beam_size=3, max_length=2, end_token=2
+        ... )
+        >>> jnp.moveaxis(beams.tokens, 0, -1)                            # [B, K, T]
+        Array([[[0, 0],
+                [2, 0],
+                [0, 1]]], dtype=int32)
+        >>> [f"{jnp.exp(score):.2f}" for score in beams.scores[0]], beams.lengths
+        (['0.25', '0.20', '0.15'], Array([[2, 1, 2]], dtype=int32))
+
+    References:
+        Wu et al. 2016, "Google's neural machine translation system", arXiv:1609.08144, eq. 14, without the coverage
+        penalty and without the pruning by score of section 7.
+        Sutskever, Vinyals, Le 2014, "Sequence to sequence learning with neural networks", arXiv:1409.3215, section 3.2
+        (hypotheses leave the beam with the end token).
+        Huang, Zhao, Ma 2017, "When to finish? Optimal beam search for neural text generation", EMNLP (the bound).
+    """
+    who = "beam_search"
+    prompt = jnp.asarray(prompt)
+    mask = None if mask is None else jnp.asarray(mask)
+    check_call(who, layer, prompt, mask)
+    if isinstance(length_penalty, bool) or not math.isfinite(length_penalty):
+        raise ValueError(f"{who}(length_penalty): expected a finite number, got {length_penalty!r}.")
+    max_length = whole(f"{who}(max_length)", max_length, 1)
+    return _beam_search(
+        layer,
+        params,
+        carry,
+        prompt,
+        mask,
+        wu_length_penalty(np.arange(1, max_length + 1), length_penalty),
+        beam_size=whole(f"{who}(beam_size)", beam_size, 1),
+        end_token=None if end_token is None else whole(f"{who}(end_token)", end_token, 0),
+        pad_token=whole(f"{who}(pad_token)", pad_token, 0),
+    )
+
+
+class _State(NamedTuple):
+    """The beam, of whose slots some may be empty; the finished hypotheses; and the rows that cannot go on."""
+
+    t: jax.Array  # []
+    carry: Any  # [*B', ...], B' the merged axes
+    token: jax.Array  # [*B, K], the last
+    log_p: jax.Array  # [*B, K], -inf where the slot is empty
+    tokens: jax.Array  # [*B, K, T]
+    done: Beams  # [*B, K], tokens [*B, K, T]
+    broken: jax.Array  # [*B]
+
+
+@partial(jax.jit, static_argnums=0, static_argnames=("beam_size", "end_token", "pad_token"))
+def _beam_search(
+    layer: Layer,
+    params: Any,
+    carry: Any,
+    prompt: jax.Array,
+    mask: jax.Array | None,
+    penalty: jax.Array,
+    *,
+    beam_size: int,
+    end_token: int | None,
+    pad_token: int,
+) -> Beams:
+    """See `beam_search`; penalty ``[T]`` of the lengths 1 to T."""
+    max_length = len(penalty)
+    carry, first, form = read_prompt("beam_search", layer, params, carry, prompt, mask)
+    batch, size = first.shape, form.shape[-1]
+    if end_token is not None and end_token >= size:
+        raise ValueError(f"beam_search(end_token): expected a token below V = {size}, got {end_token}.")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
+        if leaf.shape[: len(batch)] != batch:
+            name = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"beam_search(carry): expected leaves [*B, ...] with *B = {list(batch)}, which can follow their "
+                f"hypothesis, got carry{name} {list(leaf.shape)}."
+            )
+    dtype = wide(form.dtype)
+    penalty = penalty.astype(dtype)
+    greatest = jax.lax.cummax(penalty, reverse=True)  # of the lengths from here on
+
+    beam = (*batch, beam_size)
+    first_only = jnp.broadcast_to(jnp.arange(beam_size) == 0, beam)
+    none = jnp.full(beam, -jnp.inf, dtype)
+    no_tokens = jnp.full((*beam, max_length), pad_token, jnp.int32)
+    state = _State(
+        t=jnp.zeros((), jnp.int32),
+        carry=jax.tree.map(lambda a: _merge(_spread(a, len(batch), beam_size), len(batch)), carry),
+        token=_spread(first, len(batch), beam_size),
+        log_p=jnp.where(first_only, jnp.zeros(beam, dtype), none),
+        tokens=no_tokens,
+        done=Beams(no_tokens, jnp.zeros(beam, jnp.int32), none, none, jnp.zeros(beam, jnp.bool_)),
+        broken=jnp.zeros(batch, jnp.bool_),
+    )
+
+    def body(state: _State) -> _State:
+        t = state.t
+        alive = state.log_p > -jnp.inf
+        carry, logits, usable = read_token(
+            layer, params, state.carry, _merge(state.token, len(batch)), _merge(alive, len(batch))
+        )
+        broken = state.broken | jnp.any(alive & ~usable.reshape(beam), -1)
+        open_ = alive & ~broken[..., None]
+        steps = jax.nn.log_softmax(logits.reshape(*beam, size))
+        total = jnp.where(open_[..., None], state.log_p[..., None] + steps, -jnp.inf)
+        log_p, index = jax.lax.top_k(total.reshape(*batch, beam_size * size), beam_size)
+        parent, token = index // size, (index % size).astype(jnp.int32)
+
+        tokens = jnp.take_along_axis(state.tokens, parent[..., None], -2).at[..., t].set(token)
+        ends = jnp.zeros(beam, jnp.bool_) if end_token is None else token == end_token
+        lengths = jnp.broadcast_to(t + 1, beam)
+        ended = Beams(tokens, lengths, log_p / penalty[t], log_p, ends)
+        done = _best(state.done, _only(ends & (log_p > -jnp.inf), ended, pad_token))
+        log_p = jnp.where(ends, -jnp.inf, log_p)
+
+        # The best that can still come, against the worst that is there.
+        bound = jnp.max(log_p, -1) / greatest[jnp.minimum(t + 1, max_length - 1)]
+        stops = (done.scores[..., -1] >= bound) & (t + 1 < max_length)
+        log_p = jnp.where(stops[..., None], -jnp.inf, log_p)
+        carry = jax.tree.map(lambda a: _follow(a, parent), carry)
+        return _State(t + 1, carry, token, log_p, tokens, done, broken)
+
+    state = jax.lax.while_loop(
+        lambda state: (state.t < max_length) & jnp.any(state.log_p > -jnp.inf), body, state
+    )
+    cut = Beams(
+        state.tokens,
+        jnp.full(beam, max_length, jnp.int32),
+        state.log_p / penalty[-1],
+        state.log_p,
+        jnp.zeros(beam, jnp.bool_),
+    )
+    found = _best(state.done, _only(state.log_p > -jnp.inf, cut, pad_token))
+    wrong = Beams(
+        jnp.full_like(no_tokens, -1),
+        jnp.full(beam, max_length, jnp.int32),
+        jnp.full(beam, jnp.nan, dtype),
+        jnp.full(beam, jnp.nan, dtype),
+        jnp.zeros(beam, jnp.bool_),
+    )
+    found = select(state.broken, wrong, found)
+    return found._replace(tokens=jnp.moveaxis(found.tokens, -1, 0))
+
+
+def _spread(array: jax.Array, batch_ndim: int, count: int) -> jax.Array:
+    """``[*B, ...]`` as ``[*B, K, ...]``, K times the same."""
+    array = jnp.expand_dims(array, batch_ndim)
+    return jnp.broadcast_to(array, (*array.shape[:batch_ndim], count, *array.shape[batch_ndim + 1 :]))
+
+
+def _merge(array: jax.Array, batch_ndim: int) -> jax.Array:
+    """``[*B, K, ...]`` with K as part of the last batch axis, as a layer runs it."""
+    *lead, last, count = array.shape[: batch_ndim + 1]
+    return array.reshape(*lead, last * count, *array.shape[batch_ndim + 1 :])
+
+
+def _follow(array: jax.Array, parent: jax.Array) -> jax.Array:
+    """A leaf of the carry, of merged axes, for each hypothesis that of its parent ``[*B, K]``."""
+    batch_ndim = parent.ndim - 1
+    split = array.reshape(*parent.shape, *array.shape[batch_ndim:])
+    return _merge(jnp.take_along_axis(split, expand(parent, split.ndim), batch_ndim), batch_ndim)
+
+
+def _only(flag: jax.Array, beams: Beams, pad_token: int) -> Beams:
+    """The hypotheses where the flag holds; elsewhere none."""
+    none = Beams(
+        jnp.full_like(beams.tokens, pad_token),
+        jnp.zeros_like(beams.lengths),
+        jnp.full_like(beams.scores, -jnp.inf),
+        jnp.full_like(beams.log_probabilities, -jnp.inf),
+        jnp.zeros_like(beams.finished),
+    )
+    return select(flag, beams, none)
+
+
+def _best(a: Beams, b: Beams) -> Beams:
+    """The K best by score of 2K hypotheses, sorted; of equal ones a's first."""
+    axis = a.scores.ndim - 1
+    both = Beams(*(jnp.concatenate([x, y], axis) for x, y in zip(a, b, strict=True)))
+    _, order = jax.lax.top_k(both.scores, a.scores.shape[-1])
+    return jax.tree.map(lambda x: jnp.take_along_axis(x, expand(order, x.ndim), axis), both)

@@ -1,0 +1,109 @@
+"""What all ways of decoding share: the checks, and reading the prompt."""
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Layer
+from seqjax.ops.select import wide
+
+
+def check_call(who: str, layer: Any, prompt: Any, mask: Any) -> None:
+    """Raise unless the layer is causal, the prompt tokens ``[P, *B]`` and the mask, if any, of its shape."""
+    if not isinstance(layer, Layer):
+        hint = " Bind a cell with recurrent(cell)." if type(layer).__name__ == "Cell" else ""
+        raise TypeError(f"{who}(layer): expected a layer, got {layer!r}.{hint}")
+    if not layer.causal:
+        raise TypeError(
+            f"{who}({layer!r}): expected a causal layer, which can run token by token; this one reads the whole "
+            "sequence."
+        )
+    shape = list(prompt.shape)
+    if not jnp.issubdtype(prompt.dtype, jnp.integer):
+        raise ValueError(
+            f"{who}(prompt): expected tokens [P, *B] of an integer dtype, got {prompt.dtype} {shape}."
+        )
+    if prompt.ndim < 2 or prompt.shape[0] < 1:
+        raise ValueError(
+            f"{who}(prompt): expected tokens [P, *B] with P of at least 1 and a batch axis, got {shape}. "
+            "First tokens [B] are the prompt tokens[None]."
+        )
+    if mask is not None and (mask.dtype != jnp.bool_ or mask.shape != prompt.shape):
+        raise ValueError(
+            f"{who}(mask): expected bool {shape}, as the prompt, got {mask.dtype} {list(mask.shape)}."
+        )
+
+
+def whole(what: str, value: Any, least: int) -> int:
+    """The value as an int; a ValueError unless it is a whole number of at least `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise ValueError(f"{what}: expected a whole number of at least {least}, got {value!r}.")
+    return number
+
+
+def read_prompt(
+    who: str, layer: Layer, params: Any, carry: Any, prompt: jax.Array, mask: jax.Array | None
+) -> tuple[Any, jax.Array, Any]:
+    """The carry after all of the prompt but its last token, that token ``[*B]``, and the form of the logits.
+
+    The token of a row whose prompt is masked throughout is -1: there is nothing to go on from.
+    """
+    prompt = prompt.astype(jnp.int32)
+    if mask is None:
+        token, head = prompt[-1], None
+    else:
+        steps = jnp.arange(len(prompt), dtype=jnp.int32).reshape(-1, *(1,) * (mask.ndim - 1))
+        at = jnp.max(jnp.where(mask, steps, -1), 0)
+        token = jnp.take_along_axis(prompt, jnp.maximum(at, 0)[None], 0)[0]
+        token = jnp.where(at < 0, -1, token)
+        head = (mask & (steps < at[None]))[:-1]
+    carry, logits = _fit(who, layer, params, carry, token)
+    if len(prompt) > 1:
+        # The outputs are not used, so that the compiler drops the head, the larger part of a small language model.
+        carry, _ = layer.unroll(params, carry, prompt[:-1], mask=head)
+    return carry, token, logits
+
+
+def read_token(
+    layer: Layer, params: Any, carry: Any, token: jax.Array, mask: jax.Array
+) -> tuple[Any, jax.Array, jax.Array]:
+    """One step: the carry, logits ``[*B, V]`` in float32 at least, and whether one can choose from them ``[*B]``.
+
+    One cannot where a logit is NaN, or the greatest is not finite. Where there is no token (-1) the step does not
+    happen, and one cannot either.
+    """
+    is_token = token >= 0
+    carry, logits = layer.step(params, carry, jnp.maximum(token, 0), mask=mask & is_token)
+    logits = logits.astype(wide(logits.dtype))
+    return carry, logits, jnp.isfinite(jnp.max(logits, -1)) & is_token
+
+
+def _fit(who: str, layer: Layer, params: Any, carry: Any, token: jax.Array) -> tuple[Any, Any]:
+    """The carry in the dtypes that a step gives, and the form of the logits; a ValueError where they do not fit."""
+    happens = jax.ShapeDtypeStruct(token.shape, jnp.bool_)
+    carry = jax.tree.map(jnp.asarray, carry)
+    after, logits = jax.eval_shape(
+        lambda *args: layer.step(*args[:-1], mask=args[-1]), params, carry, token, happens
+    )
+    form: Any = jax.tree.structure
+    if form(after) != form(carry) or any(
+        a.shape != b.shape for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(carry))
+    ):
+        shapes = [jax.tree.map(lambda a: list(a.shape), tree) for tree in (after, carry)]
+        raise ValueError(f"{who}(carry): expected what {layer!r} returns, {shapes[0]}, got {shapes[1]}.")
+    if (
+        not isinstance(logits, jax.ShapeDtypeStruct)
+        or logits.shape[:-1] != token.shape
+        or not jnp.issubdtype(logits.dtype, jnp.floating)
+    ):
+        got = jax.tree.map(lambda a: f"{a.dtype} {list(a.shape)}", logits)
+        raise ValueError(
+            f"{who}({layer!r}): expected floating logits [*B, V] for tokens [*B] = {list(token.shape)}, got {got}."
+        )
+    return jax.tree.map(lambda a, b: a if a.dtype == b.dtype else a.astype(b.dtype), carry, after), logits
