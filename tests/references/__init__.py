@@ -5,6 +5,6 @@ Of seqjax only the names and layouts of the params are used. Row vectors: the pa
 One file per family.
 """
 
-from references import diagonal, gated
+from references import clockwork, diagonal, gated
 
-REFERENCES = {**gated.REFERENCES, **diagonal.REFERENCES}
+REFERENCES = {**gated.REFERENCES, **clockwork.REFERENCES, **diagonal.REFERENCES}
