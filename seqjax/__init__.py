@@ -36,6 +36,7 @@ from seqjax.cells.continuous_time import TimedInputs, cfc, ltc
 from seqjax.cells.conv_lstm import conv_lstm
 from seqjax.cells.echo_state import echo_state
 from seqjax.cells.attention import attention
+from seqjax.cells.clockwork import clockwork
 from seqjax.cells.elman import elman
 from seqjax.cells.gru import gru
 from seqjax.cells.hgrn import hgrn
@@ -61,6 +62,30 @@ from seqjax.combinators import bidirectional, checkpointed, residual, serial
 from seqjax.convolution import short_convolution, token_shift
 from seqjax.cross_attention import additive_attention, multiplicative_attention, scaled_dot_attention
 from seqjax.decode import Sampler, beam_search, categorical, generate, greedy
+from seqjax.combinators import (
+    Binomial,
+    Nested,
+    batch_major,
+    bidirectional,
+    bptt_barrier,
+    checkpointed,
+    conditioned,
+    dilated,
+    frozen,
+    normalised,
+    parallel,
+    repeat,
+    reset_on,
+    residual,
+    reverse,
+    serial,
+    set_context,
+    set_memory,
+    strided,
+    variational_dropout,
+    with_memory,
+    zoneout,
+)
 from seqjax.definition import definition
 from seqjax.layers import dropout, pointwise, recurrent
 from seqjax.methods import Associative, Auto, Chunked, Sequential

@@ -37,6 +37,7 @@ from seqjax.cells.continuous_time import CfCParams, ContinuousTimeCarry, LTCPara
 from seqjax.cells.conv_lstm import ConvLSTMCarry, ConvLSTMParams, conv_lstm
 from seqjax.cells.echo_state import EchoStateCarry, EchoStateParams, echo_state
 from seqjax.cells.attention import AttentionParams, attention
+from seqjax.cells.clockwork import ClockworkCarry, ClockworkParams, clockwork
 from seqjax.cells.elman import ElmanCarry, ElmanParams, elman
 from seqjax.cells.gru import GRUCarry, GRUParams, gru
 from seqjax.cells.hgrn import HGRNParams, hgrn
@@ -131,6 +132,7 @@ REGISTRY: dict[str, Entry] = {
     "ltc": Entry(ltc, "along h the product of (1 + dt (1/tau + f))^-1, the less the longer the elapsed time", timed),
     "conv_lstm": Entry(partial(conv_lstm, peepholes=True), "as lstm, pixel by pixel; through h they spread", image),
     "echo_state": Entry(echo_state, "none by the params; along h (1 - leak) plus leak times the reservoir's"),
+    "clockwork": Entry(partial(clockwork, periods=(1, 2, 4)), "unchanged through T - 1 of T steps of a module of period T"),
     # ---- Diagonal
     "lru": Entry(lru, "exactly lambda^lag, |lambda| < 1: never explode; over the default ring a power law"),
     "s4d": Entry(partial(s4d, state_size=16), "exactly A_bar^lag, |A_bar| < 1: scales of 20 to 2000 steps"),

@@ -46,7 +46,7 @@ def step_of(recurrence: Recurrence, params: Any, dtype: Any) -> Callable[[Any, A
             return lambda carry, u: fn(params, carry, u)
         case Gated():
             weights = GatedWeights(*cast(tuple(recurrence.weights(params)), dtype))
-            return lambda carry, u: _gated_step(recurrence, weights, carry, u)
+            return lambda carry, u: gated_step(recurrence, weights, carry, u)
         case Diagonal():
             return _diagonal_step
         case Matrix():
@@ -120,12 +120,33 @@ def expand_left(array: jax.Array, ndim: int) -> jax.Array:
     return jnp.reshape(array, (1,) * (ndim - array.ndim) + array.shape)
 
 
-def _gated_step(cell: Gated, weights: GatedWeights, carry: Any, u: jax.Array) -> tuple[Any, jax.Array]:
+def gated_step(
+    cell: Gated,
+    weights: GatedWeights,
+    carry: Any,
+    u: jax.Array,
+    *,
+    on_h: Callable | None = None,
+    on_r: Callable | None = None,
+    on_state: Callable | None = None,
+) -> tuple[Any, jax.Array]:
+    """One step of a `Gated` recurrence, with functions put in at three places, none of them by default.
+
+    Args:
+        cell: the recurrence.
+        weights: in the dtype of u.
+        carry: before the step.
+        u: ``[*B, G*H]``.
+        on_h: acts on the h that the recurrent product reads.
+        on_r: acts on r.
+        on_state: acts on each state that `emit` reads.
+    """
     leaves, treedef = jax.tree.flatten(carry)
     state, h = (leaves, leaves[-1]) if cell.emit is None else (leaves[:-1], leaves[-1])
-    r = recurrent_product(h, weights.w_h, len(cell.activations))
+    r = recurrent_product(on_h(h) if on_h else h, weights.w_h, len(cell.activations))
     if weights.b_h is not None:
         r = r + expand_left(weights.b_h, r.ndim)
+    r = on_r(r) if on_r else r
     us, rs = (jnp.split(a, len(cell.activations), axis=-1) for a in (u, r))
     gates: list[jax.Array] = []
     for g, activation in enumerate(cell.activations):
@@ -135,7 +156,8 @@ def _gated_step(cell: Gated, weights: GatedWeights, carry: Any, u: jax.Array) ->
     state = cell.update(w, tuple(state), *gates[:first_emitted])
     if cell.emit is None:
         return jax.tree.unflatten(treedef, state), state[-1]
-    h = cell.emit(w, tuple(state), *gates[first_emitted:])
+    read = tuple(on_state(s) for s in state) if on_state else tuple(state)
+    h = cell.emit(w, read, *gates[first_emitted:])
     return jax.tree.unflatten(treedef, [*state, h]), h
 
 

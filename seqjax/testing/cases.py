@@ -182,6 +182,8 @@ def assert_close(check: str, layer: Layer, found: Any, expected: Any, rtol: floa
         a, b = np.asarray(a), np.asarray(b)
         if a.dtype.names or a.dtype == jax.dtypes.float0:
             continue
+        if a.dtype == bool:
+            a, b = a.astype(int), b.astype(int)
         scale = max(1.0, float(np.max(np.abs(b), initial=0)))
         error = float(np.max(np.abs(a - b), initial=0)) if a.shape == b.shape else np.inf
         if not error <= rtol * scale:

@@ -17,3 +17,6 @@ REFERENCES = {**gated.REFERENCES, **diagonal.REFERENCES, **matrix.REFERENCES}
 from references import attention, diagonal, gated
 
 REFERENCES = {**gated.REFERENCES, **diagonal.REFERENCES, **attention.REFERENCES}
+from references import clockwork, diagonal, gated
+
+REFERENCES = {**gated.REFERENCES, **clockwork.REFERENCES, **diagonal.REFERENCES}

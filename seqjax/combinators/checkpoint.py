@@ -1,0 +1,176 @@
+"""Time for memory: which carries are kept for the backward pass, and what is run again."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Layer
+from seqjax.combinators.common import Flags, check_layers, check_whole
+from seqjax.definition import Value, definition
+from seqjax.layers import num_steps, step_keys
+from seqjax.ops.chunks import over_chunks
+from seqjax.ops.revolve import reversed_loop
+
+
+@dataclass(frozen=True, repr=False)
+class Nested(Value):
+    r"""Loops in loops, as many as there are levels, each over about :math:`T^{1/L}` pieces.
+
+    Memory :math:`O(L\,T^{1/L})`, for L - 1 more forward passes: with two levels the square root of T.
+
+    Attributes:
+        levels: L, at least 1 (which keeps everything).
+    """
+
+    levels: int = 2
+
+    def __post_init__(self) -> None:
+        check_whole("Nested(levels)", self.levels)
+
+
+@dataclass(frozen=True, repr=False)
+class Binomial(Value):
+    r"""A fixed number of stored carries, and the fewest steps run again that this allows.
+
+    With n = T / K pieces of K steps and s slots, the pieces that run forward without being kept for their gradients
+    are :math:`r n - \binom{s+r}{s+1}` in number, with r the least number for which :math:`\binom{s+r}{s} \ge n`: 3.64,
+    2.75 and 2.41 n for 10, 20 and 32 slots at n = 1000. The first forward pass is among them (but for its last piece).
+
+    Attributes:
+        slots: s, the first carry being in one of them.
+        every: K.
+    """
+
+    slots: int
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        check_whole("Binomial(slots)", self.slots)
+        check_whole("Binomial(every)", self.every)
+
+
+@definition
+def checkpointed(
+    layer: Layer, schedule: Nested | Binomial | None = None, *, every: int | None = None
+) -> Layer:
+    r"""Trade time for memory: keep some carries alone, and run the steps between again in the backward pass.
+
+    Values and gradients stay the same. Memory for the backward pass of T steps, with carries of c bytes and r bytes of
+    residuals per step:
+
+    ========================= ==================================== ==================================================
+    schedule                  memory                               forward steps more
+    ========================= ==================================== ==================================================
+    ``every=K``               :math:`(T/K)\,c + K\,r`, least at    T
+                              :math:`K = \sqrt{T c / r}`
+    ``Nested(levels=L)``      :math:`T^{1/L}((L-1)\,c + r)`        (L - 1) T
+    ``Binomial(s, every=K)``  :math:`(s + 2)\,c + K\,r`            :math:`(r_s - 1) T` and less, see `Binomial`
+    ========================= ==================================== ==================================================
+
+    Inputs, outputs and their gradients come on top, O(T) where they are per step. The compiled program holds the layer
+    a fixed number of times, for any T: ``Binomial`` executes a plan of at most (r_s + 1) T / K actions, a constant of
+    the program, in one loop. Its gradients are reverse mode only (at any order), and one action costs a branch that
+    may copy the gradients of the params: give it pieces of ``every`` steps whose work outweighs that.
+
+    Args:
+        layer: a causal layer.
+        schedule: `Nested` or `Binomial`.
+        every: K, for pieces of K steps, all of whose carries are kept. Give either this or a schedule.
+
+    Raises:
+        TypeError: for a layer that is not causal, which needs the whole sequence at once.
+        ValueError: unless one of schedule and every is given.
+
+    Example:
+        >>> import seqjax as sj
+        >>> sj.checkpointed(sj.recurrent(sj.lstm(8)), every=64)
+        checkpointed(layer=recurrent(cell=lstm(hidden_size=8)), every=64)
+        >>> sj.checkpointed(sj.recurrent(sj.lstm(8)), sj.Binomial(slots=10, every=16))
+        checkpointed(layer=recurrent(cell=lstm(hidden_size=8)), schedule=Binomial(slots=10, every=16))
+
+    References:
+        Chen et al. 2016, "Training deep nets with sublinear memory cost", arXiv:1604.06174 (pieces, nested pieces).
+        Griewank, Walther 2000, "Algorithm 799: Revolve", ACM Trans. Mathematical Software 26 (binomial).
+    """
+    check_layers("checkpointed", (layer,))
+    if not layer.causal:
+        raise TypeError(
+            f"checkpointed({layer!r}): expected a causal layer, which can run piece by piece; this one reads the whole "
+            "sequence. Checkpoint the causal layers inside it."
+        )
+    if (schedule is None) == (every is None):
+        raise ValueError(
+            f"checkpointed: expected either a schedule or every, got schedule={schedule!r} and every={every!r}."
+        )
+    if every is not None:
+        check_whole("checkpointed(every)", every)
+    elif not isinstance(schedule, Nested | Binomial):
+        raise TypeError(
+            f"checkpointed(schedule): expected Nested(...) or Binomial(...), got {schedule!r}. "
+            "For pieces of K steps: checkpointed(layer, every=K)."
+        )
+
+    def unroll(
+        params: Any,
+        carry: Any,
+        xs: Any,
+        *,
+        reset: Any = None,
+        mask: Any = None,
+        key: Any = None,
+        tap: Any = None,
+    ) -> Any:
+        length = num_steps(xs)
+        if length == 0:
+            return layer.unroll(params, carry, xs, reset=reset, mask=mask, key=key)
+
+        def piece(params: Any, carry: Any, inputs: Any) -> Any:
+            xs, flags = inputs
+            return layer.unroll(params, carry, xs, **flags._asdict())
+
+        inputs = (xs, Flags(reset, mask, step_keys(key, length), tap))
+        if isinstance(schedule, Binomial):
+            return _binomial(schedule, piece, params, carry, inputs)
+
+        def bound(carry: Any, inputs: Any) -> Any:
+            return piece(params, carry, inputs)
+
+        if isinstance(schedule, Nested):
+            return _nested(schedule.levels, bound, carry, inputs)
+        return over_chunks(jax.checkpoint(bound), carry, inputs, every)
+
+    return Layer(init=layer.init, initial_carry=layer.initial_carry, step=layer.step, unroll=unroll)
+
+
+def _nested(levels: int, piece: Callable, carry: Any, inputs: Any) -> Any:
+    """A piece over the inputs, in nested pieces: about T^(1/L) of them, each in L - 1 levels."""
+    length = num_steps(inputs)
+    if levels == 1 or length == 1:
+        return piece(carry, inputs)
+    size = math.ceil(length / math.ceil(length ** (1 / levels)))
+
+    @jax.checkpoint
+    def inner(carry: Any, inputs: Any) -> Any:
+        return _nested(levels - 1, piece, carry, inputs)
+
+    return over_chunks(inner, carry, inputs, size)
+
+
+def _binomial(schedule: Binomial, piece: Callable, params: Any, carry: Any, inputs: Any) -> Any:
+    """A piece over the inputs by `reversed_loop`; what is left of the last piece is kept, or run again, by itself."""
+    length, size = num_steps(inputs), schedule.every
+    count = length // size
+    outs = []
+    if count:
+        whole = jax.tree.map(lambda a: a[: count * size].reshape(count, size, *a.shape[1:]), inputs)
+        carry, ys = reversed_loop(piece, params, carry, whole, schedule.slots)
+        outs.append(jax.tree.map(lambda a: a.reshape(count * size, *a.shape[2:]), ys))
+    if length > count * size:
+        rest = jax.tree.map(lambda a: a[count * size :], inputs)
+        carry, ys = jax.checkpoint(piece)(params, carry, rest)
+        outs.append(ys)
+    return carry, jax.tree.map(lambda *a: jnp.concatenate(a), *outs)

@@ -1,0 +1,235 @@
+"""Binomial checkpoints: the backward pass of a loop with s stored carries and the fewest steps run again.
+
+`schedule` plans, `reversed_loop` executes the plan: both passes are one ``lax.scan`` over it, so that the compiled
+program holds the step three times (forward, forward again, taped) whatever T and s are.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax.ops.select import wide
+
+
+class Action(NamedTuple):
+    """One step of a plan.
+
+    Load the carry from slot ``load`` unless that is -1; then run step ``step``, forward or, if ``taped``, forward and
+    backward; after a forward step store the carry in slot ``store`` unless that is -1.
+    """
+
+    taped: bool
+    step: int
+    load: int
+    store: int
+
+
+@functools.lru_cache(maxsize=64)
+def schedule(num_steps: int, slots: int) -> tuple[Action, ...]:
+    r"""The plan with the fewest forward steps that reverses T steps with s slots, the first carry being in slot 0.
+
+    The taped steps come in the order T-1, ..., 0. The others are, in number,
+
+    .. math::
+        r T - \binom{s+r}{s+1}, \qquad r = \min\{r : \binom{s+r}{s} \ge T\}
+
+    T - 1 of which, before the first taped one, are the first sweep. A range of l steps is split after m of them: store
+    the carry there, reverse the l - m steps behind with s - 1 slots, then the m steps before with s. The split is
+    optimal where m can be reversed in r - 1 sweeps and l - m in r with one slot less, neither of them in fewer than
+    one sweep below that: :math:`\binom{s+r-2}{s} \le m \le \binom{s+r-1}{s}` and
+    :math:`\binom{s+r-2}{s-1} \le l - m \le \binom{s+r-1}{s-1}`.
+
+    Example:
+        >>> from seqjax.ops.revolve import schedule
+        >>> [len([a for a in schedule(1000, s) if not a.taped]) for s in (10, 20, 32)]
+        [3636, 2748, 2407]
+
+    References:
+        Griewank, Walther 2000, "Algorithm 799: Revolve", ACM Trans. Mathematical Software 26: eq. 1-3 and theorem 6.1.
+    """
+    actions: list[Action] = []
+
+    def forward(begin: int, count: int, load: int, store: int) -> None:
+        for i in range(count):
+            actions.append(Action(False, begin + i, load if i == 0 else -1, store if i == count - 1 else -1))
+
+    # A stack of ranges (begin, length, slot that holds the carry at begin) instead of a recursion.
+    pending = [(0, num_steps, 0)] if num_steps else []
+    while pending:
+        begin, length, slot = pending.pop()
+        free = slots - slot
+        if length == 1:
+            actions.append(Action(True, begin, slot, -1))
+        elif free == 1:
+            for last in reversed(range(length)):
+                forward(begin, last, slot, -1)
+                actions.append(Action(True, begin + last, -1 if last else slot, -1))
+        else:
+            split = _split(length, free)
+            forward(begin, split, slot, slot + 1)
+            pending.append((begin, split, slot))
+            pending.append((begin + split, length - split, slot + 1))
+    return tuple(actions)
+
+
+def fewest_forward_steps(num_steps: int, slots: int) -> int:
+    """The closed form in `schedule`."""
+    sweeps = _sweeps(num_steps, slots)
+    return sweeps * num_steps - math.comb(slots + sweeps, slots + 1)
+
+
+def _sweeps(length: int, slots: int) -> int:
+    sweeps = 0
+    while math.comb(slots + sweeps, slots) < length:
+        sweeps += 1
+    return sweeps
+
+
+def _split(length: int, slots: int) -> int:
+    sweeps = _sweeps(length, slots)
+    least = math.comb(slots + sweeps - 2, slots) if sweeps > 1 else 0
+    return max(1, least, length - math.comb(slots + sweeps - 1, slots - 1))
+
+
+def reversed_loop(
+    step: Callable[[Any, Any, Any], tuple[Any, Any]], params: Any, carry: Any, inputs: Any, slots: int
+) -> tuple[Any, Any]:
+    r"""``step: (params, carry, input) -> (carry, out)`` over the first axis of the inputs: ``(carry, outs)``.
+
+    Values are those of ``lax.scan``; the backward pass follows `schedule`.
+
+    Memory: s + 2 carries and the residuals of one step, besides params, inputs, outputs and their gradients. Work: T
+    steps forward (one more than the first sweep of the plan: it makes the outputs), the plan's other forward steps, T
+    taped steps. The gradient by params passes through a branch at every action, which may copy it. Reverse mode at
+    any order; no forward mode.
+
+    Args:
+        step: reads nothing that is differentiated but its arguments.
+        params: any pytree.
+        carry: any pytree.
+        inputs: leaves ``[T, ...]``, T of at least 1. Leaves of all three that are not floating have no gradient.
+        slots: s.
+    """
+    num_steps = len(jax.tree.leaves(inputs)[0])
+    plan = schedule(num_steps, slots)
+    first = num_steps - 1  # the actions of the first sweep
+    # Where the first sweep stores, by the step that the stored carry enters; "slots" is outside and dropped.
+    store_before = np.full(num_steps, slots)
+    store_before[0] = 0
+    for action in plan[:first]:
+        if action.store >= 0:
+            store_before[action.step + 1] = action.store
+
+    def put(buffers: Any, slot: Any, carry: Any) -> Any:
+        return jax.tree.map(lambda b, c: b.at[slot].set(c, mode="drop"), buffers, carry)
+
+    def at(tree: Any, i: Any) -> Any:
+        return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), tree)
+
+    @jax.custom_vjp
+    def run(params: Any, carry: Any, inputs: Any) -> tuple[Any, Any]:
+        return jax.lax.scan(lambda c, x: step(params, c, x), carry, inputs)
+
+    def forward(params: Any, carry: Any, inputs: Any) -> Any:
+        def body(state: Any, now: Any) -> Any:
+            carry, _, buffers = state
+            store, x = now
+            after, out = step(params, carry, x)
+            return (after, carry, put(buffers, store, carry)), out
+
+        buffers = jax.tree.map(lambda c: jnp.zeros((slots, *c.shape), c.dtype), carry)
+        (after, before, buffers), outs = jax.lax.scan(
+            body, (carry, carry, buffers), (jnp.asarray(store_before), inputs)
+        )
+        return (after, outs), (params, before, buffers, inputs)
+
+    def backward(residuals: Any, cotangents: Any) -> Any:
+        params, before, buffers, inputs = residuals
+        some, merge = _split_floating(params)
+        xs_some, merge_x = _split_floating(inputs)
+        carry_some, merge_c = _split_floating(before)
+        d_after, d_outs = cotangents
+        d_outs_floating = [d for d in jax.tree.leaves(d_outs) if d.dtype != jax.dtypes.float0]
+        d_carry = [_like(d, c) for d, c in zip(_split_as(before, d_after), carry_some, strict=True)]
+        # Sums over time, in float32 at least.
+        d_params = [jnp.zeros(p.shape, wide(p.dtype)) for p in some]
+        d_inputs = [jnp.zeros_like(a) for a in xs_some]
+
+        def body(state: Any, action: Any) -> Any:
+            working, buffers, d_carry, d_params, d_inputs = state
+            taped, t, load, store = action
+            loaded = at(buffers, jnp.maximum(load, 0))
+            working = jax.tree.map(lambda a, b: jnp.where(load >= 0, a, b), loaded, working)
+            x = at(inputs, t)
+            x_some, merge_now = _split_floating(x)
+            c_some, merge_carry = _split_floating(working)
+
+            def advance(d_carry: Any, d_params: Any) -> Any:
+                after, _ = step(params, working, x)
+                return after, d_carry, d_params, [jnp.zeros_like(a) for a in x_some]
+
+            def tape(d_carry: Any, d_params: Any) -> Any:
+                def floating(p: Any, c: Any, x: Any) -> Any:
+                    after, out = step(merge(p), merge_carry(c), merge_now(x))
+                    return _split_floating(after)[0], _split_floating(out)[0]
+
+                _, pull = jax.vjp(floating, some, c_some, x_some)
+                d_p, d_c, d_x = pull((d_carry, at(d_outs_floating, t)))
+                d_params = [a + b.astype(a.dtype) for a, b in zip(d_params, d_p, strict=True)]
+                return working, d_c, d_params, d_x
+
+            working, d_carry, d_params, d_x = jax.lax.cond(taped, tape, advance, d_carry, d_params)
+            place = jnp.where(taped, t, num_steps)
+            d_inputs = [b.at[place].set(d, mode="drop") for b, d in zip(d_inputs, d_x, strict=True)]
+            return (working, put(buffers, store, working), d_carry, d_params, d_inputs), None
+
+        taped, steps, loads, stores = (jnp.asarray(column) for column in np.asarray(plan[first:]).T)
+        actions = (taped.astype(bool), steps, loads, jnp.where(stores >= 0, stores, slots))
+        state = (before, buffers, d_carry, d_params, d_inputs)
+        (_, _, d_carry, d_params, d_inputs), _ = jax.lax.scan(body, state, actions)
+        d_params = [d.astype(p.dtype) for d, p in zip(d_params, some, strict=True)]
+        return merge.gradients(d_params), merge_c.gradients(d_carry), merge_x.gradients(d_inputs)
+
+    run.defvjp(forward, backward)
+    return run(params, carry, inputs)
+
+
+class _Merge:
+    """Puts the floating leaves of a tree back among the others."""
+
+    def __init__(self, tree: Any):
+        self.leaves, self.treedef = jax.tree.flatten(tree)
+        self.floating = [i for i, a in enumerate(self.leaves) if jnp.issubdtype(a.dtype, jnp.inexact)]
+
+    def __call__(self, some: list) -> Any:
+        leaves = list(self.leaves)
+        for i, leaf in zip(self.floating, some, strict=True):
+            leaves[i] = leaf
+        return jax.tree.unflatten(self.treedef, leaves)
+
+    def gradients(self, some: list) -> Any:
+        """Gradients in the form of the tree; None where there are none."""
+        leaves: list[Any] = [None] * len(self.leaves)
+        for i, leaf in zip(self.floating, some, strict=True):
+            leaves[i] = leaf
+        return jax.tree.unflatten(self.treedef, leaves)
+
+
+def _split_floating(tree: Any) -> tuple[list, _Merge]:
+    merge = _Merge(tree)
+    return [merge.leaves[i] for i in merge.floating], merge
+
+
+def _split_as(tree: Any, cotangents: Any) -> list:
+    """The cotangents of the floating leaves of a tree."""
+    leaves = jax.tree.leaves(cotangents)
+    return [leaves[i] for i in _Merge(tree).floating]
+
+
+def _like(cotangent: Any, leaf: Any) -> jax.Array:
+    return jnp.asarray(cotangent, leaf.dtype)
