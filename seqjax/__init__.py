@@ -20,48 +20,39 @@ from seqjax.base import (
 )
 from seqjax.blocks.transformer import feed_forward, transformer_block
 from seqjax.cells import REGISTRY
-from seqjax.cells.elman import elman, indrnn, irnn
+from seqjax.cells.antisymmetric import antisymmetric_rnn
+from seqjax.cells.attention import attention
+from seqjax.cells.clockwork import clockwork
+from seqjax.cells.continuous_time import TimedInputs, cfc, ltc
+from seqjax.cells.conv_lstm import conv_lstm
 from seqjax.cells.delta_net import delta_net, gated_delta_net
-from seqjax.cells.elman import elman
+from seqjax.cells.echo_state import echo_state
+from seqjax.cells.elman import elman, indrnn, irnn
 from seqjax.cells.gla import gla
 from seqjax.cells.gru import gru
+from seqjax.cells.hgrn import hgrn
 from seqjax.cells.linear_attention import linear_attention
 from seqjax.cells.lru import lru
 from seqjax.cells.lstm import chrono_lstm, lstm
 from seqjax.cells.lstm_gates import coupled_lstm, peephole_lstm, ur_lstm
 from seqjax.cells.lstm_step import layer_norm_lstm, projection_lstm
+from seqjax.cells.mamba import mamba
+from seqjax.cells.minimal import min_gru, min_lstm
+from seqjax.cells.mlstm import mlstm
 from seqjax.cells.one_gate import mgu, ugrnn
-from seqjax.cells.antisymmetric import antisymmetric_rnn
-from seqjax.cells.continuous_time import TimedInputs, cfc, ltc
-from seqjax.cells.conv_lstm import conv_lstm
-from seqjax.cells.echo_state import echo_state
-from seqjax.cells.attention import attention
-from seqjax.cells.clockwork import clockwork
-from seqjax.cells.elman import elman
-from seqjax.cells.gru import gru
-from seqjax.cells.hgrn import hgrn
-from seqjax.cells.lru import lru
-from seqjax.cells.lstm import lstm
 from seqjax.cells.orthogonal import orthogonal_rnn
 from seqjax.cells.oscillators import cornn, lem
 from seqjax.cells.para import para_gru, para_lstm
-from seqjax.cells.slstm import slstm
-from seqjax.cells.mamba import mamba
-from seqjax.cells.minimal import min_gru, min_lstm
 from seqjax.cells.qrnn import qrnn
+from seqjax.cells.retention import retention
 from seqjax.cells.rg_lru import rg_lru
 from seqjax.cells.rtu import rtu
+from seqjax.cells.rwkv7 import rwkv7
 from seqjax.cells.s4d import s4d
 from seqjax.cells.s5 import s5
+from seqjax.cells.slstm import slstm
 from seqjax.cells.sru import sru
-from seqjax.cells.mlstm import mlstm
-from seqjax.cells.retention import retention
-from seqjax.cells.rwkv7 import rwkv7
 from seqjax.cells.ssd import ssd
-from seqjax.combinators import bidirectional, checkpointed, residual, serial
-from seqjax.convolution import short_convolution, token_shift
-from seqjax.cross_attention import additive_attention, multiplicative_attention, scaled_dot_attention
-from seqjax.decode import Sampler, beam_search, categorical, generate, greedy
 from seqjax.combinators import (
     Binomial,
     Nested,
@@ -86,12 +77,13 @@ from seqjax.combinators import (
     with_memory,
     zoneout,
 )
+from seqjax.convolution import short_convolution, token_shift
+from seqjax.cross_attention import additive_attention, multiplicative_attention, scaled_dot_attention
+from seqjax.decode import Sampler, beam_search, categorical, generate, greedy
 from seqjax.definition import definition
 from seqjax.layers import dropout, pointwise, recurrent
-from seqjax.methods import Associative, Auto, Chunked, Sequential
-from seqjax.methods import Associative, Auto, Sequential
+from seqjax.methods import Associative, Auto, Chunked, Newton, NewtonReport, Sequential
 from seqjax.normalisation import running_normalisation
-from seqjax.methods import Associative, Auto, Newton, NewtonReport, Sequential
 from seqjax.pooling import last, lengths_to_mask, mean_pool, running_mean
 
 __version__ = "0.1.0"

@@ -1,19 +1,25 @@
 """The cells: one file per family, one factory per cell. `REGISTRY` lists them all."""
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell
-from seqjax.cells.elman import ElmanCarry, ElmanParams, IndRNNParams, elman, indrnn, irnn
+from seqjax.cells.antisymmetric import AntisymmetricCarry, AntisymmetricParams, antisymmetric_rnn
+from seqjax.cells.attention import AttentionParams, attention
+from seqjax.cells.clockwork import ClockworkCarry, ClockworkParams, clockwork
+from seqjax.cells.continuous_time import CfCParams, ContinuousTimeCarry, LTCParams, TimedInputs, cfc, ltc
+from seqjax.cells.conv_lstm import ConvLSTMCarry, ConvLSTMParams, conv_lstm
 from seqjax.cells.delta_net import DeltaNetParams, GatedDeltaNetParams, delta_net, gated_delta_net
-from seqjax.cells.elman import ElmanCarry, ElmanParams, elman
+from seqjax.cells.echo_state import EchoStateCarry, EchoStateParams, echo_state
+from seqjax.cells.elman import ElmanCarry, ElmanParams, IndRNNParams, elman, indrnn, irnn
 from seqjax.cells.gla import GLAParams, gla
 from seqjax.cells.gru import GRUCarry, GRUParams, gru
 from seqjax.cells.heads import two_heads
+from seqjax.cells.hgrn import HGRNParams, hgrn
 from seqjax.cells.linear_attention import LinearAttentionParams, linear_attention
 from seqjax.cells.lru import LRUParams, lru
 from seqjax.cells.lstm import LSTMCarry, LSTMParams, chrono_lstm, lstm
@@ -25,39 +31,23 @@ from seqjax.cells.lstm_gates import (
     peephole_lstm,
     ur_lstm,
 )
-from seqjax.cells.lstm_step import (
-    LayerNormLSTMParams,
-    ProjectionLSTMParams,
-    layer_norm_lstm,
-    projection_lstm,
-)
+from seqjax.cells.lstm_step import LayerNormLSTMParams, ProjectionLSTMParams, layer_norm_lstm, projection_lstm
+from seqjax.cells.mamba import MambaParams, mamba
+from seqjax.cells.minimal import MinGRUParams, MinLSTMParams, min_gru, min_lstm
+from seqjax.cells.mlstm import MLSTMParams, mlstm
 from seqjax.cells.one_gate import MGUCarry, MGUParams, UGRNNCarry, UGRNNParams, mgu, ugrnn
-from seqjax.cells.antisymmetric import AntisymmetricCarry, AntisymmetricParams, antisymmetric_rnn
-from seqjax.cells.continuous_time import CfCParams, ContinuousTimeCarry, LTCParams, TimedInputs, cfc, ltc
-from seqjax.cells.conv_lstm import ConvLSTMCarry, ConvLSTMParams, conv_lstm
-from seqjax.cells.echo_state import EchoStateCarry, EchoStateParams, echo_state
-from seqjax.cells.attention import AttentionParams, attention
-from seqjax.cells.clockwork import ClockworkCarry, ClockworkParams, clockwork
-from seqjax.cells.elman import ElmanCarry, ElmanParams, elman
-from seqjax.cells.gru import GRUCarry, GRUParams, gru
-from seqjax.cells.hgrn import HGRNParams, hgrn
-from seqjax.cells.lru import LRUParams, lru
-from seqjax.cells.lstm import LSTMCarry, LSTMParams, lstm
 from seqjax.cells.orthogonal import OrthogonalCarry, OrthogonalParams, orthogonal_rnn
 from seqjax.cells.oscillators import CoRNNCarry, CoRNNParams, LEMCarry, LEMParams, cornn, lem
 from seqjax.cells.para import ParaGRUCarry, ParaGRUParams, ParaLSTMCarry, ParaLSTMParams, para_gru, para_lstm
-from seqjax.cells.slstm import SLSTMCarry, SLSTMParams, slstm
-from seqjax.cells.mamba import MambaParams, mamba
-from seqjax.cells.minimal import MinGRUParams, MinLSTMParams, min_gru, min_lstm
 from seqjax.cells.qrnn import QRNNParams, qrnn
+from seqjax.cells.retention import RetentionParams, retention
 from seqjax.cells.rg_lru import RGLRUParams, rg_lru
 from seqjax.cells.rtu import RTUParams, rtu
+from seqjax.cells.rwkv7 import RWKV7Params, rwkv7
 from seqjax.cells.s4d import S4DParams, s4d
 from seqjax.cells.s5 import S5Params, s5
+from seqjax.cells.slstm import SLSTMCarry, SLSTMParams, slstm
 from seqjax.cells.sru import SRUParams, sru
-from seqjax.cells.mlstm import MLSTMParams, mlstm
-from seqjax.cells.retention import RetentionParams, retention
-from seqjax.cells.rwkv7 import RWKV7Params, rwkv7
 from seqjax.cells.ssd import SSDParams, ssd
 
 
@@ -74,17 +64,6 @@ def timed(lead: tuple[int, ...], width: int) -> TimedInputs:
 def image(lead: tuple[int, ...], width: int) -> jax.Array:
     """The input of convolutional cells: zeros ``[*lead, 3, 2, width]``, an image of 3 x 2."""
     return jnp.zeros((*lead, 3, 2, width))
-
-
-def two_heads(factory: Callable[..., Cell]) -> Callable[..., Cell]:
-    """A factory with two heads where the hidden size is even, else one."""
-
-    @wraps(factory)
-    def make(hidden_size: int, **options: Any) -> Cell:
-        even = isinstance(hidden_size, int) and hidden_size % 2 == 0
-        return factory(hidden_size, num_heads=2 if even else 1, **options)
-
-    return make
 
 
 class Entry(NamedTuple):
@@ -132,7 +111,7 @@ REGISTRY: dict[str, Entry] = {
     "ltc": Entry(ltc, "along h the product of (1 + dt (1/tau + f))^-1, the less the longer the elapsed time", timed),
     "conv_lstm": Entry(partial(conv_lstm, peepholes=True), "as lstm, pixel by pixel; through h they spread", image),
     "echo_state": Entry(echo_state, "none by the params; along h (1 - leak) plus leak times the reservoir's"),
-    "clockwork": Entry(partial(clockwork, periods=(1, 2, 4)), "unchanged through T - 1 of T steps of a module of period T"),
+    "clockwork": Entry(partial(clockwork, periods=(1, 2, 4)), "in a module of period T unchanged but for each T-th step"),
     # ---- Diagonal
     "lru": Entry(lru, "exactly lambda^lag, |lambda| < 1: never explode; over the default ring a power law"),
     "s4d": Entry(partial(s4d, state_size=16), "exactly A_bar^lag, |A_bar| < 1: scales of 20 to 2000 steps"),

@@ -125,7 +125,9 @@ def diagonal_jacobian(step: Callable, packing: Packing, entering: jax.Array, us:
 
     def entry(i: jax.Array) -> jax.Array:
         unit = (jnp.arange(size) == i).astype(entering.dtype)
-        tangent = tangent_of(jnp.broadcast_to(unit.reshape((1,) * (entering.ndim - 1) + (size,)), entering.shape))
+        tangent = tangent_of(
+            jnp.broadcast_to(unit.reshape((1,) * (entering.ndim - 1) + (size,)), entering.shape)
+        )
         return jax.lax.dynamic_index_in_dim(tangent, i, -1, keepdims=False)
 
     return jnp.moveaxis(jax.lax.map(entry, jnp.arange(size)), 0, -1)

@@ -5,18 +5,7 @@ Of seqjax only the names and layouts of the params are used. Row vectors: the pa
 One file per family.
 """
 
-from references import diagonal, gated, gated_variants
+from references import attention, clockwork, diagonal, gated, gated_variants, matrix, nonlinear
 
-REFERENCES = {**gated.REFERENCES, **gated_variants.REFERENCES, **diagonal.REFERENCES}
-from references import diagonal, gated, nonlinear
-
-REFERENCES = {**gated.REFERENCES, **diagonal.REFERENCES, **nonlinear.REFERENCES}
-from references import diagonal, gated, matrix
-
-REFERENCES = {**gated.REFERENCES, **diagonal.REFERENCES, **matrix.REFERENCES}
-from references import attention, diagonal, gated
-
-REFERENCES = {**gated.REFERENCES, **diagonal.REFERENCES, **attention.REFERENCES}
-from references import clockwork, diagonal, gated
-
-REFERENCES = {**gated.REFERENCES, **clockwork.REFERENCES, **diagonal.REFERENCES}
+FAMILIES = (attention, clockwork, diagonal, gated, gated_variants, matrix, nonlinear)
+REFERENCES = {name: reference for family in FAMILIES for name, reference in family.REFERENCES.items()}
