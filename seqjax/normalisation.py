@@ -14,7 +14,7 @@ from seqjax.ops.step import loop
 
 
 class RunningMoments(NamedTuple):
-    """steps ``[*B, 1]``, how many there were; mean ``[*B, D]``; m2 ``[*B, D]``, the sum of squared deviations from the mean."""
+    """steps ``[*B, 1]``, how many there were; mean and m2 ``[*B, D]``, the sum of squared deviations from the mean."""
 
     steps: jax.Array
     mean: jax.Array
