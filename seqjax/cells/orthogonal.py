@@ -53,7 +53,8 @@ def orthogonal_rnn(
         h_t &= \mathrm{sign}(z_t) \odot \mathrm{relu}(|z_t| + b) && \text{(modrelu)} \\
         h_t &= \phi(z_t + b) && \text{(tanh, identity)}
 
-    with triu the entries above the diagonal. The exponential is computed once per unroll, in float32 at least.
+    with triu the entries above the diagonal. The exponential is computed once per unroll (and at every `step`), in
+    float32 at least: W_h is orthogonal to rounding.
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``OrthogonalCarry(h [*B, H])``;
     params ``OrthogonalParams(w_x [D, H], a [H, H], b [H])``.
