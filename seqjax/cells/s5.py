@@ -119,12 +119,13 @@ def s5(
         return S5Params(*(p.astype(param_dtype) for p in params))
 
     def project(params: S5Params, xs: jax.Array, key: Any = None) -> DiagonalInputs:
-        dtype = wide(xs.dtype)
+        us = affine(xs, params.w_b)
+        dtype = wide(us.dtype)
         step_log, a_log, a_imag = (p.astype(dtype) for p in params[:3])
         a = jax.lax.complex(-jnp.exp(a_log), a_imag)
         step = jnp.exp(step_log)
         decay, gain = DISCRETISATIONS[discretisation](a, jax.lax.complex(step, jnp.zeros_like(step)))
-        us = jax.lax.complex(*jnp.split(affine(xs, params.w_b).astype(dtype), 2, -1))
+        us = jax.lax.complex(*jnp.split(us.astype(dtype), 2, -1))
         return DiagonalInputs(decay, expand_left(gain, us.ndim) * us)
 
     def readout(params: S5Params, hs: jax.Array, xs: jax.Array) -> jax.Array:

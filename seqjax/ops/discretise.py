@@ -52,8 +52,8 @@ def complement(log_rate: Float[Array, "..."]) -> Float[Array, "..."]:
     r""":math:`\sqrt{1 - a^2}` of a decay :math:`a = e^{-\rho}`, from :math:`\log\rho`.
 
     The norm of the input that keeps the variance of :math:`h_t = a h_{t-1} + \sqrt{1 - a^2} x_t` at that of x. As
-    :math:`\sqrt{2\rho}\sqrt{(1 - e^{-2\rho}) / 2\rho}` its relative error stays a few roundings for every a, and value
-    and gradient are finite where a rounds to one, where the square root of ``1 - a**2`` has an infinite slope.
+    :math:`\sqrt{2\rho}\sqrt{(1 - e^{-2\rho}) / 2\rho}` its relative error is that of :math:`\rho` for every a, and
+    value and gradient are finite where a rounds to one, where the square root of ``1 - a**2`` has an infinite slope.
 
     Example:
         >>> import jax, jax.numpy as jnp
