@@ -105,8 +105,8 @@ def test_a_nonlinear_rtu_without_nonlinearity_is_the_linear_one():
 def test_rg_lru_keeps_the_variance_and_a_finite_gradient_where_its_gate_is_shut():
     cell = sj.rg_lru(1, input_map=False)
     params = init(cell, 1)._replace(w_r=jnp.zeros((1, 1, 1)), w_i=jnp.zeros((1, 1, 1)))
-    for z in (0.0, -20.0, -80.0, -200.0):
-        for logit in (0.0, 30.0, 120.0):
+    for z in (0.0, -20.0, -80.0, -120.0):
+        for logit in (0.0, 30.0):
             p = jax.tree.map(lambda a: a.astype(jnp.float32), params._replace(a_logit=jnp.full(1, logit)))
 
             def loss(b_r, a_logit, p=p):
@@ -122,11 +122,11 @@ def test_rg_lru_keeps_the_variance_and_a_finite_gradient_where_its_gate_is_shut(
                 if log_rho < -30
                 else math.sqrt(-math.expm1(-2 * math.exp(log_rho)))
             )
-            assert b == pytest.approx(exact, rel=3e-5)
+            assert b == pytest.approx(exact, rel=3e-5, abs=0)
             assert a[0] == pytest.approx(math.exp(-math.exp(log_rho)), rel=1e-6)
             assert all(np.isfinite(s).all() for s in slopes)
             if z < -10:  # b is proportional to the square root of rho
-                assert slopes[0][0] == pytest.approx(exact / 2, rel=1e-4)
+                assert slopes[0][0] == pytest.approx(exact / 2, rel=1e-4, abs=0)
 
 
 def test_the_gates_of_min_lstm_stay_finite_where_both_shut():
@@ -147,7 +147,7 @@ def test_the_gates_of_min_lstm_stay_finite_where_both_shut():
         a, b = decay(params)
         # f / (f + i) with f = e^p, i = e^k where both are shut
         expected = 1 / (1 + math.exp(np.clip(min(k, 0) - min(p, 0), -700, 700)))
-        assert a == pytest.approx(expected, rel=1e-12) and a + b == pytest.approx(1, rel=1e-12)
+        assert a == pytest.approx(expected, rel=1e-12, abs=1e-300) and a + b == pytest.approx(1, rel=1e-12)
         slope = jax.grad(lambda params, decay=decay: decay(params)[0])(params).b
         assert np.isfinite(slope).all()
     assert abs(slope[0]) <= 0.25
@@ -170,7 +170,7 @@ def test_an_almost_open_gate_lets_in_a_little_with_full_accuracy(name):
         params = params._replace(b_c=params.b_c.at[:H].set(1.0))
     gain = cell.project(params, jnp.ones((1, D), jnp.float32)).b.real[0, 0]
     candidate = {"qrnn": math.tanh(1), "hgrn": sigmoid(1.0)}.get(name, 1.0)
-    assert gain == pytest.approx(math.exp(-40) * candidate, rel=1e-5)
+    assert gain == pytest.approx(math.exp(-40) * candidate, rel=1e-5, abs=0)
 
 
 # ---------------------------------------------------------------- initial values

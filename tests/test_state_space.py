@@ -96,7 +96,9 @@ def test_the_complement_of_a_decay_is_accurate_and_has_a_finite_gradient():
         np.testing.assert_allclose(d_got, slope, rtol=30 * eps, atol=30 * eps)
     value, slope = jax.value_and_grad(complement)(jnp.float32(-120.0))  # rho itself is zero in float32
     exact = math.sqrt(2) * math.exp(-60)
-    assert value == pytest.approx(exact, rel=1e-5) and slope == pytest.approx(exact / 2, rel=1e-5)
+    assert value == pytest.approx(exact, rel=1e-5, abs=0) and slope == pytest.approx(
+        exact / 2, rel=1e-5, abs=0
+    )
 
 
 def test_log_softplus_does_not_underflow():
