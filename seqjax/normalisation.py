@@ -14,7 +14,7 @@ from seqjax.ops.step import loop
 
 
 class RunningMoments(NamedTuple):
-    """steps ``[*B, 1]``, how many there were; mean and m2 ``[*B, D]``, the sum of squared deviations from the mean."""
+    """steps ``[*B, 1]``, how many there were; mean, m2 ``[*B, D]``: m2 is the sum of squared deviations from it."""
 
     steps: jax.Array
     mean: jax.Array

@@ -100,8 +100,9 @@ def hgrn(hidden_size: int, *, lower_bound: float = 0.0, param_dtype: Any = jnp.f
         )
 
     def project(params: HGRNParams, xs: jax.Array, key: Any = None) -> DiagonalInputs:
+        c = jax.nn.silu(affine(xs, params.w_c, params.b_c))
         dtype = wide(xs.dtype)
-        c = jax.nn.silu(affine(xs, params.w_c, params.b_c)).astype(dtype)
+        c = c.astype(dtype)
         z = affine(xs, params.w_f, params.b_f).astype(dtype)
         decay = lower_bound + (1 - lower_bound) * jax.nn.sigmoid(z)
         gain = (1 - lower_bound) * jax.nn.sigmoid(-z)

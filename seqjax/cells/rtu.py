@@ -114,7 +114,8 @@ def rtu(
         return jax.lax.complex(*(norm * half for half in jnp.split(us, 2, -1)))
 
     def project(params: RTUParams, xs: jax.Array, key: Any = None) -> DiagonalInputs:
-        return DiagonalInputs(rotation(params, wide(xs.dtype)), inputs(params, xs))
+        us = inputs(params, xs)
+        return DiagonalInputs(rotation(params, us.real.dtype), us)
 
     def parts(cs: jax.Array) -> jax.Array:
         return jnp.concatenate([cs.real, cs.imag], -1)

@@ -79,7 +79,7 @@ def s5(
         >>> import jax, jax.numpy as jnp, seqjax as sj
         >>> params = sj.s5(3, state_size=4).init(jax.random.key(0), jnp.ones((5, 2)))
         >>> params.a_imag
-        Array([0.75034547, 3.9859068 ], dtype=float32)
+        Array([0.5565011, 4.603293 ], dtype=float32)
 
     References:
         Smith, Warrington, Linderman 2023, "Simplified state space layers for sequence modeling", arXiv:2208.04933:
@@ -119,12 +119,13 @@ def s5(
         return S5Params(*(p.astype(param_dtype) for p in params))
 
     def project(params: S5Params, xs: jax.Array, key: Any = None) -> DiagonalInputs:
-        dtype = wide(xs.dtype)
+        us = affine(xs, params.w_b)
+        dtype = wide(us.dtype)
         step_log, a_log, a_imag = (p.astype(dtype) for p in params[:3])
         a = jax.lax.complex(-jnp.exp(a_log), a_imag)
         step = jnp.exp(step_log)
         decay, gain = DISCRETISATIONS[discretisation](a, jax.lax.complex(step, jnp.zeros_like(step)))
-        us = jax.lax.complex(*jnp.split(affine(xs, params.w_b).astype(dtype), 2, -1))
+        us = jax.lax.complex(*jnp.split(us.astype(dtype), 2, -1))
         return DiagonalInputs(decay, expand_left(gain, us.ndim) * us)
 
     def readout(params: S5Params, hs: jax.Array, xs: jax.Array) -> jax.Array:

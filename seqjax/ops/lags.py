@@ -29,8 +29,8 @@ def lagged(
         >>> import jax.numpy as jnp
         >>> xs = jnp.asarray([1.0, 2.0, 3.0]).reshape(3, 1)
         >>> carry, (before, now) = lagged(xs, jnp.zeros((1, 1)), None, jnp.asarray([True, False, True]))
-        >>> before.ravel(), carry.ravel()
-        (Array([0., 1., 1.], dtype=float32), Array([3.], dtype=float32))
+        >>> before[2], carry
+        (Array([1.], dtype=float32), Array([[3.]], dtype=float32))
     """
     length, size = xs.shape[0], carry.shape[-2]
     padded = jnp.concatenate([jnp.moveaxis(carry, -2, 0), xs])
