@@ -7,7 +7,16 @@ from seqjax.methods.common import at_step
 from seqjax.methods.newton import Newton, NewtonReport
 from seqjax.methods.sequential import Sequential
 
-__all__ = ["METHODS", "Associative", "Auto", "Newton", "NewtonReport", "Sequential", "at_step", "check_method"]
+__all__ = [
+    "METHODS",
+    "Associative",
+    "Auto",
+    "Newton",
+    "NewtonReport",
+    "Sequential",
+    "at_step",
+    "check_method",
+]
 
 METHODS: tuple[type, ...] = (Sequential, Associative, Newton, Auto)
 
