@@ -106,7 +106,7 @@ def full_jacobian(step: Callable, packing: Packing, entering: jax.Array, us: Any
     def of_one(s: jax.Array, us: list) -> jax.Array:
         alone = [u[(None,) * batch_ndim] if has else u for u, has in zip(us, has_batch, strict=True)]
         carry = packing.unpack(s.reshape(*(1,) * batch_ndim, size))
-        return packing.pack(step(carry, treedef.unflatten(alone))[0]).reshape(size)
+        return packing.pack(step(carry, jax.tree.unflatten(treedef, alone))[0]).reshape(size)
 
     jacobian = jax.jacfwd(of_one)
     for _ in range(batch_ndim):
