@@ -51,7 +51,9 @@ def perturbed_profile(layer, loss, params, carry, xs, targets, reset, mask):
 
     deltas = jax.tree.map(lambda leaf: jnp.zeros((len(xs), *leaf.shape), leaf.dtype), carry)
     value, gradients = jax.value_and_grad(evaluate)(deltas)
-    return value, jax.tree.map(lambda g: jnp.sqrt(jnp.sum(jnp.abs(g) ** 2, -1)), gradients)
+    own = xs.ndim - 1  # the first axis that is not time or batch
+    norm = lambda g: jnp.sqrt(jnp.sum(jnp.abs(g) ** 2, tuple(range(own, g.ndim))))  # noqa: E731
+    return value, jax.tree.map(norm, gradients)
 
 
 def flags(length):

@@ -83,8 +83,8 @@ def gla(
         >>> cell = sj.gla(8, num_heads=2)
         >>> us = cell.project(cell.init(jax.random.key(0), jnp.ones((5, 4))), jnp.zeros((5, 4)))
         >>> jnp.exp(us.log_decay[0])
-        Array([[0.957603, 0.957603],
-               [0.957603, 0.957603]], dtype=float32)
+        Array([[0.9576033, 0.9576033],
+               [0.9576033, 0.9576033]], dtype=float32)
 
     References:
         Yang et al. 2023, "Gated linear attention transformers with hardware-efficient training", arXiv:2312.06635,

@@ -130,7 +130,7 @@ def unit(xs: jax.Array) -> jax.Array:
         >>> unit(jnp.asarray([3.0, 4.0]))
         Array([0.6, 0.8], dtype=float32)
         >>> jax.grad(lambda x: unit(x).sum())(jnp.zeros(2))
-        Array([1000000., 1000000.], dtype=float32)
+        Array([1.e+06, 1.e+06], dtype=float32)
     """
     xs = xs.astype(wide(xs.dtype))
     square = jnp.sum(jnp.square(xs), -1, keepdims=True)

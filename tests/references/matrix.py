@@ -17,7 +17,7 @@ def silu(z):
 
 
 def softplus(z):
-    return np.log1p(np.exp(z))
+    return np.logaddexp(0, z)
 
 
 def unit(z):
