@@ -18,7 +18,11 @@ from seqjax.base import (
     Method,
     Step,
 )
+from seqjax.blocks.delta import gated_delta_block, hybrid_delta
+from seqjax.blocks.griffin import griffin, griffin_block
+from seqjax.blocks.mamba import mamba_block, samba
 from seqjax.blocks.transformer import feed_forward, transformer_block
+from seqjax.blocks.xlstm import mlstm_block, slstm_block, xlstm
 from seqjax.cells import REGISTRY
 from seqjax.cells.antisymmetric import antisymmetric_rnn
 from seqjax.cells.attention import attention

@@ -11,6 +11,11 @@ import pytest
 import seqjax as sj
 from seqjax import blocks
 from seqjax.testing import CHECKS
+from seqjax.testing.checks import (
+    masked_steps_do_not_happen,
+    resets_separate_packed_sequences,
+    unroll_is_the_loop_of_step,
+)
 
 D = 6
 X = jnp.zeros((3, D))
@@ -37,6 +42,17 @@ SLOW = {
         dropout_rate=0.1,
     ),
     "feed forward": sj.feed_forward(D, activation="geglu"),
+    "griffin block": sj.griffin_block(D, num_blocks=2),
+    "mamba block": sj.mamba_block(D, state_size=3),
+    "mlstm block": sj.mlstm_block(D, num_heads=2),
+    "slstm block": sj.slstm_block(D, num_heads=2),
+    "gated delta block": sj.gated_delta_block(D, num_heads=2, negative_eigenvalues=True),
+}
+STACKS = {
+    "griffin": sj.griffin(D, 3, num_heads=3, window=4),
+    "samba": sj.samba(D, 1, num_heads=3, window=4, state_size=2),
+    "xlstm": sj.xlstm(D, 2, ratio=(1, 1), num_heads=2),
+    "hybrid delta": sj.hybrid_delta(D, 2, num_heads=3, window=4),
 }
 
 
@@ -53,6 +69,17 @@ every = pytest.mark.parametrize("layer", list(every_block()))
 @every
 def test_conformance(layer, check):
     check(layer, X)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "check",
+    [unroll_is_the_loop_of_step, resets_separate_packed_sequences, masked_steps_do_not_happen],
+    ids=lambda check: check.__name__,
+)
+@pytest.mark.parametrize("name", STACKS)
+def test_stacks(name, check):
+    check(STACKS[name], X)
 
 
 @every
@@ -146,7 +173,151 @@ def test_a_transformer_block_is_two_residual_branches():
     assert_close(ys, z + swiglu_by_hand(mlp, rms(np.asarray(z), norm_2["scale"])))
 
 
+def down(params, x):
+    """A map without bias."""
+    return x @ params["kernel"]
+
+
+def test_a_griffin_block_is_figure_2():
+    params, xs, ys = run(sj.griffin_block(D))
+    (norm_1, ((((first, conv, lru), (second, _)), _), last)), (norm_2, mlp) = params
+    x = jnp.asarray(rms(xs, norm_1["scale"]))
+    branch = part(sj.short_convolution(4), conv, down(first, x))
+    branch = part(sj.recurrent(sj.rg_lru(8, input_map=False)), lru, branch)
+    z = xs + down(last, branch * gelu(down(second, x)))
+    assert_close(ys, z + swiglu_by_hand(mlp, rms(np.asarray(z), norm_2["scale"]), gelu))
+
+
+def test_a_mamba_block_is_figure_3():
+    params, xs, ys = run(sj.mamba_block(D, state_size=3))
+    norm, ((((first, conv, _, s6), (second, _)), _), last) = params
+    x = jnp.asarray(rms(xs, norm["scale"]))
+    branch = silu(part(sj.short_convolution(4), conv, down(first, x)))
+    branch = part(sj.recurrent(sj.mamba(12, state_size=3, input_map=False)), s6, branch)
+    assert_close(ys, xs + down(last, branch * silu(down(second, x))))
+
+
+def layer_norm(x, params):
+    x = x - x.mean(-1, keepdims=True)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * params["scale"] + params["bias"]
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_an_mlstm_block_is_its_figure():
+    heads, size, k_size = 2, 2 * D, D
+    params, xs, ys = run(sj.mlstm_block(D, num_heads=heads))
+    norm, ((((first, ((conv, _), _), cell), (second, _)), _), last) = params
+    x = layer_norm(np.asarray(xs), norm)
+    u = np.asarray(down(first, x))
+    c = silu(np.asarray(part(sj.short_convolution(4), conv, jnp.asarray(u))))
+    dense = lambda w: np.asarray(jax.scipy.linalg.block_diag(*w))  # noqa: E731
+    q, k, v = c @ dense(cell.w_q), c @ dense(cell.w_k), u @ dense(cell.w_v)
+    gates = np.concatenate([q, k, v], -1) @ cell.w_if + cell.b_if
+    h = np.zeros_like(q)
+    for row in range(3):  # Beck et al. 2024, eq. 19-27, without the stabiliser
+        for head in range(heads):
+            part_of = slice(head * k_size, (head + 1) * k_size)
+            memory, normaliser = np.zeros((k_size, k_size)), np.zeros(k_size)
+            for t in range(len(xs)):
+                i, f = np.exp(gates[t, row, head]), sigmoid(gates[t, row, heads + head])
+                key = k[t, row, part_of] / np.sqrt(k_size)
+                memory = f * memory + i * np.outer(v[t, row, part_of], key)
+                normaliser = f * normaliser + i * key
+                query = q[t, row, part_of]
+                out = memory @ query / max(abs(normaliser @ query), 1)
+                out = out - out.mean()
+                h[t, row, part_of] = out / np.sqrt((out**2).mean() + 1e-5)
+    h = h * cell.scale + cell.skip * c
+    assert_close(ys, xs + down(last, h * silu(down(second, x))))
+    assert h.shape[-1] == size
+
+
+def test_an_slstm_block_is_its_figure():
+    params, xs, ys = run(sj.slstm_block(D, num_heads=2))
+    (norm_1, (((conv, _), _), _, cell, heads)), (norm_2, mlp) = params
+    x = layer_norm(np.asarray(xs), norm_1)
+    c = silu(part(sj.short_convolution(4), conv, jnp.asarray(x)))
+    h = part(sj.recurrent(sj.slstm(D, num_heads=2)), cell, jnp.concatenate([c, x], -1))
+    h = np.asarray(h).reshape(-1, 3, 2, D // 2)
+    h = layer_norm(h, {"scale": 1, "bias": 0}).reshape(-1, 3, D) * heads["scale"]
+    z = np.asarray(xs) + h
+    assert_close(ys, z + swiglu_by_hand(mlp, layer_norm(z, norm_2), gelu))
+
+
+def test_a_gated_delta_block_is_figure_1():
+    heads, k_size, v_size = 2, 2, 4
+    params, xs, ys = run(sj.gated_delta_block(D, num_heads=heads))
+    (norm_1, (((((*convolved, _), cell), (gate, _)), _), last)), (norm_2, mlp) = params
+    x = rms(np.asarray(xs), norm_1["scale"])
+    q, k, v = (
+        silu(np.asarray(part(sj.short_convolution(4, bias=False), p[1], jnp.asarray(down(p[0], x)))))
+        for p in convolved
+    )
+    alpha = np.exp(-np.exp(cell.a_log) * np.log1p(np.exp(x @ cell.w_dt + cell.b_dt)))
+    beta = sigmoid(x @ cell.w_beta)
+    h = np.zeros_like(v)
+    for row in range(3):  # Yang et al. 2024, eq. 10
+        for head in range(heads):
+            at_k, at_v = slice(head * k_size, (head + 1) * k_size), slice(head * v_size, (head + 1) * v_size)
+            memory = np.zeros((v_size, k_size))
+            for t in range(len(xs)):
+                key, query = (a[t, row, at_k] / np.linalg.norm(a[t, row, at_k]) for a in (k, q))
+                a, b = alpha[t, row, head], beta[t, row, head]
+                memory = memory @ (a * (np.eye(k_size) - b * np.outer(key, key)))
+                memory = memory + b * np.outer(v[t, row, at_v], key)
+                out = memory @ query
+                h[t, row, at_v] = out / np.sqrt((out**2).mean() + 1e-5) * cell.scale
+    z = np.asarray(xs) + down(last, h * silu(x @ gate["kernel"]))
+    assert_close(ys, z + swiglu_by_hand(mlp, rms(z, norm_2["scale"])))
+
+
+def test_stacks_have_the_blocks_of_their_papers_in_order():
+    local = sj.transformer_block(
+        D, num_heads=3, num_groups=1, window=4, hidden_size=3 * D, activation="geglu"
+    )
+    block, rms_norm = sj.griffin_block(D), sj.pointwise(nn.RMSNorm())
+    form = lambda layer: jax.tree.structure(layer.init(jax.random.key(0), X))  # noqa: E731
+    assert form(sj.griffin(D, 4, num_heads=3, window=4)) == form(
+        sj.serial(block, block, local, block, rms_norm)
+    )
+    matrix, exponential = sj.mlstm_block(D, num_heads=2), sj.slstm_block(D, num_heads=2)
+    assert form(sj.xlstm(D, 4, ratio=(2, 1), num_heads=2)) == form(
+        sj.serial(matrix, matrix, exponential, matrix, sj.pointwise(nn.LayerNorm()))
+    )
+    window = sj.transformer_block(D, num_heads=3, window=4)
+    delta = sj.gated_delta_block(D, num_heads=3)
+    assert form(sj.hybrid_delta(D, 3, num_heads=3, window=4)) == form(
+        sj.serial(delta, window, delta, rms_norm)
+    )
+    mixing, mlp = sj.mamba_block(D), blocks.pre_norm(sj.feed_forward(D))
+    assert form(sj.samba(D, 2, num_heads=3, window=4)) == form(
+        sj.serial(mixing, mlp, window, mixing, mlp, window, rms_norm)
+    )
+
+
 # ---------------------------------------------------------------- errors
+
+
+def test_sizes_that_do_not_fit_a_block_are_refused():
+    with pytest.raises(
+        ValueError, match=r"mlstm_block\(block_size\): expected a divisor of the 12 channels, got 5\."
+    ):
+        sj.mlstm_block(D, num_heads=2, block_size=5)
+    with pytest.raises(
+        ValueError, match=r"mlstm_block: expected a hidden_size that is a multiple of num_heads"
+    ):
+        sj.mlstm_block(D, num_heads=5)
+    with pytest.raises(ValueError, match=r"xlstm\(ratio\): expected two numbers of blocks, got \(0, 0\)\."):
+        sj.xlstm(D, 2, ratio=(0, 0))
+    with pytest.raises(ValueError, match=r"griffin\(depth\): expected a whole number .* got 0\."):
+        sj.griffin(D, 0, num_heads=1)
+    with pytest.raises(
+        ValueError, match=r"gated_delta_block: expected .* multiple of num_heads, got 6 and 4\."
+    ):
+        sj.gated_delta_block(D, num_heads=4)
 
 
 def test_options_that_do_not_exist_are_refused():

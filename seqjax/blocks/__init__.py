@@ -5,6 +5,25 @@ blocks, a norm and a head: ``serial(pointwise(Embed), block, block, pointwise(RM
 """
 
 from seqjax.blocks.branches import fork, gated, pre_norm
+from seqjax.blocks.delta import gated_delta_block, hybrid_delta
+from seqjax.blocks.griffin import griffin, griffin_block
+from seqjax.blocks.mamba import mamba_block, samba
 from seqjax.blocks.transformer import feed_forward, transformer_block
+from seqjax.blocks.xlstm import mlstm_block, slstm_block, xlstm
 
-__all__ = ["feed_forward", "fork", "gated", "pre_norm", "transformer_block"]
+__all__ = [
+    "feed_forward",
+    "fork",
+    "gated",
+    "gated_delta_block",
+    "griffin",
+    "griffin_block",
+    "hybrid_delta",
+    "mamba_block",
+    "mlstm_block",
+    "pre_norm",
+    "samba",
+    "slstm_block",
+    "transformer_block",
+    "xlstm",
+]

@@ -120,3 +120,8 @@ def dense(size: int) -> Layer:
 def product(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Of the two outputs of a `fork`."""
     return pair[0] * pair[1]
+
+
+def unchanged(x: jax.Array) -> jax.Array:
+    """The input: a branch of a `fork` that does nothing."""
+    return x

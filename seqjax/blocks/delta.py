@@ -1,0 +1,169 @@
+"""Gated DeltaNet's block, and its mixture with local attention."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Cell, Layer, Matrix, MatrixInputs, MatrixOutputs, Method
+from seqjax.blocks.branches import dense, fork, gated, norm_layer, pre_norm, unchanged
+from seqjax.blocks.transformer import feed_forward, transformer_block
+from seqjax.cells.heads import (
+    Heads,
+    affine,
+    check_heads,
+    fan_in_normal,
+    merge_heads,
+    normalise,
+    split_heads,
+    step_size_params,
+    step_sizes,
+    unit,
+    zero_state,
+)
+from seqjax.cells.initialise import check_size
+from seqjax.combinators import serial
+from seqjax.convolution import short_convolution
+from seqjax.definition import definition
+from seqjax.layers import pointwise, recurrent
+from seqjax.methods import Auto
+from seqjax.ops.select import wide
+from seqjax.ops.step import expand_left
+
+
+class GatedDeltaBlockParams(NamedTuple):
+    """Of the cell in `gated_delta_block`: w_beta, w_dt ``[D, N]``; b_dt, a_log ``[N]``; scale ``[V]`` of the norm."""
+
+    w_beta: jax.Array
+    w_dt: jax.Array
+    b_dt: jax.Array
+    a_log: jax.Array
+    scale: jax.Array
+
+
+@definition
+def gated_delta_block(
+    width: int,
+    *,
+    num_heads: int,
+    key_size: int | None = None,
+    value_size: int | None = None,
+    negative_eigenvalues: bool = False,
+    convolution_width: int = 4,
+    hidden_size: int | None = None,
+    method: Method = Auto(),  # noqa: B008 (a frozen value)
+) -> Layer:
+    r"""Gated DeltaNet's block: short convolutions on queries, keys and values, the gated delta rule, an output gate.
+
+    .. math::
+        q, k &= \mathrm{unit}(\mathrm{silu}(\mathrm{conv}(\bar x W_q))),\; \mathrm{unit}(\mathrm{silu}(\mathrm{conv}(
+            \bar x W_k))), \qquad v = \mathrm{silu}(\mathrm{conv}(\bar x W_v)), \qquad \bar x = \mathrm{norm}(x) \\
+        S_t &= \alpha_t (I - \beta_t k_t k_t^\top) S_{t-1} + \beta_t k_t v_t^\top \\
+        z_t &= x_t + \big(\mathrm{norm}_{\text{heads}}(S_t^\top q_t) \odot \mathrm{silu}(\bar x_t W_g)\big) W_o,
+            \qquad y_t = z_t + \mathrm{feed\_forward}(\mathrm{norm}(z_t))
+
+    with alpha and beta of :math:`\bar x` as in `seqjax.gated_delta_net`, and each convolution of its own.
+
+    Shapes: x ``[*B, D]`` -> y ``[*B, D]``, D = width.
+
+    Gradients: those of `seqjax.gated_delta_net` over time; residual branches over depth.
+
+    Args:
+        width: D, of inputs and outputs.
+        num_heads: N.
+        key_size: K; by default 3/4 of D / N, rounded down.
+        value_size: V; by default twice that.
+        negative_eigenvalues: beta in (0, 2) instead of (0, 1).
+        convolution_width: in steps.
+        hidden_size: of the feed-forward part, with the default of `feed_forward`.
+        method: that runs the recurrence.
+
+    Raises:
+        ValueError: for a size below 1, or heads that do not divide the width.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> block = sj.gated_delta_block(6, num_heads=2)
+        >>> xs = jnp.ones((10, 3, 6))
+        >>> params = block.init(jax.random.key(0), xs[0])
+        >>> block.unroll(params, block.initial_carry(params, xs[0]), xs)[1].shape
+        (10, 3, 6)
+
+    References:
+        Yang, Kautz, Hatamizadeh 2024, "Gated delta networks", arXiv:2412.06464: figure 1 (right), eq. 10, section 3.4.
+        Default sizes, and convolutions without biases, are the authors' code's.
+    """
+
+    def defaults(share: int) -> tuple[int, int]:
+        size = max(1, 3 * share // 4)
+        return size, 2 * size
+
+    heads = check_heads("gated_delta_block", width, num_heads, key_size, value_size, defaults=defaults)
+    keys, values = heads.number * heads.key_size, heads.number * heads.value_size
+
+    def convolved(size: int) -> Layer:
+        convolution = short_convolution(convolution_width, bias=False)
+        return serial(dense(size), convolution, pointwise(jax.nn.silu))
+
+    inputs = fork(convolved(keys), convolved(keys), convolved(values), pointwise(unchanged))
+    memory = serial(inputs, recurrent(_gated_delta(heads, 2.0 if negative_eigenvalues else 1.0), method))
+    mixing = serial(gated(memory, serial(dense(values), pointwise(jax.nn.silu))), dense(width))
+    return serial(pre_norm(mixing), pre_norm(feed_forward(width, hidden_size=hidden_size)))
+
+
+def _gated_delta(heads: Heads, largest: float) -> Cell:
+    """The gated delta rule on the convolved queries, keys, values, and the input, a tuple."""
+
+    def init(key: jax.Array, x: Any) -> GatedDeltaBlockParams:
+        keys = jax.random.split(key, 3)
+        a_log, b_dt = step_size_params(keys[2], heads.number, jnp.float32)
+        shape = (x[3].shape[-1], heads.number)
+        w_beta, w_dt = (fan_in_normal(k, shape, jnp.float32) for k in keys[:2])
+        return GatedDeltaBlockParams(w_beta, w_dt, b_dt, a_log, jnp.ones(heads.value_size))
+
+    def project(params: GatedDeltaBlockParams, xs: Any, key: Any = None) -> MatrixInputs:
+        q, k, v = (split_heads(a, heads.number) for a in xs[:3])
+        dtype = wide(v.dtype)
+        beta = largest * jax.nn.sigmoid(affine(xs[3], params.w_beta).astype(dtype))[..., None]
+        _, log_decay = step_sizes(xs[3], params.w_dt, params.b_dt, params.a_log)
+        k = unit(k)
+        erase = (-jnp.exp(log_decay)[..., None] * beta * k, k)
+        return MatrixInputs(unit(q), k, beta * v.astype(dtype), log_decay, erase=erase)
+
+    def readout(params: GatedDeltaBlockParams, hs: MatrixOutputs, xs: Any) -> jax.Array:
+        scaled = normalise(hs.o, centre=False) * expand_left(params.scale.astype(hs.o.dtype), hs.o.ndim)
+        return merge_heads(scaled).astype(xs[3].dtype)
+
+    return Cell(
+        init=init,
+        initial_carry=lambda params, x: zero_state(x[3], heads),
+        recurrence=Matrix(),
+        project=project,
+        readout=readout,
+    )
+
+
+@definition
+def hybrid_delta(width: int, depth: int, *, num_heads: int, window: int = 2048) -> Layer:
+    """The stack Gated DeltaNet-H1: a block with the gated delta rule, one of local attention, again and again; RMSNorm.
+
+    Shapes: x ``[*B, width]`` -> y ``[*B, width]``.
+
+    Args:
+        width: of inputs and outputs.
+        depth: the number of blocks.
+        num_heads: of every block.
+        window: of the attention, in steps.
+
+    Example:
+        >>> import seqjax as sj
+        >>> sj.hybrid_delta(8, 2, num_heads=2, window=4)
+        hybrid_delta(width=8, depth=2, num_heads=2, window=4)
+
+    References:
+        Yang, Kautz, Hatamizadeh 2024, arXiv:2412.06464: figure 1 (left, H1), section 3.4.
+    """
+    check_size("hybrid_delta(depth)", depth)
+    local = transformer_block(width, num_heads=num_heads, window=window)
+    block = gated_delta_block(width, num_heads=num_heads)
+    return serial(*(local if i % 2 else block for i in range(depth)), norm_layer("rms"))

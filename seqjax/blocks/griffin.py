@@ -1,0 +1,102 @@
+"""Griffin: gated linear recurrences, mixed with local attention."""
+
+import jax
+
+from seqjax.base import Layer, Method
+from seqjax.blocks.branches import dense, gated, norm_layer, pre_norm
+from seqjax.blocks.transformer import feed_forward, transformer_block
+from seqjax.cells.initialise import check_size
+from seqjax.cells.rg_lru import rg_lru
+from seqjax.combinators import serial
+from seqjax.convolution import short_convolution
+from seqjax.definition import definition
+from seqjax.layers import pointwise, recurrent
+from seqjax.methods import Auto
+
+
+@definition
+def griffin_block(
+    width: int,
+    *,
+    recurrent_size: int | None = None,
+    num_blocks: int = 1,
+    convolution_width: int = 4,
+    method: Method = Auto(),  # noqa: B008 (a frozen value)
+) -> Layer:
+    r"""Griffin's residual block with its recurrent part: a gated linear recurrence after a short convolution.
+
+    .. math::
+        z &= x + \big(\mathrm{rg\_lru}(\mathrm{conv}(\bar x W_1)) \odot \mathrm{gelu}(\bar x W_2)\big) W_3,
+            \qquad \bar x = \mathrm{norm}(x) \\
+        y &= z + \mathrm{feed\_forward}(\mathrm{norm}(z))
+
+    with a feed-forward part of hidden size 3 width, "geglu".
+
+    Shapes: x ``[*B, width]`` -> y ``[*B, width]``.
+
+    Gradients: those of `seqjax.rg_lru` over time; residual branches over depth.
+
+    Args:
+        width: D, of inputs and outputs.
+        recurrent_size: of the recurrence; by default 4/3 width, rounded up.
+        num_blocks: of the gates' weights; see `seqjax.rg_lru`.
+        convolution_width: in steps.
+        method: that runs the recurrence.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> block = sj.griffin_block(6)
+        >>> xs = jnp.ones((10, 3, 6))
+        >>> params = block.init(jax.random.key(0), xs[0])
+        >>> block.unroll(params, block.initial_carry(params, xs[0]), xs)[1].shape
+        (10, 3, 6)
+
+    References:
+        De et al. 2024, "Griffin: mixing gated linear recurrences with local attention for efficient language models",
+        arXiv:2402.19427: figure 2, sections 2.1 to 2.3 (maps here have no biases).
+    """
+    check_size("griffin_block(width)", width)
+    size = -(-4 * width // 3) if recurrent_size is None else recurrent_size
+    recurrence = recurrent(rg_lru(size, num_blocks=num_blocks, input_map=False), method)
+    mixing = serial(
+        gated(
+            serial(dense(size), short_convolution(convolution_width), recurrence),
+            serial(dense(size), pointwise(jax.nn.gelu)),
+        ),
+        dense(width),
+    )
+    return serial(pre_norm(mixing), pre_norm(feed_forward(width, hidden_size=3 * width, activation="geglu")))
+
+
+@definition
+def griffin(
+    width: int, depth: int, *, num_heads: int, window: int = 1024, recurrent_size: int | None = None
+) -> Layer:
+    """Griffin's stack: two recurrent blocks, then one of local attention with one head of keys, again and again.
+
+    After the last block comes RMSNorm. Blocks 3, 6, 9, ... attend; the others are `griffin_block`.
+
+    Shapes: x ``[*B, width]`` -> y ``[*B, width]``.
+
+    Args:
+        width: of inputs and outputs.
+        depth: the number of blocks.
+        num_heads: of the attention's queries.
+        window: of the attention, in steps.
+        recurrent_size: of the recurrent blocks.
+
+    Example:
+        >>> import jax.numpy as jnp, seqjax as sj
+        >>> model = sj.griffin(8, 3, num_heads=2, window=4)
+        >>> model == sj.griffin(8, 3, num_heads=2, window=4)
+        True
+
+    References:
+        De et al. 2024, arXiv:2402.19427: section 3 (the order, a window of 1024), section 2.1 (the last norm).
+    """
+    check_size("griffin(depth)", depth)
+    local = transformer_block(
+        width, num_heads=num_heads, num_groups=1, window=window, hidden_size=3 * width, activation="geglu"
+    )
+    block = griffin_block(width, recurrent_size=recurrent_size)
+    return serial(*(local if i % 3 == 2 else block for i in range(depth)), norm_layer("rms"))

@@ -1,0 +1,230 @@
+"""xLSTM: blocks around the LSTM with a matrix memory and the one with exponential gates, and their stack."""
+
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Cell, Layer, Matrix, MatrixCarry, MatrixInputs, MatrixOutputs, Method
+from seqjax.blocks.branches import dense, fork, gated, norm_layer, pre_norm, unchanged
+from seqjax.blocks.transformer import feed_forward
+from seqjax.cells.heads import affine, check_heads, merge_heads, normalise, split_heads, with_ones, zero_state
+from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.slstm import slstm
+from seqjax.combinators import serial
+from seqjax.convolution import short_convolution
+from seqjax.definition import definition
+from seqjax.layers import pointwise, recurrent
+from seqjax.methods import Auto
+from seqjax.ops.select import wide
+from seqjax.ops.step import expand_left
+
+
+class MLSTMBlockParams(NamedTuple):
+    """Of the cell inside `mlstm_block`, with E channels.
+
+    w_q, w_k, w_v ``[E/b, b, b]``; w_if ``[3E, 2N]``, b_if ``[2N]``: input gates, then forget gates; scale of the norm
+    and skip ``[E]``.
+    """
+
+    w_q: jax.Array
+    w_k: jax.Array
+    w_v: jax.Array
+    w_if: jax.Array
+    b_if: jax.Array
+    scale: jax.Array
+    skip: jax.Array
+
+
+@definition
+def mlstm_block(
+    width: int,
+    *,
+    num_heads: int = 4,
+    expansion: int = 2,
+    convolution_width: int = 4,
+    block_size: int = 4,
+    method: Method = Auto(),  # noqa: B008 (a frozen value)
+) -> Layer:
+    r"""xLSTM's block with a matrix memory, between two wide maps: "pre up-projection".
+
+    .. math::
+        u &= \mathrm{norm}(x) W_1, \qquad c = \mathrm{silu}(\mathrm{conv}(u)) \\
+        q, k, v &= c W_q,\; c W_k / \sqrt K,\; u W_v, \qquad (\tilde i, \tilde f) = [q, k, v] W_{if} + b_{if} \\
+        h &= \mathrm{norm}_{\text{heads}}(\mathrm{mlstm}(q, k, v, \tilde i, \tilde f)) + s \odot c \\
+        y &= x + \big(h \odot \mathrm{silu}(\mathrm{norm}(x) W_2)\big) W_3
+
+    with the recurrence of `seqjax.mlstm`, whose output gate and output map are here those of the block. W_q, W_k and
+    W_v are block-diagonal.
+
+    Shapes: x ``[*B, D]`` -> y ``[*B, D]``, D = width; E = expansion * D channels in N heads.
+
+    Gradients: those of `seqjax.mlstm` over time; a residual branch over depth.
+
+    Args:
+        width: D, of inputs and outputs.
+        num_heads: N, a divisor of E.
+        expansion: channels per input.
+        convolution_width: in steps.
+        block_size: b, of the block-diagonal maps, a divisor of E.
+        method: that runs the recurrence.
+
+    Raises:
+        ValueError: for a size below 1, or heads or blocks that do not divide the channels.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> block = sj.mlstm_block(6, num_heads=2)
+        >>> xs = jnp.ones((10, 3, 6))
+        >>> params = block.init(jax.random.key(0), xs[0])
+        >>> block.unroll(params, block.initial_carry(params, xs[0]), xs)[1].shape
+        (10, 3, 6)
+
+    References:
+        Beck et al. 2024, "xLSTM: extended long short-term memory", arXiv:2405.04517: section 2.4, figure 3 (right) and
+        the figure of the block in the appendix; eq. 19-27 (the memory). That the gates see q, k and v is the authors'
+        code's.
+    """
+    check_size("mlstm_block(width)", width)
+    check_size("mlstm_block(expansion)", expansion)
+    size = expansion * width
+    cell = _mlstm(size, num_heads, block_size)
+    inputs = fork(serial(short_convolution(convolution_width), pointwise(jax.nn.silu)), pointwise(unchanged))
+    memory = serial(dense(size), inputs, recurrent(cell, method))
+    return pre_norm(serial(gated(memory, serial(dense(size), pointwise(jax.nn.silu))), dense(width)), "layer")
+
+
+def _mlstm(size: int, num_heads: int, block_size: int) -> Cell:
+    """The matrix memory on pairs of channels, after and before the convolution, each ``[*B, E]``."""
+    heads = check_heads("mlstm_block", size, num_heads, None, None, centred=True)
+    check_size("mlstm_block(block_size)", block_size)
+    if size % block_size:
+        raise ValueError(
+            f"mlstm_block(block_size): expected a divisor of the {size} channels, got {block_size}."
+        )
+    blocks = (size // block_size, block_size, block_size)
+
+    def init(key: jax.Array, x: Any) -> MLSTMBlockParams:
+        keys = jax.random.split(key, 4)
+        maps = [jax.random.normal(k, blocks) / math.sqrt(block_size) for k in keys[:3]]
+        b_i, b_f = 0.1 * jax.random.normal(keys[3], (num_heads,)), jnp.linspace(3.0, 6.0, num_heads)
+        return MLSTMBlockParams(
+            *maps,
+            w_if=jnp.zeros((3 * size, 2 * num_heads)),
+            b_if=jnp.concatenate([b_i, b_f.astype(b_i.dtype)]),
+            scale=jnp.ones(size),
+            skip=jnp.ones(size),
+        )
+
+    def blockwise(x: jax.Array, w: jax.Array) -> jax.Array:
+        pieces = x.reshape(*x.shape[:-1], *blocks[:2])
+        return jnp.einsum("...nd,nde->...ne", pieces, w.astype(x.dtype)).reshape(x.shape)
+
+    def project(params: MLSTMBlockParams, xs: Any, key: Any = None) -> MatrixInputs:
+        convolved, plain = xs
+        q, k = blockwise(convolved, params.w_q), blockwise(convolved, params.w_k)
+        v = blockwise(plain, params.w_v)
+        gates = affine(jnp.concatenate([q, k, v], -1), params.w_if, params.b_if).astype(wide(v.dtype))
+        log_input, forget = jnp.split(gates, 2, -1)
+        q, k, v = (split_heads(a, num_heads) for a in (q, k / math.sqrt(heads.key_size), v))
+        return MatrixInputs(q, k, with_ones(v), jax.nn.log_sigmoid(forget), log_input=log_input)
+
+    def readout(params: MLSTMBlockParams, hs: MatrixOutputs, xs: Any) -> jax.Array:
+        convolved, _ = xs
+        # As in `seqjax.mlstm`: the 1 of the quotient on the scale of the state, within the range of the dtype.
+        limit = 0.9 * math.log(float(jnp.finfo(hs.m.dtype).max))
+        one = jnp.exp(jnp.clip(-hs.m, -limit, limit))[..., None]
+        h = hs.o[..., :-1] / jnp.maximum(jnp.abs(hs.o[..., -1:]), one)
+        h = merge_heads(normalise(h, centre=True)).astype(convolved.dtype)
+        scale, skip = (expand_left(a.astype(h.dtype), h.ndim) for a in (params.scale, params.skip))
+        return scale * h + skip * convolved
+
+    def initial_carry(params: MLSTMBlockParams, x: Any) -> MatrixCarry:
+        state = zero_state(x[1], heads, normaliser=True)
+        return MatrixCarry(state, zero_carry(x[1], num_heads, wide(x[1].dtype)))
+
+    return Cell(init=init, initial_carry=initial_carry, recurrence=Matrix(), project=project, readout=readout)
+
+
+@definition
+def slstm_block(
+    width: int,
+    *,
+    num_heads: int = 4,
+    convolution_width: int = 4,
+    method: Method = Auto(),  # noqa: B008 (a frozen value)
+) -> Layer:
+    r"""xLSTM's block with exponential gates, and a feed-forward part after it: "post up-projection".
+
+    .. math::
+        z &= x + \mathrm{norm}_{\text{heads}}\big(\mathrm{slstm}([\mathrm{silu}(\mathrm{conv}(\bar x)),\, \bar x])\big),
+            \qquad \bar x = \mathrm{norm}(x) \\
+        y &= z + \mathrm{feed\_forward}(\mathrm{norm}(z))
+
+    with a feed-forward part of hidden size 4/3 width, "geglu".
+
+    Shapes: x ``[*B, width]`` -> y ``[*B, width]``.
+
+    Gradients: those of `seqjax.slstm` over time; residual branches over depth.
+
+    Args:
+        width: of inputs and outputs.
+        num_heads: of the recurrence and of the norm, a divisor of width.
+        convolution_width: in steps.
+        method: that runs the recurrence.
+
+    Raises:
+        ValueError: for a size below 1, or heads that do not divide width.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> block = sj.slstm_block(6, num_heads=2)
+        >>> xs = jnp.ones((10, 3, 6))
+        >>> params = block.init(jax.random.key(0), xs[0])
+        >>> block.unroll(params, block.initial_carry(params, xs[0]), xs)[1].shape
+        (10, 3, 6)
+
+    References:
+        Beck et al. 2024, arXiv:2405.04517: section 2.4, figure 3 (left) and the figure of the block in the appendix.
+        There the input and forget gates see the convolution, z and the output gate the input itself, through
+        block-diagonal maps; here every gate sees both, through a dense map, of which that is a special case.
+    """
+    check_size("slstm_block(width)", width)
+    inputs = fork(serial(short_convolution(convolution_width), pointwise(jax.nn.silu)), pointwise(unchanged))
+    cell = slstm(width, num_heads=num_heads)
+    norm = nn.GroupNorm(num_groups=num_heads, use_bias=False, reduction_axes=-1)
+    mixing = serial(inputs, pointwise(jnp.concatenate), recurrent(cell, method), pointwise(norm))
+    mlp = feed_forward(width, hidden_size=-(-4 * width // 3), activation="geglu")
+    return serial(pre_norm(mixing, "layer"), pre_norm(mlp, "layer"))
+
+
+@definition
+def xlstm(width: int, depth: int, *, ratio: tuple[int, int] = (7, 1), num_heads: int = 4) -> Layer:
+    """The stack xLSTM[a:b]: a blocks with a matrix memory, then b with exponential gates, again and again; LayerNorm.
+
+    Shapes: x ``[*B, width]`` -> y ``[*B, width]``.
+
+    Args:
+        width: of inputs and outputs.
+        depth: the number of blocks.
+        ratio: (a, b).
+        num_heads: of every block.
+
+    Example:
+        >>> import seqjax as sj
+        >>> sj.xlstm(8, 2, ratio=(1, 1), num_heads=2)
+        xlstm(width=8, depth=2, ratio=(1, 1), num_heads=2)
+
+    References:
+        Beck et al. 2024, arXiv:2405.04517: section 4 (the notation; there the places of the sLSTM blocks are chosen per
+        model, here they end each group).
+    """
+    check_size("xlstm(depth)", depth)
+    number, of_slstm = ratio
+    if min(ratio) < 0 or sum(ratio) < 1:
+        raise ValueError(f"xlstm(ratio): expected two numbers of blocks, got {ratio}.")
+    kinds = [mlstm_block(width, num_heads=num_heads)] * number
+    kinds += [slstm_block(width, num_heads=num_heads)] * of_slstm
+    return serial(*(kinds[i % len(kinds)] for i in range(depth)), norm_layer("layer"))
