@@ -189,6 +189,13 @@ def test_a_low_temperature_is_greedy(temperature):
     np.testing.assert_array_equal(tokens, jax.vmap(lambda x: sj.greedy().choose(None, x))(logits))
 
 
+def test_equal_logits_share_at_a_temperature_that_underflows_too():
+    choose = sj.categorical(temperature=1e-300).choose
+    logits = jnp.asarray([1.0, 2.0, 2.0, 0.0], jnp.float32)
+    tokens = jax.vmap(choose, (0, None))(jax.random.split(KEY, 50), logits)
+    assert set(np.asarray(tokens).tolist()) == {1, 2}
+
+
 def test_one_of_k_is_greedy_with_ties_too():
     logits = jnp.asarray([1.0, 2.0, 2.0, 0.0])
     keys = jax.random.split(KEY, 20)
@@ -574,15 +581,29 @@ def test_rows_of_a_beam_search_depend_on_no_other_and_masked_prompts_fit(name):
         np.testing.assert_allclose(beams.scores[r], alone.scores[0], rtol=1e-10)
 
 
-@pytest.mark.parametrize(("alpha", "steps"), [(0.0, 2), (1.0, 4), (-1.0, 2)])
-def test_the_search_stops_when_nothing_better_can_come_and_not_before(alpha, steps):
+FAST = [[0.6, 0.4, 0], [0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [0.9, 0.06, 0.04]]
+SLOW = [[0.3, 0.7, 0], [0.4, 0.6, 0], [0.9, 0.06, 0.04], [0.9, 0.06, 0.04]]
+
+
+@pytest.mark.parametrize(
+    ("steps_of", "alpha", "steps", "found"),
+    [
+        (FAST, 0.0, 2, {0.6: [0, 0, 0], 0.2: [1, 0, 0]}),
+        (FAST, 1.0, 4, {0.6: [0, 0, 0], 0.2: [1, 0, 0]}),
+        (FAST, -1.0, 2, {0.6: [0, 0, 0], 0.2: [1, 0, 0]}),
+        (SLOW, -1.0, 3, {0.3: [0, 0, 0], 0.378: [1, 1, 0]}),
+    ],
+)
+def test_the_search_stops_when_nothing_better_can_come_and_not_before(steps_of, alpha, steps, found):
     """A beam of two and at most 20 tokens. Each step ends one hypothesis and leaves one.
 
-    They end with .6 and .2, and .12 goes on; alpha 0 stops there, as .12 < .2, and so does alpha -1, as
+    FAST: they end with .6 and .2, and .12 goes on; alpha 0 stops there, as .12 < .2, and so does alpha -1, as
     log(.12) 8/6 < log(.2) 7/6. With alpha 1 it may still become log(.12) 6/25 > log(.2) 6/7; so may .036 after step
     3; but .00216 after step 4 gives log(.00216) 6/25 < log(.2) 6/7.
+    SLOW: they end with .3 and .28, and .42 goes on, which with alpha -1 may become log(.42) 8/6 > log(.28) 7/6 at the
+    next step, though not at the last. It ends with .378 at step 3 and is the second best: log(.378) 8/6 < log(.3).
     """
-    p = np.array([[1, 0, 0], [0.6, 0.4, 0], [0.5, 0.3, 0.2], [0.5, 0.3, 0.2], *[[0.9, 0.06, 0.04]] * 17])
+    p = np.array([[1, 0, 0], *steps_of, *[[0.9, 0.06, 0.04]] * 16])
 
     def run(bomb):
         """What the search gives when every step from number `bomb` on gives NaN."""
@@ -600,8 +621,8 @@ def test_the_search_stops_when_nothing_better_can_come_and_not_before(alpha, ste
         )
 
     stopped = run(steps + 1)
-    np.testing.assert_array_equal(np.moveaxis(stopped.tokens[:3], 0, -1), [[[0, 0, 0], [1, 0, 0]]])
-    np.testing.assert_allclose(np.exp(stopped.log_probabilities), [[0.6, 0.2]], rtol=1e-12)
+    np.testing.assert_array_equal(np.moveaxis(stopped.tokens[:3], 0, -1), [list(found.values())])
+    np.testing.assert_allclose(np.exp(stopped.log_probabilities), [list(found)], rtol=1e-12)
     assert np.isnan(run(steps).scores).all()
 
 
