@@ -70,6 +70,39 @@ def tanh_twice(x):
     return jnp.tanh(2 * x)
 
 
+def first_is_large(x):
+    return x[..., 0] > 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class DotAttention:
+    """Softmax of ``query W memory^T``."""
+
+    def init(self, key, memory, query):
+        return jax.random.normal(key, (query.shape[-1], memory.shape[-1]))
+
+    def __call__(self, params, memory, query, mask):
+        scores = jnp.einsum("...m,...sm->...s", query @ params.astype(query.dtype), memory)
+        return jnp.einsum("...s,...sm->...m", jax.nn.softmax(jnp.where(mask, scores, -1e9), -1), memory)
+
+
+def with_context(layer):
+    """The layer with a context, or a memory of three entries with one masked, in its initial carry."""
+
+    def initial_carry(params, x):
+        carry = layer.initial_carry(params, x)
+        ones = jnp.ones_like(x)[..., :1]
+        if hasattr(carry, "context"):
+            return sj.set_context(carry, ones * jnp.asarray([0.5, -1.0], x.dtype))
+        entries = jnp.asarray([[0.5, -1.0], [2.0, 0.3], [5.0, 5.0]], x.dtype)
+        memory = ones[..., None] * entries
+        return sj.set_memory(
+            carry, memory, jnp.broadcast_to(jnp.asarray([True, True, False]), memory.shape[:-1])
+        )
+
+    return dataclasses.replace(layer, initial_carry=initial_carry)
+
+
 LAYERS = {
     "serial": sj.serial(sj.pointwise(nn.Dense(4)), sj.recurrent(sj.lstm(4)), sj.pointwise(tanh_twice)),
     "tokens": sj.serial(sj.pointwise(nn.Embed(2, 4)), sj.recurrent(sj.gru(3)), sj.pointwise(nn.Dense(2))),
@@ -85,6 +118,29 @@ LAYERS = {
     "short convolution of one step": sj.short_convolution(1, bias=False),
     "token shift": sj.serial(sj.token_shift(num_outputs=2), sj.recurrent(sj.qrnn(3)), sj.token_shift()),
     "running normalisation": sj.running_normalisation(epsilon=0.1),
+    "checkpointed nested": sj.checkpointed(sj.recurrent(sj.elman(3)), sj.Nested(3)),
+    "checkpointed binomial": sj.checkpointed(
+        sj.strided(sj.serial(sj.recurrent(sj.elman(3)), sj.dropout(0.3)), 2), sj.Binomial(2, every=2)
+    ),
+    "parallel": sj.parallel(sj.recurrent(sj.elman(3)), sj.pointwise(tanh_twice)),
+    "parallel gate": sj.parallel(sj.recurrent(sj.elman(3)), sj.recurrent(sj.lru(3)), merge="gate"),
+    "reverse": sj.reverse(sj.recurrent(sj.gru(3))),
+    "repeat": sj.repeat(sj.serial(sj.recurrent(sj.elman(4)), sj.dropout(0.3)), 2, remat=True),
+    "strided": sj.strided(sj.recurrent(sj.elman(3)), 2),
+    "strided zero": sj.strided(sj.recurrent(sj.lru(3)), 3, between="zero"),
+    "dilated": sj.dilated(sj.recurrent(sj.elman(3)), 2),
+    "zoneout": sj.recurrent(sj.zoneout(sj.lstm(3), (0.3, 0.1))),
+    "zoneout diagonal": sj.recurrent(sj.zoneout(sj.lru(3), 0.3)),
+    "variational dropout": sj.variational_dropout(
+        sj.recurrent(sj.variational_dropout(sj.elman(3), 0.3)), 0.3
+    ),
+    "normalised": sj.recurrent(sj.normalised(sj.lstm(3))),
+    "conditioned": with_context(sj.conditioned(sj.recurrent(sj.elman(3)), 2)),
+    "conditioned add": with_context(sj.conditioned(sj.recurrent(sj.elman(3)), 2, merge="add")),
+    "with_memory": with_context(sj.with_memory(sj.recurrent(sj.elman(3)), DotAttention(), memory_size=2)),
+    "frozen": sj.frozen(sj.recurrent(sj.elman(3))),
+    "reset_on": sj.reset_on(sj.recurrent(sj.elman(3)), first_is_large),
+    "bptt_barrier": sj.bptt_barrier(sj.recurrent(sj.elman(3)), every=3),
     "running mean": sj.serial(sj.running_mean(), sj.recurrent(sj.elman(3)), sj.running_mean()),
 }
 
