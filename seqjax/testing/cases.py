@@ -72,9 +72,11 @@ def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
     after, ys = jax.eval_shape(layer.unroll, params, carry, xs)
     weights = Outcome(random_like(after, keys[3]), random_like(ys, keys[4]))
     random = np.random.default_rng(seed)
-    reset, mask = random.random((LENGTH, batch)) < 0.2, random.random((LENGTH, batch)) < 0.7
+    reset = random.random((LENGTH, batch)) < 0.2
+    # As many steps in each row, so that the rows by themselves have one shape, but for one without any.
+    mask = np.argsort(random.random((LENGTH, batch)), 0) < LENGTH - 4
+    mask[:, 0] = np.arange(LENGTH) < LENGTH - 4
     mask[:, -1] = False
-    mask[-4:, 0] = False
     return Case(layer, params, initial, carry, xs, weights, reset, mask)
 
 
@@ -86,6 +88,12 @@ def make_case(layer: Layer, x: Any, seed: int = 0) -> Case:
         )
     leaves, treedef = jax.tree.flatten(x)
     return _cached_case(layer, treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves), seed)
+
+
+@functools.lru_cache(maxsize=32)
+def compiled(layer: Layer) -> Callable:
+    """The layer's unroll, compiled once per shape."""
+    return jax.jit(layer.unroll)
 
 
 @functools.lru_cache(maxsize=32)

@@ -14,6 +14,7 @@ from seqjax.testing.cases import (
     LENGTH,
     assert_close,
     assert_true,
+    compiled,
     form,
     loop_by_hand,
     looped,
@@ -34,7 +35,7 @@ def unroll_is_the_loop_of_step(layer: Layer, x: Any) -> None:
         found = unrolled(layer)(case.params, case.carry, case.xs, reset, mask, case.weights)
         expected = looped(layer)(case.params, case.carry, case.xs, reset, mask, case.weights)
         assert_close("unroll_is_the_loop_of_step", layer, found, expected)
-    found = jax.jit(layer.unroll)(case.params, case.carry, case.xs)
+    found = compiled(layer)(case.params, case.carry, case.xs)
     expected = loop_by_hand(layer, case.params, case.carry, case.xs)
     assert_close("unroll_is_the_loop_of_step (without flags)", layer, found, expected)
 
@@ -52,7 +53,7 @@ def resets_separate_packed_sequences(layer: Layer, x: Any) -> None:
     for begin, end in ((0, 5), (5, 9), (9, LENGTH)):
         xs = jax.tree.map(lambda a, b=begin, e=end: a[b:e], case.xs)
         carry = start if begin == 0 else case.initial
-        pieces.append(layer.unroll(case.params, carry, xs)[1])
+        pieces.append(compiled(layer)(case.params, carry, xs)[1])
     whole = jax.tree.map(lambda *parts: jnp.concatenate(parts), *pieces)
     assert_close("resets_separate_packed_sequences", layer, outcome.ys, whole)
 
@@ -75,7 +76,7 @@ def masked_steps_do_not_happen(layer: Layer, x: Any) -> None:
         one = slice(row, row + 1)
         carry = jax.tree.map(lambda c, one=one: c[one], case.carry)
         xs = jax.tree.map(lambda a, kept=kept, one=one: a[kept][:, one], case.xs)
-        after, ys = layer.unroll(case.params, carry, xs)
+        after, ys = compiled(layer)(case.params, carry, xs)
         found = (
             jax.tree.map(lambda a, one=one: a[one], outcome.carry),
             jax.tree.map(lambda a, kept=kept, one=one: a[kept][:, one], outcome.ys),
@@ -128,8 +129,8 @@ def streaming_equals_whole(layer: Layer, x: Any) -> None:
     case = make_case(layer, x)
     never, always = np.zeros_like(case.reset), np.ones_like(case.mask)
     whole, _ = unrolled(layer)(case.params, case.carry, case.xs, never, always, case.weights)
-    carry, first = layer.unroll(case.params, case.carry, jax.tree.map(lambda a: a[:5], case.xs))
-    carry, second = layer.unroll(case.params, carry, jax.tree.map(lambda a: a[5:], case.xs))
+    carry, first = compiled(layer)(case.params, case.carry, jax.tree.map(lambda a: a[:5], case.xs))
+    carry, second = compiled(layer)(case.params, carry, jax.tree.map(lambda a: a[5:], case.xs))
     ys = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
     assert_close("streaming_equals_whole", layer, (carry, ys), (whole.carry, whole.ys))
 
@@ -141,7 +142,7 @@ def empty_sequences_work(layer: Layer, x: Any) -> None:
     case = make_case(layer, x)
     carry, ys = layer.unroll(case.params, case.carry, jax.tree.map(lambda a: a[:0], case.xs))
     assert_close("empty_sequences_work", layer, carry, case.carry)
-    one = layer.unroll(case.params, case.carry, jax.tree.map(lambda a: a[:1], case.xs))[1]
+    one = jax.eval_shape(layer.unroll, case.params, case.carry, jax.tree.map(lambda a: a[:1], case.xs))[1]
     for none, some in zip(jax.tree.leaves(ys), jax.tree.leaves(one), strict=True):
         same = none.shape == (0, *some.shape[1:]) and none.dtype == some.dtype
         assert_true("empty_sequences_work (shapes)", layer, same, (none.shape, none.dtype))
@@ -184,11 +185,12 @@ def keys_belong_to_steps(layer: Layer, x: Any) -> None:
         return
     case = make_case(layer, x)
     key = jax.random.key(7)
-    ys = layer.unroll(case.params, case.carry, case.xs, key=key)[1]
+    ys = compiled(layer)(case.params, case.carry, case.xs, key=key)[1]
+    step = jax.jit(layer.step)
     carry, expected = case.carry, []
     for t in range(3):
         x_t = jax.tree.map(lambda a, t=t: a[t], case.xs)
-        carry, y = layer.step(case.params, carry, x_t, key=jax.random.fold_in(key, t))
+        carry, y = step(case.params, carry, x_t, key=jax.random.fold_in(key, t))
         expected.append(y)
     assert_close(
         "keys_belong_to_steps",
@@ -203,13 +205,13 @@ def compiles_once(layer: Layer, x: Any) -> None:
     case = make_case(layer, x)
     traces = []
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def unroll(layer: Layer, params: Any, carry: Any, xs: Any) -> Any:
+    @jax.jit
+    def unroll(params: Any, carry: Any, xs: Any) -> Any:
         traces.append(1)
         return layer.unroll(params, carry, xs)
 
-    carry, _ = unroll(layer, case.params, case.carry, case.xs)
-    unroll(layer, case.params, carry, case.xs)
+    carry, _ = jax.eval_shape(unroll, case.params, case.carry, case.xs)
+    jax.eval_shape(unroll, case.params, carry, case.xs)
     assert_true("compiles_once", layer, len(traces) == 1, f"{len(traces)} traces")
 
 
@@ -218,12 +220,12 @@ def low_precision_is_close(layer: Layer, x: Any) -> None:
     case = make_case(layer, x)
     if not any(jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves(case.xs)):
         return
-    exact = layer.unroll(case.params, case.carry, case.xs)[1]
+    exact = compiled(layer)(case.params, case.carry, case.xs)[1]
     params = jax.tree.map(lambda p: p.astype(jnp.float32), case.params)
     xs = jax.tree.map(lambda a: a.astype(jnp.bfloat16), case.xs)
     carry = layer.initial_carry(params, jax.tree.map(lambda a: a[0], xs))
     carry = jax.tree.map(lambda c, like: c.astype(like.dtype), case.carry, carry)
-    ys = layer.unroll(params, carry, xs)[1]
+    ys = compiled(layer)(params, carry, xs)[1]
     eps = float(jnp.finfo(jnp.bfloat16).eps)
     for y, e in zip(jax.tree.leaves(ys), jax.tree.leaves(exact), strict=True):
         assert_true("low_precision_is_close (dtype)", layer, y.dtype == jnp.bfloat16, y.dtype)
