@@ -70,7 +70,7 @@ def antisymmetric_rnn(
 
     References:
         Chang, Chen, Haber, Chi 2019, "AntisymmetricRNN: a dynamical system view on recurrent neural networks",
-        arXiv:1902.09689, sections 3.1 (Euler step), 3.2 (diffusion), 3.3 (gate), appendix D (initialisation). The paper
+        arXiv:1902.09689, section 3 (Euler step, diffusion, gate) and its appendix on experiments (initialisation). It
         searches epsilon and gamma on a grid of powers of ten; the defaults are ours.
     """
     check_size("antisymmetric_rnn(hidden_size)", hidden_size)

@@ -50,8 +50,8 @@ def cornn(
     params ``CoRNNParams(w_x [D, H], w_y [H, H], w_z [H, H], b [H])``.
 
     Gradients: one step is the identity plus :math:`O(\Delta t)`, so that over T steps with
-    :math:`T \Delta t = O(1)` they neither vanish nor explode (propositions 3.1 and 3.2 of the paper bound them); the
-    weights enter only through slopes within [0, 1]. With weights of zero every unit is a damped oscillator of its own.
+    :math:`T \Delta t = O(1)` they neither vanish nor explode (the paper derives bounds); the weights
+    enter only through slopes within [0, 1]. With weights of zero every unit is a damped oscillator of its own.
 
     Args:
         hidden_size: H.

@@ -60,7 +60,7 @@ def para_gru(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
 
     References:
         Danieli et al. 2025, "ParaRNN: unlocking parallel training of nonlinear RNNs for large language models",
-        arXiv:2510.21450, section 3. Initial values as in the authors' code: w_x by Glorot, w_h normal of variance
+        arXiv:2510.21450. Initial values as in the authors' code: w_x by Glorot, w_h normal of variance
         4/(5H), the bias of z falling evenly from 0 to -1 over the units. Their input weights may be block-diagonal by
         heads; here they are dense.
     """
@@ -135,7 +135,7 @@ def para_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
 
     References:
         Danieli et al. 2025, "ParaRNN: unlocking parallel training of nonlinear RNNs for large language models",
-        arXiv:2510.21450, section 3. Initial values as in the authors' code: w_x by Glorot, w_h and w_c normal of
+        arXiv:2510.21450. Initial values as in the authors' code: w_x by Glorot, w_h and w_c normal of
         variance 4/(5H), the bias of f falling evenly from 0 to -1 over the units. Their input weights may be
         block-diagonal by heads; here they are dense.
     """

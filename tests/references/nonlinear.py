@@ -15,7 +15,7 @@ def exponential(a):
 
 
 def orthogonal_rnn(activation="modrelu"):
-    """Lezcano-Casado, Martinez-Rubio 2019, arXiv:1901.08428, section 4; modReLU of Arjovsky et al. 2016, eq. 8."""
+    """Lezcano-Casado, Martinez-Rubio 2019, arXiv:1901.08428, expRNN; modReLU of Arjovsky et al. 2016, eq. 8."""
 
     def reference(params, carry, xs):
         (h,) = carry
@@ -33,7 +33,7 @@ def orthogonal_rnn(activation="modrelu"):
 
 
 def antisymmetric_rnn(gated=False, epsilon=0.1, gamma=0.01):
-    """Chang et al. 2019, arXiv:1902.09689, sections 3.1 to 3.3: Euler step, diffusion, gate; as rows, A transposed."""
+    """Chang et al. 2019, arXiv:1902.09689, section 3: Euler step, diffusion, gate; as rows, A transposed."""
 
     def reference(params, carry, xs):
         (h,) = carry
@@ -127,7 +127,7 @@ def slstm(forget="sigmoid"):
 
 
 def para_gru(params, carry, xs):
-    """Danieli et al. 2025, arXiv:2510.21450, section 3: a GRU whose state matrices are diagonal."""
+    """Danieli et al. 2025, arXiv:2510.21450: a GRU whose state matrices are diagonal."""
     (h,) = carry
     b_xr, b_xz, b_xn = np.split(params.w_x, 3, axis=1)
     b_r, b_z, b_n = np.split(params.b, 3)
@@ -143,7 +143,7 @@ def para_gru(params, carry, xs):
 
 
 def para_lstm(params, carry, xs):
-    """Danieli et al. 2025, arXiv:2510.21450, section 3: LSTM, coupled gates, peepholes, diagonal state matrices."""
+    """Danieli et al. 2025, arXiv:2510.21450: LSTM, coupled gates, peepholes, diagonal state matrices."""
     c, h = carry
     b_xf, b_xc, b_xo = np.split(params.w_x, 3, axis=1)
     b_f, b_c, b_o = np.split(params.b, 3)
