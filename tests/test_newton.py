@@ -122,7 +122,6 @@ def test_it_agrees_with_the_loop_on_a_long_sequence_of_a_contracting_cell(jacobi
     assert_close((carry, ys), unrolled(SPECIFICATION, *problem))
 
 
-@pytest.mark.slow
 def test_gradients_agree_with_the_loop_on_a_long_sequence():
     problem = initialised(sj.lstm(H), length=4096, batch=(1,))
     assert_close(
