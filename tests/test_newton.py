@@ -122,7 +122,6 @@ def test_it_agrees_with_the_loop_on_a_long_sequence_of_a_contracting_cell(jacobi
     assert_close((carry, ys), unrolled(SPECIFICATION, *problem))
 
 
-@pytest.mark.slow
 def test_gradients_agree_with_the_loop_on_a_long_sequence():
     problem = initialised(sj.lstm(H), length=4096, batch=(1,))
     assert_close(
@@ -167,14 +166,13 @@ def test_gradients_after_a_fallback_are_those_of_the_loop():
     assert_close(gradients(method, *problem), gradients(SPECIFICATION, *problem))
 
 
-def test_jacobians_that_overflow_are_repaired_or_the_loop_takes_over():
-    """relu with a gain of 40: products of Jacobians reach 40^400, states are kept small by large negative inputs."""
-    cell = sj.elman(2, activation="relu")
-    params = ElmanParams(jnp.eye(2), 40 * jnp.eye(2), jnp.zeros(2))
-    xs = jnp.where(jnp.arange(400)[:, None, None] % 2 == 0, 1.0, -100.0) * jnp.ones((400, 1, 2))
-    problem = (cell, params, ElmanCarry(jnp.zeros((1, 2))), xs)
-    carry, ys, report = solved(sj.Newton(guess="zeros"), *problem)
-    assert np.isfinite(report.residual) or report.fell_back
+def test_products_of_jacobians_that_overflow_are_repaired():
+    """Slopes of 1000 at the guess, so products of 1e900; the solution itself is saturated and forgets at once."""
+    cell = sj.elman(2)
+    params = ElmanParams(jnp.eye(2), 1000 * jnp.eye(2), jnp.zeros(2))
+    problem = (cell, params, ElmanCarry(jnp.zeros((1, 2))), 0.1 + jnp.square(normal(0, 300, 1, 2)))
+    carry, ys, report = solved(sj.Newton(guess="zeros", fallback=False), *problem)
+    assert report.converged and report.iterations <= 5
     assert_close((carry, ys), unrolled(SPECIFICATION, *problem))
 
 
