@@ -20,7 +20,7 @@ class ClockworkParams(NamedTuple):
 
 
 class ClockworkCarry(NamedTuple):
-    """h ``[*B, H]``; position ``[*B]`` int32: the steps since the reset, modulo the least common multiple of the periods."""
+    """h ``[*B, H]``; position ``[*B]`` int32: steps since the reset, modulo the periods' lcm."""
 
     h: jax.Array
     position: jax.Array
