@@ -41,7 +41,7 @@ REGISTRY: dict[str, Entry] = {
     "lstm": Entry(lstm, "along c the product of the forget gates, without a matrix"),
     "gru": Entry(gru, "along h the product of the update gates z, plus the path through the candidate"),
     "gru_reset_before": Entry(partial(gru, reset_after=False), "as gru"),
-    "clockwork": Entry(partial(clockwork, periods=(1, 2, 4)), "unchanged through a module of period T but at every T-th step"),
+    "clockwork": Entry(partial(clockwork, periods=(1, 2, 4)), "stay as they are in T - 1 of T steps of a module"),
     # ---- Diagonal
     "lru": Entry(lru, "exactly lambda^lag, |lambda| < 1: never explode; over the default ring a power law"),
     # ---- Matrix
