@@ -318,7 +318,7 @@ def test_variational_dropout_has_one_mask_per_sequence():
     carry = layer.initial_carry((), xs[0])
     after, ys = layer.unroll((), carry, xs, reset=reset, key=KEY)
     ys = np.asarray(ys)
-    assert set(np.unique(ys)) == {0, np.float32(1 / 0.6)}
+    assert set(np.unique(ys)) == {0, 1 / (1 - 0.4)}
     np.testing.assert_array_equal(ys[:, 0], np.broadcast_to(ys[0, 0], ys[:, 0].shape))
     np.testing.assert_array_equal(ys[3:, 1], np.broadcast_to(ys[3, 1], ys[3:, 1].shape))
     assert np.any(ys[0, 0] != ys[0, 1]) and np.any(ys[2, 1] != ys[3, 1])
@@ -515,7 +515,7 @@ def test_frozen_stops_gradients_by_params_alone():
 def test_reset_on_a_token_restarts_before_it():
     embed = sj.pointwise(one_hot)
     layer, plain = sj.reset_on(sj.serial(embed, elman(4)), 3), sj.serial(embed, elman(4))
-    tokens = jnp.asarray([[1, 3, 0, 2, 3, 3, 1], [3, 1, 1, 2, 0, 1, 3]]).T
+    tokens = jnp.asarray([[1, 3, 0, 2, 3, 2, 1], [3, 1, 1, 2, 0, 1, 3]]).T
     params = layer.init(KEY, tokens[0])
     carry = jax.tree.map(lambda c: c + 1.0, layer.initial_carry(params, tokens[0]))
     mask = jnp.ones(tokens.shape, bool).at[4, 0].set(False)

@@ -60,8 +60,9 @@ def clockwork(
 
     Example:
         >>> import jax.numpy as jnp, seqjax as sj
+        >>> from seqjax.cells import ClockworkParams
         >>> cell = sj.clockwork(2, periods=(1, 2))
-        >>> params = sj.cells.clockwork.ClockworkParams(jnp.ones((1, 2)), jnp.zeros((2, 2)), jnp.zeros(2))
+        >>> params = ClockworkParams(jnp.ones((1, 2)), jnp.zeros((2, 2)), jnp.zeros(2))
         >>> layer, xs = sj.recurrent(cell), jnp.asarray([0.0, 1.0, 2.0]).reshape(3, 1, 1)
         >>> layer.unroll(params, layer.initial_carry(params, xs[0]), xs)[1][:, 0]
         Array([[0.       , 0.       ],

@@ -49,8 +49,9 @@ def zoneout(cell: Cell, rate: float | tuple[float, ...]) -> Cell:
 
     Example:
         >>> import jax.numpy as jnp, seqjax as sj
+        >>> from seqjax.cells import ElmanParams
         >>> layer = sj.recurrent(sj.zoneout(sj.elman(1, activation="identity"), 0.25))
-        >>> params = sj.cells.elman.ElmanParams(jnp.ones((1, 1)), jnp.zeros((1, 1)), jnp.zeros(1))
+        >>> params = ElmanParams(jnp.ones((1, 1)), jnp.zeros((1, 1)), jnp.zeros(1))
         >>> layer.unroll(params, layer.initial_carry(params, jnp.ones((1, 1))), jnp.ones((2, 1, 1)))[1].ravel()
         Array([0.75  , 0.9375], dtype=float32)
 
@@ -161,8 +162,8 @@ def variational_dropout(part: Any, rate: float) -> Any:
         >>> import jax, jax.numpy as jnp, seqjax as sj
         >>> layer, xs = sj.variational_dropout(sj.serial(), 0.5), jnp.ones((2, 1, 4))
         >>> layer.unroll((), layer.initial_carry((), xs[0]), xs, key=jax.random.key(1))[1][:, 0]
-        Array([[0., 2., 0., 2.],
-               [0., 2., 0., 2.]], dtype=float32)
+        Array([[2., 2., 0., 0.],
+               [2., 2., 0., 0.]], dtype=float32)
 
     References:
         Gal, Ghahramani 2016, "A theoretically grounded application of dropout in recurrent neural networks",

@@ -183,7 +183,8 @@ def dilated(layer: Layer, dilation: int, *, event_ndim: int | None = None) -> La
     .. math::
         c_t = f(c_{t-k}, x_t)
 
-    The carry holds the last k carries, ``[*B, k, ...]``, the one to be used next first. A reset restarts all of them.
+    The carry holds the last k carries, ``[*B, k, ...]``, the one to be used next first. A reset restarts all of them,
+    contexts inside the layer included: `conditioned` and `with_memory` go around it.
     Gradients pass T/k steps of f. A sequence without flags runs as k sequences of T/k steps side by side, by the
     layer's own method; with a reset or a mask, which shift the threads row by row, step by step.
 

@@ -45,19 +45,19 @@ class Gradients(NamedTuple):
 @functools.lru_cache(maxsize=32)
 def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
     x = jax.tree.unflatten(treedef, [jnp.zeros(shape, dtype) for shape, dtype in leaves])
-    keys = jax.random.split(jax.random.key(seed), 6)
+    random = np.random.default_rng(seed)
     batch = leaves[0][0][0]
 
     def inputs(shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        if jnp.issubdtype(dtype, jnp.integer):
-            return jax.random.randint(keys[0], (LENGTH, *shape), 0, 2, dtype)
-        return jax.random.normal(keys[0], (LENGTH, *shape), jnp.float64)
+        integer = jnp.issubdtype(dtype, jnp.integer)
+        drawn = random.integers(0, 2, (LENGTH, *shape)) if integer else random.normal(size=(LENGTH, *shape))
+        return jnp.asarray(drawn, dtype if integer else jnp.float64)
 
     xs = jax.tree.unflatten(treedef, [inputs(*leaf) for leaf in leaves])
     first = jax.tree.map(lambda a: a[0], xs)
-    params = jax.tree.map(lambda p: p.astype(jnp.float64), layer.init(jax.random.key(3), x))
+    params = jax.tree.map(lambda p: p.astype(jnp.float64), jax.jit(layer.init)(jax.random.key(3), x))
     # Params away from their initial values, where biases are zero and symmetries hide errors.
-    params = jax.tree.map(lambda p, d: p + 0.1 * d, params, random_like(params, keys[1]))
+    params = jax.tree.map(lambda p, d: p + 0.1 * d, params, random_like(params, seed + 1))
     initial = layer.initial_carry(params, first)
     carry = initial
     if not all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(initial)):
@@ -68,10 +68,9 @@ def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
         # Counts and normalisers in a carry are positive.
         return leaf + (0.5 * jnp.abs(noise) if jnp.issubdtype(leaf.dtype, jnp.floating) else noise)
 
-    carry = jax.tree.map(moved, carry, random_like(carry, keys[2]))
+    carry = jax.tree.map(moved, carry, random_like(carry, seed + 2))
     after, ys = jax.eval_shape(layer.unroll, params, carry, xs)
-    weights = Outcome(random_like(after, keys[3]), random_like(ys, keys[4]))
-    random = np.random.default_rng(seed)
+    weights = Outcome(random_like(after, seed + 3), random_like(ys, seed + 4))
     reset = random.random((LENGTH, batch)) < 0.2
     # As many steps in each row, so that the rows by themselves have one shape, but for one without any.
     mask = np.argsort(random.random((LENGTH, batch)), 0) < LENGTH - 4
@@ -160,16 +159,17 @@ def _weighted(outcome: Outcome, weights: Outcome) -> jax.Array:
     return sum(terms[1:], terms[0])
 
 
-def random_like(tree: Any, key: jax.Array) -> Any:
+def random_like(tree: Any, seed: int) -> Any:
     """Standard normal numbers in the shapes and dtypes of a tree; zeros for integers."""
-    leaves, treedef = jax.tree.flatten(tree)
-    keys = jax.random.split(key, max(1, len(leaves)))
+    random = np.random.default_rng(seed)
 
-    def draw(key: jax.Array, a: Any) -> jax.Array:
-        inexact = jnp.issubdtype(a.dtype, jnp.inexact)
-        return jax.random.normal(key, a.shape, a.dtype) if inexact else jnp.zeros(a.shape, a.dtype)
+    def draw(a: Any) -> jax.Array:
+        if not jnp.issubdtype(a.dtype, jnp.inexact):
+            return jnp.zeros(a.shape, a.dtype)
+        complex_part = 1j * random.normal(size=a.shape) if jnp.iscomplexobj(a) else 0
+        return jnp.asarray(random.normal(size=a.shape) + complex_part, a.dtype)
 
-    return jax.tree.unflatten(treedef, [draw(k, a) for k, a in zip(keys, leaves, strict=False)])
+    return jax.tree.map(draw, tree)
 
 
 def form(tree: Any) -> list:

@@ -244,7 +244,7 @@ def second_derivatives_work(layer: Layer, x: Any) -> None:
     def gradient(params: Any) -> Any:
         return unrolled(layer)(params, case.carry, case.xs, *flags, case.weights)[1].params
 
-    direction = random_like(case.params, jax.random.key(5))
+    direction = random_like(case.params, 5)
 
     def along(params: Any) -> jax.Array:
         loss = functools.partial(weighted_loss, layer.unroll)
