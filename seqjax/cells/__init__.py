@@ -112,7 +112,6 @@ REGISTRY: dict[str, Entry] = {
     "conv_lstm": Entry(partial(conv_lstm, peepholes=True), "as lstm, pixel by pixel; through h they spread", image),
     "echo_state": Entry(echo_state, "none by the params; along h (1 - leak) plus leak times the reservoir's"),
     "clockwork": Entry(partial(clockwork, periods=(1, 2, 4)), "in a module of period T as elman, at every T-th step"),
-    "clockwork": Entry(partial(clockwork, periods=(1, 2, 4)), "stay as they are in T - 1 of T steps of a module"),
     # ---- Diagonal
     "lru": Entry(lru, "exactly lambda^lag, |lambda| < 1: never explode; over the default ring a power law"),
     "s4d": Entry(partial(s4d, state_size=16), "exactly A_bar^lag, |A_bar| < 1: scales of 20 to 2000 steps"),
