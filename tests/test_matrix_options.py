@@ -283,7 +283,9 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("factory", "options", "message"), OPTIONS, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(
+    ("factory", "options", "message"), OPTIONS, ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_options_out_of_range_are_refused(factory, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         factory(8, **options)

@@ -258,7 +258,7 @@ def test_mamba_carries_its_state_by_the_exponential_of_the_summed_steps():
         (sj.mamba(H, state_size=3, discretisation="euler", step_rank=2), mamba_reference("euler")),
         (sj.mamba(H, state_size=3, input_map=False), mamba_reference()),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "__name__", repr(value)),
 )
 def test_options_equal_the_reference(cell, reference):
     params = shaken(init(cell, H))
@@ -316,7 +316,11 @@ def test_an_option_that_makes_no_sense_is_refused(make, message):
         make()
 
 
-@pytest.mark.parametrize("cell", [sj.s4d(H, state_size=2), sj.s5(H), sj.mamba(H)], ids=repr)
+@pytest.mark.parametrize(
+    "cell",
+    [sj.s4d(H, state_size=2), sj.s5(H), sj.mamba(H)],
+    ids=lambda value: getattr(value, "__name__", repr(value)),
+)
 def test_inputs_that_do_not_fit_are_refused(cell):
     params = init(cell)
     carry = cell.initial_carry(params, jnp.zeros((B, D)))
