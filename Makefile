@@ -28,11 +28,11 @@ test: lint types doctest pytest ## the fast checks: style, types, examples in do
 
 pytest: $(TESTING)
 	@echo "pytest: the fast tests"
-	@$(PYTEST) -n 2 -m "not slow"
+	@$(PYTEST) -n 2 --dist loadgroup -m "not slow"
 
 test-full: $(TESTING) ## every test, the slow ones included
 	@echo "pytest: all tests"
-	@$(PYTEST) -n 2
+	@$(PYTEST) -n 2 --dist loadgroup
 
 lint: $(TESTING) ## ruff: rules and format
 	@echo "ruff: rules and format"

@@ -67,7 +67,7 @@ def methods(
     rounds: Rounds = 15,
     out: Out = Path("benchmarks/results"),
 ) -> None:
-    """The methods of seqjax against each other: chunks of time, and the scans of a diagonal recurrence."""
+    """The methods of seqjax against each other: chunks of time, scans of diagonal recurrences, memories in chunks."""
     shapes = [_shape(text) for text in shape]
     _finish(
         ctx,

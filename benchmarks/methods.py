@@ -22,6 +22,7 @@ SHAPES = ((1, 4096, 64, 64), (8, 2048, 64, 64), (32, 512, 128, 128), (32, 256, 2
 CHUNKS = (None, 16, 32, 64, 128, 256)
 KEPT = (16, 128)
 LENGTHS = (256, 1024, 4096, 16384)
+LONGEST_MEMORY = 4096  # Sequential keeps a matrix per step
 TOLERANCE = 2e-4
 
 AUTODIFF = sj.Sequential(gradient="autodiff")
@@ -117,7 +118,45 @@ def scans(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Calla
     return groups
 
 
+def memories(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Callable) -> list[Group]:
+    """Matrix recurrences and attention, step by step and in chunks; size is ``(B, H)``, in four heads."""
+    batch, hidden_size = size
+    methods: dict[str, sj.Method] = {"Sequential": sj.Sequential()}
+    methods |= {f"Chunked({chunk})": sj.Chunked(chunk) for chunk in (16, 32, 64, 128)}
+    methods |= {"Auto": sj.Auto()}
+    cells = {
+        "gated_delta_net": sj.gated_delta_net(hidden_size, num_heads=4),
+        "mlstm": sj.mlstm(hidden_size, num_heads=4),
+        "gla": sj.gla(hidden_size, num_heads=4),
+        "attention, window of 256": sj.attention(hidden_size, num_heads=4, window=256),
+    }
+    groups = []
+    for name, cell in cells.items():
+        cases = []
+        for length in lengths:
+            say(f"{name}, T = {length}")
+            shape = (batch, length, hidden_size, hidden_size)
+            struct = jax.ShapeDtypeStruct((batch, hidden_size), jnp.float32)
+            params = cell.init(jax.random.key(0), struct)
+            cases.append(
+                compare(str(length), cell, params, methods, gradient_of, shape, rounds, "Sequential")
+            )
+        groups.append(
+            Group(
+                f"{name}, B = {batch}, H = {hidden_size}: value and gradient, relative to Sequential",
+                "T",
+                cases,
+            )
+        )
+    return groups
+
+
 def run(shapes: Sequence[Shape], lengths: Sequence[int], rounds: int, say: Callable) -> list[Group]:
     """Everything that `seqjax.Auto` is based on."""
     gradients = [chunks(cell, shapes, rounds, say) for cell in CELLS]
-    return [*gradients, *scans(lengths, (8, 64), rounds, say)]
+    short = [length for length in lengths if length <= LONGEST_MEMORY]
+    return [
+        *gradients,
+        *scans(lengths, (8, 64), rounds, say),
+        *memories(short, (8, 64), rounds, say),
+    ]

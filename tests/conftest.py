@@ -4,6 +4,7 @@ from pathlib import Path
 
 import hypothesis
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
@@ -14,6 +15,22 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_configure(config):
+    """The fast tier takes half the time with programs that are barely optimised; `make test-full` optimises them."""
+    jax.config.update("jax_disable_most_optimizations", config.option.markexpr == "not slow")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What has a parameter ``name`` shares programs with the other tests of that name: one worker compiles them."""
+    for item in items:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        if "name" in params:
+            group = f"{item.path.stem}-{params['name']}-{params.get('method', '')}"
+            item.add_marker(pytest.mark.xdist_group(group))
+
 
 # Annotations such as Float[Array, "T B"] are executed here and nowhere else; seqjax must not be imported before.
 # Where users come in (factories, layers), seqjax's own checks are what is tested.

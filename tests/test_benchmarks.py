@@ -214,6 +214,13 @@ def test_scans_agree():
         assert all(arm.error < methods.TOLERANCE for arm in group.cases[0].arms)
 
 
+def test_memories_agree():
+    groups = methods.memories([9], (2, 8), 2, SILENT)
+    assert len(groups) == 4
+    for group in groups:
+        assert all(arm.error < methods.TOLERANCE for arm in group.cases[0].arms)
+
+
 @pytest.mark.peers
 @pytest.mark.parametrize("what", peers.WHATS)
 @pytest.mark.parametrize("cell", layers.CELLS)

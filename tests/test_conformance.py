@@ -13,11 +13,16 @@ from seqjax.cells import REGISTRY
 from seqjax.combinators.boundary import BarrierCarry
 from seqjax.testing import CHECKS, check_cell, methods_for, params_do_not_depend_on_method, strict
 from seqjax.testing.cases import make_case, random_like, weighted_loss
+from seqjax.testing.checks import gradients_per_example_add_up, second_derivatives_work
 
 X = jnp.zeros((3, 4))
 EXAMPLES = {name: entry.example((3,), 4) for name, entry in REGISTRY.items()}
 CELLS = {name: entry.make(6) for name, entry in REGISTRY.items()}
 FIRST_OF_KIND = {type(cell.recurrence): name for name, cell in reversed(CELLS.items())}
+
+
+# These differentiate what other checks have compared already, and take as long to compile as all of them.
+TWICE = (second_derivatives_work, gradients_per_example_add_up)
 
 
 def every_cell_and_method():
@@ -28,8 +33,17 @@ def every_cell_and_method():
             yield pytest.param(name, method, id=f"{name}-{method}", marks=() if fast else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize(("name", "method"), list(every_cell_and_method()))
+def every_cell_method_and_check():
+    """The same with every check, but for `TWICE` where the cell is not the first of its kind."""
+    for param in every_cell_and_method():
+        name, _ = param.values
+        first = FIRST_OF_KIND[type(CELLS[name].recurrence)] == name
+        for check in CHECKS:
+            marks = param.marks if first or check not in TWICE else pytest.mark.slow
+            yield pytest.param(*param.values, check, id=f"{param.id}-{check.__name__}", marks=marks)
+
+
+@pytest.mark.parametrize(("name", "method", "check"), list(every_cell_method_and_check()))
 def test_cells(name, method, check):
     with strict():
         check(sj.recurrent(CELLS[name], method), EXAMPLES[name])

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from seqjax.base import Cell, Layer, Method
+from seqjax.base import Cell, Diagonal, Gated, Layer, Method
 from seqjax.layers import recurrent
 from seqjax.methods import METHODS, Chunked, Sequential
 from seqjax.testing.checks import CHECKS, params_do_not_depend_on_method
@@ -61,15 +61,13 @@ def check_method(method: Method, cell: Cell, x: Any) -> None:
 
 
 def methods_for(cell: Cell) -> list[Method]:
-    """All methods that run a cell, and `Sequential` in each of its modes."""
-    modes: list[Any] = [method() for method in METHODS]
-    modes += [
-        Chunked(4),
-        Sequential(chunk=4),
-        Sequential(chunk=4, keep_gates=True),
-        Sequential(gradient="autodiff"),
-        Sequential(chunk=5, gradient="autodiff"),
-    ]
+    """All methods that run a cell, with small chunks, and `Sequential` in each of the modes that its kind has."""
+    modes: list[Any] = [Chunked(4) if method is Chunked else method() for method in METHODS]
+    modes += [Sequential(chunk=4)]
+    if isinstance(cell.recurrence, Gated | Diagonal):
+        modes += [Sequential(gradient="autodiff"), Sequential(chunk=5, gradient="autodiff")]
+    if isinstance(cell.recurrence, Gated):
+        modes += [Sequential(chunk=4, keep_gates=True)]
     return [method for method in modes if isinstance(cell.recurrence, method.kinds)]
 
 

@@ -55,9 +55,11 @@ def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
 
     xs = jax.tree.unflatten(treedef, [inputs(*leaf) for leaf in leaves])
     first = jax.tree.map(lambda a: a[0], xs)
-    params = jax.tree.map(lambda p: p.astype(jnp.float64), jax.jit(layer.init)(jax.random.key(3), x))
+    params = jax.jit(lambda x: _in_float64(layer.init(jax.random.key(3), x)))(x)
     # Params away from their initial values, where biases are zero and symmetries hide errors.
-    params = jax.tree.map(lambda p, d: p + 0.1 * d, params, random_like(params, seed + 1))
+    params = jax.tree.map(
+        lambda p, d: jnp.asarray(np.asarray(p) + 0.1 * np.asarray(d)), params, random_like(params, seed + 1)
+    )
     initial = layer.initial_carry(params, first)
     carry = initial
     if not all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(initial)):
@@ -66,7 +68,9 @@ def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
 
     def moved(leaf: jax.Array, noise: jax.Array) -> jax.Array:
         # Counts and normalisers in a carry are positive.
-        return leaf + (0.5 * jnp.abs(noise) if jnp.issubdtype(leaf.dtype, jnp.floating) else noise)
+        noise = np.asarray(noise)
+        real = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.asarray(np.asarray(leaf) + (0.5 * np.abs(noise) if real else noise))
 
     carry = jax.tree.map(moved, carry, random_like(carry, seed + 2))
     after, ys = jax.eval_shape(layer.unroll, params, carry, xs)
@@ -77,6 +81,10 @@ def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
     mask[:, 0] = np.arange(LENGTH) < LENGTH - 4
     mask[:, -1] = False
     return Case(layer, params, initial, carry, xs, weights, reset, mask)
+
+
+def _in_float64(params: Any) -> Any:
+    return jax.tree.map(lambda p: p.astype(jnp.float64), params)
 
 
 def make_case(layer: Layer, x: Any, seed: int = 0) -> Case:
