@@ -215,7 +215,7 @@ def test_scans_agree():
 
 
 def test_memories_agree():
-    groups = methods.memories([9], (2, 8), 2, SILENT)
+    groups = methods.memories([9], (2, 32), 2, SILENT)
     assert len(groups) == 4
     for group in groups:
         assert all(arm.error < methods.TOLERANCE for arm in group.cases[0].arms)
