@@ -144,6 +144,7 @@ def test_a_file_of_ones_own_runs_in_bfloat16(monkeypatch, tmp_path):
             ["--method", "associative"],
             "Associative() cannot run elman(hidden_size=3): its recurrence is Gated",
         ),
+        (["--cells", "attention", "--lengths", "8,65"], "expected at most max_length=64 steps"),
         (["--data", "nowhere.txt"], "nowhere.txt"),
         (["--data", "."], "folder"),
         (["--data", "{empty}"], "is empty"),

@@ -156,7 +156,13 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+CHECKS_OF_LAYERS = [
+    pytest.param(check, id=check.__name__, marks=pytest.mark.slow if check in TWICE else ())
+    for check in CHECKS
+]
+
+
+@pytest.mark.parametrize("check", CHECKS_OF_LAYERS)
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers(name, check):
     check(LAYERS[name], jnp.zeros(3, int) if name == "tokens" else X)
@@ -174,7 +180,7 @@ LAYERS_BUT_ONE_CHECK = {
 DOES_NOT_APPLY = {BarrierCarry: "second_derivatives_work"}
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", CHECKS_OF_LAYERS)
 @pytest.mark.parametrize("name", LAYERS_BUT_ONE_CHECK)
 def test_layers_but_one_check(name, check):
     layer = LAYERS_BUT_ONE_CHECK[name]

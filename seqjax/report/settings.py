@@ -5,12 +5,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from seqjax import datasets
+from seqjax.base import Layer
 from seqjax.cells import REGISTRY
 from seqjax.layers import recurrent
-from seqjax.methods import Associative, Auto, Sequential
+from seqjax.methods import Associative, Auto, Chunked, Newton, Sequential
 from seqjax.tasks import TASKS
 
 METHODS: dict[str, Any] = {
@@ -18,6 +21,8 @@ METHODS: dict[str, Any] = {
     "sequential": Sequential(chunk=64),
     "autodiff": Sequential(gradient="autodiff"),
     "associative": Associative(),
+    "chunked": Chunked(64),
+    "newton": Newton(),
 }
 DTYPES = ("float32", "float64", "bfloat16")
 
@@ -68,10 +73,22 @@ def load_data(settings: Settings) -> np.ndarray | None:
 def check(settings: Settings) -> None:
     """Raise a ValueError or TypeError about the first setting that cannot be used, before anything is computed."""
     for cell in settings.cells:
-        recurrent(REGISTRY[cell].make(settings.hidden_size), METHODS[settings.method])
+        layer = recurrent(REGISTRY[cell].make(settings.hidden_size), METHODS[settings.method])
+        _check_length(layer, max(settings.lengths), settings.hidden_size)
     for length in settings.lengths:
         if settings.task != "text":
             TASKS[settings.task](length)
+
+
+def _check_length(layer: Layer, length: int, width: int) -> None:
+    """Raise the ValueError of a layer that cannot run so many steps (attention over a cache of fewer)."""
+    xs = jax.ShapeDtypeStruct((length, 1, width), jnp.float32)
+
+    def run(key: jax.Array, xs: jax.Array) -> Any:
+        params = layer.init(key, xs[0])
+        return layer.unroll(params, layer.initial_carry(params, xs[0]), xs)
+
+    jax.eval_shape(run, jax.random.key(0), xs)
 
 
 def check_text(data: np.ndarray | None, length: int) -> None:

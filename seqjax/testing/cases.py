@@ -68,9 +68,10 @@ def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
 
     def moved(leaf: jax.Array, noise: jax.Array) -> jax.Array:
         # Counts and normalisers in a carry are positive.
-        noise = np.asarray(noise)
-        real = jnp.issubdtype(leaf.dtype, jnp.floating)
-        return jnp.asarray(np.asarray(leaf) + (0.5 * np.abs(noise) if real else noise))
+        added = np.asarray(noise)
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            added = 0.5 * np.abs(added)
+        return jnp.asarray(np.asarray(leaf) + added)
 
     carry = jax.tree.map(moved, carry, random_like(carry, seed + 2))
     after, ys = jax.eval_shape(layer.unroll, params, carry, xs)
