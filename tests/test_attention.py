@@ -84,7 +84,7 @@ def test_a_slot_of_the_carry_passes_gradients_unchanged_until_it_is_overwritten(
 
 def test_nothing_beyond_the_window_has_a_gradient():
     layer, params, carry, xs = setting(sj.attention(H, num_heads=3, num_groups=1, window=4, qk_norm=True))
-    by = jax.jacrev(lambda xs: layer.unroll(params, carry, xs)[1][-1, 0])(xs)[:, :, 0]
+    by = jax.jit(jax.jacrev(lambda xs: layer.unroll(params, carry, xs)[1][-1, 0]))(xs)[:, :, 0]
     assert not by[:, : T - 4].any()
     assert (np.abs(by[:, T - 4 :]).max((0, 2)) > 1e-3).all()
 

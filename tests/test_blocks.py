@@ -278,7 +278,7 @@ def test_stacks_have_the_blocks_of_their_papers_in_order():
         D, num_heads=3, num_groups=1, window=4, hidden_size=3 * D, activation="geglu"
     )
     block, rms_norm = sj.griffin_block(D), sj.pointwise(nn.RMSNorm())
-    form = lambda layer: jax.tree.structure(layer.init(jax.random.key(0), X))  # noqa: E731
+    form = lambda layer: jax.tree.structure(jax.eval_shape(layer.init, jax.random.key(0), X))  # noqa: E731
     assert form(sj.griffin(D, 4, num_heads=3, window=4)) == form(
         sj.serial(block, block, local, block, rms_norm)
     )
