@@ -13,7 +13,14 @@ from seqjax.cells import REGISTRY
 from seqjax.combinators.boundary import BarrierCarry
 from seqjax.testing import CHECKS, check_cell, methods_for, params_do_not_depend_on_method, strict
 from seqjax.testing.cases import make_case, random_like, weighted_loss
-from seqjax.testing.checks import gradients_per_example_add_up, second_derivatives_work
+from seqjax.testing.checks import (
+    gradients_per_example_add_up,
+    keys_belong_to_steps,
+    masked_steps_do_not_happen,
+    resets_separate_packed_sequences,
+    second_derivatives_work,
+    streaming_equals_whole,
+)
 
 X = jnp.zeros((3, 4))
 EXAMPLES = {name: entry.example((3,), 4) for name, entry in REGISTRY.items()}
@@ -23,6 +30,14 @@ FIRST_OF_KIND = {type(cell.recurrence): name for name, cell in reversed(CELLS.it
 
 # These differentiate what other checks have compared already, and take as long to compile as all of them.
 TWICE = (second_derivatives_work, gradients_per_example_add_up)
+# What resets, masks, pieces and keys do is up to the method; the first cell of each kind shows it under every one.
+BY_METHOD = (
+    *TWICE,
+    resets_separate_packed_sequences,
+    masked_steps_do_not_happen,
+    streaming_equals_whole,
+    keys_belong_to_steps,
+)
 
 
 def every_cell_and_method():
@@ -34,12 +49,12 @@ def every_cell_and_method():
 
 
 def every_cell_method_and_check():
-    """The same with every check, but for `TWICE` where the cell is not the first of its kind."""
+    """The same with every check, but for `BY_METHOD` where the cell is not the first of its kind."""
     for param in every_cell_and_method():
         name, _ = param.values
         first = FIRST_OF_KIND[type(CELLS[name].recurrence)] == name
         for check in CHECKS:
-            marks = param.marks if first or check not in TWICE else pytest.mark.slow
+            marks = param.marks if first or check not in BY_METHOD else pytest.mark.slow
             yield pytest.param(*param.values, check, id=f"{param.id}-{check.__name__}", marks=marks)
 
 
