@@ -128,7 +128,7 @@ def memories(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Ca
         "gated_delta_net": sj.gated_delta_net(hidden_size, num_heads=4),
         "mlstm": sj.mlstm(hidden_size, num_heads=4),
         "gla": sj.gla(hidden_size, num_heads=4),
-        "attention, window of 256": sj.attention(hidden_size, num_heads=4, window=256),
+        "attention, window of 64": sj.attention(hidden_size, num_heads=4, window=64),
     }
     groups = []
     for name, cell in cells.items():
