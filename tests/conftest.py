@@ -1,5 +1,6 @@
 """Settings of every test; there are no fixtures here."""
 
+import itertools
 from pathlib import Path
 
 import hypothesis
@@ -30,6 +31,15 @@ def pytest_collection_modifyitems(items):
         if "name" in params:
             group = f"{item.path.stem}-{params['name']}-{params.get('method', '')}"
             item.add_marker(pytest.mark.xdist_group(group))
+
+
+TESTS_DONE = itertools.count(1)
+
+
+def pytest_runtest_teardown():
+    """Let compiled programs go now and then: each holds memory maps, of which Linux allows a process 65,530."""
+    if next(TESTS_DONE) % 200 == 0:
+        jax.clear_caches()
 
 
 # Annotations such as Float[Array, "T B"] are executed here and nowhere else; seqjax must not be imported before.
