@@ -70,8 +70,8 @@ def antisymmetric_rnn(
 
     References:
         Chang, Chen, Haber, Chi 2019, "AntisymmetricRNN: a dynamical system view on recurrent neural networks",
-        arXiv:1902.09689, section 3 (Euler step, diffusion, gate) and its appendix on experiments (initialisation). It
-        searches epsilon and gamma on a grid of powers of ten; the defaults are ours.
+        arXiv:1902.09689, section 3: eq. 10 (Euler step), 12 (diffusion), 13 (gate), and its appendix on experiments
+        (initialisation). It searches epsilon and gamma on a grid of powers of ten; the defaults are ours.
     """
     check_size("antisymmetric_rnn(hidden_size)", hidden_size)
     check_at_least("antisymmetric_rnn(step_size)", step_size, 0, strictly=True)

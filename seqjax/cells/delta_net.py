@@ -117,9 +117,10 @@ def delta_net(
 
     References:
         Schlag, Irie, Schmidhuber 2021, "Linear transformers are secretly fast weight programmers", arXiv:2102.11174,
-        section 4.2 (the update rule).
+        section 4.2, eq. 20-25 (the update rule is eq. 24).
         Yang et al. 2024, "Parallelizing linear transformers with the delta rule", arXiv:2406.06484, section 2.2 (the
-        recurrence), section 3.3 (feature map, L2 norm, output norm). Its short convolutions are layers of their own.
+        recurrence; equations without numbers), section 3.3 (feature map, L2 norm, output norm). Its short convolutions
+        are layers of their own.
         Grazzi et al. 2024, "Unlocking state-tracking in linear RNNs through negative eigenvalues", arXiv:2411.12537.
         The norm has no gain, as W_o can hold it. Weights normal of variance 1 / fan-in; the papers state no
         initialisation.

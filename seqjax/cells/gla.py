@@ -88,9 +88,9 @@ def gla(
 
     References:
         Yang et al. 2023, "Gated linear attention transformers with hardware-efficient training", arXiv:2312.06635,
-        section 4.4: the recurrence per head, the low-rank decay with tau = 16, the norm and the gate. The norm has no
-        gain, as W_o can hold it, and no bias. Weights normal of variance 1 / fan-in, biases zero; the paper states no
-        initialisation.
+        eq. 3 (the recurrence) and section 4.4 (equations without numbers): the recurrence per head, the low-rank decay
+        with tau = 16, the norm and the gate. The norm has no gain, as W_o can hold it, and no bias. Weights normal of
+        variance 1 / fan-in, biases zero; the paper states no initialisation.
     """
     heads = check_heads(
         "gla",

@@ -114,7 +114,8 @@ def chrono_lstm(hidden_size: int, *, t_max: float = 1000.0, param_dtype: Any = j
         (True, True, True)
 
     References:
-        Tallec, Ollivier 2018, "Can recurrent neural networks warp time?", arXiv:1804.11188, section 2.
+        Tallec, Ollivier 2018, "Can recurrent neural networks warp time?", arXiv:1804.11188, section 2: eq. 11-15
+        (the cell) and 16 (the biases).
     """
     check_size("chrono_lstm(hidden_size)", hidden_size)
     if not 2 < t_max < math.inf:

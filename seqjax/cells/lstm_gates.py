@@ -190,7 +190,8 @@ def ur_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
 
     References:
         Gu, Gulcehre, Paine, Hoffman, Pascanu 2020, "Improving the gating mechanism of recurrent neural networks",
-        arXiv:1910.09890 (the UR-LSTM: refine gate and uniform gate initialisation).
+        arXiv:1910.09890 (the UR-LSTM): eq. 9-11 (refine gate, effective forget gate, state), 12 (uniform gate
+        initialisation).
     """
     check_size("ur_lstm(hidden_size)", hidden_size)
 

@@ -136,7 +136,7 @@ def ugrnn(hidden_size: int, *, update_bias: float = 1.0, param_dtype: Any = jnp.
 
     References:
         Collins, Sohl-Dickstein, Sussillo 2017, "Capacity and trainability in recurrent neural networks",
-        arXiv:1611.09913 (the UGRNN).
+        arXiv:1611.09913, section 1.4, eq. 2-4 (the UGRNN).
     """
     check_size("ugrnn(hidden_size)", hidden_size)
 

@@ -99,7 +99,7 @@ def layer_norm_lstm(params, carry, xs):
 
 
 def ur_lstm(params, carry, xs):
-    """Gu et al. 2020, arXiv:1910.09890: the refine gate between the bounds f^2 and 1 - (1 - f)^2 of the forget gate."""
+    """Gu et al. 2020, arXiv:1910.09890, eq. 9-11: a refine gate between the bounds f^2 and 1 - (1 - f)^2 of f."""
     c, h = carry
     p_f, p_r, p_u, p_o = (
         lambda x, h, w=w, v=v, b=b: x @ w + h @ v + b
@@ -137,7 +137,7 @@ def mgu(reset_after):
 
 
 def ugrnn(params, carry, xs):
-    """Collins et al. 2017, arXiv:1611.09913, the UGRNN, with s = tanh."""
+    """Collins et al. 2017, arXiv:1611.09913, eq. 2-4, the UGRNN, with s = tanh."""
     (h,) = carry
     w_gx, w_cx = np.split(params.w_x, 2, axis=1)
     w_gh, w_ch = np.split(params.w_h, 2, axis=1)
@@ -155,7 +155,7 @@ REFERENCES = {
     "irnn": elman(relu),  # Le et al. 2015, arXiv:1504.00941: other initial weights, the same equation
     "indrnn": indrnn(relu),
     "indrnn_tanh": indrnn(np.tanh),
-    "chrono_lstm": lstm,  # Tallec, Ollivier 2018, arXiv:1804.11188: other initial biases, the same equations
+    "chrono_lstm": lstm,  # Tallec, Ollivier 2018, arXiv:1804.11188, eq. 11-15: other initial biases, same equations
     "peephole_lstm": peephole_lstm,
     "coupled_lstm": coupled_lstm,
     "projection_lstm": projection_lstm,

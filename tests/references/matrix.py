@@ -80,7 +80,7 @@ def retention(params, s, xs):
 
 
 def gla(params, s, xs):
-    """Yang et al. 2023, arXiv:2312.06635, section 4.4; tau = 16."""
+    """Yang et al. 2023, arXiv:2312.06635, eq. 3 per head, as in section 4.4; tau = 16."""
     n = s.shape[-3]
     ys = []
     for x in xs:
@@ -136,7 +136,7 @@ def ssd(params, h, xs):
 
 
 def delta_rule(s, k, v, beta, alpha=1.0):
-    """Schlag et al. 2021, arXiv:2102.11174, section 4.2: what k reads is moved towards v by beta; after a decay."""
+    """Schlag et al. 2021, arXiv:2102.11174, eq. 20-25: what k reads is moved towards v by beta; after a decay."""
     s = alpha * s
     return s + outer(k, beta * (v - read(s, k)))
 

@@ -33,7 +33,7 @@ def orthogonal_rnn(activation="modrelu"):
 
 
 def antisymmetric_rnn(gated=False, epsilon=0.1, gamma=0.01):
-    """Chang et al. 2019, arXiv:1902.09689, section 3: Euler step, diffusion, gate; as rows, A transposed."""
+    """Chang et al. 2019, arXiv:1902.09689, eq. 10, 12 and 13: Euler step, diffusion, gate; as rows, A transposed."""
 
     def reference(params, carry, xs):
         (h,) = carry
