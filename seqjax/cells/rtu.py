@@ -79,7 +79,7 @@ def rtu(
 
     References:
         Elelimy, White, Bowling, White 2024, "Real-time recurrent learning using trace units in reinforcement
-        learning", arXiv:2409.01449, section 4 (both forms, the parametrisation of r and theta, the norm).
+        learning", arXiv:2409.01449 (both forms, the parametrisation of r and theta, the norm).
     """
     check_size("rtu(hidden_size)", hidden_size)
     check_choice("rtu(activation)", activation, ACTIVATIONS)

@@ -217,7 +217,7 @@ def hgrn(gamma=0.0):
 
 
 def rtu(nonlinear, f=lambda z: np.maximum(z, 0)):
-    """Elelimy et al. 2024, arXiv:2409.01449, section 4: two real numbers per unit."""
+    """Elelimy et al. 2024, arXiv:2409.01449: two real numbers per unit."""
 
     def reference(params, carry, xs):
         h_1, h_2 = carry.real, carry.imag
