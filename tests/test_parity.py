@@ -264,4 +264,6 @@ def test_keras(name, mask):
 
     xs = jnp.asarray(normal(0, T, B, D), jnp.float32)
     mask = None if mask is None else jnp.asarray(mask)
-    assert_parity(sj.recurrent(cell), peer, *setting(cell, xs, xs.dtype), xs, mask=mask, rtol=1e-6)
+    params, carry = setting(cell, xs, xs.dtype)
+    params = jax.tree.map(lambda p: p / 2, params)  # larger ones would amplify the roundings of both
+    assert_parity(sj.recurrent(cell), peer, params, carry, xs, mask=mask, rtol=1e-6)
