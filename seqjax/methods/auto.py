@@ -26,8 +26,10 @@ class Auto(Value):
     `Attention`   ``Chunked(128)``                          ``Chunked(128)``
     ============= ========================================= ==============================
 
-    c is 16 to 128 steps, such that the inputs of a chunk fill 32 kB, about a first-level cache. The CPU column is
-    measured (``benchmarks/results/methods.md``); the other follows from the depth of the loops.
+    c is 16 to 128 steps, such that the inputs of a chunk fill 32 kB, about a first-level cache. For `Gated` and
+    `Diagonal` the CPU column is measured (``benchmarks/results/README.md``). `Matrix` and `Attention` follow from what
+    the step-by-step form keeps for the backward pass, a state per step, and the GPU column from the depth of the loops:
+    neither has been timed.
     """
 
     kinds: ClassVar[tuple[type, ...]] = (Step, Gated, Diagonal, Matrix, Attention)
