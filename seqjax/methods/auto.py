@@ -22,7 +22,7 @@ class Auto(Value):
     `Step`        ``Sequential()``                          ``Sequential()``
     `Gated`       ``Sequential(chunk=c, keep_gates=True)``  ``Sequential(chunk=128)``
     `Diagonal`    ``Sequential(chunk=256)``                 ``Associative()``
-    `Matrix`      ``Chunked(64)``                           ``Chunked(64)``
+    `Matrix`      ``Chunked(16)``                           ``Chunked(16)``
     `Attention`   ``Chunked(128)``                          ``Chunked(128)``
     ============= ========================================= ==============================
 
@@ -55,7 +55,7 @@ class Auto(Value):
             case Diagonal():
                 return Sequential(chunk=256) if on_cpu else Associative()
             case Matrix():
-                return Chunked(64)
+                return Chunked(16)
             case Attention():
                 return Chunked(128)
         return Sequential()
