@@ -18,7 +18,7 @@ from seqjax.gradients import last_step, loss_sum
 from seqjax.layers import pointwise, recurrent
 from seqjax.probes import fit_decay, gradient_profile, total_log_norm
 from seqjax.report.settings import METHODS, Settings
-from seqjax.tasks import TASKS, Task, cross_entropy
+from seqjax.tasks import TASKS, Success, Task, cross_entropy
 from seqjax.training import init_train_state, make_train_step
 
 HELD_OUT_TOKENS = 2**14
@@ -62,6 +62,7 @@ def make_source(settings: Settings, length: int, data: np.ndarray | None) -> Sou
         loss=cross_entropy,
         baseline=entropy,
         baseline_at="mean",
+        success=Success("loss", entropy),
         reference="next-byte prediction",
     )
     return Source(
@@ -94,7 +95,7 @@ class Programs:
         self.model = make_model(cell, settings, source.task)
         losses = {"last": last_step(source.task.loss), "mean": source.task.loss}
         self.optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(settings.learning_rate))
-        self.train_loss = losses[source.task.baseline_at]
+        self.train_loss = source.task.objective
         self.train_step = make_train_step(self.model, self.train_loss, self.optimizer)
         self.sample = jax.jit(source.train)
         self.profiles = jax.jit(
