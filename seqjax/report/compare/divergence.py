@@ -18,18 +18,10 @@ from seqjax.report.compare.evaluate import (
     measure,
     placed,
 )
-from seqjax.report.compare.implementation import (
-    Implementation,
-    System,
-    check_step,
-    coarser,
-    doubled,
-    named,
-    prepare,
-    rounded,
-    with_carries,
-)
+from seqjax.report.compare.implementation import Implementation, System
+from seqjax.report.compare.prepare import check_step, prepare, with_carries
 from seqjax.report.compare.rounding import FACTOR, NoReference, responses
+from seqjax.report.compare.trees import coarser, doubled, named, rounded
 
 
 class Difference(NamedTuple):
@@ -138,14 +130,14 @@ def compare(a: Implementation, b: Implementation, xs: Any, *, seed: int = 0) -> 
     xs = rounded(xs, dtype)
     first, second = with_carries(first, second)
     shapes = [_outcome_shapes(system, xs) for system in (first, second)]
-    if {k: s for k, s in shapes[0].items() if k[0] == OUTPUTS} != {
-        k: s for k, s in shapes[1].items() if k[0] == OUTPUTS
-    }:
-        texts = (", ".join(str(list(s)) for k, s in each.items() if k[0] == OUTPUTS) for each in shapes)
+    outputs = [{n: s for n, s in each.items() if n[0] == OUTPUTS} for each in shapes]
+    if outputs[0] != outputs[1]:
+        texts = [
+            ", ".join(f"{name[1]} {list(shape)}".strip() for name, shape in each.items()) for each in outputs
+        ]
         raise ValueError(
-            "compare: expected outputs of the same shape [T, B, ...] from both sides, got {} from {} and {} from {}.".format(
-                next(texts), a, next(texts), b
-            )
+            f"compare: expected outputs of the same names and shapes from both sides, got {texts[0]} from {a} "
+            f"and {texts[1]} from {b}."
         )
     common = {name for name, shape in shapes[0].items() if shapes[1].get(name) == shape}
     cotangents = _cotangents({n: s for n, s in shapes[0].items() if n in common}, dtype, seed)
@@ -175,7 +167,7 @@ def _check_inputs(xs: Any) -> None:
         if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
             bad = np.argwhere(~np.isfinite(leaf))[0]
             raise ValueError(
-                f"compare: expected finite xs{name}, got {leaf[tuple(bad)]} at step {bad[0]}, row {bad[1]} of the batch."
+                f"compare: expected finite xs{name}, got {leaf[tuple(bad)]} at step {bad[0]} of sequence {bad[1]}."
             )
     if not leaves:
         raise ValueError("compare: expected xs [T, B, ...], got no arrays.")
@@ -202,11 +194,18 @@ def _cotangents(shapes: dict, dtype: str, seed: int) -> dict:
 
 def _unmatched(a: Outcome, b: Outcome, names: list) -> list[str]:
     remarks = []
-    for quantity in (CARRY, BY_CARRY, BY_PARAMS, BY_INPUTS):
-        sides = [sorted(leaf or "(one array)" for q, leaf in each if q == quantity and (q, leaf) not in names) for each in (a, b)]
-        if any(sides):
-            texts = (", ".join(side) or "nothing" for side in sides)
-            remarks.append(f"Not compared, without a partner of the same path and shape: {quantity}, {next(texts)} of A, {next(texts)} of B.")
+    for quantity in (CARRY, BY_CARRY, BY_PARAMS):
+        alone = [
+            ", ".join(
+                sorted(leaf or "(one array)" for q, leaf in each if q == quantity and (q, leaf) not in names)
+            )
+            for each in (a, b)
+        ]
+        if any(alone):
+            remarks.append(
+                f"Not compared: {quantity}, {alone[0] or 'nothing'} of A and {alone[1] or 'nothing'} of B, which have "
+                "no partner of the same path and shape on the other side."
+            )
     return remarks
 
 
@@ -215,7 +214,7 @@ def _terms(system: System, xs: Any) -> dict[str, int]:
     length, batch = jax.tree.leaves(xs)[0].shape[:2]
     sizes = [leaf.shape for tree in (system.params, xs) for leaf in named(tree).values()]
     longest = max((max(shape[-2:]) for shape in sizes if len(shape) > 1), default=1)
-    return {q: longest for q in _ORDER} | {BY_PARAMS: max(longest, length * batch)}
+    return dict.fromkeys(_ORDER, longest) | {BY_PARAMS: max(longest, length * batch)}
 
 
 def _unit(dtype: str) -> float:
@@ -239,8 +238,8 @@ def _reference(
             continue
         return reference, repeats, system.name, []
     remark = (
-        "Neither step computes in float64 (its carry or output has a dtype of its own), so there is no reference, and the "
-        "tolerance is K u sqrt(T) for all quantities, which knows nothing of their conditioning."
+        "Neither step computes in float64 (its carry or output has a dtype of its own), so there is no reference, and "
+        "the tolerance is K u sqrt(n + T) for all quantities, which knows nothing of their conditioning."
     )
     return None, [], "", [remark]
 
@@ -270,7 +269,8 @@ def _difference(
     else:
         response = np.mean([norms(each[name] - true) ** 2 for each in repeats], axis=0)
         floor = terms * (_accumulation(dtype) * scale) ** 2
-        tolerances = FACTOR * np.sqrt(response + (unit * size) ** 2 / 3 + floor)
+        widest = 1 + math.sqrt(math.log(len(size)) * len(size) / true.size)
+        tolerances = FACTOR * widest * np.sqrt(response + (unit * size) ** 2 / 3 + floor)
     errors = norms(a - b)
     # What is not finite on either side is a difference, whatever the tolerance.
     ratios = np.divide(errors, tolerances, out=np.where(errors == 0, 0.0, np.inf), where=tolerances > 0)
@@ -295,9 +295,7 @@ def _difference(
     )
 
 
-def _judged(
-    differences: tuple[Difference, ...], whose: str, a: str, b: str, dtype: str
-) -> list[str]:
+def _judged(differences: tuple[Difference, ...], whose: str, a: str, b: str, dtype: str) -> list[str]:
     remarks = []
     broken = next((d for d in differences if not np.isfinite(d.errors).all()), None)
     if broken is not None:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.report.compare.implementation import System, cast, named
+from seqjax.report.compare.implementation import System
+from seqjax.report.compare.trees import cast, named
 
 Outcome = dict[tuple[str, str], np.ndarray]
 """Arrays by quantity and leaf."""
@@ -47,7 +48,8 @@ def evaluate(run: Callable, *arguments: Any) -> Outcome:
     """The outcome of a compiled `gradients_of`, in NumPy and float64."""
     found = jax.device_get(run(*arguments))
     return {
-        name: leaf.astype(np.complex128 if np.iscomplexobj(leaf) else np.float64) for name, leaf in found.items()
+        name: leaf.astype(np.complex128 if np.iscomplexobj(leaf) else np.float64)
+        for name, leaf in found.items()
     }
 
 

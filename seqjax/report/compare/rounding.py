@@ -7,18 +7,20 @@ number that passes between steps (carry, input, output; and their cotangents on 
 rounding. Its size is
 
 .. math::
-    v = \sqrt{u^2 + n\, u_{32}^2}
+    v^2 = u^2 + n\, u_{32}^2
 
 with u the unit roundoff of the coarser dtype, :math:`u_{32}` that of float32 (of float64 where both sides compute in
 it), and n the longest product: a sum of n terms gathers about :math:`\sqrt{n}` roundings, in float32 at least. Per
 quantity and step, in the norm over batch and features, with r the root mean square response,
 
 .. math::
-    \mathrm{tolerance}_t = K \sqrt{r_t^2 + \tfrac{1}{3} u^2 |q_t|^2 + m\, u_{32}^2\, \overline{|q|^2}}
+    \mathrm{tolerance}_t^2 = K^2 (1 + \sqrt{\ln T / k})^2
+    \left(r_t^2 + \tfrac{1}{3} u^2 |q_t|^2 + m\, u_{32}^2\, \overline{|q|^2}\right)
 
 where the second term rounds the result itself and the third the sum of m terms that it is: T B for a gradient of the
-params, n for the others. In exact arithmetic that growth of r with T is :math:`\sqrt{T}` where memory is long and none
-where it is short; where the dynamics expands it is exponential, and the tolerance says so.
+params, n for the others; and the largest of T norms of k numbers each is about :math:`1 + \sqrt{\ln T / k}` times a
+typical one (T = 1 for what has no time axis). How r grows with T is the dynamics' own: not at all where memory is
+short, as :math:`\sqrt{T}` where it is long, and exponentially where the dynamics expands.
 
 Hence an implementation that sums the gradient of a weight over T steps in bfloat16 is not within the tolerance of
 bfloat16 at large T; nor is one that keeps decays in bfloat16. Both are findings.
@@ -33,7 +35,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.report.compare.evaluate import Outcome, evaluate, gradients_of
-from seqjax.report.compare.implementation import System, cast
+from seqjax.report.compare.implementation import System
+from seqjax.report.compare.trees import cast
 
 FACTOR = 4.0
 """K: a step rounds not one number but about a dozen (3 to 4 times as much, together), twice, once per side."""
@@ -44,7 +47,9 @@ class NoReference(Exception):
     """The step does not compute in float64."""
 
 
-def responses(system: System, xs: Any, cotangents: Any, noise: float, seed: int) -> tuple[Outcome, list[Outcome]]:
+def responses(
+    system: System, xs: Any, cotangents: Any, noise: float, seed: int
+) -> tuple[Outcome, list[Outcome]]:
     """The reference outcome in float64 on a CPU, and those with noise."""
     device = jax.devices("cpu")[0]
     with jax.enable_x64(True), jax.default_device(device):
@@ -58,7 +63,10 @@ def responses(system: System, xs: Any, cotangents: Any, noise: float, seed: int)
             key = jax.random.fold_in(jax.random.key(seed), repeat)
             try:
                 outcomes.append(evaluate(run, params, carry, inputs, cotangents, key, size))
-            except TypeError as error:  # lax.scan: the carry changed its dtype
+            except Exception as error:
+                if system.is_layer:
+                    raise
+                # A dtype of its own: lax.scan refuses a carry that changes it, others a product of two dtypes.
                 raise NoReference(str(error)) from error
     return outcomes[0], outcomes[1:]
 
