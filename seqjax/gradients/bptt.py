@@ -141,9 +141,10 @@ def truncated_bptt(window: int) -> Estimator:
 def enter(layer: Layer, params: Any, carry: Any, batch: Batch) -> Any:
     """The carry that a chunk begins with, the given one or the initial one, in the dtypes that the layer keeps."""
     initial = layer.initial_carry(params, first_step(batch.xs))
+    form: Any = jax.tree.structure
     if carry is None:
         carry = initial
-    elif jax.tree.structure(carry) == jax.tree.structure(initial):
+    elif form(carry) == form(initial):
         carry = jax.tree.map(lambda a, like: jnp.asarray(a, like.dtype), carry, initial)
     # A carry made of constants does not vary over devices, and a loop wants carries that leave it as they came.
     return vary_like(carry, batch.xs)
