@@ -46,7 +46,12 @@ class Part(NamedTuple):
     @property
     def name(self) -> str:
         """The part in one word, such as ``training/lstm/64/0``."""
-        return "/".join("" if value is None else str(value) for value in self)
+        return "/".join("" if value is None else str(value) for value in self).rstrip("/")
+
+    def __str__(self) -> str:
+        seed = "" if self.seed is None else f"seed {self.seed}"
+        length = "" if self.length is None else f"T = {self.length}"
+        return ", ".join(filter(None, (self.section.replace("_", " "), self.cell, length, seed)))
 
     def tags(self) -> dict[str, Any]:
         """The columns that all of its rows have in common."""
@@ -123,7 +128,7 @@ class Store:
     def add(self, part: Part, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keep the rows of one finished part; its tags are added where a row has none of its own."""
         tags = dict.fromkeys(SCHEMA) | {"part": part.name} | part.tags()
-        frame = pl.DataFrame([tags | row for row in rows], schema=SCHEMA)
+        frame = pl.DataFrame([tags | dict(row) for row in rows], schema=SCHEMA)
         digest = hashlib.sha256(part.name.encode()).hexdigest()[:8]  # names of models may hold any letter
         file = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', part.name)[:80]}.{digest}.parquet"
         self._write(self.folder / "parts" / file, frame.write_parquet)
