@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 
 class Coordinates:
-    """The inexact leaves of a tree, one after another, as one real vector; a complex leaf gives its real, then its
-    imaginary parts.
+    """The inexact leaves of a tree, one after another, as one real vector.
+
+    A complex leaf gives its real, then its imaginary parts.
 
     Attributes:
         size: of the vector.

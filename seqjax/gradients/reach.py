@@ -36,7 +36,7 @@ def params_reaching(step: Callable, params: Coordinates, carry: Coordinates) -> 
 
 
 def step_pattern(step: Callable, params: Coordinates, carry: Coordinates) -> tuple[np.ndarray, np.ndarray]:
-    """Where the derivatives of ``step(theta, s) -> s`` may differ from zero: bool, by theta ``[n, P]``, by s ``[n, n]``."""
+    """Where the derivatives of ``step(theta, s) -> s`` may be other than zero, by theta ``[n, P]`` and s ``[n, n]``."""
     with jax.ensure_compile_time_eval():
         rows = jax.vmap(_generic_pullback(step, params, carry))(jnp.eye(carry.size, dtype=carry.dtype))
         by_params, by_carry = jax.tree.map(np.asarray, rows)

@@ -22,7 +22,7 @@ def dense(model: Model) -> Rule:
 
     def advance(step: Any, theta: jax.Array, s: jax.Array, influence: jax.Array, key: Any) -> jax.Array:
         after, pull = jax.vjp(step, theta, s)
-        by_theta, by_s = jax.vmap(pull)(jnp.eye(*s.shape, dtype=after.dtype))
+        by_theta, by_s = jax.vmap(pull)(jnp.eye(s.size, dtype=after.dtype))
         return by_s @ influence + by_theta
 
     return Rule(
