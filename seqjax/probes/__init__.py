@@ -6,9 +6,11 @@ from seqjax.probes.power_law import Crossover, PowerLaw, find_crossover, fit_pow
 from seqjax.probes.precision import PrecisionError, precision_error
 from seqjax.probes.profile import GradientProfile, gradient_profile, total_log_norm
 from seqjax.probes.scaling import Scaling, crossovers, flops_scaling, memory_scaling, time_scaling
+from seqjax.probes.system import Bound, bind
 from seqjax.probes.time_constants import longest_time_constant, unrepresentable_share
 
 __all__ = [
+    "Bound",
     "Cost",
     "Crossover",
     "Decay",
@@ -17,6 +19,7 @@ __all__ = [
     "PrecisionError",
     "Scaling",
     "WhileLoop",
+    "bind",
     "count_cost",
     "crossovers",
     "find_crossover",
