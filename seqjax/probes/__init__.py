@@ -2,6 +2,7 @@
 
 from seqjax.probes.cost import Cost, WhileLoop, count_cost
 from seqjax.probes.decay import Decay, fit_decay, horizon
+from seqjax.probes.lyapunov import LyapunovSpectrum, lyapunov_spectrum
 from seqjax.probes.power_law import Crossover, PowerLaw, find_crossover, fit_power_law
 from seqjax.probes.precision import PrecisionError, precision_error
 from seqjax.probes.profile import GradientProfile, gradient_profile, total_log_norm
@@ -15,6 +16,7 @@ __all__ = [
     "Crossover",
     "Decay",
     "GradientProfile",
+    "LyapunovSpectrum",
     "PowerLaw",
     "PrecisionError",
     "Scaling",
@@ -29,6 +31,7 @@ __all__ = [
     "gradient_profile",
     "horizon",
     "longest_time_constant",
+    "lyapunov_spectrum",
     "memory_scaling",
     "precision_error",
     "time_scaling",
