@@ -2,6 +2,7 @@
 
 from seqjax.probes.cost import Cost, WhileLoop, count_cost
 from seqjax.probes.decay import Decay, fit_decay, horizon
+from seqjax.probes.lyapunov import LyapunovSpectrum, lyapunov_spectrum
 from seqjax.probes.parallel import Parallelisability, parallelisability
 from seqjax.probes.power_law import Crossover, PowerLaw, find_crossover, fit_power_law
 from seqjax.probes.precision import PrecisionError, precision_error
@@ -16,6 +17,7 @@ __all__ = [
     "Crossover",
     "Decay",
     "GradientProfile",
+    "LyapunovSpectrum",
     "Parallelisability",
     "PowerLaw",
     "PrecisionError",
@@ -31,6 +33,7 @@ __all__ = [
     "gradient_profile",
     "horizon",
     "longest_time_constant",
+    "lyapunov_spectrum",
     "memory_scaling",
     "parallelisability",
     "precision_error",
