@@ -54,26 +54,32 @@ class Traced(NamedTuple):
     trace: Any
 
 
-def local(who: str, trace_of: Callable[[Cell], Trace], check: Callable[[Layer], None] | None = None) -> Estimator:
+def local(
+    who: str, trace_of: Callable[[Cell], Trace], *, check: Callable | None = None, draws: bool = False
+) -> Estimator:
     """An estimator in which each recurrent layer keeps a trace.
 
     Args:
         who: its name in errors.
         trace_of: ``Cell -> Trace``.
-        check: raises where a layer will not do.
+        check: ``(layer, params, carry, x)``; raises where a model will not do.
+        draws: whether it needs a key.
     """
 
     def bind(layer: Layer, loss: Loss) -> Any:
         check_layers(who, (layer,), causal=True)
-        if check is not None:
-            check(layer)
         traced = replace_recurrent(layer, lambda cell: _traced(cell, trace_of(cell)))
 
         def init(params: Any, carry: Any, x: Any) -> Any:
-            return _split(_begin(who, layer, traced, params, x))[1]
+            carry, state = _split(_begin(who, layer, traced, params, x))
+            if check is not None:
+                check(layer, params, carry, x)
+            return state
 
         def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
             batch = check_batch(f"{who}.update", batch)
+            if draws and key is None:
+                raise ValueError(f"{who}.update: expected a key, from which it draws, got None.")
             carry = enter(layer, params, carry, batch)
             _check_losses(who, layer, loss, params, carry, batch)
             example = _begin(who, layer, traced, params, first_step(batch.xs))
