@@ -34,7 +34,14 @@ def gated_cells():
         params = layer.init(jax.random.key(0), x)
         w_h, b_h, w = recurrence.weights(params)
         states = len(jax.tree.leaves(layer.initial_carry(params, x)))
-        kind = (w_h.ndim, w_h.shape[0] == H, b_h is None, not jax.tree.leaves(w), bool(recurrence.split), states)
+        kind = (
+            w_h.ndim,
+            w_h.shape[0] == H,
+            b_h is None,
+            not jax.tree.leaves(w),
+            bool(recurrence.split),
+            states,
+        )
         yield pytest.param(name, marks=[pytest.mark.slow] if kind in seen else [])
         seen.add(kind)
 
@@ -126,7 +133,9 @@ def rflo_by_hand(params, h, xs, targets, reset, mask):
             u = inputs[0] @ w_x + state @ w_h + b
             slope = LEAK * (1 - np.tanh(u) ** 2)
             state = (1 - LEAK) * state + LEAK * np.tanh(u)
-            traces = [(1 - LEAK) * p + np.multiply.outer(i, slope) for p, i in zip(traces, inputs, strict=True)]
+            traces = [
+                (1 - LEAK) * p + np.multiply.outer(i, slope) for p, i in zip(traces, inputs, strict=True)
+            ]
             error = 2 * (state - targets[t, row])
             gradients = [g + error * p for g, p in zip(gradients, traces, strict=True)]
     return gradients
@@ -175,7 +184,7 @@ def test_eprop_is_the_papers_rule_for_an_lstm():
     assert_close(list(found.gradients), expected)
 
 
-@pytest.mark.parametrize("name", gated_cells())
+@pytest.mark.parametrize("name", list(gated_cells()))
 def test_eprop_is_backpropagation_with_the_recurrent_product_cut(name):
     cell = REGISTRY[name].make(H)
     recurrence = cell.recurrence
@@ -192,8 +201,8 @@ def test_eprop_is_backpropagation_with_the_recurrent_product_cut(name):
     assert_close(found, exact(whole, params, carry, batch))
 
 
-@pytest.mark.parametrize("estimator", [sj.rflo(), sj.eprop()], ids=repr)
-@pytest.mark.parametrize("name", ["indrnn_tanh", "lru", "mamba"])
+@pytest.mark.parametrize("estimator", [sj.rflo(), pytest.param(sj.eprop(), marks=pytest.mark.slow)], ids=repr)
+@pytest.mark.parametrize("name", ["indrnn_tanh", "lru", pytest.param("mamba", marks=pytest.mark.slow)])
 def test_local_rules_are_exact_where_units_are_independent(estimator, name):
     layer, batch = sj.recurrent(REGISTRY[name].make(H)), batch_of()
     params, carry = start(layer, batch)
@@ -201,6 +210,7 @@ def test_local_rules_are_exact_where_units_are_independent(estimator, name):
     assert_close(found, exact(layer, params, carry, batch))
 
 
+@pytest.mark.slow
 def test_eprop_keeps_the_block_of_each_unit_and_rflo_the_diagonal():
     """Of coRNN without recurrent weights each unit is an oscillator of its own, y and z: a block of 2 x 2."""
     layer, batch = sj.recurrent(sj.cornn(H, **F64)), batch_of()
@@ -214,12 +224,15 @@ def test_eprop_keeps_the_block_of_each_unit_and_rflo_the_diagonal():
 
 STACK = sj.serial(
     sj.pointwise(nn.Dense(H, param_dtype=jnp.float64)),
-    sj.residual(sj.serial(sj.recurrent(sj.lstm(H, **F64)), sj.pointwise(nn.Dense(H, param_dtype=jnp.float64)))),
+    sj.residual(
+        sj.serial(sj.recurrent(sj.lstm(H, **F64)), sj.pointwise(nn.Dense(H, param_dtype=jnp.float64)))
+    ),
     sj.recurrent(sj.lru(H, **F64)),
     sj.pointwise(nn.Dense(H, param_dtype=jnp.float64)),
 )
 
 
+@pytest.mark.slow
 def test_local_rules_are_exact_in_a_stack_where_nothing_is_dropped():
     """The last recurrent layer of a stack and what follows it: everything below is an input."""
     batch = batch_of()
@@ -232,20 +245,131 @@ def test_local_rules_are_exact_in_a_stack_where_nothing_is_dropped():
     assert all(np.all(np.isfinite(g)) and np.any(g != 0) for g in below)
 
 
-@pytest.mark.parametrize("estimator", [sj.rflo(), sj.eprop()], ids=repr)
-def test_chunks_are_the_whole(estimator):
+# ---------------------------------------------------------------- unbiased: UORO and KF-RTRL
+
+
+def head(size):
+    return sj.pointwise(nn.Dense(size, param_dtype=jnp.float64))
+
+
+UNBIASED = {
+    "uoro-elman": (sj.uoro(), sj.recurrent(sj.elman(2, **F64)), 4000),
+    "uoro-stack": (
+        sj.uoro(),
+        sj.serial(sj.recurrent(sj.lru(1, **F64)), sj.recurrent(sj.gru(1, **F64))),
+        8000,
+    ),
+    "kf_rtrl-lstm": (sj.kf_rtrl(), sj.serial(sj.recurrent(sj.peephole_lstm(2, **F64)), head(2)), 2000),
+    "kf_rtrl-gru": (sj.kf_rtrl(), sj.recurrent(sj.gru(2, **F64)), 2000),
+    "kf_rtrl-blocks": (sj.kf_rtrl(), sj.recurrent(sj.slstm(2, num_heads=2, **F64)), 2000),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n not in ("uoro-elman", "kf_rtrl-gru"))) for n in UNBIASED],
+)
+def test_the_mean_over_keys_is_exact_within_its_confidence_interval(name):
+    estimator, layer, number = UNBIASED[name]
+    size = 1 if "stack" in name else 2
+    batch = batch_of(5, width=2, size=size)
+    params, carry = start(layer, batch)
+    init, update = estimator.bind(layer, squares)
+    state = init(params, carry, batch.xs[0])
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=0)
+    def gradients(key):
+        return update(params, carry, state, batch, key=key)[0].gradients
+
+    def flat(tree, *lead):
+        return np.concatenate([np.reshape(a, (*lead, -1)) for a in jax.tree.leaves(tree)], -1)
+
+    samples = flat(gradients(jax.random.split(jax.random.key(7), number)), number)
+    expected = flat(exact(layer, params, carry, batch).gradients)
+    interval = samples.std(0, ddof=1) / np.sqrt(number) + 1e-9 * np.max(np.abs(expected))
+    assert np.max(np.abs(samples.mean(0) - expected) / interval) < 4.5
+    # The interval is narrow enough to tell: without the influence the gradient is another one.
+    cut, _, _ = run(sj.rflo(), layer, params, carry, [batch])
+    assert np.max(np.abs(flat(cut.gradients) - expected) / interval) > 9
+
+
+def test_estimates_are_reproducible_and_keys_make_them_differ():
+    layer, batch = sj.recurrent(sj.elman(2, **F64)), batch_of(4, size=2)
+    params, carry = start(layer, batch)
+    for estimator in (sj.uoro(), sj.kf_rtrl()):
+        a, b, c = (run(estimator, layer, params, carry, [batch], jax.random.key(k))[0] for k in (0, 0, 1))
+        np.testing.assert_array_equal(a.gradients.w_h, b.gradients.w_h)
+        assert np.any(a.gradients.w_h != c.gradients.w_h)
+        with pytest.raises(ValueError, match=r"update: expected a key"):
+            run(estimator, layer, params, carry, [batch])
+
+
+def test_kf_rtrl_says_what_it_cannot_take():
     batch = batch_of()
-    params, carry = start(STACK, batch)
-    whole = run(estimator, STACK, params, carry, [batch])
-    parts = [jax.tree.map(lambda a, i=i: a[3 * i : 3 * i + 3], batch) for i in range(2)]
-    assert_close(run(estimator, STACK, params, carry, parts), whole)
+    for layer, word in {
+        sj.recurrent(
+            sj.lru(H)
+        ): r"expected a Gated cell with a Dense projection, .* got lru\(hidden_size=4\). Use uoro",
+        sj.serial(
+            sj.recurrent(sj.gru(H)), sj.recurrent(sj.gru(H))
+        ): r"kf_rtrl\(\): expected recurrent\(cell\), or serial",
+        sj.serial(head(H), sj.recurrent(sj.gru(H))): r"without params before it",
+    }.items():
+        with pytest.raises(TypeError, match=word):
+            run(sj.kf_rtrl(), layer, *start(layer, batch), [batch], jax.random.key(0))
+
+
+# ---------------------------------------------------------------- all of them
+
+SLOW = pytest.mark.slow
+ALL = [sj.kf_rtrl(), pytest.param(sj.uoro(), marks=SLOW), sj.rflo(), pytest.param(sj.eprop(), marks=SLOW)]
+
+
+@pytest.mark.parametrize("estimator", ALL, ids=repr)
+def test_chunks_are_the_whole(estimator):
+    batch, layer = batch_of(), sj.serial(sj.recurrent(sj.gru(H, **F64)), head(H))
+    params, carry = start(layer, batch)
+    init, update = estimator.bind(layer, squares)
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(3)))(jnp.arange(T))
+    state, update = init(params, carry, batch.xs[0]), jax.jit(update)
+    whole = update(params, carry, state, batch, key=keys)
+    total = None
+    for first in range(0, T, T // 2):
+        part, key = jax.tree.map(lambda a, i=first: a[i : i + T // 2], (batch, keys))
+        found, carry, state = update(params, carry, state, part, key=key)
+        total = found if total is None else jax.tree.map(jnp.add, total, found)
+    assert_close((total, carry, state), whole)
+
+
+@pytest.mark.parametrize("estimator", ALL, ids=repr)
+def test_a_reset_forgets_and_masked_steps_do_not_happen(estimator):
+    """Rows that restart, and rows with steps of NaN that do not happen, equal the same rows without either."""
+    layer = sj.recurrent(sj.lstm(H, **F64))
+    batch = batch_of(flags=False)
+    params, carry = start(layer, batch)
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(3)))(jnp.arange(T))
+    init, update = estimator.bind(layer, squares)
+    state, update = init(params, carry, batch.xs[0]), jax.jit(update)
+    zero = layer.initial_carry(params, batch.xs[0])
+    _, _, used = update(params, carry, state, batch, key=keys)
+    reset = jnp.zeros((T, B), bool).at[0].set(True)
+    again = update(params, carry, used, batch._replace(reset=reset), key=keys)
+    assert_close(again, update(params, zero, state, batch._replace(reset=~reset & False), key=keys))
+    poisoned = jax.tree.map(lambda a: jnp.insert(a, 2, jnp.nan, axis=0), batch)
+    poisoned = poisoned._replace(mask=jnp.ones((T + 1, B), bool).at[2].set(False))
+    longer = jnp.concatenate([keys[:2], keys[:1], keys[2:]])
+    plain = update(params, carry, state, batch, key=keys)
+    assert_close(update(params, carry, state, poisoned, key=longer), plain)
 
 
 def test_blocks_are_opened_and_layers_by_hand_refused():
-    block = sj.serial(sj.pointwise(nn.Dense(H)), sj.slstm_block(num_heads=2))
+    block = sj.serial(sj.pointwise(nn.Dense(H)), sj.slstm_block(H, num_heads=2))
     assert any("slstm" in repr(cell) for cell in cells_of(block))
     by_hand = dataclasses.replace(sj.recurrent(sj.elman(H)))
-    with pytest.raises(TypeError, match=r"rflo\(\): expected a model with recurrent\(cell\) layers, .* use snap or uoro"):
+    with pytest.raises(
+        TypeError, match=r"rflo\(\): expected a model with recurrent\(cell\) layers, .* use snap or uoro"
+    ):
         run(sj.rflo(), by_hand, *start(by_hand, batch_of()), [batch_of()])
 
 

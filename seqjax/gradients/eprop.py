@@ -9,7 +9,7 @@ from seqjax.gradients.whole_trace import same_unit, whole_trace
 
 @definition
 def eprop() -> Estimator:
-    r"""E-prop: eligibility traces along the dynamics inside each unit, times the present learning signal; biased, local.
+    r"""E-prop: eligibilities along the dynamics inside each unit, times the present learning signal; biased, local.
 
     With s the states of unit j, and z its input from others, which is held constant,
 

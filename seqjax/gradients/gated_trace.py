@@ -27,9 +27,12 @@ class Weights(NamedTuple):
 
 def weights_of(cell: Cell) -> Any:
     """``params -> Weights``."""
+    project: Any = cell.project
+    recurrence: Any = cell.recurrence
 
     def weights(params: Any) -> Weights:
-        return Weights(*cell.project.weights(params), GatedWeights(*cell.recurrence.weights(params)))
+        w_x, b = project.weights(params)
+        return Weights(w_x, b, GatedWeights(*recurrence.weights(params)))
 
     return weights
 
@@ -92,7 +95,7 @@ def gated_trace(cell: Cell, *, cross: bool) -> Trace:
         leaves, form = jax.tree.flatten(carry)
         w = GatedWeights(*cast(tuple(weights(params).recurrent), x.dtype))
         after = kept_step(recurrence, w, tuple(leaves), cell.project(params, x), cross=cross)
-        return form.unflatten(after), cell.readout(params, after[-1], x)
+        return jax.tree.unflatten(form, after), cell.readout(params, after[-1], x)
 
     def advance(params: Any, carry: Any, trace: jax.Array, x: Any, key: Any) -> jax.Array:
         leaves = tuple(jax.tree.leaves(carry))
@@ -121,8 +124,8 @@ def gated_trace(cell: Cell, *, cross: bool) -> Trace:
         entering = [_rows(x, w.w_x, by_u), _rows(None, w.b, by_u)]
         entering += [_rows(h, w.recurrent.w_h, by_r), _rows(None, w.recurrent.b_h, by_r)]
         parts, form = jax.tree.flatten(used.w)
-        for i, part in enumerate(parts):
-            one = form.unflatten([jnp.full_like(p, i == k) for k, p in enumerate(parts)])
+        for i in range(len(parts)):
+            one = jax.tree.unflatten(form, [jnp.full_like(p, i == k) for k, p in enumerate(parts)])
             slope = jax.jvp(lambda e: after(leaves, u, zero_r, e), (used.w,), (one,))[1]
             entering.append(slope[:, :, None])
         new = jnp.concatenate([rows for rows in entering if rows is not None], 2).astype(trace.dtype)
@@ -138,7 +141,7 @@ def _is_diagonal(cell: Gated, weights: GatedWeights, h: jax.Array) -> bool:
 
 
 def _rows(inputs: Any, weight: Any, slopes: jax.Array) -> Any:
-    """What a step adds to the influences of one weight, ``[B, n, M, H]``, from its inputs and slopes ``[B, n, G, H]``."""
+    """What a step adds to one weight's influences ``[B, n, M, H]``, from its inputs and slopes ``[B, n, G, H]``."""
     if weight is None:
         return None
     batch, n, num_gates, size = slopes.shape
@@ -164,4 +167,4 @@ def _from_rows(rows: jax.Array, weights: Weights) -> Weights:
             heads, width, num_gates, _ = leaf.shape
             part = part.reshape(width, num_gates, heads, -1).transpose(2, 0, 1, 3)
         found.append(part.reshape(leaf.shape))
-    return form.unflatten(found)
+    return jax.tree.unflatten(form, found)

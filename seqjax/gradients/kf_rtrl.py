@@ -32,9 +32,9 @@ def kf_rtrl() -> Estimator:
         p_1 &= \sqrt{\lVert J_t A_{t-1} \rVert / \lVert u_{t-1} \rVert}, \qquad
         p_2 = \sqrt{\lVert D_t \rVert / \lVert \hat h_t \rVert}
 
-    The gradient of step t, :math:`\partial \ell_t / \partial w + (\partial \ell_t / \partial s_{t-1}) M_{t-1}`, is exact
-    but for M. Time per step :math:`O(n G H \cdot n)`, memory :math:`O(n G H)` per example, for n numbers of the carry:
-    that of real-time recurrent learning divided by the width of :math:`\hat h`. The noise is far below `uoro`'s.
+    The gradient of step t, :math:`\partial \ell_t / \partial w + (\partial \ell_t / \partial s_{t-1}) M_{t-1}`, is
+    exact but for M. Time per step :math:`O(n G H \cdot n)`, memory :math:`O(n G H)` per example, for n numbers of the
+    carry: that of real-time recurrent learning divided by the width of :math:`\hat h`. The noise is far below `uoro`'s.
 
     For `Gated` cells with a `Dense` projection: there, and only there, all large weights enter by products. Where a
     gate is split (a GRU's candidate) the two products have a Kronecker product each. Elementwise weights
@@ -102,11 +102,17 @@ def _trace(cell: Cell) -> Trace:
         dense = [jnp.einsum("bi,bn,bnz->iz", u, by_s, a) for u, a in products]
         width, size = w.w_x.shape[0], w.w_x.shape[1] // num_gates
         w_h = dense[-1][0 if split else width :][:size]
-        _, pull = jax.vjp(lambda a: recurrent_product(jnp.eye(size, dtype=a.dtype), a, num_gates), w.recurrent.w_h)
-        own = jax.tree.map(lambda m, a: jnp.einsum("bn,bnp->p", by_s, m).reshape(a.shape), elementwise, w.recurrent.w)
+        _, pull = jax.vjp(
+            lambda a: recurrent_product(jnp.eye(size, dtype=a.dtype), a, num_gates), w.recurrent.w_h
+        )
+        own = jax.tree.map(
+            lambda m, a: jnp.einsum("bn,bnp->p", by_s, m).reshape(a.shape), elementwise, w.recurrent.w
+        )
         b = None if w.b is None else dense[0][-1]
         b_h = None if w.recurrent.b_h is None else dense[-1][-1]
-        return Weights(dense[0][:width], b, GatedWeights(pull(w_h.astype(w.recurrent.w_h.dtype))[0], b_h, own))
+        return Weights(
+            dense[0][:width], b, GatedWeights(pull(w_h.astype(w.recurrent.w_h.dtype))[0], b_h, own)
+        )
 
     def step(params: Any, carry: Any, x: Any, key: Any) -> Any:
         return at_step(cell, params, carry, x, initial=None, reset=None, mask=None, key=key)
@@ -120,10 +126,14 @@ def _trace(cell: Cell) -> Trace:
 
         def tree_of(s: jax.Array) -> Any:
             pieces = jnp.split(s, [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)], -1)
-            return form.unflatten([p.astype(leaf.dtype) for p, leaf in zip(pieces, leaves, strict=True)])
+            return jax.tree.unflatten(
+                form, [p.astype(leaf.dtype) for p, leaf in zip(pieces, leaves, strict=True)]
+            )
 
         def after(s: jax.Array, u: jax.Array, r: jax.Array, own: Any) -> jax.Array:
-            stepped = gated_step(recurrence, used._replace(w=own), tree_of(s), u, on_r=lambda product: product + r)
+            stepped = gated_step(
+                recurrence, used._replace(w=own), tree_of(s), u, on_r=lambda product: product + r
+            )
             return jnp.concatenate(jax.tree.leaves(stepped[0]), -1).astype(s.dtype)
 
         s = jnp.concatenate(leaves, -1).astype(products[0][0].dtype)
@@ -136,14 +146,18 @@ def _trace(cell: Cell) -> Trace:
             return jax.vmap(through, 2, 2)(columns)
 
         def slopes(fn: Callable, at: jax.Array) -> jax.Array:
-            basis = jnp.broadcast_to(jnp.eye(at.shape[-1], dtype=at.dtype)[:, None], (at.shape[-1], *at.shape))
+            basis = jnp.broadcast_to(
+                jnp.eye(at.shape[-1], dtype=at.dtype)[:, None], (at.shape[-1], *at.shape)
+            )
             return jax.vmap(lambda v: jax.jvp(fn, (at,), (v,))[1], 0, 2)(basis)
 
         adding = [slopes(lambda u: after(s, u, nothing, used.w), u)]
         if split:
             adding.append(slopes(lambda r: after(s, u, r, used.w), nothing))
         factors = zip(products, inputs_of(w, x, leaves[-1]), adding, strict=True)
-        keys = jax.random.split(jax.random.fold_in(key, 0x4B46), len(products))  # not the noise of the layer itself
+        keys = jax.random.split(
+            jax.random.fold_in(key, 0x4B46), len(products)
+        )  # not the noise of the layer itself
         products = [
             _join(k, v, along(a), inputs.astype(v.dtype), d.astype(v.dtype))
             for k, ((v, a), inputs, d) in zip(keys, factors, strict=True)
@@ -153,17 +167,19 @@ def _trace(cell: Cell) -> Trace:
         for i, (part, m) in enumerate(zip(parts, jax.tree.leaves(elementwise), strict=True)):
 
             def of_part(p: jax.Array, i: int = i) -> jax.Array:
-                own = own_form.unflatten([p if i == k else other for k, other in enumerate(parts)])
+                own = jax.tree.unflatten(own_form, [p if i == k else other for k, other in enumerate(parts)])
                 return after(s, u, nothing, own)
 
             entering = jax.jacfwd(of_part)(part).reshape(*s.shape, part.size)
             influences.append(along(m) + entering.astype(m.dtype))
-        return products, own_form.unflatten(influences)
+        return products, jax.tree.unflatten(own_form, influences)
 
     return Trace(zero, weights, read, step, advance)
 
 
-def _join(key: jax.Array, u: jax.Array, a: jax.Array, v: jax.Array, d: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _join(
+    key: jax.Array, u: jax.Array, a: jax.Array, v: jax.Array, d: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Factors ``[B, I], [B, n, Z]`` whose product is that of (u, a) plus that of (v, d) in expectation over the key."""
     signs = jax.random.rademacher(key, (2, len(u)), u.dtype)
     joined = [jnp.zeros_like(v), jnp.zeros_like(d)]
@@ -185,12 +201,14 @@ def _check(layer: Layer, params: Any, carry: Any, x: Any) -> None:
     parts, part_params, part_carries = _parts(layer, params, carry)
     recurrent = [i for i, part in enumerate(parts) if cell_of(part) is not None]
     carrying = [i for i, part in enumerate(part_carries) if jax.tree.leaves(part)]
-    what = "recurrent(cell), or serial(..., recurrent(cell), ...) with layers without carry, and without params before it"
+    what = "recurrent(cell), or serial(..., recurrent(cell), ...) of layers without carry, without params before it"
     if len(recurrent) != 1 or carrying != recurrent or jax.tree.leaves(part_params[: recurrent[0]]):
         raise TypeError(f"kf_rtrl(): expected {what}, got {layer!r}. Use uoro or snap, which take any.")
     cell: Any = cell_of(parts[recurrent[0]])
     if _depends(lambda p: parts[recurrent[0]].initial_carry(p, x), part_params[recurrent[0]]):
-        raise TypeError(f"kf_rtrl(): expected an initial carry without params, got {cell!r}. Use uoro or rtrl.")
+        raise TypeError(
+            f"kf_rtrl(): expected an initial carry without params, got {cell!r}. Use uoro or rtrl."
+        )
 
 
 def _parts(layer: Layer, params: Any, carry: Any) -> tuple[list, list, list]:

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 
 from seqjax.base import Batch, Cell, Estimate, Estimator, Layer
 from seqjax.combinators.common import check_layers
-from seqjax.gradients.bptt import enter
+from seqjax.compat import vary_like
 from seqjax.gradients.inside import replace_recurrent
 from seqjax.gradients.objective import Loss
-from seqjax.gradients.windows import check_batch, losses_per_step
+from seqjax.gradients.online import check_online
+from seqjax.gradients.windows import check_batch, enter, zeros
 from seqjax.layers import first_step, num_steps, recurrent, step_keys
 from seqjax.ops.select import keep, select, wide
 
@@ -80,10 +81,17 @@ def local(
             batch = check_batch(f"{who}.update", batch)
             if draws and key is None:
                 raise ValueError(f"{who}.update: expected a key, from which it draws, got None.")
+            begins = carry is None
             carry = enter(layer, params, carry, batch)
-            _check_losses(who, layer, loss, params, carry, batch)
+            number, length = (
+                check_online(f"{who}.update", layer, loss, params, carry, batch),
+                num_steps(batch.xs),
+            )
+            if begins:
+                never = jnp.zeros((length, number), bool) if batch.reset is None else jnp.asarray(batch.reset)
+                batch = batch._replace(reset=never.at[0].set(True))
             example = _begin(who, layer, traced, params, first_step(batch.xs))
-            entering = _join(example, carry, state)
+            entering = vary_like(_join(example, carry, state), batch.xs)
 
             def body(sums: Any, inputs: Any) -> Any:
                 gradients, carry = sums
@@ -97,8 +105,8 @@ def local(
                 (loss_now, carry), found = jax.value_and_grad(loss_of, has_aux=True)(params)
                 return (jax.tree.map(jnp.add, gradients, found), carry), loss_now
 
-            length, number = jax.tree.leaves(batch.xs)[0].shape[:2]
-            sums = (jax.tree.map(lambda a: jnp.zeros_like(a, dtype=wide(a.dtype)), params), entering)
+            shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, wide(a.dtype)), params)
+            sums = (zeros(shapes, batch.xs), entering)
             (gradients, after), losses = jax.lax.scan(body, sums, (batch, step_keys(key, length)))
             count = jnp.asarray(length * number) if batch.mask is None else jnp.sum(batch.mask)
             gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, params)
@@ -129,17 +137,12 @@ def _traced(cell: Cell, trace: Trace) -> Layer:
             after, advanced = select(mask, (after, advanced), (entering, influence))
         return Traced(after, jax.lax.stop_gradient(advanced)), keep(mask, y)
 
-    def unroll(params: Any, carry: Any, xs: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
-        def body(carry: Any, inputs: Any) -> Any:
-            x, reset, mask, key = inputs
-            return step(params, carry, x, reset=reset, mask=mask, key=key)
+    def unroll(params: Any, carry: Any, xs: Any, **options: Any) -> Any:
+        """For the shape of what the layer emits alone: the trace stays as it is."""
+        after, ys = plain.unroll(params, carry.carry, xs, **options)
+        return Traced(after, carry.trace), ys
 
-        return jax.lax.scan(body, carry, (xs, reset, mask, step_keys(key, num_steps(xs))))
-
-    def unroll_with_tap(*args: Any, tap: Any = None, **options: Any) -> Any:
-        return unroll(*args, **options)
-
-    return Layer(init=cell.init, initial_carry=initial_carry, step=step, unroll=unroll_with_tap)
+    return Layer(init=cell.init, initial_carry=initial_carry, step=step, unroll=unroll)
 
 
 def _attach(read: Callable, carry: Any, weights: Any, trace: Any) -> Any:
@@ -149,7 +152,9 @@ def _attach(read: Callable, carry: Any, weights: Any, trace: Any) -> Any:
 
     def whole(chosen: Any) -> Any:
         new = iter(chosen)
-        return form.unflatten([next(new) if i else leaf for i, leaf in zip(inexact, leaves, strict=True)])
+        return jax.tree.unflatten(
+            form, [next(new) if i else leaf for i, leaf in zip(inexact, leaves, strict=True)]
+        )
 
     @jax.custom_vjp
     def attached(chosen: Any, weights: Any, trace: Any) -> Any:
@@ -174,8 +179,6 @@ def _is_traced(node: Any) -> bool:
 
 def _begin(who: str, layer: Layer, traced: Layer, params: Any, x: Any) -> Any:
     """The model's initial carry with traces; a TypeError where there is no recurrent layer to be found."""
-    if len(jax.tree.leaves(x)[0].shape) < 1:
-        raise ValueError(f"{who}: expected x [B, ...], with one batch axis, got {jax.tree.map(jnp.shape, x)}.")
     x = jax.tree.map(jnp.zeros_like, x)
     begun = traced.initial_carry(params, x)
     if not any(map(_is_traced, jax.tree.leaves(begun, is_leaf=_is_traced))):
@@ -194,18 +197,10 @@ def _split(traced: Any) -> tuple[Any, Any]:
 
 
 def _join(example: Any, carry: Any, traces: tuple) -> Any:
-    leaves, form = jax.tree.flatten(example, is_leaf=_is_traced)
+    """A carry and the traces put together, in the form of the example."""
     rest = iter(traces)
-    parts = form.flatten_up_to(carry)
-    return form.unflatten(
-        [Traced(part, next(rest)) if _is_traced(node) else part for node, part in zip(leaves, parts, strict=True)]
-    )
 
+    def join(node: Any, part: Any) -> Any:
+        return Traced(part, next(rest)) if _is_traced(node) else part
 
-def _check_losses(who: str, layer: Layer, loss: Loss, params: Any, carry: Any, batch: Batch) -> None:
-    batch_axes = losses_per_step(layer, loss, params, carry, batch)
-    if batch_axes is None or len(batch_axes) != 1:
-        raise ValueError(
-            f"{who}: expected a loss per step [T, B] of targets per step, as nothing is kept of earlier steps; got "
-            "another. Use full_bptt or truncated_bptt for a loss per sequence, or a mask for steps that do not count."
-        )
+    return jax.tree.map(join, example, carry, is_leaf=_is_traced)
