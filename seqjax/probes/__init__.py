@@ -4,6 +4,7 @@ from seqjax.probes.cost import Cost, WhileLoop, count_cost
 from seqjax.probes.decay import Decay, fit_decay, horizon
 from seqjax.probes.flossing import flossing_loss
 from seqjax.probes.lyapunov import LyapunovSpectrum, lyapunov_spectrum
+from seqjax.probes.parallel import Parallelisability, parallelisability
 from seqjax.probes.power_law import Crossover, PowerLaw, find_crossover, fit_power_law
 from seqjax.probes.precision import PrecisionError, precision_error
 from seqjax.probes.profile import GradientProfile, gradient_profile, total_log_norm
@@ -19,6 +20,7 @@ __all__ = [
     "Decay",
     "GradientProfile",
     "LyapunovSpectrum",
+    "Parallelisability",
     "PowerLaw",
     "PrecisionError",
     "Scaling",
@@ -37,6 +39,7 @@ __all__ = [
     "longest_time_constant",
     "lyapunov_spectrum",
     "memory_scaling",
+    "parallelisability",
     "precision_error",
     "singular_values",
     "time_scaling",
