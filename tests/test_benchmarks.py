@@ -11,7 +11,7 @@ import pytest
 
 import seqjax as sj
 from benchmarks import __main__ as command_line
-from benchmarks import layers, methods, peers, results, scaling, timing
+from benchmarks import layers, lyapunov, methods, peers, results, scaling, timing
 
 typer_testing = pytest.importorskip("typer.testing", reason="the command line needs typer")
 SHAPE = (2, 5, 3, 4)

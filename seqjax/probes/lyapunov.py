@@ -83,9 +83,9 @@ def lyapunov_spectrum(
       notice. Where rounding leaves a remainder of order eps in its place, that step adds log eps (about -36 in float64)
       instead: read exponents of that order as -inf.
     * Exponents of a finite T differ from their limits by O(1/T). With k = S and no key the tangents start as the unit
-      vectors, which makes diagonal systems exact at any T. Where a system falls into parts that do not act on each other
-      (a stack of layers), an order of the unit vectors that is not that of the exponents stays until rounding turns it
-      over, after up to -log eps / gap steps; give a key, or a warm-up, to begin with random tangents or without them.
+      vectors, which makes diagonal systems exact at any T. In a system of parts that do not act on each other (a stack
+      of layers) those may be in another order than the exponents, which stays until rounding turns it over, after as
+      many as -log eps / gap steps, and exponents mix meanwhile; there give a key, for random tangents, or a warm-up.
 
     An exponent is per step; divide it by the step size of an ODE solver to have it per time. To measure often, compile:
     ``jax.jit(lambda params: lyapunov_spectrum(bind(layer, params), None, xs))``.
