@@ -4,6 +4,7 @@ r"""The gradient profile: how much of the loss's gradient reaches each time step
 after its reset; per example, recurrent layer and leaf. ``profile[0]`` belongs to the initial carry.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +13,9 @@ import jax.numpy as jnp
 from seqjax.base import Batch, Layer
 from seqjax.gradients.objective import Loss, loss_sum, objective
 from seqjax.layers import first_step, num_steps, step_keys
-from seqjax.ops.select import expand, keep, select
-from seqjax.ops.tap import dummies, norm
+from seqjax.ops.tap import dummies
+from seqjax.probes.adjoint import adjoint, trajectory
+from seqjax.probes.scaled import Floating, log_norm
 
 
 class GradientProfile(NamedTuple):
@@ -134,104 +136,30 @@ def _adjoint_profile(
     def outputs(params: Any) -> Any:
         return layer.unroll(params, carry, xs, reset=reset, mask=mask, key=keys)[1]
 
+    ys, pull_params = jax.vjp(outputs, params)
+    value, d_ys = _loss_and_gradient(loss, ys, targets, mask)
+    (gradients,) = pull_params(d_ys)
+
+    def step(carry: Any, inputs: Any) -> tuple[Any, Any]:
+        x, mask, key = inputs
+        return layer.step(params, carry, x, mask=mask, key=key)
+
+    inputs = (xs, mask, keys)  # the layer masks by itself: it keeps what is masked away from its parts, too
+    initial = layer.initial_carry(params, first_step(xs))
+    _, entering, _ = trajectory(step, carry, inputs, reset=reset, initial=initial)
+    log_norms = adjoint(step, entering, inputs, d_ys, _norms(batch_ndim), reset=reset, batch_ndim=batch_ndim)
+    return GradientProfile(Floating(carry).tree_of(log_norms), value, gradients)
+
+
+def _norms(batch_ndim: int) -> Callable:
+    return lambda carry, x: [log_norm(scaled, batch_ndim) for scaled in carry]
+
+
+def _loss_and_gradient(loss: Loss, ys: Any, targets: Any, mask: Any) -> tuple[jax.Array, Any]:
+    """The mean loss over all that counts, and its gradient by the outputs."""
+
     def mean(ys: Any) -> jax.Array:
         total, count = loss_sum(loss(ys, targets), mask)
         return total / jnp.maximum(count, 1)
 
-    ys, pull_params = jax.vjp(outputs, params)
-    value, d_ys = jax.value_and_grad(mean)(ys)
-    (gradients,) = pull_params(d_ys)
-
-    initial = layer.initial_carry(params, first_step(xs))
-
-    def forward(carry: Any, inputs: Any) -> tuple[Any, Any]:
-        x, reset, mask, key = inputs
-        carry = select(reset, initial, carry)
-        return layer.step(params, carry, x, mask=mask, key=key)[0], carry
-
-    _, entering = jax.lax.scan(forward, carry, (xs, reset, mask, keys))
-    leaves, treedef = jax.tree.flatten(carry)
-    floating = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-
-    def backward(scaled: list["Scaled"], inputs: Any) -> tuple[list["Scaled"], list[jax.Array]]:
-        (x, reset, mask, key), entering, d_y = inputs
-        all_leaves = jax.tree.leaves(entering)
-
-        def step(some: list[jax.Array]) -> tuple[list[jax.Array], Any]:
-            merged = list(all_leaves)
-            for i, leaf in zip(floating, some, strict=True):
-                merged[i] = leaf
-            after, y = layer.step(params, jax.tree.unflatten(treedef, merged), x, mask=mask, key=key)
-            after = jax.tree.leaves(after)
-            return [after[i] for i in floating], y
-
-        _, pull = jax.vjp(step, [all_leaves[i] for i in floating])
-        # One pull per source, for each source has an exponent of its own: the leaves of the carry, and the output.
-        sources = []
-        for i, source in enumerate(scaled):
-            zeros: list[Any] = [jnp.zeros_like(s.mantissa) for s in scaled]
-            zeros[i] = source.mantissa
-            (pulled,) = pull((zeros, jax.tree.map(jnp.zeros_like, d_y)))
-            sources.append([Scaled(p, source.exponent) for p in pulled])
-        (pulled,) = pull(([jnp.zeros_like(s.mantissa) for s in scaled], d_y))
-        sources.append([Scaled(p, jnp.zeros_like(s.exponent)) for p, s in zip(pulled, scaled, strict=True)])
-        arriving = [_add(terms, batch_ndim) for terms in zip(*sources, strict=True)]
-        norms = [_log_norm(s, batch_ndim) for s in arriving]
-        if reset is not None:
-            arriving = [Scaled(keep(~reset, s.mantissa), s.exponent) for s in arriving]
-        return arriving, norms
-
-    start = [
-        Scaled(jnp.zeros_like(leaves[i]), jnp.zeros(leaves[i].shape[:batch_ndim], jnp.int32))
-        for i in floating
-    ]
-    _, norms = jax.lax.scan(backward, start, ((xs, reset, mask, keys), entering, d_ys), reverse=True)
-    log_norm: list[Any] = [None] * len(leaves)
-    for i, n in zip(floating, norms, strict=True):
-        log_norm[i] = n
-    return GradientProfile(jax.tree.unflatten(treedef, log_norm), value, gradients)
-
-
-class Scaled(NamedTuple):
-    """The array ``mantissa * 2**exponent``, one exponent per example; the largest entry of mantissa is near one."""
-
-    mantissa: jax.Array
-    exponent: jax.Array
-
-
-def _scale(array: jax.Array, exponent: jax.Array) -> jax.Array:
-    """``array * 2**exponent``, exactly; exponents [*B] below any float's range give zero."""
-    real = jnp.finfo(array.dtype).dtype
-    half = jnp.clip(exponent, -2000, 2000) // 2
-    for part in (half, jnp.clip(exponent, -2000, 2000) - half):  # twice: 2**exponent itself may overflow
-        array = array * expand(jnp.ldexp(jnp.ones((), real), part), array.ndim)
-    return array
-
-
-def _normalise(scaled: Scaled, batch_ndim: int) -> Scaled:
-    size = jnp.max(jnp.abs(scaled.mantissa), tuple(range(batch_ndim, scaled.mantissa.ndim)), initial=0)
-    ordinary = jnp.isfinite(size) & (size > 0)
-    _, power = jnp.frexp(jnp.where(ordinary, size, 1))
-    power = jnp.where(ordinary, power, 0).astype(jnp.int32)
-    return Scaled(_scale(scaled.mantissa, -power), scaled.exponent + power)
-
-
-def _add(terms: tuple[Scaled, ...], batch_ndim: int) -> Scaled:
-    """The sum of scaled arrays, each brought to the largest exponent among those that are not zero."""
-    lowest = jnp.iinfo(jnp.int32).min // 2
-    terms = tuple(_normalise(term, batch_ndim) for term in terms)
-
-    def rank(term: Scaled) -> jax.Array:
-        axes = tuple(range(batch_ndim, term.mantissa.ndim))
-        return jnp.where(jnp.any(term.mantissa != 0, axes), term.exponent, lowest)
-
-    top = jnp.max(jnp.stack([rank(term) for term in terms]), 0)
-    top = jnp.where(top == lowest, 0, top)
-    # Only a term of zeros lies above the top; there the minimum keeps 0 * inf away.
-    brought = [_scale(term.mantissa, jnp.minimum(term.exponent - top, 0)) for term in terms]
-    return Scaled(sum(brought[1:], brought[0]), top)
-
-
-def _log_norm(scaled: Scaled, batch_ndim: int) -> jax.Array:
-    size = norm(scaled.mantissa, batch_ndim)
-    return jnp.log(size) + scaled.exponent.astype(size.dtype) * jnp.log(jnp.asarray(2, size.dtype))
+    return jax.value_and_grad(mean)(ys)

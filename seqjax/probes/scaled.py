@@ -1,0 +1,98 @@
+"""Numbers beyond the range of floats: an array with an integer exponent per example."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.ops.select import expand
+from seqjax.ops.tap import norm
+
+
+class Scaled(NamedTuple):
+    """The array ``mantissa * 2**exponent``, one exponent per example; the largest entry of mantissa is near one.
+
+    Exponents are integers because a float32 sum of logarithms would drift.
+    """
+
+    mantissa: jax.Array
+    exponent: jax.Array
+
+
+def unscaled(array: jax.Array, batch_ndim: int) -> Scaled:
+    """An array ``[*B, ...]`` as it is, with exponents of zero."""
+    return Scaled(array, jnp.zeros(array.shape[:batch_ndim], jnp.int32))
+
+
+def scale(array: jax.Array, exponent: jax.Array) -> jax.Array:
+    """``array * 2**exponent``, exactly; exponents [*B] below any float's range give zero."""
+    real = jnp.finfo(array.dtype).dtype
+    half = jnp.clip(exponent, -2000, 2000) // 2
+    for part in (half, jnp.clip(exponent, -2000, 2000) - half):  # twice: 2**exponent itself may overflow
+        array = array * expand(jnp.ldexp(jnp.ones((), real), part), array.ndim)
+    return array
+
+
+def normalise(scaled: Scaled, batch_ndim: int) -> Scaled:
+    """The same numbers, the largest entry of each example's mantissa in [1/2, 1)."""
+    axes = tuple(range(batch_ndim, scaled.mantissa.ndim))
+    size = jnp.max(jnp.abs(scaled.mantissa), axes, initial=0)
+    ordinary = jnp.isfinite(size) & (size > 0)
+    _, power = jnp.frexp(jnp.where(ordinary, size, 1))
+    power = jnp.where(ordinary, power, 0).astype(jnp.int32)
+    return Scaled(scale(scaled.mantissa, -power), scaled.exponent + power)
+
+
+def align(terms: Sequence[Scaled], batch_ndim: int) -> tuple[list[jax.Array], jax.Array]:
+    """The arrays of all terms at one exponent: the largest among those that are not zero."""
+    lowest = jnp.iinfo(jnp.int32).min // 2
+    terms = [normalise(term, batch_ndim) for term in terms]
+
+    def rank(term: Scaled) -> jax.Array:
+        axes = tuple(range(batch_ndim, term.mantissa.ndim))
+        return jnp.where(jnp.any(term.mantissa != 0, axes), term.exponent, lowest)
+
+    top = jnp.max(jnp.stack([rank(term) for term in terms]), 0)
+    top = jnp.where(top == lowest, 0, top)
+    # Only a term of zeros lies above the top; there the minimum keeps 0 * inf away.
+    return [scale(term.mantissa, jnp.minimum(term.exponent - top, 0)) for term in terms], top
+
+
+def add(terms: Sequence[Scaled], batch_ndim: int) -> Scaled:
+    """The sum of scaled arrays of one shape."""
+    brought, top = align(terms, batch_ndim)
+    return Scaled(sum(brought[1:], brought[0]), top)
+
+
+def log_norm(scaled: Scaled, batch_ndim: int) -> jax.Array:
+    """Natural logarithm ``[*B]`` of the 2-norm."""
+    size = norm(scaled.mantissa, batch_ndim)
+    return jnp.log(size) + scaled.exponent.astype(size.dtype) * jnp.log(jnp.asarray(2, size.dtype))
+
+
+class Floating:
+    """The floating leaves of a tree, apart from the others (integers, keys), which have no gradient."""
+
+    def __init__(self, tree: Any) -> None:
+        self.all, self.treedef = jax.tree.flatten(tree)
+        self.where = [i for i, leaf in enumerate(self.all) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+    @property
+    def leaves(self) -> list[jax.Array]:
+        """The floating leaves, in order."""
+        return [self.all[i] for i in self.where]
+
+    def with_leaves(self, leaves: Sequence[jax.Array]) -> Any:
+        """The tree with other floating leaves."""
+        merged = list(self.all)
+        for i, leaf in zip(self.where, leaves, strict=True):
+            merged[i] = leaf
+        return jax.tree.unflatten(self.treedef, merged)
+
+    def tree_of(self, values: Sequence[Any]) -> Any:
+        """A tree of the same form with one value per floating leaf, and None for the others."""
+        merged: list[Any] = [None] * len(self.all)
+        for i, value in zip(self.where, values, strict=True):
+            merged[i] = value
+        return jax.tree.unflatten(self.treedef, merged)
