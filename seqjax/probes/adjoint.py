@@ -16,32 +16,7 @@ import jax.numpy as jnp
 from seqjax.ops.select import keep, select
 from seqjax.probes.scaled import Floating, Scaled, add, unscaled
 
-Step = Callable[[Any, Any], tuple[Any, Any]]
-
-
-def trajectory(
-    step: Step, carry: Any, xs: Any, *, reset: Any = None, mask: Any = None, initial: Any = None
-) -> tuple[Any, Any, Any]:
-    """``(final carry, entering, ys)`` of a loop; entering: the carries ``[T, ...]`` before each step, after its reset.
-
-    Args:
-        step: ``(carry, x) -> (carry, y)``.
-        carry: leaves ``[*B, ...]``.
-        xs: a tree of arrays ``[T, ...]``.
-        reset: ``[T, *B]``, where the carry restarts from `initial`.
-        mask: ``[T, *B]``, where False the step does not happen and its output is zero.
-        initial: the carry at a reset.
-    """
-
-    def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
-        x, reset, mask = inputs
-        carry = select(reset, initial, carry)
-        after, y = step(carry, keep(mask, x))
-        after = after if mask is None else select(mask, after, carry)
-        return after, (carry, keep(mask, y))
-
-    final, (entering, ys) = jax.lax.scan(body, carry, (xs, reset, mask))
-    return final, entering, ys
+Step = Callable[[Any, Any], tuple[Any, Any]]  # (carry, x) -> (carry, y), over the whole batch
 
 
 def adjoint(
@@ -55,12 +30,12 @@ def adjoint(
     mask: Any = None,
     batch_ndim: int,
     d_final: list[Scaled] | None = None,
-) -> Any:
-    """What `read` makes of the adjoint at every step, stacked over time ``[T, ...]``.
+) -> tuple[list[Scaled], Any]:
+    """The gradient by the carry before the first step, and what `read` makes of that at every step, ``[T, ...]``.
 
     Args:
         step: ``(carry, x) -> (carry, y)``.
-        entering: the carries ``[T, *B, ...]`` before each step, as `trajectory` gives them.
+        entering: the carries ``[T, *B, ...]`` before each step, as `System.trajectory` gives them.
         xs: a tree of arrays ``[T, *B, ...]``.
         d_ys: the loss's gradient by the outputs; None for none.
         read: ``(adjoint of the floating leaves of the carry entering the step, that of those of x) -> anything``.
@@ -69,7 +44,6 @@ def adjoint(
         batch_ndim: how many leading axes are batch.
         d_final: the loss's gradient by the floating leaves of the final carry; None for none.
     """
-    dtypes = [leaf.dtype for leaf in Floating(entering).leaves]
 
     def backward(incoming: list[Scaled], inputs: Any) -> tuple[list[Scaled], Any]:
         x, reset, mask, before, d_y = inputs
@@ -101,7 +75,54 @@ def adjoint(
         return arriving, seen
 
     if d_final is None:
-        first = Floating(jax.tree.map(lambda leaf: leaf[0], entering)).leaves
-        d_final = [unscaled(jnp.zeros_like(leaf), batch_ndim) for leaf in first]
-    d_final = [Scaled(s.mantissa.astype(dtype), s.exponent) for s, dtype in zip(d_final, dtypes, strict=True)]
-    return jax.lax.scan(backward, d_final, (xs, reset, mask, entering, d_ys), reverse=True)[1]
+        d_final = [unscaled(jnp.zeros_like(leaf[0]), batch_ndim) for leaf in Floating(entering).leaves]
+    return jax.lax.scan(backward, d_final, (xs, reset, mask, entering, d_ys), reverse=True)
+
+
+def tangent(
+    step: Step,
+    entering: Any,
+    xs: Any,
+    start: list[Scaled],
+    read: Callable[[list[Scaled]], Any],
+    *,
+    reset: Any = None,
+    mask: Any = None,
+    batch_ndim: int,
+    drive: Callable[[Any, Any], list[jax.Array]] | None = None,
+) -> tuple[list[Scaled], Any]:
+    r"""Forward mode, :math:`v_t = J_t v_{t-1} + b_t` at any depth: the last v, and what `read` makes of each v.
+
+    Args:
+        step: ``(carry, x) -> (carry, y)``.
+        entering: the carries ``[T, *B, ...]`` before each step, as `System.trajectory` gives them.
+        xs: a tree of arrays ``[T, *B, ...]``.
+        start: v before the first step, one per floating leaf of the carry.
+        read: ``v after the step -> anything``.
+        reset: ``[T, *B]``; v restarts from zero.
+        mask: ``[T, *B]``.
+        batch_ndim: how many leading axes are batch.
+        drive: ``(carry entering the step, x) -> b``; None for none.
+    """
+
+    def forward(v: list[Scaled], inputs: Any) -> tuple[list[Scaled], Any]:
+        x, reset, mask, before = inputs
+        if reset is not None:
+            v = [Scaled(keep(~reset, s.mantissa), s.exponent) for s in v]
+        carries, x = Floating(before), keep(mask, x)
+        _, push = jax.linearize(
+            lambda leaves: Floating(step(carries.with_leaves(leaves), x)[0]).leaves, carries.leaves
+        )
+        sources = []
+        for i, source in enumerate(v):
+            zeros: list[Any] = [jnp.zeros_like(s.mantissa) for s in v]
+            zeros[i] = source.mantissa
+            sources.append([Scaled(p, source.exponent) for p in push(zeros)])
+        if drive is not None:
+            sources.append([unscaled(b, batch_ndim) for b in drive(before, x)])
+        after = [add(terms, batch_ndim) for terms in zip(*sources, strict=True)]
+        if mask is not None:
+            after = [select(mask, new, old) for new, old in zip(after, v, strict=True)]
+        return after, read(after)
+
+    return jax.lax.scan(forward, start, (xs, reset, mask, entering))

@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Batch, Layer
-from seqjax.gradients.objective import Loss, loss_sum, objective
+from seqjax.gradients.objective import Loss, loss_and_gradient, objective
 from seqjax.layers import first_step, num_steps, step_keys
+from seqjax.ops.select import select
 from seqjax.ops.tap import dummies
-from seqjax.probes.adjoint import adjoint, trajectory
-from seqjax.probes.scaled import Floating, log_norm
+from seqjax.probes.adjoint import adjoint
+from seqjax.probes.scaled import Floating, Scaled, log_norm, scale
+from seqjax.probes.system import System, prepare
 
 
 class GradientProfile(NamedTuple):
@@ -108,6 +110,68 @@ def gradient_profile(
     return profile._replace(log_norm=jax.tree.map(lambda n: jnp.where(mask, n, jnp.nan), profile.log_norm))
 
 
+def adjoint_profile(
+    step: Callable,
+    carry: Any,
+    xs: Any,
+    loss: Loss,
+    targets: Any,
+    *,
+    reset: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    initial: Any = None,
+) -> GradientProfile:
+    """The gradient profile of any system, at any depth: `gradient_profile` for a step function of one's own.
+
+    Args:
+        step: `probes.bind` of a layer, or a plain function ``(carry, x) -> (carry, y)`` without batch axes.
+        carry: entering the first step; for a bound layer None is its initial carry.
+        xs: inputs ``[T, ...]`` (``[T, B, ...]`` for a bound layer), or T alone for steps whose x is None.
+        loss: ``(ys, targets) -> losses``, see `seqjax.gradients.objective`; for plain functions without batch axes.
+        targets: what the loss compares the outputs with.
+        reset: ``[T]`` (``[T, B]``).
+        mask: the same.
+        initial: what a reset restarts from; by default the carry given, or the layer's.
+
+    Returns:
+        A `GradientProfile` with norms ``[T]`` (``[T, B]``). Its gradients are those by the first carry, before any
+        reset; of a plain function's params nothing is known.
+
+    Raises:
+        TypeError: for a step with another contract.
+        ValueError: for an empty sequence, or data that do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> profile = adjoint_profile(
+        ...     lambda h, x: (h / 2 + x, h / 2 + x), jnp.zeros(()), jnp.ones(4), lambda ys, _: ys[-1], None)
+        >>> jnp.exp(profile.log_norm)
+        Array([0.0625, 0.125 , 0.25  , 0.5   ], dtype=float32)
+    """
+    system = prepare("adjoint_profile", step, carry, xs, reset=reset, mask=mask, initial=initial)
+    value, first, log_norms = system_adjoint(system, loss, targets, _norms(1))
+    entering = Floating(system.carry)
+    gradients = [scale(s.mantissa, s.exponent) for s in first]
+    log_norms = [jnp.where(system.happened, n, jnp.nan) for n in log_norms]
+    return GradientProfile(
+        system.squeeze(entering.tree_of(log_norms), 1), value, system.squeeze(entering.tree_of(gradients))
+    )
+
+
+def system_adjoint(
+    system: System, loss: Loss, targets: Any, read: Callable
+) -> tuple[jax.Array, list[Scaled], Any]:
+    """The loss of a system's outputs, its gradient by the first carry, and what `read` makes of the adjoint."""
+    _, entering, ys = system.trajectory()
+    x, reset, mask = system.inputs
+    value, d_ys = loss_and_gradient(loss, system.squeeze(ys, 1), targets, system.squeeze(mask, 1))
+    if not system.batched:
+        d_ys = jax.tree.map(lambda a: a[:, None], d_ys)
+    step = jax.vmap(system.step)
+    first, seen = adjoint(step, entering, x, d_ys, read, reset=reset, mask=mask, batch_ndim=1)
+    return value, first, seen
+
+
 def total_log_norm(log_norm: Any) -> jax.Array:
     """The log norm ``[T, *B]`` of the whole carry, from those of its leaves."""
     return 0.5 * jax.nn.logsumexp(2 * jnp.stack(jax.tree.leaves(log_norm)), 0)
@@ -137,7 +201,7 @@ def _adjoint_profile(
         return layer.unroll(params, carry, xs, reset=reset, mask=mask, key=keys)[1]
 
     ys, pull_params = jax.vjp(outputs, params)
-    value, d_ys = _loss_and_gradient(loss, ys, targets, mask)
+    value, d_ys = loss_and_gradient(loss, ys, targets, mask)
     (gradients,) = pull_params(d_ys)
 
     def step(carry: Any, inputs: Any) -> tuple[Any, Any]:
@@ -146,20 +210,16 @@ def _adjoint_profile(
 
     inputs = (xs, mask, keys)  # the layer masks by itself: it keeps what is masked away from its parts, too
     initial = layer.initial_carry(params, first_step(xs))
-    _, entering, _ = trajectory(step, carry, inputs, reset=reset, initial=initial)
-    log_norms = adjoint(step, entering, inputs, d_ys, _norms(batch_ndim), reset=reset, batch_ndim=batch_ndim)
+
+    def forward(carry: Any, inputs: Any) -> tuple[Any, Any]:
+        carry = select(inputs[1], initial, carry)
+        return step(carry, inputs[0])[0], carry
+
+    _, entering = jax.lax.scan(forward, carry, (inputs, reset))
+    read = _norms(batch_ndim)
+    _, log_norms = adjoint(step, entering, inputs, d_ys, read, reset=reset, batch_ndim=batch_ndim)
     return GradientProfile(Floating(carry).tree_of(log_norms), value, gradients)
 
 
 def _norms(batch_ndim: int) -> Callable:
     return lambda carry, x: [log_norm(scaled, batch_ndim) for scaled in carry]
-
-
-def _loss_and_gradient(loss: Loss, ys: Any, targets: Any, mask: Any) -> tuple[jax.Array, Any]:
-    """The mean loss over all that counts, and its gradient by the outputs."""
-
-    def mean(ys: Any) -> jax.Array:
-        total, count = loss_sum(loss(ys, targets), mask)
-        return total / jnp.maximum(count, 1)
-
-    return jax.value_and_grad(mean)(ys)

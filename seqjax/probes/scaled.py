@@ -67,8 +67,28 @@ def add(terms: Sequence[Scaled], batch_ndim: int) -> Scaled:
 
 def log_norm(scaled: Scaled, batch_ndim: int) -> jax.Array:
     """Natural logarithm ``[*B]`` of the 2-norm."""
-    size = norm(scaled.mantissa, batch_ndim)
-    return jnp.log(size) + scaled.exponent.astype(size.dtype) * jnp.log(jnp.asarray(2, size.dtype))
+    return logarithm(norm(scaled.mantissa, batch_ndim), scaled.exponent)
+
+
+def sum_of_squares(norms: Sequence[Scaled]) -> tuple[jax.Array, jax.Array]:
+    """The summed squares ``[k, *A]`` of arrays of scaled numbers, times ``4**-exponent``, and that exponent ``[*A]``.
+
+    The exponent is the largest along the first axis and among the arrays: squares that are lost beside it are nothing.
+
+    Args:
+        norms: non-negative numbers ``[k, *A]``, each with an exponent of its own.
+    """
+    lowest = jnp.iinfo(jnp.int32).min // 2
+    mantissa, exponent = (jnp.stack(parts) for parts in zip(*norms, strict=True))
+    top = jnp.max(jnp.where(mantissa != 0, exponent, lowest), (0, 1))
+    top = jnp.where(top == lowest, 0, top)
+    brought = scale(mantissa, jnp.minimum(exponent - top, 0))
+    return jnp.sum(jnp.square(brought), 0), top
+
+
+def logarithm(number: jax.Array, exponent: jax.Array) -> jax.Array:
+    """``log(number * 2**exponent)``."""
+    return jnp.log(number) + exponent.astype(number.dtype) * jnp.log(jnp.asarray(2, number.dtype))
 
 
 class Floating:
