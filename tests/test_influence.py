@@ -65,7 +65,8 @@ def logs(norms):
 
 def test_the_exact_influence_is_the_norm_of_the_product_of_jacobians():
     step, carry, xs, m = elman_products()
-    found = terminal_influence(step, carry, xs, num_probes=None, reset=RESET, mask=MASK)
+    measure = functools.partial(terminal_influence, num_probes=None, reset=RESET, mask=MASK)
+    found = jax.jit(measure)(step, carry, xs)
     frobenius = np.sqrt((m**2).sum((2, 3)))
     np.testing.assert_allclose(found.log_norm, logs(where_it_happened(frobenius)), rtol=1e-11)
     assert (np.asarray(found.relative_error)[MASK] == 0).all()
@@ -74,9 +75,8 @@ def test_the_exact_influence_is_the_norm_of_the_product_of_jacobians():
 
 def test_random_probes_are_within_their_own_standard_error_of_the_norm():
     step, carry, xs, m = elman_products()
-    found = terminal_influence(
-        step, carry, xs, num_probes=4096, key=jax.random.key(0), reset=RESET, mask=MASK
-    )
+    measure = functools.partial(terminal_influence, num_probes=4096, reset=RESET, mask=MASK)
+    found = jax.jit(measure)(step, carry, xs, key=jax.random.key(0))
     sure = MASK & np.isfinite(found.log_norm)
     ratio = np.exp(2 * np.asarray(found.log_norm)) / np.where(sure, (m**2).sum((2, 3)), 1)
     error = np.asarray(found.relative_error)
@@ -88,9 +88,8 @@ def test_random_probes_are_within_their_own_standard_error_of_the_norm():
 def test_power_iteration_finds_the_2_norm():
     step, carry, xs, m = elman_products()
     times = [0, 4, 5, 6, 7, 8]
-    found = spectral_influence(
-        step, carry, xs, times, num_iterations=40, key=jax.random.key(0), reset=RESET, mask=MASK
-    )
+    measure = functools.partial(spectral_influence, times=times, num_iterations=40, reset=RESET, mask=MASK)
+    found = jax.jit(measure)(step, carry, xs, key=jax.random.key(0))
     expected = where_it_happened(np.linalg.norm(m, 2, (2, 3)))[times]
     np.testing.assert_allclose(found.log_norm, logs(expected), rtol=1e-6, atol=1e-6)
     assert np.nanmax(np.asarray(found.change)) < 1e-6
@@ -106,10 +105,14 @@ def test_influence_of_a_plain_function_at_any_depth():
     # J^n = lambda^n [[1, n/lambda], [0, 1]]
     frobenius = n * math.log(decay) + 0.5 * np.log(2 + (n / decay) ** 2)
     spectral = n * math.log(decay) + np.log(n / (2 * decay) + np.sqrt(1 + (n / (2 * decay)) ** 2))
-    found = terminal_influence(step, start, length, num_probes=None)
-    np.testing.assert_allclose(found.log_norm, frobenius, rtol=3e-6)
     times = [0, 300, length - 2]
-    power = spectral_influence(step, start, length, times, key=jax.random.key(1))
+    found, power = jax.jit(
+        lambda start: (
+            terminal_influence(step, start, length, num_probes=None),
+            spectral_influence(step, start, length, times, key=jax.random.key(1)),
+        )
+    )(start)
+    np.testing.assert_allclose(found.log_norm, frobenius, rtol=3e-6)
     np.testing.assert_allclose(power.log_norm, spectral[times], rtol=3e-6)
 
 
@@ -144,8 +147,9 @@ def test_saliency_is_the_norm_of_the_gradient_by_each_input():
         losses = loss(layer.unroll(params, carry, xs, **flags)[1], targets)
         return jnp.where(MASK, losses, 0).sum() / MASK.sum()
 
-    expected = np.linalg.norm(jax.grad(total)(xs), axis=-1)
-    found = input_saliency(bind(layer, params), None, xs, loss, targets, reset=RESET, mask=MASK)
+    expected = np.linalg.norm(jax.jit(jax.grad(total))(xs), axis=-1)
+    measure = functools.partial(input_saliency, loss=loss, reset=RESET, mask=MASK)
+    found = jax.jit(measure)(bind(layer, params), None, xs, targets=targets)
     np.testing.assert_allclose(found, logs(where_it_happened(expected)), rtol=1e-10)
 
 

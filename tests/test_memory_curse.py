@@ -1,5 +1,6 @@
 """The curse of memory: closed forms, sensitivities against JAX's Jacobians."""
 
+import functools
 import math
 
 import jax
@@ -76,23 +77,17 @@ def test_sensitivity_is_the_norm_of_the_jacobian_with_resets_and_masks():
 
         return jax.lax.scan(body, start, (xs, jnp.asarray(reset), jnp.asarray(mask)))[1]
 
-    jacobians = jax.tree.leaves(jax.jacrev(carries)(params))
+    jacobians = jax.tree.leaves(jax.jit(jax.jacrev(carries))(params))
     square = sum((np.asarray(j).reshape(length, batch, -1) ** 2).sum(2) for j in jacobians)
-    found = memory_sensitivity(
-        bind(layer, params),
-        None,
-        jnp.where(mask[..., None], xs, jnp.nan),
-        num_probes=None,
-        reset=reset,
-        mask=mask,
-    )
+    step, poisoned = bind(layer, params), jnp.where(mask[..., None], xs, jnp.nan)
+    measure = functools.partial(memory_sensitivity, reset=reset, mask=mask)
+    found = jax.jit(functools.partial(measure, num_probes=None))(step, None, poisoned)
     with np.errstate(divide="ignore"):
         np.testing.assert_allclose(found.log_square, np.log(square.mean(1)), rtol=1e-9, atol=1e-9)
     error = square.std(1, ddof=1) / math.sqrt(batch) / np.where(square.mean(1), square.mean(1), 1)
     np.testing.assert_allclose(found.relative_error, error, rtol=1e-9)
-    probed = memory_sensitivity(
-        bind(layer, params), None, xs, num_probes=4000, key=jax.random.key(1), reset=reset, mask=mask
-    )
+    assert np.isfinite(measure(step, None, poisoned, num_probes=1, key=jax.random.key(0)).log_square).any()
+    probed = jax.jit(functools.partial(measure, num_probes=4000))(step, None, xs, key=jax.random.key(1))
     # A probe's relative variance is at most 2 per example: 4000 of them are within 4 * sqrt(2 / 4000).
     some = square.mean(1) > 0
     np.testing.assert_allclose(
@@ -102,10 +97,11 @@ def test_sensitivity_is_the_norm_of_the_jacobian_with_resets_and_masks():
 
 def test_a_sensitivity_beyond_the_range_of_floats_is_measured():
     step = jax.tree_util.Partial(lambda rate, h, _: (rate * h,) * 2, jnp.asarray(4.0, jnp.float32))
-    found = memory_sensitivity(step, jnp.asarray(1e-38, jnp.float32), 60, num_probes=None)
+    start = jnp.asarray(2e-38, jnp.float32)
+    found = jax.jit(lambda step: memory_sensitivity(step, start, 60, num_probes=None))(step)
     # h_t = h_0 rate^t, dh_t = t rate^(t-1) h_0; the square leaves float32 after 30 steps.
     t = np.arange(1, 61)
-    expected = 2 * (np.log(t) + (t - 1) * math.log(4) + math.log(1e-38))
+    expected = 2 * (np.log(t) + (t - 1) * math.log(4) + math.log(2e-38))
     np.testing.assert_allclose(found.log_square, expected, rtol=1e-5, atol=1e-3)
     assert np.isnan(found.relative_error).all()
 

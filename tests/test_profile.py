@@ -90,7 +90,9 @@ def setting(name, length=T, *, top=None):
         return jnp.asarray(values)
 
     params = jax.tree.map(functools.partial(draw, scale=0.5), shapes)
-    carry = jax.tree.map(functools.partial(draw, scale=1), jax.eval_shape(layer.initial_carry, params, first_step(xs)))
+    carry = jax.tree.map(
+        functools.partial(draw, scale=1), jax.eval_shape(layer.initial_carry, params, first_step(xs))
+    )
     ys = jax.eval_shape(layer.unroll, params, carry, xs)[1]
     return layer, params, carry, xs, normal(9, *ys.shape)
 

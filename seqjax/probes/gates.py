@@ -43,7 +43,8 @@ class GateStatistics(NamedTuple):
 
     Attributes:
         gates: one `Openness` per gate of a `Gated` recurrence, in the order of its columns, None for those that are no
-            sigmoid; empty for the linear kinds.
+            sigmoid there (some cells take one inside their update, as the coupled LSTM: see its decay); empty for the
+            linear kinds.
         decays: one per state; None for a state that is not carried on elementwise (that of an Elman network).
     """
 
@@ -99,7 +100,8 @@ def gate_statistics(
     us = project_inputs(cell, params, xs, None)
     dtype = jax.tree.leaves(xs)[0].dtype
     levels = jnp.asarray(quantiles, wide(dtype))
-    gates, decays = [], []
+    gates: list[jax.Array | None] = []
+    decays: list[jax.Array | None] = []
     match cell.recurrence:
         case Gated() as gated:
             entering = _entering(cell, params, carry, xs, reset, mask)
@@ -149,7 +151,8 @@ def _of_gated(cell: Gated, weights: GatedWeights, entering: Any, us: jax.Array) 
         lambda *args: tuple(cell.update(w, args[: len(states)], *args[len(states) :])),
         (*states, *update_gates),
     )
-    decays = [None if jacobian[i][i] is None else jnp.abs(jacobian[i][i]) for i in range(len(states))]
+    own = [jacobian[i][i] for i in range(len(states))]
+    decays = [None if d is None else jnp.abs(d) for d in own]
     return gates, decays
 
 

@@ -14,10 +14,11 @@ from seqjax.gradients.objective import Loss
 from seqjax.ops.select import expand
 from seqjax.ops.tap import norm
 from seqjax.probes.adjoint import adjoint, tangent
+from seqjax.probes.checks import check_count
 from seqjax.probes.directions import basis, random_signs
 from seqjax.probes.profile import system_adjoint
 from seqjax.probes.scaled import Floating, Scaled, align, log_norm, logarithm, sum_of_squares, unscaled
-from seqjax.probes.system import System, check_count, prepare
+from seqjax.probes.system import System, prepare
 
 
 class TerminalInfluence(NamedTuple):

@@ -23,8 +23,9 @@ import jax.numpy as jnp
 from seqjax.gradients.objective import Loss, loss_and_gradient
 from seqjax.ops.select import expand, keep
 from seqjax.ops.tap import norm
+from seqjax.probes.checks import check_count
 from seqjax.probes.scaled import Floating, Scaled, align, logarithm, scale, unscaled
-from seqjax.probes.system import check_count, prepare
+from seqjax.probes.system import prepare
 from seqjax.probes.vectors import as_vector, cosine
 
 
@@ -242,7 +243,8 @@ def _by_lag(
     d_after, left, first = at_lag(nothing, full, Floating(d_ys).leaves)
 
     def body(state: Any, _: Any) -> Any:
-        d_after, left, seen = at_lag(*state, no_outs)
+        d_after, left = state
+        d_after, left, seen = at_lag(d_after, left, no_outs)
         return (d_after, left), seen
 
     _, others = jax.lax.scan(body, (d_after, left), length=num_lags - 1)

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 
 from seqjax.ops.tap import norm
 from seqjax.probes.adjoint import tangent
+from seqjax.probes.checks import check_count
 from seqjax.probes.directions import basis, random_signs
 from seqjax.probes.scaled import Floating, Scaled, logarithm, sum_of_squares, unscaled
-from seqjax.probes.system import check_count, prepare
+from seqjax.probes.system import prepare
 
 
 class MemorySensitivity(NamedTuple):
@@ -96,8 +97,8 @@ def memory_sensitivity(
     def of_one(direction: list[jax.Array]) -> list[Scaled]:
         def drive(before: Any, x: Any) -> list[jax.Array]:
             def of_params(leaves: list[jax.Array]) -> list[jax.Array]:
-                system = prepare(who, own.with_leaves(leaves), carry, xs, initial=initial)
-                return Floating(jax.vmap(system.step)(before, x)[0]).leaves
+                act = own.with_leaves(leaves)
+                return Floating((act if system.batched else jax.vmap(act))(before, x)[0]).leaves
 
             return jax.jvp(of_params, (own.leaves,), (direction,))[1]
 

@@ -91,12 +91,16 @@ def logarithm(number: jax.Array, exponent: jax.Array) -> jax.Array:
     return jnp.log(number) + exponent.astype(number.dtype) * jnp.log(jnp.asarray(2, number.dtype))
 
 
+def _is_floating(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
 class Floating:
     """The floating leaves of a tree, apart from the others (integers, keys), which have no gradient."""
 
     def __init__(self, tree: Any) -> None:
         self.all, self.treedef = jax.tree.flatten(tree)
-        self.where = [i for i, leaf in enumerate(self.all) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        self.where = [i for i, leaf in enumerate(self.all) if _is_floating(leaf)]
 
     @property
     def leaves(self) -> list[jax.Array]:
