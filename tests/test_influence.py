@@ -125,12 +125,18 @@ def test_a_complex_state_counts_as_two_real_ones():
     step, xs = bind(sj.recurrent(sj.lru(1, state_size=2)), params), jnp.ones((length, 1, 1))
     n = np.arange(length, 0, -1)[:, None]
     expected = 0.5 * np.log(2 * (moduli ** (2 * n)).sum(1))
-    found = terminal_influence(step, None, xs, num_probes=None)
-    np.testing.assert_allclose(found.log_norm[:, 0], expected, rtol=1e-12)
     # Diagonal in its own basis: random signs have no variance.
-    found = terminal_influence(step, None, xs, num_probes=2, key=jax.random.key(0))
-    np.testing.assert_allclose(found.log_norm[:, 0], expected, rtol=1e-12)
-    power = spectral_influence(step, None, xs, [0, 3], key=jax.random.key(0), num_iterations=60)
+    key = jax.random.key(0)
+
+    @jax.jit
+    def measure(step):
+        exact = terminal_influence(step, None, xs, num_probes=None)
+        probed = terminal_influence(step, None, xs, num_probes=2, key=key)
+        return exact, probed, spectral_influence(step, None, xs, [0, 3], key=key, num_iterations=60)
+
+    exact, probed, power = measure(step)
+    np.testing.assert_allclose(exact.log_norm[:, 0], expected, rtol=1e-12)
+    np.testing.assert_allclose(probed.log_norm[:, 0], expected, rtol=1e-12)
     np.testing.assert_allclose(power.log_norm[:, 0], np.log(0.9) * n[[0, 3], 0], rtol=1e-9)
 
 

@@ -196,10 +196,10 @@ def test_the_other_ways_turn_a_gradient_by_the_angle_of_the_arc_cosine(way):
         rms_a, rms_b = np.sqrt((a**2).mean((1, 2), keepdims=True)), np.sqrt((b**2).mean(1, keepdims=True))
         clip = optax.clip_by_block_rms(0.5)
         left = (a / np.maximum(1, rms_a / 0.5), b / np.maximum(1, rms_b / 0.5))
-    else:  # a unit is a column of a, and each entry of a bias
-        size = np.linalg.norm(a, axis=1, keepdims=True)
+    else:  # a unit is a column of a, and the whole of a vector; the params' norms are sqrt(3) and 2
+        size_a, size_b = np.linalg.norm(a, axis=1, keepdims=True), np.linalg.norm(b, axis=1, keepdims=True)
         clip = optax.adaptive_grad_clip(0.5)
-        left = (a * np.minimum(1, 0.5 * math.sqrt(3) / size), np.clip(b, -0.5, 0.5))
+        left = (a * np.minimum(1, 0.5 * math.sqrt(3) / size_a), b * np.minimum(1, 1 / size_b))
     gradients = {"a": jnp.asarray(a), "b": jnp.asarray(b)}
     found = jax.jit(lambda gradients: clipping_statistics(gradients, clip, params))(gradients)
     u, v = (np.concatenate([x.reshape(5, -1), y], 1) for x, y in ((a, b), left))

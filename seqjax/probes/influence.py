@@ -77,8 +77,8 @@ def terminal_influence(
         >>> import jax.numpy as jnp
         >>> rotate = jnp.array([[0.0, -0.5], [0.5, 0.0]])
         >>> found = terminal_influence(lambda h, _: (rotate @ h, h), jnp.ones(2), 3, num_probes=None)
-        >>> jnp.exp(2 * found.log_norm)                                    # 2 / 4^3, 2 / 4^2, 2 / 4
-        Array([0.03125, 0.125  , 0.5    ], dtype=float32)
+        >>> [round(float(norm), 4) for norm in jnp.exp(found.log_norm)]                     # sqrt(2) / 2^n
+        [0.1768, 0.3536, 0.7071]
 
     References:
         Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix", Communications in Statistics 19.

@@ -100,7 +100,7 @@ def lag_decomposition(
         >>> step = jax.tree_util.Partial(lambda decay, h, x: (decay * h + x,) * 2, jnp.asarray(0.5))
         >>> found = lag_decomposition(step, jnp.zeros(()), jnp.ones(4), lambda ys, _: ys[-1], None)
         >>> jnp.exp(found.log_norm)
-        Array([1.75 , 0.75 , 0.25 , 0.   ], dtype=float32)
+        Array([1.75, 0.75, 0.25, 0.  ], dtype=float32)
     """
     return _by_lag("lag_decomposition", step, carry, xs, loss, targets, max_lag, reset, mask, initial)[0]
 
