@@ -48,6 +48,14 @@ def test_a_linear_network_takes_one_iteration_and_has_the_exponent_of_its_weight
     np.testing.assert_allclose([found.exponent, found.low, found.high], math.log(0.9), rtol=1e-10)
 
 
+def test_resets_bound_the_iterations_by_the_longest_segment():
+    reset = jnp.arange(48)[:, None] % 8 == 0
+    mask = jnp.arange(48)[:, None] < 40
+    found = parallelisability(*random_network(3.0, 48), [48], reset=reset, mask=mask)
+    assert found.converged.tolist() == [True] and 3 <= found.iterations[0] <= 8
+    assert math.isfinite(found.exponent)
+
+
 def test_a_limit_is_reported_as_not_converged():
     newton = sj.Newton(max_iterations=3)
     found = parallelisability(*random_network(3.0, 48), [48], newton=newton, warm_up=0)

@@ -68,7 +68,8 @@ def parallelisability(
         carry: entering the first step, leaves ``[B, ...]``.
         xs: inputs ``[T, B, ...]``; float64 shows most clearly what is due to the cell and not to roundings.
         lengths: the first T steps for each T here; by default all.
-        warm_up: how many steps do not count in the exponent; by default a tenth of them.
+        warm_up: how many steps, from the start and from each reset, do not count in the exponent; by default a tenth of
+            all steps, none with resets.
         newton: settings; by default up to T iterations of full Jacobians. Its fallback is switched off.
         reset: ``[T, B]``.
         mask: ``[T, B]``.
@@ -126,21 +127,23 @@ def _largest_exponent(
 ) -> tuple[float, float, float]:
     """Exponent, low and high, of the example where it is largest."""
     xs, _, reset, mask = jax.tree.map(lambda a: a[:length], batch)
+    if warm_up is None:
+        warm_up = length // 10 if reset is None else 0
 
     @jax.jit
-    def measure(params: Any, carry: Any) -> Any:
+    def measure(params: Any, carry: Any, xs: Any, reset: Any, mask: Any) -> Any:
         return lyapunov_spectrum(
             bind(recurrent(cell, Sequential()), params),
             carry,
             xs,
             k=1,
-            warm_up=length // 10 if warm_up is None else warm_up,
+            warm_up=warm_up,
             key=jax.random.key(0),
             reset=reset,
             mask=mask,
         )
 
-    spectrum = measure(params, carry)
+    spectrum = measure(params, carry, xs, reset, mask)
     exponents = np.asarray(spectrum.exponents)[:, 0]
     worst = int(np.argmax(np.where(np.isnan(exponents), -np.inf, exponents)))
     low, high = (float(end[worst, 0]) for end in (spectrum.low, spectrum.high))
