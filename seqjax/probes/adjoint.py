@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.ops.select import keep, select
-from seqjax.probes.scaled import Floating, Scaled, add, unscaled
+from seqjax.probes.scaled import Floating, Scaled, add, unscaled, without_float0
 
 Step = Callable[[Any, Any], tuple[Any, Any]]  # (carry, x) -> (carry, y), over the whole batch
 
@@ -74,6 +74,7 @@ def adjoint(
             arriving = [Scaled(keep(~reset, s.mantissa), s.exponent) for s in arriving]
         return arriving, seen
 
+    d_ys = without_float0(d_ys)
     if d_final is None:
         d_final = [unscaled(jnp.zeros_like(leaf[0]), batch_ndim) for leaf in Floating(entering).leaves]
     return jax.lax.scan(backward, d_final, (xs, reset, mask, entering, d_ys), reverse=True)

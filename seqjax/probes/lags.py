@@ -24,7 +24,7 @@ from seqjax.gradients.objective import Loss, loss_and_gradient
 from seqjax.ops.select import expand, keep
 from seqjax.ops.tap import norm
 from seqjax.probes.checks import check_count
-from seqjax.probes.scaled import Floating, Scaled, align, logarithm, scale, unscaled
+from seqjax.probes.scaled import Floating, Scaled, align, logarithm, scale, unscaled, without_float0
 from seqjax.probes.system import prepare
 from seqjax.probes.vectors import as_vector, cosine
 
@@ -194,7 +194,7 @@ def _by_lag(
 
     x, reset_now, happened = system.inputs
     cut = jnp.zeros((system.num_steps, system.batch), bool) if reset_now is None else reset_now
-    x, entering, d_ys = _gather(happened, (x, entering, keep(happened, d_ys)))
+    x, entering, d_ys = _gather(happened, (x, entering, keep(happened, without_float0(d_ys))))
     if happened is not None:
         cut, happened = _after_gaps(happened, cut), _gather(happened, happened)
     if carry is None:  # then the first step begins from the layer's own carry, as a reset does

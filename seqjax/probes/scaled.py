@@ -91,6 +91,11 @@ def logarithm(number: jax.Array, exponent: jax.Array) -> jax.Array:
     return jnp.log(number) + exponent.astype(number.dtype) * jnp.log(jnp.asarray(2, number.dtype))
 
 
+def without_float0(tree: Any) -> Any:
+    """A gradient with plain zeros where JAX has float0, the dtype of gradients by integers, which no loop takes."""
+    return jax.tree.map(lambda d: jnp.zeros(d.shape, bool) if d.dtype == jax.dtypes.float0 else d, tree)
+
+
 def _is_floating(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
