@@ -12,6 +12,11 @@ from seqjax.layers import pointwise, recurrent
 from seqjax.tasks import Task
 
 
+def is_own(name: str) -> bool:
+    """Whether a name stands for a model of one's own, ``file.py:function``, and not for a registered cell."""
+    return ":" in name
+
+
 def recurrent_layer(name: str, width: int, method: Method) -> Layer:
     """The layer of that name, from vectors to vectors of the same width."""
     return recurrent(REGISTRY[name].make(width), method)
