@@ -131,3 +131,10 @@ def float32_marks(axes: Axes, low: float) -> None:
     if low < FLOAT32_ZERO:
         axes.axhspan(low, FLOAT32_ZERO, color=GRID, alpha=0.6, linewidth=0)
         axes.text(0.99, FLOAT32_ZERO, "float32 holds only 0", va="top", gid=f"{HALO}-zero", **note)
+
+
+def zero_line(axes: Axes) -> None:
+    """Mark zero, where it is in view."""
+    low, high = axes.get_ylim()
+    if low < 0 < high:
+        axes.axhline(0, color=INK, linewidth=0.8, alpha=0.6)

@@ -1,14 +1,14 @@
 """What a section measures with: the models of a study, their data, their params at the start and after training."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Layer
-from seqjax.report.models import make_model
+from seqjax.report.models import layers_of, make_model
 from seqjax.report.settings import METHODS, Settings
 from seqjax.report.sources import Source, make_source
 from seqjax.report.store import Store
@@ -16,6 +16,14 @@ from seqjax.report.training import Run, Snapshot
 
 MOMENTS = ("initialisation", "after training")
 _KEPT = 6
+
+
+class Inner(NamedTuple):
+    """The recurrent layer alone, its params, and the inputs ``[T, B, H]`` that the data bring it."""
+
+    layer: Layer
+    params: Any
+    xs: Any
 
 
 class Lab:
@@ -44,6 +52,17 @@ class Lab:
         """Input map, the cell, output map: what is trained."""
         s = self.settings
         return make_model(cell, s.hidden_size, METHODS[s.method], s.dtype, self.source(length).task)
+
+    def inner(
+        self, cell: str, length: int, seed: int, moment: str = MOMENTS[0], batch: int | None = None
+    ) -> Inner:
+        """The recurrent layer of a model at one of `MOMENTS`, on the first sequences of the fixed batch."""
+        s, source = self.settings, self.source(length)
+        inputs, layer, _ = layers_of(cell, s.hidden_size, METHODS[s.method], s.dtype, source.task)
+        params = self.params(cell, length, seed, moment)
+        xs = source.probe.xs[:, :batch]
+        carry = inputs.initial_carry(params[0], xs[0])
+        return Inner(layer, params[1], inputs.unroll(params[0], carry, xs)[1])
 
     def keep(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` returns, made once; the oldest of several go, because compiled programs take memory."""

@@ -23,11 +23,16 @@ def recurrent_layer(name: str, width: int, method: Method) -> Layer:
 
 
 def make_model(name: str, width: int, method: Method, dtype: Any, task: Task) -> Layer:
-    """Input map, one recurrent layer, output map."""
+    """Input map, one recurrent layer, output map: the params are a tuple of the three."""
+    return serial(*layers_of(name, width, method, dtype, task))
+
+
+def layers_of(name: str, width: int, method: Method, dtype: Any, task: Task) -> tuple[Layer, Layer, Layer]:
+    """The layers of `make_model`."""
     dtype = jnp.dtype(dtype)
     param_dtype = jnp.float64 if dtype == jnp.float64 else jnp.float32
     inputs: Any = nn.Dense(width, dtype=dtype, param_dtype=param_dtype)
     if task.num_inputs is not None:
         inputs = nn.Embed(task.num_inputs, width, dtype=dtype, param_dtype=param_dtype)
     outputs = nn.Dense(task.num_outputs, dtype=dtype, param_dtype=param_dtype)
-    return serial(pointwise(inputs), recurrent_layer(name, width, method), pointwise(outputs))
+    return pointwise(inputs), recurrent_layer(name, width, method), pointwise(outputs)

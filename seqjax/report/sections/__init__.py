@@ -5,11 +5,13 @@ A new section is one file here with ``NAME``, ``TITLE``, ``parts``, ``work``, ``
 """
 
 from seqjax.report.blocks import Section
-from seqjax.report.sections import decay, losses, scaling, success, training
+from seqjax.report.sections import decay, losses, lyapunov, precision, scaling, success, training
 
 SECTIONS: tuple[Section, ...] = (
     training,
     decay,
+    lyapunov,
+    precision,
     scaling,
     success,
     losses,
