@@ -12,7 +12,7 @@ import optax
 import polars as pl
 
 from seqjax.base import Batch
-from seqjax.gradients import last_step, objective
+from seqjax.gradients import objective
 from seqjax.report.blocks import Caption, Figure, Note, Panel, Row, Table, Text, View, listed, row, say
 from seqjax.report.frames import Data
 from seqjax.report.grid import grid
@@ -22,7 +22,7 @@ from seqjax.report.settings import METHODS, Settings
 from seqjax.report.statistics import wilson
 from seqjax.report.store import Part
 from seqjax.report.text import number
-from seqjax.tasks import TASKS, Task
+from seqjax.tasks import NOT_SCORED, TASKS, Task
 
 NAME = "success"
 TITLE = "What is learned, by task and length"
@@ -131,8 +131,7 @@ def _step(settings: Settings, cell: str, task: Task, size: Size) -> Callable:
     All lengths share it: shorter sequences are padded in front, where nothing has happened yet.
     """
     model, optimizer = _model(settings, cell, task), _optimizer(settings)
-    loss = last_step(task.loss) if task.baseline_at == "last" else task.loss
-    evaluate = objective(model, loss)
+    evaluate = objective(model, task.objective)
 
     def one(params: Any, state: Any, batch: Batch) -> Any:
         def mean(params: Any) -> jax.Array:
@@ -153,7 +152,9 @@ def _learn(step: Callable, settings: Settings, cell: str, task: Task, size: Size
     keys = jax.vmap(jax.random.key)(jnp.arange(size.seeds))
 
     def draw(key: jax.Array) -> Batch:
-        xs, targets = jax.tree.map(lambda a: _pad(a, longest), task.sample(key, size.batch))
+        xs, targets = task.sample(key, size.batch)
+        classes = jnp.issubdtype(targets.dtype, jnp.integer)
+        xs, targets = _pad(xs, longest), _pad(targets, longest, NOT_SCORED if classes else 0)
         xs = xs.astype(settings.dtype) if jnp.issubdtype(xs.dtype, jnp.floating) else xs
         mask = jnp.broadcast_to(jnp.arange(longest)[:, None] >= longest - task.length, targets.shape[:2])
         return Batch(xs, targets, mask=mask)
@@ -169,8 +170,9 @@ def _learn(step: Callable, settings: Settings, cell: str, task: Task, size: Size
     return np.mean(np.asarray(losses[-_LAST:], np.float64), 0)
 
 
-def _pad(array: jax.Array, length: int) -> jax.Array:
-    return jnp.pad(array, [(length - array.shape[0], 0), *[(0, 0)] * (array.ndim - 1)])
+def _pad(array: jax.Array, length: int, value: int = 0) -> jax.Array:
+    widths = [(length - array.shape[0], 0), *[(0, 0)] * (array.ndim - 1)]
+    return jnp.pad(array, widths, constant_values=value)
 
 
 def _model(settings: Settings, cell: str, task: Task) -> Any:
