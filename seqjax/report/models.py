@@ -17,6 +17,19 @@ def is_own(name: str) -> bool:
     return ":" in name
 
 
+def representatives(names: tuple[str, ...], most: int) -> tuple[str, ...]:
+    """At most so many of the names: one's own models first, then cells of kinds of recurrence that are not there yet."""
+
+    def kind(name: str) -> Any:
+        return None if is_own(name) else type(REGISTRY[name].make(4).recurrence)
+
+    own = [name for name in names if is_own(name)]
+    firsts = list({kind(name): name for name in reversed(names) if not is_own(name)}.values())[::-1]
+    rest = [name for name in names if name not in own and name not in firsts]
+    chosen = [*own, *firsts, *rest][:most]
+    return tuple(name for name in names if name in chosen)
+
+
 def recurrent_layer(name: str, width: int, method: Method) -> Layer:
     """The layer of that name, from vectors to vectors of the same width."""
     return recurrent(REGISTRY[name].make(width), method)

@@ -7,7 +7,7 @@ import jax
 import optax
 
 from seqjax.base import Layer
-from seqjax.gradients import last_step, loss_sum
+from seqjax.gradients import loss_sum
 from seqjax.report.settings import Settings
 from seqjax.report.sources import Source
 from seqjax.training import TrainState, init_train_state, make_train_step
@@ -33,7 +33,6 @@ class Run:
 
     def __init__(self, settings: Settings, model: Layer, source: Source) -> None:
         self.settings, self.model, self.source = settings, model, source
-        self.losses = {"last": last_step(source.task.loss), "mean": source.task.loss}
         self.loss = source.task.objective
         self.optimizer = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(settings.learning_rate))
         self._step = make_train_step(model, self.loss, self.optimizer)

@@ -42,7 +42,7 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
     """The losses of one training, and at its snapshots the profiles of both losses."""
     cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
     settings, run = lab.settings, lab.run(cell, length)
-    profiles = lab.keep(("profiles", cell, length), lambda: jax.jit(lambda params: _profiles(run, params)))
+    profiles = lab.keep(("profiles", cell, length), lambda: lab.jit(lambda params: _profiles(run, params)))
     second = _seconds(settings, part)
     for step, params, loss, gradient_norm in lab.train(cell, length, seed):
         if step in settings.snapshots():
@@ -86,7 +86,19 @@ def _seconds(settings: Settings, part: Part) -> float:
 
 
 def _profiles(run: Run, params: Any) -> Any:
-    return {name: _profile(run, loss, params) for name, loss in run.losses.items()}
+    """The profiles of both losses by one program: a loss is a weight per step."""
+    length = run.source.task.length
+    weights = {"last": jnp.zeros(length).at[-1].set(1.0), "mean": jnp.full(length, 1 / length)}
+
+    def profile(weight: jax.Array) -> Any:
+        def loss(ys: Any, targets: Any) -> jax.Array:
+            losses = run.source.task.loss(ys, targets)
+            return jnp.tensordot(weight.astype(losses.dtype), losses, 1)
+
+        return _profile(run, loss, params)
+
+    found = jax.vmap(profile)(jnp.stack([weights[name] for name in LOSSES]))
+    return {name: jax.tree.map(lambda a, i=i: a[i], found) for i, name in enumerate(LOSSES)}
 
 
 def _profile(run: Run, loss: Any, params: Any) -> Any:
