@@ -103,7 +103,10 @@ def limits(values: Array, floor: float, ceiling: float) -> tuple[int, int]:
 def label_of(text: str, most: int = 22) -> str:
     """Make a name fit for a drawing: XML allows no control characters, and room is short."""
     text = printable(text)
-    return text if len(text) <= most else text[: most - 1] + "…"
+    if len(text) <= most:
+        return text
+    own = ".py:" in text  # of a path the end tells more
+    return "…" + text[1 - most :] if own else text[: most - 1] + "…"
 
 
 def quarters(length: int) -> list[int]:

@@ -61,9 +61,12 @@ class Lab:
         self, cell: str, length: int, seed: int, moment: str = MOMENTS[0], batch: int | None = None
     ) -> Inner:
         """The recurrent layer of a model at one of `MOMENTS`, on the first sequences of the fixed batch."""
+        return self.inner_of(cell, length, self.params(cell, length, seed, moment), batch)
+
+    def inner_of(self, cell: str, length: int, params: Any, batch: int | None = None) -> Inner:
+        """The same with the params of the whole model given."""
         s, source = self.settings, self.source(length)
         inputs, layer, _ = layers_of(cell, s.hidden_size, METHODS[s.method], s.dtype, source.task)
-        params = self.params(cell, length, seed, moment)
         xs = source.probe.xs[:, :batch]
         carry = inputs.initial_carry(params[0], xs[0])
         return Inner(layer, params[1], inputs.unroll(params[0], carry, xs)[1])

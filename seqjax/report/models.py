@@ -9,16 +9,12 @@ from seqjax.base import Layer, Method
 from seqjax.cells import REGISTRY
 from seqjax.combinators import serial
 from seqjax.layers import pointwise, recurrent
+from seqjax.report.own import is_own, own_layer
 from seqjax.tasks import Task
 
 
-def is_own(name: str) -> bool:
-    """Whether a name stands for a model of one's own, ``file.py:function``, and not for a registered cell."""
-    return ":" in name
-
-
 def representatives(names: tuple[str, ...], most: int) -> tuple[str, ...]:
-    """At most so many of the names: one's own models first, then cells of kinds of recurrence that are not there yet."""
+    """At most so many of the names: one's own models first, then one cell of each kind of recurrence."""
 
     def kind(name: str) -> Any:
         return None if is_own(name) else type(REGISTRY[name].make(4).recurrence)
@@ -30,9 +26,9 @@ def representatives(names: tuple[str, ...], most: int) -> tuple[str, ...]:
     return tuple(name for name in names if name in chosen)
 
 
-def recurrent_layer(name: str, width: int, method: Method) -> Layer:
+def recurrent_layer(name: str, width: int, method: Any) -> Layer:
     """The layer of that name, from vectors to vectors of the same width."""
-    return recurrent(REGISTRY[name].make(width), method)
+    return own_layer(name, width, method) if is_own(name) else recurrent(REGISTRY[name].make(width), method)
 
 
 def make_model(name: str, width: int, method: Method, dtype: Any, task: Task) -> Layer:

@@ -5,11 +5,12 @@ A new section is one file here with ``NAME``, ``TITLE``, ``parts``, ``work``, ``
 """
 
 from seqjax.report.blocks import Section
-from seqjax.report.sections import decay, losses, lyapunov, precision, scaling, success, training
+from seqjax.report.sections import decay, losses, lyapunov, precision, scaling, singular, success, training
 
 SECTIONS: tuple[Section, ...] = (
     training,
     decay,
+    singular,
     lyapunov,
     precision,
     scaling,

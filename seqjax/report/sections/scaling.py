@@ -26,7 +26,8 @@ from seqjax.report.blocks import Caption, Figure, Note, Panel, Row, Table, Text,
 from seqjax.report.charts import Axis, Series, chart
 from seqjax.report.frames import Data
 from seqjax.report.lab import Lab
-from seqjax.report.models import is_own, recurrent_layer
+from seqjax.report.models import recurrent_layer
+from seqjax.report.own import is_own
 from seqjax.report.settings import Settings
 from seqjax.report.store import Part
 from seqjax.report.text import number
