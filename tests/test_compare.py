@@ -156,7 +156,7 @@ def test_the_tolerance_of_a_running_sum_grows_as_its_closed_form(monkeypatch):
     response = u**2 / 3 * (carried + 2 * square(h))  # the output, rounded in the loop and as a result
     widest = 1 + math.sqrt(math.log(64) / 64)
     outputs = by_name(found)[OUTPUTS, ""]
-    expected = rounding.FACTOR * widest * np.sqrt(response) / outputs.scale
+    expected = rounding.FACTOR * math.sqrt(2) * widest * np.sqrt(response) / outputs.scale
     np.testing.assert_allclose(outputs.tolerances, expected, rtol=0.12)
 
 
