@@ -15,7 +15,7 @@ from seqjax.cells import REGISTRY, LSTMCarry, vector
 from seqjax.cli.common import UsageError
 from seqjax.cli.compare import inputs
 from seqjax.cli.specification import implementation, split
-from seqjax.report.compare import Implementation, compare, divergence, rounding
+from seqjax.report.compare import Implementation, compare, divergence, evaluate, rounding, trees
 from seqjax.report.compare.evaluate import BY_INPUTS, BY_PARAMS, CARRY, OUTPUTS
 from seqjax.testing import methods_for
 
@@ -249,6 +249,37 @@ def test_numbers_that_are_not_finite_are_a_difference():
     assert not found.equal and found.first.excess == math.inf
     assert found.first.first == int(np.argmax((XS[..., 0] > 1.0).any(1)))
     assert any("finite" in remark for remark in found.remarks)
+
+
+def test_a_nan_on_both_sides_is_no_agreement():
+    build = lambda: ({}, lambda p, h, x: (h, jnp.sqrt(x - 2.0) + h), jnp.zeros(D))  # noqa: E731
+    found = compare(Implementation(build), Implementation(build), XS)
+    assert not found.equal and found.first.excess == math.inf and found.first.first == 0
+
+
+def test_what_is_compared_are_the_gradients_of_outputs_and_final_carry_times_fixed_numbers():
+    """The measurement itself, against `jax.grad` of that loss, in float64."""
+    with jax.enable_x64(True):
+        params = trees.cast(SPEC.init(jax.random.key(0), XS[0]), "float64")
+        carry = LSTMCarry(*jnp.asarray(np.random.default_rng(1).normal(size=(2, B, H))))
+        shapes = {(OUTPUTS, ""): (T, B, H), (CARRY, "c"): (B, H)}  # none for h: it takes part with zero
+        w = divergence._cotangents(shapes, "float64", 0)
+
+        def loss(params, carry, xs):
+            last, ys = SPEC.unroll(params, carry, xs)
+            return jnp.sum(ys * w[OUTPUTS, ""]) + jnp.sum(last.c * w[CARRY, "c"])
+
+        found = evaluate.gradients_of(SPEC.unroll)(params, carry, jnp.asarray(XS), w)
+        by_params, by_carry, by_xs = jax.grad(loss, (0, 1, 2))(params, carry, jnp.asarray(XS))
+        last, ys = SPEC.unroll(params, carry, jnp.asarray(XS))
+    for name, expected in (
+        ((BY_PARAMS, "w_h"), by_params.w_h),
+        ((evaluate.BY_CARRY, "c"), by_carry.c),
+        ((BY_INPUTS, ""), by_xs),
+        ((OUTPUTS, ""), ys),
+        ((CARRY, "c"), last.c),
+    ):
+        np.testing.assert_allclose(found[name], expected, rtol=1e-11, atol=1e-13)
 
 
 def returns(*parts):
