@@ -10,6 +10,8 @@ from seqjax.base import (
     Dense,
     Diagonal,
     DiagonalInputs,
+    Estimate,
+    Estimator,
     Gated,
     GatedWeights,
     Layer,
@@ -85,6 +87,7 @@ from seqjax.convolution import short_convolution, token_shift
 from seqjax.cross_attention import additive_attention, multiplicative_attention, scaled_dot_attention
 from seqjax.decode import Sampler, beam_search, categorical, generate, greedy
 from seqjax.definition import definition
+from seqjax.gradients import full_bptt, truncated_bptt
 from seqjax.layers import dropout, pointwise, recurrent
 from seqjax.methods import Associative, Auto, Chunked, Newton, NewtonReport, Sequential
 from seqjax.normalisation import running_normalisation

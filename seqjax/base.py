@@ -314,6 +314,45 @@ class Method(Protocol):
         ...
 
 
+# ---------------------------------------------------------------- gradients
+
+
+class Estimate(NamedTuple):
+    """What an `Estimator` finds: sums over what counts, so that they add up over chunks and devices.
+
+    Attributes:
+        total: of the losses; the mean loss is ``total / max(count, 1)``.
+        count: how many losses count.
+        gradients: of the total by the params, as `jax.grad` gives them (complex ones conjugated).
+    """
+
+    total: Any
+    count: Any
+    gradients: Any
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Estimator(Definition):
+    """How gradients flow through time. Bound to a layer and a loss it is two pure functions, as an optax optimizer is.
+
+    Attributes:
+        bind: ``(layer, loss) -> (init, update)``; the loss is ``(ys, targets) -> losses``, see
+            `seqjax.gradients.objective`.
+
+            ``init(params, carry) -> state``: before the first chunk, entered with a carry that no params have
+            touched. Leaves of the state begin with the batch axes ``[*B]``.
+
+            ``update(params, carry, state, batch, *, key=None) -> (Estimate, carry, state)``: one chunk ``[T, *B]``,
+            from the carry entering it. Carry and state that come out go into the next chunk of the same streams. A
+            carry of None begins with ``layer.initial_carry``, as a reset at the first step does; a gradient by way of
+            a learned initial carry counts, as it does at resets.
+        streaming: whether training hands carry and state on from batch to batch. If not, each batch begins anew.
+    """
+
+    bind: Callable
+    streaming: bool = True
+
+
 class Batch(NamedTuple):
     """What a training step takes: time-major inputs, targets, and which steps restart or do not happen."""
 

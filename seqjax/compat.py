@@ -25,3 +25,8 @@ def vary_like(tree: Any, *others: Any) -> Any:
         return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
     return jax.tree.map(mark, tree) if axes else tree
+
+
+def manual_axes(params: Any) -> frozenset[str]:
+    """Of a ``shard_map`` equation: the mesh axes over which its body runs once per device."""
+    return frozenset(params["newly_manual_axes"] if "newly_manual_axes" in params else params["manual_axes"])

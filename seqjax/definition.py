@@ -50,7 +50,7 @@ class Value:
 
 
 class Definition:
-    """Base of `seqjax.Cell` and `seqjax.Layer`: value semantics by origin."""
+    """Base of `seqjax.Cell`, `seqjax.Layer` and `seqjax.Estimator`: value semantics by origin."""
 
     _token: tuple | None = None
 

@@ -10,6 +10,7 @@ import pytest
 
 import seqjax as sj
 from seqjax.ops.revolve import fewest_forward_steps, schedule
+from seqjax.probes.scaling import gradient_of_carry, memory_scaling
 
 KEY = jax.random.key(0)
 
@@ -163,49 +164,50 @@ def tanh_of_product(w, h, x):
     return h, h
 
 
-def temporary_bytes(length, wrap):
-    """Of the gradient by the weights for a loss at the end. Inputs have no entries, so that no copy of them counts."""
+LENGTHS = [4**5, 4**6, 4**7, 4**8]
+
+
+def scaling(wrap, outputs=0, lengths=LENGTHS):
+    """Memory of the gradient by the weights for a loss at the end, less arrays ``[T, H]`` that hold outputs.
+
+    Inputs have no entries, so that no copy of them counts.
+    """
     cell = sj.Cell(
         init=lambda key, x: jnp.eye(HIDDEN, dtype=jnp.float32),
         initial_carry=lambda params, x: jnp.ones((1, HIDDEN), jnp.float32),
         recurrence=sj.Step(tanh_of_product),
     )
-    layer, xs = wrap(sj.recurrent(cell)), jnp.zeros((length, 1, 0), jnp.float32)
-    params = layer.init(KEY, xs[0])
-
-    def loss(params, xs):
-        return jnp.sum(layer.unroll(params, layer.initial_carry(params, xs[0]), xs)[0])
-
-    compiled = jax.jit(jax.grad(loss)).lower(params, xs).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
-
-
-def exponent(wrap, outputs=0):
-    """The slope of log memory over log T by least squares, less arrays ``[T, H]`` that hold outputs."""
-    lengths = np.array([4**5, 4**6, 4**7, 4**8])
-    sizes = np.array([temporary_bytes(int(n), wrap) for n in lengths]) - outputs * 4 * HIDDEN * lengths
-    return float(np.polyfit(np.log(lengths), np.log(sizes), 1)[0]), sizes
+    (found,) = memory_scaling(
+        wrap(sj.recurrent(cell)),
+        jax.ShapeDtypeStruct((1, 0), jnp.float32),
+        lengths,
+        program=gradient_of_carry,
+        known=lambda length: outputs * 4 * HIDDEN * length,
+    )
+    return found
 
 
 def test_memory_is_linear_without_checkpoints():
-    slope, sizes = exponent(lambda layer: layer)
-    assert abs(slope - 1) <= 0.05, sizes
+    found = scaling(lambda layer: layer)
+    assert abs(found.law.exponent - 1) <= 0.05, found
 
 
 def test_memory_is_the_square_root_with_nested_checkpoints():
-    slope, sizes = exponent(lambda layer: sj.checkpointed(layer, sj.Nested()))
-    assert abs(slope - 0.5) <= 0.1, sizes
+    found = scaling(lambda layer: sj.checkpointed(layer, sj.Nested()))
+    assert abs(found.law.exponent - 0.5) <= 0.1, found
 
 
 def test_a_third_level_takes_less_memory_than_two():
-    two, three = (temporary_bytes(4**8, lambda h, n=n: sj.checkpointed(h, sj.Nested(n))) for n in (2, 3))
-    assert three < two / 2
+    two, three = (
+        scaling(lambda layer, n=n: sj.checkpointed(layer, sj.Nested(n)), lengths=LENGTHS[-2:]) for n in (2, 3)
+    )
+    assert three.values[-1] < two.values[-1] / 2
 
 
 def test_memory_is_constant_with_a_fixed_number_of_slots():
     # The gradient by the outputs, which the loss does not read, is an array of zeros.
-    slope, sizes = exponent(lambda layer: sj.checkpointed(layer, sj.Binomial(10)), outputs=1)
-    assert abs(slope) <= 0.1, sizes
+    found = scaling(lambda layer: sj.checkpointed(layer, sj.Binomial(10)), outputs=1)
+    assert abs(found.law.exponent) <= 0.1, found
 
 
 # ---------------------------------------------------------------- errors

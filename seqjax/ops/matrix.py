@@ -35,6 +35,7 @@ from seqjax.ops.decay import Decays
 from seqjax.ops.segments import all_finite, only_finite, running_any, segments, spoil
 from seqjax.ops.select import keep, select
 from seqjax.ops.step import check_matrix
+from seqjax.ops.triangular import solve_unit_lower
 
 
 def chunked(
@@ -114,8 +115,7 @@ def _products(inputs: MatrixInputs, s: Any, s_first: Any, reset: Any, segment: A
         )
         of_a, of_k = jnp.split(keep(goes_on, reads), 2, -1)
         w = begin(decays.until_before(b, goes_on)) + of_k @ v
-        identity = jnp.broadcast_to(jnp.eye(length, dtype=w.dtype), of_a.shape)
-        w = jax.scipy.linalg.solve_triangular(identity - of_a, w, lower=True, unit_diagonal=True)
+        w = solve_unit_lower(of_a, w)
         o = o + weigh(q, a) @ w
         written.append((a, w))
 

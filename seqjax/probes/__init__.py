@@ -1,6 +1,28 @@
 """Instruments: how gradients behave, measured."""
 
+from seqjax.probes.cost import Cost, WhileLoop, count_cost
 from seqjax.probes.decay import Decay, fit_decay, horizon
+from seqjax.probes.power_law import Crossover, PowerLaw, find_crossover, fit_power_law
 from seqjax.probes.profile import GradientProfile, gradient_profile, total_log_norm
+from seqjax.probes.scaling import Scaling, crossovers, flops_scaling, memory_scaling, time_scaling
 
-__all__ = ["Decay", "GradientProfile", "fit_decay", "gradient_profile", "horizon", "total_log_norm"]
+__all__ = [
+    "Cost",
+    "Crossover",
+    "Decay",
+    "GradientProfile",
+    "PowerLaw",
+    "Scaling",
+    "WhileLoop",
+    "count_cost",
+    "crossovers",
+    "find_crossover",
+    "fit_decay",
+    "fit_power_law",
+    "flops_scaling",
+    "gradient_profile",
+    "horizon",
+    "memory_scaling",
+    "time_scaling",
+    "total_log_norm",
+]

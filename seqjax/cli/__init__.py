@@ -1,0 +1,32 @@
+"""The command line, one file per command."""
+
+import sys
+
+import typer
+
+from seqjax.cli.common import UsageError
+from seqjax.cli.gradients import gradients, render
+from seqjax.cli.list import list_
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Measure how gradients travel through time in recurrent networks.",
+)
+app.command()(gradients)
+app.command()(render)
+app.command("list")(list_)
+
+
+def main() -> None:
+    """Run the command line: bad input is one line on stderr and exit status 2."""
+    try:
+        code = app(standalone_mode=False)
+    except (UsageError, typer.TyperException) as error:
+        print(f"seqjax: {str(error) or error.format_message()}", file=sys.stderr)  # type: ignore[union-attr]
+        code = 2
+    except (typer.Abort, KeyboardInterrupt):
+        print("seqjax: interrupted.", file=sys.stderr)
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,61 @@
+"""What the commands share: the console, progress bars, and the parsing of options with one clear line for bad input."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console()
+
+
+class UsageError(Exception):
+    """Bad input: its text is shown, and the exit status is 2."""
+
+
+def progress_bar() -> Progress:
+    """A bar with the share done, the time passed and the time left."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console)
+
+
+def joined(values: Iterable[Any]) -> str:
+    """Values as an option takes them: separated by commas."""
+    return ",".join(str(value) for value in values)
+
+
+def names(option: str, text: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Known names separated by commas, each once."""
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise UsageError(f"{option}: expected at least one name, got {text!r}.")
+    return tuple(dict.fromkeys(one_of(option, name, known) for name in found))
+
+
+def one_of(option: str, name: str, known: Iterable[str]) -> str:
+    """The name, if it is known."""
+    choices = list(known)
+    if name in choices:
+        return name
+    near = difflib.get_close_matches(name, choices, 1, 0.4)
+    hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(choices)}."
+    raise UsageError(f"{option}: unknown name {name!r}. {hint} 'seqjax list' shows all.")
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers of at least one, separated by commas, in order."""
+    try:
+        found = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        found = []
+    if not found:
+        raise UsageError(f"{option}: expected whole numbers separated by commas, got {text!r}.")
+    return tuple(sorted({at_least_one(option, number) for number in found}))
+
+
+def at_least_one(option: str, number: int) -> int:
+    """The number, if it is one or more."""
+    if number < 1:
+        raise UsageError(f"{option}: expected a whole number of at least 1, got {number}.")
+    return number

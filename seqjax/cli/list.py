@@ -1,0 +1,15 @@
+"""``seqjax list``: what there is."""
+
+from rich.table import Table
+
+from seqjax.cli.common import console
+from seqjax.report import catalogue
+
+
+def list_() -> None:
+    """Show the cells, methods and tasks there are."""
+    for table in (catalogue.cells(), catalogue.methods(), catalogue.tasks()):
+        shown = Table(*table.columns, title=table.title, title_justify="left")
+        for row in table.rows:
+            shown.add_row(*row)
+        console.print(shown)

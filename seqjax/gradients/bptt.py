@@ -1,0 +1,160 @@
+"""Backpropagation through time, whole or cut into windows."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Batch, Estimate, Estimator, Layer
+from seqjax.combinators.common import check_layers, check_whole
+from seqjax.compat import vary_like
+from seqjax.definition import definition
+from seqjax.gradients.objective import Loss, loss_sum, objective
+from seqjax.gradients.windows import check_batch, join_windows, losses_per_step, scan_windows
+from seqjax.layers import first_step, num_steps, step_keys
+
+
+@definition
+def full_bptt() -> Estimator:
+    r"""Backpropagation through the whole of each chunk: exact in it, and ending at its start.
+
+    .. math:: g = \nabla_\theta \sum_{t=1}^T \ell_t(\theta), \qquad s_0 \text{ held fixed}
+
+    Time and memory grow with T (memory less so in `seqjax.checkpointed` layers). Any loss will do: per step, per
+    sequence, or a scalar. In training each batch begins with the initial carry.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> layer, batch = sj.recurrent(sj.elman(2)), sj.Batch(jnp.ones((6, 1, 3)), jnp.zeros((6, 1, 2)))
+        >>> params = layer.init(jax.random.key(0), batch.xs[0])
+        >>> init, update = sj.full_bptt().bind(layer, lambda ys, targets: jnp.sum((ys - targets) ** 2, -1))
+        >>> carry = layer.initial_carry(params, batch.xs[0])
+        >>> estimate, carry, state = update(params, carry, init(params, carry), batch)
+        >>> float(estimate.count), estimate.gradients.w_h.shape
+        (6.0, (2, 2))
+
+    References:
+        Werbos 1990, "Backpropagation through time: what it does and how to do it", Proceedings of the IEEE 78(10).
+    """
+
+    def bind(layer: Layer, loss: Loss) -> Any:
+        check_layers("full_bptt", (layer,))
+
+        def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
+            batch = check_batch("full_bptt().update", batch)
+
+            def total_of(params: Any) -> Any:
+                return objective(layer, loss)(params, enter(layer, params, carry, batch), batch, key=key)
+
+            (total, (count, after)), gradients = jax.value_and_grad(total_of, has_aux=True)(params)
+            return Estimate(total, count, gradients), after, state
+
+        return no_state, update
+
+    return Estimator(bind=bind, streaming=False)
+
+
+@definition
+def truncated_bptt(window: int) -> Estimator:
+    r"""Backpropagation through windows of K steps, one after another: time as the whole, memory for one window.
+
+    The chunk is cut into windows of K steps, the last one with what remains; the carry goes on from window to window
+    and from chunk to chunk, gradients do not. A loss thus reaches back through 1 to K steps, by its place in its
+    window; the loss of a window's last step reaches through K.
+
+    Gradients: biased, the part that travels over a cut is missing. In a stationary linear recurrence of decay
+    :math:`\lambda` the last step's gradient lacks a share :math:`\lambda^{2K}` in expectation; where contributions of
+    different lags oppose each other, even its sign may be wrong.
+
+    A loss per step ``[T, *B]`` of targets per step takes memory for one window. With any other, per sequence or
+    scalar, the same gradient comes from one loss over all windows, each computed again on the way back.
+
+    Args:
+        window: K. At least T gives `full_bptt`, but that training hands the carry on from batch to batch.
+
+    Raises:
+        ValueError: unless the window is a whole number of at least 1.
+
+    Example:
+        >>> import seqjax as sj
+        >>> sj.truncated_bptt(window=64) == sj.truncated_bptt(64)
+        True
+
+    References:
+        Williams, Peng 1990, "An efficient gradient-based algorithm for on-line training of recurrent network
+        trajectories", Neural Computation 2.
+    """
+    check_whole("truncated_bptt(window)", window)
+
+    def bind(layer: Layer, loss: Loss) -> Any:
+        check_layers("truncated_bptt", (layer,), causal=True)
+        whole = full_bptt().bind(layer, loss)[1]
+
+        def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
+            length = num_steps(check_batch("truncated_bptt(window).update", batch).xs)
+            keys = step_keys(key, length)
+            if length <= window:
+                return whole(params, carry, state, batch, key=keys)
+            entering = enter(layer, params, carry, batch)
+            if losses_per_step(layer, loss, params, entering, batch) is None:
+                return cut(params, carry, state, batch, keys)
+
+            def one(sums: Any, part: Any) -> Any:
+                estimate, carry = sums
+                found, carry, _ = whole(params, carry, (), part[0], key=part[1])
+                return (jax.tree.map(jnp.add, estimate, found), carry), None
+
+            def steps(first: int, last: int | None) -> Any:
+                return jax.tree.map(lambda a: a[first:last], (batch, keys))
+
+            start, rest = steps(0, window), steps(window, None)
+            if carry is None:  # the gradient by way of a learned carry is the first window's alone
+                estimate, entering, _ = whole(params, None, (), start[0], key=start[1])
+            else:
+                found = jax.eval_shape(whole, params, entering, (), start[0], key=start[1])[0]
+                estimate, rest = zeros(found, batch.xs), (batch, keys)
+            (estimate, carry), _ = scan_windows(one, (estimate, entering), rest, window)
+            return estimate, carry, state
+
+        def cut(params: Any, carry: Any, state: Any, batch: Batch, keys: Any) -> Any:
+            def total_of(params: Any) -> Any:
+                @jax.checkpoint
+                def one(carry: Any, part: Any) -> Any:
+                    (xs, reset, mask), keys = part
+                    after, ys = layer.unroll(params, carry, xs, reset=reset, mask=mask, key=keys)
+                    return jax.lax.stop_gradient(after), ys
+
+                entering = enter(layer, params, carry, batch)
+                inputs = ((batch.xs, batch.reset, batch.mask), keys)
+                after, ys = scan_windows(one, entering, inputs, window)
+                total, count = loss_sum(loss(join_windows(*ys), batch.targets), batch.mask)
+                return total, (count, after)
+
+            (total, (count, after)), gradients = jax.value_and_grad(total_of, has_aux=True)(params)
+            return Estimate(total, count, gradients), after, state
+
+        return no_state, update
+
+    return Estimator(bind=bind)
+
+
+def enter(layer: Layer, params: Any, carry: Any, batch: Batch) -> Any:
+    """The carry that a chunk begins with, the given one or the initial one, in the dtypes that the layer keeps."""
+    initial = layer.initial_carry(params, first_step(batch.xs))
+    form: Any = jax.tree.structure
+    if carry is None:
+        carry = initial
+    elif form(carry) == form(initial):
+        carry = jax.tree.map(lambda a, like: jnp.asarray(a, like.dtype), carry, initial)
+    # A carry made of constants does not vary over devices, and a loop wants carries that leave it as they came.
+    return vary_like(carry, batch.xs)
+
+
+def zeros(shapes: Any, like: Any) -> Any:
+    """Zeros in the given shapes, varying over devices as `like` does."""
+    return vary_like(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes), like)
+
+
+def no_state(params: Any, carry: Any) -> tuple:
+    """The `init` of an estimator without state."""
+    return ()

@@ -1,0 +1,61 @@
+"""Sequences in windows of time: what truncated backpropagation does one after another."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Batch, Layer
+from seqjax.gradients.objective import Loss
+from seqjax.layers import num_steps
+
+
+def check_batch(who: str, batch: Any) -> Batch:
+    """The batch; a TypeError for anything else, a ValueError for one without steps."""
+    if not isinstance(batch, Batch):
+        raise TypeError(f"{who}: expected a Batch, got {type(batch).__name__}. Write Batch(xs, targets).")
+    if num_steps(batch.xs) == 0:
+        raise ValueError(f"{who}: expected xs [T, ...] with T of at least 1, got an empty sequence.")
+    return batch
+
+
+def losses_per_step(layer: Layer, loss: Loss, params: Any, carry: Any, batch: Batch) -> tuple | None:
+    """``*B`` where the loss gives one loss per step ``[T, *B]`` of targets per step, else None; from shapes alone."""
+
+    def losses(params: Any, carry: Any, batch: Batch) -> jax.Array:
+        ys = layer.unroll(params, carry, batch.xs, reset=batch.reset, mask=batch.mask)[1]
+        return loss(ys, batch.targets)
+
+    whole = jax.eval_shape(losses, params, carry, batch).shape
+    length = num_steps(batch.xs)
+    if whole[:1] != (length,):
+        return None
+    if any(jnp.shape(leaf)[: len(whole)] != whole for leaf in jax.tree.leaves(batch.targets)):
+        return None
+    first = jax.tree.map(lambda a: a[:1], batch)
+    return whole[1:] if jax.eval_shape(losses, params, carry, first).shape == (1, *whole[1:]) else None
+
+
+def scan_windows(step: Callable, carry: Any, tree: Any, window: int) -> tuple[Any, Any]:
+    """A loop over windows, ``(carry, outputs of the whole ones, output of the rest)`` with the rest None if T divides.
+
+    Args:
+        step: ``(carry, part) -> (carry, output)``.
+        carry: what goes from window to window.
+        tree: arrays ``[T, ...]``, of which each part has the leaves ``[window, ...]``, the last one fewer.
+        window: how many steps.
+    """
+    number, rest = divmod(num_steps(tree), window)
+    whole = jax.tree.map(lambda a: a[: number * window].reshape(number, window, *a.shape[1:]), tree)
+    carry, outputs = jax.lax.scan(step, carry, whole)
+    if not rest:
+        return carry, (outputs, None)
+    carry, last = step(carry, jax.tree.map(lambda a: a[number * window :], tree))
+    return carry, (outputs, last)
+
+
+def join_windows(outputs: Any, last: Any) -> Any:
+    """Outputs of `scan_windows`, each over the time of its window, over the whole time."""
+    joined = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), outputs)
+    return joined if last is None else jax.tree.map(lambda a, b: jnp.concatenate([a, b]), joined, last)

@@ -1,0 +1,191 @@
+r"""Power laws in the length: exponents with their errors, and the length at which two of them cross.
+
+Everything is ordinary least squares in the log domain, in float64 on NumPy arrays. Of noise-free values (bytes,
+operations) the errors say how far they are from a power law; of timings they hold the noise as well.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class PowerLaw(NamedTuple):
+    r"""What `fit_power_law` finds.
+
+    Attributes:
+        exponent: p in :math:`v = c\,T^p`.
+        standard_error: of p; NaN of two lengths, which leave no residual.
+        log_factor: :math:`\log c`.
+    """
+
+    exponent: float
+    standard_error: float
+    log_factor: float
+
+
+class Crossover(NamedTuple):
+    """Where two power laws meet, as `find_crossover` says.
+
+    Attributes:
+        length: T at which both cost the same; it may lie far outside what was measured, see `inside`. Infinite for
+            parallel lines, NaN where both are the same.
+        low: lower end of the interval of T; 0 where the two exponents cannot be told apart.
+        high: upper end; infinite in that case. Both are NaN of two lengths.
+        inside: whether `length` lies within the measured lengths.
+        cheaper_before: "first" or "second": which costs less at lengths below; "" where the lines are parallel.
+        cheaper_after: the other one.
+    """
+
+    length: float
+    low: float
+    high: float
+    inside: bool
+    cheaper_before: str
+    cheaper_after: str
+
+
+def fit_power_law(lengths: Any, values: Any) -> PowerLaw:
+    r"""Fit :math:`\log v = \log c + p \log T` by least squares.
+
+    Args:
+        lengths: T, two different ones at least.
+        values: above zero; where one of them is not, the law is NaN, for no power law goes through zero.
+
+    Raises:
+        ValueError: for fewer than two different lengths, or another number of values.
+
+    Example:
+        >>> import math, numpy as np
+        >>> lengths = np.array([16, 64, 256])
+        >>> law = fit_power_law(lengths, 3 * lengths**0.5)
+        >>> round(law.exponent, 6), round(math.exp(law.log_factor), 6)
+        (0.5, 3.0)
+    """
+    x, values = _checked("fit_power_law", lengths, values)
+    if not np.all((values > 0) & np.isfinite(values)):
+        return PowerLaw(math.nan, math.nan, math.nan)
+    line = _fit(x, np.log(values))
+    error = line.deviation / math.sqrt(line.spread)
+    return PowerLaw(line.slope, error, line.mean_y - line.slope * line.mean_x)
+
+
+def find_crossover(lengths: Any, first: Any, second: Any, *, confidence: float = 0.95) -> Crossover:
+    r"""The length at which two costs are the same, from the fitted line of their log ratio.
+
+    With :math:`r = \log(v_1 / v_2)` and the line :math:`r = \alpha + \beta \log T`, it is
+    :math:`T^* = e^{-\alpha / \beta}`. The interval is Fieller's, the exact one of a ratio of two estimates: it becomes
+    infinite where :math:`\beta` could be zero.
+
+    Args:
+        lengths: T, two different ones at least.
+        first: cost at each of them, above zero.
+        second: the same.
+        confidence: of the interval.
+
+    Raises:
+        ValueError: as `fit_power_law`, or for costs that are not above zero.
+
+    Example:
+        100 T against T^2:
+
+        >>> import numpy as np
+        >>> lengths = np.array([16.0, 64.0, 256.0])
+        >>> crossover = find_crossover(lengths, 100 * lengths, lengths**2)
+        >>> round(crossover.length, 3), crossover.cheaper_before, crossover.cheaper_after, crossover.inside
+        (100.0, 'second', 'first', True)
+
+    References:
+        Fieller 1954, "Some problems in interval estimation", Journal of the Royal Statistical Society B 16.
+    """
+    x, first = _checked("find_crossover", lengths, first)
+    _, second = _checked("find_crossover", lengths, second)
+    costs = np.stack([first, second])
+    if not np.all((costs > 0) & np.isfinite(costs)):
+        raise ValueError(f"find_crossover: expected finite costs above zero, got {first} and {second}.")
+    line = _fit(x, np.log(first) - np.log(second))
+    negligible = 1e-12 * max(1.0, float(np.max(np.abs(np.log(costs)))))  # the roundings of the logarithms
+    if abs(line.slope) * (np.max(x) - np.min(x)) <= negligible:
+        same = abs(line.mean_y) <= negligible
+        return Crossover(math.nan if same else math.inf, 0.0, math.inf, False, "", "")
+    offset = -line.mean_y / line.slope
+    length = _exp(line.mean_x + offset)
+    low, high = _fieller(line, offset, confidence)
+    inside = bool(np.min(x) <= math.log(length) <= np.max(x)) if 0 < length < math.inf else False
+    before, after = ("first", "second") if line.slope > 0 else ("second", "first")
+    return Crossover(length, low, high, inside, before, after)
+
+
+class _Line(NamedTuple):
+    """A least-squares line: number of points, means, slope, sum of squares of x about its mean, residual deviation."""
+
+    points: int
+    mean_x: float
+    mean_y: float
+    slope: float
+    spread: float
+    deviation: float
+
+
+def _fit(x: np.ndarray, y: np.ndarray) -> _Line:
+    mean_x, mean_y = float(np.mean(x)), float(np.mean(y))
+    spread = float(np.sum((x - mean_x) ** 2))
+    slope = float(np.sum((x - mean_x) * (y - mean_y))) / spread
+    residual = y - mean_y - slope * (x - mean_x)
+    freedom = len(x) - 2
+    deviation = math.sqrt(float(np.sum(residual**2)) / freedom) if freedom else math.nan
+    return _Line(len(x), mean_x, mean_y, slope, spread, deviation)
+
+
+def _fieller(line: _Line, offset: float, confidence: float) -> tuple[float, float]:
+    if line.points == 2:
+        return math.nan, math.nan
+    t = student_quantile(line.points - 2, confidence)
+    g = (t * line.deviation / line.slope) ** 2 / line.spread
+    if g >= 1:
+        return 0.0, math.inf
+    width = abs(t * line.deviation / line.slope) * math.sqrt((1 - g) / line.points + offset**2 / line.spread)
+    return _exp(line.mean_x + (offset - width) / (1 - g)), _exp(line.mean_x + (offset + width) / (1 - g))
+
+
+def student_quantile(freedom: int, confidence: float) -> float:
+    r"""t with :math:`P(|X| \le t)` equal to the confidence, X of Student's distribution.
+
+    For whole degrees of freedom the distribution is a finite sum (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4).
+
+    Example:
+        >>> round(student_quantile(3, 0.95), 4)
+        3.1824
+    """
+    low, high = 0.0, math.pi / 2
+    for _ in range(80):  # by bisection in the angle
+        angle = (low + high) / 2
+        odd = freedom % 2
+        term = math.cos(angle) if odd else 1.0
+        total = 0.0
+        for k in range(1 + odd, freedom, 2):
+            total += term
+            term *= math.cos(angle) ** 2 * k / (k + 1)
+        probability = math.sin(angle) * total
+        if odd:
+            probability = 2 / math.pi * (angle + probability)
+        low, high = (angle, high) if probability < confidence else (low, angle)
+    return math.sqrt(freedom) * math.tan((low + high) / 2)
+
+
+def _checked(who: str, lengths: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Logs of the lengths, and the values."""
+    lengths, values = np.asarray(lengths, np.float64), np.asarray(values, np.float64)
+    if lengths.ndim != 1 or len(np.unique(lengths)) < 2 or np.any(lengths <= 0):
+        raise ValueError(
+            f"{who}: expected two different lengths of at least 1 or more of them, got {lengths.tolist()}."
+        )
+    if values.shape != lengths.shape:
+        raise ValueError(
+            f"{who}: expected one value per length, {len(lengths)} in all, got {list(values.shape)}."
+        )
+    return np.log(lengths), values
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 700 else math.inf

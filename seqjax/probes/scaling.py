@@ -1,0 +1,332 @@
+r"""How memory, arithmetic and time grow with the length, by method: measured, fitted, and where methods cross.
+
+Bytes come from the compiler's own account of a program, operations from its equations (`seqjax.probes.cost`): both are
+free of noise and nothing is run. Only `time_scaling` runs anything.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax.base import Layer
+from seqjax.layers import first_step
+from seqjax.probes.cost import count_cost
+from seqjax.probes.power_law import Crossover, PowerLaw, find_crossover, fit_power_law
+
+Program = Callable[[Layer], Callable[[Any, Any], Any]]
+
+
+class Scaling(NamedTuple):
+    """One quantity of one method by length.
+
+    Attributes:
+        quantity: "bytes", "flops" or "seconds".
+        method: its name.
+        lengths: T ``[n]``.
+        values: the quantity ``[n]``; of seconds the medians.
+        law: the power law through them.
+        inputs_and_outputs: of bytes, what arguments and results of the program take besides ``[n]``; else None.
+        samples: of seconds, one per round ``[n, rounds]``; else None.
+        note: what the numbers leave out; "" for nothing.
+    """
+
+    quantity: str
+    method: str
+    lengths: np.ndarray
+    values: np.ndarray
+    law: PowerLaw
+    inputs_and_outputs: np.ndarray | None = None
+    samples: np.ndarray | None = None
+    note: str = ""
+
+
+def outputs(layer: Layer) -> Callable:
+    """The program ``(params, xs) -> ys``, from the initial carry."""
+
+    def run(params: Any, xs: Any) -> Any:
+        return layer.unroll(params, layer.initial_carry(params, first_step(xs)), xs)[1]
+
+    return run
+
+
+def gradient_of_outputs(layer: Layer) -> Callable:
+    """The program ``(params, xs) -> gradient by the params`` of the mean square of all outputs: a loss at each step."""
+    return lambda params, xs: jax.grad(lambda p: _mean_square(outputs(layer)(p, xs)))(params)
+
+
+def gradient_of_carry(layer: Layer) -> Callable:
+    """The same of the mean square of the last carry: a loss at the end alone, without a gradient for each output."""
+
+    def last(params: Any, xs: Any) -> Any:
+        return layer.unroll(params, layer.initial_carry(params, first_step(xs)), xs)[0]
+
+    return lambda params, xs: jax.grad(lambda p: _mean_square(last(p, xs)))(params)
+
+
+def memory_scaling(
+    layer: Layer | Callable[[Any], Layer],
+    x: Any,
+    lengths: Sequence[int],
+    *,
+    methods: Mapping[str, Any] | Sequence[Any] | None = None,
+    program: Program = gradient_of_outputs,
+    known: Callable[[int], int] | None = None,
+) -> tuple[Scaling, ...]:
+    """Bytes of temporary memory by length and method, as the compiler accounts for them.
+
+    A program is compiled for each length and method and not run, so that the numbers are the same every time. Its
+    inputs and outputs are not part of its temporary memory; they are in ``inputs_and_outputs``.
+
+    Args:
+        layer: a layer, or with methods a function of one, such as ``lambda method: recurrent(lstm(64), method)``.
+        x: one time step of input ``[*B, ...]``, or its ShapeDtypeStruct.
+        lengths: T, two different ones at least.
+        methods: what to call the function with, by name or named by how they print.
+        program: ``layer -> (params, xs) -> anything``: what is compiled.
+        known: ``T -> bytes`` to subtract: arrays of known size that any method would hold, such as the outputs where a
+            loss reads them all.
+
+    Returns:
+        One `Scaling` per method.
+
+    Raises:
+        ValueError: for fewer than two different lengths.
+        TypeError: for methods without a function to give them to.
+        RuntimeError: where the compiler does not account for memory.
+
+    Example:
+        >>> import jax.numpy as jnp, seqjax as sj
+        >>> layer = sj.recurrent(sj.elman(16), sj.Sequential(gradient="autodiff"))
+        >>> plain, nested = memory_scaling(
+        ...     lambda wrap: wrap(layer), jnp.ones((1, 1)), [1024, 4096, 16384],
+        ...     methods={"plain": lambda inner: inner, "nested": lambda inner: sj.checkpointed(inner, sj.Nested())},
+        ...     program=gradient_of_carry)
+        >>> round(plain.law.exponent, 1), nested.law.exponent < plain.law.exponent
+        (1.0, True)
+    """
+    variants, lengths = _checked("memory_scaling", layer, methods, lengths)
+    found = []
+    for name, made in variants.items():
+        temporary, others = [], []
+        for length in lengths:
+            analysis: Any = (
+                jax.jit(program(made)).lower(*_shapes(made, x, length)).compile().memory_analysis()
+            )
+            if analysis is None:
+                raise RuntimeError(f"memory_scaling: {jax.default_backend()} does not account for memory.")
+            temporary.append(analysis.temp_size_in_bytes - (known(length) if known else 0))
+            others.append(analysis.argument_size_in_bytes + analysis.output_size_in_bytes)
+        scaling = _scaling("bytes", name, lengths, temporary)
+        found.append(scaling._replace(inputs_and_outputs=np.asarray(others)))
+    return tuple(found)
+
+
+def flops_scaling(
+    layer: Layer | Callable[[Any], Layer],
+    x: Any,
+    lengths: Sequence[int],
+    *,
+    methods: Mapping[str, Any] | Sequence[Any] | None = None,
+    program: Program = gradient_of_outputs,
+) -> tuple[Scaling, ...]:
+    """Floating-point operations by length and method, by `count_cost`; nothing is compiled or run.
+
+    Where a method loops until it converges (`Newton`), one iteration is counted, and `Scaling.note` says so.
+
+    Args:
+        layer: as in `memory_scaling`.
+        x: as in `memory_scaling`.
+        lengths: as in `memory_scaling`.
+        methods: as in `memory_scaling`.
+        program: as in `memory_scaling`.
+
+    Returns:
+        One `Scaling` per method.
+
+    Raises:
+        ValueError: for fewer than two different lengths.
+        TypeError: for methods without a function to give them to.
+
+    Example:
+        >>> import jax.numpy as jnp, seqjax as sj
+        >>> (scaling,) = flops_scaling(sj.recurrent(sj.lstm(8)), jnp.ones((4, 3)), [64, 256], program=outputs)
+        >>> round(scaling.law.exponent, 2)
+        1.0
+    """
+    variants, lengths = _checked("flops_scaling", layer, methods, lengths)
+    found = []
+    for name, made in variants.items():
+        costs = [count_cost(program(made), *_shapes(made, x, length)) for length in lengths]
+        notes = []
+        if loops := max(len(cost.while_loops) for cost in costs):
+            notes.append(f"{loops} loop(s) of unknown length counted as one iteration")
+        if unknown := sorted({primitive for cost in costs for primitive in cost.uncounted}):
+            notes.append(f"not counted: {', '.join(unknown)}")
+        scaling = _scaling("flops", name, lengths, [cost.flops for cost in costs])
+        found.append(scaling._replace(note="; ".join(notes)))
+    return tuple(found)
+
+
+def time_scaling(
+    layer: Layer | Callable[[Any], Layer],
+    x: Any,
+    lengths: Sequence[int],
+    *,
+    methods: Mapping[str, Any] | Sequence[Any] | None = None,
+    program: Program = gradient_of_outputs,
+    rounds: int = 15,
+    key: jax.Array | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[Scaling, ...]:
+    """Seconds by length and method, the methods taking turns in rounds on fresh random inputs.
+
+    The machine's noise drifts; methods that take turns share the drift, so compare them by their ratio within a round
+    (`crossovers` does) and not by single seconds.
+
+    Args:
+        layer: as in `memory_scaling`.
+        x: as in `memory_scaling`.
+        lengths: as in `memory_scaling`.
+        methods: as in `memory_scaling`.
+        program: as in `memory_scaling`.
+        rounds: how many count, after one that does not.
+        key: of params and inputs, by default ``jax.random.key(0)``.
+        clock: seconds.
+
+    Returns:
+        One `Scaling` per method, with `samples`.
+
+    Raises:
+        ValueError: for fewer than two different lengths, or fewer than one round.
+        TypeError: for methods without a function to give them to.
+    """
+    variants, lengths = _checked("time_scaling", layer, methods, lengths)
+    if rounds < 1:
+        raise ValueError(f"time_scaling(rounds): expected at least 1, got {rounds}.")
+    key = jax.random.key(0) if key is None else key
+    seconds = {name: np.zeros((len(lengths), rounds)) for name in variants}
+    for i, length in enumerate(lengths):
+        arms = {
+            name: (
+                jax.jit(program(made)).lower(*_shapes(made, x, length)).compile(),
+                jax.jit(made.init)(key, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), x)),
+            )
+            for name, made in variants.items()
+        }
+        for number in range(-1, rounds):
+            xs = jax.block_until_ready(_random_inputs(jax.random.fold_in(key, number + 1), x, length))
+            for name, (run, params) in arms.items():
+                start = clock()
+                jax.block_until_ready(run(params, xs))
+                if number >= 0:
+                    seconds[name][i, number] = clock() - start
+    return tuple(
+        _scaling("seconds", name, lengths, np.median(samples, axis=1))._replace(samples=samples)
+        for name, samples in seconds.items()
+    )
+
+
+def crossovers(scalings: Sequence[Scaling], *, confidence: float = 0.95) -> dict[tuple[str, str], Crossover]:
+    """Every pair of methods with the length at which one becomes cheaper than the other; see `find_crossover`.
+
+    Timings are compared by the median of their ratios within rounds.
+
+    Args:
+        scalings: of one quantity at the same lengths.
+        confidence: of the intervals.
+
+    Returns:
+        Crossovers by pairs of names; ``cheaper_before`` and ``cheaper_after`` are names, too.
+
+    Raises:
+        ValueError: for different quantities or lengths, or values that are not above zero.
+    """
+    for other in scalings[1:]:
+        if other.quantity != scalings[0].quantity or not np.array_equal(other.lengths, scalings[0].lengths):
+            raise ValueError(
+                f"crossovers: expected one quantity at the same lengths, got {scalings[0].quantity} at "
+                f"{scalings[0].lengths.tolist()} and {other.quantity} at {other.lengths.tolist()}."
+            )
+    found = {}
+    for first, second in itertools.combinations(scalings, 2):
+        if first.samples is not None and second.samples is not None:
+            ratio = np.median(first.samples / second.samples, axis=1)
+            pair = find_crossover(first.lengths, ratio, np.ones_like(ratio), confidence=confidence)
+        else:
+            pair = find_crossover(first.lengths, first.values, second.values, confidence=confidence)
+        names = {"first": first.method, "second": second.method, "": ""}
+        found[first.method, second.method] = pair._replace(
+            cheaper_before=names[pair.cheaper_before], cheaper_after=names[pair.cheaper_after]
+        )
+    return found
+
+
+def by_method(who: str, layer: Any, methods: Any) -> dict[str, Layer]:
+    """Layers by the name of their method: what a layer, or a function with methods, stands for.
+
+    Raises:
+        TypeError: for a layer together with methods, or a function without any.
+        ValueError: for no methods at all.
+    """
+    if isinstance(layer, Layer):
+        if methods is not None:
+            raise TypeError(
+                f"{who}: expected with methods a function of one, such as lambda method: recurrent(cell, method), "
+                f"got the layer {layer!r}."
+            )
+        return {repr(layer): layer}
+    if methods is None or not callable(layer):
+        raise TypeError(f"{who}: expected a layer, or a function together with methods, got {layer!r}.")
+    named = dict(methods) if isinstance(methods, Mapping) else {repr(method): method for method in methods}
+    if not named:
+        raise ValueError(f"{who}(methods): expected one method at least, got none.")
+    return {name: layer(method) for name, method in named.items()}
+
+
+def check_lengths(who: str, lengths: Any, least: int) -> list[int]:
+    """The lengths as a list; a ValueError unless there are enough different ones, each a whole number of 1 or more."""
+    found = list(lengths)
+    whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 1 for n in found)
+    if not whole or len(set(found)) < least:
+        number = "one whole number" if least == 1 else f"{least} different whole numbers"
+        raise ValueError(f"{who}(lengths): expected at least {number} above zero, got {found}.")
+    return [int(n) for n in found]
+
+
+def _checked(who: str, layer: Any, methods: Any, lengths: Any) -> tuple[dict[str, Layer], list[int]]:
+    return by_method(who, layer, methods), check_lengths(who, lengths, 2)
+
+
+def _scaling(quantity: str, method: str, lengths: Sequence[int], values: Any) -> Scaling:
+    return Scaling(quantity, method, np.asarray(lengths), np.asarray(values), fit_power_law(lengths, values))
+
+
+def _shapes(layer: Layer, x: Any, length: int) -> tuple[Any, Any]:
+    """Params and inputs ``[T, ...]`` as ShapeDtypeStructs."""
+    xs = jax.tree.map(lambda a: jax.ShapeDtypeStruct((length, *a.shape), a.dtype), x)
+    return jax.eval_shape(layer.init, jax.random.key(0), x), xs
+
+
+def _random_inputs(key: jax.Array, x: Any, length: int) -> Any:
+    """Standard normal numbers; zeros where inputs are integers."""
+    leaves, treedef = jax.tree.flatten(x)
+    return jax.tree.unflatten(
+        treedef,
+        [
+            jax.random.normal(jax.random.fold_in(key, i), (length, *leaf.shape), leaf.dtype)
+            if jnp.issubdtype(leaf.dtype, jnp.inexact)
+            else jnp.zeros((length, *leaf.shape), leaf.dtype)
+            for i, leaf in enumerate(leaves)
+        ],
+    )
+
+
+def _mean_square(tree: Any) -> jax.Array:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    means = [jnp.mean(jnp.real(leaf * jnp.conj(leaf))) for leaf in leaves]
+    return sum(means[1:], means[0])

@@ -1,0 +1,326 @@
+"""Statistics over seeds: estimates with intervals, in float64 NumPy. Every function is pure; randomness is seeded.
+
+The unit is the seed. A *stratum* holds the values of one condition (one cell at one length, one task), one per seed;
+resampling stays inside the strata, so that every resample has as many values of each condition as there were.
+Quantities that are positive and span decades are handed over as logarithms, or with ``log=True``, and come back from
+there. NaN is refused; infinite values are values (a logarithm of zero).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from seqjax.report.intervals import LEVEL, Interval, block_mean_interval, checked, wilson
+
+__all__ = [
+    "Interval",
+    "Paired",
+    "block_mean_interval",
+    "bootstrap",
+    "horizon_interval",
+    "interquartile_mean",
+    "paired_comparison",
+    "probability_of_improvement",
+    "wilson",
+]
+
+RESAMPLES = 10_000
+_BLOCK = 2**21  # numbers drawn at a time, 16 MB of float64
+
+Statistic = Callable[..., Any]
+
+
+class Paired(NamedTuple):
+    """What `paired_comparison` finds about ``b - a`` on common seeds.
+
+    Attributes:
+        difference: interquartile mean of the differences (of log ratios with ``log=True``: then it is a ratio b/a).
+        wins: the share of pairs with b above a, ties counted half.
+        pairs: how many pairs there are.
+    """
+
+    difference: Interval
+    wins: float
+    pairs: int
+
+
+def interquartile_mean(values: Any, axis: int | None = None) -> Any:
+    r"""The mean of the middle half of the values: as robust as a median, with less noise.
+
+    .. math::
+        2 \int_{1/4}^{3/4} Q(u)\, du
+
+    with Q the empirical quantile function, so that for numbers of values that are not multiples of four the two values
+    at the quartiles count in part. (Trimming whole values, as ``scipy.stats.trim_mean(x, 0.25)`` does, is the same for
+    multiples of four.)
+
+    Args:
+        values: any shape; no NaN.
+        axis: over which; None for all values.
+
+    Example:
+        >>> interquartile_mean([0.0, 1.0, 2.0, 1000.0])
+        1.5
+        >>> interquartile_mean([1.0, 2.0, 4.0])
+        2.166666666666667
+
+    References:
+        Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice", arXiv:2108.13264.
+    """
+    array = np.sort(checked("interquartile_mean", values), axis=axis)
+    if axis is None:
+        array = array.ravel()
+    array = np.moveaxis(array, -1 if axis is None else axis, -1)
+    n = array.shape[-1]
+    edges = np.arange(n + 1) / n
+    weights = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0.0, None)
+    inside = weights > 1e-12 / n  # an infinite value outside must not meet a weight of zero
+    with np.errstate(invalid="ignore"):  # infinities of both signs have no mean
+        result = array[..., inside] @ (weights[inside] / weights[inside].sum())
+    return result.item() if result.ndim == 0 else result
+
+
+def bootstrap(
+    strata: Sequence[Any],
+    statistic: Statistic = interquartile_mean,
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+    log: bool = False,
+) -> Interval:
+    """A statistic of all strata together, with its percentile interval by stratified bootstrap.
+
+    With few values per stratum (fewer than about ten) percentile intervals are too narrow: give the number of seeds
+    beside them. Where a stratum holds a single value, nothing is known of its spread, and the interval is NaN.
+
+    Args:
+        strata: arrays ``[N_i]``, the values of one condition each; lengths may differ.
+        statistic: ``(values [..., N], axis=-1) -> [...]``, of the concatenated strata; `numpy.mean` is one.
+        resamples: how many.
+        level: of confidence.
+        seed: of the resampling.
+        log: values are positive, aggregated as logarithms, and the result is given on their own scale; zeros make
+            minus infinity and come back as zero.
+
+    Example:
+        >>> bootstrap([[1.0, 2.0, 3.0, 4.0]], np.mean, resamples=1000)
+        Interval(estimate=2.5, low=1.5, high=3.5)
+
+    References:
+        Agarwal et al. 2021, arXiv:2108.13264 (stratified bootstrap over the runs of each task).
+    """
+    arrays = [_stratum("bootstrap", values, log) for values in strata]
+    if not arrays:
+        raise ValueError("bootstrap: expected at least one stratum, got none.")
+
+    def draw(rng: np.random.Generator, count: int) -> np.ndarray:
+        return np.concatenate([a[rng.integers(len(a), size=(count, len(a)))] for a in arrays], axis=-1)
+
+    estimate = statistic(np.concatenate(arrays), axis=-1)
+    size = sum(map(len, arrays))
+    known = all(len(a) > 1 for a in arrays)
+    drawn = _resampled(lambda r, n: statistic(draw(r, n), axis=-1), size, resamples, seed) if known else None
+    return _interval(estimate, drawn, level, log)
+
+
+def paired_comparison(
+    a: Sequence[Any],
+    b: Sequence[Any],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+    log: bool = False,
+) -> Paired:
+    """Compare b with a on the same seeds: what the seeds share (initial values, data) cancels.
+
+    Args:
+        a: strata ``[N_i]``; value j of a stratum belongs to the same seed in a and b.
+        b: strata of the same lengths.
+        resamples: of whole pairs, inside the strata.
+        level: of confidence.
+        seed: of the resampling.
+        log: compare logarithms, and give the ratio b/a.
+
+    Raises:
+        ValueError: where a and b do not have the same numbers of values.
+
+    Example:
+        >>> paired_comparison([[1.0, 20.0, 300.0]], [[1.1, 22.0, 330.0]], log=True).difference.estimate
+        1.1
+    """
+    if [np.shape(each) for each in a] != [np.shape(each) for each in b]:
+        raise ValueError(
+            "paired_comparison: expected one value per seed in a and b alike, got strata of "
+            f"{[np.shape(each) for each in a]} and {[np.shape(each) for each in b]}. Keep the common seeds."
+        )
+    lefts = [_stratum("paired_comparison(a)", each, log) for each in a]
+    rights = [_stratum("paired_comparison(b)", each, log) for each in b]
+    with np.errstate(invalid="ignore"):  # two equal infinities are a tie, a difference of zero
+        pairs = [np.where(x == y, 0.0, y - x) for x, y in zip(lefts, rights)]
+    found = bootstrap(pairs, resamples=resamples, level=level, seed=seed)
+    if log:
+        found = Interval(*(_exp(value) for value in found))
+    signs = np.sign(np.concatenate(pairs))
+    return Paired(found, float(np.mean((signs + 1) / 2)), len(signs))
+
+
+def probability_of_improvement(
+    a: Sequence[Any],
+    b: Sequence[Any],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    r"""How likely a run of b is above one of a, on a randomly chosen stratum.
+
+    .. math::
+        P(b > a) = \frac{1}{M} \sum_m \frac{1}{N_m K_m} \sum_{i, j}
+        \left([b_{m,j} > a_{m,i}] + \tfrac{1}{2} [b_{m,j} = a_{m,i}]\right)
+
+    the Mann-Whitney statistic over its largest value, averaged over the M strata; both sides are resampled. It does not
+    say by how much b is above a.
+
+    Args:
+        a: strata ``[N_i]``.
+        b: as many strata, ``[K_i]``.
+        resamples: how many.
+        level: of confidence.
+        seed: of the resampling.
+
+    Example:
+        >>> probability_of_improvement([[1.0, 2.0, 3.0]], [[2.0, 3.0, 4.0]]).estimate
+        0.7777777777777778
+
+    References:
+        Agarwal et al. 2021, arXiv:2108.13264 (average probability of improvement).
+    """
+    lefts = [_stratum("probability_of_improvement(a)", each) for each in a]
+    rights = [_stratum("probability_of_improvement(b)", each) for each in b]
+    if len(lefts) != len(rights) or not lefts:
+        raise ValueError(
+            "probability_of_improvement: expected as many strata in a and b, at least one, "
+            f"got {len(lefts)} and {len(rights)}."
+        )
+    tables = [
+        (y[None, :] > x[:, None]) + 0.5 * (y[None, :] == x[:, None]) for x, y in zip(lefts, rights)
+    ]  # [N, K]
+
+    def draw(rng: np.random.Generator, count: int) -> np.ndarray:
+        total = np.zeros(count)
+        for table in tables:
+            rows = _counts(rng, count, table.shape[0])
+            columns = _counts(rng, count, table.shape[1])
+            total += np.einsum("rn,nk,rk->r", rows, table, columns, optimize=True) / table.size
+        return total / len(tables)
+
+    known = all(min(table.shape) > 1 for table in tables)
+    size = sum(table.shape[0] + table.shape[1] for table in tables)
+    estimate = float(np.mean([table.mean() for table in tables]))
+    return _interval(estimate, _resampled(draw, size, resamples, seed) if known else None, level)
+
+
+def horizon_interval(
+    log_norms: Any,
+    measure: Callable[[np.ndarray], float],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """A horizon of the mean profile, with its interval by bootstrap over seeds and, inside them, sequences.
+
+    Profiles are averaged as logarithms over those whose gradient is not exactly zero. A horizon is a whole number of
+    steps and no smooth function of the profile, so it is measured on every resample. With a single seed the interval
+    is over its sequences alone; with a single sequence of a single seed it is NaN.
+
+    Args:
+        log_norms: natural logs ``[S, B, T]`` by seed, sequence and lag; NaN for steps that did not happen.
+        measure: ``profile [T] -> steps``, such as ``lambda p: seqjax.probes.horizon(p, 0.9)``.
+        resamples: how many.
+        level: of confidence.
+        seed: of the resampling.
+
+    Example:
+        >>> profiles = np.log(0.5) * np.arange(6) * np.array([[[1.0], [0.7]], [[0.9], [1.1]]])
+        >>> first_below_a_tenth = lambda profile: float(np.argmax(profile < np.log(0.1)))
+        >>> horizon_interval(profiles, first_below_a_tenth, resamples=1000)
+        Interval(estimate=4.0, low=4.0, high=5.0)
+    """
+    array = np.asarray(log_norms, np.float64)
+    if array.ndim != 3 or not array.size:
+        raise ValueError(
+            f"horizon_interval: expected log_norms [S, B, T] by seed, sequence and lag, got {list(array.shape)}."
+        )
+    seeds, sequences, length = array.shape
+    flat = array.reshape(-1, length)
+    finite = np.isfinite(flat)
+    filled, present = np.where(finite, flat, 0.0), finite.astype(np.float64)
+
+    def measured(weights: np.ndarray) -> np.ndarray:
+        count = weights @ present
+        # Where no sequence has a gradient: zero if one was measured there, else unknown.
+        zero = np.where(weights @ np.isneginf(flat) > 0, -np.inf, np.nan)
+        profiles = np.where(count > 0, (weights @ filled) / np.maximum(count, 1), zero)
+        return np.array([measure(profile) for profile in profiles], np.float64)
+
+    def draw(rng: np.random.Generator, count: int) -> np.ndarray:
+        weights = np.zeros((count, seeds, sequences))
+        row = np.arange(count)[:, None]
+        for _ in range(seeds):
+            which = rng.integers(seeds, size=(count, 1))
+            drawn = rng.integers(sequences, size=(count, sequences))
+            np.add.at(weights, (row, which, drawn), 1.0)
+        return measured(weights.reshape(count, -1))
+
+    estimate = float(measured(np.ones((1, seeds * sequences)))[0])
+    known = seeds * sequences > 1
+    drawn = _resampled(draw, max(length, seeds * sequences), resamples, seed) if known else None
+    return _interval(estimate, drawn, level)
+
+
+def _stratum(who: str, values: Any, log: bool = False) -> np.ndarray:
+    array = checked(who, values)
+    if array.ndim != 1:
+        raise ValueError(f"{who}: expected strata [N], one value per seed, got {list(array.shape)}.")
+    if not log:
+        return array
+    if (array < 0).any():
+        raise ValueError(f"{who}: expected values of at least 0 for log=True, got {array.min()}.")
+    with np.errstate(divide="ignore"):
+        return np.log(array)
+
+
+def _counts(rng: np.random.Generator, count: int, n: int) -> np.ndarray:
+    """How often each of n values is drawn, ``[count, n]``."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=count).astype(np.float64)
+
+
+def _resampled(draw: Callable, size: int, resamples: int, seed: int) -> np.ndarray:
+    """``draw(rng, count) -> [count]`` in blocks that fit memory."""
+    if resamples < 1:
+        raise ValueError(f"resamples: expected at least 1, got {resamples}.")
+    rng = np.random.default_rng(seed)
+    block = max(1, _BLOCK // max(size, 1))
+    counts = [min(block, resamples - done) for done in range(0, resamples, block)]
+    return np.concatenate([draw(rng, count) for count in counts])
+
+
+def _interval(estimate: Any, drawn: np.ndarray | None, level: float, log: bool = False) -> Interval:
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a share in (0, 1), got {level}.")
+    low = high = math.nan
+    if drawn is not None and not np.isnan(drawn).any():
+        # Order statistics, not interpolated: between infinite values there is nothing to interpolate.
+        tail, ordered = (1 - level) / 2 * (len(drawn) - 1), np.sort(drawn)
+        low, high = float(ordered[math.floor(tail)]), float(ordered[-1 - math.floor(tail)])
+    parts = (float(estimate), low, high)
+    return Interval(*(_exp(part) for part in parts)) if log else Interval(*parts)
+
+
+def _exp(value: float) -> float:
+    return float(np.exp(value))
