@@ -339,8 +339,8 @@ class Estimator(Definition):
         bind: ``(layer, loss) -> (init, update)``; the loss is ``(ys, targets) -> losses``, see
             `seqjax.gradients.objective`.
 
-            ``init(params, carry) -> state``: before the first chunk, entered with a carry that no params have
-            touched. Leaves of the state begin with the batch axes ``[*B]``.
+            ``init(params, carry, x) -> state``: before the first chunk, entered with a carry that no params have
+            touched; x is one time step ``[*B, ...]`` as an example. Leaves of the state begin with ``[*B]``.
 
             ``update(params, carry, state, batch, *, key=None) -> (Estimate, carry, state)``: one chunk ``[T, *B]``,
             from the carry entering it. Carry and state that come out go into the next chunk of the same streams. A

@@ -30,3 +30,11 @@ def vary_like(tree: Any, *others: Any) -> Any:
 def manual_axes(params: Any) -> frozenset[str]:
     """Of a ``shard_map`` equation: the mesh axes over which its body runs once per device."""
     return frozenset(params["newly_manual_axes"] if "newly_manual_axes" in params else params["manual_axes"])
+
+
+def bind(eqn: Any, operands: Any) -> list:
+    """The results of one equation of a jaxpr."""
+    bound = eqn.primitive.get_bind_params(eqn.params)
+    functions, options = bound if isinstance(bound, tuple) else ((), bound)
+    results = eqn.primitive.bind(*functions, *operands, **options)
+    return list(results) if eqn.primitive.multiple_results else [results]

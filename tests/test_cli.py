@@ -15,12 +15,13 @@ from references.gated import sigmoid
 from seqjax import cli
 from seqjax.cells import REGISTRY, Entry
 from seqjax.report import catalogue, study
-from seqjax.report.measure import Programs
+from seqjax.report.sections import training
 from seqjax.report.settings import Settings, load_data
-from seqjax.report.store import SCHEMA, Store
+from seqjax.report.store import SCHEMA, Part, Store
 from seqjax.testing import check_cell
 
-TINY = "--cells elman --seeds 2 --training-steps 2 --batch 2 --hidden-size 3 --lengths 6".split()
+SMALL = "--sections training,decay --batch 2 --hidden-size 3".split()
+TINY = [*SMALL, *"--cells elman --seeds 2 --training-steps 2 --lengths 6".split()]
 ROOT = Path(__file__).parent.parent
 
 
@@ -68,15 +69,15 @@ def test_an_interrupted_study_resumes_to_the_same_numbers(monkeypatch, tmp_path,
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     assert run(monkeypatch, "gradients", *TINY, "--out", whole) == 0
 
-    measure = Programs.measure
+    measure = training.measure
 
-    def interrupted(self, seed, advance):
-        if seed == 1:
+    def interrupted(lab, part):
+        if part.seed == 1:
             raise KeyboardInterrupt
-        return measure(self, seed, advance)
+        return measure(lab, part)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Programs, "measure", interrupted)
+        patch.setattr(training, "measure", interrupted)
         assert run(patch, "gradients", *TINY, "--out", halved) == 130
     summary = json.loads((halved / "summary.json").read_text())
     assert not summary["complete"] and summary["runs_finished"] == 1
@@ -92,23 +93,23 @@ def test_an_interrupted_study_resumes_to_the_same_numbers(monkeypatch, tmp_path,
     assert run(monkeypatch, "gradients", *TINY, "--resume", "--out", halved) == 0
     frames = [pl.read_parquet(folder / "results.parquet") for folder in (whole, halved)]
     assert frames[0].equals(frames[1])
-    assert not (halved / "parts").exists()
+    assert not (halved / "parts").exists() and not (halved / "weights").exists()
 
 
 def test_parts_of_a_killed_study_count(tmp_path):
     store = Store(tmp_path / "out")
     store.open({"batch": 1}, resume=False, overwrite=False)
-    row = dict.fromkeys(SCHEMA) | {"cell": "lstm", "length": 4, "seed": 0, "quantity": "x", "value": 1.0}
-    store.add(("lstm", 4, 0), [row])
-    assert Store(tmp_path / "out").finished() == {("lstm", 4, 0)}
+    part, row = Part("training", "lstm", 4, 0), {"quantity": "x", "value": 1.0}
+    store.add(part, [row])
+    assert Store(tmp_path / "out").finished() == {"training/lstm/4/0"}
     store.merge()
-    store.add(("lstm", 4, 0), [row])  # as if the last merge had been cut short
+    store.add(part, [row])  # as if the last merge had been cut short
     assert store.merge().height == 1
 
 
 @pytest.mark.parametrize("task", ["copying", "adding"])
 def test_synthetic_tasks_run(monkeypatch, tmp_path, task):
-    options = ["--cells", "gru", "--seeds", 1, "--training-steps", 1, "--batch", 2, "--hidden-size", 3]
+    options = [*SMALL, *"--cells gru --seeds 1 --training-steps 1".split()]
     assert (
         run(monkeypatch, "gradients", *options, "--lengths", 24, "--task", task, "--out", tmp_path / task)
         == 0
@@ -130,6 +131,8 @@ def test_a_file_of_ones_own_runs_in_bfloat16(monkeypatch, tmp_path):
     [
         (["--cells", "lstn"], "--cells: unknown name 'lstn'. Did you mean 'lstm'?"),
         (["--cells", ","], "--cells: expected at least one name"),
+        (["--sections", "decai"], "Did you mean 'decay'?"),
+        (["--profile", "gpo"], "--profile: unknown name 'gpo'. Did you mean 'gpu'?"),
         (["--method", "asociative"], "Did you mean 'associative'?"),
         (["--task", "coping"], "Did you mean 'copying'?"),
         (["--dtype", "float23"], "Did you mean 'float32'?"),
@@ -241,7 +244,15 @@ def test_the_cell_added_in_contributing_is_complete(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_before"])
 def test_gated_cells_learn_more_than_letter_frequencies(cell, tmp_path):
-    settings = Settings(cells=(cell,), lengths=(64,), seeds=1)
+    settings = Settings(
+        cells=(cell,),
+        lengths=(64,),
+        seeds=1,
+        hidden_size=64,
+        batch=16,
+        training_steps=100,
+        sections=("training",),
+    )
     store = Store(tmp_path)
     store.open(settings.to_json(), resume=False, overwrite=False)
     assert study.run(settings, load_data(settings), store, advance=lambda n: None, describe=lambda text: None)

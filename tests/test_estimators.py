@@ -50,7 +50,7 @@ def part(batch, first, last):
 def run(estimator, layer, loss, params, carry, chunks, key=None):
     """The sum of the estimates over chunks, and the last carry."""
     init, update = estimator.bind(layer, loss)
-    update, state, found = jax.jit(update), init(params, carry), []
+    update, state, found = jax.jit(update), init(params, carry, chunks[0].xs[0]), []
     for chunk in chunks:
         estimate, carry, state = update(params, carry, state, chunk, key=key)
         found.append(estimate)
@@ -126,7 +126,7 @@ def test_a_learned_initial_carry_has_a_gradient(loss):
     params = jnp.arange(3.0)
     for estimator, reach in ((sj.full_bptt(), 4), (sj.truncated_bptt(2), 2)):
         init, update = estimator.bind(layer, loss)
-        estimate, _, _ = update(params, None, init(params, None), batch)
+        estimate, _, _ = update(params, None, init(params, None, batch.xs[0]), batch)
         ys = layer.unroll(params, layer.initial_carry(params, batch.xs[0]), batch.xs)[1]
         weights = 0.5 ** np.arange(4) * (np.arange(4) < reach)
         if loss is not squares:
@@ -141,7 +141,7 @@ def test_wrong_windows_and_batches_are_refused():
     ):
         sj.truncated_bptt(0)
     batch = batch_of(0)
-    init, update = sj.truncated_bptt(2).bind(LAYERS["elman"], squares)
+    _, update = sj.truncated_bptt(2).bind(LAYERS["elman"], squares)
     params, carry = start(LAYERS["elman"], batch_of())
     with pytest.raises(ValueError, match=r"expected xs \[T, ...\] with T of at least 1"):
         update(params, carry, (), batch)

@@ -15,7 +15,10 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from seqjax.report import figures, page, tables
+from seqjax.report import drawing, page
+from seqjax.report import text as words
+from seqjax.report.sections import decay, losses
+from seqjax.report.store import SCHEMA, Part
 
 CELLS, LENGTHS, SEEDS, STEPS = ("plain", "gated", "linear"), (16, 40), (0, 1), (0, 1, 4, 9)
 SVG = "{http://www.w3.org/2000/svg}"
@@ -44,7 +47,8 @@ def decades(cell, length, step):
 def write_study(folder, cells=CELLS, lengths=LENGTHS, skip=lambda cell, length, seed: False, **summary):
     """Write a folder as the study does, without the runs that `skip` names."""
     rows = []
-    runs = [(c, n, s) for c in cells for n in lengths for s in SEEDS if not skip(c, n, s)]
+    all_runs = [(c, n, s) for c in cells for n in lengths for s in SEEDS]
+    runs = [run for run in all_runs if not skip(*run)]
     for cell, length, seed in runs:
         for step in STEPS:
             norms = profile(cell, length, seed, step)
@@ -67,11 +71,18 @@ def write_study(folder, cells=CELLS, lengths=LENGTHS, skip=lambda cell, length, 
             rows.append((cell, length, seed, step, None, "train_loss", None, None, loss))
         rows.append((cell, length, seed, 9, None, "held_out_loss", None, None, 2.4 + 0.2 * seed))
     folder.mkdir(exist_ok=True)
-    pl.DataFrame(rows, schema=page.SCHEMA, orient="row").write_parquet(folder / "results.parquet")
+    names = "cell length seed training_step loss quantity leaf t value".split()
+    tidy = [
+        dict.fromkeys(SCHEMA) | dict(zip(names, row, strict=True)) | {"section": "training"} for row in rows
+    ]
+    tidy = [row | {"part": Part("training", row["cell"], row["length"], row["seed"]).name} for row in tidy]
+    pl.DataFrame(tidy, schema=SCHEMA).write_parquet(folder / "results.parquet")
     planned = len(cells) * len(lengths) * len(SEEDS)
     settings = {"cells": list(cells), "lengths": list(lengths), "seeds": 2, "task": "text"}
+    settings["sections"] = ["training", "decay", "losses"]
     content = {"title": "A synthetic study", "settings": settings, "environment": {"python": "3.11"}}
     content |= {"complete": len(runs) == planned, "runs_planned": planned, "runs_finished": len(runs)}
+    content |= {"runs_absent": [Part("training", *run).name for run in all_runs if run not in runs]}
     content |= {"started": "2025-01-01T10:00:00", "finished": None, "baselines": {"unigram_entropy": 3.0}}
     (folder / "summary.json").write_text(json.dumps(content | summary))
     return folder
@@ -107,6 +118,12 @@ class Parsed(HTMLParser):
             self.rows[-1][-1] += data
 
 
+def page_script(text):
+    """The one script of a page that is no data."""
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    return script
+
+
 def horizons(text, length):
     table = next(part for part in text.split("<table") if "better fit" in part)
     body = next(part for part in table.split("<tbody") if f"T = {length}<" in part)
@@ -134,7 +151,8 @@ def test_page_is_complete_and_loads_nothing(text):
     addresses = Parsed(text).addresses + re.findall(r"url\(\s*['\"]?([^)'\"]+)", text)
     assert any(address.startswith("data:image/png") for address in addresses)
     assert [address for address in addresses if not address.startswith(("data:", "#"))] == []
-    assert "@import" not in text and "<script" not in text
+    assert "@import" not in text and Parsed(text).tags.count("link") == 1
+    assert not re.search(r"\b(fetch|XMLHttpRequest|import|eval|Function|WebSocket)\b", page_script(text))
     assert len(text.encode()) < 5_000_000 and "runs finished" not in text
     assert all(f">{cell}, T = {length}</text>" in text for cell in CELLS for length in LENGTHS)
 
@@ -149,8 +167,8 @@ def test_ids_are_unique_and_references_resolve(text):
 
 def test_figures_are_valid_and_follow_the_theme(study):
     files = sorted((study / "figures").iterdir())
-    # For each loss and length: a map by cell, their scale, and curves at both ends of training.
-    assert len(files) == 2 * len(LENGTHS) * (len(CELLS) + 1 + 2)
+    # For each loss and length: a map by cell, their scale, curves at both ends of training; fits at the greatest.
+    assert len(files) == 2 * len(LENGTHS) * (len(CELLS) + 1 + 2) + len(CELLS)
     for file in files:
         content = file.read_text(encoding="utf-8")
         root = ElementTree.fromstring(content.encode())
@@ -216,6 +234,7 @@ def test_losses_and_parameters_show_the_numbers(text):
 def test_captions_tell_what_the_data_say(text):
     words = Parsed(text).text
     assert "from 10−45 to 100. Smaller norms are drawn in its lowest colour. Hatched grey" in words
+    assert "2 seeds" in words
     maps = [np.mean([profile("plain", 40, seed, step) for seed in SEEDS], axis=0) for step in STEPS]
     assert f"plain {100 * np.mean(np.array(maps) < math.log(2.0**-149)):.0f} %" in words
     most, least = f"10−{-decades('gated', 40, 9):.1f}", f"10−{-decades('plain', 40, 9):.0f}"
@@ -227,7 +246,8 @@ def test_incomplete_study_says_so_and_shows_what_there_is(tmp_path):
     missing = [("linear", 40, 0), ("linear", 40, 1), ("gated", 16, 1)]
     content = page.render(write_study(tmp_path / "s", skip=lambda *run: run in missing)).read_text("utf-8")
     assert "9 of 12 runs finished" in content and "--resume" in content
-    assert "Not finished: gated, T = 16 (1 of 2 seeds); linear, T = 40." in content
+    absent = [Part("training", *run).name.replace("/", " · ") for run in sorted(missing)]
+    assert all(name in content for name in absent)
     assert ">linear, T = 16</text>" in content and ">linear, T = 40</text>" not in content
     assert ("linear", "initialisation") not in horizons(content, 40)
 
@@ -245,13 +265,16 @@ def test_hostile_names_are_escaped(tmp_path):
     folder = write_study(tmp_path / "s", names, [16], title="<b>bold</b> & {{ 1 }}")
     content = page.render(folder).read_text(encoding="utf-8")
     parsed = Parsed(content)
-    assert "script" not in parsed.tags and any(row[0] == names[0] for row in parsed.rows)
+    assert "alert(" in content and "<script>alert" not in content and "</text><script" not in content
+    assert page_script(content).strip() == (page.FOLDER / "page.js").read_text(encoding="utf-8").strip()
+    assert any(row[0] == names[0] for row in parsed.rows)
     assert "<b>bold" not in content and "&lt;b&gt;bold&lt;/b&gt; &amp; {{ 1 }}" in content
     assert len(parsed.ids) == len(set(parsed.ids))
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
     words = ["".join(ElementTree.parse(each).getroot().itertext()) for each in folder.glob("figures/*")]
-    assert len(words) == 2 * (len(names) + 1 + 2)
-    assert sum("$\\frac{1}{2}$" in each for each in words) == 2 + 2 * 2  # as text: its maps, and every legend
+    assert len(words) == 2 * (len(names) + 1 + 2) + len(names)
+    # As text: its maps, every legend, its fits.
+    assert sum("$\\frac{1}{2}$" in each for each in words) == 2 + 2 * 2 + 1
 
 
 def test_rendering_again_gives_the_same_bytes(study):
@@ -263,8 +286,8 @@ def test_rendering_again_gives_the_same_bytes(study):
 def test_failing_template_leaves_nothing_behind(tmp_path, monkeypatch):
     folder = write_study(tmp_path / "s", ["gated"], [16])
     before = sorted(folder.rglob("*"))
-    monkeypatch.setattr(tables, "losses", lambda *_: [{"length": 16}])
-    with pytest.raises(Exception, match="no attribute 'cell'"):
+    monkeypatch.setattr(losses, "view", lambda data: object())
+    with pytest.raises(Exception, match="no attribute 'blocks'|no attribute 'intro'"):
         page.render(folder)
     assert sorted(folder.rglob("*")) == before
 
@@ -286,15 +309,15 @@ def test_single_snapshot_and_bare_summary(tmp_path):
     pl.read_parquet(file).filter(pl.col("training_step") == 0).write_parquet(file)
     rows = horizons(page.render(folder).read_text(encoding="utf-8"), 16)
     assert " ".join(rows["gated", "after training"]) == "–  – – – –"
+    assert not decay.fit_cells({"exponential_aic": [math.nan], "power_aic": [1.0]})[1]
     assert not list((folder / "figures").glob("*after*"))
 
 
 def test_numbers_growth_and_exploding_norms():
     values = [None, math.nan, math.inf, 0.0, 12.345, -0.5, 1024.0, 3.2e-12, 4.0e7]
-    assert list(map(tables.number, values)) == "– – ∞ 0 12.3 −0.500 1024 3.2×10⁻¹² 4.0×10⁷".split()
+    assert list(map(words.number, values)) == "– – ∞ 0 12.3 −0.500 1024 3.2×10⁻¹² 4.0×10⁷".split()
     aic = {"exponential_aic": [0.0], "power_aic": [5.0]}
     growing = {"exponential_length": [math.inf], "exponential_rate": [0.02], "power_exponent": [1.0]}
-    fit = tables._fit(aic | growing)
-    assert (fit["measure"], fit["value"].mean, fit["unit"]) == ("rate", "0.0200", "per step")
-    assert figures.limits(np.array([-5.5, 1e4, np.inf, np.nan]), -45.0, 39.0) == (-6, 39)
-    assert figures.limits(np.array([-1e4, -900.0]), -45.0, 39.0) == (-45, -44)
+    assert decay.fit_cells(aic | growing) == ("exponential", "rate 0.0200 per step")
+    assert drawing.limits(np.array([-5.5, 1e4, np.inf, np.nan]), -45.0, 39.0) == (-6, 39)
+    assert drawing.limits(np.array([-1e4, -900.0]), -45.0, 39.0) == (-45, -44)

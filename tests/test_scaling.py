@@ -60,13 +60,14 @@ def test_parallel_lines_never_cross_and_equal_ones_everywhere():
     assert math.isnan(find_crossover(LENGTHS, LENGTHS, LENGTHS).length)
 
 
-def test_intervals_hold_the_true_crossing_19_times_in_20():
+@pytest.mark.parametrize("crossing", [100, 3000])
+def test_intervals_hold_the_true_crossing_19_times_in_20(crossing):
     rng = np.random.default_rng(0)
     inside = []
     for _ in range(600):
-        first, second = (np.exp(rng.normal(0, 0.1, 4)) * v for v in (100 * LENGTHS, LENGTHS**2))
+        first, second = (np.exp(rng.normal(0, 0.1, 4)) * v for v in (crossing * LENGTHS, LENGTHS**2))
         found = find_crossover(LENGTHS, first, second)
-        inside.append(found.low <= 100 <= found.high)
+        inside.append(found.low <= crossing <= found.high)
     assert 0.92 < np.mean(inside) < 0.98
 
 

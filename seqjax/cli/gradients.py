@@ -1,68 +1,80 @@
 """``seqjax gradients`` measures, ``seqjax render`` draws again."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import typer
 
 from seqjax.cells import REGISTRY, vector
-from seqjax.cli.common import UsageError, at_least_one, console, joined, names, numbers, one_of, progress_bar
+from seqjax.cli.common import UsageError, at_least_one, console, names, numbers, one_of, progress_bar
 from seqjax.report import settings as options
 from seqjax.report import study
 from seqjax.report.page import render as render_page
+from seqjax.report.sections import NAMES
 from seqjax.report.store import Store
 from seqjax.tasks import TASKS
 
-DEFAULTS = options.Settings()
+PROFILES = ", ".join(options.PROFILES)
 
 
 def gradients(
+    profile: Annotated[
+        str | None,
+        typer.Option(help=f"Sizes of everything: one of {PROFILES}. The options below change single ones."),
+    ] = None,
     cells: Annotated[
-        str, typer.Option(help="Cells to compare, separated by commas; see 'seqjax list'.")
-    ] = joined(DEFAULTS.cells),
-    lengths: Annotated[str, typer.Option(help="Sequence lengths T, separated by commas.")] = joined(
-        DEFAULTS.lengths
-    ),
-    hidden_size: Annotated[int, typer.Option(help="Width of the recurrent layer.")] = DEFAULTS.hidden_size,
-    batch: Annotated[
-        int, typer.Option(help="Sequences per training step, and per profile.")
-    ] = DEFAULTS.batch,
-    seeds: Annotated[int, typer.Option(help="How many seeds, from 0.")] = DEFAULTS.seeds,
-    training_steps: Annotated[int, typer.Option(help="Training steps per run.")] = DEFAULTS.training_steps,
-    learning_rate: Annotated[float, typer.Option(help="Learning rate of Adam.")] = DEFAULTS.learning_rate,
-    dtype: Annotated[str, typer.Option(help=f"One of {', '.join(options.DTYPES)}.")] = DEFAULTS.dtype,
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(options.METHODS)}.")] = DEFAULTS.method,
-    task: Annotated[str, typer.Option(help=f"One of text, {', '.join(TASKS)}.")] = DEFAULTS.task,
+        str | None, typer.Option(help="Cells to compare, separated by commas; see 'seqjax list'.")
+    ] = None,
+    lengths: Annotated[str | None, typer.Option(help="Sequence lengths T, separated by commas.")] = None,
+    hidden_size: Annotated[int | None, typer.Option(help="Width of the recurrent layer.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Sequences per training step, and per profile.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many seeds, from 0.")] = None,
+    training_steps: Annotated[int | None, typer.Option(help="Training steps per run.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate of Adam.")] = None,
+    dtype: Annotated[str | None, typer.Option(help=f"One of {', '.join(options.DTYPES)}.")] = None,
+    method: Annotated[str | None, typer.Option(help=f"One of {', '.join(options.METHODS)}.")] = None,
+    task: Annotated[str | None, typer.Option(help=f"One of text, {', '.join(TASKS)}.")] = None,
     data: Annotated[Path | None, typer.Option(help="Any file, text or binary, instead of Moby-Dick.")] = None,
+    sections: Annotated[
+        str | None, typer.Option(help=f"Sections of the report, all by default: {', '.join(NAMES)}.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
     resume: Annotated[bool, typer.Option("--resume", help="Continue the report in that folder.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the report in that folder.")
     ] = False,
 ) -> None:
-    """Measure the gradient by every time step's state, by cell and length, before and after a short training.
+    """Measure how gradients travel through time, by cell and length, before and after a short training.
 
     Writes index.html (open it in any browser), results.parquet, summary.json and figures/*.svg. Ctrl-C keeps what is
     finished; --resume continues.
     """
-    if data is not None and task != "text":
-        raise UsageError(f"--data goes with --task text, not with --task {task}.")
-    settings = options.Settings(
-        cells=names("--cells", cells, [name for name, entry in REGISTRY.items() if entry.example is vector]),
-        lengths=numbers("--lengths", lengths),
-        hidden_size=at_least_one("--hidden-size", hidden_size),
-        batch=at_least_one("--batch", batch),
-        seeds=at_least_one("--seeds", seeds),
-        training_steps=at_least_one("--training-steps", training_steps),
-        learning_rate=learning_rate,
-        dtype=one_of("--dtype", dtype, options.DTYPES),
-        method=one_of("--method", method, options.METHODS),
-        task=one_of("--task", task, ("text", *TASKS)),
-        data=None if data is None else str(data),
-    )
-    if not 0 < learning_rate < float("inf"):
-        raise UsageError(f"--learning-rate: expected a number above 0, got {learning_rate}.")
+    known = [name for name, entry in REGISTRY.items() if entry.example is vector]
+    given: dict[str, Any] = {
+        "cells": cells and names("--cells", cells, known),
+        "lengths": lengths and numbers("--lengths", lengths),
+        "hidden_size": hidden_size,
+        "batch": batch,
+        "seeds": seeds,
+        "training_steps": training_steps,
+        "learning_rate": learning_rate,
+        "dtype": dtype and one_of("--dtype", dtype, options.DTYPES),
+        "method": method and one_of("--method", method, options.METHODS),
+        "task": task and one_of("--task", task, ("text", *TASKS)),
+        "data": None if data is None else str(data),
+        "sections": sections and names("--sections", sections, NAMES),
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    base = options.PROFILES[one_of("--profile", profile, options.PROFILES)] if profile else options.Settings()
+    settings = replace(base, **chosen)
+    for name in ("hidden_size", "batch", "seeds", "training_steps"):
+        at_least_one(f"--{name.replace('_', '-')}", getattr(settings, name))
+    if settings.data is not None and settings.task != "text":
+        raise UsageError(f"--data goes with --task text, not with --task {settings.task}.")
+    if not 0 < settings.learning_rate < float("inf"):
+        raise UsageError(f"--learning-rate: expected a number above 0, got {settings.learning_rate}.")
     if settings.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     store = Store(out)
@@ -86,7 +98,7 @@ def gradients(
         )
     page = render_page(out)
     if not complete:
-        console.print("Interrupted. The finished runs are kept; the same command with --resume continues.")
+        console.print("Interrupted. The finished parts are kept; the same command with --resume continues.")
         console.print(f"Open {page.resolve()}", soft_wrap=True)
         raise typer.Exit(130)
     console.print(f"Open [bold]{page.resolve()}[/bold]", soft_wrap=True)

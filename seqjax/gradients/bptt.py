@@ -7,11 +7,10 @@ import jax.numpy as jnp
 
 from seqjax.base import Batch, Estimate, Estimator, Layer
 from seqjax.combinators.common import check_layers, check_whole
-from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.gradients.objective import Loss, loss_sum, objective
-from seqjax.gradients.windows import check_batch, join_windows, losses_per_step, scan_windows
-from seqjax.layers import first_step, num_steps, step_keys
+from seqjax.gradients.windows import check_batch, enter, join_windows, losses_per_step, scan_windows, zeros
+from seqjax.layers import num_steps, step_keys
 
 
 @definition
@@ -29,7 +28,7 @@ def full_bptt() -> Estimator:
         >>> params = layer.init(jax.random.key(0), batch.xs[0])
         >>> init, update = sj.full_bptt().bind(layer, lambda ys, targets: jnp.sum((ys - targets) ** 2, -1))
         >>> carry = layer.initial_carry(params, batch.xs[0])
-        >>> estimate, carry, state = update(params, carry, init(params, carry), batch)
+        >>> estimate, carry, state = update(params, carry, init(params, carry, batch.xs[0]), batch)
         >>> float(estimate.count), estimate.gradients.w_h.shape
         (6.0, (2, 2))
 
@@ -138,23 +137,6 @@ def truncated_bptt(window: int) -> Estimator:
     return Estimator(bind=bind)
 
 
-def enter(layer: Layer, params: Any, carry: Any, batch: Batch) -> Any:
-    """The carry that a chunk begins with, the given one or the initial one, in the dtypes that the layer keeps."""
-    initial = layer.initial_carry(params, first_step(batch.xs))
-    form: Any = jax.tree.structure
-    if carry is None:
-        carry = initial
-    elif form(carry) == form(initial):
-        carry = jax.tree.map(lambda a, like: jnp.asarray(a, like.dtype), carry, initial)
-    # A carry made of constants does not vary over devices, and a loop wants carries that leave it as they came.
-    return vary_like(carry, batch.xs)
-
-
-def zeros(shapes: Any, like: Any) -> Any:
-    """Zeros in the given shapes, varying over devices as `like` does."""
-    return vary_like(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes), like)
-
-
-def no_state(params: Any, carry: Any) -> tuple:
+def no_state(params: Any, carry: Any, x: Any) -> tuple:
     """The `init` of an estimator without state."""
     return ()

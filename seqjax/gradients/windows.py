@@ -1,4 +1,4 @@
-"""Sequences in windows of time: what truncated backpropagation does one after another."""
+"""Chunks of sequences: what estimators check, begin with and cut into windows of time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Batch, Layer
+from seqjax.compat import vary_like
 from seqjax.gradients.objective import Loss
-from seqjax.layers import num_steps
+from seqjax.layers import first_step, num_steps
 
 
 def check_batch(who: str, batch: Any) -> Batch:
@@ -18,6 +19,23 @@ def check_batch(who: str, batch: Any) -> Batch:
     if num_steps(batch.xs) == 0:
         raise ValueError(f"{who}: expected xs [T, ...] with T of at least 1, got an empty sequence.")
     return batch
+
+
+def enter(layer: Layer, params: Any, carry: Any, batch: Batch) -> Any:
+    """The carry that a chunk begins with, the given one or the initial one, in the dtypes that the layer keeps."""
+    initial = layer.initial_carry(params, first_step(batch.xs))
+    form: Any = jax.tree.structure
+    if carry is None:
+        carry = initial
+    elif form(carry) == form(initial):
+        carry = jax.tree.map(lambda a, like: jnp.asarray(a, like.dtype), carry, initial)
+    # A carry made of constants does not vary over devices, and a loop wants carries that leave it as they came.
+    return vary_like(carry, batch.xs)
+
+
+def zeros(shapes: Any, like: Any) -> Any:
+    """Zeros in the given shapes, varying over devices as `like` does."""
+    return vary_like(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes), like)
 
 
 def losses_per_step(layer: Layer, loss: Loss, params: Any, carry: Any, batch: Batch) -> tuple | None:

@@ -3,17 +3,23 @@
 from seqjax.probes.cost import Cost, WhileLoop, count_cost
 from seqjax.probes.decay import Decay, fit_decay, horizon
 from seqjax.probes.power_law import Crossover, PowerLaw, find_crossover, fit_power_law
+from seqjax.probes.precision import PrecisionError, precision_error
 from seqjax.probes.profile import GradientProfile, gradient_profile, total_log_norm
 from seqjax.probes.scaling import Scaling, crossovers, flops_scaling, memory_scaling, time_scaling
+from seqjax.probes.system import Bound, bind
+from seqjax.probes.time_constants import longest_time_constant, unrepresentable_share
 
 __all__ = [
+    "Bound",
     "Cost",
     "Crossover",
     "Decay",
     "GradientProfile",
     "PowerLaw",
+    "PrecisionError",
     "Scaling",
     "WhileLoop",
+    "bind",
     "count_cost",
     "crossovers",
     "find_crossover",
@@ -22,7 +28,10 @@ __all__ = [
     "flops_scaling",
     "gradient_profile",
     "horizon",
+    "longest_time_constant",
     "memory_scaling",
+    "precision_error",
     "time_scaling",
     "total_log_norm",
+    "unrepresentable_share",
 ]

@@ -11,9 +11,8 @@ import numpy as np
 
 from seqjax import datasets
 from seqjax.base import Layer
-from seqjax.cells import REGISTRY
-from seqjax.layers import recurrent
 from seqjax.methods import Associative, Auto, Chunked, Newton, Sequential
+from seqjax.report.models import recurrent_layer
 from seqjax.tasks import TASKS
 
 METHODS: dict[str, Any] = {
@@ -29,19 +28,26 @@ DTYPES = ("float32", "float64", "bfloat16")
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured; saved with the results."""
+    """What is measured; saved with the results.
 
+    ``profile`` sets the sizes that only single sections have (steps of a Lyapunov spectrum, lengths of the memory
+    scaling): each section's file holds its own, by profile. ``cells`` are names of the registry, or models of one's
+    own as ``file.py:function``. ``sections`` empty means all.
+    """
+
+    profile: str = "cpu"
     cells: tuple[str, ...] = ("elman", "lstm", "gru", "lru")
-    lengths: tuple[int, ...] = (64, 256, 1024)
-    hidden_size: int = 64
-    batch: int = 16
+    lengths: tuple[int, ...] = (64, 512)
+    hidden_size: int = 32
+    batch: int = 8
     seeds: int = 2
-    training_steps: int = 100
+    training_steps: int = 64
     learning_rate: float = 5e-3
     dtype: str = "float32"
     method: str = "auto"
     task: str = "text"
     data: str | None = None
+    sections: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON holds them: lists, not tuples."""
@@ -53,11 +59,55 @@ class Settings:
         return sorted(step for step in steps if step <= self.training_steps)
 
 
+TWELVE = (
+    "elman",
+    "orthogonal_rnn",
+    "lstm",
+    "chrono_lstm",
+    "gru",
+    "slstm",
+    "lru",
+    "s5",
+    "mamba",
+    "min_gru",
+    "gla",
+    "gated_delta_net",
+)
+PROFILES = {
+    "smoke": Settings(
+        profile="smoke",
+        cells=("lstm", "lru"),
+        lengths=(24,),
+        hidden_size=6,
+        batch=2,
+        seeds=2,
+        training_steps=2,
+    ),
+    "cpu": Settings(profile="cpu", cells=TWELVE),
+    "gpu": Settings(
+        profile="gpu",
+        cells=TWELVE,
+        lengths=(64, 512, 4096),
+        hidden_size=128,
+        batch=32,
+        seeds=4,
+        training_steps=256,
+    ),
+}
+"""Named settings: under 1, 10 and 10 minutes, the first two on two cores, the last on a GPU, compilation included.
+
+Without a name the settings are those of "cpu" with four cells.
+"""
+
+
 def command(settings: Settings) -> str:
     """The command line that measures with these settings."""
-    options = []
+    options, named = [], settings.profile != "cpu" or settings.cells == TWELVE
+    defaults = (PROFILES[settings.profile] if named else Settings()).to_json()
+    if named:
+        options.append(f" --profile {settings.profile}")
     for name, value in settings.to_json().items():
-        if value != Settings().to_json()[name]:
+        if value != defaults[name]:
             text = ",".join(map(str, value)) if isinstance(value, list) else shlex.quote(str(value))
             options.append(f" --{name.replace('_', '-')} {text}")
     return "seqjax gradients" + "".join(options)
@@ -73,7 +123,7 @@ def load_data(settings: Settings) -> np.ndarray | None:
 def check(settings: Settings) -> None:
     """Raise a ValueError or TypeError about the first setting that cannot be used, before anything is computed."""
     for cell in settings.cells:
-        layer = recurrent(REGISTRY[cell].make(settings.hidden_size), METHODS[settings.method])
+        layer = recurrent_layer(cell, settings.hidden_size, METHODS[settings.method])
         _check_length(layer, max(settings.lengths), settings.hidden_size)
     for length in settings.lengths:
         if settings.task != "text":

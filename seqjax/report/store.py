@@ -1,15 +1,21 @@
-"""The folder of a study: settings, one file per finished run, and their union. Every file is put in place whole."""
+"""The folder of a study: settings, one file per finished part, and their union. Every file is put in place whole."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
 SCHEMA: dict[str, Any] = {
+    "part": pl.String,
+    "section": pl.String,
     "cell": pl.String,
     "length": pl.Int32,
     "seed": pl.Int32,
@@ -17,16 +23,43 @@ SCHEMA: dict[str, Any] = {
     "loss": pl.String,
     "quantity": pl.String,
     "leaf": pl.String,
+    "group": pl.String,
     "t": pl.Int32,
+    "x": pl.Float64,
     "value": pl.Float64,
 }
-"""The columns of ``results.parquet``, one row per number measured; null where a column does not apply."""
+"""The columns of ``results.parquet``, one row per number measured; null where a column does not apply.
 
-Run = tuple[str, int, int]  # cell, length, seed
+``t`` counts time steps, lags or places in a list; ``x`` is any other abscissa; ``group`` tells rows of one quantity
+apart (a method, a dtype, an algorithm, a task).
+"""
+
+
+class Part(NamedTuple):
+    """What is measured and kept as one: the rows of a section for one cell, length and seed, where they apply."""
+
+    section: str
+    cell: str | None = None
+    length: int | None = None
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The part in one word, such as ``training/lstm/64/0``."""
+        return "/".join("" if value is None else str(value) for value in self).rstrip("/")
+
+    def __str__(self) -> str:
+        seed = "" if self.seed is None else f"seed {self.seed}"
+        length = "" if self.length is None else f"T = {self.length}"
+        return ", ".join(filter(None, (self.section.replace("_", " "), self.cell, length, seed)))
+
+    def tags(self) -> dict[str, Any]:
+        """The columns that all of its rows have in common."""
+        return self._asdict()
 
 
 class Store:
-    """Reads and writes one folder: ``summary.json``, ``parts/*.parquet`` while unfinished, ``results.parquet``."""
+    """One folder: ``summary.json``, ``results.parquet``; ``parts/`` and ``weights/`` while the study is unfinished."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,7 +93,7 @@ class Store:
         elif overwrite:
             for name in ("index.html", "results.parquet", "summary.json"):
                 (self.folder / name).unlink(missing_ok=True)
-            for name in ("parts", "figures"):
+            for name in ("parts", "weights", "figures"):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
         elif not resume:
             raise ValueError(
@@ -68,10 +101,11 @@ class Store:
                 "or choose another folder."
             )
         elif before["settings"] != settings:
+            names = dict.fromkeys([*settings, *before["settings"]])
             changed = [
-                f"{name} {before['settings'].get(name)} -> {value}"
-                for name, value in settings.items()
-                if before["settings"].get(name) != value
+                f"{name} {before['settings'].get(name)} -> {settings.get(name)}"
+                for name in names
+                if before["settings"].get(name) != settings.get(name)
             ]
             raise ValueError(
                 f"--resume: the settings differ from those of {self.folder}: {'; '.join(changed)}. "
@@ -79,6 +113,7 @@ class Store:
             )
         try:
             (self.folder / "parts").mkdir(parents=True, exist_ok=True)
+            (self.folder / "weights").mkdir(exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
@@ -86,36 +121,57 @@ class Store:
                 f"--out: {self.folder} cannot be written ({error.strerror}). Choose another folder."
             ) from None
 
-    def finished(self) -> set[Run]:
-        """The runs that are measured."""
-        runs = self._read().select("cell", "length", "seed").unique()
-        return {(cell, length, seed) for cell, length, seed in runs.iter_rows()}
+    def finished(self) -> set[str]:
+        """The names of the parts that are measured."""
+        return set(self._read()["part"].unique())
 
-    def add(self, run: Run, rows: list[dict[str, Any]]) -> None:
-        """Keep the rows of one finished run."""
-        cell, length, seed = run
-        frame = pl.DataFrame(rows, schema=SCHEMA)
-        self._write(self.folder / "parts" / f"{cell}-{length}-{seed}.parquet", frame.write_parquet)
+    def add(self, part: Part, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Keep the rows of one finished part; its tags are added where a row has none of its own."""
+        tags = dict.fromkeys(SCHEMA) | {"part": part.name} | part.tags()
+        frame = pl.DataFrame([tags | dict(row) for row in rows], schema=SCHEMA)
+        digest = hashlib.sha256(part.name.encode()).hexdigest()[:8]  # names of models may hold any letter
+        file = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', part.name)[:80]}.{digest}.parquet"
+        self._write(self.folder / "parts" / file, frame.write_parquet)
 
     def merge(self) -> pl.DataFrame:
         """Unite the parts in ``results.parquet``."""
-        frame = self._read().sort("length", "cell", "seed", maintain_order=True)
+        frame = self._read().sort("section", "length", "cell", "seed", maintain_order=True)
         self._write(self.folder / "results.parquet", frame.write_parquet)
         shutil.rmtree(self.folder / "parts", ignore_errors=True)
         (self.folder / "parts").mkdir()
         return frame
 
+    def save_weights(self, name: str, leaves: Iterable[Any]) -> None:
+        """Keep trained params for the sections that come later; they go when the study is complete."""
+        arrays = [np.asarray(leaf) for leaf in leaves]
+
+        def write(path: Path) -> None:
+            with path.open("wb") as file:
+                np.savez(file, *arrays)
+
+        (self.folder / "weights").mkdir(exist_ok=True)
+        self._write(self.folder / "weights" / f"{name}.npz", write)
+
+    def load_weights(self, name: str) -> list[np.ndarray] | None:
+        """The arrays that `save_weights` kept under that name; None where there are none."""
+        path = self.folder / "weights" / f"{name}.npz"
+        if not path.exists():
+            return None
+        with np.load(path) as file:
+            return [file[key] for key in file.files]
+
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Replace ``summary.json``; a complete study needs no parts any more."""
+        """Replace ``summary.json``; a complete study needs neither parts nor weights any more."""
         text = json.dumps(summary, indent=2) + "\n"
         self._write(self.folder / "summary.json", lambda path: path.write_text(text, encoding="utf-8"))
         if summary["complete"]:
-            shutil.rmtree(self.folder / "parts", ignore_errors=True)
+            for name in ("parts", "weights"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def _read(self) -> pl.DataFrame:
         paths = [self.folder / "results.parquet", *sorted((self.folder / "parts").glob("*.parquet"))]
         frames = [pl.read_parquet(path) for path in paths if path.exists()]
-        # A run may stand in both, if the last merge was cut short.
+        # A part may stand in both, if the last merge was cut short.
         return pl.concat(frames).unique(maintain_order=True) if frames else pl.DataFrame(schema=SCHEMA)
 
     def _write(self, path: Path, write: Any) -> None:

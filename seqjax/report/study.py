@@ -1,4 +1,4 @@
-"""The main job: every run of a study, one after the other, kept as it finishes."""
+"""The main job: every part of every section, one after the other, kept as it finishes."""
 
 import platform
 from collections.abc import Callable
@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from seqjax.report.measure import Programs, make_source
+from seqjax.report.lab import Lab
+from seqjax.report.sections import chosen
 from seqjax.report.settings import Settings, command
-from seqjax.report.store import Run, Store
+from seqjax.report.store import Store
 
 
 def run(
@@ -19,7 +20,7 @@ def run(
     data: np.ndarray | None,
     store: Store,
     *,
-    advance: Callable[[int], None],
+    advance: Callable[[float], None],
     describe: Callable[[str], None],
 ) -> bool:
     """Measure what is not measured yet; True when all is. Stops early, keeping what is finished, on Ctrl-C.
@@ -33,25 +34,25 @@ def run(
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     done = store.finished()
-    baselines: dict[str, float] = {}
+    told = 0.0
+
+    def count(work: float) -> None:
+        nonlocal told
+        told += work
+        advance(work)
+
+    lab = Lab(settings, data, store, count)
+    baselines = _baselines(lab)
     store.write_summary(_summary(settings, done, baselines, started))
     try:
-        for length in settings.lengths:
-            source = make_source(settings, length, data)
-            # A baseline that depends on the length has no place in a table for all lengths.
-            baselines = {n: v for n, v in source.baselines.items() if baselines.get(n, v) == v}
-            for cell in settings.cells:
-                programs = None
-                for seed in range(settings.seeds):
-                    if (cell, length, seed) in done:
-                        advance(run_work(settings, length))
-                        continue
-                    describe(f"{cell}, T = {length}, seed {seed}")
-                    programs = programs or Programs(settings, cell, source)
-                    rows = list(programs.measure(seed, advance))
-                    tags = {"cell": cell, "length": length, "seed": seed}
-                    store.add((cell, length, seed), [tags | row for row in rows])
-                    done.add((cell, length, seed))
+        for section in chosen(settings.sections):
+            for part in section.parts(settings):
+                told = 0.0
+                if part.name not in done:
+                    describe(str(part))
+                    store.add(part, section.measure(lab, part))
+                    done.add(part.name)
+                advance(section.work(settings, part) - told)
     except KeyboardInterrupt:
         store.merge()
         store.write_summary(_summary(settings, done, baselines, started))
@@ -61,21 +62,27 @@ def run(
     return True
 
 
-def run_work(settings: Settings, length: int) -> int:
-    """The work of one run in time steps: a snapshot costs about as much as four steps of training."""
-    return length * (settings.training_steps + 4 * len(settings.snapshots()))
-
-
-def total_work(settings: Settings) -> int:
-    """The work of all runs."""
-    return (
-        sum(run_work(settings, length) for length in settings.lengths) * len(settings.cells) * settings.seeds
+def total_work(settings: Settings) -> float:
+    """The work of all parts, about seconds on two cores."""
+    return sum(
+        section.work(settings, part)
+        for section in chosen(settings.sections)
+        for part in section.parts(settings)
     )
 
 
-def _summary(settings: Settings, done: set[Run], baselines: dict[str, float], started: str) -> dict[str, Any]:
-    planned = len(settings.cells) * len(settings.lengths) * settings.seeds
-    complete = len(done) == planned
+def _baselines(lab: Lab) -> dict[str, float]:
+    """What a model without memory reaches; a baseline that depends on the length has no place in a table for all."""
+    found: dict[str, set[float]] = {}
+    for length in lab.settings.lengths:
+        for name, value in lab.source(length).baselines.items():
+            found.setdefault(name, set()).add(value)
+    return {name: values.pop() for name, values in found.items() if len(values) == 1}
+
+
+def _summary(settings: Settings, done: set[str], baselines: dict[str, float], started: str) -> dict[str, Any]:
+    names = [part.name for section in chosen(settings.sections) for part in section.parts(settings)]
+    absent = [name for name in names if name not in done]
     device = jax.devices()[0]
     return {
         "title": "How gradients travel through time",
@@ -87,10 +94,11 @@ def _summary(settings: Settings, done: set[Run], baselines: dict[str, float], st
             "platform": platform.platform(),
             "device": f"{device.platform} ({device.device_kind})",
         },
-        "complete": complete,
-        "runs_planned": planned,
-        "runs_finished": len(done),
+        "complete": not absent,
+        "runs_planned": len(names),
+        "runs_finished": len(names) - len(absent),
+        "runs_absent": absent,
         "started": started,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds") if complete else None,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds") if not absent else None,
         "baselines": baselines,
     }

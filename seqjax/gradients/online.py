@@ -1,0 +1,220 @@
+r"""What online algorithms share: the influence of the params on the carry goes forward, so nothing is kept over time.
+
+With s the carry and :math:`\theta` the params that reach it, as real vectors, for one example:
+
+.. math::
+    s_t = f_t(\theta, s_{t-1}), \qquad
+    M_t = \frac{\partial f_t}{\partial s} M_{t-1} + \frac{\partial f_t}{\partial \theta}, \qquad
+    \frac{d \ell_t}{d \theta} = \frac{\partial \ell_t}{\partial \theta} +
+    \frac{\partial \ell_t}{\partial s_{t-1}} M_{t-1}
+
+where :math:`\ell_t(\theta, s_{t-1})` is the loss of step t. So step t itself is differentiated exactly, whatever an
+algorithm makes of M. How it keeps M, for one example, is a `Rule`; all else is here: the loop over a chunk, the batch,
+resets, which begin M anew, and masked steps, which leave it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Batch, Estimate, Estimator, Layer
+from seqjax.combinators.common import check_layers
+from seqjax.compat import vary_like
+from seqjax.gradients.coordinates import Coordinates
+from seqjax.gradients.objective import Loss, loss_sum
+from seqjax.gradients.reach import params_reaching
+from seqjax.gradients.windows import check_batch, enter, losses_per_step, zeros
+from seqjax.layers import first_step, num_steps, step_keys
+from seqjax.ops.select import keep, select, wide
+
+
+class Model(NamedTuple):
+    """What a rule may look at before anything runs: shapes alone.
+
+    Attributes:
+        layer: the model.
+        params: coordinates of the P params that reach the carry, alone or by way of others.
+        carry: coordinates of one example's carry, n of them.
+        step: ``(theta [P], s [n]) -> s [n]``, a step of one example, for its structure alone: its inputs are zeros.
+    """
+
+    layer: Layer
+    params: Coordinates
+    carry: Coordinates
+    step: Callable
+
+
+class Rule(NamedTuple):
+    """How an online algorithm keeps the influence M ``[n, P]`` of one example.
+
+    Attributes:
+        zero: ``() -> influence``, a tree of arrays that stands for M = 0.
+        read: ``(influence, delta [n]) -> delta M [P]``.
+        advance: ``(step, theta [P], s [n], influence, key) -> influence`` after ``step(theta, s) -> s``, entered with
+            s. Where the step restarts, it does not depend on s, and the influence is zero. What comes of a masked step
+            is not used.
+        draws: whether `advance` needs a key.
+    """
+
+    zero: Callable
+    read: Callable
+    advance: Callable
+    draws: bool = False
+
+
+def online(who: str, rule_of: Callable[[Model], Rule]) -> Estimator:
+    """The estimator of a rule. It takes losses per step, targets per step, and one batch axis.
+
+    Each example draws its noise by a key of its own, the step's key folded with its row; a single one by the step's.
+
+    Args:
+        who: the estimator's name in errors.
+        rule_of: called with the `Model` while tracing.
+    """
+
+    def bind(layer: Layer, loss: Loss) -> Any:
+        check_layers(who, (layer,), causal=True)
+
+        def init(params: Any, carry: Any, x: Any) -> Any:
+            carry = jax.eval_shape(layer.initial_carry, params, x) if carry is None else carry
+            influence = rule_of(model_of(layer, params, carry, x)).zero()
+            number = jax.tree.leaves(x)[0].shape[0]
+            return jax.tree.map(lambda a: jnp.broadcast_to(a, (number, *a.shape)), influence)
+
+        def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
+            batch = check_batch(f"{who}.update", batch)
+            entering = enter(layer, params, carry, batch)
+            number = check_online(f"{who}.update", layer, loss, params, entering, batch)
+            if carry is None:
+                reset = batch.reset
+                reset = (
+                    jnp.zeros((num_steps(batch.xs), number), bool) if reset is None else jnp.asarray(reset)
+                )
+                batch = batch._replace(reset=reset.at[0].set(True))
+            model = model_of(layer, params, entering, first_step(batch.xs))
+            rule = rule_of(model)
+            if rule.draws and key is None:
+                raise ValueError(f"{who}.update: expected a key to draw from, got None.")
+            keys = step_keys(key, num_steps(batch.xs))
+            return _run(loss, model, rule, params, entering, state, batch, keys)
+
+        return init, update
+
+    return Estimator(bind=bind)
+
+
+def check_online(who: str, layer: Layer, loss: Loss, params: Any, carry: Any, batch: Batch) -> int:
+    """B; a ValueError unless there is one batch axis, and the loss and its targets are per step."""
+    axes = losses_per_step(layer, loss, params, carry, batch)
+    if axes is None or len(axes) != 1:
+        raise ValueError(
+            f"{who}: expected a loss per step [T, B] of targets [T, B, ...], as xs "
+            f"{list(jax.tree.leaves(batch.xs)[0].shape)}: an online algorithm has each step's gradient when the step "
+            "is made. For a loss per sequence use full_bptt, or the loss of every step with zero weights."
+        )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
+        if leaf.shape[:1] != axes:
+            name = jax.tree_util.keystr(path)
+            raise ValueError(f"{who}: expected carry{name} [{axes[0]}, ...], got {list(leaf.shape)}.")
+    return axes[0]
+
+
+def model_of(layer: Layer, params: Any, carry: Any, x: Any) -> Model:
+    """The model of a layer, from the shapes of params, carry ``[B, ...]`` and one time step ``[B, ...]``."""
+
+    def one(a: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(a.shape[1:], a.dtype)
+
+    carry, now = jax.tree.map(one, (carry, Batch(x, None)))
+    carry_space = Coordinates(carry)
+
+    def step_of(space: Coordinates) -> Callable:
+        def step(theta: jax.Array, s: jax.Array) -> jax.Array:
+            params_, carry_, now_ = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (params, carry, now))
+            entered = space.tree(theta, params_), carry_space.tree(s, carry_)
+            return carry_space.vector(example_step(layer, *entered, now_, None)[0])
+
+        return step
+
+    everything = Coordinates(params)
+    reaching = params_reaching(step_of(everything), everything, carry_space)
+    chosen = Coordinates(params, reaching)
+    return Model(layer, chosen, carry_space, step_of(chosen))
+
+
+def example_step(layer: Layer, params: Any, carry: Any, now: Batch, key: Any) -> tuple[Any, Any]:
+    """``(carry, y)`` of one example at one time step: all trees without the batch axis."""
+    carry, now = jax.tree.map(lambda a: a[None], (carry, now))
+    after = layer.step(params, carry, now.xs, reset=now.reset, mask=now.mask, key=key)
+    return jax.tree.map(lambda a: a[0], after)
+
+
+def _run(
+    loss: Loss, model: Model, rule: Rule, params: Any, carry: Any, state: Any, batch: Batch, keys: Any
+) -> Any:
+    theta = model.params.vector(params)
+    number = jax.tree.leaves(batch.xs)[0].shape[1]
+
+    def of_step(carry: Any, influence: Any, now: Batch, key: Any) -> tuple[Estimate, jax.Array, Any, Any]:
+        keys = _example_keys(key, number, rule.draws)
+        given = now._replace(targets=None)
+        s = jax.vmap(model.carry.vector)(carry)
+
+        def losses_of(params: Any, s: jax.Array) -> tuple[jax.Array, Any]:
+            def one(s: jax.Array, carry: Any, now: Batch, key: Any) -> tuple[Any, Any]:
+                return example_step(model.layer, params, model.carry.tree(s, carry), now, key)
+
+            after, y = jax.vmap(one)(s, carry, given, keys.noise)
+            y, targets, mask = jax.tree.map(lambda a: a[None], (y, now.targets, now.mask))
+            total, count = loss_sum(loss(y, targets), mask)
+            return total, (count, after)
+
+        with_grad = jax.value_and_grad(losses_of, (0, 1), has_aux=True)
+        (total, (count, after)), (direct, delta) = with_grad(params, s)
+
+        def advance(s: jax.Array, carry: Any, influence: Any, delta: jax.Array, now: Batch, keys: Any) -> Any:
+            def step(theta: jax.Array, s: jax.Array) -> jax.Array:
+                entered = model.params.tree(theta, params), model.carry.tree(s, carry)
+                return model.carry.vector(example_step(model.layer, *entered, now, keys.noise)[0])
+
+            return rule.read(influence, delta), rule.advance(step, theta, s, influence, keys.own)
+
+        through, advanced = jax.vmap(advance)(s, carry, influence, delta, given, keys)
+        return Estimate(total, count, direct), jnp.sum(keep(now.mask, through), 0), after, advanced
+
+    def body(carried: Any, inputs: Any) -> tuple[Any, None]:
+        sums, carry, influence = carried
+        now, key = inputs
+        # Selected, not multiplied: what came before a restart, or of a masked step, may not be finite.
+        influence = select(now.reset, jax.tree.map(jnp.zeros_like, influence), influence)
+        *found, carry, advanced = of_step(carry, influence, now, key)
+        sums = jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, tuple(found))
+        return (sums, carry, advanced if now.mask is None else select(now.mask, advanced, influence)), None
+
+    inputs = jax.tree.map(jnp.asarray, (batch, keys))
+    found = jax.eval_shape(of_step, carry, state, *first_step(inputs))[:2]
+    wider = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, wide(a.dtype)), found)
+    started = (zeros(wider, batch.xs), carry, vary_like(state, batch.xs))
+    ((estimate, indirect), carry, state), _ = jax.lax.scan(body, started, inputs)
+    through = model.params.gradient(indirect)
+    gradients = jax.tree.map(lambda a, b, p: (a + b).astype(p.dtype), estimate.gradients, through, params)
+    return estimate._replace(gradients=gradients), carry, state
+
+
+class _Keys(NamedTuple):
+    """Per example ``[B]``, of one step: the layer's, and the rule's own."""
+
+    noise: Any
+    own: Any
+
+
+def _example_keys(key: Any, number: int, draws: bool) -> _Keys:
+    if key is None:
+        return _Keys(None, None)
+    rows = jnp.arange(number, dtype=jnp.uint32)
+    each = jax.vmap(jax.random.fold_in, (None, 0))
+    noise = key[None] if number == 1 else each(key, rows)
+    # The layer's keys come from small numbers.
+    return _Keys(noise, each(jax.random.fold_in(key, 0x7FFFFFFF), rows) if draws else None)

@@ -1,0 +1,132 @@
+"""Checks of what the probes of a state over time are given: who, what was expected, what came, what to do."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax.base import Cell, Layer
+from seqjax.ops.select import keep
+
+CONTRACT = "lax.scan's contract, step(carry, x) -> (carry, y)"
+
+
+def form(tree: Any) -> str:
+    """A tree as text, its arrays as dtype and shape."""
+    described = jax.tree.map(lambda a: Text(f"{a.dtype}{list(a.shape)}") if hasattr(a, "shape") else a, tree)
+    return repr(described)
+
+
+class Text(str):
+    """A string that prints without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def check_callable(who: str, step: Any) -> None:
+    """Raise a TypeError for what cannot be called with a carry and an input."""
+    if isinstance(step, Layer | Cell):
+        wanted = "layer" if isinstance(step, Layer) else "recurrent(cell)"
+        raise TypeError(f"{who}(step): expected a step, got {step!r}. Write bind({wanted}, params).")
+    if not callable(step):
+        raise TypeError(f"{who}(step): expected a function with {CONTRACT}, got {step!r}.")
+    try:
+        signature = inspect.signature(step)
+    except (TypeError, ValueError):  # some builtins do not tell theirs
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        name = getattr(step, "__name__", type(step).__name__)
+        raise TypeError(f"{who}(step): expected {CONTRACT}, got {name}{signature}: {error}.") from error
+
+
+def check_step(who: str, step: Callable, carry: Any, x: Any) -> None:
+    """Raise a TypeError where a step does not return a pair, or changes the form or dtypes of its carry."""
+    result = jax.eval_shape(step, carry, x)
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(
+            f"{who}(step): expected {CONTRACT}, a pair whose first is a carry {form(carry)}; it returned "
+            f"{form(result)}."
+        )
+    if form(result[0]) != form(carry):
+        raise TypeError(
+            f"{who}(step): expected {CONTRACT}, with the carry as it came, {form(carry)}; it returned the carry "
+            f"{form(result[0])}. Structure, shapes and dtypes must not change from step to step: cast the carry, or "
+            "the inputs, to one dtype."
+        )
+
+
+def check_count(who: str, name: str, value: Any, least: int, most: int | None = None, why: str = "") -> None:
+    """Raise a ValueError unless a value is a whole number from least to most."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{who}({name}): expected a whole number {bounds}{why}, got {value!r}.")
+
+
+def check_rank(who: str, k: int | None, size: int) -> int:
+    """k, by default all of the state; a ValueError where it is larger."""
+    if k is None:
+        return size
+    check_count(who, "k", k, 1, size, f" (the state has {size} real numbers)")
+    return int(k)
+
+
+def check_warm_up(who: str, warm_up: int, num_steps: int) -> None:
+    """Raise a ValueError where nothing is left after the warm-up."""
+    check_count(who, "warm_up", warm_up, 0)
+    if warm_up >= num_steps:
+        raise ValueError(
+            f"{who}(warm_up): expected fewer steps than the {num_steps} that there are, got {warm_up}."
+        )
+
+
+def check_inputs(who: str, xs: Any, batched: bool) -> tuple[Any, int]:
+    """``(xs, T)`` from inputs or a number of steps; an error for anything else."""
+    if isinstance(xs, int | np.integer) and not isinstance(xs, bool):
+        if batched:
+            raise TypeError(
+                f"{who}: expected inputs xs [T, B, ...] for a bound layer, got {xs} steps without any."
+            )
+        check_count(who, "num_steps", xs, 1)
+        return None, int(xs)
+    xs = jax.tree.map(jnp.asarray, xs)
+    leaves = jax.tree.leaves(xs)
+    letters = "[T, B, ...]" if batched else "[T, ...]"
+    if not leaves or any(a.ndim < 1 + batched or a.shape[0] != leaves[0].shape[0] for a in leaves):
+        raise ValueError(
+            f"{who}: expected xs {letters}, or a number of steps as a Python int, got {form(xs)}."
+        )
+    if leaves[0].shape[0] == 0:
+        raise ValueError(f"{who}: expected xs {letters} with T of at least 1, got {form(xs)}.")
+    return xs, leaves[0].shape[0]
+
+
+def check_flag(who: str, name: str, flag: Any, shape: tuple[int, ...]) -> jax.Array | None:
+    """The flag as an array; a ValueError unless it is bool of this shape."""
+    if flag is None:
+        return None
+    flag = jnp.asarray(flag)
+    if flag.shape != shape or flag.dtype != jnp.bool_:
+        raise ValueError(f"{who}: expected {name} bool{list(shape)}, got {form(flag)}.")
+    return flag
+
+
+def check_finite(who: str, name: str, tree: Any, mask: Any = None) -> None:
+    """Raise a ValueError for NaN or infinity at a step that happens; values that are being traced are not known."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact) or isinstance(leaf, jax.core.Tracer):
+            continue
+        kept = leaf if isinstance(mask, jax.core.Tracer) else keep(mask, leaf)
+        bad = ~np.isfinite(np.asarray(kept))
+        if bad.any():
+            where = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise ValueError(
+                f"{who}: expected finite {name}, got {np.asarray(kept)[where]} at {name}{jax.tree_util.keystr(path)}"
+                f"{list(where)} ({int(bad.sum())} such entries). Mask such steps, or mend the data."
+            )

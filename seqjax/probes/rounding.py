@@ -1,0 +1,230 @@
+r"""Rounding emulated in float64: of arrays, of a carry after each step, of the operands of products.
+
+Emulation separates what a program in low precision does all at once. ``lax.reduce_precision`` rounds to nearest even,
+as casting does, and compilers may not remove it, as they may a cast there and back. Below the smallest normal number it
+gives zero, as XLA does on CPUs where the exponent has the eight bits of float32; float16 keeps its subnormal numbers.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from seqjax.base import Layer
+from seqjax.compat import bind
+
+PRODUCTS = ("dot_general", "conv_general_dilated")
+# What only wraps a part of a program, by its names in different versions of JAX.
+CALLS = frozenset(
+    "jit pjit remat2 remat checkpoint closed_call core_call custom_jvp_call custom_vjp_call".split()
+)
+
+
+class Format(NamedTuple):
+    """A floating-point format: how many bits its exponent and its mantissa (without the leading one) have."""
+
+    exponent_bits: int
+    mantissa_bits: int
+
+
+TF32 = Format(8, 10)
+
+
+def format_of(dtype: Any) -> Format:
+    """That of a dtype; of a complex one, that of its parts.
+
+    Example:
+        >>> format_of("bfloat16")
+        Format(exponent_bits=8, mantissa_bits=7)
+    """
+    info = jnp.finfo(dtype)
+    return Format(int(info.nexp), int(info.nmant))
+
+
+def round_to(tree: Any, form: Format) -> Any:
+    """The real and complex arrays of a tree, rounded, in the dtype that they have."""
+
+    def one(x: Any) -> Any:
+        if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+            return x
+        if jnp.iscomplexobj(x):
+            return lax.complex(one(jnp.real(x)), one(jnp.imag(x)))
+        rounded = lax.reduce_precision(x, form.exponent_bits, form.mantissa_bits)
+        if form.exponent_bits >= 8:
+            return rounded
+        smallest = 2.0 ** (2 - 2 ** (form.exponent_bits - 1))
+        step = smallest * 2.0**-form.mantissa_bits
+        return jnp.where(jnp.abs(x) < smallest, jnp.round(x / step) * step, rounded)
+
+    return jax.tree.map(one, tree)
+
+
+def kept_in(x: jax.Array, form: Format) -> jax.Array:
+    """An array after being kept in a format: rounded; on the way back its cotangent is rounded, too."""
+
+    @jax.custom_vjp
+    def kept(x: jax.Array) -> jax.Array:
+        return round_to(x, form)
+
+    kept.defvjp(lambda x: (round_to(x, form), None), lambda _, cotangent: (round_to(cotangent, form),))
+    return kept(x)
+
+
+def step_by_step(layer: Layer, forms: Any = None) -> Layer:
+    """The layer as the loop of its step; with a tree of `Format` like the carry, each leaf kept in its own.
+
+    Leaves whose format is None stay as they are.
+    """
+
+    def keep(carry: Any) -> Any:
+        if forms is None:
+            return carry
+        leaves, treedef = jax.tree.flatten(carry)
+        kept = [x if form is None else kept_in(x, form) for x, form in zip(leaves, forms, strict=True)]
+        return jax.tree.unflatten(treedef, kept)
+
+    def unroll(
+        params: Any,
+        carry: Any,
+        xs: Any,
+        *,
+        reset: Any = None,
+        mask: Any = None,
+        key: Any = None,
+        tap: Any = None,
+    ) -> Any:
+        def body(carry: Any, inputs: Any) -> Any:
+            x, reset, mask = inputs
+            after, y = layer.step(params, carry, x, reset=reset, mask=mask)
+            return keep(after), y
+
+        return lax.scan(body, keep(carry), (xs, reset, mask))
+
+    return dataclasses.replace(layer, unroll=unroll)
+
+
+def product_formats(function: Callable, *args: Any) -> dict[tuple, Format]:
+    """In which format the operands of each product of a function are: by the kind of product and its shapes.
+
+    Where products of the same kind and shapes differ, the narrower format.
+    """
+    found: dict[tuple, Format] = {}
+    for eqn in _products(jax.make_jaxpr(function)(*args).jaxpr):
+        dtypes = [v.aval.dtype for v in eqn.invars]
+        if all(jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes):
+            form = min((format_of(dtype) for dtype in dtypes), key=lambda f: f.mantissa_bits)
+            known = found.get(_kind(eqn), form)
+            found[_kind(eqn)] = min(form, known, key=lambda f: f.mantissa_bits)
+    return found
+
+
+def with_rounded_products(function: Callable, form_of: Callable[[tuple], Format]) -> Callable:
+    """The function with the operands of every product of arrays rounded, and nothing else.
+
+    It is evaluated equation by equation, so differentiate first: of a gradient, the products of the backward pass are
+    rounded like those of the forward pass.
+
+    Args:
+        function: of trees of arrays.
+        form_of: the format, by the kind of the product as in `product_formats`.
+
+    Raises:
+        TypeError: where a product lies inside a primitive that cannot be looked into (a kernel, a sharded map).
+    """
+
+    def run(*args: Any) -> Any:
+        closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+        results = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args), form_of)
+        return jax.tree.unflatten(jax.tree.structure(shape), results)
+
+    return run
+
+
+def _evaluate(jaxpr: Jaxpr, consts: Any, args: Any, form_of: Callable) -> list:
+    env: dict = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
+
+    def read(v: Any) -> Any:
+        return v.val if isinstance(v, Literal) else env[v]
+
+    for eqn in jaxpr.eqns:
+        results = _apply(eqn, [read(v) for v in eqn.invars], form_of)
+        env.update(zip(eqn.outvars, results, strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _apply(eqn: Any, operands: list, form_of: Callable) -> list:
+    """The results of one equation."""
+    name, params = eqn.primitive.name, eqn.params
+
+    def call(closed: Any) -> Callable:
+        body, consts = (closed.jaxpr, closed.consts) if isinstance(closed, ClosedJaxpr) else (closed, ())
+        return lambda *args: _evaluate(body, consts, args, form_of)
+
+    match name:
+        case "scan":
+            consts, carries = params["num_consts"], params["num_carry"]
+            body = call(params["jaxpr"])
+
+            def step(carry: list, xs: list) -> tuple[list, list]:
+                results = body(*operands[:consts], *carry, *xs)
+                return results[:carries], results[carries:]
+
+            carry, xs = operands[consts : consts + carries], operands[consts + carries :]
+            after, ys = lax.scan(
+                step, carry, xs, params["length"], reverse=params["reverse"], unroll=params["unroll"]
+            )
+            return [*after, *ys]
+        case "while":
+            tests, bodies = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+            test, body = call(params["cond_jaxpr"]), call(params["body_jaxpr"])
+            return lax.while_loop(
+                lambda carry: test(*operands[:tests], *carry)[0],
+                lambda carry: body(*operands[tests:bodies], *carry),
+                operands[bodies:],
+            )
+        case "cond":
+            return lax.switch(operands[0], [call(branch) for branch in params["branches"]], *operands[1:])
+        case (
+            "jit"
+            | "pjit"
+            | "remat2"
+            | "checkpoint"
+            | "closed_call"
+            | "core_call"
+            | "custom_jvp_call"
+            | "custom_vjp_call"
+        ):
+            return call(params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"])(*operands)
+    if name in PRODUCTS:
+        if all(jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in operands):
+            operands = round_to(operands, form_of(_kind(eqn)))
+    elif any(True for inner in _inner(params) for _ in _products(inner)):
+        raise TypeError(
+            f"cannot round the operands of products inside {name}: expected loops and calls only."
+        )
+    return bind(eqn, operands)
+
+
+def _kind(eqn: Any) -> tuple:
+    return eqn.primitive.name, str(eqn.params["dimension_numbers"]), *(v.aval.shape for v in eqn.invars)
+
+
+def _products(jaxpr: Jaxpr) -> Iterator[Any]:
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in PRODUCTS:
+            yield eqn
+        for inner in _inner(eqn.params):
+            yield from _products(inner)
+
+
+def _inner(params: Any) -> Iterator[Jaxpr]:
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, Jaxpr):
+                yield item

@@ -1,0 +1,148 @@
+"""The rows of a study, arranged for those who show them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from seqjax.report.text import file_name
+
+Array = NDArray[np.float64]
+Key = tuple[str, str, int, str | None, str | None]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Gradient norms of one cell at one length: log10 values by seed, snapshot and step."""
+
+    cell: str
+    length: int
+    steps: tuple[int, ...]
+    values: Array
+    seeds: tuple[int, ...] = ()
+
+    def mean(self) -> Array:
+        """Average over seeds in the log domain, by snapshot and step; masked seeds are left out."""
+        known = ~np.isnan(self.values)
+        with np.errstate(invalid="ignore"):
+            total = np.where(known, self.values, 0.0).sum(axis=0)
+        return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)
+
+    def fall(self, place: int) -> float:
+        """Decades from the last step's norm to the first's, at the first (0) or last (1) of several snapshots."""
+        if place and len(self.steps) < 2:
+            return math.nan
+        first, last = self.mean()[-place, [0, -1]].tolist()
+        return math.nan if math.isinf(last) else first - last
+
+
+class Data:
+    """A study's rows and settings, and the order and names of its cells."""
+
+    def __init__(self, frame: pl.DataFrame, summary: Mapping[str, Any]) -> None:
+        self.frame, self.summary = frame, summary
+        self.settings: Mapping[str, Any] = summary.get("settings") or {}
+        named = [str(cell) for cell in self.settings.get("cells") or ()]
+        self.cells = list(dict.fromkeys([*named, *sorted(frame["cell"].drop_nulls().unique())]))
+        self.places = {cell: place for place, cell in enumerate(self.cells)}
+        self.files = {cell: file_name(cell, place) for cell, place in self.places.items()}
+        lengths = frame.filter(pl.col("section") == "training")["length"].drop_nulls().unique()
+        self.lengths = sorted({*map(int, self.settings.get("lengths") or ()), *lengths})
+        self._profiles: dict[str, dict[int, list[Profile]]] = {}
+
+    def rows(self, section: str, **columns: Any) -> pl.DataFrame:
+        """The rows of a section, with these values in these columns."""
+        kept = pl.col("section") == section
+        for name, value in columns.items():
+            kept &= pl.col(name) == value
+        return self.frame.filter(kept)
+
+    def by_cell(self, rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+        """The rows of each cell that has any, in the order of the study."""
+        for cell in self.cells:
+            some = rows.filter(pl.col("cell") == cell)
+            if some.height:
+                yield cell, some
+
+    @cached_property
+    def measured(self) -> list[tuple[int, str]]:
+        """Lengths and cells that were trained."""
+        pairs = self.rows("training").select("length", "cell").unique().iter_rows()
+        return sorted(pairs, key=lambda pair: (pair[0], self.places[pair[1]]))
+
+    @cached_property
+    def scalars(self) -> Scalars:
+        """The quantities without a step axis that were recorded in training."""
+        return Scalars(self.rows("training"))
+
+    @cached_property
+    def baselines(self) -> dict[str, float]:
+        """What a model without memory reaches, by name."""
+        return {
+            str(name).replace("_", " "): float(value)
+            for name, value in (self.summary.get("baselines") or {}).items()
+            if isinstance(value, int | float)
+        }
+
+    def profiles(self, loss: str) -> dict[int, list[Profile]]:
+        """The norms of the whole carry by length, then by cell, in log10."""
+        if loss not in self._profiles:
+            self._profiles[loss] = self._arrange(loss)
+        return self._profiles[loss]
+
+    def _arrange(self, loss: str) -> dict[int, list[Profile]]:
+        rows = self.rows("training", quantity="log_norm", leaf="carry", loss=loss)
+        groups: dict[int, list[Profile]] = {}
+        for (cell, length), some in rows.filter(pl.col("t").is_not_null()).group_by("cell", "length"):
+            seeds, seed = np.unique(some["seed"].to_numpy(), return_inverse=True)
+            steps, step = np.unique(some["training_step"].to_numpy(), return_inverse=True)
+            values = np.full((len(seeds), len(steps), int(str(length))), np.nan)
+            norms = some["value"].fill_null(math.nan).to_numpy() / math.log(10)
+            values[seed, step, some["t"].to_numpy()] = norms
+            snapshots, numbers = tuple(map(int, steps)), tuple(map(int, seeds))
+            profile = Profile(str(cell), values.shape[2], snapshots, values, numbers)
+            groups.setdefault(profile.length, []).append(profile)
+        return {
+            length: sorted(groups[length], key=lambda profile: self.places[profile.cell])
+            for length in sorted(groups)
+        }
+
+
+class Scalars:
+    """The quantities without a step axis: values by seed at the first and the last training step."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        """Collect the values from a tidy frame."""
+        steps: dict[Key, dict[int, list[float]]] = {}
+        columns = ("quantity", "cell", "length", "loss", "leaf", "training_step", "value")
+        rows = frame.filter(pl.col("t").is_null()).sort("seed").select(columns)
+        for quantity, cell, length, loss, leaf, step, value in rows.iter_rows():
+            by_step = steps.setdefault((quantity, cell, length, loss, leaf), {})
+            by_step.setdefault(step, []).append(math.nan if value is None else value)
+        self._ends: dict[Key, tuple[list[float], list[float]]] = {
+            key: (by_step[min(by_step)], by_step[max(by_step)] if len(by_step) > 1 else [])
+            for key, by_step in steps.items()
+        }
+
+    def ends(
+        self, quantity: str, cell: str, length: int, loss: str | None = None, leaf: str | None = None
+    ) -> tuple[list[float], list[float]]:
+        """Values by seed at the first training step and at the last, none where there is only one."""
+        return self._ends.get((quantity, cell, length, loss, leaf), ([], []))
+
+    def leaves(self, quantity: str, cell: str, length: int) -> list[str]:
+        """Names of the leaves that a quantity was measured for."""
+        return sorted({key[4] or "" for key in self._ends if key[:3] == (quantity, cell, length)})
+
+
+def by_length(rows: Sequence[tuple[int, list[Any]]]) -> list[tuple[str, list[Any]]]:
+    """Rows of a table, grouped by their length."""
+    lengths = dict.fromkeys(length for length, _ in rows)
+    return [(f"T = {length}", [cells for n, cells in rows if n == length]) for length in lengths]

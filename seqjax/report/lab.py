@@ -1,0 +1,85 @@
+"""What a section measures with: the models of a study, their data, their params at the start and after training."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax.base import Layer
+from seqjax.report.models import make_model
+from seqjax.report.settings import METHODS, Settings
+from seqjax.report.sources import Source, make_source
+from seqjax.report.store import Store
+from seqjax.report.training import Run, Snapshot
+
+MOMENTS = ("initialisation", "after training")
+_KEPT = 6
+
+
+class Lab:
+    """The bench of one study. What is costly to make (data, compiled programs, trained params) is made once.
+
+    Attributes:
+        settings: of the study.
+        advance: told of finished work while a part is being measured, in the units of the section's `work`.
+    """
+
+    def __init__(
+        self, settings: Settings, text: np.ndarray | None, store: Store, advance: Callable[[float], None]
+    ) -> None:
+        self.settings, self.advance = settings, advance
+        self._text, self._store = text, store
+        self._sources: dict[int, Source] = {}
+        self._kept: dict[Any, Any] = {}
+
+    def source(self, length: int) -> Source:
+        """The batches of the study's task at one length."""
+        if length not in self._sources:
+            self._sources[length] = make_source(self.settings, length, self._text)
+        return self._sources[length]
+
+    def model(self, cell: str, length: int) -> Layer:
+        """Input map, the cell, output map: what is trained."""
+        s = self.settings
+        return make_model(cell, s.hidden_size, METHODS[s.method], s.dtype, self.source(length).task)
+
+    def keep(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` returns, made once; the oldest of several go, because compiled programs take memory."""
+        if key not in self._kept:
+            self._kept[key] = make()
+            for old in list(self._kept)[:-_KEPT]:
+                del self._kept[old]
+        return self._kept[key]
+
+    def run(self, cell: str, length: int) -> Run:
+        """The training of a cell at one length."""
+        make = lambda: Run(self.settings, self.model(cell, length), self.source(length))  # noqa: E731
+        return self.keep(("run", cell, length), make)
+
+    def train(self, cell: str, length: int, seed: int) -> Iterator[Snapshot]:
+        """Train, and keep the params at the end for the sections that come later."""
+        last = None
+        for last in self.run(cell, length).train(seed):
+            yield last
+        assert last is not None
+        self._store.save_weights(_name(cell, length, seed), jax.tree.leaves(last.params))
+
+    def params(self, cell: str, length: int, seed: int, moment: str = MOMENTS[0]) -> Any:
+        """The params of the model at one of `MOMENTS`."""
+        run = self.run(cell, length)
+        start = self.keep(("start", cell, length, seed), lambda: run.start(seed).params)
+        if moment == MOMENTS[0]:
+            return start
+        leaves = self._store.load_weights(_name(cell, length, seed))
+        if leaves is None:
+            for _ in self.train(cell, length, seed):
+                pass
+            leaves = self._store.load_weights(_name(cell, length, seed))
+        return jax.tree.unflatten(jax.tree.structure(start), [jnp.asarray(leaf) for leaf in leaves or ()])
+
+
+def _name(cell: str, length: int, seed: int) -> str:
+    plain = "".join(letter if letter.isalnum() else "-" for letter in cell)
+    return f"{plain}-{length}-{seed}"

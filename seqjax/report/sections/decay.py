@@ -1,0 +1,285 @@
+"""Decay with distance: curves against the lag, both laws fitted, and horizons that need no fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from seqjax.probes import fit_decay
+from seqjax.report.blocks import (
+    Block,
+    Caption,
+    Figure,
+    Fold,
+    Note,
+    Panel,
+    Row,
+    Table,
+    Text,
+    View,
+    listed,
+    say,
+)
+from seqjax.report.charts import Axis, Series, chart, decade_limits
+from seqjax.report.drawing import float32_marks, label_of, quarters
+from seqjax.report.frames import Array, Data, Profile, by_length
+from seqjax.report.lab import MOMENTS, Lab
+from seqjax.report.settings import Settings
+from seqjax.report.store import Part
+from seqjax.report.text import decades, number, plural, spread, ten
+
+NAME = "decay"
+TITLE = "Decay with distance"
+_FIT = ("exponential_rate", "exponential_length", "exponential_aic", "power_exponent", "power_aic")
+
+
+def parts(settings: Settings) -> Iterable[Part]:
+    """None: the profiles are those of training."""
+    return ()
+
+
+def work(settings: Settings, part: Part) -> float:
+    """Nothing is measured here."""
+    return 0.0
+
+
+def measure(lab: Lab, part: Part) -> Iterable[Row]:
+    """Nothing is measured here."""
+    return ()
+
+
+def view(data: Data) -> View:
+    """Curves by length, both fits for every cell at the greatest length, the table of horizons."""
+    last, mean = data.profiles("last"), data.profiles("mean")
+    if not last:
+        return View("", [Note("No profiles of the last loss have been measured yet.", muted=True)])
+    blocks: list[Block] = [_curves(data, "last", length, profiles) for length, profiles in last.items()]
+    blocks.append(_fits(data, max(last), last[max(last)]))
+    blocks += [Note(_ABOUT_HORIZONS), _horizons(data)]
+    if mean:
+        curves = [_curves(data, "mean", length, profiles) for length, profiles in mean.items()]
+        blocks.append(Fold("The mean loss, against the step t", curves))
+    intro = say(
+        "The same norms for the last loss against the lag, on a logarithmic axis: exponential decay is straight, a "
+        "power law bends. Lines are means over seeds, bands the range. A line that breaks off has reached exactly zero "
+        "or a masked step."
+    )
+    return View(intro, blocks)
+
+
+_ABOUT_HORIZONS = say(
+    "How far the gradient of the last loss reaches. Ratio: the norm at the first step divided by that at the last. "
+    "Zeros: the share of examples and steps whose gradient is exactly zero."
+)
+
+
+# ---------------------------------------------------------------- curves
+
+
+def _curves(data: Data, loss: str, length: int, profiles: Sequence[Profile]) -> Figure:
+    snapshots = [0, -1] if len(profiles[0].steps) > 1 else [0]
+    drawn = np.concatenate([profile.values[:, [0, -1]].ravel() for profile in profiles])
+    limits = decade_limits(drawn)
+    panels = [_panel(data, loss, length, profiles, snapshot, limits) for snapshot in snapshots]
+    falls = {p.cell: [p.fall(place) for place in (0, 1)] for p in profiles}
+    table = Table(
+        f"First over last norm, T = {length}",
+        [("first ÷ last", ""), *((moment, "number") for moment in MOMENTS)],
+        [("", [[cell, *map(decades, fall)] for cell, fall in falls.items()])],
+        small=True,
+    )
+    shows = say("The norm against the {}, one line per cell.", "lag" if loss == "last" else "step")
+    low, high = limits[0], round(limits[1] - 0.03 / 1.03 * (limits[1] - limits[0]))
+    for end, beyond in ((low, drawn < low), (high, drawn > high)):
+        if np.any(beyond & np.isfinite(drawn)):
+            shows += say(" The axis ends at {}; lines go on beyond it.", ten(int(end)))
+    measured = "From the profiles above; the band is the range over seeds."
+    conclusion = _extremes(falls, snapshots)
+    return Figure(say("T = {}", length), panels, Caption(shows, measured, conclusion), [table], length)
+
+
+def _panel(
+    data: Data,
+    loss: str,
+    length: int,
+    profiles: Sequence[Profile],
+    snapshot: int,
+    limits: tuple[float, float],
+) -> Panel:
+    name = f"curves-{loss}-T{length}-{'init' if snapshot == 0 else 'after'}"
+    title = "at initialisation" if snapshot == 0 else f"after {profiles[0].steps[-1]} training steps"
+    order = slice(None, None, -1 if loss == "last" else 1)
+    points = np.arange(length)
+    series = []
+    for profile in profiles:
+        values = np.where(
+            np.isfinite(profile.values[:, snapshot, order]), profile.values[:, snapshot, order], np.nan
+        )
+        series.append(
+            Series(
+                profile.cell,
+                points,
+                profile.mean()[snapshot, order],
+                data.places[profile.cell],
+                profile.cell,
+                np.fmin.reduce(values),
+                np.fmax.reduce(values),
+                dict(zip(profile.seeds, values, strict=False)),
+            )
+        )
+    across = "lag: steps back from the last step" if loss == "last" else "step t"
+    cells = ", ".join(profile.cell for profile in profiles)
+    return chart(
+        series,
+        name,
+        title=f"T = {length}, {title}",
+        x=Axis(across, limits=(0, length - 1 if length > 1 else 1), ticks=quarters(length)),
+        y=Axis("gradient norm", "decades", limits),
+        label=f"Gradient norm against {across.split(':')[0]}, T = {length}, {title}: {cells}.",
+        length=length,
+        draw=lambda axes: float32_marks(axes, limits[0]),
+    )
+
+
+def _extremes(falls: Mapping[str, Sequence[float]], snapshots: Sequence[int]) -> Text:
+    ranked = sorted(
+        (f[len(snapshots) - 1], c) for c, f in falls.items() if not math.isnan(f[len(snapshots) - 1])
+    )
+    when = "After training" if len(snapshots) > 1 else "At initialisation"
+    if len(ranked) < 2:
+        return "One line alone compares with nothing; the table gives its fall."
+    (least, worst), (most, best) = ranked[0], ranked[-1]
+    return say(
+        "{} the norm at the first step, divided by that at the last, is largest for <b>{}</b> ({}) and smallest for "
+        "<b>{}</b> ({}).",
+        when,
+        best,
+        decades(most),
+        worst,
+        decades(least),
+    )
+
+
+# ---------------------------------------------------------------- both fits
+
+
+def _fits(data: Data, length: int, profiles: Sequence[Profile]) -> Figure:
+    found = {profile.cell: _both(profile) for profile in profiles}
+    panels = [_fit_panel(data, profile, *found[profile.cell]) for profile in profiles]
+    better: dict[str, list[str]] = {"exponential": [], "power": []}
+    for cell, (decay, _, _) in found.items():
+        if decay.better:
+            better[decay.better].append(cell)
+    said = []
+    if better["exponential"]:
+        lengths = [
+            say("{} (e-folding {} steps)", c, number(found[c][0].exponential_length))
+            for c in better["exponential"]
+        ]
+        said.append(say("The exponential fits better for {}", listed(lengths)))
+    if better["power"]:
+        exponents = [say("{} (exponent {})", c, number(found[c][0].power_exponent)) for c in better["power"]]
+        said.append(say("the power law fits better for {}", listed(exponents)))
+    conclusion = Markup("; ").join(said) + "." if said else say("Too few finite norms to fit either law.")
+    if better["power"]:
+        conclusion += " For the latter an e-folding length alone would mislead."
+    return Figure(
+        say("Both laws, T = {}, at the last snapshot", length),
+        panels,
+        Caption(
+            "Each cell's mean profile (dots), the exponential (straight) and the power law (bent) that fit it best.",
+            say(
+                "Least squares on the logarithm of the norm over all lags with a finite norm; the better one has the "
+                "smaller Akaike criterion. Means over {}.",
+                plural(profiles[0].values.shape[0], "seed"),
+            ),
+            conclusion[:1].upper() + conclusion[1:],
+        ),
+        length=length,
+    )
+
+
+def _both(profile: Profile) -> tuple[Any, Array, Array]:
+    """The fits of the mean profile at the last snapshot, and the two lines in decades."""
+    y = profile.mean()[-1, ::-1] * math.log(10)
+    decay, lags = fit_decay(y), np.arange(profile.length)
+    finite = np.isfinite(y)
+    lines = []
+    for x, slope in ((lags, decay.exponential_rate), (np.log1p(lags), decay.power_exponent)):
+        centre = (y[finite].mean(), x[finite].mean()) if finite.any() else (math.nan, math.nan)
+        lines.append((centre[0] + slope * (x - centre[1])) / math.log(10))
+    return decay, lines[0], lines[1]
+
+
+def _fit_panel(data: Data, profile: Profile, decay: Any, exponential: Array, power: Array) -> Panel:
+    y, lags = profile.mean()[-1, ::-1], np.arange(profile.length)
+    shown = np.unique(np.linspace(0, profile.length - 1, min(profile.length, 40)).round().astype(int))
+    series = [
+        Series("measured", lags[shown], y[shown], 0, profile.cell, marks="points"),
+        Series("exponential", lags, exponential, 1, profile.cell),
+        Series("power law", lags, power, 2, profile.cell),
+    ]
+    name = f"fits-T{profile.length}-{data.files[profile.cell]}"
+    limits = decade_limits(y)
+    panel = chart(
+        series,
+        name,
+        title=f"{label_of(profile.cell)}, T = {profile.length}",
+        x=Axis("lag", limits=(0, max(profile.length - 1, 1)), ticks=quarters(profile.length)),
+        y=Axis("gradient norm", "decades", limits),
+        label=f"Norm against lag with both fits, {profile.cell}, T = {profile.length}; better: {decay.better}.",
+        length=profile.length,
+        height=150,
+    )
+    return Panel(panel.name, panel.svg, panel.data, profile.cell, profile.length)
+
+
+# ---------------------------------------------------------------- horizons
+
+
+def _horizons(data: Data) -> Table:
+    profiles = data.profiles("last")
+    rows = []
+    for length, cell in data.measured:
+        profile = next((each for each in profiles.get(length, ()) if each.cell == cell), None)
+        for place, when in enumerate(MOMENTS):
+            names = ("lag_50", "lag_90", "zero_share", *_FIT)
+            found = {name: data.scalars.ends(name, cell, length, "last", "carry")[place] for name in names}
+            cells: list[Text] = [say("<b>{}</b>", cell), when, *fit_cells(found)]
+            cells += [spread(found["lag_50"]), spread(found["lag_90"])]
+            cells += [
+                decades(profile.fall(place)) if profile else "",
+                spread(found["zero_share"], factor=100.0),
+            ]
+            rows.append((length, cells))
+    columns = [("cell", ""), ("measured", ""), ("better fit", ""), ("its measure", "")]
+    columns += [(_lag(50), "number"), (_lag(90), "number"), ("ratio", "number"), ("zeros, %", "number")]
+    return Table("Table of horizons", columns, by_length(rows))
+
+
+def fit_cells(values: Mapping[str, list[float]]) -> tuple[Text, Text]:
+    """Name the law with the smaller criterion, averaged over seeds, and its measure."""
+    exponential, power_law = values["exponential_aic"], values["power_aic"]
+    pairs = [pair for pair in zip(exponential, power_law, strict=False) if not any(map(math.isnan, pair))]
+    if not pairs:
+        return "–", ""
+    won = sum(left <= right for left, right in pairs)
+    is_exponential = sum(left - right for left, right in pairs) <= 0
+    agreeing = won if is_exponential else len(pairs) - won
+    seeds = say("")
+    if agreeing != len(pairs):
+        seeds = say(' <span class="span">({} of {} seeds)</span>', agreeing, len(pairs))
+    if not is_exponential:
+        return say("power law") + seeds, say("exponent {}", spread(values["power_exponent"]))
+    if all(math.isfinite(length) and length > 0 for length in values["exponential_length"]):
+        return say("exponential") + seeds, say("e-folding {} steps", spread(values["exponential_length"]))
+    # No e-folding length where the norm of some seed does not decay.
+    return say("exponential") + seeds, say("rate {} per step", spread(values["exponential_rate"]))
+
+
+def _lag(share: int) -> Markup:
+    return say("lag<sub>{}</sub>", share)

@@ -1,0 +1,93 @@
+"""Losses of the short training, and the gradient norms of the params."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from seqjax.report.blocks import Block, Fold, Note, Row, Table, Text, View, say
+from seqjax.report.frames import Data, by_length
+from seqjax.report.lab import Lab
+from seqjax.report.settings import Settings
+from seqjax.report.store import Part
+from seqjax.report.text import number, spread
+
+NAME = "losses"
+TITLE = "Losses"
+
+
+def parts(settings: Settings) -> Iterable[Part]:
+    """None: the losses are recorded in training."""
+    return ()
+
+
+def work(settings: Settings, part: Part) -> float:
+    """Nothing is measured here."""
+    return 0.0
+
+
+def measure(lab: Lab, part: Part) -> Iterable[Row]:
+    """Nothing is measured here."""
+    return ()
+
+
+def view(data: Data) -> View:
+    """The table of losses against the baselines; gradient norms by parameter behind a line that opens."""
+    if not data.measured:
+        return View("", [Note("No run is finished yet.", muted=True)])
+    unit = "in the unit of the task's loss" if data.settings.get("task") == "adding" else "in nats per step"
+    intro = say("Means over seeds, {}.", unit)
+    if "unigram entropy" in data.baselines:
+        intro += (
+            " A model that has learned something about the order of its input lies below the unigram entropy."
+        )
+    if data.baselines:
+        known = ", ".join(f"{name} {number(value, 4)}" for name, value in data.baselines.items())
+        intro += say(" Baseline: {}.", known)
+    blocks: list[Block] = [_losses(data)]
+    table = _parameters(data)
+    if table.groups:
+        blocks.append(Fold("Gradient norms of the parameters", [Note(_ABOUT_PARAMETERS), table]))
+    return View(intro, blocks)
+
+
+_ABOUT_PARAMETERS = (
+    "For each parameter the norm of the loss's gradient, for the last and for the mean loss. Here a vanishing carry "
+    "gradient shows as a recurrent weight that learns from recent steps only, not necessarily as a small norm."
+)
+
+
+def _losses(data: Data) -> Table:
+    rows = []
+    for length, cell in data.measured:
+        first, last = data.scalars.ends("train_loss", cell, length)
+        held_out = data.scalars.ends("held_out_loss", cell, length)
+        final = held_out[1] or held_out[0]
+        cells: list[Text] = [say("<b>{}</b>", cell), spread(first, 4), spread(last, 4), spread(final, 4)]
+        cells += [spread([value - baseline for value in final]) for baseline in data.baselines.values()]
+        rows.append((length, cells))
+    columns = [("cell", ""), ("training, initial", "number"), ("training, final", "number")]
+    columns += [("held out", "number"), *((f"held out − {name}", "number") for name in data.baselines)]
+    return Table("Table of losses", columns, by_length(rows))
+
+
+def _parameters(data: Data) -> Table:
+    name = "parameter_gradient_norm"
+    rows = [
+        (
+            length,
+            [
+                say("<b>{}</b>", cell),
+                say("<code>{}</code>", leaf),
+                *(
+                    spread(end)
+                    for loss in ("last", "mean")
+                    for end in data.scalars.ends(name, cell, length, loss, leaf)
+                ),
+            ],
+        )
+        for length, cell in data.measured
+        for leaf in data.scalars.leaves(name, cell, length)
+    ]
+    columns = [("cell", ""), ("parameter", ""), ("last, initialisation", "number"), ("last, after", "number")]
+    columns += [("mean, initialisation", "number"), ("mean, after", "number")]
+    return Table("Table of parameter gradient norms", columns, by_length(rows))

@@ -1,0 +1,195 @@
+"""The gradient by every step's state, from initialisation to the end of a short training: heat maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax.probes import fit_decay, gradient_profile, total_log_norm
+from seqjax.report.blocks import Caption, Figure, Fold, Note, Row, View, listed, row, say
+from seqjax.report.drawing import FLOAT32_ZERO, limits
+from seqjax.report.frames import Array, Data, Profile
+from seqjax.report.heat import CEILING, FLOOR, colour_bar, heat_map
+from seqjax.report.lab import Lab
+from seqjax.report.settings import Settings
+from seqjax.report.store import Part
+from seqjax.report.text import percent, ten
+from seqjax.report.training import Run
+
+NAME = "training"
+TITLE = "Gradient norms during training"
+LOSSES = ("last", "mean")
+
+
+def parts(settings: Settings) -> Iterable[Part]:
+    """One training per cell, length and seed."""
+    for length in settings.lengths:
+        for cell in settings.cells:
+            yield from (Part(NAME, cell, length, seed) for seed in range(settings.seeds))
+
+
+def work(settings: Settings, part: Part) -> float:
+    """A snapshot costs about as much as four steps; the first seed pays for the compilation."""
+    steps = settings.training_steps + 4 * len(settings.snapshots())
+    return (5 if part.seed == 0 else 0) + steps * _seconds(settings, part)
+
+
+def measure(lab: Lab, part: Part) -> Iterable[Row]:
+    """The losses of one training, and at its snapshots the profiles of both losses."""
+    cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
+    settings, run = lab.settings, lab.run(cell, length)
+    profiles = lab.keep(("profiles", cell, length), lambda: jax.jit(lambda params: _profiles(run, params)))
+    second = _seconds(settings, part)
+    for step, params, loss in lab.train(cell, length, seed):
+        if step in settings.snapshots():
+            yield from _snapshot(step, jax.device_get(profiles(params)))
+            lab.advance(4 * second)
+        if step in (0, settings.training_steps):
+            yield row("held_out_loss", run.held_out_loss(params), training_step=step)
+        if loss is not None:
+            yield row("train_loss", loss, training_step=step)
+            lab.advance(second)
+
+
+def view(data: Data) -> View:
+    """Heat maps by length, those of the mean loss behind a line that opens."""
+    last, mean = (_figures(data, loss) for loss in LOSSES)
+    if not last:
+        return View("", [Note("No profiles of the last loss have been measured yet.", muted=True)])
+    intro = say(
+        "The norm ‖∂<i>L</i>/∂<i>h</i><sub>t</sub>‖ of the whole carry for the loss at the last step. Across: the step "
+        "t, with the loss at the right edge. Upwards: the training steps at which a snapshot was taken, one row each, "
+        "evenly spaced. A map that darkens quickly to the left belongs to a cell that the loss can only teach about "
+        "the recent past; rows that differ show what training changed."
+    )
+    if not mean:
+        return View(intro, last)
+    note = Note(
+        "Here the state at step t collects gradients from every later step. The right edge has few steps left to serve."
+    )
+    return View(intro, [*last, Fold("The same for the mean loss over all steps", [note, *mean])])
+
+
+def _seconds(settings: Settings, part: Part) -> float:
+    return (part.length or 0) * (1e-5 + 1e-9 * settings.batch * settings.hidden_size**2)
+
+
+# ---------------------------------------------------------------- measured
+
+
+def _profiles(run: Run, params: Any) -> Any:
+    return {name: _profile(run, loss, params) for name, loss in run.losses.items()}
+
+
+def _profile(run: Run, loss: Any, params: Any) -> Any:
+    xs, targets = run.source.probe[:2]
+    carry = run.model.initial_carry(params, xs[0])
+    profile = gradient_profile(run.model, loss, params, carry, xs, targets)
+    leaves = {_leaf(path): n for path, n in jax.tree_util.tree_leaves_with_path(profile.log_norm)}
+    # The names of cells' leaves; a carry of a single array has none of its own.
+    log_norms = {"carry": total_log_norm(profile.log_norm)} | (leaves if len(leaves) > 1 else {})
+    zero = jnp.mean(log_norms["carry"] == -jnp.inf)
+    norms = {
+        _parameter(path): jnp.sqrt(jnp.sum(jnp.square(g.astype(jnp.float32))))
+        for path, g in jax.tree_util.tree_leaves_with_path(profile.gradients)
+    }
+    return {name: _geometric_mean(n) for name, n in log_norms.items()}, zero, norms
+
+
+def _snapshot(step: int, profiles: Any) -> Iterator[Row]:
+    for loss, (log_norms, zero, norms) in profiles.items():
+        at: dict[str, Any] = {"training_step": step, "loss": loss}
+        for leaf, values in log_norms.items():
+            for t, value in enumerate(values):
+                yield row("log_norm", value, **at, leaf=leaf, t=t)
+        yield row("zero_share", zero, **at, leaf="carry")
+        for name, value in norms.items():
+            yield row("parameter_gradient_norm", value, **at, leaf=name)
+        if loss == "last":
+            decay = fit_decay(log_norms["carry"][::-1])
+            for quantity, value in decay._asdict().items():
+                if quantity != "better":
+                    yield row(quantity, value, **at, leaf="carry")
+
+
+def _geometric_mean(log_norm: jax.Array) -> jax.Array:
+    """The mean log norm ``[T]`` over examples ``[T, B]`` whose gradient is not exactly zero; -inf where all are."""
+    some = log_norm != -jnp.inf
+    total = jnp.sum(jnp.where(some, log_norm, 0), 1)
+    count = jnp.sum(some, 1)
+    return jnp.where(count > 0, total / jnp.maximum(count, 1), -jnp.inf)
+
+
+def _leaf(path: Any) -> str:
+    return jax.tree_util.keystr(path[1:], simple=True, separator=".") or "h"
+
+
+def _parameter(path: Any) -> str:
+    part = ("input", "recurrent", "output")[path[0].idx]
+    return f"{part}.{jax.tree_util.keystr(path[1:], simple=True, separator='.')}"
+
+
+# ---------------------------------------------------------------- shown
+
+
+def _figures(data: Data, loss: str) -> list[Figure]:
+    return [_figure(data, loss, length, profiles) for length, profiles in data.profiles(loss).items()]
+
+
+def _figure(data: Data, loss: str, length: int, profiles: list[Profile]) -> Figure:
+    means = {profile.cell: profile.mean() for profile in profiles}
+    pooled = np.concatenate([mean.ravel() for mean in means.values()])
+    scale = limits(pooled, FLOOR, CEILING)
+    panels = [heat_map(p, scale, f"heat-{loss}-T{length}-{data.files[p.cell]}") for p in profiles]
+    bar = colour_bar(pooled, scale, f"scale-{loss}-T{length}")
+    what = "at the last step alone" if loss == "last" else "averaged over all steps"
+    shows = say("‖∂<i>L</i>/∂<i>h</i><sub>t</sub>‖ by step and training step for a loss {}. ", what)
+    shows += say("All maps at this length share this scale, from {} to {}.", ten(scale[0]), ten(scale[1]))
+    finite = pooled[np.isfinite(pooled)]
+    if finite.size and finite.min() < scale[0]:
+        shows += " Smaller norms are drawn in its lowest colour."
+    if finite.size and finite.max() > scale[1]:
+        shows += " Larger norms are drawn in its highest colour."
+    if finite.size < pooled.size:
+        shows += " Hatched grey: the gradient of every example is exactly zero for some seed, or the step is masked."
+    measured = say(
+        "The adjoint, step by step in the log domain; geometric mean over examples of one fixed batch, then over {}.",
+        _seeds(profiles),
+    )
+    return Figure(
+        say("T = {}", length), panels, Caption(shows, measured, _conclusion(means, pooled)), [bar], length
+    )
+
+
+def _conclusion(means: dict[str, Array], pooled: Array) -> Any:
+    falls = sorted((_fall(mean), cell) for cell, mean in means.items() if np.isfinite(_fall(mean)))
+    text = say("")
+    if falls:
+        text += say(
+            "At the last snapshot the norm at the first step stands {} to that at the last for <b>{}</b>",
+            ten(f"{falls[-1][0]:.1f}"),
+            falls[-1][1],
+        )
+        text += (
+            say(", {} for <b>{}</b>. ", ten(f"{falls[0][0]:.1f}"), falls[0][1]) if falls[1:] else say(". ")
+        )
+    if np.any(pooled < FLOAT32_ZERO):
+        lost = [
+            say("<b>{}</b>\u00a0{}", c, percent(float((m < FLOAT32_ZERO).mean()))) for c, m in means.items()
+        ]
+        return text + say("Share of the map below the smallest float32: {}.", listed(lost, ", "))
+    return text + "No norm here lies below the smallest float32."
+
+
+def _fall(mean: Array) -> float:
+    first, last = mean[-1, [0, -1]]
+    return float(first - last)
+
+
+def _seeds(profiles: list[Profile]) -> str:
+    count = max(profile.values.shape[0] for profile in profiles)
+    return f"{count} seeds" if count > 1 else "one seed"

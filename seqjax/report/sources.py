@@ -1,0 +1,69 @@
+"""Where the batches of a study come from: a text, or a synthetic task."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax import datasets
+from seqjax.base import Batch
+from seqjax.report.settings import Settings
+from seqjax.tasks import TASKS, Task, cross_entropy
+
+HELD_OUT_TOKENS = 2**14
+"""Held-out losses are means over at least this many predictions: about .02 nats of standard error on text."""
+
+
+class Source(NamedTuple):
+    """Where batches come from: ``train(key, step)``, fixed windows to measure on, and a larger set held out."""
+
+    task: Task
+    train: Callable[[Any, Any], Batch]
+    probe: Batch
+    held_out: Batch
+    baselines: dict[str, float]
+
+
+def make_source(settings: Settings, length: int, data: np.ndarray | None) -> Source:
+    """The batches of a task at one length."""
+    wide = -(-HELD_OUT_TOKENS // length)
+    if settings.task != "text":
+        task = TASKS[settings.task](length)
+        key_probe, key_held_out = jax.random.split(jax.random.key(2**31 - 1))
+        cast = partial(jax.tree.map, lambda a: _to_dtype(a, settings.dtype))
+        return Source(
+            task,
+            lambda key, step: Batch(*cast(task.sample(jax.random.fold_in(key, step), settings.batch))),
+            Batch(*cast(task.sample(key_probe, settings.batch))),
+            Batch(*cast(task.sample(key_held_out, wide))),
+            {"blind_baseline": task.baseline},
+        )
+    assert data is not None
+    train, held_out = datasets.split(data)
+    on_device = jnp.asarray(train)
+    entropy = datasets.unigram_entropy(held_out)
+    task = Task(
+        name="text",
+        length=length,
+        sample=lambda key, batch: datasets.sample_windows(on_device, key, 0, batch, length),
+        num_inputs=256,
+        num_outputs=256,
+        loss=cross_entropy,
+        baseline=entropy,
+        baseline_at="mean",
+        reference="next-byte prediction",
+    )
+    return Source(
+        task,
+        lambda key, step: Batch(*datasets.sample_windows(on_device, key, step, settings.batch, length)),
+        Batch(*datasets.held_out_windows(held_out, settings.batch, length)),
+        Batch(*datasets.held_out_windows(held_out, wide, length)),
+        {"unigram_entropy": entropy},
+    )
+
+
+def _to_dtype(array: jax.Array, dtype: str) -> jax.Array:
+    return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array

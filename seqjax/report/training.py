@@ -1,0 +1,58 @@
+"""The short training of one model, seen at snapshots."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from seqjax.base import Layer
+from seqjax.gradients import last_step, loss_sum
+from seqjax.report.settings import Settings
+from seqjax.report.sources import Source
+from seqjax.training import TrainState, init_train_state, make_train_step
+
+
+class Snapshot(NamedTuple):
+    """The params before a training step, and the loss of that step (None at the end, where no step follows)."""
+
+    step: int
+    params: Any
+    loss: Any
+
+
+class Run:
+    """The compiled training of one model at one length, shared by all seeds: Adam, gradients clipped at norm 1."""
+
+    def __init__(self, settings: Settings, model: Layer, source: Source) -> None:
+        self.settings, self.model, self.source = settings, model, source
+        self.losses = {"last": last_step(source.task.loss), "mean": source.task.loss}
+        self.loss = self.losses[source.task.baseline_at]
+        self.optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(settings.learning_rate))
+        self._step = make_train_step(model, self.loss, self.optimizer)
+        self._sample = jax.jit(source.train)
+        self._evaluate = jax.jit(self._held_out)
+
+    def start(self, seed: int) -> TrainState:
+        """The state before the first step."""
+        key = jax.random.key(seed)
+        return init_train_state(self.model, self.optimizer, key, self.source.probe.xs[0])._replace(key=None)
+
+    def train(self, seed: int) -> Iterator[Snapshot]:
+        """Every step of one training, the end included."""
+        state, data_key = self.start(seed), jax.random.fold_in(jax.random.key(seed), 1)
+        for step in range(self.settings.training_steps):
+            params = jax.tree.map(lambda a: a.copy(), state.params)  # the step takes the originals
+            state, metrics = self._step(state, self._sample(data_key, step))
+            yield Snapshot(step, params, metrics.loss)
+        yield Snapshot(self.settings.training_steps, state.params, None)
+
+    def held_out_loss(self, params: Any) -> float:
+        """The training loss on data that training has not seen."""
+        return float(self._evaluate(params))
+
+    def _held_out(self, params: Any) -> jax.Array:
+        xs, targets = self.source.held_out[:2]
+        _, ys = self.model.unroll(params, self.model.initial_carry(params, xs[0]), xs)
+        total, count = loss_sum(self.loss(ys, targets), None)
+        return total / count

@@ -1,0 +1,159 @@
+"""Systems: layers and plain functions in one form, their Jacobians, and what is refused."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import seqjax as sj
+from seqjax.cells import REGISTRY
+from seqjax.probes import bind
+from seqjax.probes.system import prepare
+
+T, B = 5, 3
+RNG = np.random.default_rng(0)
+
+
+def bound(name, width=4, hidden=3):
+    entry = REGISTRY[name]
+    layer = sj.recurrent(entry.make(hidden))
+    xs = jax.tree.map(lambda a: jnp.asarray(RNG.normal(size=a.shape)), entry.example((T, B), width))
+    params = layer.init(jax.random.key(0), jax.tree.map(lambda a: a[0], xs))
+    return bind(layer, params), xs
+
+
+def double(carry, x):
+    return 2 * carry, carry
+
+
+def test_a_vector_holds_every_float_and_gives_them_back():
+    def step(carry, x):
+        return carry, x
+
+    carry = {
+        "a": jnp.asarray([[1.0, 2.0]]),
+        "b": jnp.asarray([3 + 4j], jnp.complex64),
+        "n": jnp.asarray(7),
+        "w": jnp.asarray([5.0], jnp.bfloat16),
+        "key": jax.random.key(3),
+    }
+    system = prepare("probe", step, carry, 2)
+    assert (system.size, system.dtype, system.batch) == (5, jnp.float64, 1)
+    vector = system.vector(carry)
+    np.testing.assert_array_equal(vector, [1, 2, 3, 4, 5])
+    back = system.with_vector(carry, vector + 1)
+    np.testing.assert_array_equal(back["a"], [[2.0, 3.0]])
+    np.testing.assert_array_equal(back["b"], [4 + 5j])
+    assert back["w"] == 6 and back["n"] == 7 and back["key"] == carry["key"]
+    assert jax.tree.map(lambda a: a.dtype, back) == jax.tree.map(lambda a: a.dtype, carry)
+
+
+def test_a_jacobian_is_the_derivative_by_finite_differences():
+    step, xs = bound("lstm")
+    system = prepare("probe", step, None, xs)
+    carry = jax.tree.map(lambda a: a[1] + 0.3, system.carry)
+    x = xs[0, 1]
+    flow = lambda v: system.flow(carry, x)(v)[0]  # noqa: E731
+    v, eps = system.vector(carry), 1e-6
+    columns = [(flow(v + eps * e) - flow(v - eps * e)) / (2 * eps) for e in np.eye(system.size)]
+    np.testing.assert_allclose(system.jacobian(carry, x), np.stack(columns, 1), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["lstm", "attention"])
+def test_the_trajectory_is_that_of_the_layer(name):
+    step, xs = bound(name)
+    reset = jnp.asarray(RNG.random((T, B)) < 0.3)
+    mask = jnp.asarray(RNG.random((T, B)) < 0.7)
+    poisoned = jnp.where(mask[..., None], xs, jnp.nan)
+    system = prepare("probe", step, None, poisoned, reset=reset, mask=mask)
+    last, entering, ys = system.trajectory()
+    layer, params = step.layer, step.params
+    expected = layer.unroll(params, layer.initial_carry(params, xs[0]), xs, reset=reset, mask=mask)
+    for a, b in zip(jax.tree.leaves((last, ys)), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+    first = jax.tree.leaves(entering)[0][0]
+    np.testing.assert_array_equal(first, jax.tree.leaves(layer.initial_carry(params, xs[0]))[0])
+
+
+def test_a_reset_of_a_plain_function_restarts_from_the_carry_given_or_from_initial():
+    reset = jnp.asarray([False, False, True, True])
+    mask = jnp.asarray([True, True, False, True])
+    for initial, start in ((None, 1.0), (5.0, 5.0)):
+        system = prepare("probe", double, 1.0, 4, reset=reset, mask=mask, initial=initial)
+        last, entering, ys = system.trajectory()
+        np.testing.assert_array_equal(entering[:, 0], [1.0, 2.0, start, start])
+        np.testing.assert_array_equal(ys[:, 0], [1.0, 2.0, 0.0, start])
+        np.testing.assert_array_equal(last, [2 * start])
+
+
+def test_a_bound_layer_passes_through_jit_and_is_differentiated_by_its_params():
+    step, xs = bound("elman")
+    value = jax.jit(lambda step, x: step(step.initial_carry(x), x)[1].sum())
+    gradient = jax.grad(value)(step, xs[0])
+    assert gradient.layer == step.layer
+    np.testing.assert_allclose(
+        gradient.params.b,
+        jax.grad(lambda b: value(bind(step.layer, step.params._replace(b=b)), xs[0]))(step.params.b),
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "carry", "xs", "options", "error", "message"),
+    [
+        (sj.recurrent(sj.lstm(2)), 1.0, 3, {}, TypeError, r"probe\(step\): .*Write bind\(layer, params\)"),
+        (sj.lstm(2), 1.0, 3, {}, TypeError, r"Write bind\(recurrent\(cell\), params\)"),
+        (3, 1.0, 3, {}, TypeError, r"expected a function with lax.scan's contract, step\(carry, x\)"),
+        (lambda carry: carry, 1.0, 3, {}, TypeError, r"step\(carry, x\) -> \(carry, y\), got <lambda>\(carry\)"),
+        (lambda c, x, t: (c, x), 1.0, 3, {}, TypeError, r"got <lambda>\(c, x, t\): missing a required argument: 't'"),
+        (lambda c, x: 2 * c, 1.0, 3, {}, TypeError, r"a pair .* float64\[\]; it returned float64\[\]"),
+        (lambda c, x: (c, x, x), 1.0, 3, {}, TypeError, r"returned \(float64\[\], None, None\)"),
+        (lambda c, x: ((c, c), x), 1.0, 3, {}, TypeError, r"as it came, float64\[\]; .* \(float64\[\], float64\[\]\)"),
+        (lambda c, x: (c + x, x), np.float32(1), np.ones(3), {}, TypeError,
+         r"as it came, float32\[\]; it returned the carry float64\[\].* cast the carry"),
+        (double, 1.0, 0, {}, ValueError, r"probe\(num_steps\): expected a whole number of at least 1, got 0"),
+        (double, 1.0, np.ones((0, 2)), {}, ValueError, r"T of at least 1, got float64\[0, 2\]"),
+        (double, 1.0, 3.0, {}, ValueError, r"expected xs \[T, ...\], or a number of steps"),
+        (double, 1.0, None, {}, ValueError, r"expected xs \[T, ...\], or a number of steps"),
+        (double, 1, 3, {}, ValueError, r"expected a carry with floating numbers in it, got int64\[1\]"),
+        (double, np.nan, 3, {}, ValueError, r"expected finite carry, got nan at carry\[\]"),
+        (double, np.ones(2), np.asarray([0.0, np.inf]), {}, ValueError, r"finite xs, got inf at xs\[1\] \(1 such"),
+        (double, 1.0, 3, {"reset": np.zeros(2, bool)}, ValueError, r"expected reset bool\[3\], got bool\[2\]"),
+        (double, 1.0, 3, {"mask": np.zeros(3)}, ValueError, r"expected mask bool\[3\], got float64\[3\]"),
+        (double, 1.0, 3, {"initial": np.ones(2)}, ValueError, r"form of the carry, float64\[\], got float64\[2\]"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused(step, carry, xs, options, error, message):
+    with pytest.raises(error, match=message):
+        prepare("probe", step, carry, xs, **options)
+
+
+def test_bad_input_of_bound_layers_is_refused():
+    step, xs = bound("lstm")
+    with pytest.raises(TypeError, match=r"expected inputs xs \[T, B, ...\] for a bound layer, got 3 steps"):
+        prepare("probe", step, None, 3)
+    with pytest.raises(
+        TypeError, match=r"carry as it came, .*c=float32.*returned the carry LSTMCarry\(c=float64"
+    ):
+        prepare("probe", step, jax.tree.map(lambda a: a.astype(jnp.float32), step.initial_carry(xs[0])), xs)
+    with pytest.raises(ValueError, match=r"expected mask bool\[5, 3\], got bool\[5\]"):
+        prepare("probe", step, None, xs, mask=np.ones(T, bool))
+
+
+def test_what_is_no_causal_layer_is_not_bound():
+    with pytest.raises(TypeError, match=r"bind\(layer\): expected a Layer, got lstm\(.*recurrent\(cell\)"):
+        bind(sj.lstm(2), None)
+    layer = sj.bidirectional(sj.recurrent(sj.lstm(2)))
+    with pytest.raises(TypeError, match="expected a causal layer, got bidirectional"):
+        bind(layer, None)
+
+
+def test_a_whole_model_is_a_system():
+    model = sj.serial(sj.pointwise(nn.Embed(5, 4)), sj.recurrent(sj.lstm(3)), sj.recurrent(sj.lru(2)))
+    tokens = jnp.asarray(RNG.integers(0, 5, (T, B)))
+    params = model.init(jax.random.key(0), tokens[0])
+    system = prepare("probe", bind(model, params), None, tokens)
+    assert system.size == 2 * 3 + 2 * 2
+    last, _, ys = system.trajectory()
+    expected = model.unroll(params, model.initial_carry(params, tokens[0]), tokens)
+    np.testing.assert_allclose(ys, expected[1], atol=1e-6)
