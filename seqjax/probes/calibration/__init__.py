@@ -6,7 +6,7 @@ from the formula by NumPy in float64, and the measured one with the probe, in th
 
 from collections.abc import Iterable
 
-from seqjax.probes.calibration import algorithms, baselines, transport
+from seqjax.probes.calibration import algorithms, baselines, lyapunov, transport
 from seqjax.probes.calibration.base import (
     DTYPES,
     Check,
@@ -22,7 +22,7 @@ __all__ = ["CHECKS", "DTYPES", "IDS", "Check", "Dtype", "Progress", "Row", "Valu
 
 CHECKS: tuple[Check, ...] = tuple(
     sorted(
-        (*transport.CHECKS, *baselines.CHECKS, *algorithms.CHECKS),
+        (*lyapunov.CHECKS, *transport.CHECKS, *baselines.CHECKS, *algorithms.CHECKS),
         key=lambda check: int(check.id[1:]),
     )
 )

@@ -163,3 +163,8 @@ def to_json(rows: Iterable[Row], dtype: Dtype) -> dict[str, Any]:
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def eps(dtype: Dtype) -> float:
+    """The distance from 1 to the next number."""
+    return float(jnp.finfo(dtype).eps)

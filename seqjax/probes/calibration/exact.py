@@ -37,3 +37,8 @@ def sigmoid(x: np.ndarray | float) -> np.ndarray:
 def gaussian(seed: int, *shape: int) -> np.ndarray:
     """Standard normal numbers from NumPy's generator, so that they do not depend on JAX's settings or device."""
     return np.random.default_rng(seed).normal(size=shape)
+
+
+def orthogonal(seed: int, size: int) -> np.ndarray:
+    """A random orthogonal matrix."""
+    return np.linalg.qr(gaussian(seed, size, size))[0]
