@@ -123,6 +123,23 @@ def test_a_paired_ratio_of_a_common_factor_is_that_factor(rng):
     assert ties.wins == pytest.approx(1 / 3)
 
 
+@pytest.mark.parametrize("n", [2, 3, 8, 40])
+def test_the_sign_flip_test_is_the_permutation_test_of_scipy(n, rng):
+    differences = rng.normal(0.3, 1.0, size=n)
+    expected = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=20_000, rng=np.random.default_rng(1)
+    ).pvalue
+    found = statistics.sign_flip_test(differences)
+    assert found == pytest.approx(expected, rel=1e-12 if n <= 12 else 0.15)
+    assert statistics.sign_flip_test(-differences) == found
+
+
+def test_seeds_without_a_difference_and_infinite_ones_have_a_p_as_well():
+    assert statistics.sign_flip_test(np.zeros(6)) == 1.0
+    assert statistics.sign_flip_test([math.inf, math.inf, math.inf, math.inf]) == 2 / 16
+    assert statistics.sign_flip_test([math.inf, -math.inf]) == 1.0
+
+
 def test_probability_of_improvement_is_the_mann_whitney_statistic(rng):
     a, b = rng.integers(0, 8, 15).astype(float), rng.integers(1, 9, 11).astype(float)  # with ties
     u = stats.mannwhitneyu(b, a).statistic

@@ -5,6 +5,7 @@ import sys
 import typer
 
 from seqjax.cli.common import UsageError
+from seqjax.cli.compare import compare_
 from seqjax.cli.gradients import gradients, render
 from seqjax.cli.list import list_
 
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 app.command()(gradients)
 app.command()(render)
+app.command("compare")(compare_)
 app.command("list")(list_)
 
 

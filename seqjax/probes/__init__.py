@@ -2,6 +2,8 @@
 
 from seqjax.probes.cost import Cost, WhileLoop, count_cost
 from seqjax.probes.decay import Decay, fit_decay, horizon
+from seqjax.probes.lyapunov import LyapunovSpectrum, lyapunov_spectrum
+from seqjax.probes.parallel import Parallelisability, parallelisability
 from seqjax.probes.power_law import Crossover, PowerLaw, find_crossover, fit_power_law
 from seqjax.probes.precision import PrecisionError, precision_error
 from seqjax.probes.profile import GradientProfile, gradient_profile, total_log_norm
@@ -15,6 +17,8 @@ __all__ = [
     "Crossover",
     "Decay",
     "GradientProfile",
+    "LyapunovSpectrum",
+    "Parallelisability",
     "PowerLaw",
     "PrecisionError",
     "Scaling",
@@ -29,7 +33,9 @@ __all__ = [
     "gradient_profile",
     "horizon",
     "longest_time_constant",
+    "lyapunov_spectrum",
     "memory_scaling",
+    "parallelisability",
     "precision_error",
     "time_scaling",
     "total_log_norm",

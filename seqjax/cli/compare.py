@@ -1,0 +1,151 @@
+"""``seqjax compare``: two implementations, or two studies."""
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from seqjax import datasets
+from seqjax.cli.common import UsageError, at_least_one, console
+from seqjax.cli.specification import implementation
+from seqjax.report.compare import page
+from seqjax.report.compare.divergence import Comparison, compare
+from seqjax.report.compare.runs import RunsComparison, compare_runs, is_run
+
+SHOWN_ROWS = 40
+
+
+def compare_(
+    a: Annotated[str, typer.Argument(help="'lstm,method=Sequential(chunk=64),dtype=bfloat16,device=cpu:0'")],
+    b: Annotated[str, typer.Argument(help="... or 'my_model.py:build', or the folder of a study.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Inputs: 'random', a .npy file [T, B, D] or [T, D], or any file, as bytes; Moby-Dick."
+        ),
+    ] = None,
+    length: Annotated[int, typer.Option(help="Time steps T.")] = 256,
+    batch: Annotated[int, typer.Option(help="Sequences B.")] = 4,
+    input_size: Annotated[int, typer.Option(help="Width D of the inputs.")] = 32,
+    hidden_size: Annotated[int, typer.Option(help="Of cells that are given by name alone.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of params, random inputs and cotangents.")] = 0,
+    quantities: Annotated[
+        str | None,
+        typer.Option(help="Of two studies: which to compare, separated by commas; all by default."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for index.html and comparison.json.")] = Path(
+        "comparison"
+    ),
+) -> None:
+    """Compare two implementations in value and gradient, or two studies by paired statistics.
+
+    A and B are cells with a method, dtype and device, or functions of your own,
+    build() -> (params, step), step(params, carry, x) -> (carry, y); or both are folders that 'seqjax gradients' wrote.
+    The exit status is 0 where they are equal, 1 where they differ, 2 for bad input.
+    """
+    _check_out(out)
+    found: Comparison | RunsComparison
+    try:
+        if is_run(a) and is_run(b):
+            found = compare_runs(
+                a, b, quantities=[q.strip() for q in (quantities or "").split(",") if q.strip()]
+            )
+        elif is_run(a) or is_run(b):
+            folder, other = (a, b) if is_run(a) else (b, a)
+            raise UsageError(
+                f"compare: {folder} is the folder of a study, {other} is not. Give two of one kind."
+            )
+        else:
+            for option, value in (("--length", length), ("--batch", batch), ("--input-size", input_size)):
+                at_least_one(option, value)
+            first, second = (
+                implementation(text, at_least_one("--hidden-size", hidden_size)) for text in (a, b)
+            )
+            found = compare(first, second, inputs(data, length, batch, input_size, seed), seed=seed)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise UsageError(" ".join(str(error).split())) from None
+    command = shlex.join(["seqjax", *sys.argv[1:]])
+    _write(out, found, command)
+    _show(found)
+    console.print(f"Open [bold]{(out / 'index.html').resolve()}[/bold]", soft_wrap=True)
+    if not found.equal:
+        raise typer.Exit(1)
+
+
+def inputs(data: str | None, length: int, batch: int, input_size: int, seed: int) -> np.ndarray:
+    """Inputs ``[T, B, D]``: random normal numbers, a file of them, or bytes as random vectors, one per byte.
+
+    The bytes of a text are cut into windows spread over the whole, and the vectors depend on the seed alone.
+    """
+    rng = np.random.default_rng(seed)
+    if data == "random":
+        return rng.normal(size=(length, batch, input_size))
+    if data is not None and data.endswith(".npy"):
+        return _from_npy(data, length)
+    text = datasets.moby_dick() if data is None else datasets.read_bytes(data)
+    tokens = np.asarray(datasets.held_out_windows(text, batch, length)[0])
+    return rng.normal(size=(256, input_size))[tokens]
+
+
+def _from_npy(path: str, length: int) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--data: {path} cannot be read as an array ({error}).") from None
+    if array.ndim not in (2, 3) or not np.issubdtype(array.dtype, np.number):
+        raise ValueError(
+            f"--data: expected numbers [T, B, D] or [T, D], got {array.dtype} {list(array.shape)}."
+        )
+    array = array[:, None] if array.ndim == 2 else array
+    return array[:length].astype(np.float64)
+
+
+def _check_out(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out: expected a folder, got the file {out}. Choose another name.")
+    if out.is_dir() and any(out.iterdir()) and not (out / "comparison.json").exists():
+        raise UsageError(f"--out: {out} is not empty and holds no comparison. Choose another folder.")
+
+
+def _write(out: Path, found: Comparison | RunsComparison, command: str) -> None:
+    files = {
+        "index.html": page.to_html(found, command),
+        "comparison.json": json.dumps(page.to_json(found, command), indent=1, allow_nan=False) + "\n",
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            temporary = out / f".{name}.part"
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, out / name)
+    except OSError as error:
+        raise UsageError(
+            f"--out: {out} cannot be written ({error.strerror}). Choose another folder."
+        ) from None
+
+
+def _show(found: Comparison | RunsComparison) -> None:
+    heads, rows, differ = page.table(found)
+    table = Table(*heads)
+    # Those that differ first, where there are too many to show.
+    order = (
+        sorted(range(len(rows)), key=lambda i: not differ[i]) if len(rows) > SHOWN_ROWS else range(len(rows))
+    )
+    for i in list(order)[:SHOWN_ROWS]:
+        table.add_row(*rows[i], style="bold red" if differ[i] else None)
+    console.print(table)
+    if len(rows) > SHOWN_ROWS:
+        console.print(f"... and {len(rows) - SHOWN_ROWS} more rows in the page.")
+    for remark in found.remarks:
+        console.print(remark, soft_wrap=True, markup=False, highlight=False)
+    console.print(
+        page.verdict(found), style="bold" if found.equal else "bold red", soft_wrap=True, markup=False
+    )

@@ -1,0 +1,73 @@
+"""Draw errors by time step beside their tolerance, as SVG for a light and a dark page."""
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from seqjax.report.compare.divergence import Difference
+from seqjax.report.svg import GRID, INK, printable, write
+
+_WIDTH, _HEIGHT, _MOST_POINTS = 560, 300, 600
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "seqjax",
+    "text.parse_math": False,
+    "font.size": 11,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": GRID,
+}
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def draw(difference: Difference, name: str) -> str:
+    """One SVG element: error and tolerance by step, both relative; a mark at the first step past the tolerance."""
+    length = len(difference.errors)
+    with np.errstate(divide="ignore"):
+        errors, tolerances = (np.log10(line) for line in (difference.errors, difference.tolerances))
+    # Of many steps the largest error in each stretch is drawn, and the tolerance there.
+    stretches = np.array_split(np.arange(length), min(length, _MOST_POINTS))
+    steps = np.array([s[np.argmax(np.nan_to_num(errors[s] - tolerances[s], nan=np.inf))] for s in stretches])
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), dpi=72)
+        axes = figure.add_axes((58 / _WIDTH, 74 / _HEIGHT, 1 - 74 / _WIDTH, 1 - 108 / _HEIGHT))
+        drawn = [_finite(line[steps]) for line in (tolerances, errors)]
+        axes.plot(steps, drawn[0], color="#009e73", linestyle=(0, (6, 2)), linewidth=1.8, label="tolerance")
+        axes.plot(steps, drawn[1], color="#0072b2", linewidth=1.8, label="difference of A and B")
+        if difference.first is not None:
+            first = f"first past the tolerance: step {difference.first}"
+            axes.axvline(
+                difference.first, color="#d55e00", linewidth=1.6, linestyle=(0, (1.5, 1.5)), label=first
+            )
+        shown = np.concatenate(drawn)
+        shown = shown[~np.isnan(shown)]
+        low, high = (np.floor(shown.min() - 0.2), np.ceil(shown.max() + 0.2)) if shown.size else (-8, 0)
+        axes.set(
+            ylim=(low, high), xlim=(0, max(length - 1, 1)), xlabel="step t", ylabel="relative difference"
+        )
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_formatter(
+            FuncFormatter(lambda v, _: "10" + str(round(v)).translate(_SUPERSCRIPT))
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.grid(axis="y", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(length=3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(printable(difference.label), loc="left", pad=8, fontsize=12, fontweight="bold")
+        figure.legend(
+            loc="lower center", frameon=False, fontsize=11, ncols=3, columnspacing=1.2, borderaxespad=0.1
+        )
+        about = (
+            f"{difference.label}: difference of A and B by step, and its tolerance, on a logarithmic axis."
+        )
+        return write(figure, name, about)
+
+
+def _finite(line: np.ndarray) -> np.ndarray:
+    """A difference of exactly zero, or one that is not finite, has no place on the axis: the line stops there."""
+    return np.where(np.isfinite(line), line, np.nan)

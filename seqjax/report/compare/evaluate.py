@@ -1,0 +1,83 @@
+"""Values and gradients of one implementation, by name, in float64."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax.report.compare.implementation import System
+from seqjax.report.compare.trees import cast, named
+
+Outcome = dict[tuple[str, str], np.ndarray]
+"""Arrays by quantity and leaf."""
+OUTPUTS, CARRY = "outputs", "final carry"
+BY_INPUTS, BY_CARRY, BY_PARAMS = "gradient by inputs", "gradient by first carry", "gradient by params"
+BY_STEP = (OUTPUTS, BY_INPUTS)
+
+
+def gradients_of(unroll: Callable) -> Callable:
+    """``(params, carry, xs, cotangents, *rest) -> outcome``: the loss is the product of what comes out with cotangents.
+
+    Cotangents are by quantity and leaf; an array that has none takes part with zero.
+    """
+
+    def run(params: Any, carry: Any, xs: Any, cotangents: dict, *rest: Any) -> dict:
+        given = _inexact({BY_PARAMS: params, BY_CARRY: carry, BY_INPUTS: xs})
+
+        def outputs(given: dict) -> dict:
+            trees = [
+                _with(tree, quantity, given)
+                for tree, quantity in ((params, BY_PARAMS), (carry, BY_CARRY), (xs, BY_INPUTS))
+            ]
+            last, ys = unroll(*trees, *rest)
+            return _inexact({OUTPUTS: ys, CARRY: last})
+
+        found, pull = jax.vjp(outputs, given)
+        weights = {
+            name: cotangents[name].astype(leaf.dtype) if name in cotangents else jnp.zeros_like(leaf)
+            for name, leaf in found.items()
+        }
+        return found | pull(weights)[0]
+
+    return run
+
+
+def evaluate(run: Callable, *arguments: Any) -> Outcome:
+    """The outcome of a compiled `gradients_of`, in NumPy and float64."""
+    found = jax.device_get(run(*arguments))
+    return {
+        name: leaf.astype(np.complex128 if np.iscomplexobj(leaf) else np.float64)
+        for name, leaf in found.items()
+    }
+
+
+def measure(system: System, xs: Any, cotangents: Any) -> Outcome:
+    """The outcome of a system in its own dtype, on its own device."""
+    with jax.enable_x64(system.dtype == "float64"), jax.default_device(system.device):
+        params, carry, inputs = placed(system, xs)
+        return evaluate(jax.jit(gradients_of(system.unroll)), params, carry, inputs, cotangents)
+
+
+def placed(system: System, xs: Any) -> tuple[Any, Any, Any]:
+    """Params, first carry and inputs in the dtype of a system, on its device."""
+    assert system.initial is not None
+    params, inputs = cast(system.params, system.dtype), cast(xs, system.dtype)
+    carry = system.initial(params, jax.tree.map(lambda leaf: leaf[0], inputs))
+    return jax.device_put((params, carry, inputs), system.device)
+
+
+def _inexact(trees: dict[str, Any]) -> dict[tuple[str, str], jax.Array]:
+    return {
+        (quantity, name): leaf
+        for quantity, tree in trees.items()
+        for name, leaf in named(tree).items()
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    }
+
+
+def _with(tree: Any, quantity: str, values: dict) -> Any:
+    """The tree with its inexact leaves replaced."""
+    leaves = [values.get((quantity, name), leaf) for name, leaf in named(tree).items()]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)

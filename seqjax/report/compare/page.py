@@ -1,0 +1,190 @@
+"""A comparison as one self-contained page, and as JSON."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from seqjax.report.compare import curves
+from seqjax.report.compare.divergence import Comparison, Difference
+from seqjax.report.compare.evaluate import BY_STEP
+from seqjax.report.compare.runs import RunsComparison
+
+Table = tuple[list[str], list[list[str]], list[bool]]
+"""Heads, rows of text, and which rows differ."""
+
+
+def to_json(found: Comparison | RunsComparison, command: str) -> dict[str, Any]:
+    """Everything that was found, as JSON holds it: what is not finite as null."""
+    name = "differences" if isinstance(found, Comparison) else "rows"
+    parts = [_plain(each._asdict()) for each in getattr(found, name)]
+    head = {key: list(value) if isinstance(value, tuple) else value for key, value in found._asdict().items()}
+    return head | {"equal": found.equal, name: parts, "command": command, "environment": _environment()}
+
+
+def to_html(found: Comparison | RunsComparison, command: str) -> str:
+    """The page."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    figures = []
+    if isinstance(found, Comparison):
+        drawn = [each for each in found.differences if each.quantity in BY_STEP and len(each.errors) > 1]
+        figures = [(Markup(curves.draw(each, f"curve{i}")), caption(each)) for i, each in enumerate(drawn)]
+    return environment.get_template("page.html.jinja").render(
+        of_runs=isinstance(found, RunsComparison),
+        found=found,
+        table=table(found),
+        verdict=verdict(found),
+        figures=figures,
+        command=command,
+        environment=_environment(),
+    )
+
+
+def verdict(found: Comparison | RunsComparison) -> str:
+    """The verdict in a sentence or two."""
+    if isinstance(found, RunsComparison):
+        count = sum(row.differs for row in found.rows)
+        if not count:
+            return f"No difference was shown in any of {len(found.rows)} quantities."
+        return f"{count} of {len(found.rows)} quantities differ (sign-flip test on the pairs, at 5% for all together)."
+    if found.equal:
+        closest = max(found.differences, key=lambda each: each.excess)
+        return (
+            f"Equal: every difference is within what roundings of {found.dtype} explain; the closest is "
+            f"{closest.label}, at {number(closest.excess)} of its tolerance."
+        )
+    first = found.first
+    assert first is not None
+    where = "" if first.first is None else f", first at step {first.first}"
+    count = sum(not each.equal for each in found.differences)
+    return (
+        f"Different: {first.label}{where}, by up to {number(first.excess)} times the tolerance "
+        f"({count} of {len(found.differences)} quantities). {_culprit(first)}"
+    ).rstrip()
+
+
+def table(found: Comparison | RunsComparison) -> Table:
+    """One row per quantity."""
+    return _runs_table(found) if isinstance(found, RunsComparison) else _table(found)
+
+
+def _table(found: Comparison) -> Table:
+    heads = [
+        "quantity",
+        "difference",
+        "tolerance",
+        "times",
+        "at step",
+        "first",
+        "largest",
+        "A to ref.",
+        "B to ref.",
+    ]
+    rows = []
+    for each in found.differences:
+        place = each.worst or 0
+        at = [each.errors[place], each.tolerances[place], each.excess]
+        steps = ["" if step is None else str(step) for step in (each.worst, each.first)]
+        errors = [each.largest, *((each.a_error, each.b_error) if found.reference else (math.nan, math.nan))]
+        rows.append([each.label, *map(number, at), *steps, *map(number, errors)])
+    return heads, rows, [not each.equal for each in found.differences]
+
+
+def _runs_table(found: RunsComparison) -> Table:
+    heads = [
+        "quantity",
+        "A",
+        "B",
+        "B − A (or B/A)",
+        "95% interval",
+        "B above A",
+        "95% interval",
+        "seeds",
+        "p",
+    ]
+    rows = []
+    for row in found.rows:
+        d = row.paired.difference
+        sign = "×" if row.ratio else ""
+        rows.append(
+            [
+                ", ".join(
+                    str(value) if name != "length" else f"T={value}" for name, value in row.key.items()
+                ),
+                number(row.a),
+                number(row.b),
+                sign + number(d.estimate),
+                _interval(d.low, d.high),
+                number(row.above.estimate),
+                _interval(row.above.low, row.above.high),
+                str(row.paired.pairs),
+                number(row.paired.p),
+            ]
+        )
+    return heads, rows, [row.differs for row in found.rows]
+
+
+def caption(difference: Difference) -> str:
+    """What a figure shows, how it was measured, what to conclude."""
+    order = (
+        "Values are computed from left to right: what differs later may follow from the first difference."
+        if difference.quantity == BY_STEP[0]
+        else "Gradients are computed from right to left: what differs at earlier steps may follow from later ones."
+    )
+    verdict = (
+        "Roundings explain the difference at every step."
+        if difference.equal
+        else f"At step {difference.worst} it is {number(difference.excess)} times what roundings explain."
+    )
+    return (
+        "Norm over batch and features of A − B by step, divided by the root mean square over steps of the reference's "
+        "norm, and the tolerance, measured as the response of the float64 reference to noise of the size of roundings. "
+        f"{order} {verdict}"
+    )
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits."""
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:.{digits}g}".replace("-", "−")
+
+
+def _culprit(first: Difference) -> str:
+    """Which side is further from the reference, where one clearly is."""
+    a, b = first.a_error, first.b_error
+    if math.isfinite(a) and not math.isfinite(b) or b > 4 * a:
+        return "B is the one further from the float64 reference."
+    if math.isfinite(b) and not math.isfinite(a) or a > 4 * b:
+        return "A is the one further from the float64 reference."
+    return ""
+
+
+def _interval(low: float, high: float) -> str:
+    return "–" if math.isnan(low) else f"{number(low)} to {number(high)}"
+
+
+def _environment() -> dict[str, str]:
+    device = jax.devices()[0]
+    return {"jax": jax.__version__, "device": f"{device.platform} ({device.device_kind})"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | list):
+        return [_plain(each) for each in value]
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, float):  # np.float64 is one
+        return float(value) if math.isfinite(value) else None
+    return value

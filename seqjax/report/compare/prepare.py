@@ -1,0 +1,212 @@
+"""Both sides made ready: the same numbers, functions over batches, and a user's function checked before it runs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Layer
+from seqjax.report.compare.implementation import CONTRACT, Implementation, System, takes_params
+from seqjax.report.compare.trees import (
+    cast,
+    coarser,
+    doubled,
+    named,
+    rounded,
+    same,
+    shapes,
+    shown,
+    transplant,
+)
+
+
+def prepare(a: Implementation, b: Implementation, xs: Any, seed: int) -> tuple[System, System, list[str]]:
+    """Both sides with the same numbers, rounded to the coarser of the two dtypes, and remarks for the reader.
+
+    Args:
+        a: one side.
+        b: the other.
+        xs: inputs ``[T, B, ...]``, NumPy.
+        seed: of the initial params of layers.
+    """
+    x = jax.tree.map(lambda leaf: leaf[0], xs)
+    first = _make(a, x, seed, None)
+    second = _make(b, x, seed, first.params if first else None)
+    first = first or _make(a, x, seed, second.params if second else None)
+    if first is None or second is None:
+        raise ValueError(
+            f"compare: {a} and {b} both want the params of the other side; one build() must make them."
+        )
+    coarse = coarser(first.dtype, second.dtype)
+    first, second = (each._replace(params=rounded(each.params, coarse)) for each in (first, second))
+    remarks = []
+    if first.is_layer and second.is_layer:
+        if shapes(first.params) != shapes(second.params):
+            raise ValueError(
+                f"compare: expected two implementations of one function, got params {shapes(first.params)} of {a} "
+                f"and {shapes(second.params)} of {b}. Compare methods, dtypes or devices of one cell."
+            )
+        second = second._replace(params=first.params)
+    elif takes_params(a) or takes_params(b):
+        remarks.append("build(params) converts the params of the other side; gradients are by those.")
+        first, second = (
+            (first._replace(params=second.params), second)
+            if takes_params(a)
+            else (first, second._replace(params=first.params))
+        )
+    elif shapes(first.params) == shapes(second.params):
+        if first.is_layer or second.is_layer:
+            own, given = (second, first) if first.is_layer else (first, second)
+            given = given._replace(params=transplant(given.params, own.params))
+            first, second = (given, own) if first.is_layer else (own, given)
+        elif not same(first.params, second.params):
+            remarks.append(
+                "Each side has made params of its own, and their values differ: the functions differ with them."
+            )
+    else:
+        remarks.append(
+            "The params of the two sides differ in structure or shape, so each side keeps its own: they are the same "
+            "function only if its build made them so. build(params) is given the params of the other side to convert."
+        )
+    return first, second, remarks
+
+
+def with_carries(a: System, b: System) -> tuple[System, System]:
+    """Both sides with an initial carry: a side without one takes that of the other."""
+    if a.initial is None and b.initial is None:
+        raise ValueError(
+            f"compare: neither {a.name} nor {b.name} says what its first carry is. Return (params, step, carry) "
+            "from build()."
+        )
+    return _with_carry(a, b), _with_carry(b, a)
+
+
+def _with_carry(system: System, other: System) -> System:
+    if system.initial is not None:
+        return system
+
+    def initial(params: Any, x: Any) -> Any:
+        assert other.initial is not None
+        dtype = jax.tree.leaves(x)[0].dtype
+        return cast(other.initial(cast(other.params, dtype), x), dtype)
+
+    return system._replace(initial=initial)
+
+
+def check_step(system: System, carry: Any, xs: Any) -> None:
+    """Raise a ValueError or TypeError where a user's step does not have `lax.scan`'s contract on these inputs."""
+    if system.is_layer:
+        return
+    x = jax.tree.map(lambda leaf: leaf[0], xs)
+    given = f"carry {shown(carry, 1)} and x {shown(x, 1)}"
+    try:
+        found = jax.eval_shape(system.step, cast(system.params, system.dtype), carry, x)
+    except Exception as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{system.name}: step(params, carry, x) failed on {given}: {type(error).__name__}: {first_line} "
+            f"Expected {CONTRACT}."
+        ) from error
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise TypeError(f"{system.name}: expected {CONTRACT}; step returned {type(found).__name__}.")
+    if shown(found[0], 1) != shown(carry, 1):
+        raise ValueError(
+            f"{system.name}: expected step to return a carry like the one it is given, {shown(carry, 1)}, "
+            f"got {shown(found[0], 1)}. Cast inside step, or give another dtype."
+        )
+
+
+def _make(implementation: Implementation, x: Any, seed: int, other: Any) -> System | None:
+    """The system of one side; None where its build wants params that are not known yet."""
+    made, name = implementation.make, str(implementation)
+    converts = takes_params(implementation)
+    if converts and other is None:
+        return None
+    if not isinstance(made, Layer):
+        with jax.enable_x64(implementation.dtype == "float64"):
+            if not converts:
+                made = made()
+                return (
+                    _layer(implementation, made, x, seed)
+                    if isinstance(made, Layer)
+                    else _own(implementation, made)
+                )
+            given = cast(other, implementation.dtype or "float32")
+            try:
+                jax.eval_shape(lambda params: _checked(name, made(params))[0], given)
+            except jax.errors.JAXTypeError as error:
+                raise TypeError(
+                    f"{name}: build(params) must convert params with jax.numpy, since gradients are taken through it; "
+                    f"it failed: {str(error).splitlines()[0]}"
+                ) from error
+            dtype = implementation.dtype or "float32"
+            return _system(implementation, other, lambda params: made(params), len(made(given)) == 3, dtype)
+    return _layer(implementation, made, x, seed)
+
+
+def _layer(implementation: Implementation, layer: Layer, x: Any, seed: int) -> System:
+    name, dtype = str(implementation), implementation.dtype or "float32"
+    if not layer.causal:
+        raise TypeError(f"{name}: expected a causal layer, which has a step to check it by.")
+    with jax.enable_x64(False):
+        params = doubled(layer.init(jax.random.key(seed), cast(x, "float32")))
+    return System(
+        name, True, params, layer.initial_carry, layer.step, layer.unroll, dtype, implementation.device
+    )
+
+
+def _own(implementation: Implementation, made: Any) -> System:
+    """The system of a ``build()`` that makes params of its own."""
+    name = str(implementation)
+    params, step, *carry = _checked(name, made)
+    dtypes = {
+        path: leaf.dtype.name
+        for path, leaf in named(params).items()
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
+    if implementation.dtype is None and len(set(dtypes.values())) > 1:
+        listed = ", ".join(f"{path} {dtype}" for path, dtype in dtypes.items())
+        raise ValueError(
+            f"{name}: expected params of one dtype, got mixed dtypes: {listed}. Say which one to run in (dtype=...)."
+        )
+    dtype = implementation.dtype or next(iter(dtypes.values()), "float32")
+    return _system(implementation, params, lambda params: (params, step, *carry), bool(carry), dtype)
+
+
+def _system(
+    implementation: Implementation, params: Any, build: Callable, has_carry: bool, dtype: str
+) -> System:
+    """A system of ``build(params) -> (params, step[, carry])``: mapped over the batch, scanned over time."""
+
+    def step(params: Any, carry: Any, x: Any) -> Any:
+        own, one_step = build(params)[:2]
+        return jax.vmap(one_step, (None, 0, 0))(own, carry, x)
+
+    def unroll(params: Any, carry: Any, xs: Any) -> Any:
+        own, one_step = build(params)[:2]
+        batched = jax.vmap(one_step, (None, 0, 0))
+        return jax.lax.scan(lambda carry, x: batched(own, carry, x), carry, xs)
+
+    def initial(params: Any, x: Any) -> Any:
+        own, _, carry = build(params)
+        leaf = jax.tree.leaves(x)[0]
+        one = carry(own, jax.tree.map(lambda leaf: leaf[0], x)) if callable(carry) else carry
+        return jax.tree.map(
+            lambda c: jnp.broadcast_to(c, (leaf.shape[0], *jnp.shape(c))), cast(one, leaf.dtype)
+        )
+
+    start = initial if has_carry else None
+    return System(
+        str(implementation), False, doubled(params), start, step, unroll, dtype, implementation.device
+    )
+
+
+def _checked(name: str, made: Any) -> tuple:
+    """What build returned, if it has the form that is asked for."""
+    if isinstance(made, tuple) and len(made) in (2, 3) and callable(made[1]):
+        return made
+    parts = ", ".join(type(part).__name__ for part in made) if isinstance(made, tuple) else ""
+    raise TypeError(
+        f"{name}: expected {CONTRACT}; build() returned {f'({parts})' if parts else type(made).__name__}."
+    )

@@ -1,0 +1,389 @@
+"""Two implementations: the same one passes, a wrong line is found at its step, and roundings are told from errors."""
+
+import json
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_cli import run
+
+import seqjax as sj
+from seqjax.cells import REGISTRY, LSTMCarry, vector
+from seqjax.cli.common import UsageError
+from seqjax.cli.compare import inputs
+from seqjax.cli.specification import implementation, split
+from seqjax.report.compare import Implementation, compare, rounding
+from seqjax.report.compare.evaluate import BY_INPUTS, BY_PARAMS, CARRY, OUTPUTS
+from seqjax.testing import methods_for
+
+T, B, D, H = 20, 2, 3, 4
+XS = np.random.default_rng(0).normal(size=(T, B, D))
+SPEC = sj.recurrent(sj.lstm(H), sj.Sequential(gradient="autodiff"))
+
+
+def lstm_step(params, carry, x, *, bias=1.0, order=(0, 1, 2, 3), stop=lambda h: h, scale=lambda h: h):
+    """An LSTM of one's own, for one example."""
+    c, h = carry
+    z = x @ params["w_x"] + stop(h) @ params["w_h"] + bias * params["b"]
+    i, f, g, o = (jnp.split(z, 4)[k] for k in order)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    h = scale(jax.nn.sigmoid(o) * jnp.tanh(c))
+    return type(carry)(c, h), h
+
+
+def own(dtype=None, **changes):
+    """The LSTM above, with something changed; its biases differ from zero."""
+
+    def build():
+        params = sj.lstm(H).init(jax.random.key(1), jnp.ones((1, D)))._asdict()
+        params["b"] = jnp.linspace(-1, 1, 4 * H)
+        return params, partial(lstm_step, **changes)
+
+    return Implementation(build, dtype)
+
+
+def by_name(found):
+    return {(each.quantity, each.leaf): each for each in found.differences}
+
+
+def test_an_implementation_equals_itself_without_any_difference():
+    found = compare(Implementation(SPEC), Implementation(SPEC), XS)
+    assert found.equal and found.first is None and not found.remarks
+    assert all(not each.errors.any() and each.excess == 0 for each in found.differences)
+    names = set(by_name(found))
+    assert (OUTPUTS, "") in names and (CARRY, "c") in names and (BY_PARAMS, "w_h") in names
+    assert by_name(found)[BY_INPUTS, ""].errors.shape == (T,)
+    assert found.length == T and found.batch == B and found.dtype == "float32"
+
+
+@pytest.mark.parametrize("name", ["lstm", "lru"])
+def test_methods_of_one_cell_agree_to_rounding(name):
+    cell = REGISTRY[name].make(H)
+    spec, *_, method = [m for m in methods_for(cell) if not isinstance(m, sj.Auto)][::-1]
+    found = compare(Implementation(sj.recurrent(cell, spec)), Implementation(sj.recurrent(cell, method)), XS)
+    assert found.equal and any(each.errors.any() for each in found.differences)
+    # Neither so wide that a wrong digit of float32 would pass.
+    assert max(each.tolerances.max() for each in found.differences) < 3e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, entry in REGISTRY.items() if entry.example is vector])
+def test_all_methods_of_all_cells_agree_to_rounding(name):
+    cell = REGISTRY[name].make(8)
+    spec = Implementation(sj.recurrent(cell, sj.Sequential(gradient="autodiff")), "float64")
+    xs = np.random.default_rng(0).normal(size=(60, 3, 8))
+    for method in methods_for(cell):
+        # Newton stops at a tolerance of its own, which is no rounding.
+        method = sj.Newton(tolerance=1e-15) if isinstance(method, sj.Newton) else method
+        found = compare(spec, Implementation(sj.recurrent(cell, method), "float64"), xs)
+        assert found.equal, (method, found.first)
+
+
+def test_a_function_of_ones_own_equals_the_cell_it_transcribes():
+    found = compare(Implementation(SPEC), own(), XS)
+    assert found.equal and not found.remarks
+    # The layer was run on the function's params, and every gradient has its partner.
+    assert {leaf for quantity, leaf in by_name(found) if quantity == BY_PARAMS} == {"w_x", "w_h", "b"}
+    assert {leaf for quantity, leaf in by_name(found) if quantity == CARRY} == {"c", "h"}
+
+
+@pytest.mark.parametrize(
+    ("change", "quantity", "first"),
+    [
+        ({"bias": 0.0}, OUTPUTS, 0),
+        ({"order": (0, 1, 3, 2)}, OUTPUTS, 0),
+        # The loss of the last step does not go through h to another input: that begins one step before.
+        ({"stop": jax.lax.stop_gradient}, BY_INPUTS, T - 2),
+        ({"scale": lambda h: h * (1 + 3e-5)}, OUTPUTS, 0),
+    ],
+)
+def test_one_wrong_line_is_found_at_its_first_step(change, quantity, first):
+    found = compare(Implementation(SPEC), own(**change), XS)
+    assert not found.equal and found.first.quantity == quantity and found.first.first == first
+    assert found.first.b_error > 10 * found.first.a_error
+
+
+def test_an_error_that_begins_late_is_found_where_it_begins():
+    def late(params, carry, x):
+        state, t = carry
+        state, y = lstm_step(params, state, x)
+        y = jnp.where(t >= 7, y * 1.01, y)
+        return (state, t + 1), y
+
+    def build():
+        params, _ = own().make()
+        return params, late, (LSTMCarry(jnp.zeros(H), jnp.zeros(H)), 0)
+
+    found = compare(Implementation(SPEC), Implementation(build), XS)
+    assert found.first.quantity == OUTPUTS and found.first.first == 7
+    assert any("final carry" in remark and "no partner" in remark for remark in found.remarks)
+
+
+def test_bfloat16_is_judged_as_bfloat16_and_three_percent_are_too_much():
+    found = compare(Implementation(SPEC), own("bfloat16"), XS)
+    assert found.dtype == "bfloat16" and found.equal
+    outputs = by_name(found)[OUTPUTS, ""]
+    assert 1e-3 < outputs.errors.max() < 3e-2  # more than roundings of float32, by far
+
+    @jax.custom_vjp
+    def drifts(h):
+        return h
+
+    drifts.defvjp(lambda h: (h, None), lambda _, g: (g * 1.05,))
+    wrong = compare(Implementation(SPEC), own("bfloat16", scale=lambda h: h * 1.03), XS)
+    assert not wrong.equal and wrong.first.quantity == OUTPUTS
+    wrong = compare(Implementation(SPEC), own("bfloat16", scale=drifts), XS)
+    assert not wrong.equal and wrong.first.quantity == BY_INPUTS
+
+
+def test_the_tolerance_of_a_running_sum_grows_as_its_closed_form(monkeypatch):
+    """h_t = h_{t-1} + x_t, in which a rounding stays for ever: independent roundings add up as squares."""
+    monkeypatch.setattr(rounding, "REPEATS", 40)
+    xs = np.random.default_rng(1).normal(1.0, 0.1, size=(64, 8, 8))
+
+    def build():
+        return {}, lambda params, h, x: (h + x, h + x), jnp.zeros(8)
+
+    found = compare(Implementation(build, "bfloat16"), Implementation(build, "bfloat16"), xs)
+    u = 2.0**-8
+    xs = xs.astype(jnp.bfloat16).astype(np.float64)
+    h = np.cumsum(xs, 0)
+    square = lambda a: np.sum(a**2, axis=(1, 2))  # noqa: E731
+    carried = np.concatenate([[0], np.cumsum(square(h[:-1]))]) + np.cumsum(square(xs))
+    response = u**2 / 3 * (carried + 2 * square(h))  # the output, rounded in the loop and as a result
+    widest = 1 + math.sqrt(math.log(64) / 64)
+    outputs = by_name(found)[OUTPUTS, ""]
+    expected = rounding.FACTOR * widest * np.sqrt(response) / outputs.scale
+    np.testing.assert_allclose(outputs.tolerances, expected, rtol=0.12)
+
+
+def test_a_sum_in_half_precision_over_many_steps_is_found():
+    """`lax.scan` adds up the gradient of a bfloat16 weight in bfloat16, and loses what is small beside the sum."""
+
+    def build():
+        def step(params, h, x):
+            h = 0.5 * h + params["w"] * x
+            return h, h
+
+        return {"w": jnp.ones(4)}, step, jnp.zeros(4)
+
+    xs = np.random.default_rng(0).normal(1.0, 0.3, size=(1500, 1, 4))
+    found = compare(Implementation(build, "float32"), Implementation(build, "bfloat16"), xs)
+    assert {each.quantity for each in found.differences if not each.equal} == {BY_PARAMS}
+
+
+def test_what_expands_is_said_to_be_ill_conditioned():
+    build = lambda: ({}, lambda p, h, x: ((h := 4 * h * (1 - h) + 0 * x), h), jnp.full(1, 0.3))  # noqa: E731
+    found = compare(Implementation(build), Implementation(build), np.zeros((60, 1, 1)))
+    assert found.equal and any("Ill-conditioned" in remark for remark in found.remarks)
+
+
+def test_build_may_convert_the_params_of_the_other_side_and_gradients_go_through_it():
+    def build(params):
+        return [jnp.flip(leaf, -1) for leaf in params], lambda own, carry, x: lstm_step(
+            dict(zip(("w_x", "w_h", "b"), [jnp.flip(leaf, -1) for leaf in own])), carry, x
+        )
+
+    for sides in (
+        (Implementation(build), Implementation(SPEC)),
+        (Implementation(SPEC), Implementation(build)),
+    ):
+        found = compare(*sides, XS)
+        assert found.equal and any("build(params)" in remark for remark in found.remarks)
+        assert {leaf for quantity, leaf in by_name(found) if quantity == BY_PARAMS} == {"w_x", "w_h", "b"}
+    with pytest.raises(TypeError, match="convert params with jax.numpy"):
+        compare(Implementation(SPEC), Implementation(lambda p: ([np.array(w) for w in p], lstm_step)), XS)
+    with pytest.raises(ValueError, match="one build"):
+        compare(Implementation(build), Implementation(build), XS)
+
+
+def test_two_functions_of_ones_own_without_float64_are_judged_without_reference():
+    def build():
+        def step(params, h, x):
+            h = (0.9 * h + x).astype(jnp.float32)
+            return h, h
+
+        return {}, step, jnp.zeros(D)
+
+    found = compare(Implementation(build), Implementation(build), XS)
+    assert found.equal and not found.reference and any("no reference" in r for r in found.remarks)
+
+
+def test_numbers_that_are_not_finite_are_a_difference():
+    def build():
+        params, step = own().make()
+
+        def breaks(params, carry, x):
+            carry, y = step(params, carry, x)
+            return carry, jnp.where(x[0] > 1.0, jnp.inf, 1.0) * y
+
+        return params, breaks
+
+    found = compare(Implementation(SPEC), Implementation(build), XS)
+    assert not found.equal and found.first.excess == math.inf
+    assert found.first.first == int(np.argmax((XS[..., 0] > 1.0).any(1)))
+    assert any("finite" in remark for remark in found.remarks)
+
+
+def returns(*parts):
+    return Implementation(lambda: parts if len(parts) != 1 else parts[0], name="mine")
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: returns({}), TypeError, r"expected build\(\) -> \(params, step\).*returned dict"),
+        (lambda: returns({}, 3), TypeError, r"build\(\) returned \(dict, int\)"),
+        (
+            lambda: returns({}, lambda carry, x: x),
+            ValueError,
+            r"step\(params, carry, x\) failed.*Expected build",
+        ),
+        (lambda: returns({}, lambda p, c, x: x), TypeError, "step returned"),
+        (
+            lambda: returns({}, lambda p, c, x: (x, x)),
+            ValueError,
+            r"a carry like the one it is given, c \[4\]",
+        ),
+        (
+            lambda: returns({"a": jnp.ones(2, jnp.float32), "b": jnp.ones(2, jnp.bfloat16)}, lstm_step),
+            ValueError,
+            "mixed dtypes: a float32, b bfloat16",
+        ),
+        (lambda: Implementation(lambda a, b: None), TypeError, "it wants 2 arguments: a, b"),
+        (
+            lambda: returns({}, lambda p, c, x: (c, x)),
+            ValueError,
+            r"same names and shapes.*\[20, 2, 4\].*\[20, 2, 3\]",
+        ),
+        (lambda: Implementation(sj.recurrent(sj.gru(H))), ValueError, "two implementations of one function"),
+        (lambda: Implementation(sj.bidirectional(SPEC, SPEC)), TypeError, "expected a causal layer"),
+        (lambda: Implementation(SPEC, "int32"), ValueError, "expected one of bfloat16"),
+        (lambda: Implementation(3), TypeError, "expected a Layer, a Cell or build"),
+    ],
+)
+def test_sides_that_cannot_be_compared_are_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        compare(Implementation(SPEC), make(), XS)
+
+
+def test_two_functions_must_say_what_their_first_carry_is():
+    with pytest.raises(ValueError, match=r"Return \(params, step, carry\)"):
+        compare(own(), own(), XS)
+
+
+@pytest.mark.parametrize(
+    ("xs", "message"),
+    [
+        (np.where(np.arange(T)[:, None, None] == 5, np.nan, XS), "got nan at step 5 of sequence 0"),
+        (XS[0, 0], r"expected xs \[T, B, ...\], got \[3\]"),
+        (XS[:0], r"got \[0, 2, 3\]"),
+    ],
+)
+def test_inputs_that_cannot_be_used_are_refused(xs, message):
+    with pytest.raises(ValueError, match=message):
+        compare(Implementation(SPEC), Implementation(SPEC), xs)
+
+
+# ---------------------------------------------------------------- the command line
+
+SMALL = "--length 12 --batch 2 --input-size 3 --hidden-size 4".split()
+MODEL = """
+import helper
+def build(params):
+    def step(p, carry, x):
+        import jax.numpy as jnp
+        h = jnp.tanh(x @ p.w_x + carry.h @ p.w_h + {bias})
+        return type(carry)(h), h
+    return params, step
+def broken():
+    return 3
+"""
+
+
+def test_the_command_says_equal_and_different_by_its_exit_status(monkeypatch, tmp_path, capsys):
+    (tmp_path / "helper.py").write_text("")
+    for bias, status, word in (("p.b", 0, "Equal"), ("0 * p.b + 0.1", 1, "Different")):
+        model = tmp_path / f"model{status}.py"
+        model.write_text(MODEL.format(bias=bias))
+        out = tmp_path / f"out{status}"
+        assert run(monkeypatch, "compare", "elman", f"{model}:build", *SMALL, "--out", out) == status
+        assert word in capsys.readouterr().out
+        found = json.loads((out / "comparison.json").read_text())
+        assert found["equal"] == (status == 0) and len(found["differences"][0]["errors"]) == 12
+        assert found["command"].startswith("seqjax compare elman")
+        page = (out / "index.html").read_text()
+        assert word in page and page.count("<svg") == 2 and "<script" not in page
+        assert 'src="http' not in page and "url(http" not in page and len(page) < 200_000
+    # The same folder again, of a comparison.
+    assert run(monkeypatch, "compare", "elman", f"{model}:build", *SMALL, "--out", out) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("lstn", "gru"), "Did you mean 'lstm'"),
+        (("lstm,method=Sequencial", "lstm"), "Did you mean 'Sequential'"),
+        (("lstm,method=Sequential(size=3)", "lstm"), "unexpected keyword"),
+        (("lstm,method=Associative", "lstm"), "cannot run"),
+        (("lstm,dtype=float31", "lstm"), "float32"),
+        (("lstm,device=gpu:9", "lstm"), "expected a device such as cpu:0"),
+        (("lstm,chunk=3", "lstm"), "unknown name 'chunk'"),
+        (("lstm(open('x'))", "lstm"), "call with plain values"),
+        (("nowhere.py:build", "lstm"), "does not exist"),
+        (("{tmp}/model.py:nothing", "lstm"), "expected a function 'nothing'"),
+        (("{tmp}/model.py:broken", "lstm"), "build() -> (params, step)"),
+        (("{tmp}/bad.py:build", "lstm"), "importing"),
+        (("math:sqrt,method=Newton", "lstm"), "goes with a cell"),
+        (("lstm", "gru"), "two implementations of one function"),
+        (("lstm", "lstm", "--data", "nowhere.txt"), "does not exist"),
+        (("lstm", "lstm", "--data", "{tmp}/nan.npy"), "expected finite"),
+        (("lstm", "lstm", "--data", "{tmp}/words.npy"), "expected numbers"),
+        (("lstm", "lstm", "--length", "0"), "--length"),
+        (("lstm", "{tmp}/study"), "Give two of one kind"),
+        (("lstm", "lstm", "--out", "{tmp}"), "holds no comparison"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_nothing_is_written(
+    monkeypatch, tmp_path, capsys, arguments, message
+):
+    (tmp_path / "model.py").write_text(MODEL.replace("import helper", ""))
+    (tmp_path / "bad.py").write_text("1/0")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "summary.json").write_text("{}")
+    np.save(tmp_path / "nan.npy", np.full((4, 3), np.nan))
+    np.save(tmp_path / "words.npy", np.array([["a"]]))
+    out = [] if "--out" in arguments else ["--out", tmp_path / "out"]
+    length = [] if "--length" in arguments else ["--length", 4]
+    arguments = [argument.format(tmp=tmp_path) if "{tmp}" in argument else argument for argument in arguments]
+    before = sorted(tmp_path.rglob("*.html"))
+    assert run(monkeypatch, "compare", *arguments, *length, "--input-size", 3, *out) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("seqjax: ") and captured.err.count("\n") == 1 and message in captured.err
+    assert sorted(tmp_path.rglob("*.html")) == before and not (tmp_path / "out").exists()
+
+
+def test_a_specification_is_read_as_the_python_it_looks_like():
+    text = "lstm(8, forget_bias=0.0),method=Newton(jacobian='block', damping=0.5),dtype=bfloat16,device=cpu:1"
+    assert split(text)[1] == "method=Newton(jacobian='block', damping=0.5)"
+    found = implementation(text, 32)
+    assert found.make == sj.recurrent(sj.lstm(8, forget_bias=0.0), sj.Newton(jacobian="block", damping=0.5))
+    assert found.dtype == "bfloat16" and found.device == jax.devices()[1]
+    assert implementation("gru", 5).make == sj.recurrent(sj.gru(5))
+    with pytest.raises(UsageError, match="expected CELL"):
+        implementation("gru,dtype=", 5)
+
+
+def test_text_is_given_as_one_fixed_vector_per_byte(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"abcabcabcabc")
+    xs = inputs(str(path), 6, 2, 5, 0)
+    assert xs.shape == (6, 2, 5) and len(np.unique(xs.reshape(-1, 5), axis=0)) == 3
+    np.testing.assert_array_equal(xs, inputs(str(path), 6, 2, 5, 0))
+    assert not np.array_equal(xs, inputs(str(path), 6, 2, 5, 1))
+    array = np.arange(12.0).reshape(4, 3)
+    np.save(tmp_path / "x.npy", array)
+    np.testing.assert_array_equal(inputs(str(tmp_path / "x.npy"), 3, 9, 9, 0), array[:3, None])
