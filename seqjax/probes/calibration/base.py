@@ -54,7 +54,7 @@ class Row(NamedTuple):
         error: the largest difference, relative if ``relative``.
         tolerance: the largest difference allowed in this dtype.
         relative: whether error and tolerance are relative.
-        count: how many numbers were compared.
+        compared: how many numbers were compared.
         passed: whether the error is within the tolerance; False where it is NaN.
         seconds: compilation and run.
         message: the text of an exception; otherwise empty.
@@ -67,7 +67,7 @@ class Row(NamedTuple):
     error: float
     tolerance: float
     relative: bool
-    count: int
+    compared: int
     passed: bool
     seconds: float
     message: str = ""
@@ -76,7 +76,9 @@ class Row(NamedTuple):
 Progress = Callable[[int, int, str], Any]
 
 
-def run_checks(checks: Iterable[Check], dtype: Dtype = "float64", progress: Progress | None = None) -> tuple[Row, ...]:
+def run_checks(
+    checks: Iterable[Check], dtype: Dtype = "float64", progress: Progress | None = None
+) -> tuple[Row, ...]:
     """Every check as a row, in order. A check that raises is a row that failed, with the text of its exception.
 
     Args:
@@ -101,32 +103,39 @@ def run_checks(checks: Iterable[Check], dtype: Dtype = "float64", progress: Prog
 
 
 def _row(check: Check, dtype: Dtype) -> Row:
-    tolerance, start = getattr(check, dtype), time.perf_counter()
+    start, message = time.perf_counter(), ""
+    found = Compared(math.nan, math.nan, math.nan, 0)
     try:
         found = compare(check, *check.measure(jnp.dtype(dtype)))
     except Exception as error:  # one broken probe must not hide what the others say
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        found = (math.nan, math.nan, math.nan, 0, text)
-    exact, measured, error, count, message = found
-    seconds = time.perf_counter() - start
-    passed = not message and error <= tolerance
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+    tolerance = check.float64 if dtype == "float64" else check.float32
     return Row(
-        check.id,
-        check.quantity,
-        exact,
-        measured,
-        error,
-        tolerance,
-        check.relative,
-        count,
-        passed,
-        seconds,
-        message,
+        id=check.id,
+        quantity=check.quantity,
+        exact=found.exact,
+        measured=found.measured,
+        error=found.error,
+        tolerance=tolerance,
+        relative=check.relative,
+        compared=found.number,
+        passed=found.error <= tolerance,
+        seconds=time.perf_counter() - start,
+        message=message,
     )
 
 
-def compare(check: Check, exact: Any, measured: Any) -> tuple[float, float, float, int, str]:
-    """The two numbers that differ most, by how much, how many were compared, and no message.
+class Compared(NamedTuple):
+    """The two numbers that differ most, by how much, and how many were compared."""
+
+    exact: float
+    measured: float
+    error: float
+    number: int
+
+
+def compare(check: Check, exact: Any, measured: Any) -> Compared:
+    """The largest difference, entry by entry; NaN where anything measured is NaN.
 
     Raises:
         ValueError: for arrays of two shapes, empty ones, or an exact value that is not finite.
@@ -140,10 +149,12 @@ def compare(check: Check, exact: Any, measured: Any) -> tuple[float, float, floa
         raise ValueError(f"{check.id}: expected a closed form that is finite, got {exact}.")
     errors = np.abs(measured - exact)
     if check.relative:
-        errors = errors / np.abs(exact)
-    errors = np.where(measured == exact, 0.0, errors).ravel()  # an exact zero has no relative error
-    worst = int(np.argmax(errors))  # of NaN, if there is one
-    return float(exact.flat[worst]), float(measured.flat[worst]), float(errors[worst]), exact.size, ""
+        # An exact zero has no relative error: there anything else is infinitely wrong.
+        errors = np.divide(errors, np.abs(exact), out=np.where(errors == 0, errors, np.inf), where=exact != 0)
+    worst = int(np.argmax(errors))  # the first NaN, if there is one
+    return Compared(
+        float(exact.flat[worst]), float(measured.flat[worst]), float(errors.flat[worst]), exact.size
+    )
 
 
 def to_json(rows: Iterable[Row], dtype: Dtype) -> dict[str, Any]:

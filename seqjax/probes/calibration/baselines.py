@@ -35,7 +35,8 @@ def copying_baseline(dtype: Any) -> Values:
 def copying_stated(dtype: Any) -> Values:
     """The number that the task gives as its baseline."""
     return Values(
-        [10 * math.log(8) / (delay + 20) for delay in DELAYS], [copying(delay + 20).baseline for delay in DELAYS]
+        [10 * math.log(8) / (delay + 20) for delay in DELAYS],
+        [copying(delay + 20).baseline for delay in DELAYS],
     )
 
 
@@ -58,7 +59,9 @@ def adding_stated(dtype: Any) -> Values:
 
 CHECKS = (
     # A mean of equal numbers: some roundings; in float32 1e-7 each, over sums of 4,000 terms.
-    Check("C23", "copying: blind loss on samples, 10 ln 8/(T+20)", copying_baseline, 1e-13, 1e-6, relative=True),
+    Check(
+        "C23", "copying: blind loss on samples, 10 ln 8/(T+20)", copying_baseline, 1e-13, 1e-6, relative=True
+    ),
     Check("C23", "copying: the baseline that the task states", copying_stated, 1e-15, 1e-15, relative=True),
     # (s - 1)^2 has the standard deviation sqrt(1/15 - 1/36) = .197, its mean over 2^18 one of .0004; four of these.
     Check("C24", "adding: blind squared error on samples, 1/6", adding_baseline, 1.6e-3, 1.6e-3),

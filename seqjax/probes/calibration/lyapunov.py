@@ -199,5 +199,11 @@ CHECKS = (
     # The logistic map's are those of the tent map but for O(1/T).
     Check("C17", "logistic map, r=4: ln 2; tent map, slope 1.7", logistic_and_tent, 1e-4, 1e-2),
     # Both differ from their common limit by O(1/T).
-    Check("C28", f"tanh network: exponents forward and backward, T={TWO_WAYS}", two_ways, 20 / TWO_WAYS, 20 / TWO_WAYS),
+    Check(
+        "C28",
+        f"tanh network: exponents forward and backward, T={TWO_WAYS}",
+        two_ways,
+        20 / TWO_WAYS,
+        20 / TWO_WAYS,
+    ),
 )

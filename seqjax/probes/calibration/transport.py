@@ -41,7 +41,9 @@ def gru_gates(dtype: Any) -> Values:
     """The same for a GRU's h, whose update gate is the share that stays in seqjax and PyTorch."""
     xs, w_x, b = gaussian(3, 40, 1, 2), gaussian(4, 2, 3), gaussian(5, 3)
     params = GRUParams(*(jnp.asarray(a, dtype) for a in (w_x, np.zeros((1, 3)), b, np.zeros(3))))
-    log_norm = _profile(LAYER_GRU, params, lambda h: type(LAYER_GRU.initial_carry(params, h))(h), xs, dtype, True)
+    log_norm = _profile(
+        LAYER_GRU, params, lambda h: type(LAYER_GRU.initial_carry(params, h))(h), xs, dtype, True
+    )
     keep = np.log(sigmoid(xs[:, 0] @ w_x + b))[:, 1]
     return Values(_products(keep), _differences(log_norm.h[:, 0]))
 
@@ -142,8 +144,24 @@ CHECKS = (
     ),
     Check("C7", "GRU, frozen gates: dh_T/dh_t = prod z", gru_gates, 1e-12, 1e-4),
     # Float32 knows 1 - sigmoid(ln 999) = .001 to 3e-5.
-    Check("C8", "forget bias 0, 1, 2, ln 99, ln 999: e-folding length", forget_bias, 1e-3, 1e-3, relative=True),
+    Check(
+        "C8", "forget bias 0, 1, 2, ln 99, ln 999: e-folding length", forget_bias, 1e-3, 1e-3, relative=True
+    ),
     # The mean of 4096 lengths uniform from 1.4 to 1000 has a relative deviation of .9%; four of these.
-    Check("C8", "chrono initialisation: mean e-folding length, T_max=1000", chrono_bias, 0.036, 0.036, relative=True),
-    Check("C21", "tanh mean field, N=1024: chi for sigma_w^2 .9, 1.5, 2, 3", mean_field, 0.03, 0.03, relative=True),
+    Check(
+        "C8",
+        "chrono initialisation: mean e-folding length, T_max=1000",
+        chrono_bias,
+        0.036,
+        0.036,
+        relative=True,
+    ),
+    Check(
+        "C21",
+        "tanh mean field, N=1024: chi for sigma_w^2 .9, 1.5, 2, 3",
+        mean_field,
+        0.03,
+        0.03,
+        relative=True,
+    ),
 )
