@@ -1,4 +1,4 @@
-"""Calibration: every check passes, a broken probe fails its own checks and no others, and what the command line says."""
+"""Calibration: every check passes, a broken probe fails its own checks and no others; the command."""
 
 import functools
 import json
