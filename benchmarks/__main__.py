@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks peers`` and ``python -m benchmarks methods``."""
+"""The command line: ``python -m benchmarks peers``, ``methods`` and ``scaling``."""
 
 import shlex
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import typer
 
 from benchmarks import methods as methods_
 from benchmarks import peers as peers_
+from benchmarks import scaling as scaling_
 from benchmarks.results import Group, save
 from benchmarks.timing import Mismatch
 
@@ -34,6 +35,7 @@ class CellName(StrEnum):
 
 SHAPES = [",".join(map(str, shape)) for shape in peers_.SHAPES]
 LENGTHS = list(methods_.LENGTHS)
+SCALING = list(scaling_.LENGTHS)
 ShapeOption = Annotated[list[str], typer.Option("--shape", help="B,T,D,H; may be given several times.")]
 Rounds = Annotated[
     int, typer.Option(min=2, help="Interleaved rounds that count; 15 or more for an interval.")
@@ -75,6 +77,30 @@ def methods(
         methods_.TITLE,
         methods_.ABOUT,
         lambda: methods_.run(shapes, length, rounds, _say),
+        out,
+    )
+
+
+@app.command()
+def scaling(
+    ctx: typer.Context,
+    length: Annotated[list[int], typer.Option(min=1, help="T; two different ones at least.")] = SCALING,
+    batch: Annotated[int, typer.Option(min=1, help="B.")] = 8,
+    hidden_size: Annotated[int, typer.Option(min=4, help="H and D, a multiple of four.")] = 64,
+    rounds: Rounds = 15,
+    out: Out = Path("benchmarks/results"),
+) -> None:
+    """Bytes, operations and seconds of gradients by length and method, with slopes and crossovers."""
+    if len(set(length)) < 2:
+        raise typer.BadParameter(f"expected two different lengths at least, got {length}.")
+    if hidden_size % 4:
+        raise typer.BadParameter(f"expected a hidden size that is a multiple of four, got {hidden_size}.")
+    _finish(
+        ctx,
+        "scaling",
+        scaling_.TITLE,
+        scaling_.ABOUT,
+        lambda: scaling_.run(length, (batch, hidden_size), rounds, _say),
         out,
     )
 

@@ -41,12 +41,22 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Table:
+    """What was derived from the cases, as text."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
 class Group:
-    """Cases of one claim: one table. `rows` says what the labels of the cases are."""
+    """Cases of one claim: one table. `rows` says what the labels of the cases are; `tables` come first."""
 
     title: str
     rows: str
     cases: list[Case]
+    tables: list[Table] = field(default_factory=list)
 
 
 def measured(arm: Arm, seconds: list[float], error: float | None, note: str = "") -> Measured:
@@ -94,7 +104,10 @@ def render(document: Mapping[str, Any]) -> str:
     parts = [f"# {document['title']}", document["about"], f"    {document['command']}"]
     parts.append(_table(["", ""], [[key, value] for key, value in document["header"].items()]))
     for group in document["groups"]:
-        parts += [f"## {group['title']}", _ratios(group), _details(group)]
+        parts.append(f"## {group['title']}")
+        for table in group.get("tables", []):
+            parts += [f"### {table['title']}", _table(table["columns"], table["rows"])]
+        parts += [_ratios(group), _details(group)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import seqjax as sj
 from benchmarks import __main__ as command_line
-from benchmarks import layers, methods, peers, results, timing
+from benchmarks import layers, methods, peers, results, scaling, timing
 
 typer_testing = pytest.importorskip("typer.testing", reason="the command line needs typer")
 SHAPE = (2, 5, 3, 4)
@@ -219,6 +219,60 @@ def test_memories_agree():
     assert len(groups) == 4
     for group in groups:
         assert all(arm.error < methods.TOLERANCE for arm in group.cases[0].arms)
+
+
+def test_scaling_tells_bytes_operations_and_seconds_with_slopes(monkeypatch, tmp_path):
+    make, wraps = scaling.CELLS["lstm"]
+    few = {name: wraps[name] for name in ("autodiff", "Nested()")}
+    monkeypatch.setattr(scaling, "CELLS", {"lstm": (make, few)})
+    options = (
+        "--length",
+        8,
+        "--length",
+        32,
+        "--batch",
+        2,
+        "--hidden-size",
+        4,
+        "--rounds",
+        2,
+        "--out",
+        tmp_path,
+    )
+    result = invoke("scaling", *options)
+    assert result.exit_code == 0, result.output
+    (group,) = json.loads((tmp_path / "scaling.json").read_text())["groups"]
+    by_title = {table["title"]: table for table in group["tables"]}
+    assert {"bytes", "flops", "seconds"} <= by_title.keys()
+    for quantity in ("bytes", "flops", "seconds"):
+        assert by_title[quantity]["columns"] == ["method", "8", "32", "slope", "note"]
+        assert [row[0] for row in by_title[quantity]["rows"]] == list(few)
+    bytes_ = {row[0]: float(row[2]) for row in by_title["bytes"]["rows"]}
+    flops = {row[0]: float(row[2]) for row in by_title["flops"]["rows"]}
+    assert bytes_["Nested()"] < bytes_["autodiff"] and flops["Nested()"] > flops["autodiff"]
+    text = (tmp_path / "scaling.md").read_text()
+    assert "### bytes\n" in text and "--length 8 --length 32 --batch 2 --hidden-size 4 --rounds 2" in text
+
+
+@pytest.mark.slow
+def test_every_cell_of_the_scaling_is_measured(monkeypatch):
+    two = {
+        name: (make, dict([*wraps.items()][:1] + [*wraps.items()][-1:]))
+        for name, (make, wraps) in scaling.CELLS.items()
+    }
+    monkeypatch.setattr(scaling, "CELLS", two)
+    groups = scaling.run([4, 8], (2, 8), 2, SILENT)
+    assert len(groups) == len(scaling.CELLS)
+    assert all(arm.error < scaling.TOLERANCE for group in groups for case in group.cases for arm in case.arms)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(("--length", 8), "two different lengths"), (("--hidden-size", 6), "multiple of four")],
+)
+def test_a_scaling_that_cannot_be_measured_is_refused(options, message, tmp_path):
+    result = invoke("scaling", *options, "--out", tmp_path)
+    assert result.exit_code == 2 and message in result.output
 
 
 @pytest.mark.peers

@@ -1,5 +1,8 @@
-"""Readers of real data. Everything is time-major: ``xs [T, B]``, ``targets [T, B]``."""
+"""Readers of real data, and batches of it. Everything is time-major: ``xs [T, B]``, ``targets [T, B]``."""
 
+from seqjax.datasets.files import read_arrays, read_json_lines, read_lines
+from seqjax.datasets.loader import Loader, examples, packed, padded, streams, windows
+from seqjax.datasets.prefetch import prefetch
 from seqjax.datasets.text import (
     held_out_windows,
     moby_dick,
@@ -10,10 +13,20 @@ from seqjax.datasets.text import (
 )
 
 __all__ = [
+    "Loader",
+    "examples",
     "held_out_windows",
     "moby_dick",
+    "packed",
+    "padded",
+    "prefetch",
+    "read_arrays",
     "read_bytes",
+    "read_json_lines",
+    "read_lines",
     "sample_windows",
     "split",
+    "streams",
     "unigram_entropy",
+    "windows",
 ]

@@ -1,5 +1,6 @@
 """Backpropagation through time, whole or cut into windows."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -96,7 +97,17 @@ def truncated_bptt(window: int) -> Estimator:
                 return whole(params, carry, state, batch, key=keys)
             entering = enter(layer, params, carry, batch)
             if losses_per_step(layer, loss, params, entering, batch) is None:
-                return cut(params, carry, state, batch, keys)
+                estimate, after = over_windows(
+                    layer,
+                    loss,
+                    window,
+                    lambda carry, _: jax.lax.stop_gradient(carry),
+                    params,
+                    carry,
+                    batch,
+                    keys,
+                )
+                return estimate, after, state
 
             def one(sums: Any, part: Any) -> Any:
                 estimate, carry = sums
@@ -115,26 +126,41 @@ def truncated_bptt(window: int) -> Estimator:
             (estimate, carry), _ = scan_windows(one, (estimate, entering), rest, window)
             return estimate, carry, state
 
-        def cut(params: Any, carry: Any, state: Any, batch: Batch, keys: Any) -> Any:
-            def total_of(params: Any) -> Any:
-                @jax.checkpoint
-                def one(carry: Any, part: Any) -> Any:
-                    (xs, reset, mask), keys = part
-                    after, ys = layer.unroll(params, carry, xs, reset=reset, mask=mask, key=keys)
-                    return jax.lax.stop_gradient(after), ys
-
-                entering = enter(layer, params, carry, batch)
-                inputs = ((batch.xs, batch.reset, batch.mask), keys)
-                after, ys = scan_windows(one, entering, inputs, window)
-                total, count = loss_sum(loss(join_windows(*ys), batch.targets), batch.mask)
-                return total, (count, after)
-
-            (total, (count, after)), gradients = jax.value_and_grad(total_of, has_aux=True)(params)
-            return Estimate(total, count, gradients), after, state
-
         return no_state, update
 
     return Estimator(bind=bind)
+
+
+def over_windows(
+    layer: Layer,
+    loss: Loss,
+    window: int,
+    border: Callable,
+    params: Any,
+    carry: Any,
+    batch: Batch,
+    keys: Any,
+) -> tuple[Estimate, Any]:
+    """The gradient of one loss over all windows, each computed again on the way back: ``(Estimate, carry)``.
+
+    ``border: (carry, t) -> carry`` acts between windows, of which the earlier begins with step t.
+    """
+
+    def total_of(params: Any) -> Any:
+        @jax.checkpoint
+        def one(carry: Any, part: Any) -> Any:
+            (xs, reset, mask), keys, times = part
+            after, ys = layer.unroll(params, carry, xs, reset=reset, mask=mask, key=keys)
+            return border(after, times[0]), ys
+
+        times = jnp.arange(num_steps(batch.xs), dtype=jnp.uint32)
+        inputs = ((batch.xs, batch.reset, batch.mask), keys, times)
+        after, ys = scan_windows(one, enter(layer, params, carry, batch), inputs, window)
+        total, count = loss_sum(loss(join_windows(*ys), batch.targets), batch.mask)
+        return total, (count, after)
+
+    (total, (count, after)), gradients = jax.value_and_grad(total_of, has_aux=True)(params)
+    return Estimate(total, count, gradients), after
 
 
 def no_state(params: Any, carry: Any, x: Any) -> tuple:

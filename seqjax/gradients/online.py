@@ -54,7 +54,7 @@ class Rule(NamedTuple):
         read: ``(influence, delta [n]) -> delta M [P]``.
         advance: ``(step, theta [P], s [n], influence, key) -> influence`` after ``step(theta, s) -> s``, entered with
             s. Where the step restarts, it does not depend on s, and the influence is zero. What comes of a masked step
-            is not used.
+            is not used, but at a restart.
         draws: whether `advance` needs a key.
     """
 
@@ -127,7 +127,9 @@ def model_of(layer: Layer, params: Any, carry: Any, x: Any) -> Model:
     def one(a: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(a.shape[1:], a.dtype)
 
+    # With a reset: at one, the initial carry may depend on the params.
     carry, now = jax.tree.map(one, (carry, Batch(x, None)))
+    now = now._replace(reset=jax.ShapeDtypeStruct((), bool))
     carry_space = Coordinates(carry)
 
     def step_of(space: Coordinates) -> Callable:
@@ -191,7 +193,10 @@ def _run(
         influence = select(now.reset, jax.tree.map(jnp.zeros_like, influence), influence)
         *found, carry, advanced = of_step(carry, influence, now, key)
         sums = jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, tuple(found))
-        return (sums, carry, advanced if now.mask is None else select(now.mask, advanced, influence)), None
+        if now.mask is not None:  # a restart happens where its step does not, and may depend on the params
+            moved = now.mask if now.reset is None else now.mask | now.reset
+            advanced = select(moved, advanced, influence)
+        return (sums, carry, advanced), None
 
     inputs = jax.tree.map(jnp.asarray, (batch, keys))
     found = jax.eval_shape(of_step, carry, state, *first_step(inputs))[:2]

@@ -11,7 +11,7 @@ import numpy as np
 from seqjax import datasets
 from seqjax.base import Batch
 from seqjax.report.settings import Settings
-from seqjax.tasks import TASKS, Task, cross_entropy
+from seqjax.tasks import TASKS, Success, Task, cross_entropy
 
 HELD_OUT_TOKENS = 2**14
 """Held-out losses are means over at least this many predictions: about .02 nats of standard error on text."""
@@ -54,6 +54,7 @@ def make_source(settings: Settings, length: int, data: np.ndarray | None) -> Sou
         loss=cross_entropy,
         baseline=entropy,
         baseline_at="mean",
+        success=Success("loss", entropy),
         reference="next-byte prediction",
     )
     return Source(

@@ -27,7 +27,7 @@ class Run:
     def __init__(self, settings: Settings, model: Layer, source: Source) -> None:
         self.settings, self.model, self.source = settings, model, source
         self.losses = {"last": last_step(source.task.loss), "mean": source.task.loss}
-        self.loss = self.losses[source.task.baseline_at]
+        self.loss = source.task.objective
         self.optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(settings.learning_rate))
         self._step = make_train_step(model, self.loss, self.optimizer)
         self._sample = jax.jit(source.train)

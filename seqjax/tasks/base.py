@@ -1,14 +1,33 @@
-"""What a task is: batches, a loss per time step, and the loss of who remembers nothing."""
+"""What a task is: batches, a loss per time step, the loss of who remembers nothing, and when it counts as solved."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from seqjax.definition import Definition
+
+NOT_SCORED = -1
+"""The class that stands where a step has no target."""
+
+
+class Success(NamedTuple):
+    """When a task is solved: at an accuracy of at least, or a loss of at most, this threshold."""
+
+    metric: Literal["accuracy", "loss"]
+    threshold: float
+
+
+class Score(NamedTuple):
+    """Means over a batch: the loss that the baseline is about, accuracy (NaN for numbers), and whether it is solved."""
+
+    loss: jax.Array
+    accuracy: jax.Array
+    solved: jax.Array
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -18,12 +37,14 @@ class Task(Definition):
     Attributes:
         name: a short name for tables.
         length: time steps T of every sequence.
-        sample: ``(key, batch) -> (xs [T, B] or [T, B, D], targets [T, B])``, jittable with a static batch.
+        sample: ``(key, batch) -> (xs [T, B] or [T, B, D], targets [T, B])``, jittable with a static batch. Classes are
+            integers, `NOT_SCORED` where a step has no target; several numbers per step are ``[T, B, num_outputs]``.
         num_inputs: size of the input vocabulary; None where the inputs are real-valued ``[T, B, D]``.
         num_outputs: width of the outputs ``ys [T, B, num_outputs]``.
-        loss: ``(ys, targets) -> losses [T, B]``, one loss per time step.
+        loss: ``(ys, targets) -> losses [T, B]``, one loss per time step, zero at steps that are not scored.
         baseline: the expected loss of the best guess that uses no memory.
-        baseline_at: which steps the baseline is about: the "mean" over all, or the "last" one.
+        baseline_at: which steps the baseline is about: the "mean" over all, the "last" one, or those that are "scored".
+        success: when the task counts as solved.
         reference: where the task and its baseline are from.
     """
 
@@ -34,12 +55,58 @@ class Task(Definition):
     num_outputs: int
     loss: Callable[[Array, Array], Array]
     baseline: float
-    baseline_at: Literal["mean", "last"]
+    baseline_at: Literal["mean", "last", "scored"]
+    success: Success
     reference: str
+
+    def objective(self, ys: Array, targets: Array) -> Array:
+        """What to train on, and what the baseline is about: losses per step ``[T, B]``, or per sequence ``[B]``.
+
+        Example:
+            >>> import jax, jax.numpy as jnp
+            >>> from seqjax.tasks import delayed_recall
+            >>> task = delayed_recall(5)
+            >>> xs, targets = task.sample(jax.random.key(0), 2)
+            >>> task.objective(jnp.zeros((5, 2, task.num_outputs)), targets)  # ln 8
+            Array([2.0794415, 2.0794415], dtype=float32)
+        """
+        losses = self.loss(ys, targets)
+        match self.baseline_at:
+            case "mean":
+                return losses
+            case "last":
+                return losses[-1]
+        return jnp.sum(losses, 0) / jnp.maximum(jnp.sum(targets != NOT_SCORED, 0), 1).astype(losses.dtype)
+
+    def score(self, ys: Array, targets: Array) -> Score:
+        """How good outputs are, over a batch.
+
+        Example:
+            >>> import jax, jax.numpy as jnp
+            >>> from seqjax.tasks import parity
+            >>> task = parity(6)
+            >>> xs, targets = task.sample(jax.random.key(0), 3)
+            >>> score = task.score(jax.nn.one_hot(targets, 2) * 20, targets)
+            >>> float(score.accuracy), bool(score.solved)
+            (1.0, True)
+        """
+        loss = jnp.mean(self.objective(ys, targets))
+        accuracy = jnp.full((), jnp.nan, loss.dtype)
+        if jnp.issubdtype(targets.dtype, jnp.integer):
+            scored = targets != NOT_SCORED
+            if self.baseline_at == "last":
+                scored = scored.at[:-1].set(False)
+            right = (jnp.argmax(ys, -1) == targets) & scored
+            accuracy = jnp.sum(right).astype(loss.dtype) / jnp.maximum(jnp.sum(scored), 1).astype(loss.dtype)
+        if self.success.metric == "accuracy":
+            return Score(loss, accuracy, accuracy >= self.success.threshold)
+        return Score(loss, accuracy, loss <= self.success.threshold)
 
 
 def cross_entropy(ys: Float[Array, "..."], targets: Int[Array, "..."]) -> Float[Array, "..."]:
     r"""Negative log-likelihood of integer targets under softmax, :math:`-\ln \mathrm{softmax}(y)_{target}`.
+
+    Zero where the target is `NOT_SCORED`.
 
     Shapes: ys ``[T, B, num_outputs]``, targets ``[T, B]`` -> losses ``[T, B]``, in nats.
 
@@ -49,20 +116,22 @@ def cross_entropy(ys: Float[Array, "..."], targets: Int[Array, "..."]) -> Float[
     Example:
         >>> import jax.numpy as jnp
         >>> from seqjax.tasks import cross_entropy
-        >>> cross_entropy(jnp.zeros((1, 2, 4)), jnp.array([[0, 3]]))  # ln 4
-        Array([[1.3862944, 1.3862944]], dtype=float32)
+        >>> cross_entropy(jnp.zeros((1, 2, 4)), jnp.array([[0, -1]]))  # ln 4
+        Array([[1.3862944, 0.       ]], dtype=float32)
     """
     _check_outputs("cross_entropy", "num_outputs", ys, targets)
-    return optax.softmax_cross_entropy_with_integer_labels(ys, targets)
+    scored: Bool[Array, ...] = targets != NOT_SCORED
+    losses = optax.softmax_cross_entropy_with_integer_labels(ys, jnp.where(scored, targets, 0))
+    return jnp.where(scored, losses, 0)
 
 
 def squared_error(ys: Float[Array, "..."], targets: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Squared difference of the only output and the target.
+    """Squared difference of output and target; of several outputs, their mean.
 
-    Shapes: ys ``[T, B, 1]``, targets ``[T, B]`` -> losses ``[T, B]``.
+    Shapes: ys ``[T, B, 1]``, targets ``[T, B]`` -> losses ``[T, B]``; or both ``[T, B, num_outputs]``.
 
     Raises:
-        ValueError: when the shapes do not belong together, or there is more than one output.
+        ValueError: when the shapes do not belong together.
 
     Example:
         >>> import jax.numpy as jnp
@@ -70,6 +139,8 @@ def squared_error(ys: Float[Array, "..."], targets: Float[Array, "..."]) -> Floa
         >>> squared_error(jnp.ones((1, 2, 1)), jnp.array([[0.5, 3.0]]))
         Array([[0.25, 4.  ]], dtype=float32)
     """
+    if ys.shape == targets.shape and ys.ndim == 3:
+        return jnp.mean((ys - targets) ** 2, -1)
     _check_outputs("squared_error", "1", ys, targets)
     if ys.shape[-1] != 1:
         raise ValueError(
@@ -90,6 +161,13 @@ def check_batch(who: str, batch: int) -> None:
     """Refuse empty batches."""
     if batch < 1:
         raise ValueError(f"{who}.sample: expected a batch of at least 1, got {batch}.")
+
+
+def check_positive(who: str, **numbers: int) -> None:
+    """Refuse numbers below 1."""
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{who}: expected {name} of at least 1, got {value}.")
 
 
 def _check_outputs(who: str, last: str, ys: jax.Array, targets: jax.Array) -> None:

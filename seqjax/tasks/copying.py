@@ -1,4 +1,4 @@
-"""The copying problem: keep symbols in mind over a delay."""
+"""Copying: keep symbols in mind over a delay, over noise, or pick them out of it."""
 
 import math
 
@@ -7,7 +7,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from seqjax.definition import definition
-from seqjax.tasks.base import Task, check_batch, check_length, cross_entropy
+from seqjax.tasks.base import (
+    NOT_SCORED,
+    Success,
+    Task,
+    check_batch,
+    check_length,
+    check_positive,
+    cross_entropy,
+)
 
 
 @definition
@@ -37,7 +45,7 @@ def copying(length: int, num_symbols: int = 8, num_recall: int = 10) -> Task:
         num_recall: how many symbols are to be recalled.
 
     Returns:
-        A `Task` whose baseline is the mean over all steps.
+        A `Task` whose baseline is the mean over all steps; solved at a tenth of it.
 
     Raises:
         ValueError: when the length has no room for the symbols, the go marker and their recall, or a number is not
@@ -58,9 +66,7 @@ def copying(length: int, num_symbols: int = 8, num_recall: int = 10) -> Task:
         Arjovsky, Shah and Bengio, "Unitary evolution recurrent neural networks", 2016, section 5.1, arXiv:1511.06464.
     """
     who = "copying"
-    for name, value in (("num_symbols", num_symbols), ("num_recall", num_recall)):
-        if value < 1:
-            raise ValueError(f"{who}: expected {name} of at least 1, got {value}.")
+    check_positive(who, num_symbols=num_symbols, num_recall=num_recall)
     check_length(who, length, 2 * num_recall + 1, f"{num_recall} symbols, a go marker, {num_recall} recalls")
     blank, go = num_symbols, num_symbols + 1
 
@@ -81,5 +87,136 @@ def copying(length: int, num_symbols: int = 8, num_recall: int = 10) -> Task:
         loss=cross_entropy,
         baseline=num_recall * math.log(num_symbols) / length,
         baseline_at="mean",
+        success=Success("loss", num_recall * math.log(num_symbols) / length / 10),
         reference="Hochreiter and Schmidhuber 1997; Arjovsky et al. 2016, arXiv:1511.06464",
+    )
+
+
+@definition
+def noisy_copying(length: int, num_symbols: int = 8, num_recall: int = 10, num_noise: int = 8) -> Task:
+    r"""Copying across noise: the delay is filled with symbols that mean nothing, instead of blanks.
+
+    In the order of time: num_recall symbols, noise drawn anew at every step from an alphabet of its own, one go marker,
+    num_recall blanks, where the symbols are to be written. Only those last steps are scored, so
+
+    .. math:: baseline = \ln(num\_symbols)
+
+    Symbols are ``0 .. num_symbols - 1``; then come blank, go and the noise. A memory that any input overwrites forgets
+    here, however well it holds on to its state over blanks.
+
+    Shapes: xs ``[T, B]``, targets ``[T, B]``, both int32; ys ``[T, B, num_symbols]``.
+
+    Args:
+        length: all time steps T.
+        num_symbols: how many symbols there are to choose from.
+        num_recall: how many symbols are to be recalled.
+        num_noise: how many symbols of noise there are.
+
+    Returns:
+        A `Task` about the scored steps; solved at an accuracy of 0.99.
+
+    Raises:
+        ValueError: when the length has no room, or a number is not positive.
+
+    Example:
+        >>> import jax
+        >>> from seqjax.tasks import noisy_copying
+        >>> xs, targets = noisy_copying(8, num_symbols=3, num_recall=2).sample(jax.random.key(0), 1)
+        >>> print(xs[:2, 0], xs[-3:, 0], targets[:, 0])
+        [1 2] [4 3 3] [-1 -1 -1 -1 -1 -1  1  2]
+
+    References:
+        Arjovsky et al. 2016, section 5.1, arXiv:1511.06464 (over blanks). Jing et al. 2019, "Gated orthogonal recurrent
+        units: on learning to forget", arXiv:1706.02761 (the need to forget noise).
+    """
+    who = "noisy_copying"
+    check_positive(who, num_symbols=num_symbols, num_recall=num_recall, num_noise=num_noise)
+    check_length(who, length, 2 * num_recall + 1, f"{num_recall} symbols, a go marker, {num_recall} recalls")
+    blank, go = num_symbols, num_symbols + 1
+
+    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch)
+        for_symbols, for_noise = jax.random.split(key)
+        symbols = jax.random.randint(for_symbols, (num_recall, batch), 0, num_symbols, dtype=jnp.int32)
+        xs = jax.random.randint(for_noise, (length, batch), go + 1, go + 1 + num_noise, dtype=jnp.int32)
+        xs = xs.at[:num_recall].set(symbols).at[-num_recall - 1].set(go).at[-num_recall:].set(blank)
+        return xs, jnp.full((length, batch), NOT_SCORED, jnp.int32).at[-num_recall:].set(symbols)
+
+    return Task(
+        name=who,
+        length=length,
+        sample=sample,
+        num_inputs=num_symbols + 2 + num_noise,
+        num_outputs=num_symbols,
+        loss=cross_entropy,
+        baseline=math.log(num_symbols),
+        baseline_at="scored",
+        success=Success("accuracy", 0.99),
+        reference="Arjovsky et al. 2016, arXiv:1511.06464; Jing et al. 2019, arXiv:1706.02761",
+    )
+
+
+@definition
+def selective_copying(length: int, num_symbols: int = 8, num_recall: int = 10) -> Task:
+    r"""Copying of symbols that stand anywhere: which steps matter depends on what they hold.
+
+    num_recall symbols stand at random places, in random order, among ``length - num_recall - 1`` blanks; then a go
+    marker, and num_recall blanks, where the symbols are to be written in the order in which they came. Only those last
+    steps are scored:
+
+    .. math:: baseline = \ln(num\_symbols)
+
+    A linear recurrence that does not depend on its input (an `lru`, an `s4d`) cannot tell the places apart.
+
+    Shapes: xs ``[T, B]``, targets ``[T, B]``, both int32; ys ``[T, B, num_symbols]``.
+
+    Args:
+        length: all time steps T.
+        num_symbols: how many symbols there are to choose from.
+        num_recall: how many symbols are to be recalled.
+
+    Returns:
+        A `Task` about the scored steps; solved at an accuracy of 0.99.
+
+    Raises:
+        ValueError: when the length has no room, or a number is not positive.
+
+    Example:
+        >>> import jax
+        >>> from seqjax.tasks import selective_copying
+        >>> xs, targets = selective_copying(9, num_symbols=3, num_recall=2).sample(jax.random.key(0), 1)
+        >>> [int(x) for x in xs[:6, 0] if x < 3] == targets[-2:, 0].tolist()
+        True
+
+    References:
+        Jing et al. 2019, arXiv:1706.02761 (the denoising task). Gu, Dao 2023, "Mamba", section 3.1, arXiv:2312.00752.
+    """
+    who = "selective_copying"
+    check_positive(who, num_symbols=num_symbols, num_recall=num_recall)
+    check_length(who, length, 2 * num_recall + 1, f"{num_recall} symbols, a go marker, {num_recall} recalls")
+    blank, go = num_symbols, num_symbols + 1
+    before = length - num_recall - 1
+
+    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch)
+        for_symbols, for_places = jax.random.split(key)
+        symbols = jax.random.randint(for_symbols, (num_recall, batch), 0, num_symbols, dtype=jnp.int32)
+        # The places of the num_recall largest of random numbers, in the order of time.
+        drawn = jax.random.uniform(for_places, (batch, before), jnp.float32)
+        places = jnp.sort(jax.lax.top_k(drawn, num_recall)[1], -1).T
+        xs = jnp.full((length, batch), blank, jnp.int32).at[before].set(go)
+        xs = xs.at[places, jnp.arange(batch)].set(symbols)
+        return xs, jnp.full((length, batch), NOT_SCORED, jnp.int32).at[-num_recall:].set(symbols)
+
+    return Task(
+        name=who,
+        length=length,
+        sample=sample,
+        num_inputs=num_symbols + 2,
+        num_outputs=num_symbols,
+        loss=cross_entropy,
+        baseline=math.log(num_symbols),
+        baseline_at="scored",
+        success=Success("accuracy", 0.99),
+        reference="Jing et al. 2019, arXiv:1706.02761; Gu, Dao 2023, arXiv:2312.00752",
     )

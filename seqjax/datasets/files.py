@@ -1,0 +1,131 @@
+"""Files of one's own: lines, JSON lines and arrays. What is wrong with a file is said in one line."""
+
+import json
+import zipfile
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from seqjax.datasets.text import read_bytes
+
+Name = str | PathLike[str]
+LONGEST_LINE = 2**24
+"""Bytes: a line of 16 MB is hardly meant to be one document."""
+
+
+def read_lines(path: Name, *, longest: int = LONGEST_LINE) -> list[np.ndarray]:
+    r"""One document per line, as bytes ``[N_i]`` in any encoding; empty lines are left out.
+
+    Args:
+        path: the file.
+        longest: bytes that a line may have.
+
+    Raises:
+        FileNotFoundError: when there is nothing at that path.
+        ValueError: when it cannot be read, is empty or binary (holds zero bytes), or has a longer line.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> from seqjax.datasets import read_lines
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "lines.txt")
+        >>> _ = path.write_text("one\n\nthree\n")
+        >>> [bytes(line) for line in read_lines(path)]
+        [b'one', b'three']
+    """
+    data = bytes(read_bytes(path))
+    if b"\0" in data:
+        raise ValueError(
+            f"read_lines: expected text, got '{path}', which is binary: byte {data.index(0)} is zero. "
+            "Read it whole with read_bytes."
+        )
+    lines = [line.rstrip(b"\r") for line in data.split(b"\n")]
+    for number, line in enumerate(lines, 1):
+        if len(line) > longest:
+            raise ValueError(
+                f"read_lines: expected lines of at most {longest} bytes, got {len(line)} in line {number} of '{path}'. "
+                "Read it whole with read_bytes, or allow more with longest=."
+            )
+    found = [np.frombuffer(line, np.uint8) for line in lines if line]
+    if not found:
+        raise ValueError(f"read_lines: expected a line with text, got '{path}', whose lines are all empty.")
+    return found
+
+
+def read_json_lines(path: Name, field: str = "text") -> list[np.ndarray]:
+    r"""One JSON object per line; the bytes (UTF-8) of one of its fields, a document each.
+
+    Args:
+        path: the file.
+        field: whose value is the text.
+
+    Raises:
+        FileNotFoundError: when there is nothing at that path.
+        ValueError: when it cannot be read or is empty, or a line is not UTF-8, no JSON (as the last one of a file that
+            was cut short), or has no such field.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> from seqjax.datasets import read_json_lines
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "documents.jsonl")
+        >>> _ = path.write_text('{"text": "hello"}\n')
+        >>> bytes(read_json_lines(path)[0])
+        b'hello'
+    """
+    documents = []
+    lines = bytes(read_bytes(path)).split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"line {number} of '{path}'"
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"read_json_lines: expected UTF-8, got byte {line[error.start]:#04x} at {error.start} in {where}. "
+                "Convert the file to UTF-8."
+            ) from None
+        except ValueError as error:
+            last = " The file seems to be cut short." if number == len(lines) else ""
+            raise ValueError(f"read_json_lines: expected JSON, got {error} in {where}.{last}") from None
+        if not isinstance(value, dict) or not isinstance(value.get(field), str):
+            raise ValueError(
+                f"read_json_lines: expected an object with the text {field!r}, got {str(value)[:60]} in {where}. "
+                "Name the field with field=."
+            )
+        documents.append(np.frombuffer(value[field].encode(), np.uint8))
+    if not documents:
+        raise ValueError(f"read_json_lines: expected an object, got '{path}', whose lines are all empty.")
+    return documents
+
+
+def read_arrays(path: Name) -> dict[str, np.ndarray]:
+    """The arrays of a ``.npz`` file by their names, or of a ``.npy`` file by the name "xs".
+
+    Args:
+        path: the file; arrays of Python objects are refused, for reading them would run code.
+
+    Raises:
+        FileNotFoundError: when there is nothing at that path.
+        ValueError: when the file is of another kind, cut short, or holds Python objects.
+
+    Example:
+        >>> import tempfile, pathlib, numpy as np
+        >>> from seqjax.datasets import read_arrays
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "arrays.npz")
+        >>> np.savez(path, xs=np.zeros((2, 3)), targets=np.zeros(2))
+        >>> {name: array.shape for name, array in read_arrays(path).items()}
+        {'xs': (2, 3), 'targets': (2,)}
+    """
+    read_bytes(path)  # its errors are ours
+    try:
+        loaded = np.load(Path(path), allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"xs": loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"read_arrays: expected a whole .npy or .npz file of numbers, got '{path}' ({error}). "
+            "Write it with numpy.savez."
+        ) from None

@@ -1,0 +1,322 @@
+r"""Batches as a pure function of the seed and the step: nothing to save, nothing to restore, any step at any time.
+
+Every loader answers ``loader(step) -> Batch``; the same step gives the same batch in every process and after every
+restart. Examples are visited in an order of their own in each epoch, a permutation drawn from (seed, epoch).
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from seqjax.base import Batch
+
+
+@dataclass(frozen=True)
+class Loader:
+    """What the functions of this module return.
+
+    Attributes:
+        rows: ``(step, rows) -> Batch``, the rows of a batch by their numbers ``[R]``.
+        batch_size: rows in a batch, B.
+        steps_per_epoch: batches until every example was seen once; None where there are no epochs.
+    """
+
+    rows: Callable[[int, np.ndarray], Batch]
+    batch_size: int
+    steps_per_epoch: int | None
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of a step."""
+        return self.rows(int(step), np.arange(self.batch_size))
+
+    def part(self, step: int, index: int, count: int) -> Batch:
+        """The rows of one of several processes, contiguous and equally many.
+
+        Raises:
+            ValueError: when the batch does not divide among them.
+
+        Example:
+            >>> import numpy as np
+            >>> from seqjax.datasets import streams
+            >>> loader = streams(np.arange(100), batch=4, length=5)
+            >>> bool((loader.part(0, 1, 2).xs == loader(0).xs[:, 2:]).all())
+            True
+        """
+        if self.batch_size % count or not 0 <= index < count:
+            raise ValueError(
+                f"Loader.part: expected a number of processes that divides the batch of {self.batch_size}, got process "
+                f"{index} of {count}. Choose another batch size."
+            )
+        size = self.batch_size // count
+        return self.rows(int(step), np.arange(index * size, (index + 1) * size))
+
+
+def streams(tokens: Any, *, batch: int, length: int) -> Loader:
+    r"""Continuous text for truncated backpropagation: row b goes on at step k + 1 where it stopped at step k.
+
+    The tokens are cut in B contiguous parts of :math:`S = \lfloor (N - 1) / B \rfloor` predictions; step k holds those
+    from :math:`k T` on. At the end a row begins again, with a reset (a batch may hold the end and the beginning).
+
+    Shapes: tokens ``[N]`` -> xs, targets, reset ``[T, B]``; targets are the inputs one later.
+
+    Args:
+        tokens: integers in order.
+        batch: B.
+        length: T.
+
+    Raises:
+        ValueError: when there are fewer than ``batch + 1`` tokens, or a size is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> from seqjax.datasets import streams
+        >>> loader = streams(np.arange(21), batch=2, length=4)
+        >>> loader(1).xs[:, 0], loader(2).xs[:, 0], loader(2).reset[:, 0]
+        (array([4, 5, 6, 7], dtype=int32), array([8, 9, 0, 1], dtype=int32), array([False, False,  True, False]))
+    """
+    tokens = _tokens("streams", tokens)
+    _check_sizes("streams", batch=batch, length=length)
+    size = (len(tokens) - 1) // batch
+    if size < 1:
+        raise ValueError(
+            f"streams: expected at least batch + 1 = {batch + 1} tokens, got {len(tokens)}. Use a smaller batch."
+        )
+
+    def of_rows(step: int, rows: np.ndarray) -> Batch:
+        place = (step * length + np.arange(length)) % size
+        index = place[:, None] + rows[None] * size
+        reset = np.broadcast_to((place == 0)[:, None], index.shape)
+        return Batch(tokens[index], tokens[index + 1], reset)
+
+    return Loader(of_rows, batch, -(-size // length))
+
+
+def windows(tokens: Any, *, batch: int, length: int, seed: int = 0) -> Loader:
+    """Random windows, as `sample_windows` draws them, without replacement of places or epochs.
+
+    Shapes: tokens ``[N]`` -> xs, targets ``[T, B]``.
+
+    Raises:
+        ValueError: when there are fewer than ``length + 1`` tokens, or a size is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> from seqjax.datasets import windows
+        >>> batch = windows(np.arange(50), batch=3, length=4)(7)
+        >>> bool((batch.targets == batch.xs + 1).all())
+        True
+    """
+    tokens = _tokens("windows", tokens)
+    _check_sizes("windows", batch=batch, length=length)
+    if len(tokens) < length + 1:
+        raise ValueError(
+            f"windows: expected at least length + 1 = {length + 1} tokens, got {len(tokens)}. Use a shorter length."
+        )
+
+    def of_rows(step: int, rows: np.ndarray) -> Batch:
+        starts = np.random.default_rng([seed, step]).integers(0, len(tokens) - length, batch)[rows]
+        index = np.arange(length)[:, None] + starts[None]
+        return Batch(tokens[index], tokens[index + 1])
+
+    return Loader(of_rows, batch, None)
+
+
+def packed(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) -> Loader:
+    r"""Documents of any length one after the other, each beginning with a reset: no step is wasted on padding.
+
+    In the order of the epoch documents are joined and cut into rows of T predictions; a document of n tokens takes n
+    - 1 steps, and goes on in the next row where it does not fit, from a reset. Only the epoch's last rows hold masked
+    steps.
+
+    Shapes: documents of ``[N_i]`` -> xs, targets, reset, mask ``[T, B]``.
+
+    Args:
+        documents: integers in order; those of fewer than two tokens have nothing to predict and are left out.
+        batch: B.
+        length: T.
+        seed: of the order.
+
+    Raises:
+        ValueError: when no document has two tokens, or a size is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> from seqjax.datasets import packed
+        >>> batch = packed([np.arange(3), 10 + np.arange(4)], batch=1, length=6)(0)
+        >>> batch.xs[:, 0], batch.targets[:, 0]
+        (array([ 0,  1, 10, 11, 12,  0], dtype=int32), array([ 1,  2, 11, 12, 13,  0], dtype=int32))
+        >>> batch.reset[:, 0].astype(int), batch.mask[:, 0].astype(int)
+        (array([1, 0, 1, 0, 0, 0]), array([1, 1, 1, 1, 1, 0]))
+    """
+    _check_sizes("packed", batch=batch, length=length)
+    documents = [d for d in (_tokens("packed", d) for d in documents) if len(d) > 1]
+    if not documents:
+        raise ValueError("packed: expected a document of at least 2 tokens, got none. Check what was read.")
+    joined = np.concatenate(documents)
+    sizes = np.array([len(d) - 1 for d in documents])
+    begins = np.concatenate([[0], np.cumsum(sizes + 1)[:-1]])  # in `joined`
+    total = int(sizes.sum())
+    steps_per_epoch = -(-total // (batch * length))
+
+    @functools.lru_cache(maxsize=2)
+    def order(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        chosen = np.random.default_rng([seed, epoch]).permutation(len(documents))
+        return chosen, np.cumsum(sizes[chosen])
+
+    def of_rows(step: int, rows: np.ndarray) -> Batch:
+        epoch, step = divmod(step, steps_per_epoch)
+        chosen, ends = order(epoch)
+        place = (step * batch + rows)[None] * length + np.arange(length)[:, None]
+        mask = place < total
+        place = np.where(mask, place, 0)
+        which = np.searchsorted(ends, place, side="right")
+        inside = place - (ends[which] - sizes[chosen[which]])
+        index = begins[chosen[which]] + inside
+        reset = mask & ((inside == 0) | (np.arange(length) == 0)[:, None])
+        return Batch(np.where(mask, joined[index], 0), np.where(mask, joined[index + 1], 0), reset, mask)
+
+    return Loader(of_rows, batch, steps_per_epoch)
+
+
+def padded(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) -> Loader:
+    """One document per row, cut at T predictions, masked behind its end.
+
+    Shapes: documents of ``[N_i]`` -> xs, targets, mask ``[T, B]``.
+
+    Args:
+        documents: integers in order.
+        batch: B. Where the documents of an epoch do not fill its last batch, rows are masked.
+        length: T.
+        seed: of the order.
+
+    Raises:
+        ValueError: when there is no document, or a size is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> from seqjax.datasets import padded
+        >>> batch = padded([np.arange(3), 10 + np.arange(9)], batch=2, length=4)(0)
+        >>> batch.xs.T, batch.mask.sum(0)
+        (array([[ 0,  1,  0,  0],
+               [10, 11, 12, 13]], dtype=int32), array([2, 4]))
+    """
+    _check_sizes("padded", batch=batch, length=length)
+    documents = [_tokens("padded", d) for d in documents]
+    if not documents:
+        raise ValueError("padded: expected at least one document, got none. Check what was read.")
+
+    def of_row(place: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        row = np.zeros((3, length), np.int32)
+        if place is not None:
+            document = documents[place][: length + 1]
+            size = max(len(document) - 1, 0)
+            row[0, :size], row[1, :size], row[2, :size] = document[:size], document[1 : size + 1], 1
+        return row[0], row[1], row[2].astype(bool)
+
+    order = _epochs(len(documents), batch, seed)
+
+    def of_rows(step: int, rows: np.ndarray) -> Batch:
+        xs, targets, mask = (
+            np.stack(a, 1) for a in zip(*(of_row(place) for place in order(step, rows)), strict=True)
+        )
+        return Batch(xs, targets, None, mask)
+
+    return Loader(of_rows, batch, -(-len(documents) // batch))
+
+
+def examples(xs: Any, targets: Any, *, batch: int, seed: int = 0, lengths: Any = None) -> Loader:
+    """Arrays of examples, batch-major as one has them, in batches that are time-major.
+
+    Shapes: xs ``[N, T, ...]``; targets ``[N, T, ...]`` for targets per step, else ``[N, ...]``; lengths ``[N]`` ->
+    xs ``[T, B, ...]``, targets ``[T, B, ...]`` or ``[B, ...]``, mask ``[T, B]`` with lengths.
+
+    Args:
+        xs: inputs.
+        targets: per step, or per sequence; a tree of arrays.
+        batch: B; the last batch of an epoch begins again with the first examples of the next.
+        seed: of the order.
+        lengths: how many steps of each example there are; later ones are masked.
+
+    Raises:
+        ValueError: when sizes differ, are not positive, or xs holds NaN or infinity where a step happens.
+
+    Example:
+        >>> import numpy as np
+        >>> from seqjax.datasets import examples
+        >>> loader = examples(np.zeros((10, 7, 3)), np.arange(10), batch=4)
+        >>> loader(0).xs.shape, len({int(t) for step in (0, 1) for t in loader(step).targets})
+        ((7, 4, 3), 8)
+    """
+    _check_sizes("examples", batch=batch)
+    xs = np.asarray(xs)
+    targets = jax.tree.map(np.asarray, targets)
+    lengths = None if lengths is None else np.asarray(lengths)
+    if xs.ndim < 2 or 0 in xs.shape[:2]:
+        raise ValueError(
+            f"examples: expected xs [N, T, ...] with N and T of at least 1, got {list(xs.shape)}."
+        )
+    for leaf in jax.tree.leaves((targets, lengths)):
+        if np.shape(leaf)[:1] != xs.shape[:1]:
+            raise ValueError(
+                f"examples: expected {len(xs)} targets and lengths, as xs {list(xs.shape)}, got {list(np.shape(leaf))}."
+            )
+    mask = None if lengths is None else np.arange(xs.shape[1]) < lengths[:, None]
+    if np.issubdtype(xs.dtype, np.inexact):
+        fine = np.isfinite(xs).reshape(*xs.shape[:2], -1).all(-1)
+        bad = np.argwhere(~fine if mask is None else ~fine & mask)
+        if len(bad):
+            raise ValueError(
+                f"examples: expected finite xs, got NaN or infinity in {len(bad)} steps, the first in example "
+                f"{bad[0][0]} at step {bad[0][1]}. Clean the data, or mask these steps."
+            )
+    per_step = xs.shape[:2]
+
+    def of_rows(step: int, rows: np.ndarray) -> Batch:
+        places = (step * batch + rows).tolist()
+        chosen = np.array([permutation(p // len(xs))[p % len(xs)] for p in places])
+        first = np.moveaxis(xs[chosen], 0, 1)
+        picked = jax.tree.map(
+            lambda t: np.moveaxis(t[chosen], 0, 1) if t.shape[:2] == per_step else t[chosen], targets
+        )
+        return Batch(first, picked, None, None if mask is None else mask[chosen].T)
+
+    @functools.lru_cache(maxsize=2)
+    def permutation(epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, epoch]).permutation(len(xs))
+
+    return Loader(of_rows, batch, -(-len(xs) // batch))
+
+
+def _epochs(count: int, batch: int, seed: int) -> Callable[[int, np.ndarray], list[int | None]]:
+    """``(step, rows) -> examples``, None where the last batch of an epoch has no more."""
+    steps = -(-count // batch)
+
+    @functools.lru_cache(maxsize=2)
+    def permutation(epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, epoch]).permutation(count)
+
+    def of_rows(step: int, rows: np.ndarray) -> list[int | None]:
+        epoch, step = divmod(step, steps)
+        places = (step * batch + rows).tolist()
+        return [int(permutation(epoch)[p]) if p < count else None for p in places]
+
+    return of_rows
+
+
+def _tokens(who: str, tokens: Any) -> np.ndarray:
+    array = np.asarray(tokens)
+    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
+        raise ValueError(
+            f"{who}: expected integers [N], got {list(array.shape)} of {array.dtype}. Text is read by read_bytes."
+        )
+    return array.astype(np.int32)
+
+
+def _check_sizes(who: str, **sizes: int) -> None:
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{who}: expected {name} of at least 1, got {value}.")

@@ -1,0 +1,78 @@
+"""Batches on their way to the device while the step before still computes."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from seqjax.base import Batch
+from seqjax.datasets.loader import Loader
+
+
+def prefetch(
+    loader: Loader | Callable[[int], Batch],
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    depth: int = 2,
+    place: Callable[[Any], Any] = jax.device_put,
+) -> Iterator[Batch]:
+    """The batches of the steps from start to before stop, made and placed by a thread ahead of their use.
+
+    Args:
+        loader: step -> batch.
+        start: the first step.
+        stop: the step before which it ends; None for no end.
+        depth: how many batches are ahead at most.
+        place: what puts a batch on the device, or on several.
+
+    Raises:
+        Exception: whatever the loader raises, at the step where it does.
+
+    Example:
+        >>> import numpy as np
+        >>> from seqjax.datasets import prefetch, windows
+        >>> [batch.xs.shape for batch in prefetch(windows(np.arange(50), batch=3, length=4), 5, 7)]
+        [(4, 3), (4, 3)]
+    """
+    if depth < 1:
+        raise ValueError(f"prefetch: expected a depth of at least 1, got {depth}.")
+    ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(item: tuple[Any, BaseException | None]) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        step = start
+        try:
+            while (stop is None or step < stop) and put((place(loader(step)), None)):
+                step += 1
+            put((None, None))
+        except BaseException as error:  # handed over to the caller, at its step
+            put((None, error))
+
+    def batches() -> Iterator[Batch]:
+        thread = threading.Thread(target=work, name="prefetch", daemon=True)
+        thread.start()
+        try:
+            while True:
+                batch, error = ready.get()
+                if error is not None:
+                    raise error
+                if batch is None:
+                    return
+                yield batch
+        finally:
+            stopped.set()
+            thread.join()
+
+    return batches()

@@ -1,0 +1,240 @@
+"""Formal languages: parity, arithmetic modulo a number, brackets. What a state must be able to count and to stack."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from seqjax.definition import definition
+from seqjax.tasks.base import (
+    NOT_SCORED,
+    Success,
+    Task,
+    check_batch,
+    check_length,
+    check_positive,
+    cross_entropy,
+)
+
+
+@definition
+def parity(length: int) -> Task:
+    r"""Whether the number of ones so far is odd, at every step.
+
+    .. math:: target_t = \sum_{s \le t} x_s \bmod 2, \qquad x_t \sim \mathrm{Bernoulli}(1/2)
+
+    Only the first step can be told without memory:
+
+    .. math:: baseline = \ln 2 \; (length - 1) / length
+
+    A state that changes sign is needed: a linear recurrence with positive decays cannot do it at all lengths.
+
+    Shapes: xs ``[T, B]``, targets ``[T, B]``, both int32; ys ``[T, B, 2]``.
+
+    Args:
+        length: time steps T, at least 2.
+
+    Returns:
+        A `Task` about all steps; solved at an accuracy of 0.99.
+
+    Raises:
+        ValueError: when the length is below 2.
+
+    Example:
+        >>> import jax
+        >>> from seqjax.tasks import parity
+        >>> xs, targets = parity(6).sample(jax.random.key(1), 1)
+        >>> print(xs[:, 0], targets[:, 0])
+        [0 1 0 1 0 0] [0 1 1 0 0 0]
+
+    References:
+        Hochreiter and Schmidhuber 1997 (as a task for long lags). Grazzi et al. 2024, "Unlocking state-tracking in
+        linear RNNs through negative eigenvalues", arXiv:2411.12537, theorem 1.
+    """
+    who = "parity"
+    check_length(who, length, 2, "one step is no sum")
+
+    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch)
+        xs = jax.random.randint(key, (length, batch), 0, 2, dtype=jnp.int32)
+        return xs, jnp.cumsum(xs, 0, dtype=jnp.int32) % 2
+
+    return Task(
+        name=who,
+        length=length,
+        sample=sample,
+        num_inputs=2,
+        num_outputs=2,
+        loss=cross_entropy,
+        baseline=math.log(2) * (length - 1) / length,
+        baseline_at="mean",
+        success=Success("accuracy", 0.99),
+        reference="Hochreiter and Schmidhuber 1997; Grazzi et al. 2024, arXiv:2411.12537",
+    )
+
+
+@definition
+def modular_arithmetic(length: int, modulus: int = 5) -> Task:
+    r"""The value so far of a chain of sums and differences, modulo a number.
+
+    Digits stand at even steps, an operator + or - before each but the first. The target of a digit's step is the
+    value of the chain up to it; steps of operators are not scored. Of K digits all but the first need memory, for a
+    uniform number plus anything independent of it is uniform:
+
+    .. math:: baseline = \ln(modulus) \, (K - 1) / K, \qquad K = \lceil length / 2 \rceil
+
+    Digits are ``0 .. modulus - 1``, + is ``modulus``, - is ``modulus + 1``.
+
+    Shapes: xs ``[T, B]``, targets ``[T, B]``, both int32; ys ``[T, B, modulus]``.
+
+    Args:
+        length: time steps T, at least 3.
+        modulus: of the arithmetic.
+
+    Returns:
+        A `Task` about the scored steps; solved at an accuracy of 0.99.
+
+    Raises:
+        ValueError: when the length is below 3 or the modulus below 1.
+
+    Example:
+        >>> import jax
+        >>> from seqjax.tasks import modular_arithmetic
+        >>> xs, targets = modular_arithmetic(7).sample(jax.random.key(0), 1)
+        >>> print(" ".join("01234+-"[x] for x in xs[:, 0].tolist()), targets[:, 0])
+        1 + 1 + 2 + 2 [ 1 -1  2 -1  4 -1  1]
+
+    References:
+        Delétang et al. 2023, "Neural networks and the Chomsky hierarchy", arXiv:2207.02098 (modular arithmetic, simple;
+        there also with products).
+    """
+    who = "modular_arithmetic"
+    check_positive(who, modulus=modulus)
+    check_length(who, length, 3, "two digits and an operator")
+    digits = (length + 1) // 2
+
+    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch)
+        for_digits, for_operators = jax.random.split(key)
+        numbers = jax.random.randint(for_digits, (digits, batch), 0, modulus, dtype=jnp.int32)
+        minus = jax.random.randint(for_operators, (length // 2, batch), 0, 2, dtype=jnp.int32)
+        xs = jnp.zeros((length, batch), jnp.int32).at[0::2].set(numbers).at[1::2].set(modulus + minus)
+        signs = jnp.concatenate([jnp.ones((1, batch), jnp.int32), 1 - 2 * minus[: digits - 1]])
+        values = jnp.cumsum(signs * numbers, 0, dtype=jnp.int32) % modulus
+        return xs, jnp.full((length, batch), NOT_SCORED, jnp.int32).at[0::2].set(values)
+
+    return Task(
+        name=who,
+        length=length,
+        sample=sample,
+        num_inputs=modulus + 2,
+        num_outputs=modulus,
+        loss=cross_entropy,
+        baseline=math.log(modulus) * (digits - 1) / digits,
+        baseline_at="scored",
+        success=Success("accuracy", 0.99),
+        reference="Delétang et al. 2023, arXiv:2207.02098",
+    )
+
+
+@definition
+def dyck(length: int, num_types: int = 2, max_depth: int = 8) -> Task:
+    r"""Brackets of several types, nested: which one must be closed next?
+
+    A random walk on the depth: at depth 0 a bracket opens, at max_depth one closes, between them either with
+    probability 1/2; the type of an opening bracket is uniform, a closing one has the type of the last that is open.
+    The target of every step is the type of the bracket that is innermost after it, or num_types where none is open.
+    Sequences are prefixes of words of the language.
+
+    After an opening bracket its type is the answer. After a closing one, nothing but a memory knows more than the
+    chance :math:`p_t` that nothing is open, and the types are alike: with :math:`c_t` the chance of a closing bracket
+    at step t, both from the walk's transition matrix,
+
+    .. math:: baseline = \frac1T \sum_t c_t \left( H(p_t) + (1 - p_t) \ln(num\_types) \right), \qquad
+        H(p) = -p \ln p - (1 - p) \ln(1 - p)
+
+    Opening brackets are ``0 .. num_types - 1``, closing ones ``num_types .. 2 num_types - 1``.
+
+    Shapes: xs ``[T, B]``, targets ``[T, B]``, both int32; ys ``[T, B, num_types + 1]``.
+
+    Args:
+        length: time steps T, at least 2.
+        num_types: how many types of brackets there are.
+        max_depth: how deep they nest.
+
+    Returns:
+        A `Task` about all steps; solved at an accuracy of 0.99.
+
+    Raises:
+        ValueError: when the length is below 2, or a number not positive.
+
+    Example:
+        >>> import jax
+        >>> from seqjax.tasks import dyck
+        >>> xs, targets = dyck(8).sample(jax.random.key(0), 1)
+        >>> print(" ".join("([)]"[x] for x in xs[:, 0].tolist()), targets[:, 0])
+        ( ( ( [ [ ] ] ( [0 0 0 1 1 1 0 0]
+
+    References:
+        Hewitt et al. 2020, "RNNs can generate bounded hierarchical languages with optimal memory", arXiv:2010.07515.
+        Suzgun et al. 2019, "Memory-augmented recurrent neural networks can learn generalized Dyck languages",
+        arXiv:1911.03329.
+    """
+    who = "dyck"
+    check_positive(who, num_types=num_types, max_depth=max_depth)
+    check_length(who, length, 2, "a bracket that opens and one that closes")
+
+    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch)
+        for_moves, for_types = jax.random.split(key)
+        coins = jax.random.bernoulli(for_moves, jnp.float32(0.5), (length, batch))
+        types = jax.random.randint(for_types, (length, batch), 0, num_types, dtype=jnp.int32)
+        everyone = jnp.arange(batch)
+
+        def move(state: tuple, drawn: tuple) -> tuple:
+            depth, stack = state
+            coin, kind = drawn
+            opens = (depth == 0) | ((depth < max_depth) & coin)
+            innermost = stack[everyone, jnp.maximum(depth - 1, 0)]
+            x = jnp.where(opens, kind, num_types + innermost)
+            at = jnp.minimum(depth, max_depth - 1)
+            stack = stack.at[everyone, at].set(jnp.where(opens, kind, stack[everyone, at]))
+            depth = jnp.where(opens, depth + 1, depth - 1)
+            target = jnp.where(depth == 0, num_types, stack[everyone, jnp.maximum(depth - 1, 0)])
+            return (depth, stack), (x, target)
+
+        start = (jnp.zeros(batch, jnp.int32), jnp.zeros((batch, max_depth), jnp.int32))
+        return jax.lax.scan(move, start, (coins, types))[1]
+
+    return Task(
+        name=who,
+        length=length,
+        sample=sample,
+        num_inputs=2 * num_types,
+        num_outputs=num_types + 1,
+        loss=cross_entropy,
+        baseline=_dyck_baseline(length, num_types, max_depth),
+        baseline_at="mean",
+        success=Success("accuracy", 0.99),
+        reference="Hewitt et al. 2020, arXiv:2010.07515; Suzgun et al. 2019, arXiv:1911.03329",
+    )
+
+
+def _dyck_baseline(length: int, num_types: int, max_depth: int) -> float:
+    """See `dyck`."""
+    depth = np.zeros(max_depth + 1)
+    depth[0] = 1
+    closing = np.full(max_depth + 1, 0.5)
+    closing[0], closing[-1] = 0, 1
+    total = 0.0
+    for _ in range(length):
+        closes, opens = depth * closing, depth * (1 - closing)
+        chance = closes.sum()
+        if chance > 0:
+            empty = closes[1] / chance
+            sides = [-p * math.log(p) for p in (empty, 1 - empty) if p > 0]
+            total += chance * (sum(sides) + (1 - empty) * math.log(num_types))
+        depth = np.append(closes[1:], 0) + np.insert(opens[:-1], 0, 0)
+    return total / length

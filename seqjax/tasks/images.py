@@ -1,0 +1,91 @@
+"""Images pixel by pixel, in the order of the page or in a shuffled one, from arrays of one's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from seqjax.tasks.base import NOT_SCORED, Success, Task, check_batch, cross_entropy
+
+
+def sequential_images(
+    images: np.ndarray, labels: np.ndarray, *, permuted: bool = False, seed: int = 0, success: float = 0.95
+) -> Task:
+    r"""Classify images from their pixels, one per step ("sequential MNIST"); shuffled, "permuted MNIST".
+
+    Every batch draws images with replacement. The last step's target is the label. A guess that knows how frequent the
+    labels are, and nothing of the image, loses their entropy:
+
+    .. math:: baseline = -\sum_c p_c \ln p_c
+
+    (The last pixel, which one may look at without memory, is nearly always background.) As it holds arrays this task is
+    made by a plain function: two of the same images are not equal.
+
+    Shapes: images ``[N, height, width]`` or ``[N, height, width, channels]``; labels ``[N]``; xs ``[T, B, channels]``
+    with ``T = height * width``, float32, integers scaled by 1/255; targets ``[T, B]`` int32; ys ``[T, B, classes]``.
+
+    Args:
+        images: 8-bit integers or floating numbers.
+        labels: integers from 0.
+        permuted: one fixed random order of the pixels for all images.
+        seed: of that order.
+        success: the accuracy at which the task is solved.
+
+    Returns:
+        A `Task` about the last step.
+
+    Raises:
+        ValueError: for arrays that do not go together.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> from seqjax.tasks import sequential_images
+        >>> images = np.arange(32, dtype=np.uint8).reshape(2, 4, 4)
+        >>> task = sequential_images(images, np.array([0, 1]))
+        >>> xs, targets = task.sample(jax.random.key(0), 3)
+        >>> xs.shape, targets[-1].tolist()
+        ((16, 3, 1), [1, 0, 0])
+
+    References:
+        Le, Jaitly, Hinton 2015, "A simple way to initialize recurrent networks of rectified linear units",
+        arXiv:1504.00941, section 4.2.
+    """
+    who = "sequential_images"
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.ndim not in (3, 4) or 0 in images.shape:
+        raise ValueError(
+            f"{who}: expected images [N, height, width] or [N, height, width, channels], got {list(images.shape)}."
+        )
+    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise ValueError(
+            f"{who}: expected {len(images)} labels, integers from 0, got {list(labels.shape)} of {labels.dtype}."
+        )
+    scale = 255 if np.issubdtype(images.dtype, np.integer) else 1
+    length = images.shape[1] * images.shape[2]
+    pixels = (images.reshape(len(images), length, -1) / scale).astype(np.float32)
+    if not np.isfinite(pixels).all():
+        raise ValueError(f"{who}: expected finite images, got NaN or infinity in them.")
+    if permuted:
+        pixels = pixels[:, np.random.default_rng(seed).permutation(length)]
+    p = np.bincount(labels) / len(labels)
+    entropy = float(-np.sum(p[p > 0] * np.log(p[p > 0])))
+
+    def sample(key: PRNGKeyArray, batch: int) -> tuple[Float[Array, "T B C"], Int[Array, "T B"]]:
+        check_batch(who, batch)
+        chosen = jax.random.randint(key, (batch,), 0, len(images), dtype=jnp.int32)
+        xs = jnp.moveaxis(jnp.asarray(pixels)[chosen], 0, 1)
+        classes = jnp.asarray(labels, jnp.int32)[chosen]
+        return xs, jnp.full((length, batch), NOT_SCORED, jnp.int32).at[-1].set(classes)
+
+    return Task(
+        name="permuted_images" if permuted else "sequential_images",
+        length=length,
+        sample=sample,
+        num_inputs=None,
+        num_outputs=len(p),
+        loss=cross_entropy,
+        baseline=entropy,
+        baseline_at="last",
+        success=Success("accuracy", success),
+        reference="Le et al. 2015, arXiv:1504.00941",
+    )

@@ -1,0 +1,217 @@
+"""Recall: what stood after this, what was said first, which value belongs to which key."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from seqjax.definition import definition
+from seqjax.tasks.base import (
+    NOT_SCORED,
+    Success,
+    Task,
+    check_batch,
+    check_length,
+    check_positive,
+    cross_entropy,
+)
+
+
+@definition
+def delayed_recall(length: int, num_symbols: int = 8, num_noise: int = 8) -> Task:
+    r"""Remember the first symbol across noise until the last step.
+
+    The first input is one of num_symbols symbols, each of the others one of num_noise that mean nothing. The last
+    step's target is the first symbol; no other step is scored:
+
+    .. math:: baseline = \ln(num\_symbols)
+
+    The one number that this task needs makes it the plainest test of a gradient's reach.
+
+    Shapes: xs ``[T, B]``, targets ``[T, B]``, both int32; ys ``[T, B, num_symbols]``.
+
+    Args:
+        length: time steps T, at least 2.
+        num_symbols: how many symbols there are to remember.
+        num_noise: how many symbols of noise there are.
+
+    Returns:
+        A `Task` about the last step; solved at an accuracy of 0.99.
+
+    Raises:
+        ValueError: when the length has no room, or a number is not positive.
+
+    Example:
+        >>> import jax
+        >>> from seqjax.tasks import delayed_recall
+        >>> xs, targets = delayed_recall(20).sample(jax.random.key(0), 4)
+        >>> bool((targets[-1] == xs[0]).all())
+        True
+
+    References:
+        Hochreiter and Schmidhuber, "Long short-term memory", Neural Computation 9(8), 1997, experiment 2 (a symbol at
+        the start decides the end, between them distractors).
+    """
+    who = "delayed_recall"
+    check_positive(who, num_symbols=num_symbols, num_noise=num_noise)
+    check_length(who, length, 2, "the symbol and its recall")
+
+    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch)
+        for_symbol, for_noise = jax.random.split(key)
+        symbol = jax.random.randint(for_symbol, (batch,), 0, num_symbols, dtype=jnp.int32)
+        noise = jax.random.randint(
+            for_noise, (length, batch), num_symbols, num_symbols + num_noise, dtype=jnp.int32
+        )
+        targets = jnp.full((length, batch), NOT_SCORED, jnp.int32).at[-1].set(symbol)
+        return noise.at[0].set(symbol), targets
+
+    return Task(
+        name=who,
+        length=length,
+        sample=sample,
+        num_inputs=num_symbols + num_noise,
+        num_outputs=num_symbols,
+        loss=cross_entropy,
+        baseline=math.log(num_symbols),
+        baseline_at="last",
+        success=Success("accuracy", 0.99),
+        reference="Hochreiter and Schmidhuber 1997, Neural Computation 9(8), experiment 2",
+    )
+
+
+@definition
+def induction_heads(length: int, num_symbols: int = 16) -> Task:
+    r"""Say what stood after the mark, when the mark comes again.
+
+    Random symbols, among which a mark stands once at a random place before the last two; the last input is the mark
+    again, and its target the symbol that followed the first one:
+
+    .. math:: baseline = \ln(num\_symbols)
+
+    Symbols are ``0 .. num_symbols - 1``, the mark is ``num_symbols``.
+
+    Shapes: xs ``[T, B]``, targets ``[T, B]``, both int32; ys ``[T, B, num_symbols]``.
+
+    Args:
+        length: time steps T, at least 3.
+        num_symbols: size of the alphabet.
+
+    Returns:
+        A `Task` about the last step; solved at an accuracy of 0.99.
+
+    Raises:
+        ValueError: when the length has no room, or there is no symbol.
+
+    Example:
+        >>> import jax
+        >>> from seqjax.tasks import induction_heads
+        >>> xs, targets = induction_heads(12).sample(jax.random.key(0), 1)
+        >>> place = xs[:, 0].tolist().index(16)
+        >>> bool(xs[place + 1, 0] == targets[-1, 0]), int(xs[-1, 0])
+        (True, 16)
+
+    References:
+        Olsson et al. 2022, "In-context learning and induction heads", arXiv:2209.11895. Fu et al. 2023, "Hungry hungry
+        hippos", arXiv:2212.14052, section 3.1, whose synthetic form this is.
+    """
+    who = "induction_heads"
+    check_positive(who, num_symbols=num_symbols)
+    check_length(who, length, 3, "the mark, a symbol, the mark again")
+
+    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch)
+        for_symbols, for_place = jax.random.split(key)
+        xs = jax.random.randint(for_symbols, (length, batch), 0, num_symbols, dtype=jnp.int32)
+        place = jax.random.randint(for_place, (batch,), 0, length - 2, dtype=jnp.int32)
+        everyone = jnp.arange(batch)
+        answer = xs[place + 1, everyone]
+        xs = xs.at[place, everyone].set(num_symbols).at[-1].set(num_symbols)
+        return xs, jnp.full((length, batch), NOT_SCORED, jnp.int32).at[-1].set(answer)
+
+    return Task(
+        name=who,
+        length=length,
+        sample=sample,
+        num_inputs=num_symbols + 1,
+        num_outputs=num_symbols,
+        loss=cross_entropy,
+        baseline=math.log(num_symbols),
+        baseline_at="last",
+        success=Success("accuracy", 0.99),
+        reference="Olsson et al. 2022, arXiv:2209.11895; Fu et al. 2023, arXiv:2212.14052",
+    )
+
+
+@definition
+def multi_query_recall(length: int, num_pairs: int = 4, num_keys: int = 16, num_values: int = 16) -> Task:
+    r"""Associative recall: pairs of keys and values, then keys in random order and places, each to be answered.
+
+    First ``k_1 v_1 k_2 v_2 ...``, with num_pairs different keys; then, among blanks, each of these keys once, at random
+    places. The target at such a place is the key's value; no other step is scored:
+
+    .. math:: baseline = \ln(num\_values)
+
+    Keys are ``0 .. num_keys - 1``; then come the values, and the blank.
+
+    Shapes: xs ``[T, B]``, targets ``[T, B]``, both int32; ys ``[T, B, num_values]``.
+
+    Args:
+        length: time steps T, at least ``3 num_pairs``.
+        num_pairs: how many pairs there are to remember.
+        num_keys: how many keys there are to choose from, at least num_pairs.
+        num_values: how many values there are to choose from.
+
+    Returns:
+        A `Task` about the scored steps; solved at an accuracy of 0.99.
+
+    Raises:
+        ValueError: when the length has no room, keys are too few, or a number is not positive.
+
+    Example:
+        >>> import jax
+        >>> from seqjax.tasks import multi_query_recall
+        >>> xs, targets = multi_query_recall(16).sample(jax.random.key(0), 1)
+        >>> memory = dict(zip(xs[0:8:2, 0].tolist(), xs[1:8:2, 0].tolist()))
+        >>> [memory[int(x)] - 16 for x in xs[8:, 0] if x < 16] == [int(v) for v in targets[:, 0] if v >= 0]
+        True
+
+    References:
+        Arora et al. 2024, "Zoology: measuring and improving recall in efficient language models", arXiv:2312.04927.
+        There the gaps between pair and query follow a power law; here every place is equally likely.
+    """
+    who = "multi_query_recall"
+    check_positive(who, num_pairs=num_pairs, num_keys=num_keys, num_values=num_values)
+    if num_keys < num_pairs:
+        raise ValueError(f"{who}: expected num_keys of at least num_pairs = {num_pairs}, got {num_keys}.")
+    check_length(who, length, 3 * num_pairs, f"{num_pairs} keys and values, {num_pairs} queries")
+    blank = num_keys + num_values
+    after = length - 2 * num_pairs
+
+    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch)
+        for_keys, for_values, for_places = jax.random.split(key, 3)
+        drawn = jax.random.uniform(for_keys, (batch, num_keys), jnp.float32)
+        keys = jax.lax.top_k(drawn, num_pairs)[1].T.astype(jnp.int32)
+        values = jax.random.randint(for_values, (num_pairs, batch), 0, num_values, dtype=jnp.int32)
+        drawn = jax.random.uniform(for_places, (batch, after), jnp.float32)
+        places = 2 * num_pairs + jax.lax.top_k(drawn, num_pairs)[1].T  # in an order of their own
+        everyone = jnp.arange(batch)
+        xs = jnp.full((length, batch), blank, jnp.int32)
+        xs = xs.at[0 : 2 * num_pairs : 2].set(keys).at[1 : 2 * num_pairs : 2].set(values + num_keys)
+        targets = jnp.full((length, batch), NOT_SCORED, jnp.int32).at[places, everyone].set(values)
+        return xs.at[places, everyone].set(keys), targets
+
+    return Task(
+        name=who,
+        length=length,
+        sample=sample,
+        num_inputs=num_keys + num_values + 1,
+        num_outputs=num_values,
+        loss=cross_entropy,
+        baseline=math.log(num_values),
+        baseline_at="scored",
+        success=Success("accuracy", 0.99),
+        reference="Arora et al. 2024, arXiv:2312.04927",
+    )

@@ -1,0 +1,236 @@
+"""Batches as a pure function of seed and step, against plain loops; files that are not what they seem."""
+
+import threading
+
+import hypothesis.strategies as st
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+
+from seqjax.datasets import (
+    examples,
+    packed,
+    padded,
+    prefetch,
+    read_arrays,
+    read_json_lines,
+    read_lines,
+    streams,
+    windows,
+)
+
+DOCUMENTS = st.lists(st.integers(0, 9), min_size=1, max_size=8)
+
+
+def numbered(sizes):
+    """Documents whose tokens are all different: token 1000 i + t."""
+    return [1000 * i + np.arange(size) for i, size in enumerate(sizes)]
+
+
+def transitions(batch):
+    """``(x, target)`` of every step that happens, row by row."""
+    mask = np.ones(batch.xs.shape, bool) if batch.mask is None else batch.mask
+    return [(int(x), int(t)) for x, t in zip(batch.xs.T[mask.T], batch.targets.T[mask.T], strict=True)]
+
+
+@given(sizes=DOCUMENTS, batch=st.integers(1, 3), length=st.integers(1, 6), seed=st.integers(0, 3))
+def test_packing_loses_and_invents_nothing(sizes, batch, length, seed):
+    documents = numbered(sizes)
+    expected = sorted((int(d[t]), int(d[t + 1])) for d in documents for t in range(len(d) - 1))
+    if not expected:
+        with pytest.raises(ValueError, match="expected a document of at least 2 tokens, got none"):
+            packed(documents, batch=batch, length=length)
+        return
+    loader = packed(documents, batch=batch, length=length, seed=seed)
+    for epoch in range(2):
+        steps = range(epoch * loader.steps_per_epoch, (epoch + 1) * loader.steps_per_epoch)
+        batches = [loader(step) for step in steps]
+        assert sorted(pair for b in batches for pair in transitions(b)) == expected
+        for b in batches:
+            for row in range(batch):
+                before = None
+                for x, target, reset, happens in zip(
+                    *(a[:, row] for a in (b.xs, b.targets, b.reset, b.mask)), strict=True
+                ):
+                    if happens:  # a step either restarts or goes on where the one before ended
+                        assert reset or x == before
+                        assert x % 1000 != 0 or reset
+                        before = target
+                    assert happens or not reset
+
+
+@given(sizes=DOCUMENTS, batch=st.integers(1, 3), length=st.integers(1, 6))
+def test_padding_holds_each_document_once_an_epoch(sizes, batch, length):
+    documents = numbered(sizes)
+    loader = padded(documents, batch=batch, length=length)
+    expected = sorted((int(d[t]), int(d[t + 1])) for d in documents for t in range(min(len(d) - 1, length)))
+    for epoch in range(2):
+        steps = range(epoch * loader.steps_per_epoch, (epoch + 1) * loader.steps_per_epoch)
+        batches = [loader(step) for step in steps]
+        assert sorted(pair for b in batches for pair in transitions(b)) == expected
+        for b in batches:  # masks are lengths: they do not come back once they ended
+            assert (np.diff(b.mask.astype(int), axis=0) <= 0).all()
+
+
+@given(size=st.integers(3, 40), batch=st.integers(1, 3), length=st.integers(1, 7), steps=st.integers(1, 12))
+def test_streams_go_on_where_they_stopped(size, batch, length, steps):
+    if size < batch + 1:
+        return
+    loader = streams(np.arange(size), batch=batch, length=length)
+    batches = [loader(step) for step in range(steps)]
+    xs, targets, reset = (
+        np.concatenate([getattr(b, name) for b in batches]) for name in ("xs", "targets", "reset")
+    )
+    np.testing.assert_array_equal(targets, xs + 1)
+    part = (size - 1) // batch
+    for row in range(batch):
+        for t in range(len(xs)):
+            begins = t % part == 0
+            assert bool(reset[t, row]) == begins
+            assert xs[t, row] == (row * part if begins else xs[t - 1, row] + 1)
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        packed(numbered([5, 9, 3, 12]), batch=4, length=3),
+        padded(numbered([5, 9, 3, 12, 2]), batch=4, length=3),
+        streams(np.arange(100), batch=4, length=3),
+        windows(np.arange(100), batch=4, length=3),
+        examples(np.arange(60.0).reshape(10, 3, 2), np.arange(10), batch=4, lengths=np.arange(10) % 3 + 1),
+    ],
+    ids=["packed", "padded", "streams", "windows", "examples"],
+)
+def test_a_batch_depends_on_the_step_alone_and_parts_make_the_whole(loader):
+    backwards = {step: loader(step) for step in (5, 0, 3)}
+    for step in (0, 3, 5):
+        for a, b in zip(jax.tree.leaves(loader(step)), jax.tree.leaves(backwards[step]), strict=True):
+            np.testing.assert_array_equal(a, b)
+    parts = [loader.part(3, index, 2) for index in (0, 1)]
+
+    def join(whole, *pieces):
+        axis = whole.ndim - 1 if whole.ndim <= 2 else 1
+        np.testing.assert_array_equal(np.concatenate(pieces, axis), whole)
+
+    jax.tree.map(join, loader(3), *parts)
+    with pytest.raises(ValueError, match="divides the batch of 4, got process 0 of 3"):
+        loader.part(0, 0, 3)
+    assert not all(
+        np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(loader(0)), jax.tree.leaves(loader(1)), strict=True)
+    )
+
+
+def test_examples_come_once_an_epoch_and_keep_their_targets():
+    xs = np.arange(24.0).reshape(6, 4)
+    loader = examples(xs[..., None], xs[:, 0], batch=3, lengths=[1, 2, 3, 4, 4, 4])
+    seen = []
+    for step in range(2):
+        batch = loader(step)
+        assert batch.xs.shape == (4, 3, 1) and batch.mask.shape == (4, 3)
+        np.testing.assert_array_equal(batch.xs[0, :, 0], batch.targets)
+        np.testing.assert_array_equal(batch.mask.sum(0), np.minimum(batch.targets // 4 + 1, 4))
+        seen += batch.targets.tolist()
+    assert sorted(seen) == xs[:, 0].tolist()
+    per_step = examples(xs[..., None], xs, batch=2)(0)
+    np.testing.assert_array_equal(per_step.targets, per_step.xs[..., 0])
+
+
+def test_examples_say_what_is_wrong():
+    with pytest.raises(ValueError, match=r"expected xs \[N, T, ...\] with N and T of at least 1, got \[3\]"):
+        examples(np.zeros(3), np.zeros(3), batch=1)
+    with pytest.raises(ValueError, match=r"expected 3 targets and lengths, as xs \[3, 4\], got \[2\]"):
+        examples(np.zeros((3, 4)), np.zeros(2), batch=1)
+    bad = np.zeros((3, 4))
+    bad[1, 2] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinity in 1 steps, the first in example 1 at step 2"):
+        examples(bad, np.zeros(3), batch=1)
+    assert examples(bad, np.zeros(3), batch=1, lengths=[4, 2, 4])(0).xs.shape == (4, 1)
+    with pytest.raises(ValueError, match="windows: expected at least length . 1 = 6 tokens, got 5"):
+        windows(np.arange(5), batch=1, length=5)
+    with pytest.raises(ValueError, match="streams: expected at least batch . 1 = 6 tokens, got 5"):
+        streams(np.arange(5), batch=5, length=1)
+    with pytest.raises(ValueError, match=r"expected integers \[N\], got \[3\] of float64"):
+        streams(np.zeros(3), batch=1, length=1)
+    with pytest.raises(ValueError, match="expected length of at least 1, got 0"):
+        padded([np.arange(3)], batch=1, length=0)
+
+
+def test_prefetch_hands_on_every_batch_and_every_error_and_ends_its_thread():
+    loader = windows(np.arange(50), batch=2, length=3)
+    for step, batch in enumerate(prefetch(loader, 3, 9), 3):
+        np.testing.assert_array_equal(batch.xs, loader(step).xs)
+    assert step == 8
+
+    def fails(step):
+        if step == 2:
+            raise OSError("the disk is gone")
+        return loader(step)
+
+    got = prefetch(fails, 0)
+    next(got), next(got)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(got)
+    endless = prefetch(loader)
+    next(endless)
+    endless.close()
+    assert not [t for t in threading.enumerate() if t.name == "prefetch"]
+    with pytest.raises(ValueError, match="expected a depth of at least 1, got 0"):
+        prefetch(loader, depth=0)
+
+
+def test_lines_in_any_encoding(tmp_path):
+    path = tmp_path / "lines"
+    path.write_bytes("Grüße\r\n\n".encode("latin-1") + b"\xff\xfe second")
+    assert [bytes(line) for line in read_lines(path)] == [b"Gr\xfc\xdfe", b"\xff\xfe second"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "expected at least one byte, got '.*', which is empty"),
+        (b"\n\n", "whose lines are all empty"),
+        (b"ab\0c", "expected text, got '.*', which is binary: byte 2 is zero"),
+        (b"x\n" + b"y" * 101 + b"\n", "expected lines of at most 100 bytes, got 101 in line 2 of"),
+    ],
+)
+def test_lines_that_are_none(tmp_path, content, message):
+    path = tmp_path / "lines"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_lines(path, longest=100)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"text": "a"}\n{"text": "b', "expected JSON, got .* in line 2 of .* cut short"),
+        (b'{"text": "a"}\n{"text": \xff}\n', r"expected UTF-8, got byte 0xff at 9 in line 2"),
+        (b'{"body": "a"}\n', "expected an object with the text 'text', got {'body': 'a'} in line 1"),
+        (b"[1]\n", r"expected an object with the text 'text', got \[1\] in line 1"),
+        (b"\n", "whose lines are all empty"),
+    ],
+)
+def test_json_lines_that_are_none(tmp_path, content, message):
+    path = tmp_path / "documents.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_json_lines(path)
+
+
+def test_arrays_that_are_none(tmp_path):
+    path = tmp_path / "arrays.npz"
+    np.savez(path, xs=np.arange(1000), targets=np.arange(3))
+    assert read_arrays(path)["xs"].shape == (1000,)
+    whole = path.read_bytes()
+    objects = tmp_path / "objects.npy"
+    np.save(objects, np.array([{}]), allow_pickle=True)
+    np.save(tmp_path / "one.npy", np.arange(4))
+    assert read_arrays(tmp_path / "one.npy")["xs"].shape == (4,)
+    for content in (whole[:200], whole[:-30], b"not arrays", objects.read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="expected a whole .npy or .npz file of numbers, got"):
+            read_arrays(path)
+    with pytest.raises(FileNotFoundError, match="which does not exist"):
+        read_arrays(tmp_path / "nowhere")
