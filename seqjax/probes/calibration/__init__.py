@@ -6,7 +6,16 @@ from the formula by NumPy in float64, and the measured one with the probe, in th
 
 from collections.abc import Iterable
 
-from seqjax.probes.calibration import algorithms, baselines, lyapunov, transport
+from seqjax.probes.calibration import (
+    algorithms,
+    baselines,
+    estimators,
+    influence,
+    lyapunov,
+    precision,
+    singular,
+    transport,
+)
 from seqjax.probes.calibration.base import (
     DTYPES,
     Check,
@@ -20,11 +29,9 @@ from seqjax.probes.calibration.base import (
 
 __all__ = ["CHECKS", "DTYPES", "IDS", "Check", "Dtype", "Progress", "Row", "Values", "run", "to_json"]
 
+THEMES = (singular, lyapunov, transport, influence, estimators, baselines, algorithms, precision)
 CHECKS: tuple[Check, ...] = tuple(
-    sorted(
-        (*lyapunov.CHECKS, *transport.CHECKS, *baselines.CHECKS, *algorithms.CHECKS),
-        key=lambda check: int(check.id[1:]),
-    )
+    sorted((check for theme in THEMES for check in theme.CHECKS), key=lambda check: int(check.id[1:]))
 )
 IDS: tuple[str, ...] = tuple(dict.fromkeys(check.id for check in CHECKS))
 
