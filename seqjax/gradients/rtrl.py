@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Estimator
+from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.gradients.online import Model, Rule, online
 from seqjax.gradients.sparse import is_elementwise, reach, sparse
@@ -86,7 +87,7 @@ def dense(model: Model) -> Rule:
 
     def advance(step: Any, theta: jax.Array, s: jax.Array, influence: jax.Array, key: Any) -> jax.Array:
         after, pull = jax.vjp(step, theta, s)
-        by_theta, by_s = jax.vmap(pull)(jnp.eye(s.size, dtype=after.dtype))
+        by_theta, by_s = jax.vmap(pull)(vary_like(jnp.eye(s.size, dtype=after.dtype), after))
         return by_s @ influence + by_theta
 
     return Rule(

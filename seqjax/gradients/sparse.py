@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seqjax.compat import vary_like
 from seqjax.gradients.coordinates import Coordinates
 from seqjax.gradients.online import Model, Rule
 from seqjax.gradients.reach import step_pattern
@@ -108,7 +109,7 @@ def sparse(model: Model, pattern: Pattern) -> Rule:
 
     def rows_of(pull: Callable, colour: np.ndarray, of: Any) -> jax.Array:
         sums = jnp.asarray(np.arange(colour.max(initial=0) + 1)[:, None] == colour, of.dtype)
-        return jax.vmap(pull)(sums)
+        return jax.vmap(pull)(vary_like(sums, of))
 
     def advance(step: Any, theta: jax.Array, s: jax.Array, influence: list, key: Any) -> list:
         after, pull = jax.vjp(step, theta, s)

@@ -5,11 +5,16 @@ A new section is one file here with ``NAME``, ``TITLE``, ``parts``, ``work``, ``
 """
 
 from seqjax.report.blocks import Section
-from seqjax.report.sections import decay, losses, training
+from seqjax.report.sections import decay, losses, lyapunov, precision, scaling, singular, success, training
 
 SECTIONS: tuple[Section, ...] = (
     training,
     decay,
+    singular,
+    lyapunov,
+    precision,
+    scaling,
+    success,
     losses,
 )
 """Every section, in the order in which it is measured and shown."""
