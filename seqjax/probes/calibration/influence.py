@@ -145,9 +145,13 @@ def mean_field(dtype: Any) -> Values:
 
 def growth(variance: float) -> float:
     r""":math:`\chi = \sigma_w^2 E[\tanh'(\sqrt{q}\,z)^2]` at the fixed point :math:`q = \sigma_w^2 E[\tanh^2]`."""
+
+    def after(q: float) -> float:
+        return variance * gaussian_mean(lambda z: np.tanh(math.sqrt(q) * z) ** 2)
+
     q = 1.0
     for _ in range(1000):
-        q = variance * gaussian_mean(lambda z, q=q: np.tanh(math.sqrt(q) * z) ** 2)
+        q = after(q)
     return variance * gaussian_mean(lambda z: np.cosh(math.sqrt(q) * z) ** -4)
 
 
