@@ -226,7 +226,7 @@ def _table(data: Data, rows: pl.DataFrame) -> Table:
                 [
                     say("<b>{}</b>", cell),
                     moment,
-                    number(size[0], 6) if size else "–",
+                    f"{size[0]:.0f}" if size else "–",
                     spread(largest(some, moment)),
                     spread(values("near_zero")),
                     spread(values("kaplan_yorke")),
