@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks peers``, ``methods`` and ``scaling``."""
+"""The command line: ``python -m benchmarks`` with ``peers``, ``methods``, ``profiles`` or ``scaling``."""
 
 import shlex
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import typer
 
 from benchmarks import methods as methods_
 from benchmarks import peers as peers_
+from benchmarks import profiles as profiles_
 from benchmarks import scaling as scaling_
 from benchmarks.results import Group, save
 from benchmarks.timing import Mismatch
@@ -34,6 +35,7 @@ class CellName(StrEnum):
 
 
 SHAPES = [",".join(map(str, shape)) for shape in peers_.SHAPES]
+PROFILE_SHAPES = [",".join(map(str, shape)) for shape in profiles_.SHAPES]
 LENGTHS = list(methods_.LENGTHS)
 SCALING = list(scaling_.LENGTHS)
 ShapeOption = Annotated[list[str], typer.Option("--shape", help="B,T,D,H; may be given several times.")]
@@ -77,6 +79,25 @@ def methods(
         methods_.TITLE,
         methods_.ABOUT,
         lambda: methods_.run(shapes, length, rounds, _say),
+        out,
+    )
+
+
+@app.command()
+def profiles(
+    ctx: typer.Context,
+    shape: ShapeOption = PROFILE_SHAPES,
+    rounds: Rounds = 15,
+    out: Out = Path("benchmarks/results"),
+) -> None:
+    """Gradient profiles against a plain backward pass."""
+    shapes = [_shape(text) for text in shape]
+    _finish(
+        ctx,
+        "profiles",
+        profiles_.TITLE,
+        profiles_.ABOUT,
+        lambda: profiles_.run(shapes, rounds, _say),
         out,
     )
 

@@ -92,6 +92,7 @@ from seqjax.gradients import (
     full_bptt,
     kf_rtrl,
     randomised_truncated_bptt,
+    reversible,
     rflo,
     rtrl,
     snap,

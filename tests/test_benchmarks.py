@@ -11,7 +11,7 @@ import pytest
 
 import seqjax as sj
 from benchmarks import __main__ as command_line
-from benchmarks import layers, methods, peers, results, scaling, timing
+from benchmarks import layers, methods, peers, profiles, results, scaling, timing
 
 typer_testing = pytest.importorskip("typer.testing", reason="the command line needs typer")
 SHAPE = (2, 5, 3, 4)
@@ -219,6 +219,22 @@ def test_memories_agree():
     assert len(groups) == 4
     for group in groups:
         assert all(arm.error < methods.TOLERANCE for arm in group.cases[0].arms)
+
+
+@pytest.mark.parametrize("cell", ["gru", *(pytest.param(c, marks=pytest.mark.slow) for c in ("lstm", "lru"))])
+def test_a_profile_is_checked_and_judged(cell):
+    case = profiles.measure(cell, SHAPE, 2)
+    assert case.baseline == "backward" and [arm.name for arm in case.arms] == ["backward", "profile"]
+    profile = case.arms[1]
+    assert profile.error < profiles.TOLERANCE and profile.note in ("within 1.1", "above 1.1")
+
+
+def test_a_profile_of_other_gradients_is_refused(monkeypatch):
+    plain = profiles.plain
+    monkeypatch.setattr(profiles, "plain", lambda layer: lambda *args: plain(layer)(*args[:2], 2 * args[2]))
+    monkeypatch.setattr(profiles, "interleave", lambda *args: pytest.fail("timed all the same"))
+    with pytest.raises(timing.Mismatch, match=r"profile: result\[0\] differs"):
+        profiles.measure("lru", SHAPE, 2)
 
 
 def test_scaling_tells_bytes_operations_and_seconds_with_slopes(monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ from seqjax.gradients.eprop import eprop
 from seqjax.gradients.kf_rtrl import kf_rtrl
 from seqjax.gradients.objective import last_step, loss_sum, objective
 from seqjax.gradients.randomised import randomised_truncated_bptt
+from seqjax.gradients.reversible import reversible
 from seqjax.gradients.rflo import rflo
 from seqjax.gradients.rtrl import rtrl
 from seqjax.gradients.snap import snap
@@ -18,6 +19,7 @@ __all__ = [
     "loss_sum",
     "objective",
     "randomised_truncated_bptt",
+    "reversible",
     "rflo",
     "rtrl",
     "snap",
