@@ -61,7 +61,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its label; "linear", "log", or "decades" for values that are logarithms to base 10."""
+    """One axis: its label; "linear", "whole" for numbers of things, "log", or "decades" for logarithms to base 10."""
 
     label: str
     scale: str = "linear"
@@ -170,7 +170,7 @@ def _scale(axis: Any, wanted: Axis) -> None:
         axis.set_major_locator(MaxNLocator(7, integer=True))
         axis.set_major_formatter(as_power)
     else:
-        axis.set_major_locator(MaxNLocator(6))
+        axis.set_major_locator(MaxNLocator(6, integer=wanted.scale == "whole"))
         axis.set_major_formatter(as_number)
     if wanted.limits is not None:
         getattr(axis.axes, f"set_{axis.axis_name}lim")(*wanted.limits)

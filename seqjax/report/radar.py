@@ -37,11 +37,10 @@ def radar(cell: str, scores: Array, middle: Array, names: Sequence[str], place: 
             axes.plot(*zip((0, 0), spoke, strict=True), color=GRID, linewidth=0.8, zorder=1)
             side = "center" if abs(spoke[0]) < 0.1 else ("left" if spoke[0] > 0 else "right")
             axes.text(1.08 * spoke[0], 1.08 * spoke[1], text, ha=side, va="center", fontsize=10)
-        looks: dict[str, Any]
-        for values, looks in (
-            (middle, {"color": INK, "linewidth": 1.0, "linestyle": (0, (3, 3)), "alpha": 0.6}),
-            (scores, {"color": colour, "linewidth": 1.8, "marker": "o", "markersize": 4}),
-        ):
+        own = {"color": colour, "linewidth": 1.8, "marker": "o", "markersize": 4}
+        others = {"color": INK, "linewidth": 1.0, "linestyle": (0, (3, 3)), "alpha": 0.6}
+        lines: list[tuple[Array, dict[str, Any]]] = [(middle, others), (scores, own)]
+        for values, looks in lines:
             closed = np.concatenate([values, values[:1]])[:, None] * np.concatenate([spokes, spokes[:1]])
             axes.plot(closed[:, 0], closed[:, 1], **looks, zorder=3)
         if np.isfinite(scores).all():

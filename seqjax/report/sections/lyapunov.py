@@ -146,7 +146,7 @@ def _panel(data: Data, cell: str, rows: pl.DataFrame) -> Panel:
         series,
         name,
         title=label_of(cell),
-        x=Axis("exponent i"),
+        x=Axis("exponent i", "whole"),
         y=Axis("λ, nats per step"),
         label=f"Lyapunov exponents of {cell}, from the largest down, at initialisation and after training.",
         height=170,

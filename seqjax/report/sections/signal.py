@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
@@ -22,7 +21,7 @@ from seqjax.probes import (
     gradient_noise_scale,
     per_example_gradients,
 )
-from seqjax.report.blocks import Block, Caption, Figure, Note, Panel, Row, Table, Text, View, listed, row, say
+from seqjax.report.blocks import Block, Caption, Figure, Note, Row, Table, Text, View, row, say
 from seqjax.report.charts import Axis, Series, chart
 from seqjax.report.drawing import quarters
 from seqjax.report.frames import Data
@@ -67,7 +66,9 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
         adjoint = adjoint_signal_to_noise(bind(model, params), None, xs, loss, targets)
         carry = model.initial_carry(params, xs[0])
         gradients = per_example_gradients(model, source.task.loss, params, carry, xs, targets)
-        return [leaf.ratio for leaf in jax.tree.leaves(adjoint, is_leaf=_is_ratio)], gradient_noise_scale(gradients)
+        return [leaf.ratio for leaf in jax.tree.leaves(adjoint, is_leaf=_is_ratio)], gradient_noise_scale(
+            gradients
+        )
 
     ratios, scale = jax.device_get(lab.jit(noise)(lab.params(cell, length, seed, MOMENTS[-1])))
     # Of several leaves of a carry (c and h) the one that tells most.
@@ -112,13 +113,23 @@ def view(data: Data) -> View:
     if rows.is_empty():
         return View("", [Note("Not measured.", muted=True)])
     intro = say(
-        "A gate near 1 keeps, near 0 forgets; a decay f per step has the time constant −1/ln f. Signal to noise compares the "
-        "mean of the examples' gradients with their scatter: where it falls below zero in the estimate, no batch of this size "
+        "A gate near 1 keeps, near 0 forgets; a decay f per step has the time constant −1/ln f. Signal to "
+        "noise compares the "
+        "mean of the examples' gradients with their scatter: where it falls below zero in the estimate, no "
+        "batch of this size "
         "can tell a direction."
     )
     figure = _noise(data, rows)
     blocks: list[Block] = [figure] if figure else []
-    return View(intro, [*blocks, _noise_table(data, rows), Note(say("<b>Gates and decays</b>, over steps, examples and units of the data:")), _gate_table(data, rows)])
+    return View(
+        intro,
+        [
+            *blocks,
+            _noise_table(data, rows),
+            Note(say("<b>Gates and decays</b>, over steps, examples and units of the data:")),
+            _gate_table(data, rows),
+        ],
+    )
 
 
 def _noise(data: Data, rows: pl.DataFrame) -> Figure | None:
@@ -129,7 +140,11 @@ def _noise(data: Data, rows: pl.DataFrame) -> Figure | None:
     series, reach = [], {}
     for cell, found in data.by_cell(some):
         values = found.sort("t")["value"].fill_null(math.nan).to_numpy()[::-1]
-        series.append(Series(cell, np.arange(len(values)), np.where(values > 1e-4, values, np.nan), data.places[cell], cell))
+        series.append(
+            Series(
+                cell, np.arange(len(values)), np.where(values > 1e-4, values, np.nan), data.places[cell], cell
+            )
+        )
         below = np.flatnonzero(~(values > 0.1))
         reach[cell] = int(below[0]) if below.size else len(values)
     panel = chart(
@@ -142,12 +157,23 @@ def _noise(data: Data, rows: pl.DataFrame) -> Figure | None:
     )
     far, near = max(reach, key=lambda c: reach[c]), min(reach, key=lambda c: reach[c])
     examples = int(rows.filter(pl.col("quantity") == "examples")["value"][0])
-    conclusion = say("The ratio stays above 0.1 longest for <b>{}</b>: to lag {}", far, max(reach[far] - 1, 0))
-    conclusion += say(", and is below it from lag {} on for <b>{}</b>.", reach[near], near) if near != far else say(".")
-    conclusion += " Beyond, the gradients of single examples disagree about the direction even where they have not vanished."
+    conclusion = say(
+        "The ratio stays above 0.1 longest for <b>{}</b>: to lag {}", far, max(reach[far] - 1, 0)
+    )
+    conclusion += (
+        say(", and is below it from lag {} on for <b>{}</b>.", reach[near], near) if near != far else say(".")
+    )
+    conclusion += (
+        " Beyond it the examples disagree about the direction, even where their gradients have not vanished."
+    )
     caption = Caption(
-        "The squared mean over the trace of the covariance, across examples, of the gradient by the state, against the lag.",
-        say("{} sequences of the data, loss at the last step, seed 0; unbiased estimates, which break off where they are not above zero.", examples),
+        "The squared mean over the trace of the covariance, across examples, of the gradient by the state, "
+        "against the lag.",
+        say(
+            "{} sequences of the data, loss at the last step, seed 0; unbiased estimates, which break off "
+            "where they are not above zero.",
+            examples,
+        ),
         conclusion,
     )
     return Figure("Signal to noise", [panel], caption)
@@ -190,11 +216,32 @@ def _gate_table(data: Data, rows: pl.DataFrame) -> Table:
                 def value(quantity: str, x: float | None = None) -> float:
                     kept = found.filter(pl.col("quantity") == quantity)  # noqa: B023
                     kept = kept if x is None else kept.filter(pl.col("x") == x)
-                    return math.nan if kept.is_empty() or kept["value"][0] is None else float(kept["value"][0])
+                    return (
+                        math.nan if kept.is_empty() or kept["value"][0] is None else float(kept["value"][0])
+                    )
 
-                constants = [number(value("time_constant", level)) for level in LEVELS] if leaf.startswith("decay") else [""] * 3
+                constants = (
+                    [number(value("time_constant", level)) for level in LEVELS]
+                    if leaf.startswith("decay")
+                    else [""] * 3
+                )
                 shares = [percent(value(name)) for name in ("share_open", "share_shut")]
-                lines.append([say("<b>{}</b>", cell), leaf, moment, *shares, number(value("quantile", 0.5)), " / ".join(constants).strip(" /")])
-    columns: list[tuple[Text, str]] = [("cell", ""), ("value", ""), ("measured", ""), ("above .99", "number"), ("below .01", "number")]
+                lines.append(
+                    [
+                        say("<b>{}</b>", cell),
+                        leaf,
+                        moment,
+                        *shares,
+                        number(value("quantile", 0.5)),
+                        " / ".join(constants).strip(" /"),
+                    ]
+                )
+    columns: list[tuple[Text, str]] = [
+        ("cell", ""),
+        ("value", ""),
+        ("measured", ""),
+        ("above .99", "number"),
+        ("below .01", "number"),
+    ]
     columns += [("median", "number"), ("time constants at 5, 50, 95\u00a0%, steps", "number")]
     return Table("Table of gates and decays", columns, [("", lines)])
