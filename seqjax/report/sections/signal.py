@@ -157,15 +157,14 @@ def _noise(data: Data, rows: pl.DataFrame) -> Figure | None:
     )
     far, near = max(reach, key=lambda c: reach[c]), min(reach, key=lambda c: reach[c])
     examples = int(rows.filter(pl.col("quantity") == "examples")["value"][0])
-    conclusion = say(
-        "The ratio stays above 0.1 longest for <b>{}</b>: to lag {}", far, max(reach[far] - 1, 0)
-    )
-    conclusion += (
-        say(", and is below it from lag {} on for <b>{}</b>.", reach[near], near) if near != far else say(".")
-    )
-    conclusion += (
-        " Beyond it the examples disagree about the direction, even where their gradients have not vanished."
-    )
+    conclusion = say("No cell's ratio is above 0.1 even at lag 0: {} examples tell no direction.", examples)
+    if reach[far]:
+        conclusion = say("The ratio stays above 0.1 longest for <b>{}</b>: to lag {}", far, reach[far] - 1)
+        if near != far:
+            conclusion += say(", and is below it from lag {} on for <b>{}</b>", reach[near], near)
+        conclusion += (
+            ". Beyond it the examples disagree about the direction, even where gradients have not vanished."
+        )
     caption = Caption(
         "The squared mean over the trace of the covariance, across examples, of the gradient by the state, "
         "against the lag.",
