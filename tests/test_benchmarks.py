@@ -11,7 +11,7 @@ import pytest
 
 import seqjax as sj
 from benchmarks import __main__ as command_line
-from benchmarks import layers, methods, peers, profiles, results, scaling, timing
+from benchmarks import algorithms, layers, methods, peers, profiles, results, scaling, timing
 
 typer_testing = pytest.importorskip("typer.testing", reason="the command line needs typer")
 SHAPE = (2, 5, 3, 4)
@@ -219,6 +219,32 @@ def test_memories_agree():
     assert len(groups) == 4
     for group in groups:
         assert all(arm.error < methods.TOLERANCE for arm in group.cases[0].arms)
+
+
+@pytest.mark.slow
+def test_algorithms_are_gated_and_compared_with_the_exact_gradient(monkeypatch):
+    monkeypatch.setattr(algorithms, "DRAWS", 2)
+    groups = algorithms.run([8], (2, 2, 2), 2, SILENT)
+    assert [group.title.split(",")[0] for group in groups] == ["LSTM", "LRU", "orthogonal RNN"]
+    table = algorithms.algorithms(8, 2)
+    for group, rows in zip(groups, table.values(), strict=True):
+        (case,) = group.cases
+        assert [arm.name for arm in case.arms] == list(rows) and case.baseline == "full BPTT"
+        for arm in case.arms:
+            assert arm.note.startswith("cosine ") and arm.seconds and arm.temp_bytes is not None
+            assert not rows[arm.name].exact or arm.error < 1e-4
+    errors = {arm.name: arm.error for arm in groups[0].cases[0].arms}
+    assert min(errors["truncated T/8"], errors["RFLO"], errors["UORO"]) > 1e-3
+
+
+def test_an_algorithm_that_is_not_exact_is_refused(monkeypatch):
+    table = algorithms.algorithms(8, 2)["orthogonal RNN"]
+    wrong = table["reversible"]._replace(estimator=sj.truncated_bptt(1))
+    monkeypatch.setattr(algorithms, "interleave", lambda *args: pytest.fail("timed all the same"))
+    with pytest.raises(timing.Mismatch, match=r"reversible, T = 8: result"):
+        algorithms.compare(
+            "", {"full BPTT": table["full BPTT"], "reversible": wrong}, (2, 2, 2), 8, 2, SILENT
+        )
 
 
 @pytest.mark.parametrize("cell", ["gru", *(pytest.param(c, marks=pytest.mark.slow) for c in ("lstm", "lru"))])

@@ -126,6 +126,36 @@ def test_truncation_is_full_bptt_of_each_window(loss):
     assert_close(after, last)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_sliding_window_takes_each_loss_back_as_far(stride):
+    """Losses of steps a to b by the steps from b - K on, with masks, resets and noise, over an uneven length."""
+    layer, batch, window = sj.serial(sj.dropout(0.2), LAYERS["elman"]), batch_of(5), 4
+    params, carry = start(layer, batch)
+    key = jax.random.key(4)
+    found, after = run(sj.truncated_bptt(window, stride=stride), layer, squares, params, carry, [batch], key)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(5))
+
+    def unroll(params, carry, first, last):
+        xs, _, reset, mask = part(batch, first, last)
+        return layer.unroll(params, carry, xs, reset=reset, mask=mask, key=keys[first:last])
+
+    def total(params):
+        losses = 0.0
+        for a in range(0, 5, stride):
+            b = min(a + stride, 5)
+            first = max(0, a + stride - window)
+            entering = unroll(held, carry, 0, first)[0] if first else carry
+            ys = unroll(params, entering, first, b)[1][a - first :]
+            losses += jnp.sum(jnp.where(batch.mask[a:b], squares(ys, batch.targets[a:b]), 0))
+        return losses
+
+    held = params
+    expected, gradients = jax.value_and_grad(total)(params)
+    assert_close((found.total, found.gradients), (expected, gradients))
+    assert found.count == batch.mask.sum()
+    assert_close(after, unroll(params, carry, 0, 5)[0])
+
+
 @pytest.mark.parametrize("loss", [squares, last_step(squares)], ids=["per-step", "per-sequence"])
 def test_a_learned_initial_carry_has_a_gradient(loss):
     cell = sj.Cell(
@@ -135,7 +165,13 @@ def test_a_learned_initial_carry_has_a_gradient(loss):
     )
     layer, batch = sj.recurrent(cell), batch_of(4, flags=False)
     params = jnp.arange(3.0)
-    for estimator, reach in ((sj.full_bptt(), 4), (sj.truncated_bptt(2), 2)):
+    for estimator, reach in (
+        (sj.full_bptt(), 4),
+        (sj.truncated_bptt(2), 2),
+        (sj.truncated_bptt(2, stride=1), 2),
+    ):
+        if loss is not squares and estimator == sj.truncated_bptt(2, stride=1):
+            continue
         init, update = estimator.bind(layer, loss)
         estimate, _, _ = update(params, None, init(params, None, batch.xs[0]), batch)
         ys = layer.unroll(params, layer.initial_carry(params, batch.xs[0]), batch.xs)[1]
@@ -151,6 +187,12 @@ def test_wrong_windows_and_batches_are_refused():
         ValueError, match=r"truncated_bptt\(window\): expected a whole number of at least 1, got 0"
     ):
         sj.truncated_bptt(0)
+    with pytest.raises(ValueError, match="expected a number that divides the window of 4, got 3"):
+        sj.truncated_bptt(4, stride=3)
+    params, carry = start(LAYERS["elman"], batch_of())
+    _, update = sj.truncated_bptt(4, stride=2).bind(LAYERS["elman"], last_step(squares))
+    with pytest.raises(ValueError, match=r"expected with a stride a loss per step"):
+        update(params, carry, (), batch_of())
     batch = batch_of(0)
     _, update = sj.truncated_bptt(2).bind(LAYERS["elman"], squares)
     params, carry = start(LAYERS["elman"], batch_of())
