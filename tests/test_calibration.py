@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from seqjax import cli
-from seqjax.ops import tap
+from seqjax.ops import gated
 from seqjax.probes import calibration
-from seqjax.probes.calibration import algorithms, baselines, lyapunov
+from seqjax.probes.calibration import algorithms, baselines, estimators, lyapunov, singular
 from seqjax.probes.calibration.base import Check, Values, run_checks
 from seqjax.probes.calibration.exact import digamma, gaussian_mean
 
@@ -73,8 +73,8 @@ def test_wrong_lyapunov_exponents_fail_the_checks_of_exponents(monkeypatch):
 
 
 def test_a_wrong_tap_fails_the_check_that_reads_it(monkeypatch):
-    norm = tap.norm
-    monkeypatch.setattr(tap, "norm", lambda x, batch_ndim: norm(x, batch_ndim) ** 1.001)
+    norm = gated.norm  # the loop of gated cells reads its taps itself
+    monkeypatch.setattr(gated, "norm", lambda x, batch_ndim: norm(x, batch_ndim) ** 1.001)
     assert failed(["C7"]) == ["LSTM, frozen gates: the same by a tap"]
 
 
@@ -89,6 +89,26 @@ def test_the_widely_copied_baseline_of_adding_fails(monkeypatch):
     object.__setattr__(task, "baseline", 0.1767)
     monkeypatch.setattr(baselines, "adding", lambda length: task)
     assert failed(["C24", "C25"]) == ["adding: the baseline that the task states"]
+
+
+def test_an_estimator_that_forgets_a_step_fails_the_checks_of_truncation(monkeypatch):
+    make = estimators.truncated_bptt
+    monkeypatch.setattr(estimators, "truncated_bptt", lambda window: make(max(window - 1, 1)))
+    assert failed(["C11", "C12"]) == [
+        "truncated BPTT, K=5, 20: expected relative bias lambda^2K",
+        "influence balancing: dh_1/dtheta in full, K=1, 19, 41, 100",
+    ]
+
+
+def test_singular_values_off_by_a_part_in_a_million_fail(monkeypatch):
+    measure = singular.singular_values
+
+    def broken(*args, **options):
+        fan = measure(*args, **options)
+        return fan._replace(log_values=fan.log_values + 1e-6)
+
+    monkeypatch.setattr(singular, "singular_values", broken)
+    assert len(failed(["C3", "C4"])) == 2
 
 
 # ---------------------------------------------------------------- rows
