@@ -146,7 +146,7 @@ def _panel(data: Data, cell: str, rows: pl.DataFrame) -> Panel:
         series,
         name,
         title=label_of(cell),
-        x=Axis("exponent i"),
+        x=Axis("exponent i", "whole"),
         y=Axis("λ, nats per step"),
         label=f"Lyapunov exponents of {cell}, from the largest down, at initialisation and after training.",
         height=170,
@@ -226,7 +226,7 @@ def _table(data: Data, rows: pl.DataFrame) -> Table:
                 [
                     say("<b>{}</b>", cell),
                     moment,
-                    number(size[0], 6) if size else "–",
+                    f"{size[0]:.0f}" if size else "–",
                     spread(largest(some, moment)),
                     spread(values("near_zero")),
                     spread(values("kaplan_yorke")),

@@ -26,7 +26,7 @@ from seqjax.report.blocks import Caption, Figure, Note, Panel, Row, Table, Text,
 from seqjax.report.charts import Axis, Series, chart
 from seqjax.report.frames import Data
 from seqjax.report.lab import Lab
-from seqjax.report.models import recurrent_layer
+from seqjax.report.models import recurrent_layer, representatives
 from seqjax.report.own import is_own
 from seqjax.report.settings import Settings
 from seqjax.report.store import Part
@@ -35,13 +35,15 @@ from seqjax.report.text import number
 NAME = "scaling"
 TITLE = "Memory and time against the length"
 LENGTHS = {"smoke": (8, 32), "cpu": (64, 256, 1024), "gpu": (256, 1024, 4096, 16384)}
+CELLS = {"smoke": 1, "cpu": 4, "gpu": 12}
+"""So many cells, of different kinds of recurrence where there are; the page names the others."""
 ROUNDS = {"smoke": 2, "cpu": 7, "gpu": 15}
 QUANTITIES = {"bytes": "temporary memory, bytes", "flops": "operations", "seconds": "seconds"}
 
 
 def parts(settings: Settings) -> Iterable[Part]:
     """One per cell."""
-    return [Part(NAME, cell) for cell in settings.cells]
+    return [Part(NAME, cell) for cell in representatives(settings.cells, CELLS[settings.profile])]
 
 
 def work(settings: Settings, part: Part) -> float:
@@ -93,10 +95,17 @@ def view(data: Data) -> View:
         for method in rows["group"].drop_nulls().unique(maintain_order=True)
         if (panel := _panel(data, rows, quantity, method))
     ]
+    left_out = [cell for cell in data.cells if cell not in rows["cell"].unique()]
+    measured = say(
+        "Bytes: the compiler's own account, free of noise. Seconds: medians over rounds in which the methods "
+        "take turns. "
+        "Operations in the table: the program's equations, with loops multiplied out."
+    )
+    if left_out:
+        measured += say(" Not measured under this profile: {}.", listed(left_out))
     caption = Caption(
         "Temporary memory and time of one gradient against the length T, a panel per method, both axes logarithmic.",
-        "Bytes: the compiler's own account, free of noise. Seconds: medians over rounds in which the methods take "
-        "turns. Operations in the table: the program's equations, with loops multiplied out.",
+        measured,
         _conclusion(data, rows),
     )
     return View(intro, [Figure("Cost against length", panels, caption), _table(data, rows)])

@@ -19,7 +19,7 @@ from seqjax.report.lab import MOMENTS, Lab
 from seqjax.report.sections.lyapunov import state_size
 from seqjax.report.settings import Settings
 from seqjax.report.store import Part
-from seqjax.report.text import decades, number, percent, spread
+from seqjax.report.text import decades, percent, spread
 
 NAME = "singular"
 TITLE = "Singular values over many steps"
@@ -198,7 +198,7 @@ def _table(data: Data, rows: pl.DataFrame) -> Table:
                     decades(values[-1, -1]),
                     _condition(float(np.mean(condition))) if condition else "–",
                     spread(_values(some, "participation_ratio", moment, last)),
-                    f"of {number(values.shape[1], 6)}",
+                    f"of {values.shape[1]}",
                     spread(_values(some, "isometry", moment, last), factor=100.0),
                 ]
             )
