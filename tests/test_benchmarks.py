@@ -11,7 +11,7 @@ import pytest
 
 import seqjax as sj
 from benchmarks import __main__ as command_line
-from benchmarks import algorithms, layers, methods, peers, profiles, results, scaling, timing
+from benchmarks import algorithms, layers, lyapunov, methods, peers, profiles, results, scaling, timing
 
 typer_testing = pytest.importorskip("typer.testing", reason="the command line needs typer")
 SHAPE = (2, 5, 3, 4)
@@ -315,6 +315,22 @@ def test_every_cell_of_the_scaling_is_measured(monkeypatch):
 def test_a_scaling_that_cannot_be_measured_is_refused(options, message, tmp_path):
     result = invoke("scaling", *options, "--out", tmp_path)
     assert result.exit_code == 2 and message in result.output
+
+
+def test_lyapunov_spectra_are_checked_against_known_ones_before_the_clock_starts(monkeypatch):
+    (group,) = lyapunov.run((6, 3), [300], 2, SILENT)
+    assert [arm.name for arm in group.cases[0].arms] == [
+        "QR every 1",
+        "QR every 4",
+        "QR every 16",
+        "QR adaptive",
+    ]
+    assert all(arm.error < 0.1 and len(arm.seconds) == 2 for arm in group.cases[0].arms)
+    layer, params, known = lyapunov.network(6)
+    monkeypatch.setattr(lyapunov, "network", lambda hidden_size: (layer, params, known - 0.1))
+    monkeypatch.setattr(lyapunov, "interleave", lambda *args: pytest.fail("timed all the same"))
+    with pytest.raises(timing.Mismatch, match="QR every 1: result differs by"):
+        lyapunov.run((6, 3), [300], 2, SILENT)
 
 
 @pytest.mark.peers

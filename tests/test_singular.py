@@ -9,9 +9,22 @@ import pytest
 
 import seqjax as sj
 from seqjax.ops.graded import Graded, identity, log_singular_values, multiply
-from seqjax.probes import bind, singular_values
+from seqjax.probes import Bound, bind, singular_values
 
 RNG = np.random.default_rng(0)
+
+
+def fan_of(step, carry, xs, **options):
+    """`singular_values` as one compiled program."""
+    flags = {name: options.pop(name) for name in ("reset", "mask") if name in options}
+    fixed = [] if isinstance(step, Bound) else [step]  # a bound layer is an argument, a function is not
+    inputs = (None, xs) if isinstance(xs, int) else (xs, None)
+
+    @jax.jit
+    def measure(bound, carry, xs, flags):
+        return singular_values(*fixed, *bound, carry, inputs[1] if xs is None else xs, **flags, **options)
+
+    return measure([] if fixed else [step], carry, inputs[0], flags)
 
 
 def apply_matrix(h, matrix):
@@ -20,7 +33,7 @@ def apply_matrix(h, matrix):
 
 
 def fan_of_matrices(matrices, **options):
-    return singular_values(apply_matrix, jnp.zeros(matrices.shape[-1], matrices.dtype), matrices, **options)
+    return fan_of(apply_matrix, jnp.zeros(matrices.shape[-1], matrices.dtype), matrices, **options)
 
 
 def orthogonal(size, seed=0):
@@ -30,7 +43,7 @@ def orthogonal(size, seed=0):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_a_scaled_rotation_has_equal_singular_values(dtype):
     matrix = jnp.asarray(0.9 * orthogonal(5), dtype)
-    fan = singular_values(lambda h, x: (matrix @ h, None), jnp.ones(5, dtype), 300)
+    fan = fan_of(lambda h, x: (matrix @ h, None), jnp.ones(5, dtype), 300)
     np.testing.assert_array_equal(fan.taus, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300])
     assert fan.log_values.dtype == dtype and fan.log_values.shape == (10, 5)
     tolerance = 300 * np.finfo(dtype).eps
@@ -43,7 +56,7 @@ def test_a_scaled_rotation_has_equal_singular_values(dtype):
 def test_a_jordan_block_grows_before_it_decays():
     block = jnp.asarray([[0.9, 1.0], [0.0, 0.9]])
     taus = (1, 9, 50, 100, 100_000)
-    fan = singular_values(lambda h, x: (block @ h, None), jnp.ones(2), 100_000, taus=taus)
+    fan = fan_of(lambda h, x: (block @ h, None), jnp.ones(2), 100_000, taus=taus)
     ratio = np.asarray(taus) / 1.8
     exact = np.asarray(taus) * np.log(0.9) + np.arcsinh(ratio)
     np.testing.assert_allclose(fan.log_values[:, 0], exact, rtol=1e-10)
@@ -93,7 +106,7 @@ def test_singular_values_hundreds_of_decades_apart_keep_their_relative_accuracy(
     # Apart as they are, the sums of squared minors are s1^2, (s1 s2)^2 and (s1 s2 s3)^2.
     expected = np.asarray([first, second - first, third - second]) / 2
     fan = fan_of_matrices(jnp.asarray(np.stack(matrices)), taus=(130,))
-    assert expected[0] - expected[2] > 500  # far beyond what one float64 matrix can hold
+    assert expected[0] - expected[2] > 100  # one float64 matrix holds 36
     np.testing.assert_allclose(fan.log_values[0], expected, atol=1e-9)
 
 
@@ -118,7 +131,7 @@ def test_the_graded_form_is_the_product():
 
 def test_singular_jacobians_give_minus_infinity_and_leave_the_others_alone():
     lost = jnp.asarray(np.diag([0.5, 0.0, 2.0]))
-    fan = singular_values(lambda h, x: (lost @ h, None), jnp.ones(3), 10, taus=(10,), k=2)
+    fan = fan_of(lambda h, x: (lost @ h, None), jnp.ones(3), 10, taus=(10,), k=2)
     np.testing.assert_allclose(fan.log_values, [[10 * np.log(2), -10 * np.log(2)]], atol=1e-12)
     np.testing.assert_array_equal(fan.log_condition, [np.inf])
     matrices = jnp.asarray([[[1.0, 1.0], [1.0, 1.0]], [[1.0, -1.0], [1.0, -1.0]], [[1.0, 2.0], [3.0, 4.0]]])
@@ -138,8 +151,8 @@ def test_nothing_passes_a_reset_and_masked_steps_are_the_identity():
     reset[6, 1] = True
     step, taus = bind(layer, params), tuple(range(1, 9))
     poisoned = jnp.where(mask[..., None], xs, jnp.nan)
-    fan = singular_values(step, None, poisoned, mask=jnp.asarray(mask), reset=jnp.asarray(reset), taus=taus)
-    plain = singular_values(step, None, xs[mask[:, 0]], taus=tuple(range(1, 6)))
+    fan = fan_of(step, None, poisoned, mask=jnp.asarray(mask), reset=jnp.asarray(reset), taus=taus)
+    plain = fan_of(step, None, xs[mask[:, 0]], taus=tuple(range(1, 6)))
     so_far = np.cumsum(mask[:, 0])
     for t in range(8):
         expected = np.zeros((2, 3)) if so_far[t] == 0 else np.array(plain.log_values[so_far[t] - 1])
@@ -155,7 +168,7 @@ def test_the_product_of_a_layer_is_the_derivative_of_its_unroll():
     xs = jnp.asarray(RNG.normal(size=(5, 1, 2)))
     params = layer.init(jax.random.key(0), xs[0])
     start = layer.initial_carry(params, xs[0])
-    fan = singular_values(bind(layer, params), start, xs, taus=(5,))
+    fan = fan_of(bind(layer, params), start, xs, taus=(5,))
     jacobian = jax.jacrev(lambda carry: layer.unroll(params, carry, xs)[0])(start)
     jacobian = np.asarray(jax.tree.leaves(jacobian)[0]).reshape(4, 4)
     np.testing.assert_allclose(fan.log_values[0, 0], np.log(np.linalg.svd(jacobian)[1]), atol=1e-8)
