@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks peers``, ``methods`` and ``scaling``."""
+"""The command line: ``python -m benchmarks`` with ``peers``, ``methods``, ``profiles`` or ``scaling``."""
 
 import shlex
 from collections.abc import Sequence
@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks import algorithms as algorithms_
 from benchmarks import methods as methods_
 from benchmarks import peers as peers_
+from benchmarks import profiles as profiles_
 from benchmarks import scaling as scaling_
 from benchmarks.results import Group, save
 from benchmarks.timing import Mismatch
@@ -34,7 +36,9 @@ class CellName(StrEnum):
 
 
 SHAPES = [",".join(map(str, shape)) for shape in peers_.SHAPES]
+PROFILE_SHAPES = [",".join(map(str, shape)) for shape in profiles_.SHAPES]
 LENGTHS = list(methods_.LENGTHS)
+ALGORITHMS = list(algorithms_.LENGTHS)
 SCALING = list(scaling_.LENGTHS)
 ShapeOption = Annotated[list[str], typer.Option("--shape", help="B,T,D,H; may be given several times.")]
 Rounds = Annotated[
@@ -77,6 +81,48 @@ def methods(
         methods_.TITLE,
         methods_.ABOUT,
         lambda: methods_.run(shapes, length, rounds, _say),
+        out,
+    )
+
+
+@app.command()
+def profiles(
+    ctx: typer.Context,
+    shape: ShapeOption = PROFILE_SHAPES,
+    rounds: Rounds = 15,
+    out: Out = Path("benchmarks/results"),
+) -> None:
+    """Gradient profiles against a plain backward pass."""
+    shapes = [_shape(text) for text in shape]
+    _finish(
+        ctx,
+        "profiles",
+        profiles_.TITLE,
+        profiles_.ABOUT,
+        lambda: profiles_.run(shapes, rounds, _say),
+        out,
+    )
+
+
+@app.command()
+def algorithms(
+    ctx: typer.Context,
+    length: Annotated[list[int], typer.Option(min=8, help="T.")] = ALGORITHMS,
+    batch: Annotated[int, typer.Option(min=1, help="B.")] = 4,
+    input_size: Annotated[int, typer.Option(min=1, help="D.")] = 16,
+    hidden_size: Annotated[
+        int, typer.Option(min=2, help="H; memory of dense RTRL grows with its cube.")
+    ] = 16,
+    rounds: Rounds = 15,
+    out: Out = Path("benchmarks/results"),
+) -> None:
+    """Gradient algorithms: cosine and error to the exact gradient, memory and time, by length."""
+    _finish(
+        ctx,
+        "algorithms",
+        algorithms_.TITLE,
+        algorithms_.ABOUT,
+        lambda: algorithms_.run(length, (batch, input_size, hidden_size), rounds, _say),
         out,
     )
 

@@ -87,7 +87,18 @@ from seqjax.convolution import short_convolution, token_shift
 from seqjax.cross_attention import additive_attention, multiplicative_attention, scaled_dot_attention
 from seqjax.decode import Sampler, beam_search, categorical, generate, greedy
 from seqjax.definition import definition
-from seqjax.gradients import full_bptt, truncated_bptt
+from seqjax.gradients import (
+    eprop,
+    full_bptt,
+    kf_rtrl,
+    randomised_truncated_bptt,
+    reversible,
+    rflo,
+    rtrl,
+    snap,
+    truncated_bptt,
+    uoro,
+)
 from seqjax.layers import dropout, pointwise, recurrent
 from seqjax.methods import Associative, Auto, Chunked, Newton, NewtonReport, Sequential
 from seqjax.normalisation import running_normalisation

@@ -238,6 +238,8 @@ class Cell(Definition):
         readout: ``(params, hs, xs) -> ys``, pointwise in time, with any leading axes.
         event_ndim: how many axes of x, of its first leaf where it has several, are its own, after the batch axes: one
             for vectors, three for images with channels. The other leaves begin with the same batch axes.
+        inverse: ``(params, carry, u) -> carry``, the carry before a step from the one after it, where that is possible;
+            see `seqjax.gradients.reversible`. `Diagonal` recurrences need none.
 
     Example:
         A cell of one's own is a value of this class; a leaky integrator:
@@ -265,6 +267,7 @@ class Cell(Definition):
     project: Callable = _inputs_as_they_are
     readout: Callable = _emitted_as_it_is
     event_ndim: int = 1
+    inverse: Callable | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -105,6 +105,21 @@ def definition(factory: Callable[P, R]) -> Callable[P, R]:
     return make
 
 
+def origin(value: Definition) -> tuple[Callable, dict[str, Any]] | None:
+    """The factory that made a definition, and its arguments; None for one that was written by hand.
+
+    Example:
+        >>> from seqjax import lstm
+        >>> factory, arguments = origin(lstm(8))
+        >>> factory is lstm, arguments["hidden_size"]
+        (True, 8)
+    """
+    if value._token is None or value._token[0] != "made":
+        return None
+    _, factory, arguments = value._token
+    return build(factory), {name: build(token) for name, token in arguments}
+
+
 def tokenize(value: Any, where: str) -> tuple:
     """The token of a value; `where` names the argument in errors."""
     if isinstance(value, enum.Enum):

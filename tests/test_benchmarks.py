@@ -11,7 +11,7 @@ import pytest
 
 import seqjax as sj
 from benchmarks import __main__ as command_line
-from benchmarks import layers, methods, peers, results, scaling, timing
+from benchmarks import algorithms, layers, lyapunov, methods, peers, profiles, results, scaling, timing
 
 typer_testing = pytest.importorskip("typer.testing", reason="the command line needs typer")
 SHAPE = (2, 5, 3, 4)
@@ -221,6 +221,48 @@ def test_memories_agree():
         assert all(arm.error < methods.TOLERANCE for arm in group.cases[0].arms)
 
 
+@pytest.mark.slow
+def test_algorithms_are_gated_and_compared_with_the_exact_gradient(monkeypatch):
+    monkeypatch.setattr(algorithms, "DRAWS", 2)
+    groups = algorithms.run([8], (2, 2, 2), 2, SILENT)
+    assert [group.title.split(",")[0] for group in groups] == ["LSTM", "LRU", "orthogonal RNN"]
+    table = algorithms.algorithms(8, 2)
+    for group, rows in zip(groups, table.values(), strict=True):
+        (case,) = group.cases
+        assert [arm.name for arm in case.arms] == list(rows) and case.baseline == "full BPTT"
+        for arm in case.arms:
+            assert arm.note.startswith("cosine ") and arm.seconds and arm.temp_bytes is not None
+            assert not rows[arm.name].exact or arm.error < 1e-4
+    errors = {arm.name: arm.error for arm in groups[0].cases[0].arms}
+    assert min(errors["truncated T/8"], errors["RFLO"], errors["UORO"]) > 1e-3
+
+
+def test_an_algorithm_that_is_not_exact_is_refused(monkeypatch):
+    table = algorithms.algorithms(8, 2)["orthogonal RNN"]
+    wrong = table["reversible"]._replace(estimator=sj.truncated_bptt(1))
+    monkeypatch.setattr(algorithms, "interleave", lambda *args: pytest.fail("timed all the same"))
+    with pytest.raises(timing.Mismatch, match=r"reversible, T = 8: result"):
+        algorithms.compare(
+            "", {"full BPTT": table["full BPTT"], "reversible": wrong}, (2, 2, 2), 8, 2, SILENT
+        )
+
+
+@pytest.mark.parametrize("cell", ["gru", *(pytest.param(c, marks=pytest.mark.slow) for c in ("lstm", "lru"))])
+def test_a_profile_is_checked_and_judged(cell):
+    case = profiles.measure(cell, SHAPE, 2)
+    assert case.baseline == "backward" and [arm.name for arm in case.arms] == ["backward", "profile"]
+    profile = case.arms[1]
+    assert profile.error < profiles.TOLERANCE and profile.note in ("within 1.1", "above 1.1")
+
+
+def test_a_profile_of_other_gradients_is_refused(monkeypatch):
+    plain = profiles.plain
+    monkeypatch.setattr(profiles, "plain", lambda layer: lambda *args: plain(layer)(*args[:2], 2 * args[2]))
+    monkeypatch.setattr(profiles, "interleave", lambda *args: pytest.fail("timed all the same"))
+    with pytest.raises(timing.Mismatch, match=r"profile: result\[0\] differs"):
+        profiles.measure("lru", SHAPE, 2)
+
+
 def test_scaling_tells_bytes_operations_and_seconds_with_slopes(monkeypatch, tmp_path):
     make, wraps = scaling.CELLS["lstm"]
     few = {name: wraps[name] for name in ("autodiff", "Nested()")}
@@ -255,8 +297,12 @@ def test_scaling_tells_bytes_operations_and_seconds_with_slopes(monkeypatch, tmp
 
 
 @pytest.mark.slow
-def test_every_scaling_is_measured(monkeypatch):
-    monkeypatch.setattr(scaling, "LONGEST_AUTODIFF", {"gated_delta_net": 8})
+def test_every_cell_of_the_scaling_is_measured(monkeypatch):
+    two = {
+        name: (make, dict([*wraps.items()][:1] + [*wraps.items()][-1:]))
+        for name, (make, wraps) in scaling.CELLS.items()
+    }
+    monkeypatch.setattr(scaling, "CELLS", two)
     groups = scaling.run([4, 8], (2, 8), 2, SILENT)
     assert len(groups) == len(scaling.CELLS)
     assert all(arm.error < scaling.TOLERANCE for group in groups for case in group.cases for arm in case.arms)
@@ -269,6 +315,22 @@ def test_every_scaling_is_measured(monkeypatch):
 def test_a_scaling_that_cannot_be_measured_is_refused(options, message, tmp_path):
     result = invoke("scaling", *options, "--out", tmp_path)
     assert result.exit_code == 2 and message in result.output
+
+
+def test_lyapunov_spectra_are_checked_against_known_ones_before_the_clock_starts(monkeypatch):
+    (group,) = lyapunov.run((6, 3), [300], 2, SILENT)
+    assert [arm.name for arm in group.cases[0].arms] == [
+        "QR every 1",
+        "QR every 4",
+        "QR every 16",
+        "QR adaptive",
+    ]
+    assert all(arm.error < 0.1 and len(arm.seconds) == 2 for arm in group.cases[0].arms)
+    layer, params, known = lyapunov.network(6)
+    monkeypatch.setattr(lyapunov, "network", lambda hidden_size: (layer, params, known - 0.1))
+    monkeypatch.setattr(lyapunov, "interleave", lambda *args: pytest.fail("timed all the same"))
+    with pytest.raises(timing.Mismatch, match="QR every 1: result differs by"):
+        lyapunov.run((6, 3), [300], 2, SILENT)
 
 
 @pytest.mark.peers

@@ -2,6 +2,7 @@
 
 import pickle
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,14 +10,24 @@ import pytest
 
 import seqjax as sj
 from seqjax.gradients import last_step
+from seqjax.gradients.online import example_step, model_of
+from seqjax.gradients.reach import step_pattern
 
-T, B, D, H = 7, 3, 2, 3
+T, B, D, H = 6, 3, 2, 3
 F64 = {"param_dtype": jnp.float64}
-STACK = sj.serial(sj.recurrent(sj.lstm(H, **F64)), sj.recurrent(sj.lstm(H, **F64)))
+
+
+def lru():
+    return sj.recurrent(sj.lru(H, **F64))
+
+
 LAYERS = {
     "elman": sj.recurrent(sj.elman(H, **F64)),
-    "lru": sj.recurrent(sj.lru(H, **F64)),
-    "stack": STACK,
+    "gru": sj.recurrent(sj.gru(H, **F64)),
+    "indrnn": sj.recurrent(sj.indrnn(H, **F64)),
+    "lru": lru(),
+    "two lrus": sj.serial(lru(), lru(), sj.pointwise(nn.Dense(H, param_dtype=jnp.float64))),
+    "two lstms": sj.serial(sj.recurrent(sj.lstm(H, **F64)), sj.recurrent(sj.lstm(H, **F64))),
 }
 
 
@@ -35,12 +46,13 @@ def batch_of(length=T, *, flags=True, seed=0):
 def start(layer, batch):
     """Params away from zero, and a carry that is not the initial one."""
     params = layer.init(jax.random.key(0), batch.xs[0])
-    keys = iter(jax.random.split(jax.random.key(1), 100))
-    params, carry = jax.tree.map(
-        lambda a: a + 0.3 * jax.random.normal(next(keys), a.shape, a.dtype),
-        (params, layer.initial_carry(params, batch.xs[0])),
-    )
-    return params, carry
+    rng = np.random.default_rng(1)
+
+    def moved(a):
+        noise = rng.normal(size=a.shape) + (1j * rng.normal(size=a.shape) if jnp.iscomplexobj(a) else 0)
+        return jnp.asarray(np.asarray(a) + 0.3 * noise)
+
+    return jax.tree.map(moved, (params, layer.initial_carry(params, batch.xs[0])))
 
 
 def part(batch, first, last):
@@ -58,16 +70,15 @@ def run(estimator, layer, loss, params, carry, chunks, key=None):
 
 
 def by_hand(layer, loss, params, carry, batch):
-    """Total, count and gradients by a loop over steps in Python, differentiated as a whole."""
+    """Total, count and gradients by a scan over steps, differentiated as a whole."""
 
     def total(params):
-        now, losses = carry, 0.0
-        for t in range(len(batch.xs)):
-            x, target, reset, mask = jax.tree.map(lambda a, t=t: a[t], batch)
-            now, y = layer.step(params, now, x, reset=reset, mask=mask)
-            happened = jnp.ones(B, bool) if mask is None else mask
-            losses += jnp.sum(jnp.where(happened, loss(y[None], target[None])[0], 0))
-        return losses
+        def body(carry, now):
+            carry, y = layer.step(params, carry, now.xs, reset=now.reset, mask=now.mask)
+            losses = loss(y[None], now.targets[None])[0]
+            return carry, losses if now.mask is None else jnp.where(now.mask, losses, 0)
+
+        return jnp.sum(jax.lax.scan(body, carry, batch)[1])
 
     count = batch.xs[..., 0].size if batch.mask is None else batch.mask.sum()
     value, gradients = jax.jit(jax.value_and_grad(total))(params)
@@ -91,7 +102,7 @@ def test_estimators_are_values():
     assert pickle.loads(pickle.dumps(sj.full_bptt())) == sj.full_bptt()
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", ["elman", "lru"])
 def test_full_bptt_is_the_gradient_of_the_loop(name):
     layer, batch = LAYERS[name], batch_of()
     params, carry = start(layer, batch)
@@ -103,16 +114,46 @@ def test_full_bptt_is_the_gradient_of_the_loop(name):
 
 @pytest.mark.parametrize("loss", [squares, last_step(squares)], ids=["per-step", "per-sequence"])
 def test_truncation_is_full_bptt_of_each_window(loss):
-    layer, batch, window = LAYERS["elman"], batch_of(), 3
+    layer, batch, window = LAYERS["elman"], batch_of(7), 3
     params, carry = start(layer, batch)
     found, after = run(sj.truncated_bptt(window), layer, loss, params, carry, [batch])
-    pieces = [part(batch, t, min(t + window, T)) for t in range(0, T, window)]
+    pieces = [part(batch, t, t + window) for t in range(0, 7, window)]
     expected, last = run(sj.full_bptt(), layer, loss, params, carry, pieces)
     if loss is not squares:  # the loss is the last window's alone
         _, before = run(sj.full_bptt(), layer, loss, params, carry, pieces[:-1])
         expected, _ = run(sj.full_bptt(), layer, loss, params, before, pieces[-1:])
     assert_close(found, expected)
     assert_close(after, last)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_sliding_window_takes_each_loss_back_as_far(stride):
+    """Losses of steps a to b by the steps from b - K on, with masks, resets and noise, over an uneven length."""
+    layer, batch, window = sj.serial(sj.dropout(0.2), LAYERS["elman"]), batch_of(5), 4
+    params, carry = start(layer, batch)
+    key = jax.random.key(4)
+    found, after = run(sj.truncated_bptt(window, stride=stride), layer, squares, params, carry, [batch], key)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(5))
+
+    def unroll(params, carry, first, last):
+        xs, _, reset, mask = part(batch, first, last)
+        return layer.unroll(params, carry, xs, reset=reset, mask=mask, key=keys[first:last])
+
+    def total(params):
+        losses = 0.0
+        for a in range(0, 5, stride):
+            b = min(a + stride, 5)
+            first = max(0, a + stride - window)
+            entering = unroll(held, carry, 0, first)[0] if first else carry
+            ys = unroll(params, entering, first, b)[1][a - first :]
+            losses += jnp.sum(jnp.where(batch.mask[a:b], squares(ys, batch.targets[a:b]), 0))
+        return losses
+
+    held = params
+    expected, gradients = jax.value_and_grad(total)(params)
+    assert_close((found.total, found.gradients), (expected, gradients))
+    assert found.count == batch.mask.sum()
+    assert_close(after, unroll(params, carry, 0, 5)[0])
 
 
 @pytest.mark.parametrize("loss", [squares, last_step(squares)], ids=["per-step", "per-sequence"])
@@ -124,7 +165,13 @@ def test_a_learned_initial_carry_has_a_gradient(loss):
     )
     layer, batch = sj.recurrent(cell), batch_of(4, flags=False)
     params = jnp.arange(3.0)
-    for estimator, reach in ((sj.full_bptt(), 4), (sj.truncated_bptt(2), 2)):
+    for estimator, reach in (
+        (sj.full_bptt(), 4),
+        (sj.truncated_bptt(2), 2),
+        (sj.truncated_bptt(2, stride=1), 2),
+    ):
+        if loss is not squares and estimator == sj.truncated_bptt(2, stride=1):
+            continue
         init, update = estimator.bind(layer, loss)
         estimate, _, _ = update(params, None, init(params, None, batch.xs[0]), batch)
         ys = layer.unroll(params, layer.initial_carry(params, batch.xs[0]), batch.xs)[1]
@@ -140,6 +187,12 @@ def test_wrong_windows_and_batches_are_refused():
         ValueError, match=r"truncated_bptt\(window\): expected a whole number of at least 1, got 0"
     ):
         sj.truncated_bptt(0)
+    with pytest.raises(ValueError, match="expected a number that divides the window of 4, got 3"):
+        sj.truncated_bptt(4, stride=3)
+    params, carry = start(LAYERS["elman"], batch_of())
+    _, update = sj.truncated_bptt(4, stride=2).bind(LAYERS["elman"], last_step(squares))
+    with pytest.raises(ValueError, match=r"expected with a stride a loss per step"):
+        update(params, carry, (), batch_of())
     batch = batch_of(0)
     _, update = sj.truncated_bptt(2).bind(LAYERS["elman"], squares)
     params, carry = start(LAYERS["elman"], batch_of())
@@ -147,3 +200,275 @@ def test_wrong_windows_and_batches_are_refused():
         update(params, carry, (), batch)
     with pytest.raises(TypeError, match="expected a Batch, got tuple"):
         update(params, carry, (), tuple(batch))
+
+
+# ---------------------------------------------------------------- real-time recurrent learning
+
+
+EXACT = [
+    ("elman", sj.rtrl()),
+    ("elman", sj.snap(2)),
+    ("gru", sj.rtrl("dense")),
+    ("indrnn", sj.rtrl("diagonal")),
+    ("lru", sj.rtrl("diagonal")),
+    ("lru", sj.snap(1)),
+    ("two lrus", sj.rtrl()),
+    ("two lstms", sj.rtrl()),
+]
+
+
+@pytest.mark.parametrize(("name", "estimator"), EXACT, ids=str)
+def test_over_two_chunks_it_is_full_bptt_over_both(name, estimator):
+    """With masks, resets, and a carry at the start that is not the initial one."""
+    layer, batch = LAYERS[name], batch_of()
+    params, carry = start(layer, batch)
+    chunks = [part(batch, 0, 3), part(batch, 3, T)]
+    found, after = run(estimator, layer, squares, params, carry, chunks)
+    expected, last = run(sj.full_bptt(), layer, squares, params, carry, [batch])
+    assert_close(found, expected)
+    assert_close(after, last)
+
+
+@pytest.mark.slow
+def test_attention_with_its_cache_and_positions_as_the_carry():
+    layer = sj.recurrent(sj.attention(H, num_heads=1, key_size=2, window=2, **F64))
+    batch = batch_of()
+    params = layer.init(jax.random.key(0), batch.xs[0])
+    carry = layer.initial_carry(params, batch.xs[0])
+    chunks = [part(batch, 0, 3), part(batch, 3, T)]
+    found, _ = run(sj.rtrl(), layer, squares, params, carry, chunks)
+    expected, _ = run(sj.full_bptt(), layer, squares, params, carry, [batch])
+    assert_close(found, expected)
+
+
+def test_snap_1_is_the_influence_on_its_own_unit():
+    """Menick et al. 2020 in NumPy: of dh_k/dw only those w that feed unit k, and of the Jacobian its diagonal."""
+    layer, batch = LAYERS["elman"], batch_of(flags=False)
+    params, carry = start(layer, batch)
+    found, _ = run(sj.snap(1), layer, squares, params, carry, [batch])
+    w_x, w_h, b = map(np.asarray, params)
+    g_x, g_h, g_b = np.zeros_like(w_x), np.zeros_like(w_h), np.zeros_like(b)
+    for row in range(B):
+        h = np.asarray(carry.h[row])
+        m_x, m_h, m_b = np.zeros_like(w_x), np.zeros_like(w_h), np.zeros_like(b)
+        for x, target in zip(np.asarray(batch.xs[:, row]), np.asarray(batch.targets[:, row]), strict=True):
+            after = np.tanh(x @ w_x + h @ w_h + b)
+            slope = 1 - after**2
+            delta = 2 * (after - target) * slope  # by the pre-activations of this step
+            through = w_h @ delta  # by h before it
+            g_x += np.outer(x, delta) + through * m_x
+            g_h += np.outer(h, delta) + through * m_h
+            g_b += delta + through * m_b
+            own = slope * np.diag(w_h)
+            m_x = own * m_x + np.outer(x, slope)
+            m_h = own * m_h + np.outer(h, slope)
+            m_b = own * m_b + slope
+            h = after
+    assert_close(tuple(found.gradients), (g_x, g_h, g_b))
+
+
+def test_what_did_not_happen_and_what_came_before_a_reset_may_be_nan():
+    layer, batch = LAYERS["lru"], batch_of()
+    reset = jnp.zeros((T, B), bool).at[4].set(True)
+    mask = jnp.ones((T, B), bool).at[1, 0].set(False)
+    batch = batch._replace(reset=reset, mask=mask)
+    params, carry = start(layer, batch)
+    poisoned = batch._replace(xs=batch.xs.at[1, 0].set(jnp.nan), targets=batch.targets.at[1, 0].set(jnp.nan))
+    init, update = sj.rtrl().bind(layer, squares)
+    state, update = init(params, carry, batch.xs[0]), jax.jit(update)
+    expected = update(params, carry, state, batch)
+    assert_close(update(params, carry, state, poisoned), expected)
+    lost = update(params, carry, jax.tree.map(lambda a: a * jnp.nan, state), batch)
+    assert np.isnan(lost[0].gradients.nu_log).all()
+    assert_close(lost[1:], expected[1:])
+
+
+def test_a_learned_initial_carry_counts_at_the_start_and_at_resets():
+    cell = sj.Cell(
+        init=lambda key, x: jnp.zeros(2 * H),
+        initial_carry=lambda params, x: jnp.broadcast_to(params[:H], (*x.shape[:-1], H)),
+        recurrence=sj.Step(lambda params, h, x: (params[H:] * h + x[..., :1], jnp.sin(h))),
+    )
+    layer, batch = sj.recurrent(cell), batch_of()
+    params = jnp.linspace(0.3, 0.8, 2 * H)
+    found, _ = run(sj.rtrl(), layer, squares, params, None, [batch])
+    expected, _ = run(sj.full_bptt(), layer, squares, params, None, [batch])
+    assert_close(found, expected)
+
+
+def test_noise_is_that_of_the_step_for_one_example():
+    layer = sj.serial(sj.dropout(0.5), LAYERS["elman"])
+    batch = jax.tree.map(lambda a: a[:, :1], batch_of(flags=False))
+    params, carry = start(layer, batch)
+    key = jax.random.key(5)
+    found, _ = run(sj.rtrl(), layer, squares, params, carry, [batch], key)
+    expected, _ = run(sj.full_bptt(), layer, squares, params, carry, [batch], key)
+    assert_close(found, expected)
+
+
+def test_precisions_stay_those_of_the_params():
+    layer = sj.recurrent(sj.lru(H, param_dtype=jnp.bfloat16))
+    batch = jax.tree.map(lambda a: a.astype(jnp.bfloat16) if a.dtype == float else a, batch_of())
+    params = layer.init(jax.random.key(0), batch.xs[0])
+    for estimator in (sj.rtrl(), sj.truncated_bptt(3)):
+        found, _ = run(estimator, layer, squares, params, None, [batch])
+        assert {leaf.dtype for leaf in jax.tree.leaves(found.gradients)} == {jnp.dtype(jnp.bfloat16)}
+        assert found.total.dtype == jnp.float32
+
+
+def model_vectors(model):
+    return jnp.zeros(model.params.size, model.params.dtype), jnp.zeros(model.carry.size, model.carry.dtype)
+
+
+CELLS = (
+    "irnn",
+    "clockwork",
+    "lstm",
+    "rg_lru",
+    "mamba",
+    "delta_net",
+    "slstm",
+    "layer_norm_lstm",
+    "cornn",
+    "s5",
+)
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in CELLS else pytest.param(n, marks=pytest.mark.slow) for n in sj.REGISTRY]
+)
+def test_a_pattern_is_never_too_small(name):
+    """Wherever a derivative is not zero at some random point, the pattern says that it may be."""
+    entry = sj.REGISTRY[name]
+    layer, x = sj.recurrent(entry.make(4)), entry.example((1,), 3)
+    params = layer.init(jax.random.key(0), x)
+    carry = layer.initial_carry(params, x)
+    model = model_of(layer, params, carry, x)
+    patterns = step_pattern(model.step, model.params, model.carry)
+
+    @jax.jit
+    def derivatives(theta, s, x):
+        def step(theta, s):
+            now = sj.Batch(jax.tree.map(lambda a: a[0], x), None)
+            one = jax.tree.map(lambda a: a[0], carry)
+            after = example_step(
+                layer, model.params.tree(theta, params), model.carry.tree(s, one), now, None
+            )[0]
+            return model.carry.vector(after)
+
+        return jax.jacrev(step, (0, 1))(theta, s)
+
+    for seed in range(3):
+        keys = iter(jax.random.split(jax.random.key(seed), 20))
+        theta, s, inputs = jax.tree.map(
+            lambda a, k=keys: jax.random.normal(next(k), a.shape, a.dtype), (*model_vectors(model), x)
+        )
+        for pattern, found in zip(
+            patterns, derivatives(theta, abs(s), jax.tree.map(abs, inputs)), strict=True
+        ):
+            assert not (np.asarray(found) != 0)[~pattern].any()
+
+
+def test_structures_and_losses_that_do_not_fit_are_refused():
+    with pytest.raises(
+        ValueError, match=r"rtrl\(structure\): expected one of 'auto', 'dense', 'diagonal', got 'sparse'"
+    ):
+        sj.rtrl("sparse")
+    with pytest.raises(ValueError, match=r"snap\(steps\): expected a whole number of at least 1, got 0"):
+        sj.snap(0)
+    batch = batch_of()
+    params, carry = start(LAYERS["elman"], batch)
+    init, _ = sj.rtrl("diagonal").bind(LAYERS["elman"], squares)
+    with pytest.raises(ValueError, match="expected a layer whose units do not hear each other over time"):
+        init(params, carry, batch.xs[0])
+    init, update = sj.rtrl().bind(LAYERS["elman"], last_step(squares))
+    state = init(params, carry, batch.xs[0])
+    with pytest.raises(ValueError, match=r"rtrl.*update: expected a loss per step \[T, B\] of targets"):
+        update(params, carry, state, batch)
+    with pytest.raises(ValueError, match=r"expected a loss per step \[T, B\] of targets"):
+        update(params, carry, state, batch._replace(targets=batch.targets[0]))
+    with pytest.raises(TypeError, match="expected a causal layer"):
+        sj.snap(1).bind(sj.bidirectional(LAYERS["elman"]), squares)
+
+
+# ---------------------------------------------------------------- bias
+
+
+def linear_cell(matrix, source):
+    """h' = A h + theta s + x, for A by params["a"] or fixed."""
+
+    def step(theta, h, x):
+        after = (theta * h if matrix is None else h @ matrix.T + theta * source) + x
+        return after, after
+
+    return sj.recurrent(
+        sj.Cell(
+            init=lambda key, x: jnp.ones(()),
+            initial_carry=lambda theta, x: jnp.zeros_like(x),
+            recurrence=sj.Step(step),
+        )
+    )
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_truncation_lacks_a_share_of_decay_to_the_twice_window(window):
+    """h' = a h + x, loss h_T^2 / 2, white input: the mean of a quadratic form is its sum over impulses."""
+    decay, length = 0.8, 96
+    layer = linear_cell(None, None)
+    last = jnp.zeros((length, length, 1)).at[-1].set(1)
+    batch = sj.Batch(jnp.eye(length)[..., None], last)
+
+    def loss(ys, weights):
+        return jnp.sum(weights * ys**2 / 2, -1)
+
+    carry, theta = jnp.zeros((length, 1)), jnp.asarray(decay)
+    exact, _ = run(sj.rtrl(), layer, loss, theta, carry, [batch])
+    found, _ = run(sj.truncated_bptt(window), layer, loss, theta, carry, [batch])
+    np.testing.assert_allclose(exact.gradients, decay / (1 - decay**2) ** 2, rtol=1e-12)
+    np.testing.assert_allclose(1 - found.gradients / exact.gradients, decay ** (2 * window), rtol=1e-10)
+
+
+@pytest.mark.parametrize("window", [1, 19, 40, 41])
+def test_truncation_turns_the_sign_where_lags_oppose(window):
+    """Influence balancing: h' = A h + theta s with s = +1 ten times, then -1; loss (h_1 - 1)^2 / 2."""
+    matrix = np.eye(23) / 2 + np.eye(23, k=1) / 2
+    source = np.repeat([1.0, -1.0], [10, 13])
+    layer, theta = linear_cell(jnp.asarray(matrix), jnp.asarray(source)), jnp.ones(())
+    rest = np.linalg.solve(np.eye(23) - matrix, source)
+    assert abs(rest[0] + 6) < 1e-9
+    length = 2 * window
+    batch = sj.Batch(jnp.zeros((length, 1, 23)), jnp.zeros((length, 1)).at[-1].set(1))
+
+    def loss(ys, weights):
+        return weights * (ys[..., 0] - 1) ** 2 / 2
+
+    found, _ = run(sj.truncated_bptt(window), layer, loss, theta, jnp.asarray(rest[None]), [batch])
+    reach = sum(np.linalg.matrix_power(matrix, lag) @ source for lag in range(window))[0]
+    np.testing.assert_allclose(found.gradients, (rest[0] - 1) * reach, rtol=1e-9)
+    assert (found.gradients > 0) == (window > 40)  # the whole gradient is (-7) (-6)
+
+
+@pytest.mark.parametrize("loss", [squares, last_step(squares)], ids=["per-step", "per-sequence"])
+def test_random_truncation_is_unbiased(loss):
+    """The mean over draws within four of its standard errors of the truth; the plain truncation is many away."""
+    layer, batch = LAYERS["elman"], jax.tree.map(lambda a: a[:, :1], batch_of(flags=False))
+    params, carry = start(layer, batch)
+    params = params._replace(w_h=0.8 * jnp.eye(H), b=0 * params.b)
+    _, update = sj.randomised_truncated_bptt(2, cut=0.4).bind(layer, loss)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    draws = jax.jit(jax.vmap(lambda k: update(params, carry, (), batch, key=k)[0].gradients.w_h))(keys)
+    exact, _ = run(sj.full_bptt(), layer, loss, params, carry, [batch])
+    cut, _ = run(sj.truncated_bptt(2), layer, loss, params, carry, [batch])
+    error = np.std(draws, 0, ddof=1) / np.sqrt(len(draws))
+    assert (np.abs(np.mean(draws, 0) - exact.gradients.w_h) < 4 * error).all()
+    assert np.max(np.abs(cut.gradients.w_h - exact.gradients.w_h) / error) > 20
+
+
+def test_random_truncation_is_refused_without_a_key_or_with_certain_cuts():
+    batch = batch_of()
+    params, carry = start(LAYERS["elman"], batch)
+    _, update = sj.randomised_truncated_bptt(2).bind(LAYERS["elman"], squares)
+    with pytest.raises(ValueError, match="expected a key to draw from, got None"):
+        update(params, carry, (), batch)
+    with pytest.raises(ValueError, match=r"cut\): expected a probability in \[0, 1\), got 1"):
+        sj.randomised_truncated_bptt(2, cut=1)

@@ -431,3 +431,54 @@ def test_a_mesh_without_a_data_axis_is_refused():
         ValueError, match=r"with an axis 'data', or with one axis only, got axes 'rows', 'columns'"
     ):
         make_train_step(sj.recurrent(CELLS["elman"]), squares, optax.sgd(0.1), mesh=mesh)
+
+
+# ---------------------------------------------------------------- streams
+
+
+def streamed(estimator, batches, *, mesh=None):
+    model, optimizer = sj.recurrent(CELLS["elman"]), optax.sgd(0.1)
+    step = make_train_step(model, squares, optimizer, estimator=estimator, mesh=mesh)
+    state = init_train_state(model, optimizer, KEY, batches[0].xs[0], estimator=estimator)._replace(key=None)
+    for batch in batches:
+        state, metrics = step(state, batch)
+    return state, metrics
+
+
+def test_a_streaming_estimator_goes_on_where_the_last_batch_ended():
+    batches, estimator = [vectors(seed) for seed in range(3)], sj.truncated_bptt(4)
+    state, metrics = streamed(estimator, batches)
+    model = sj.recurrent(CELLS["elman"])
+    params = start(model, optax.sgd(0.1), batches[0]).params
+    init, update = estimator.bind(model, squares)
+    update = jax.jit(update)
+    carry = model.initial_carry(params, batches[0].xs[0])
+    kept = init(params, carry, batches[0].xs[0])
+    for batch in batches:
+        estimate, carry, kept = update(params, carry, kept, batch)
+        params = jax.tree.map(lambda p, g: p - 0.1 * g / (T * B), params, estimate.gradients)
+    assert_close((state.params, state.carry), (params, carry), 1e-12)
+    np.testing.assert_allclose(metrics.loss, estimate.total / (T * B), rtol=1e-12)
+
+
+@pytest.mark.parametrize("estimator", [sj.truncated_bptt(4), sj.rtrl(), sj.snap(1)], ids=str)
+def test_streams_over_devices_are_those_of_one(estimator):
+    batches = [vectors(seed) for seed in range(2)]
+    found, one = (streamed(estimator, batches, mesh=mesh) for mesh in (data_mesh(), None))
+    assert_close(found, one, 1e-12)
+    assert found[0].carry.h.sharding.spec == PartitionSpec("data")
+
+
+def test_a_state_of_another_estimator_is_refused():
+    batch, model, optimizer = vectors(), sj.recurrent(CELLS["elman"]), optax.sgd(0.1)
+    for estimator, other in ((sj.rtrl(), sj.full_bptt()), (sj.full_bptt(), sj.rtrl())):
+        step = make_train_step(model, squares, optimizer, estimator=estimator)
+        state = init_train_state(model, optimizer, KEY, batch.xs[0], estimator=other)
+        with pytest.raises(
+            ValueError, match=r"expected a TrainState for (rtrl|full_bptt)\(\), got one for another"
+        ):
+            step(state, batch)
+    with pytest.raises(
+        TypeError, match=r"make_train_step\(estimator\): expected an Estimator such as .*, got str"
+    ):
+        make_train_step(model, squares, optimizer, estimator="rtrl")

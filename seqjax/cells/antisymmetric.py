@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
 from seqjax.cells.initialise import check_at_least, check_size, zero_carry
 from seqjax.definition import definition
+from seqjax.ops.fixed_point import fixed_point
 
 
 class AntisymmetricParams(NamedTuple):
@@ -98,6 +99,17 @@ def antisymmetric_rnn(
         change = gates[0] * gates[1] if gated else gates[0]
         return (state[0] + step_size * change,)
 
+    def inverse(params: AntisymmetricParams, carry: AntisymmetricCarry, u: jax.Array) -> AntisymmetricCarry:
+        """By iteration, as the step is short: h' = h - epsilon (...)(h')."""
+        w_h = weights(params).w_h.astype(u.dtype)
+
+        def earlier(h: jax.Array) -> jax.Array:
+            *z, n = jnp.split(u + h @ w_h, num_gates, -1)
+            change = jax.nn.sigmoid(z[0]) * jnp.tanh(n) if gated else jnp.tanh(n)
+            return carry.h - step_size * change
+
+        return AntisymmetricCarry(fixed_point(earlier, carry.h))
+
     return Cell(
         init=init,
         initial_carry=lambda params, x: AntisymmetricCarry(zero_carry(x, hidden_size)),
@@ -109,4 +121,5 @@ def antisymmetric_rnn(
             weights=weights,
         ),
         project=Dense(lambda params: (params.w_x, params.b)),
+        inverse=inverse,
     )

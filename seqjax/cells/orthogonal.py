@@ -10,6 +10,7 @@ from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
 from seqjax.cells.initialise import check_size, zero_carry
 from seqjax.definition import definition
 from seqjax.ops.select import wide
+from seqjax.ops.step import expand_left
 
 
 class OrthogonalParams(NamedTuple):
@@ -119,6 +120,16 @@ def orthogonal_rnn(
     def weights(params: OrthogonalParams) -> GatedWeights:
         return GatedWeights(orthogonal_matrix(params.a), None, params.b if modrelu else ())
 
+    def inverse(params: OrthogonalParams, carry: OrthogonalCarry, u: jax.Array) -> OrthogonalCarry:
+        h, w_h = carry.h, orthogonal_matrix(params.a).astype(u.dtype)
+        if activation == "tanh":
+            h = jnp.arctanh(h)
+        if modrelu:  # what modrelu set to zero is lost
+            h = h - jnp.sign(h) * expand_left(params.b.astype(u.dtype), h.ndim)
+        before = (h - u) @ w_h.T
+        # Once more with what is left: W_h is orthogonal to rounding in the dtype of the params.
+        return OrthogonalCarry(before + (h - u - before @ w_h) @ w_h.T)
+
     return Cell(
         init=init,
         initial_carry=lambda params, x: OrthogonalCarry(zero_carry(x, hidden_size)),
@@ -130,4 +141,5 @@ def orthogonal_rnn(
             weights=weights,
         ),
         project=Dense(lambda params: (params.w_x, None if modrelu else params.b)),
+        inverse=inverse,
     )

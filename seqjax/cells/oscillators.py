@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from seqjax.base import Cell, Dense, Step
 from seqjax.cells.initialise import check_at_least, check_size, uniform, zero_carry
 from seqjax.definition import definition
+from seqjax.ops.fixed_point import fixed_point
 
 
 class CoRNNParams(NamedTuple):
@@ -96,11 +97,26 @@ def cornn(
         y = carry.y + step_size * z
         return CoRNNCarry(z, y), y
 
+    def inverse(params: CoRNNParams, carry: CoRNNCarry, u: jax.Array) -> CoRNNCarry:
+        """The position in closed form; the velocity by iteration, as the step is short."""
+        w_y, w_z = params.w_y.astype(u.dtype), params.w_z.astype(u.dtype)
+        y = carry.y - step_size * carry.z
+        driven = u + y @ w_y
+
+        def earlier(z: jax.Array) -> jax.Array:
+            force = jnp.tanh(driven + z @ w_z) - gamma * y
+            if implicit_damping:
+                return (1 + step_size * epsilon) * carry.z - step_size * force
+            return (carry.z - step_size * force) / (1 - step_size * epsilon)
+
+        return CoRNNCarry(fixed_point(earlier, carry.z), y)
+
     return Cell(
         init=init,
         initial_carry=lambda params, x: CoRNNCarry(zero_carry(x, hidden_size), zero_carry(x, hidden_size)),
         recurrence=Step(step),
         project=Dense(lambda params: (params.w_x, params.b)),
+        inverse=inverse,
     )
 
 

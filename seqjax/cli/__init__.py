@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from seqjax.cli.check import check
 from seqjax.cli.common import UsageError
 from seqjax.cli.compare import compare_
 from seqjax.cli.gradients import gradients, render
@@ -17,6 +18,7 @@ app = typer.Typer(
 )
 app.command()(gradients)
 app.command()(render)
+app.command()(check)
 app.command("compare")(compare_)
 app.command("list")(list_)
 

@@ -11,6 +11,7 @@ from seqjax.cells import REGISTRY, vector
 from seqjax.cli.common import UsageError, at_least_one, console, names, numbers, one_of, progress_bar
 from seqjax.report import settings as options
 from seqjax.report import study
+from seqjax.report.own import is_own
 from seqjax.report.page import render as render_page
 from seqjax.report.sections import NAMES
 from seqjax.report.store import Store
@@ -20,6 +21,12 @@ PROFILES = ", ".join(options.PROFILES)
 
 
 def gradients(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A model of your own, file.py:function; with --cells beside these.", show_default=False
+        ),
+    ] = None,
     profile: Annotated[
         str | None,
         typer.Option(help=f"Sizes of everything: one of {PROFILES}. The options below change single ones."),
@@ -48,12 +55,16 @@ def gradients(
 ) -> None:
     """Measure how gradients travel through time, by cell and length, before and after a short training.
 
+    A model of your own is a function build() -> (params, step) or (params, step, carry), with step(params, carry, x) ->
+    (carry, y) for one example at one time step, x [D] with D of --hidden-size; or build() -> a seqjax Cell or Layer.
+
     Writes index.html (open it in any browser), results.parquet, summary.json and figures/*.svg. Ctrl-C keeps what is
     finished; --resume continues.
     """
     known = [name for name, entry in REGISTRY.items() if entry.example is vector]
     given: dict[str, Any] = {
-        "cells": cells and names("--cells", cells, known),
+        "cells": (*([model] if model else []), *(names("--cells", cells, known) if cells is not None else []))
+        or None,
         "lengths": lengths and numbers("--lengths", lengths),
         "hidden_size": hidden_size,
         "batch": batch,
@@ -68,6 +79,10 @@ def gradients(
     }
     chosen = {name: value for name, value in given.items() if value is not None}
     base = options.PROFILES[one_of("--profile", profile, options.PROFILES)] if profile else options.Settings()
+    if model is not None and not is_own(model):
+        raise UsageError(
+            f"{model}: expected a model of your own as file.py:function. A cell goes with --cells {model}."
+        )
     settings = replace(base, **chosen)
     for name in ("hidden_size", "batch", "seeds", "training_steps"):
         at_least_one(f"--{name.replace('_', '-')}", getattr(settings, name))
@@ -85,7 +100,7 @@ def gradients(
             options.check_text(text, length)
         store.open(settings.to_json(), resume=resume, overwrite=overwrite)
     except (ValueError, TypeError, FileNotFoundError) as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(" ".join(str(error).split())) from None
 
     with progress_bar() as bar:
         job = bar.add_task("starting", total=study.total_work(settings))

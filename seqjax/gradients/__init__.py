@@ -1,6 +1,28 @@
 """How gradients flow through time: the objective they are taken of, and the estimators that take them."""
 
 from seqjax.gradients.bptt import full_bptt, truncated_bptt
+from seqjax.gradients.eprop import eprop
+from seqjax.gradients.kf_rtrl import kf_rtrl
 from seqjax.gradients.objective import last_step, loss_sum, objective
+from seqjax.gradients.randomised import randomised_truncated_bptt
+from seqjax.gradients.reversible import reversible
+from seqjax.gradients.rflo import rflo
+from seqjax.gradients.rtrl import rtrl
+from seqjax.gradients.snap import snap
+from seqjax.gradients.uoro import uoro
 
-__all__ = ["full_bptt", "last_step", "loss_sum", "objective", "truncated_bptt"]
+__all__ = [
+    "eprop",
+    "full_bptt",
+    "kf_rtrl",
+    "last_step",
+    "loss_sum",
+    "objective",
+    "randomised_truncated_bptt",
+    "reversible",
+    "rflo",
+    "rtrl",
+    "snap",
+    "truncated_bptt",
+    "uoro",
+]

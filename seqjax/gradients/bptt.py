@@ -1,5 +1,6 @@
 """Backpropagation through time, whole or cut into windows."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +10,17 @@ from seqjax.base import Batch, Estimate, Estimator, Layer
 from seqjax.combinators.common import check_layers, check_whole
 from seqjax.definition import definition
 from seqjax.gradients.objective import Loss, loss_sum, objective
-from seqjax.gradients.windows import check_batch, enter, join_windows, losses_per_step, scan_windows, zeros
+from seqjax.gradients.sliding import sliding
+from seqjax.gradients.windows import (
+    added,
+    as_params,
+    check_batch,
+    enter,
+    join_windows,
+    losses_per_step,
+    no_estimate,
+    scan_windows,
+)
 from seqjax.layers import num_steps, step_keys
 
 
@@ -54,12 +65,15 @@ def full_bptt() -> Estimator:
 
 
 @definition
-def truncated_bptt(window: int) -> Estimator:
+def truncated_bptt(window: int, *, stride: int | None = None) -> Estimator:
     r"""Backpropagation through windows of K steps, one after another: time as the whole, memory for one window.
 
     The chunk is cut into windows of K steps, the last one with what remains; the carry goes on from window to window
     and from chunk to chunk, gradients do not. A loss thus reaches back through 1 to K steps, by its place in its
-    window; the loss of a window's last step reaches through K.
+    window; the loss of a window's last step reaches through K. This is what most training loops do, and mean by it.
+
+    With a stride S the window slides: each S losses reach back through the K steps that end with them, so that a loss
+    reaches through K - S + 1 to K steps of its chunk, with S = 1 exactly through K. Each step is computed K/S times.
 
     Gradients: biased, the part that travels over a cut is missing. In a stationary linear recurrence of decay
     :math:`\lambda` the last step's gradient lacks a share :math:`\lambda^{2K}` in expectation; where contributions of
@@ -70,9 +84,11 @@ def truncated_bptt(window: int) -> Estimator:
 
     Args:
         window: K. At least T gives `full_bptt`, but that training hands the carry on from batch to batch.
+        stride: S, which divides K; None for K itself. Needs losses per step.
 
     Raises:
-        ValueError: unless the window is a whole number of at least 1.
+        ValueError: unless the window is a whole number of at least 1 and the stride one that divides it; from `update`,
+            with a stride, for losses that are not per step.
 
     Example:
         >>> import seqjax as sj
@@ -81,60 +97,94 @@ def truncated_bptt(window: int) -> Estimator:
 
     References:
         Williams, Peng 1990, "An efficient gradient-based algorithm for on-line training of recurrent network
-        trajectories", Neural Computation 2.
+        trajectories", Neural Computation 2 (with a stride: BPTT(h; h') of h = K, h' = S).
     """
     check_whole("truncated_bptt(window)", window)
+    check_whole("truncated_bptt(stride)", window if stride is None else stride)
+    if stride is not None and window % stride:
+        raise ValueError(
+            f"truncated_bptt(stride): expected a number that divides the window of {window}, got {stride}."
+        )
+    who = f"truncated_bptt({window}).update"
 
     def bind(layer: Layer, loss: Loss) -> Any:
         check_layers("truncated_bptt", (layer,), causal=True)
         whole = full_bptt().bind(layer, loss)[1]
 
         def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
-            length = num_steps(check_batch("truncated_bptt(window).update", batch).xs)
+            length = num_steps(check_batch(who, batch).xs)
             keys = step_keys(key, length)
-            if length <= window:
+            if length <= window and stride is None:
                 return whole(params, carry, state, batch, key=keys)
             entering = enter(layer, params, carry, batch)
-            if losses_per_step(layer, loss, params, entering, batch) is None:
-                return cut(params, carry, state, batch, keys)
+            axes = losses_per_step(layer, loss, params, entering, batch)
+            if stride is not None:
+                if axes is None:
+                    raise ValueError(
+                        f"{who}: expected with a stride a loss per step [T, *B] of targets [T, *B, ...], for each has "
+                        "a window of its own. Leave the stride out."
+                    )
+                return *sliding(layer, loss, window, stride, params, carry, batch, keys, axes), state
+            if axes is None:
+
+                def end(carry: Any, _: Any) -> Any:
+                    return jax.lax.stop_gradient(carry)
+
+                return *over_windows(layer, loss, window, end, params, carry, batch, keys), state
 
             def one(sums: Any, part: Any) -> Any:
                 estimate, carry = sums
                 found, carry, _ = whole(params, carry, (), part[0], key=part[1])
-                return (jax.tree.map(jnp.add, estimate, found), carry), None
+                return (added(estimate, found), carry), None
 
             def steps(first: int, last: int | None) -> Any:
                 return jax.tree.map(lambda a: a[first:last], (batch, keys))
 
             start, rest = steps(0, window), steps(window, None)
             if carry is None:  # the gradient by way of a learned carry is the first window's alone
-                estimate, entering, _ = whole(params, None, (), start[0], key=start[1])
+                found, entering, _ = whole(params, None, (), start[0], key=start[1])
+                estimate = added(no_estimate(found, batch.xs), found)
             else:
                 found = jax.eval_shape(whole, params, entering, (), start[0], key=start[1])[0]
-                estimate, rest = zeros(found, batch.xs), (batch, keys)
+                estimate, rest = no_estimate(found, batch.xs), (batch, keys)
             (estimate, carry), _ = scan_windows(one, (estimate, entering), rest, window)
-            return estimate, carry, state
-
-        def cut(params: Any, carry: Any, state: Any, batch: Batch, keys: Any) -> Any:
-            def total_of(params: Any) -> Any:
-                @jax.checkpoint
-                def one(carry: Any, part: Any) -> Any:
-                    (xs, reset, mask), keys = part
-                    after, ys = layer.unroll(params, carry, xs, reset=reset, mask=mask, key=keys)
-                    return jax.lax.stop_gradient(after), ys
-
-                entering = enter(layer, params, carry, batch)
-                inputs = ((batch.xs, batch.reset, batch.mask), keys)
-                after, ys = scan_windows(one, entering, inputs, window)
-                total, count = loss_sum(loss(join_windows(*ys), batch.targets), batch.mask)
-                return total, (count, after)
-
-            (total, (count, after)), gradients = jax.value_and_grad(total_of, has_aux=True)(params)
-            return Estimate(total, count, gradients), after, state
+            return as_params(estimate, params), carry, state
 
         return no_state, update
 
     return Estimator(bind=bind)
+
+
+def over_windows(
+    layer: Layer,
+    loss: Loss,
+    window: int,
+    border: Callable,
+    params: Any,
+    carry: Any,
+    batch: Batch,
+    keys: Any,
+) -> tuple[Estimate, Any]:
+    """The gradient of one loss over all windows, each computed again on the way back: ``(Estimate, carry)``.
+
+    ``border: (carry, t) -> carry`` acts between windows, of which the earlier begins with step t.
+    """
+
+    def total_of(params: Any) -> Any:
+        @jax.checkpoint
+        def one(carry: Any, part: Any) -> Any:
+            (xs, reset, mask), keys, times = part
+            after, ys = layer.unroll(params, carry, xs, reset=reset, mask=mask, key=keys)
+            return border(after, times[0]), ys
+
+        times = jnp.arange(num_steps(batch.xs), dtype=jnp.uint32)
+        inputs = ((batch.xs, batch.reset, batch.mask), keys, times)
+        after, ys = scan_windows(one, enter(layer, params, carry, batch), inputs, window)
+        total, count = loss_sum(loss(join_windows(*ys), batch.targets), batch.mask)
+        return total, (count, after)
+
+    (total, (count, after)), gradients = jax.value_and_grad(total_of, has_aux=True)(params)
+    return Estimate(total, count, gradients), after
 
 
 def no_state(params: Any, carry: Any, x: Any) -> tuple:

@@ -34,6 +34,16 @@ def loss_sum(losses: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.
     return jnp.sum(losses), jnp.asarray(losses.size, losses.dtype)
 
 
+def loss_and_gradient(loss: Loss, ys: Any, targets: Any, mask: jax.Array | None) -> tuple[jax.Array, Any]:
+    """The mean loss over all that counts, and its gradient by the outputs; of dtype float0 for integers."""
+
+    def mean(ys: Any) -> jax.Array:
+        total, count = loss_sum(loss(ys, targets), mask)
+        return total / jnp.maximum(count, 1)
+
+    return jax.value_and_grad(mean, allow_int=True)(ys)
+
+
 def last_step(loss: Loss) -> Loss:
     """A loss per step ``[T, *B]`` as the loss per sequence ``[*B]`` of the last step alone.
 

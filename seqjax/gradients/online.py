@@ -25,9 +25,9 @@ from seqjax.compat import vary_like
 from seqjax.gradients.coordinates import Coordinates
 from seqjax.gradients.objective import Loss, loss_sum
 from seqjax.gradients.reach import params_reaching
-from seqjax.gradients.windows import check_batch, enter, losses_per_step, zeros
+from seqjax.gradients.windows import added, as_params, check_batch, enter, losses_per_step, no_estimate
 from seqjax.layers import first_step, num_steps, step_keys
-from seqjax.ops.select import keep, select, wide
+from seqjax.ops.select import keep, select
 
 
 class Model(NamedTuple):
@@ -54,7 +54,7 @@ class Rule(NamedTuple):
         read: ``(influence, delta [n]) -> delta M [P]``.
         advance: ``(step, theta [P], s [n], influence, key) -> influence`` after ``step(theta, s) -> s``, entered with
             s. Where the step restarts, it does not depend on s, and the influence is zero. What comes of a masked step
-            is not used.
+            is not used, but at a restart.
         draws: whether `advance` needs a key.
     """
 
@@ -127,7 +127,9 @@ def model_of(layer: Layer, params: Any, carry: Any, x: Any) -> Model:
     def one(a: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(a.shape[1:], a.dtype)
 
+    # With a reset: at one, the initial carry may depend on the params.
     carry, now = jax.tree.map(one, (carry, Batch(x, None)))
+    now = now._replace(reset=jax.ShapeDtypeStruct((), bool))
     carry_space = Coordinates(carry)
 
     def step_of(space: Coordinates) -> Callable:
@@ -190,17 +192,18 @@ def _run(
         # Selected, not multiplied: what came before a restart, or of a masked step, may not be finite.
         influence = select(now.reset, jax.tree.map(jnp.zeros_like, influence), influence)
         *found, carry, advanced = of_step(carry, influence, now, key)
-        sums = jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, tuple(found))
-        return (sums, carry, advanced if now.mask is None else select(now.mask, advanced, influence)), None
+        sums = added(sums, tuple(found))
+        if now.mask is not None:  # a restart happens where its step does not, and may depend on the params
+            moved = now.mask if now.reset is None else now.mask | now.reset
+            advanced = select(moved, advanced, influence)
+        return (sums, carry, advanced), None
 
     inputs = jax.tree.map(jnp.asarray, (batch, keys))
     found = jax.eval_shape(of_step, carry, state, *first_step(inputs))[:2]
-    wider = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, wide(a.dtype)), found)
-    started = (zeros(wider, batch.xs), carry, vary_like(state, batch.xs))
+    started = (no_estimate(found, batch.xs), carry, vary_like(state, batch.xs))
     ((estimate, indirect), carry, state), _ = jax.lax.scan(body, started, inputs)
-    through = model.params.gradient(indirect)
-    gradients = jax.tree.map(lambda a, b, p: (a + b).astype(p.dtype), estimate.gradients, through, params)
-    return estimate._replace(gradients=gradients), carry, state
+    gradients = jax.tree.map(jnp.add, estimate.gradients, model.params.gradient(indirect))
+    return as_params(estimate._replace(gradients=gradients), params), carry, state
 
 
 class _Keys(NamedTuple):

@@ -18,29 +18,20 @@ import numpy as np
 
 from seqjax.gradients.coordinates import Coordinates
 
-# Linear in every operand together; an operand that does not depend on the cotangent can only be a zero.
-LINEAR = frozenset(
-    "add_any broadcast_in_dim concatenate conj convert_element_type copy copy_p complex cumsum expand_dims imag pad "
-    "reduce_precision reduce_sum real reshape rev slice split squeeze transpose reduce_window_sum".split()
-)
-BILINEAR = frozenset(["mul", "div", "dot_general", "conv_general_dilated"])
-
 
 def params_reaching(step: Callable, params: Coordinates, carry: Coordinates) -> tuple[bool, ...]:
     """For each leaf of the params, whether any part of the carry after ``step(theta, s) -> s`` depends on it."""
-    with jax.ensure_compile_time_eval():
-        by_params, _ = _generic_pullback(step, params, carry)(jnp.ones(carry.size, carry.dtype))
-        pieces = np.split(np.asarray(by_params), np.cumsum(params.sizes)[:-1]) if params.sizes else []
-    found = iter([bool(np.any(piece)) for piece in pieces])
-    return tuple(is_chosen and next(found) for is_chosen in params.chosen)
+    by_params, _ = _generic_pullback(step, params, carry)(np.ones(carry.size))
+    pieces = iter(np.split(by_params, np.cumsum(params.sizes)[:-1]))
+    return tuple(is_chosen and bool(np.any(next(pieces))) for is_chosen in params.chosen)
 
 
 def step_pattern(step: Callable, params: Coordinates, carry: Coordinates) -> tuple[np.ndarray, np.ndarray]:
     """Where the derivatives of ``step(theta, s) -> s`` may be other than zero, by theta ``[n, P]`` and s ``[n, n]``."""
-    with jax.ensure_compile_time_eval():
-        rows = jax.vmap(_generic_pullback(step, params, carry))(jnp.eye(carry.size, dtype=carry.dtype))
-        by_params, by_carry = jax.tree.map(np.asarray, rows)
-    return by_params != 0, by_carry != 0
+    pull = _generic_pullback(step, params, carry)
+    rows = [[part != 0 for part in pull(row)] for row in np.eye(carry.size)]
+    by_params, by_carry = (np.stack(part) for part in zip(*rows, strict=True))
+    return by_params, by_carry
 
 
 def _generic_pullback(step: Callable, params: Coordinates, carry: Coordinates) -> Callable:
@@ -49,19 +40,17 @@ def _generic_pullback(step: Callable, params: Coordinates, carry: Coordinates) -
     def pull(theta: jax.Array, s: jax.Array, cotangent: jax.Array) -> Any:
         return jax.vjp(step, theta, s)[1](cotangent)
 
-    jaxpr = jax.make_jaxpr(pull)(theta, s, jax.ShapeDtypeStruct(s.shape, s.dtype)).jaxpr
+    jaxpr = jax.make_jaxpr(pull)(theta, s, s).jaxpr
 
-    def pullback(cotangent: jax.Array) -> Any:
+    def pullback(cotangent: np.ndarray) -> Any:
         found = _evaluate(jaxpr, [None, None, cotangent], np.random.default_rng(0))
-        return tuple(
-            jnp.zeros(a.shape, a.dtype) if b is None else b for a, b in zip((theta, s), found, strict=True)
-        )
+        return [np.zeros(a.shape) if b is None else b for a, b in zip((theta, s), found, strict=True)]
 
     return pullback
 
 
 def _evaluate(jaxpr: Any, inputs: list, random: np.random.Generator) -> list:
-    """Outputs of a program; None stands for what does not depend on the cotangent."""
+    """Outputs of a program, in NumPy; None stands for what does not depend on the cotangent."""
     values = dict(zip(jaxpr.invars, inputs, strict=True))
 
     def read(atom: Any) -> Any:
@@ -75,35 +64,86 @@ def _evaluate(jaxpr: Any, inputs: list, random: np.random.Generator) -> list:
 
 
 def _apply(equation: Any, operands: list, random: np.random.Generator) -> list:
-    name, shapes = equation.primitive.name, [atom.aval for atom in equation.invars]
+    name, settings = equation.primitive.name, equation.params
+    avals, outs = ([atom.aval for atom in atoms] for atoms in (equation.invars, equation.outvars))
+    there = [a for a in operands if a is not None]
     if name in ("jit", "pjit"):
-        return _evaluate(equation.params["jaxpr"].jaxpr, operands, random)
-    if name == "neg":
+        return _evaluate(settings["jaxpr"].jaxpr, operands, random)
+    if name in ("neg", "copy", "convert_element_type", "reduce_precision"):
         return operands
-    if name in ("add", "sub"):
-        return [sum(jnp.broadcast_to(a, equation.outvars[0].aval.shape) for a in operands if a is not None)]
-    if name == "select_n":
-        cases = [a for a in operands[1:] if a is not None]
-        return [sum(cases[1:], cases[0])]
+    if name in ("add", "add_any", "sub", "select_n") and (name != "select_n" or operands[0] is None):
+        return [sum(np.broadcast_to(a, outs[0].shape) for a in there)]
+    if name in BILINEAR:
+        filled = [_coefficients(random, s) if a is None else a for a, s in zip(operands, avals, strict=True)]
+        return [BILINEAR[name](*filled, **settings)]
     if name in LINEAR:
-        filled = [
-            jnp.zeros(s.shape, s.dtype) if a is None else a for a, s in zip(operands, shapes, strict=True)
-        ]
-    elif name in BILINEAR:
-        filled = [_coefficients(random, s) if a is None else a for a, s in zip(operands, shapes, strict=True)]
-    else:
-        every = sum(jnp.sum(jnp.abs(a)) for a in operands if a is not None)
-        return [
-            (every * _coefficients(random, a.aval)).astype(a.aval.dtype)
-            if jnp.issubdtype(a.aval.dtype, jnp.inexact)
-            else None
-            for a in equation.outvars
-        ]
-    found = equation.primitive.bind(*filled, **equation.params)
-    return list(found) if equation.primitive.multiple_results else [found]
+        # Beside the cotangent there can only be zeros.
+        filled = [np.zeros(s.shape) if a is None else a for a, s in zip(operands, avals, strict=True)]
+        found = LINEAR[name](*filled, **settings)
+        return found if equation.primitive.multiple_results else [found]
+    everything = sum(np.sum(np.abs(a)) for a in there)
+    return [everything * _coefficients(random, out) for out in outs]
 
 
-def _coefficients(random: np.random.Generator, like: Any) -> jax.Array:
-    drawn = 0.5 + random.random((2, math.prod(like.shape)))
-    values = drawn[0] + 1j * drawn[1] if jnp.issubdtype(like.dtype, jnp.complexfloating) else drawn[0]
-    return jnp.asarray(values.reshape(like.shape), like.dtype)
+def _coefficients(random: np.random.Generator, like: Any) -> np.ndarray:
+    real, imaginary = 0.5 + random.random((2, math.prod(like.shape)))
+    is_complex = jnp.issubdtype(like.dtype, jnp.complexfloating)
+    return (real + 1j * imaginary if is_complex else real).reshape(like.shape)
+
+
+def _dot(a: np.ndarray, b: np.ndarray, *, dimension_numbers: Any, **_: Any) -> np.ndarray:
+    (contract_a, contract_b), (batch_a, batch_b) = dimension_numbers
+    letters = iter("abcdefghijklmnopqrstuvwxyz")
+    of_a = [next(letters) for _ in a.shape]
+    of_b = [next(letters) for _ in b.shape]
+    for i, j in zip((*contract_a, *batch_a), (*contract_b, *batch_b), strict=True):
+        of_b[j] = of_a[i]
+    free_a = [x for i, x in enumerate(of_a) if i not in (*contract_a, *batch_a)]
+    free_b = [x for i, x in enumerate(of_b) if i not in (*contract_b, *batch_b)]
+    out = [*(of_a[i] for i in batch_a), *free_a, *free_b]
+    return np.einsum(f"{''.join(of_a)},{''.join(of_b)}->{''.join(out)}", a, b)
+
+
+def _broadcast(a: np.ndarray, *, shape: tuple, broadcast_dimensions: tuple, **_: Any) -> np.ndarray:
+    wide = [1] * len(shape)
+    for size, axis in zip(a.shape, broadcast_dimensions, strict=True):
+        wide[axis] = size
+    return np.broadcast_to(a.reshape(wide), shape)
+
+
+def _pad(a: np.ndarray, _: Any, *, padding_config: tuple) -> np.ndarray:
+    for axis, (low, high, inner) in enumerate(padding_config):
+        size = a.shape[axis]
+        spread = np.zeros((*a.shape[:axis], max(size + inner * (size - 1), 0), *a.shape[axis + 1 :]), a.dtype)
+        at = (slice(None),) * axis
+        spread[(*at, slice(None, None, inner + 1))] = a
+        widths = [(0, 0)] * a.ndim
+        widths[axis] = (max(low, 0), max(high, 0))
+        a = np.pad(spread, widths)
+        a = a[(*at, slice(max(-low, 0), a.shape[axis] - max(-high, 0)))]
+    return a
+
+
+BILINEAR: dict[str, Callable] = {
+    "mul": lambda a, b, **_: a * b,
+    "div": lambda a, b, **_: a / b,
+    "dot_general": _dot,
+}
+LINEAR: dict[str, Callable] = {
+    "broadcast_in_dim": _broadcast,
+    "complex": lambda a, b, **_: a + 1j * b,
+    "concatenate": lambda *parts, dimension: np.concatenate(parts, dimension),
+    "conj": lambda a, **_: np.conj(a),
+    "imag": lambda a, **_: np.imag(a),
+    "pad": _pad,
+    "real": lambda a, **_: np.real(a),
+    "reduce_sum": lambda a, *, axes, **_: np.sum(a, axes),
+    "reshape": lambda a, *, new_sizes, **_: np.reshape(a, new_sizes),
+    "rev": lambda a, *, dimensions: np.flip(a, dimensions),
+    "slice": lambda a, *, start_indices, limit_indices, strides: a[
+        tuple(map(slice, start_indices, limit_indices, strides or [1] * a.ndim))
+    ],
+    "split": lambda a, *, sizes, axis: np.split(a, np.cumsum(sizes)[:-1], axis),
+    "squeeze": lambda a, *, dimensions: np.squeeze(a, dimensions),
+    "transpose": lambda a, *, permutation: np.transpose(a, permutation),
+}

@@ -6,14 +6,79 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Estimator
+from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.gradients.online import Model, Rule, online
+from seqjax.gradients.sparse import is_elementwise, reach, sparse
+
+STRUCTURES = ("auto", "dense", "diagonal")
 
 
 @definition
-def rtrl() -> Estimator:
-    """The gradient of all losses so far by the whole influence matrix: exact over chunks, too."""
-    return online("rtrl()", dense)
+def rtrl(structure: str = "auto") -> Estimator:
+    r"""Real-time recurrent learning: the exact gradient of all losses so far, in memory that does not grow with T.
+
+    .. math::
+        M_t = J_t M_{t-1} + D_t, \qquad J_t = \frac{\partial s_t}{\partial s_{t-1}}, \quad
+        D_t = \frac{\partial s_t}{\partial \theta}\Big|_{s_{t-1}}
+
+    for each example, s the n numbers of the carry of all layers together (a complex one counts twice), :math:`\theta`
+    the P params that reach it; those of a head or a readout do not, and cost what they cost in any step.
+
+    Gradients: exact; over chunks, too, where those of `full_bptt` end: the influence goes on with the carry, so that
+    the gradients of the chunks add up to that of the whole stream. When params change from chunk to chunk, what the
+    influence holds is that of the earlier ones.
+
+    Losses and targets are per step, with one batch axis.
+
+    Args:
+        structure: what the influence is taken to be; no choice of it changes the result.
+
+            * "dense": a matrix ``[n, P]`` per example. Time :math:`n^2 P` per step: :math:`N^4` for a dense network.
+            * "diagonal": for layers whose units do not hear each other over time (`lru`, `rg_lru`, `indrnn`): each
+              param reaches its own unit, and the influence is of the size of the params that reach one unit each.
+            * "auto": the params that can ever reach the same units share a block, found from the structure of the step
+              (`seqjax.gradients.reach`); as "diagonal" where that holds, as "dense" where all reach all. In a stack no
+              param reaches the layers below its own; stacks of diagonal layers gain the most.
+
+    Raises:
+        ValueError: for another structure; from `init` and `update`, with "diagonal" for a layer that is not, and for
+            losses that are not per step.
+        TypeError: from `bind`, for a layer without a step.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> layer, batch = sj.recurrent(sj.lru(4)), sj.Batch(jnp.ones((6, 1, 3)), jnp.zeros((6, 1, 4)))
+        >>> params = layer.init(jax.random.key(0), batch.xs[0])
+        >>> carry = layer.initial_carry(params, batch.xs[0])
+        >>> init, update = sj.rtrl().bind(layer, lambda ys, targets: jnp.sum((ys - targets) ** 2, -1))
+        >>> estimate, carry, state = update(params, carry, init(params, carry, batch.xs[0]), batch)
+        >>> [leaf.shape for leaf in state]                # 4 units, 2 numbers each, 9 params that reach them
+        [(1, 4, 2, 9)]
+
+    References:
+        Williams, Zipser 1989, "A learning algorithm for continually running fully recurrent neural networks", Neural
+        Computation 1(2). Zucchet et al. 2023, "Online learning of long-range dependencies", arXiv:2305.15947
+        (diagonal recurrences).
+    """
+    if structure not in STRUCTURES:
+        raise ValueError(
+            f"rtrl(structure): expected one of {', '.join(map(repr, STRUCTURES))}, got {structure!r}."
+        )
+    who = f"rtrl(structure={structure!r})"
+
+    def rule_of(model: Model) -> Rule:
+        if structure == "dense":
+            return dense(model)
+        pattern = reach(model, None)
+        if structure == "diagonal" and not is_elementwise(model, pattern):
+            raise ValueError(
+                f"{who}: expected a layer whose units do not hear each other over time, such as recurrent(lru(8)), got "
+                f"{model.layer!r}. Use structure='auto'."
+            )
+        return dense(model) if pattern.kept.all() else sparse(model, pattern)
+
+    return online(who, rule_of)
 
 
 def dense(model: Model) -> Rule:
@@ -22,7 +87,7 @@ def dense(model: Model) -> Rule:
 
     def advance(step: Any, theta: jax.Array, s: jax.Array, influence: jax.Array, key: Any) -> jax.Array:
         after, pull = jax.vjp(step, theta, s)
-        by_theta, by_s = jax.vmap(pull)(jnp.eye(s.size, dtype=after.dtype))
+        by_theta, by_s = jax.vmap(pull)(vary_like(jnp.eye(s.size, dtype=after.dtype), after))
         return by_s @ influence + by_theta
 
     return Rule(

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Batch, Layer
+from seqjax.base import Batch, Estimate, Layer
 from seqjax.compat import vary_like
 from seqjax.gradients.objective import Loss
 from seqjax.layers import first_step, num_steps
+from seqjax.ops.select import wide
 
 
 def check_batch(who: str, batch: Any) -> Batch:
@@ -77,3 +78,23 @@ def join_windows(outputs: Any, last: Any) -> Any:
     """Outputs of `scan_windows`, each over the time of its window, over the whole time."""
     joined = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), outputs)
     return joined if last is None else jax.tree.map(lambda a, b: jnp.concatenate([a, b]), joined, last)
+
+
+# ---------------------------------------------------------------- sums over windows
+
+
+def no_estimate(shapes: Any, like: Any) -> Any:
+    """A sum before the first of its terms, in float32 at least."""
+    return zeros(jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, wide(a.dtype)), shapes), like)
+
+
+def added(sums: Any, found: Any) -> Any:
+    """The sum of two trees, in the dtypes of the first."""
+    return jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, found)
+
+
+def as_params(estimate: Estimate, params: Any) -> Estimate:
+    """The estimate with gradients in the dtypes of the params."""
+    return estimate._replace(
+        gradients=jax.tree.map(lambda g, p: g.astype(p.dtype), estimate.gradients, params)
+    )

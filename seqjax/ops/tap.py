@@ -23,14 +23,18 @@ def norm(x: jax.Array, batch_ndim: int) -> jax.Array:
         >>> norm(jnp.asarray([[3e-30, 4e-30]], jnp.float32), 1)
         Array([5.e-30], dtype=float32)
     """
-    magnitude = jnp.abs(x.astype(wide(x.dtype)))
+    x = x.astype(wide(x.dtype))
     axes = tuple(range(batch_ndim, x.ndim))
     if not axes:
-        return magnitude
-    largest = jnp.max(magnitude, axes, keepdims=True, initial=0)
+        return jnp.abs(x)
+    # The parts of complex numbers by themselves: their absolute values would cost a root for each entry.
+    parts = [jnp.real(x), jnp.imag(x)] if jnp.issubdtype(x.dtype, jnp.complexfloating) else [x]
+    maxima = [jnp.max(jnp.abs(part), axes, keepdims=True, initial=0) for part in parts]
+    largest = maxima[0] if len(parts) == 1 else jnp.maximum(*maxima)
     # Zero and infinity cannot be divided by; then the entries are squared as they are.
     safe = jnp.where((largest > 0) & jnp.isfinite(largest), largest, jnp.ones_like(largest))
-    root = jnp.sqrt(jnp.sum(jnp.square(magnitude / safe), axes))
+    squares = [jnp.square(part / safe) for part in parts]
+    root = jnp.sqrt(jnp.sum(squares[0] if len(parts) == 1 else squares[0] + squares[1], axes))
     return jnp.squeeze(largest, axes) * root
 
 

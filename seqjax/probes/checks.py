@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Cell, Layer
-from seqjax.ops.select import keep
 
 CONTRACT = "lax.scan's contract, step(carry, x) -> (carry, y)"
 
@@ -119,14 +118,20 @@ def check_flag(who: str, name: str, flag: Any, shape: tuple[int, ...]) -> jax.Ar
 
 def check_finite(who: str, name: str, tree: Any, mask: Any = None) -> None:
     """Raise a ValueError for NaN or infinity at a step that happens; values that are being traced are not known."""
+    if isinstance(mask, jax.core.Tracer):
+        return
     for path, leaf in jax.tree.leaves_with_path(tree):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact) or isinstance(leaf, jax.core.Tracer):
             continue
-        kept = leaf if isinstance(mask, jax.core.Tracer) else keep(mask, leaf)
-        bad = ~np.isfinite(np.asarray(kept))
+        values = np.asarray(
+            leaf
+        )  # NumPy, because inside of jit what jax.numpy computes of constants is traced
+        bad = ~np.isfinite(values)
+        if mask is not None:
+            bad &= np.asarray(mask).reshape(mask.shape + (1,) * (bad.ndim - mask.ndim))
         if bad.any():
             where = tuple(int(i) for i in np.argwhere(bad)[0])
             raise ValueError(
-                f"{who}: expected finite {name}, got {np.asarray(kept)[where]} at {name}{jax.tree_util.keystr(path)}"
+                f"{who}: expected finite {name}, got {values[where]} at {name}{jax.tree_util.keystr(path)}"
                 f"{list(where)} ({int(bad.sum())} such entries). Mask such steps, or mend the data."
             )

@@ -4,16 +4,20 @@ r"""The gradient profile: how much of the loss's gradient reaches each time step
 after its reset; per example, recurrent layer and leaf. ``profile[0]`` belongs to the initial carry.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from seqjax.base import Batch, Layer
-from seqjax.gradients.objective import Loss, loss_sum, objective
+from seqjax.gradients.objective import Loss, loss_and_gradient, objective
 from seqjax.layers import first_step, num_steps, step_keys
-from seqjax.ops.select import expand, keep, select
-from seqjax.ops.tap import dummies, norm
+from seqjax.ops.select import select
+from seqjax.ops.tap import dummies
+from seqjax.probes.adjoint import adjoint
+from seqjax.probes.scaled import Floating, Scaled, log_norm, scale
+from seqjax.probes.system import System, prepare
 
 
 class GradientProfile(NamedTuple):
@@ -106,6 +110,68 @@ def gradient_profile(
     return profile._replace(log_norm=jax.tree.map(lambda n: jnp.where(mask, n, jnp.nan), profile.log_norm))
 
 
+def adjoint_profile(
+    step: Callable,
+    carry: Any,
+    xs: Any,
+    loss: Loss,
+    targets: Any,
+    *,
+    reset: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    initial: Any = None,
+) -> GradientProfile:
+    """The gradient profile of any system, at any depth: `gradient_profile` for a step function of one's own.
+
+    Args:
+        step: `probes.bind` of a layer, or a plain function ``(carry, x) -> (carry, y)`` without batch axes.
+        carry: entering the first step; for a bound layer None is its initial carry.
+        xs: inputs ``[T, ...]`` (``[T, B, ...]`` for a bound layer), or T alone for steps whose x is None.
+        loss: ``(ys, targets) -> losses``, see `seqjax.gradients.objective`; for plain functions without batch axes.
+        targets: what the loss compares the outputs with.
+        reset: ``[T]`` (``[T, B]``).
+        mask: the same.
+        initial: what a reset restarts from; by default the carry given, or the layer's.
+
+    Returns:
+        A `GradientProfile` with norms ``[T]`` (``[T, B]``). Its gradients are those by the first carry, before any
+        reset; of a plain function's params nothing is known.
+
+    Raises:
+        TypeError: for a step with another contract.
+        ValueError: for an empty sequence, or data that do not fit.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> profile = adjoint_profile(
+        ...     lambda h, x: (h / 2 + x, h / 2 + x), jnp.zeros(()), jnp.ones(4), lambda ys, _: ys[-1], None)
+        >>> jnp.exp(profile.log_norm)
+        Array([0.0625, 0.125 , 0.25  , 0.5   ], dtype=float32)
+    """
+    system = prepare("adjoint_profile", step, carry, xs, reset=reset, mask=mask, initial=initial)
+    value, first, log_norms = system_adjoint(system, loss, targets, _norms(1))
+    entering = Floating(system.carry)
+    gradients = [scale(s.mantissa, s.exponent) for s in first]
+    log_norms = [jnp.where(system.happened, n, jnp.nan) for n in log_norms]
+    return GradientProfile(
+        system.squeeze(entering.tree_of(log_norms), 1), value, system.squeeze(entering.tree_of(gradients))
+    )
+
+
+def system_adjoint(
+    system: System, loss: Loss, targets: Any, read: Callable
+) -> tuple[jax.Array, list[Scaled], Any]:
+    """The loss of a system's outputs, its gradient by the first carry, and what `read` makes of the adjoint."""
+    _, entering, ys = system.trajectory()
+    x, reset, mask = system.inputs
+    value, d_ys = loss_and_gradient(loss, system.squeeze(ys, 1), targets, system.squeeze(mask, 1))
+    if not system.batched:
+        d_ys = jax.tree.map(lambda a: a[:, None], d_ys)
+    step = jax.vmap(system.step)
+    first, seen = adjoint(step, entering, x, d_ys, read, reset=reset, mask=mask, batch_ndim=1)
+    return value, first, seen
+
+
 def total_log_norm(log_norm: Any) -> jax.Array:
     """The log norm ``[T, *B]`` of the whole carry, from those of its leaves."""
     return 0.5 * jax.nn.logsumexp(2 * jnp.stack(jax.tree.leaves(log_norm)), 0)
@@ -134,104 +200,26 @@ def _adjoint_profile(
     def outputs(params: Any) -> Any:
         return layer.unroll(params, carry, xs, reset=reset, mask=mask, key=keys)[1]
 
-    def mean(ys: Any) -> jax.Array:
-        total, count = loss_sum(loss(ys, targets), mask)
-        return total / jnp.maximum(count, 1)
-
     ys, pull_params = jax.vjp(outputs, params)
-    value, d_ys = jax.value_and_grad(mean)(ys)
+    value, d_ys = loss_and_gradient(loss, ys, targets, mask)
     (gradients,) = pull_params(d_ys)
 
+    def step(carry: Any, inputs: Any) -> tuple[Any, Any]:
+        x, mask, key = inputs
+        return layer.step(params, carry, x, mask=mask, key=key)
+
+    inputs = (xs, mask, keys)  # the layer masks by itself: it keeps what is masked away from its parts, too
     initial = layer.initial_carry(params, first_step(xs))
 
     def forward(carry: Any, inputs: Any) -> tuple[Any, Any]:
-        x, reset, mask, key = inputs
-        carry = select(reset, initial, carry)
-        return layer.step(params, carry, x, mask=mask, key=key)[0], carry
+        carry = select(inputs[1], initial, carry)
+        return step(carry, inputs[0])[0], carry
 
-    _, entering = jax.lax.scan(forward, carry, (xs, reset, mask, keys))
-    leaves, treedef = jax.tree.flatten(carry)
-    floating = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-
-    def backward(scaled: list["Scaled"], inputs: Any) -> tuple[list["Scaled"], list[jax.Array]]:
-        (x, reset, mask, key), entering, d_y = inputs
-        all_leaves = jax.tree.leaves(entering)
-
-        def step(some: list[jax.Array]) -> tuple[list[jax.Array], Any]:
-            merged = list(all_leaves)
-            for i, leaf in zip(floating, some, strict=True):
-                merged[i] = leaf
-            after, y = layer.step(params, jax.tree.unflatten(treedef, merged), x, mask=mask, key=key)
-            after = jax.tree.leaves(after)
-            return [after[i] for i in floating], y
-
-        _, pull = jax.vjp(step, [all_leaves[i] for i in floating])
-        # One pull per source, for each source has an exponent of its own: the leaves of the carry, and the output.
-        sources = []
-        for i, source in enumerate(scaled):
-            zeros: list[Any] = [jnp.zeros_like(s.mantissa) for s in scaled]
-            zeros[i] = source.mantissa
-            (pulled,) = pull((zeros, jax.tree.map(jnp.zeros_like, d_y)))
-            sources.append([Scaled(p, source.exponent) for p in pulled])
-        (pulled,) = pull(([jnp.zeros_like(s.mantissa) for s in scaled], d_y))
-        sources.append([Scaled(p, jnp.zeros_like(s.exponent)) for p, s in zip(pulled, scaled, strict=True)])
-        arriving = [_add(terms, batch_ndim) for terms in zip(*sources, strict=True)]
-        norms = [_log_norm(s, batch_ndim) for s in arriving]
-        if reset is not None:
-            arriving = [Scaled(keep(~reset, s.mantissa), s.exponent) for s in arriving]
-        return arriving, norms
-
-    start = [
-        Scaled(jnp.zeros_like(leaves[i]), jnp.zeros(leaves[i].shape[:batch_ndim], jnp.int32))
-        for i in floating
-    ]
-    _, norms = jax.lax.scan(backward, start, ((xs, reset, mask, keys), entering, d_ys), reverse=True)
-    log_norm: list[Any] = [None] * len(leaves)
-    for i, n in zip(floating, norms, strict=True):
-        log_norm[i] = n
-    return GradientProfile(jax.tree.unflatten(treedef, log_norm), value, gradients)
+    _, entering = jax.lax.scan(forward, carry, (inputs, reset))
+    read = _norms(batch_ndim)
+    _, log_norms = adjoint(step, entering, inputs, d_ys, read, reset=reset, batch_ndim=batch_ndim)
+    return GradientProfile(Floating(carry).tree_of(log_norms), value, gradients)
 
 
-class Scaled(NamedTuple):
-    """The array ``mantissa * 2**exponent``, one exponent per example; the largest entry of mantissa is near one."""
-
-    mantissa: jax.Array
-    exponent: jax.Array
-
-
-def _scale(array: jax.Array, exponent: jax.Array) -> jax.Array:
-    """``array * 2**exponent``, exactly; exponents [*B] below any float's range give zero."""
-    real = jnp.finfo(array.dtype).dtype
-    half = jnp.clip(exponent, -2000, 2000) // 2
-    for part in (half, jnp.clip(exponent, -2000, 2000) - half):  # twice: 2**exponent itself may overflow
-        array = array * expand(jnp.ldexp(jnp.ones((), real), part), array.ndim)
-    return array
-
-
-def _normalise(scaled: Scaled, batch_ndim: int) -> Scaled:
-    size = jnp.max(jnp.abs(scaled.mantissa), tuple(range(batch_ndim, scaled.mantissa.ndim)), initial=0)
-    ordinary = jnp.isfinite(size) & (size > 0)
-    _, power = jnp.frexp(jnp.where(ordinary, size, 1))
-    power = jnp.where(ordinary, power, 0).astype(jnp.int32)
-    return Scaled(_scale(scaled.mantissa, -power), scaled.exponent + power)
-
-
-def _add(terms: tuple[Scaled, ...], batch_ndim: int) -> Scaled:
-    """The sum of scaled arrays, each brought to the largest exponent among those that are not zero."""
-    lowest = jnp.iinfo(jnp.int32).min // 2
-    terms = tuple(_normalise(term, batch_ndim) for term in terms)
-
-    def rank(term: Scaled) -> jax.Array:
-        axes = tuple(range(batch_ndim, term.mantissa.ndim))
-        return jnp.where(jnp.any(term.mantissa != 0, axes), term.exponent, lowest)
-
-    top = jnp.max(jnp.stack([rank(term) for term in terms]), 0)
-    top = jnp.where(top == lowest, 0, top)
-    # Only a term of zeros lies above the top; there the minimum keeps 0 * inf away.
-    brought = [_scale(term.mantissa, jnp.minimum(term.exponent - top, 0)) for term in terms]
-    return Scaled(sum(brought[1:], brought[0]), top)
-
-
-def _log_norm(scaled: Scaled, batch_ndim: int) -> jax.Array:
-    size = norm(scaled.mantissa, batch_ndim)
-    return jnp.log(size) + scaled.exponent.astype(size.dtype) * jnp.log(jnp.asarray(2, size.dtype))
+def _norms(batch_ndim: int) -> Callable:
+    return lambda carry, x: [log_norm(scaled, batch_ndim) for scaled in carry]

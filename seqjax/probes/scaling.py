@@ -204,6 +204,13 @@ def time_scaling(
     Raises:
         ValueError: for fewer than two different lengths, or fewer than one round.
         TypeError: for methods without a function to give them to.
+
+    Example:
+        >>> import jax.numpy as jnp, seqjax as sj
+        >>> (scaling,) = time_scaling(
+        ...     sj.recurrent(sj.elman(2)), jnp.ones((1, 1)), [8, 16], program=outputs, rounds=3)
+        >>> scaling.quantity, scaling.samples.shape
+        ('seconds', (2, 3))
     """
     variants, lengths = _checked("time_scaling", layer, methods, lengths)
     if rounds < 1:
@@ -245,6 +252,17 @@ def crossovers(scalings: Sequence[Scaling], *, confidence: float = 0.95) -> dict
 
     Raises:
         ValueError: for different quantities or lengths, or values that are not above zero.
+
+    Example:
+        A loop over time against a product of all with all:
+
+        >>> import numpy as np
+        >>> lengths = np.array([16, 64, 256])
+        >>> loop, product = (Scaling("flops", name, lengths, values, fit_power_law(lengths, values))
+        ...                  for name, values in [("loop", 100 * lengths), ("product", lengths**2)])
+        >>> (pair, found), = crossovers([loop, product]).items()
+        >>> pair, round(found.length), found.cheaper_after
+        (('loop', 'product'), 100, 'loop')
     """
     for other in scalings[1:]:
         if other.quantity != scalings[0].quantity or not np.array_equal(other.lengths, scalings[0].lengths):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from seqjax.report.blocks import Panel
 from seqjax.report.drawing import (
@@ -61,7 +61,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its label; "linear", "log", or "decades" for values that are logarithms to base 10."""
+    """One axis: its label; "linear", "whole" for numbers of things, "log", or "decades" for logarithms to base 10."""
 
     label: str
     scale: str = "linear"
@@ -145,7 +145,7 @@ def _draw(axes: Axes, each: Series, gid: str) -> Line2D:
     if each.marks == "fit":
         looks |= {"linewidth": 1.0, "alpha": 0.8}
     if each.marks in ("points", "both"):
-        looks |= {"marker": MARKERS[each.place % len(MARKERS)], "markersize": 4.5, "markeredgewidth": 0}
+        looks |= {"marker": MARKERS[each.place % len(MARKERS)], "markersize": 5.5, "markeredgewidth": 0}
     if each.marks == "points":
         looks["linestyle"] = "none"
     x, y = np.asarray(each.x, float), _finite(each.y)
@@ -162,13 +162,15 @@ def _draw(axes: Axes, each: Series, gid: str) -> Line2D:
 def _scale(axis: Any, wanted: Axis) -> None:
     if wanted.scale == "log":
         getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+        low, high = getattr(axis.axes, f"get_{axis.axis_name}lim")()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=7))
         axis.set_minor_formatter(NullFormatter())
         axis.set_major_formatter(as_number)
     elif wanted.scale == "decades":
         axis.set_major_locator(MaxNLocator(7, integer=True))
         axis.set_major_formatter(as_power)
     else:
-        axis.set_major_locator(MaxNLocator(6))
+        axis.set_major_locator(MaxNLocator(6, integer=wanted.scale == "whole"))
         axis.set_major_formatter(as_number)
     if wanted.limits is not None:
         getattr(axis.axes, f"set_{axis.axis_name}lim")(*wanted.limits)

@@ -64,7 +64,7 @@ def tick(value: float) -> str:
     exponent = math.log10(abs(value))
     if value > 0 and (exponent >= 4 or exponent < -2) and abs(exponent - round(exponent)) < 1e-9:
         return power(round(exponent))
-    text = number(value, 3)
+    text = number(value, 3).replace(".0×", "×")
     return text.rstrip("0").rstrip(".") if "." in text and "×" not in text else text
 
 
@@ -103,7 +103,10 @@ def limits(values: Array, floor: float, ceiling: float) -> tuple[int, int]:
 def label_of(text: str, most: int = 22) -> str:
     """Make a name fit for a drawing: XML allows no control characters, and room is short."""
     text = printable(text)
-    return text if len(text) <= most else text[: most - 1] + "…"
+    if len(text) <= most:
+        return text
+    own = ".py:" in text  # of a path the end tells more
+    return "…" + text[1 - most :] if own else text[: most - 1] + "…"
 
 
 def quarters(length: int) -> list[int]:
@@ -131,3 +134,10 @@ def float32_marks(axes: Axes, low: float) -> None:
     if low < FLOAT32_ZERO:
         axes.axhspan(low, FLOAT32_ZERO, color=GRID, alpha=0.6, linewidth=0)
         axes.text(0.99, FLOAT32_ZERO, "float32 holds only 0", va="top", gid=f"{HALO}-zero", **note)
+
+
+def zero_line(axes: Axes) -> None:
+    """Mark zero, where it is in view."""
+    low, high = axes.get_ylim()
+    if low < 0 < high:
+        axes.axhline(0, color=INK, linewidth=0.8, alpha=0.6)

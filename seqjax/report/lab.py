@@ -1,14 +1,14 @@
 """What a section measures with: the models of a study, their data, their params at the start and after training."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Layer
-from seqjax.report.models import make_model
+from seqjax.report.models import layers_of, make_model
 from seqjax.report.settings import METHODS, Settings
 from seqjax.report.sources import Source, make_source
 from seqjax.report.store import Store
@@ -16,6 +16,14 @@ from seqjax.report.training import Run, Snapshot
 
 MOMENTS = ("initialisation", "after training")
 _KEPT = 6
+
+
+class Inner(NamedTuple):
+    """The recurrent layer alone, its params, and the inputs ``[T, B, H]`` that the data bring it."""
+
+    layer: Layer
+    params: Any
+    xs: Any
 
 
 class Lab:
@@ -34,6 +42,10 @@ class Lab:
         self._sources: dict[int, Source] = {}
         self._kept: dict[Any, Any] = {}
 
+    def like(self, settings: Settings) -> "Lab":
+        """A bench with the same text and other settings; for params at initialisation alone."""
+        return Lab(settings, self._text, self._store, self.advance)
+
     def source(self, length: int) -> Source:
         """The batches of the study's task at one length."""
         if length not in self._sources:
@@ -45,6 +57,20 @@ class Lab:
         s = self.settings
         return make_model(cell, s.hidden_size, METHODS[s.method], s.dtype, self.source(length).task)
 
+    def inner(
+        self, cell: str, length: int, seed: int, moment: str = MOMENTS[0], batch: int | None = None
+    ) -> Inner:
+        """The recurrent layer of a model at one of `MOMENTS`, on the first sequences of the fixed batch."""
+        return self.inner_of(cell, length, self.params(cell, length, seed, moment), batch)
+
+    def inner_of(self, cell: str, length: int, params: Any, batch: int | None = None) -> Inner:
+        """The same with the params of the whole model given."""
+        s, source = self.settings, self.source(length)
+        inputs, layer, _ = layers_of(cell, s.hidden_size, METHODS[s.method], s.dtype, source.task)
+        xs = source.probe.xs[:, :batch]
+        carry = inputs.initial_carry(params[0], xs[0])
+        return Inner(layer, params[1], inputs.unroll(params[0], carry, xs)[1])
+
     def keep(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` returns, made once; the oldest of several go, because compiled programs take memory."""
         if key not in self._kept:
@@ -52,6 +78,14 @@ class Lab:
             for old in list(self._kept)[:-_KEPT]:
                 del self._kept[old]
         return self._kept[key]
+
+    def jit(self, function: Callable) -> Any:
+        """Compile a program that runs a few times only: on small profiles compilation is what takes time.
+
+        At the lowest level it takes half as long, and the program two to three times as long.
+        """
+        quick = {} if self.settings.profile == "gpu" else {"xla_backend_optimization_level": 0}
+        return jax.jit(function, compiler_options=quick)
 
     def run(self, cell: str, length: int) -> Run:
         """The training of a cell at one length."""

@@ -1,2 +1,129 @@
 // The page reads without this. It adds: cells, length and seed to choose; values to point at.
 "use strict";
+(() => {
+  const charts = [], cells = new Map(), superscript = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+  const raised = n => "10" + String(n).replace(/[-−]/g, "⁻").replace(/\d/g, d => superscript[d]).replace(".", "·");
+  const short = v => {
+    if (v === null || v === undefined) return "–";
+    if (v === 0) return "0";
+    const size = Math.abs(v);
+    if (size >= 1e-3 && size < 1e5) return String(+v.toPrecision(4)).replace("-", "−");
+    const e = Math.floor(Math.log10(size));
+    return (v / 10 ** e).toPrecision(2).replace("-", "−") + "×" + raised(e);
+  };
+  const decades = v => v === null ? "exactly 0" : Math.abs(v) < 3 ? short(10 ** v) : short(+(10 ** (v - Math.floor(v))).toPrecision(2)) + "×" + raised(Math.floor(v));
+
+  const box = document.createElement("div");
+  box.className = "tip";
+  box.hidden = true;
+  box.setAttribute("role", "status");
+  document.body.append(box);
+  const line = (name, text, colour) => {
+    const row = document.createElement("div"), key = document.createElement("span"), value = document.createElement("b");
+    if (colour) { const dot = document.createElement("i"); dot.style.background = colour; key.append(dot); }
+    key.append(name); value.textContent = text; row.append(key, value);
+    return row;
+  };
+  const head = text => { const h = document.createElement("div"); h.className = "head"; h.textContent = text; return h; };
+  const show = (event, rows) => {
+    box.replaceChildren(...rows);
+    box.hidden = false;
+    const wide = box.offsetWidth, high = box.offsetHeight;
+    const left = event.clientX + 16 + wide > innerWidth ? event.clientX - wide - 12 : event.clientX + 16;
+    box.style.left = Math.max(4, left) + "px";
+    box.style.top = Math.max(4, Math.min(event.clientY + 14, innerHeight - high - 4)) + "px";
+  };
+
+  const to = (v, [low, high, log], start, end) => {
+    const f = log ? Math.log10 : x => x;
+    return start + (f(v) - f(low)) / (f(high) - f(low)) * (end - start);
+  };
+  const from = (p, [low, high, log], start, end) => {
+    const share = (p - start) / (end - start);
+    return log ? low * (high / low) ** share : low + share * (high - low);
+  };
+
+  for (const node of document.querySelectorAll("script[type='application/json']")) {
+    const panel = node.parentElement, svg = panel.querySelector("svg"), data = JSON.parse(node.textContent);
+    const chart = {panel, svg, data, lines: []};
+    charts.push(chart);
+    for (const s of data.s || []) {
+      const group = document.getElementById(s.id), band = document.getElementById(s.id + "-band");
+      const path = group && group.querySelector("path[clip-path], g > path, path");
+      const colour = path && (getComputedStyle(path).stroke !== "none" ? getComputedStyle(path).stroke : null);
+      chart.lines.push({s, group, band, path, d: path && path.getAttribute("d"), on: true, colour});
+      if (s.c) cells.set(s.c, true);
+    }
+    const mark = document.createElementNS("http://www.w3.org/2000/svg", "line");
+    mark.setAttribute("class", "mark");
+    svg.append(mark);
+    const move = event => {
+      const area = svg.getBoundingClientRect(), unit = svg.viewBox.baseVal.width / area.width;
+      const px = (event.clientX - area.left) * unit, py = (event.clientY - area.top) * unit;
+      const [left, top, right, bottom] = data.box;
+      if (px < left - 4 || px > right + 4 || py < top || py > bottom) return leave();
+      if (data.z) {
+        const x = from(px, data.x, left, right), rows = data.r.length;
+        const row = Math.max(0, Math.min(rows - 1, Math.round(from(py, data.y, bottom, top))));
+        let k = 0;
+        data.t.forEach((t, i) => { if (Math.abs(t - x) < Math.abs(data.t[k] - x)) k = i; });
+        return show(event, [head(`step ${data.t[k]}, training step ${data.r[row]}`), line("norm", decades(data.z[row][k]))]);
+      }
+      const all = chart.lines.filter(l => l.on).flatMap(l => l.s.x);
+      if (!all.length) return leave();
+      let best = all[0], at = v => to(v, data.x, left, right);
+      for (const v of all) if (Math.abs(at(v) - px) < Math.abs(at(best) - px)) best = v;
+      mark.setAttribute("x1", at(best)); mark.setAttribute("x2", at(best));
+      mark.setAttribute("y1", top); mark.setAttribute("y2", bottom);
+      mark.style.display = "inline";
+      const rows = chart.lines.filter(l => l.on).map(l => {
+        const i = l.s.x.indexOf(best), ys = values(l.s);
+        return i < 0 || ys[i] === null ? null : [ys[i], line(l.s.n, (data.dec ? decades : short)(ys[i]), l.colour)];
+      }).filter(Boolean).sort((a, b) => b[0] - a[0]).map(r => r[1]);
+      show(event, [head(`${data.xl.split(":")[0]} ${data.xn ? data.xn[best] ?? short(best) : short(best)}`), ...rows]);
+    };
+    const leave = () => { box.hidden = true; mark.style.display = "none"; };
+    svg.addEventListener("pointermove", move);
+    svg.addEventListener("pointerdown", move);
+    svg.addEventListener("pointerleave", leave);
+  }
+
+  const bar = document.getElementById("choose");
+  const seed = document.getElementById("seed"), length = document.getElementById("length");
+  const values = s => (seed && seed.value !== "" && s.e && s.e[seed.value]) || s.y;
+  const apply = () => {
+    const chosen = new Set([...bar.querySelectorAll("input")].filter(i => i.checked).map(i => i.value));
+    for (const node of document.querySelectorAll("[data-cell], [data-length]")) {
+      const cell = node.dataset.cell, n = node.dataset.length;
+      node.hidden = (cell !== undefined && !chosen.has(cell)) || (n !== undefined && length.value !== "" && n !== length.value);
+    }
+    for (const {data, lines} of charts) for (const l of lines) {
+      l.on = !l.s.c || chosen.has(l.s.c);
+      const one = seed.value !== "" && l.s.e && l.s.e[seed.value];
+      if (l.group) l.group.style.display = l.on ? "" : "none";
+      if (l.band) l.band.style.display = l.on && !one ? "" : "none";
+      if (!l.path) continue;
+      if (!one) { l.path.setAttribute("d", l.d); continue; }
+      const [left, top, right, bottom] = data.box;
+      let d = "", pen = "M";
+      one.forEach((y, i) => {
+        if (y === null || (data.y[2] && y <= 0)) { pen = "M"; return; }
+        const clip = Math.max(Math.min(y, data.y[1]), data.y[0]);
+        d += `${pen}${to(l.s.x[i], data.x, left, right).toFixed(1)} ${to(clip, data.y, bottom, top).toFixed(1)}`;
+        pen = "L";
+      });
+      l.path.setAttribute("d", d || "M0 0");
+    }
+  };
+  if (bar && (cells.size > 1 || length.options.length > 2 || seed.options.length > 2)) {
+    bar.hidden = false;
+    bar.addEventListener("change", apply);
+    bar.addEventListener("dblclick", event => {  // one cell alone, or all again
+      const input = event.target.closest("label")?.querySelector("input");
+      if (!input) return;
+      const inputs = [...bar.querySelectorAll("input")], alone = inputs.every(i => i === input || !i.checked);
+      inputs.forEach(i => { i.checked = alone || i === input; });
+      apply();
+    });
+  }
+})();

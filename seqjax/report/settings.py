@@ -13,6 +13,7 @@ from seqjax import datasets
 from seqjax.base import Layer
 from seqjax.methods import Associative, Auto, Chunked, Newton, Sequential
 from seqjax.report.models import recurrent_layer
+from seqjax.report.own import is_own
 from seqjax.tasks import TASKS
 
 METHODS: dict[str, Any] = {
@@ -107,10 +108,13 @@ def command(settings: Settings) -> str:
     if named:
         options.append(f" --profile {settings.profile}")
     for name, value in settings.to_json().items():
-        if value != defaults[name]:
+        if name == "cells":
+            value = [cell for cell in value if not is_own(cell)]
+        if value and value != defaults[name]:
             text = ",".join(map(str, value)) if isinstance(value, list) else shlex.quote(str(value))
             options.append(f" --{name.replace('_', '-')} {text}")
-    return "seqjax gradients" + "".join(options)
+    own = [name for name in settings.cells if is_own(name)]
+    return "seqjax gradients" + "".join(f" {shlex.quote(name)}" for name in own) + "".join(options)
 
 
 def load_data(settings: Settings) -> np.ndarray | None:

@@ -7,18 +7,25 @@ import jax
 import optax
 
 from seqjax.base import Layer
-from seqjax.gradients import last_step, loss_sum
+from seqjax.gradients import loss_sum
 from seqjax.report.settings import Settings
 from seqjax.report.sources import Source
 from seqjax.training import TrainState, init_train_state, make_train_step
 
+CLIP = 1.0
+"""The norm at which gradients are clipped."""
+
 
 class Snapshot(NamedTuple):
-    """The params before a training step, and the loss of that step (None at the end, where no step follows)."""
+    """The params before a training step, its loss and the norm of its gradient before clipping.
+
+    The last two are None at the end, where no step follows.
+    """
 
     step: int
     params: Any
     loss: Any
+    gradient_norm: Any
 
 
 class Run:
@@ -26,9 +33,8 @@ class Run:
 
     def __init__(self, settings: Settings, model: Layer, source: Source) -> None:
         self.settings, self.model, self.source = settings, model, source
-        self.losses = {"last": last_step(source.task.loss), "mean": source.task.loss}
         self.loss = source.task.objective
-        self.optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(settings.learning_rate))
+        self.optimizer = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(settings.learning_rate))
         self._step = make_train_step(model, self.loss, self.optimizer)
         self._sample = jax.jit(source.train)
         self._evaluate = jax.jit(self._held_out)
@@ -44,8 +50,8 @@ class Run:
         for step in range(self.settings.training_steps):
             params = jax.tree.map(lambda a: a.copy(), state.params)  # the step takes the originals
             state, metrics = self._step(state, self._sample(data_key, step))
-            yield Snapshot(step, params, metrics.loss)
-        yield Snapshot(self.settings.training_steps, state.params, None)
+            yield Snapshot(step, params, metrics.loss, metrics.gradient_norm)
+        yield Snapshot(self.settings.training_steps, state.params, None, None)
 
     def held_out_loss(self, params: Any) -> float:
         """The training loss on data that training has not seen."""

@@ -24,10 +24,12 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from seqjax.base import Batch, Cell, Layer
+from seqjax.base import Batch, Cell, Estimate, Estimator, Layer
 from seqjax.compat import vary_like
-from seqjax.gradients.objective import Loss, objective
+from seqjax.gradients.bptt import full_bptt
+from seqjax.gradients.objective import Loss
 from seqjax.layers import first_step
+from seqjax.training.sharding import batch_specs, data_axis
 
 
 class TrainState(NamedTuple):
@@ -39,12 +41,16 @@ class TrainState(NamedTuple):
         step: how many steps were made, an int32 scalar.
         key: where noise comes from, the same in all steps, each of which draws from ``fold_in(key, step)``; None for
             deterministic training, without dropout.
+        carry: of the model, leaves ``[B, ...]``, where streams go on from batch to batch; otherwise None.
+        estimator_state: of the estimator, in the same case.
     """
 
     params: Any
     opt_state: Any
     step: Any
     key: Any
+    carry: Any = None
+    estimator_state: Any = None
 
 
 class Metrics(NamedTuple):
@@ -55,7 +61,12 @@ class Metrics(NamedTuple):
 
 
 def init_train_state(
-    model: Layer, optimizer: optax.GradientTransformation, key: jax.Array, x: Any
+    model: Layer,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    x: Any,
+    *,
+    estimator: Estimator = full_bptt(),  # noqa: B008 (a frozen value)
 ) -> TrainState:
     """The state before the first step.
 
@@ -66,9 +77,10 @@ def init_train_state(
         optimizer: an optax optimizer.
         key: for the initial params and, by a different part of it, for the noise in training.
         x: one time step of input ``[*B, ...]``; an array or a ShapeDtypeStruct.
+        estimator: the step's.
 
     Raises:
-        TypeError: for another kind of model or optimizer.
+        TypeError: for another kind of model, optimizer or estimator.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, seqjax as sj
@@ -78,10 +90,14 @@ def init_train_state(
         ((3, 8), 0)
         >>> deterministic = state._replace(key=None)
     """
-    _check_kinds("init_train_state", model, optimizer)
+    _check_kinds("init_train_state", model, optimizer, estimator)
     key_params, key_noise = jax.random.split(key)
     params = model.init(key_params, x)
     state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), key_noise)
+    if estimator.streaming:
+        carry = model.initial_carry(params, x)
+        init, _ = estimator.bind(model, lambda ys, targets: ys)  # the state does not depend on the loss
+        state = state._replace(carry=carry, estimator_state=init(params, carry, x))
     # Some optimizers begin with the params themselves, and a buffer cannot be donated twice. An explicit dtype makes
     # weakly typed leaves strong, as the step returns them: otherwise the second step would be compiled again.
     return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.asarray(leaf).dtype), state)
@@ -96,6 +112,7 @@ class TrainStep:
     """
 
     mesh: Mesh | None
+    estimator: Estimator
     jitted: Any = field(repr=False)
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -124,6 +141,11 @@ class TrainStep:
             raise TypeError(
                 f"train step: expected a Batch, got {type(batch).__name__}. Write Batch(xs, targets)."
             )
+        if self.estimator.streaming == (state.estimator_state is None):
+            raise ValueError(
+                f"train step: expected a TrainState for {self.estimator!r}, got one for another estimator. Make one "
+                f"with init_train_state(..., estimator={self.estimator!r})."
+            )
         for leaf in jax.tree.leaves(batch.xs):
             if not np.shape(leaf) or not np.shape(leaf)[0]:
                 raise ValueError(
@@ -132,17 +154,28 @@ class TrainStep:
         if self.mesh is None:
             return None
         mesh, axis = self.mesh, data_axis(self.mesh)
-        specs = (jax.tree.map(lambda _: PartitionSpec(), state), batch_specs(batch, axis, mesh.shape[axis]))
+        pairs = zip(state, state_specs(axis), strict=True)
+        state_places = TrainState(*(jax.tree.map(lambda _, spec=spec: spec, part) for part, spec in pairs))
+        specs = (state_places, batch_specs(batch, axis, mesh.shape[axis]))
         return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
 def make_train_step(
-    model: Layer, loss: Loss, optimizer: optax.GradientTransformation, *, mesh: Mesh | None = None
+    model: Layer,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    estimator: Estimator = full_bptt(),  # noqa: B008 (a frozen value)
+    mesh: Mesh | None = None,
 ) -> TrainStep:
     r"""A compiled training step ``(state, batch) -> (state, metrics)``, pure but for its memory.
 
-    Each batch starts from the model's initial carry and is differentiated through its whole length T. The state, but
-    for its key, is donated: its memory is reused for the new one, and the old one cannot be read again.
+    By default each batch starts from the model's initial carry and is differentiated through its whole length T. With
+    a streaming estimator (`truncated_bptt`, `rtrl` and other online ones) a batch goes on where the one before ended:
+    row b of all batches is one stream, and ``batch.reset`` says where a sequence begins. Make the state for it with
+    ``init_train_state(..., estimator=...)``.
+
+    The state, but for its key, is donated: its memory is reused for the new one, and the old one cannot be read again.
 
     Shapes: batch.xs ``[T, *B, ...]``; reset, mask ``[T, *B]``; targets whatever the loss takes.
 
@@ -163,6 +196,7 @@ def make_train_step(
             happened, or one per sequence ``[*B]``. A scalar is minimised as it is, on one device only: whether it is a
             mean or a sum, and of how many terms, cannot be known.
         optimizer: an optax optimizer.
+        estimator: how gradients flow through time; see `seqjax.gradients`.
         mesh: the devices; None for one.
 
     Returns:
@@ -170,9 +204,9 @@ def make_train_step(
         step that counts has a loss and a gradient of zero.
 
     Raises:
-        TypeError: for another kind of model, optimizer or mesh; from the step, of state or batch.
-        ValueError: for a mesh of several axes none of which is "data"; from the step, for a batch that does not divide
-            among the devices, or a loss that does not split with it.
+        TypeError: for another kind of model, optimizer, estimator or mesh; from the step, of state or batch.
+        ValueError: for a mesh of several axes none of which is "data"; from the step, for a state of another estimator,
+            a batch that does not divide among the devices, or a loss that does not split with it.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, seqjax as sj, flax.linen as nn
@@ -193,48 +227,54 @@ def make_train_step(
         >>> mesh = jax.make_mesh((jax.device_count(),), ("data",))
         >>> step = make_train_step(model, optax.softmax_cross_entropy_with_integer_labels, optimizer, mesh=mesh)
     """
-    _check_kinds("make_train_step", model, optimizer)
-    sums = _sums_of(model, loss) if mesh is None else _sums_over(model, loss, mesh)
+    _check_kinds("make_train_step", model, optimizer, estimator)
+    sums = _sums_of(model, loss, estimator) if mesh is None else _sums_over(model, loss, estimator, mesh)
 
     def train_step(
-        params: Any, opt_state: Any, step: Any, key: Any, batch: Batch
+        params: Any, opt_state: Any, step: Any, key: Any, carry: Any, estimator_state: Any, batch: Batch
     ) -> tuple[TrainState, Metrics]:
         noise = None if key is None else jax.random.fold_in(key, step)
-        total, count, gradients = sums(params, batch, noise)
+        estimate, carry, estimator_state = sums(params, carry, estimator_state, batch, noise)
+        total, count, gradients = estimate
         count = jnp.maximum(count, 1)
         # For complex params JAX returns the conjugate of the direction of steepest ascent.
         gradients = jax.tree.map(lambda g: (jnp.conj(g) / count).astype(g.dtype), gradients)
         updates, opt_state = optimizer.update(gradients, opt_state, params)
-        state = TrainState(optax.apply_updates(params, updates), opt_state, step + 1, key)
+        params = optax.apply_updates(params, updates)
+        state = TrainState(params, opt_state, step + 1, key, carry, estimator_state)
         return state, Metrics(total / count, optax.tree.norm(gradients))
 
     # Results have a fixed place, so that the next step finds its state where this one did. The key is not donated: it
     # is small, goes on unchanged, and is likely to be used elsewhere.
-    shardings = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-    return TrainStep(mesh, jax.jit(train_step, donate_argnums=(0, 1, 2), out_shardings=shardings))
+    shardings = None
+    if mesh is not None:
+        specs = (state_specs(data_axis(mesh)), PartitionSpec())
+        shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+    jitted = jax.jit(train_step, donate_argnums=(0, 1, 2, 4, 5), out_shardings=shardings)
+    return TrainStep(mesh, estimator, jitted)
 
 
 # ---------------------------------------------------------------- sums over a batch
 
 
-def _sums_of(model: Layer, loss: Loss) -> Callable[[Any, Batch, Any], tuple[Any, Any, Any]]:
-    """``(params, batch, key) -> (total, count, gradients of the total)``."""
+Sums = Callable[[Any, Any, Any, Batch, Any], tuple[Estimate, Any, Any]]
 
-    def total_of(params: Any, batch: Batch, key: Any) -> tuple[Any, Any]:
-        # In here, because a learned carry has a gradient; marked, because one made of constants does not vary, and
-        # a loop wants carries that leave it as they came.
-        carry = vary_like(model.initial_carry(params, first_step(batch.xs)), batch.xs)
-        total, (count, _) = objective(model, loss)(params, carry, batch, key=key)
-        return total, count
 
-    def sums(params: Any, batch: Batch, key: Any) -> tuple[Any, Any, Any]:
-        (total, count), gradients = jax.value_and_grad(total_of, has_aux=True)(params, batch, key)
-        return total, count, gradients
+def _sums_of(model: Layer, loss: Loss, estimator: Estimator) -> Sums:
+    """``(params, carry, estimator_state, batch, key) -> (Estimate, carry, estimator_state)``."""
+    init, update = estimator.bind(model, loss)
+
+    def sums(params: Any, carry: Any, state: Any, batch: Batch, key: Any) -> tuple[Estimate, Any, Any]:
+        if estimator.streaming:
+            return update(params, carry, state, batch, key=key)
+        # In here the initial carry is made anew, because a learned one has a gradient.
+        estimate, _, _ = update(params, None, init(params, None, first_step(batch.xs)), batch, key=key)
+        return estimate, None, None
 
     return sums
 
 
-def _sums_over(model: Layer, loss: Loss, mesh: Mesh) -> Callable[[Any, Batch, Any], tuple[Any, Any, Any]]:
+def _sums_over(model: Layer, loss: Loss, estimator: Estimator, mesh: Mesh) -> Sums:
     """`_sums_of` the whole batch, each device working on its own part of it."""
     if not isinstance(mesh, Mesh):
         raise TypeError(
@@ -244,23 +284,27 @@ def _sums_over(model: Layer, loss: Loss, mesh: Mesh) -> Callable[[Any, Batch, An
     axis = data_axis(mesh)
     size = mesh.shape[axis]
 
-    def sums(params: Any, batch: Batch, key: Any) -> tuple[Any, Any, Any]:
-        def of_part(params: Any, part: Batch, key: Any) -> tuple[Any, Any, Any]:
+    def sums(params: Any, carry: Any, state: Any, batch: Batch, key: Any) -> tuple[Estimate, Any, Any]:
+        of_batch = batch_specs(batch, axis, size)
+
+        def of_part(params: Any, carry: Any, state: Any, part: Batch, key: Any) -> tuple[Estimate, Any, Any]:
             if key is not None and size > 1:
                 key = jax.random.fold_in(key, jax.lax.axis_index(axis))
             # A copy for each device, made before any loop: gradients by it are the device's own.
             params = vary_like(params, part.xs)
-            part_sums = _sums_of(model, _splitting(loss, batch.targets, axis, size))(params, part, key)
-            return jax.lax.psum(vary_like(part_sums, part.xs), axis)
+            sums_of_part = _sums_of(model, _splitting(loss, of_batch.targets, axis, size), estimator)
+            estimate, *streams = vary_like(sums_of_part(params, carry, state, part, key), part.xs)
+            return jax.lax.psum(estimate, axis), *streams
 
-        same = PartitionSpec()
-        specs = (same, batch_specs(batch, axis, size), same)
-        return jax.shard_map(of_part, mesh=mesh, in_specs=specs, out_specs=same)(params, batch, key)
+        same, split = PartitionSpec(), PartitionSpec(axis)
+        specs = (same, split, split, of_batch, same)
+        run = jax.shard_map(of_part, mesh=mesh, in_specs=specs, out_specs=(same, split, split))
+        return run(params, carry, state, batch, key)
 
     return sums
 
 
-def _splitting(loss: Loss, targets: Any, axis: str, size: int) -> Loss:
+def _splitting(loss: Loss, specs: Any, axis: str, size: int) -> Loss:
     """The loss, checked to have as many entries for the whole batch as for its parts together."""
 
     def checked(ys: Any, part: Any) -> jax.Array:
@@ -268,7 +312,12 @@ def _splitting(loss: Loss, targets: Any, axis: str, size: int) -> Loss:
         whole_ys = jax.tree.map(
             lambda y: jax.ShapeDtypeStruct((y.shape[0], size * y.shape[1], *y.shape[2:]), y.dtype), ys
         )
-        whole_targets = jax.tree.map(lambda t: jax.ShapeDtypeStruct(t.shape, t.dtype), targets)
+
+        def of_all(target: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
+            shape = [size * n if i == spec.index(axis) else n for i, n in enumerate(target.shape)]
+            return jax.ShapeDtypeStruct(tuple(shape), target.dtype)
+
+        whole_targets = jax.tree.map(of_all, part, specs)
         whole = jax.eval_shape(loss, whole_ys, whole_targets)
         if losses.size * size != whole.size:
             raise ValueError(
@@ -281,75 +330,27 @@ def _splitting(loss: Loss, targets: Any, axis: str, size: int) -> Loss:
     return checked
 
 
-# ---------------------------------------------------------------- where things go
-
-
-def data_axis(mesh: Mesh) -> str:
-    """The mesh axis over which batches are split: "data", or the only one.
-
-    Raises:
-        ValueError: for several axes none of which is "data".
+def state_specs(axis: str) -> TrainState:
+    """How each part of a state is split over a mesh axis: what belongs to a stream as the batch, all else not at all.
 
     Example:
         >>> import jax
-        >>> data_axis(jax.make_mesh((1,), ("batch",)))
-        'batch'
+        >>> state_specs("data").params, state_specs("data").carry
+        (PartitionSpec(), PartitionSpec('data',))
     """
-    if "data" in mesh.axis_names:
-        return "data"
-    if len(mesh.axis_names) == 1:
-        return mesh.axis_names[0]
-    raise ValueError(
-        f"make_train_step(mesh): expected a mesh with an axis 'data', or with one axis only, got axes "
-        f"{', '.join(map(repr, mesh.axis_names))}. Name the axis that batches are split over 'data'."
-    )
+    same, split = PartitionSpec(), PartitionSpec(axis)
+    return TrainState(same, same, same, same, split, split)
 
 
-def batch_specs(batch: Batch, axis: str, size: int) -> Batch:
-    """How each leaf of a batch is split over a mesh axis of so many devices.
-
-    Raises:
-        ValueError: where a leaf has no such axis as B, or B is not a multiple of size.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, seqjax as sj
-        >>> batch = sj.Batch(xs=jnp.zeros((10, 4, 3)), targets=jnp.zeros(4))
-        >>> batch_specs(batch, "data", 2) == sj.Batch(jax.P(None, "data"), jax.P("data"))
-        True
-    """
-    first = np.shape(jax.tree.leaves(batch.xs)[0])
-    lead = first[:2]
-    if len(lead) < 2:
-        raise ValueError(
-            f"train step: expected xs [T, B, ...], to be split on B over a mesh, got {list(first)}."
-        )
-    if lead[1] % size:
-        raise ValueError(
-            f"train step: expected a batch that divides among the {size} devices of mesh axis '{axis}', got B = "
-            f"{lead[1]} (xs {list(first)}). Use a multiple of {size}, or a smaller mesh."
-        )
-
-    def spec_of(path: Any, leaf: Any) -> PartitionSpec:
-        shape, is_target = np.shape(leaf), path[0].name == "targets"
-        if shape[:2] == lead:
-            return PartitionSpec(None, axis)
-        if is_target and shape[:1] == lead[1:]:
-            return PartitionSpec(axis)
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        steps, sequences = (str([*axes, ...]).replace("Ellipsis", "...") for axes in (lead, lead[1:]))
-        raise ValueError(
-            f"train step: expected {name} {steps}{f' or {sequences}' if is_target else ''}, as xs {list(first)}, "
-            f"got {list(shape)}."
-        )
-
-    return jax.tree.map_with_path(spec_of, batch)
-
-
-def _check_kinds(who: str, model: Any, optimizer: Any) -> None:
+def _check_kinds(who: str, model: Any, optimizer: Any, estimator: Any) -> None:
     if not isinstance(model, Layer):
         hint = " Bind a cell with recurrent(cell)." if isinstance(model, Cell) else ""
         raise TypeError(f"{who}(model): expected a Layer, got {model!r}.{hint}")
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(
             f"{who}(optimizer): expected an optax optimizer such as optax.adam(1e-3), got {type(optimizer).__name__}."
+        )
+    if not isinstance(estimator, Estimator):
+        raise TypeError(
+            f"{who}(estimator): expected an Estimator such as truncated_bptt(64), got {type(estimator).__name__}."
         )

@@ -21,7 +21,7 @@ _STYLE = {
     "ytick.color": INK,
     "grid.color": GRID,
 }
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def draw(difference: Difference, name: str) -> str:
@@ -51,7 +51,7 @@ def draw(difference: Difference, name: str) -> str:
         )
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_formatter(
-            FuncFormatter(lambda v, _: "10" + str(round(v)).translate(_SUPERSCRIPT))
+            FuncFormatter(lambda v, _: "10" + str(round(v)).translate(SUPERSCRIPT))
         )
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.grid(axis="y", linewidth=0.8)

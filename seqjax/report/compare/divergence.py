@@ -145,10 +145,12 @@ def compare(a: Implementation, b: Implementation, xs: Any, *, seed: int = 0) -> 
     names = [name for name in found[0] if name in found[1] and found[0][name].shape == found[1][name].shape]
     remarks += _unmatched(found[0], found[1], names)
     terms = _terms(first, xs)
-    reference, repeats, whose, more = _reference((first, second), xs, cotangents, dtype, terms[OUTPUTS], seed)
+    noises = [_noise(system.dtype, terms[OUTPUTS]) for system in (first, second)]
+    factor = FACTOR * math.hypot(*noises) / max(noises)
+    reference, repeats, whose, more = _reference((first, second), xs, cotangents, max(noises), seed)
     remarks += more
     differences = tuple(
-        _difference(name, found[0][name], found[1][name], reference, repeats, dtype, terms[name[0]])
+        _difference(name, found[0][name], found[1][name], reference, repeats, dtype, terms[name[0]], factor)
         for name in sorted(names, key=lambda n: _ORDER.index(n[0]))
     )
     remarks += _judged(differences, whose, str(a), str(b), dtype)
@@ -226,11 +228,15 @@ def _accumulation(dtype: str) -> float:
     return min(_unit(dtype), _unit("float32"))
 
 
+def _noise(dtype: str, terms: int) -> float:
+    """The size of one side's roundings, v."""
+    return math.hypot(_unit(dtype), math.sqrt(terms) * _accumulation(dtype))
+
+
 def _reference(
-    systems: tuple[System, System], xs: Any, cotangents: Any, dtype: str, terms: int, seed: int
+    systems: tuple[System, System], xs: Any, cotangents: Any, noise: float, seed: int
 ) -> tuple[Outcome | None, list[Outcome], str, list[str]]:
     """The reference, its response to noise, whose step it is, and remarks. A layer's step comes first."""
-    noise = math.hypot(_unit(dtype), math.sqrt(terms) * _accumulation(dtype))
     for system in sorted(systems, key=lambda system: not system.is_layer):
         try:
             reference, repeats = responses(system, xs, cotangents, noise, seed)
@@ -252,6 +258,7 @@ def _difference(
     repeats: list[Outcome],
     dtype: str,
     terms: int,
+    factor: float,
 ) -> Difference:
     quantity, leaf = name
     true = (a + b) / 2 if reference is None else reference[name]
@@ -265,12 +272,12 @@ def _difference(
     scale = float(np.sqrt(np.mean(size**2)))
     unit = _unit(dtype)
     if reference is None:
-        tolerances = np.full_like(size, FACTOR * unit * math.sqrt(terms + len(size)) * scale)
+        tolerances = np.full_like(size, factor * unit * math.sqrt(terms + len(size)) * scale)
     else:
         response = np.mean([norms(each[name] - true) ** 2 for each in repeats], axis=0)
         floor = terms * (_accumulation(dtype) * scale) ** 2
         widest = 1 + math.sqrt(math.log(len(size)) * len(size) / true.size)
-        tolerances = FACTOR * widest * np.sqrt(response + (unit * size) ** 2 / 3 + floor)
+        tolerances = factor * widest * np.sqrt(response + (unit * size) ** 2 / 3 + floor)
     errors = norms(a - b)
     # What is not finite on either side is a difference, whatever the tolerance.
     ratios = np.divide(errors, tolerances, out=np.where(errors == 0, 0.0, np.inf), where=tolerances > 0)

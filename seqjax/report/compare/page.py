@@ -156,7 +156,11 @@ def number(value: float, digits: int = 3) -> str:
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    return f"{value:.{digits}g}".replace("-", "−")
+    text = f"{value:.{digits}g}"
+    if "e" in text:
+        mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
+        text = f"{mantissa}×10{str(int(exponent)).translate(curves.SUPERSCRIPT)}"
+    return text.replace("-", "−")
 
 
 def _culprit(first: Difference) -> str:

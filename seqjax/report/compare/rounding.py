@@ -9,15 +9,17 @@ rounding. Its size is
 .. math::
     v^2 = u^2 + n\, u_{32}^2
 
-with u the unit roundoff of the coarser dtype, :math:`u_{32}` that of float32 (of float64 where both sides compute in
+with u the unit roundoff of the coarser dtype, :math:`u_{32}` that of float32 (of float64 for a side that computes in
 it), and n the longest product: a sum of n terms gathers about :math:`\sqrt{n}` roundings, in float32 at least. Per
 quantity and step, in the norm over batch and features, with r the root mean square response,
 
 .. math::
-    \mathrm{tolerance}_t^2 = K^2 (1 + \sqrt{\ln T / k})^2
+    \mathrm{tolerance}_t^2 = K^2 (1 + v'^2 / v^2) (1 + \sqrt{\ln T / k})^2
     \left(r_t^2 + \tfrac{1}{3} u^2 |q_t|^2 + m\, u_{32}^2\, \overline{|q|^2}\right)
 
-where the second term rounds the result itself and the third the sum of m terms that it is: T B for a gradient of the
+where v' is the size of the finer side's roundings, which are independent of the other's: a kernel in bfloat16 is judged
+by a tolerance smaller by :math:`\sqrt{2}` against a specification in float32 than against one in bfloat16. In the last
+bracket the second term rounds the result itself and the third the sum of m terms that it is: T B for a gradient of the
 params, n for the others; and the largest of T norms of k numbers each is about :math:`1 + \sqrt{\ln T / k}` times a
 typical one (T = 1 for what has no time axis). How r grows with T is the dynamics' own: not at all where memory is
 short, as :math:`\sqrt{T}` where it is long, and exponentially where the dynamics expands.
@@ -39,7 +41,7 @@ from seqjax.report.compare.implementation import System
 from seqjax.report.compare.trees import cast
 
 FACTOR = 4.0
-"""K: a step rounds not one number but about a dozen (3 to 4 times as much, together), twice, once per side."""
+"""K: a step rounds not the few numbers that pass between steps alone but a dozen on the way, and not evenly."""
 REPEATS = 4
 
 

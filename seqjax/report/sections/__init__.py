@@ -5,12 +5,34 @@ A new section is one file here with ``NAME``, ``TITLE``, ``parts``, ``work``, ``
 """
 
 from seqjax.report.blocks import Section
-from seqjax.report.sections import decay, losses, training
+from seqjax.report.sections import (
+    algorithms,
+    decay,
+    losses,
+    lyapunov,
+    precision,
+    scaling,
+    signal,
+    singular,
+    success,
+    summary,
+    training,
+    truncation,
+)
 
 SECTIONS: tuple[Section, ...] = (
     training,
     decay,
+    singular,
+    lyapunov,
+    precision,
+    algorithms,
+    truncation,
+    scaling,
+    success,
+    signal,
     losses,
+    summary,
 )
 """Every section, in the order in which it is measured and shown."""
 

@@ -65,7 +65,8 @@ def view(data: Data) -> View:
         blocks.append(Fold("The mean loss, against the step t", curves))
     intro = say(
         "The same norms for the last loss against the lag, on a logarithmic axis: exponential decay is straight, a "
-        "power law bends. Lines are means over seeds, bands the range. A line that breaks off has reached exactly zero "
+        "power law bends. Lines are means over seeds, bands the range. A line that breaks off has reached "
+        "exactly zero "
         "or a masked step."
     )
     return View(intro, blocks)

@@ -42,9 +42,9 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
     """The losses of one training, and at its snapshots the profiles of both losses."""
     cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
     settings, run = lab.settings, lab.run(cell, length)
-    profiles = lab.keep(("profiles", cell, length), lambda: jax.jit(lambda params: _profiles(run, params)))
+    profiles = lab.keep(("profiles", cell, length), lambda: lab.jit(lambda params: _profiles(run, params)))
     second = _seconds(settings, part)
-    for step, params, loss in lab.train(cell, length, seed):
+    for step, params, loss, gradient_norm in lab.train(cell, length, seed):
         if step in settings.snapshots():
             yield from _snapshot(step, jax.device_get(profiles(params)))
             lab.advance(4 * second)
@@ -52,6 +52,7 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
             yield row("held_out_loss", run.held_out_loss(params), training_step=step)
         if loss is not None:
             yield row("train_loss", loss, training_step=step)
+            yield row("gradient_norm", gradient_norm, training_step=step)
             lab.advance(second)
 
 
@@ -61,15 +62,18 @@ def view(data: Data) -> View:
     if not last:
         return View("", [Note("No profiles of the last loss have been measured yet.", muted=True)])
     intro = say(
-        "The norm ‖∂<i>L</i>/∂<i>h</i><sub>t</sub>‖ of the whole carry for the loss at the last step. Across: the step "
-        "t, with the loss at the right edge. Upwards: the training steps at which a snapshot was taken, one row each, "
+        "The norm ‖∂<i>L</i>/∂<i>h</i><sub>t</sub>‖ of the whole carry for the loss at the last step. "
+        "Across: the step "
+        "t, with the loss at the right edge. Upwards: the training steps at which a snapshot was taken, one "
+        "row each, "
         "evenly spaced. A map that darkens quickly to the left belongs to a cell that the loss can only teach about "
         "the recent past; rows that differ show what training changed."
     )
     if not mean:
         return View(intro, last)
     note = Note(
-        "Here the state at step t collects gradients from every later step. The right edge has few steps left to serve."
+        "Here the state at step t collects gradients from every later step. The right edge has few steps "
+        "left to serve."
     )
     return View(intro, [*last, Fold("The same for the mean loss over all steps", [note, *mean])])
 
@@ -82,7 +86,19 @@ def _seconds(settings: Settings, part: Part) -> float:
 
 
 def _profiles(run: Run, params: Any) -> Any:
-    return {name: _profile(run, loss, params) for name, loss in run.losses.items()}
+    """The profiles of both losses by one program: a loss is a weight per step."""
+    length = run.source.task.length
+    weights = {"last": jnp.zeros(length).at[-1].set(1.0), "mean": jnp.full(length, 1 / length)}
+
+    def profile(weight: jax.Array) -> Any:
+        def loss(ys: Any, targets: Any) -> jax.Array:
+            losses = run.source.task.loss(ys, targets)
+            return jnp.tensordot(weight.astype(losses.dtype), losses, 1)
+
+        return _profile(run, loss, params)
+
+    found = jax.vmap(profile)(jnp.stack([weights[name] for name in LOSSES]))
+    return {name: jax.tree.map(lambda a, i=i: a[i], found) for i, name in enumerate(LOSSES)}
 
 
 def _profile(run: Run, loss: Any, params: Any) -> Any:

@@ -1,0 +1,57 @@
+"""E-prop: eligibility propagation."""
+
+from seqjax.base import Cell, Estimator
+from seqjax.definition import definition
+from seqjax.gradients.gated_trace import gated_trace, is_gated
+from seqjax.gradients.local import Trace, local
+from seqjax.gradients.whole_trace import same_unit, whole_trace
+
+
+@definition
+def eprop() -> Estimator:
+    r"""E-prop: eligibilities along the dynamics inside each unit, times the present learning signal; biased, local.
+
+    With s the states of unit j, and z its input from others, which is held constant,
+
+    .. math::
+        \epsilon_t = \frac{\partial s_t}{\partial s_{t-1}} \epsilon_{t-1} + \frac{\partial s_t}{\partial w}, \qquad
+        e_t = \frac{\partial h_t}{\partial s_t} \epsilon_t + \frac{\partial h_t}{\partial w}, \qquad
+        g = \sum_t \frac{\partial \ell_t}{\partial h_t} e_t
+
+    where :math:`\partial \ell_t / \partial h_t` is that of step t alone. Kept is all that a unit remembers by itself;
+    dropped is what travels from h to any gate, the explicit recurrence. In general:
+
+    * `Gated` cells with a `Dense` projection: kept is the derivative of the states of a unit by all of them, with the
+      recurrent product constant; dropped is that product. For an LSTM it is the forget gate, so that e-prop and `rflo`
+      agree; they differ for cells of several states, such as `slstm`. A diagonal product, ``w_h [G, H]``, stays inside
+      the unit and is kept. Memory per example: n copies of the weights for n states.
+    * Every other cell: kept are the entries of the Jacobian between numbers at one place of leaves of one shape (z and
+      y of a unit of `cornn`), recurrent weights of a unit to itself included. Memory per example: one copy of the
+      params per number of the carry. The step that a loss belongs to is differentiated exactly, only what goes on from
+      step to step is cut.
+
+    Exact where nothing is dropped: one layer of `indrnn`, `para_gru`, `para_lstm`, `lru` or another `Diagonal` cell.
+    In a stack each recurrent layer keeps its own traces, and learning signals pass between layers at the present step
+    alone; feed-forward layers are exact there. A learned initial carry gets what passes at the step after it.
+
+    Shapes: state leaves ``[B, ...]``; one batch axis; a loss per step ``[T, B]``.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> layer, batch = sj.recurrent(sj.lstm(2)), sj.Batch(jnp.ones((6, 1, 3)), jnp.zeros((6, 1, 2)))
+        >>> params = layer.init(jax.random.key(0), batch.xs[0])
+        >>> init, update = sj.eprop().bind(layer, lambda ys, targets: jnp.sum((ys - targets) ** 2, -1))
+        >>> carry = layer.initial_carry(params, batch.xs[0])
+        >>> estimate, carry, state = update(params, carry, init(params, carry, batch.xs[0]), batch)
+        >>> estimate.gradients.w_h.shape
+        (2, 8)
+
+    References:
+        Bellec, Scherr, Subramoney, Hajek, Salaj, Legenstein, Maass 2020, "A solution to the learning dilemma for
+        recurrent networks of spiking neurons", Nature Communications 11:3625.
+    """
+    return local("eprop()", _trace)
+
+
+def _trace(cell: Cell) -> Trace:
+    return gated_trace(cell, cross=True) if is_gated(cell) else whole_trace(cell, same_unit)

@@ -1,0 +1,76 @@
+"""Steps backwards: the carry before a step from the carry after it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Cell, Diagonal, DiagonalInputs, Layer
+from seqjax.combinators.compose import residual, serial
+from seqjax.definition import origin
+from seqjax.gradients.inside import cell_of
+from seqjax.layers import fold_in
+from seqjax.ops.step import expand_left
+
+HINT = (
+    "Cells with an inverse: Diagonal ones, orthogonal_rnn, cornn, antisymmetric_rnn and any with Cell(inverse=...). "
+    "Give your own, reversible(inverse=...), or use full_bptt with a checkpointed layer."
+)
+
+
+def inverse_of(layer: Layer) -> Callable:
+    """``(params, after, x, key) -> before``, of a step that happens and does not restart.
+
+    For `recurrent` layers of cells with an inverse, layers without carry, and `serial` and `residual` of such.
+
+    Raises:
+        TypeError: for other layers.
+    """
+    cell = cell_of(layer)
+    if cell is not None:
+        return _of_cell(cell)
+    factory, arguments = origin(layer) or (None, {})
+    if factory is residual:
+        return inverse_of(arguments["layer"])
+    if factory is serial:
+        return _of_serial(arguments["layers"])
+
+    def of_stateless(params: Any, after: Any, x: Any, key: Any) -> Any:
+        if jax.tree.leaves(after):
+            raise TypeError(
+                f"reversible(): expected a layer whose steps can be undone, got {layer!r}. {HINT}"
+            )
+        return ()
+
+    return of_stateless
+
+
+def _of_cell(cell: Cell) -> Callable:
+    inverse = _undo_diagonal if isinstance(cell.recurrence, Diagonal) else cell.inverse
+    if inverse is None:
+        raise TypeError(f"reversible(): expected a cell whose steps can be undone, got {cell!r}. {HINT}")
+
+    def before(params: Any, after: Any, x: Any, key: Any) -> Any:
+        u = cell.project(params, x) if key is None else cell.project(params, x, key)
+        return inverse(params, after, u)
+
+    return before
+
+
+def _undo_diagonal(params: Any, after: Any, u: DiagonalInputs) -> Any:
+    return (after - u.b.astype(after.dtype)) / expand_left(jnp.asarray(u.a), after.ndim).astype(after.dtype)
+
+
+def _of_serial(layers: tuple) -> Callable:
+    inverses = [inverse_of(part) for part in layers]
+
+    def before(params: Any, after: Any, x: Any, key: Any) -> Any:
+        found = []
+        for i, part in enumerate(layers):
+            own = fold_in(key, i)
+            found.append(inverses[i](params[i], after[i], x, own))
+            _, x = part.step(params[i], found[-1], x, key=own)
+        return tuple(found)
+
+    return before

@@ -1,0 +1,206 @@
+r"""What local algorithms share: every recurrent layer of a model keeps an influence of its own.
+
+With s the carry of one recurrent layer and w its weights,
+
+.. math::
+    M_t = K_t M_{t-1} + \frac{\partial s_t}{\partial w}, \qquad
+    \frac{d \ell_t}{d w} \approx \frac{\partial \ell_t}{\partial w} +
+    \frac{\partial \ell_t}{\partial s_{t-1}} M_{t-1}
+
+where an algorithm says which part :math:`K_t` of the Jacobian is kept, and how M is held (`Trace`). At the present step
+gradients pass from layer to layer exactly; over time they pass inside a layer alone, by M. State outside of
+`seqjax.recurrent` layers (the window of a convolution, say) is an input like any other.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Batch, Cell, Estimate, Estimator, Layer
+from seqjax.combinators.common import check_layers
+from seqjax.compat import vary_like
+from seqjax.gradients.inside import replace_recurrent
+from seqjax.gradients.objective import Loss
+from seqjax.gradients.online import check_online
+from seqjax.gradients.windows import check_batch, enter, zeros
+from seqjax.layers import first_step, num_steps, recurrent, step_keys
+from seqjax.ops.select import keep, select, wide
+
+
+class Trace(NamedTuple):
+    """How the influence M of one recurrent layer is kept, for a batch ``[B]``.
+
+    Attributes:
+        zero: ``(params, carry) -> trace``, leaves ``[B, ...]``, for M = 0.
+        weights: ``params -> tree``, what M is an influence of.
+        read: ``(weights, trace, delta) -> delta M``, a tree like the weights, summed over the batch; delta is a tree
+            like the carry, in the convention of `jax.grad`.
+        step: ``(params, carry, x, key) -> (carry, y)``, a step whose derivative by the carry is what is kept of it.
+        advance: ``(params, carry, trace, x, key) -> trace`` after the step that is entered with the carry.
+    """
+
+    zero: Callable
+    weights: Callable
+    read: Callable
+    step: Callable
+    advance: Callable
+
+
+class Traced(NamedTuple):
+    """The carry of a recurrent layer with its trace."""
+
+    carry: Any
+    trace: Any
+
+
+def local(
+    who: str, trace_of: Callable[[Cell], Trace], *, check: Callable | None = None, draws: bool = False
+) -> Estimator:
+    """An estimator in which each recurrent layer keeps a trace.
+
+    Args:
+        who: its name in errors.
+        trace_of: ``Cell -> Trace``.
+        check: ``(layer, params, carry, x)``; raises where a model will not do.
+        draws: whether it needs a key.
+    """
+
+    def bind(layer: Layer, loss: Loss) -> Any:
+        check_layers(who, (layer,), causal=True)
+        traced = replace_recurrent(layer, lambda cell: _traced(cell, trace_of(cell)))
+
+        def init(params: Any, carry: Any, x: Any) -> Any:
+            carry, state = _split(_begin(who, layer, traced, params, x))
+            if check is not None:
+                check(layer, params, carry, x)
+            return state
+
+        def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
+            batch = check_batch(f"{who}.update", batch)
+            if draws and key is None:
+                raise ValueError(f"{who}.update: expected a key, from which it draws, got None.")
+            begins = carry is None
+            carry = enter(layer, params, carry, batch)
+            number, length = (
+                check_online(f"{who}.update", layer, loss, params, carry, batch),
+                num_steps(batch.xs),
+            )
+            if begins:
+                never = jnp.zeros((length, number), bool) if batch.reset is None else jnp.asarray(batch.reset)
+                batch = batch._replace(reset=never.at[0].set(True))
+            example = _begin(who, layer, traced, params, first_step(batch.xs))
+            entering = vary_like(_join(example, carry, state), batch.xs)
+
+            def body(sums: Any, inputs: Any) -> Any:
+                gradients, carry = sums
+                now, key = inputs
+
+                def loss_of(params: Any) -> Any:
+                    after, y = traced.step(params, carry, now.xs, reset=now.reset, mask=now.mask, key=key)
+                    losses = loss(*jax.tree.map(lambda a: a[None], (y, now.targets)))[0]
+                    return jnp.sum(keep(now.mask, losses.astype(wide(losses.dtype)))), after
+
+                (loss_now, carry), found = jax.value_and_grad(loss_of, has_aux=True)(params)
+                return (jax.tree.map(jnp.add, gradients, found), carry), loss_now
+
+            shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, wide(a.dtype)), params)
+            sums = (zeros(shapes, batch.xs), entering)
+            (gradients, after), losses = jax.lax.scan(body, sums, (batch, step_keys(key, length)))
+            count = jnp.asarray(length * number) if batch.mask is None else jnp.sum(batch.mask)
+            gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, params)
+            return Estimate(jnp.sum(losses), count.astype(losses.dtype), gradients), *_split(after)
+
+        return init, update
+
+    return Estimator(bind=bind)
+
+
+def _traced(cell: Cell, trace: Trace) -> Layer:
+    """``recurrent(cell)`` with a trace beside its carry; only the trace carries gradients over time."""
+    plain = recurrent(cell)
+
+    def initial_carry(params: Any, x: Any) -> Traced:
+        carry = plain.initial_carry(params, x)
+        return Traced(carry, trace.zero(params, carry))
+
+    def step(params: Any, carry: Any, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
+        x = keep(mask, x)
+        influence = select(reset, jax.tree.map(jnp.zeros_like, carry.trace), carry.trace)
+        entering = _attach(trace.read, jax.lax.stop_gradient(carry.carry), trace.weights(params), influence)
+        entering = select(reset, plain.initial_carry(params, x), entering)
+        after, y = trace.step(params, entering, x, key)
+        fixed = jax.lax.stop_gradient((params, entering, influence, x))
+        advanced = trace.advance(*fixed, key)
+        if mask is not None:
+            after, advanced = select(mask, (after, advanced), (entering, influence))
+        return Traced(after, jax.lax.stop_gradient(advanced)), keep(mask, y)
+
+    def unroll(params: Any, carry: Any, xs: Any, **options: Any) -> Any:
+        """For the shape of what the layer emits alone: the trace stays as it is."""
+        after, ys = plain.unroll(params, carry.carry, xs, **options)
+        return Traced(after, carry.trace), ys
+
+    return Layer(init=cell.init, initial_carry=initial_carry, step=step, unroll=unroll)
+
+
+def _attach(read: Callable, carry: Any, weights: Any, trace: Any) -> Any:
+    """The carry, as a function of the weights with the derivative that the trace holds."""
+    leaves, form = jax.tree.flatten(carry)
+    inexact = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
+
+    def whole(chosen: Any) -> Any:
+        new = iter(chosen)
+        return jax.tree.unflatten(
+            form, [next(new) if i else leaf for i, leaf in zip(inexact, leaves, strict=True)]
+        )
+
+    @jax.custom_vjp
+    def attached(chosen: Any, weights: Any, trace: Any) -> Any:
+        return chosen
+
+    def backward(kept: Any, delta: Any) -> Any:
+        weights, trace = kept
+        gradients = read(weights, trace, whole(delta))
+        gradients = jax.tree.map(lambda g, w: g.astype(w.dtype), gradients, weights)
+        return jax.tree.map(jnp.zeros_like, delta), gradients, jax.tree.map(jnp.zeros_like, trace)
+
+    attached.defvjp(lambda chosen, weights, trace: (chosen, (weights, trace)), backward)
+    return whole(attached([leaf for leaf, i in zip(leaves, inexact, strict=True) if i], weights, trace))
+
+
+# ---------------------------------------------------------------- carries and traces of a model
+
+
+def _is_traced(node: Any) -> bool:
+    return isinstance(node, Traced)
+
+
+def _begin(who: str, layer: Layer, traced: Layer, params: Any, x: Any) -> Any:
+    """The model's initial carry with traces; a TypeError where there is no recurrent layer to be found."""
+    x = jax.tree.map(jnp.zeros_like, x)
+    begun = traced.initial_carry(params, x)
+    if not any(map(_is_traced, jax.tree.leaves(begun, is_leaf=_is_traced))):
+        raise TypeError(
+            f"{who}: expected a model with recurrent(cell) layers, got {layer!r}, in which none is to be seen. For "
+            "layers written by hand use snap or uoro, which take any."
+        )
+    return begun
+
+
+def _split(traced: Any) -> tuple[Any, Any]:
+    """Carry and traces of a traced carry; the traces are a tuple."""
+    leaves, form = jax.tree.flatten(traced, is_leaf=_is_traced)
+    carry = jax.tree.unflatten(form, [node.carry if _is_traced(node) else node for node in leaves])
+    return carry, tuple(node.trace for node in leaves if _is_traced(node))
+
+
+def _join(example: Any, carry: Any, traces: tuple) -> Any:
+    """A carry and the traces put together, in the form of the example."""
+    rest = iter(traces)
+
+    def join(node: Any, part: Any) -> Any:
+        return Traced(part, next(rest)) if _is_traced(node) else part
+
+    return jax.tree.map(join, example, carry, is_leaf=_is_traced)

@@ -1,0 +1,100 @@
+"""Truncated backpropagation at random places, without bias."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Batch, Estimator, Layer
+from seqjax.combinators.common import check_layers, check_whole
+from seqjax.definition import definition
+from seqjax.gradients.bptt import no_state, over_windows
+from seqjax.gradients.objective import Loss
+from seqjax.gradients.windows import check_batch
+from seqjax.layers import num_steps, step_keys
+from seqjax.ops.select import expand
+
+
+@definition
+def randomised_truncated_bptt(window: int, *, cut: float = 0.5) -> Estimator:
+    r"""Truncation at random borders between windows, with weights that take the bias away.
+
+    At each border the gradient by the carry ends with probability c, drawn for each example, and is divided by 1 - c
+    where it goes on:
+
+    .. math::
+        \delta_t \leftarrow \frac{X_t}{1-c}\, \delta_t, \qquad X_t \sim \mathrm{Bernoulli}(1 - c)
+
+    Gradients: unbiased, that of `full_bptt` in expectation over the draws: each factor has mean one and they are
+    independent. What travels over k borders has a variance that grows as :math:`(1-c)^{-k}`, so that c should be small
+    where gradients travel far. A gradient travels K/c steps on average. As in `full_bptt`, gradients end where the
+    chunk begins, and in training each batch begins anew.
+
+    Memory: the carries at all borders, and one window, computed again on the way back. `seqjax.checkpointed` needs
+    that much as well, and is exact; this estimator is for the study of truncation.
+
+    Args:
+        window: K; 1 gives a border at every step, as in the paper.
+        cut: c, 0 <= c < 1.
+
+    Raises:
+        ValueError: for a window below 1 or another c; from `update`, without a key.
+
+    Example:
+        >>> import seqjax as sj
+        >>> sj.randomised_truncated_bptt(16, cut=0.25)
+        randomised_truncated_bptt(window=16, cut=0.25)
+
+    References:
+        Tallec, Ollivier 2017, "Unbiasing truncated backpropagation through time", arXiv:1705.08209 (ARTBP, with a
+        constant probability of truncation).
+    """
+    check_whole("randomised_truncated_bptt(window)", window)
+    if not 0 <= cut < 1:
+        raise ValueError(f"randomised_truncated_bptt(cut): expected a probability in [0, 1), got {cut}.")
+
+    def bind(layer: Layer, loss: Loss) -> Any:
+        check_layers("randomised_truncated_bptt", (layer,), causal=True)
+
+        def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
+            who = "randomised_truncated_bptt(...).update"
+            batch = check_batch(who, batch)
+            if key is None:
+                raise ValueError(f"{who}: expected a key to draw from, got None.")
+            keys = step_keys(key, num_steps(batch.xs))
+            # Steps draw from small numbers.
+            own = jax.random.fold_in(key if key.ndim == 0 else key[0], 0x7FFFFFFF)
+
+            def border(carry: Any, t: jax.Array) -> Any:
+                at = jax.random.fold_in(own, t)
+                return jax.tree.map(lambda leaf: _weigh(leaf, _draw(at, leaf, cut)), carry)
+
+            return *over_windows(layer, loss, window, border, params, carry, batch, keys), state
+
+        return no_state, update
+
+    return Estimator(bind=bind, streaming=False)
+
+
+def _draw(key: jax.Array, leaf: jax.Array, cut: float) -> jax.Array:
+    """A factor per example, the same for all leaves ``[B, ...]``."""
+    kept = jax.random.bernoulli(key, 1 - cut, leaf.shape[:1])
+    return jnp.where(kept, 1 / (1 - cut), 0.0)
+
+
+def _weigh(leaf: jax.Array, factor: jax.Array) -> jax.Array:
+    """The leaf, its gradient times a factor; where that is zero nothing passes, NaN neither."""
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return leaf
+
+    @jax.custom_vjp
+    def weigh(leaf: jax.Array, factor: jax.Array) -> jax.Array:
+        return leaf
+
+    def backward(factor: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+        wide = expand(factor, gradient.ndim)
+        passed = jnp.where(wide == 0, 0, gradient * wide).astype(gradient.dtype)
+        return passed, jnp.zeros_like(factor)
+
+    weigh.defvjp(lambda leaf, factor: (leaf, factor), backward)
+    return weigh(leaf, factor)

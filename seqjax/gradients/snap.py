@@ -1,0 +1,48 @@
+"""The sparse n-step approximation of real-time recurrent learning."""
+
+from seqjax.base import Estimator
+from seqjax.combinators.common import check_whole
+from seqjax.definition import definition
+from seqjax.gradients.online import online
+from seqjax.gradients.sparse import reach, sparse
+
+
+@definition
+def snap(steps: int) -> Estimator:
+    r"""SnAp-n: `rtrl` with the influence kept where params reach the carry within n steps, and zero elsewhere.
+
+    .. math:: M_t = \Pi_n \odot (J_t M_{t-1} + D_t), \qquad \Pi_1 = [D \ne 0], \quad
+        \Pi_{n} = [D \ne 0] \lor [J \ne 0]\, \Pi_{n-1}
+
+    The pattern :math:`\Pi` belongs to the structure of the step, whatever params, carry and inputs are; it is found
+    from the step's derivative, with all coefficients in general position (`seqjax.gradients.reach`). A complex number
+    of the carry is reached as a whole.
+
+    Gradients: exact where no param reaches further than n steps: for a diagonal recurrence with any n, for a dense one
+    from the n on at which each param reaches all. Biased otherwise. The loss of step t is differentiated by step t
+    itself exactly, here as in all online algorithms of this library; the paper applies the pattern to it as well.
+
+    Memory is the pattern's size: P r for r rows per param, 1 or 2 in SnAp-1 of the usual cells. Time per step: P r^2,
+    and for J one pullback of the step by the carry for a diagonal recurrence, n for a dense one.
+
+    Args:
+        steps: n.
+
+    Raises:
+        ValueError: unless n is a whole number of at least 1; from `update`, for losses that are not per step.
+        TypeError: from `bind`, for a layer without a step.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> layer, x = sj.recurrent(sj.gru(8)), jnp.ones((1, 3))
+        >>> params = layer.init(jax.random.key(0), x)
+        >>> carry = layer.initial_carry(params, x)
+        >>> init, _ = sj.snap(1).bind(layer, lambda ys, targets: jnp.sum((ys - targets) ** 2, -1))
+        >>> [leaf.shape for leaf in init(params, carry, x)]   # 8 units, 1 number each, 3 (3 + 8) weights and 6 biases
+        [(1, 8, 1, 39)]
+
+    References:
+        Menick et al. 2020, "A practical sparse approximation for real time recurrent learning", arXiv:2006.07232.
+    """
+    check_whole("snap(steps)", steps)
+    return online(f"snap({steps})", lambda model: sparse(model, reach(model, steps)))

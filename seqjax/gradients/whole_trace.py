@@ -1,0 +1,95 @@
+r"""Traces of any cell: the whole influence of its params on its carry, carried on by a part of the Jacobian.
+
+.. math:: M_t = (K \odot J_t) M_{t-1} + \partial s_t / \partial \theta
+
+with K a fixed pattern of zeros and ones. Memory is that of real-time recurrent learning, n P numbers per example, and
+time too: for cells whose structure says no more than that.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax.base import Cell
+from seqjax.gradients.coordinates import Coordinates
+from seqjax.gradients.local import Trace
+from seqjax.methods.common import at_step
+
+
+def whole_trace(cell: Cell, pattern: Callable[[Any], np.ndarray]) -> Trace:
+    """The trace of any cell, ``[B, n, P]``.
+
+    Args:
+        cell: the cell.
+        pattern: ``one example's carry -> [n, n]`` bool, in the order of `Coordinates`: which entries of the Jacobian
+            are kept.
+    """
+
+    def one_of(carry: Any) -> Any:
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), carry)
+
+    def zero(params: Any, carry: Any) -> jax.Array:
+        space, number = Coordinates(one_of(carry)), len(jax.tree.leaves(carry)[0])
+        return jnp.zeros((number, space.size, Coordinates(params).size), space.dtype)
+
+    def read(params: Any, trace: jax.Array, delta: Any) -> Any:
+        space = Coordinates(one_of(delta))
+        # For z = x + iy a gradient is dL/dx - i dL/dy, and its coordinates are dL/dx, dL/dy.
+        rows = jax.vmap(lambda d: space.vector(jax.tree.map(jnp.conj, d)))(delta)
+        return Coordinates(params).gradient(jnp.einsum("bn,bnp->p", rows, trace))
+
+    def step(params: Any, carry: Any, x: Any, key: Any) -> Any:
+        return at_step(cell, params, carry, x, initial=None, reset=None, mask=None, key=key)
+
+    def advance(params: Any, carry: Any, trace: jax.Array, x: Any, key: Any) -> jax.Array:
+        space, of_params = Coordinates(one_of(carry)), Coordinates(params)
+        theta, kept = of_params.vector(params), jnp.asarray(pattern(one_of(carry)))
+
+        def one(carry: Any, trace: jax.Array, x: Any) -> jax.Array:
+            carry, x = jax.tree.map(lambda a: a[None], (carry, x))
+
+            def after(theta: jax.Array, s: jax.Array) -> jax.Array:
+                return space.vector(step(of_params.tree(theta, params), space.tree(s, carry), x, key)[0])
+
+            entering, by_theta, by_s = (space.vector(carry), jax.jacrev(after), jax.jacfwd(after, 1))
+            through = jnp.where(kept, by_s(theta, entering), 0)
+            return through @ trace + by_theta(theta, entering)
+
+        return jax.vmap(one)(carry, trace, x).astype(trace.dtype)
+
+    return Trace(zero, lambda params: params, read, step, advance)
+
+
+def same_entry(carry: Any) -> np.ndarray:
+    """The pattern of the diagonal: each number of the carry with itself, a complex one with both of its halves."""
+    labels, start = [], 0
+    for leaf in _inexact(carry):
+        labels += _halves(np.arange(start, start + leaf.size), leaf)
+        start += leaf.size
+    return _equal(labels)
+
+
+def same_unit(carry: Any) -> np.ndarray:
+    """The pattern of the units: entries at one place of leaves of one shape, such as c and h of a unit."""
+    labels: list = []
+    shapes: dict = {}
+    for leaf in _inexact(carry):
+        start = shapes.setdefault(leaf.shape, sum(int(np.prod(shape)) for shape in shapes))
+        labels += _halves(np.arange(start, start + leaf.size), leaf)
+    return _equal(labels)
+
+
+def _inexact(carry: Any) -> list:
+    return [leaf for leaf in jax.tree.leaves(carry) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+
+def _halves(labels: np.ndarray, leaf: Any) -> list:
+    return [labels] * (2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else 1)
+
+
+def _equal(labels: list) -> np.ndarray:
+    joined = np.concatenate(labels) if labels else np.zeros(0, int)
+    return joined[:, None] == joined[None]

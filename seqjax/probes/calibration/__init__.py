@@ -1,0 +1,64 @@
+"""Calibration: every probe against closed forms. `run` gives the table that heads each report.
+
+The list of checks is `CHECKS`; each belongs to one id of the list of closed forms (C1 to C28), computes the exact value
+from the formula by NumPy in float64, and the measured one with the probe, in the dtype that is calibrated.
+"""
+
+from collections.abc import Iterable
+
+from seqjax.probes.calibration import (
+    algorithms,
+    baselines,
+    estimators,
+    influence,
+    lyapunov,
+    precision,
+    singular,
+    transport,
+)
+from seqjax.probes.calibration.base import (
+    DTYPES,
+    Check,
+    Dtype,
+    Progress,
+    Row,
+    Values,
+    run_checks,
+    to_json,
+)
+
+__all__ = ["CHECKS", "DTYPES", "IDS", "Check", "Dtype", "Progress", "Row", "Values", "run", "to_json"]
+
+THEMES = (singular, lyapunov, transport, influence, estimators, baselines, algorithms, precision)
+CHECKS: tuple[Check, ...] = tuple(
+    sorted((check for theme in THEMES for check in theme.CHECKS), key=lambda check: int(check.id[1:]))
+)
+IDS: tuple[str, ...] = tuple(dict.fromkeys(check.id for check in CHECKS))
+
+
+def run(
+    dtype: Dtype = "float64", *, only: Iterable[str] | None = None, progress: Progress | None = None
+) -> tuple[Row, ...]:
+    """Run the checks: one row each, in the order of their ids.
+
+    Args:
+        dtype: what the probes compute in, "float64" or "float32"; tolerances are stated for both. Float64 need not be
+            enabled, and stays as it is.
+        only: ids such as "C5"; None for all.
+        progress: called with the number of checks done, their number in all, and what comes next.
+
+    Raises:
+        ValueError: for an unknown dtype or id.
+
+    Example:
+        >>> from seqjax.probes import calibration
+        >>> row = calibration.run(only=["C25"])[0]
+        >>> row.passed, row.exact, row.measured
+        (True, 3636.0, 3636.0)
+    """
+    ids = set(IDS if only is None else only)
+    if not ids or ids - set(IDS):
+        raise ValueError(
+            f"calibration: expected ids among {', '.join(IDS)}, got {', '.join(sorted(ids - set(IDS))) or 'none'}."
+        )
+    return run_checks((check for check in CHECKS if check.id in ids), dtype, progress)

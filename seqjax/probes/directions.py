@@ -1,0 +1,49 @@
+"""Directions to probe a linear map along: random signs, or all of a basis. A complex entry is two real ones."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def random_signs(key: jax.Array, leaves: Sequence[jax.Array], count: int) -> list[jax.Array]:
+    """`count` directions per leaf, ``[count, *leaf.shape]``, of independent entries ±1 (or ±1 ± i).
+
+    For these ``E |A v|^2`` is the squared Frobenius norm of A, with no variance from the diagonal of ``A' A``.
+    """
+
+    def draw(key: jax.Array, leaf: jax.Array) -> jax.Array:
+        real = jnp.finfo(leaf.dtype).dtype
+        shape = (count, *leaf.shape)
+        if not jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            return jax.random.rademacher(key, shape, real)
+        parts = [jax.random.rademacher(k, shape, real) for k in jax.random.split(key)]
+        return jax.lax.complex(*parts)
+
+    return [draw(jax.random.fold_in(key, i), leaf) for i, leaf in enumerate(leaves)]
+
+
+def basis(leaves: Sequence[jax.Array], batch_ndim: int) -> list[jax.Array]:
+    """All n unit directions of one example's leaves together, per leaf ``[n, *leaf.shape]``, for each example alike."""
+    sizes = []
+    for leaf in leaves:
+        own = leaf.size // max(1, _size(leaf.shape[:batch_ndim]))
+        sizes.append(own * (2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else 1))
+    total, start, out = sum(sizes), 0, []
+    for leaf, size in zip(leaves, sizes, strict=True):
+        real = jnp.finfo(leaf.dtype).dtype
+        rows = jnp.eye(total, dtype=real)[:, start : start + size]
+        start += size
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            rows = jax.lax.complex(rows[:, : size // 2], rows[:, size // 2 :])
+        own_shape = leaf.shape[batch_ndim:]
+        rows = rows.reshape(total, *(1,) * batch_ndim, *own_shape)
+        out.append(jnp.broadcast_to(rows, (total, *leaf.shape)))
+    return out
+
+
+def _size(shape: Sequence[int]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size

@@ -1,0 +1,177 @@
+r"""Gate statistics: how far gates are open, and how long the states that they guard remember.
+
+A gate is a sigmoid of a `Gated` recurrence. A decay f is what a state is multiplied by from step to step:
+:math:`|\partial s_t / \partial s_{t-1}|` along the elementwise path, at fixed gates; so whether a cell keeps by f, by
+z or by 1 - i need not be told. In the linear kinds it is :math:`|a_t|`, or :math:`e^{g_t}` before any erasure. Its
+time constant is :math:`-1 / \ln f` steps, after which 1/e is left.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Activation, Cell, Diagonal, Gated, GatedWeights, Matrix
+from seqjax.layers import first_step, num_steps, recurrent
+from seqjax.methods.common import project_inputs
+from seqjax.ops.elementwise import elementwise_jacobian
+from seqjax.ops.gated_step import arguments_of, elementwise_weights, gates_of
+from seqjax.ops.gated_step import recurrent as recurrent_term
+from seqjax.ops.select import cast, expand, keep, select, wide
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class Openness(NamedTuple):
+    """How the values of one gate, or of one state's decay, lie over steps, examples and units.
+
+    Attributes:
+        share_open: above .99.
+        share_shut: below .01.
+        quantiles: at the levels asked for, ``[Q]``; NaN where any value is.
+        time_constants: -1/ln of those, in steps, ``[Q]``: infinite at 1 and above, 0 at 0. Of a gate only if it decays.
+    """
+
+    share_open: jax.Array
+    share_shut: jax.Array
+    quantiles: jax.Array
+    time_constants: jax.Array
+
+
+class GateStatistics(NamedTuple):
+    """What `gate_statistics` finds.
+
+    Attributes:
+        gates: one `Openness` per gate of a `Gated` recurrence, in the order of its columns, None for those that are no
+            sigmoid there (some cells take one inside their update, as the coupled LSTM: see its decay); empty for the
+            linear kinds.
+        decays: one per state; None for a state that is not carried on elementwise (that of an Elman network).
+    """
+
+    gates: tuple[Openness | None, ...]
+    decays: tuple[Openness | None, ...]
+
+
+def gate_statistics(
+    cell: Cell,
+    params: Any,
+    carry: Any,
+    xs: Any,
+    *,
+    reset: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    quantiles: tuple[float, ...] = QUANTILES,
+) -> GateStatistics:
+    """Gates and decays of a cell along its trajectory.
+
+    Inside a composition give the cell, its own params and the xs that reach it.
+
+    Args:
+        cell: with a `Gated`, `Diagonal` or `Matrix` recurrence.
+        params: the cell's.
+        carry: entering the first step, leaves ``[*B, ...]``; None for the initial one.
+        xs: inputs ``[T, *B, ...]``.
+        reset: ``[T, *B]``.
+        mask: ``[T, *B]``; masked steps do not count.
+        quantiles: levels in [0, 1].
+
+    Raises:
+        TypeError: for a recurrence without gates that can be told (`Step`, `Attention`).
+        ValueError: for an empty sequence.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> cell = sj.lstm(4, forget_bias=3.0)
+        >>> params = cell.init(jax.random.key(0), jnp.ones((2, 3)))
+        >>> params = jax.tree.map(lambda p: 0 * p if p.ndim == 2 else p, params)
+        >>> found = gate_statistics(cell, params, None, jnp.ones((10, 2, 3)), quantiles=(0.5,))
+        >>> round(float(found.gates[1].quantiles[0]), 4), round(float(found.decays[0].time_constants[0]), 2)
+        (0.9526, 20.58)
+    """
+    if not isinstance(cell, Cell) or not isinstance(cell.recurrence, Gated | Diagonal | Matrix):
+        kind = type(cell.recurrence).__name__ if isinstance(cell, Cell) else "none"
+        raise TypeError(
+            f"gate_statistics(cell): expected a cell with a Gated, Diagonal or Matrix recurrence, "
+            f"got {cell!r} ({kind})."
+        )
+    if num_steps(xs) == 0:
+        raise ValueError("gate_statistics: expected xs [T, ...] with T of at least 1, got an empty sequence.")
+    xs = keep(mask, xs)
+    us = project_inputs(cell, params, xs, None)
+    dtype = jax.tree.leaves(xs)[0].dtype
+    levels = jnp.asarray(quantiles, wide(dtype))
+    gates: list[jax.Array | None] = []
+    decays: list[jax.Array | None] = []
+    match cell.recurrence:
+        case Gated() as gated:
+            entering = _entering(cell, params, carry, xs, reset, mask)
+            gates, decays = _of_gated(
+                gated, GatedWeights(*cast(tuple(gated.weights(params)), dtype)), entering, us
+            )
+        case Diagonal():
+            decays = [jnp.abs(jnp.broadcast_to(us.a, jnp.shape(us.b)))]
+        case Matrix():
+            log_decay = us.log_decay
+            decays = [jnp.ones(us.q.shape[:-1], wide(dtype)) if log_decay is None else jnp.exp(log_decay)]
+
+    def describe(values: jax.Array | None) -> Openness | None:
+        return None if values is None else _openness(values, mask, levels)
+
+    return GateStatistics(tuple(map(describe, gates)), tuple(map(describe, decays)))
+
+
+def _entering(cell: Cell, params: Any, carry: Any, xs: Any, reset: Any, mask: Any) -> Any:
+    """The carries ``[T, ...]`` before each step, after its reset."""
+    layer = recurrent(cell)
+    initial = layer.initial_carry(params, first_step(xs))
+    carry = initial if carry is None else carry
+
+    def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
+        x, reset, mask = inputs
+        carry = select(reset, initial, carry)
+        return layer.step(params, carry, x, mask=mask)[0], carry
+
+    return jax.lax.scan(body, carry, (xs, reset, mask))[1]
+
+
+def _of_gated(cell: Gated, weights: GatedWeights, entering: Any, us: jax.Array) -> tuple[list, list]:
+    leaves = jax.tree.leaves(entering)
+    block = gates_of(cell, us, recurrent_term(cell, weights, leaves[-1]))
+    update_gates, emit_gates = arguments_of(cell, block)
+    arguments = iter([*update_gates, *emit_gates])
+    gates: list[jax.Array | None] = []
+    for g, activation in enumerate(cell.activations):
+        value = next(arguments)
+        if g in cell.split:
+            next(arguments)
+        gates.append(value if activation is Activation.SIGMOID and g not in cell.split else None)
+    states = tuple(leaves if cell.emit is None else leaves[:-1])
+    w = elementwise_weights(weights, block.ndim)
+    jacobian = elementwise_jacobian(
+        lambda *args: tuple(cell.update(w, args[: len(states)], *args[len(states) :])),
+        (*states, *update_gates),
+    )
+    own = [jacobian[i][i] for i in range(len(states))]
+    decays = [None if d is None else jnp.abs(d) for d in own]
+    return gates, decays
+
+
+def _openness(values: jax.Array, mask: Any, levels: jax.Array) -> Openness:
+    values = values.astype(wide(values.dtype))
+    counts = jnp.ones(values.shape, bool)
+    if mask is not None:
+        counts = jnp.broadcast_to(expand(mask, values.ndim), values.shape)
+    number = jnp.sum(counts, dtype=values.dtype)
+    quantiles = jnp.nanquantile(jnp.where(counts, values, jnp.nan), levels.astype(values.dtype))
+    quantiles = jnp.where(jnp.any(counts & jnp.isnan(values)), jnp.nan, quantiles)
+    logs = jnp.log(quantiles)
+    # At 1 and above nothing is forgotten.
+    constants = jnp.where(
+        logs < 0, -1 / jnp.where(logs < 0, logs, -1), jnp.where(jnp.isnan(logs), jnp.nan, jnp.inf)
+    )
+    return Openness(
+        jnp.sum(counts & (values > 0.99), dtype=values.dtype) / number,
+        jnp.sum(counts & (values < 0.01), dtype=values.dtype) / number,
+        quantiles,
+        constants,
+    )

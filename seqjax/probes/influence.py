@@ -1,0 +1,250 @@
+r"""Influence: how much of what a step does is left at the end, and how much the loss depends on each input.
+
+:math:`M_{T,t} = \partial s_T / \partial s_t = J_T \cdots J_{t+1}`, in the index of the gradient profile: entry t
+belongs to the carry *entering* step t, after its reset. A reset after t makes it zero; masked steps are NaN.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.gradients.objective import Loss
+from seqjax.ops.select import expand
+from seqjax.ops.tap import norm
+from seqjax.probes.adjoint import adjoint, tangent
+from seqjax.probes.checks import check_count
+from seqjax.probes.directions import basis, random_signs
+from seqjax.probes.profile import system_adjoint
+from seqjax.probes.scaled import Floating, Scaled, align, log_norm, logarithm, sum_of_squares, unscaled
+from seqjax.probes.system import System, prepare
+
+
+class TerminalInfluence(NamedTuple):
+    """What `terminal_influence` measures.
+
+    Attributes:
+        log_norm: natural logarithm ``[T]`` (``[T, B]``) of the Frobenius norm.
+        relative_error: the standard error of the squared norm over the squared norm, from the spread of the probes;
+            zero where the norm is exact.
+    """
+
+    log_norm: jax.Array
+    relative_error: jax.Array
+
+
+class SpectralInfluence(NamedTuple):
+    """What `spectral_influence` measures.
+
+    Attributes:
+        log_norm: natural logarithm ``[len(times)]`` (``[len(times), B]``) of the 2-norm, from below.
+        change: of that in the last iteration, in nats: where it is not small, take more iterations.
+    """
+
+    log_norm: jax.Array
+    change: jax.Array
+
+
+def terminal_influence(
+    step: Callable,
+    carry: Any,
+    xs: Any,
+    *,
+    num_probes: int | None = 16,
+    key: jax.Array | None = None,
+    reset: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    initial: Any = None,
+) -> TerminalInfluence:
+    r"""The Frobenius norm of :math:`\partial s_T / \partial s_t` for all t, in one reverse scan.
+
+    With k vectors v of random signs :math:`|M|_F^2 = E\,|M^\top v|^2`: the squared norm is unbiased, with a relative
+    variance of at most 2/k. Cost: k backward passes, side by side. Right at any depth: powers of two are split off at
+    every step.
+
+    Args:
+        step: `probes.bind` of a layer, or a plain function ``(carry, x) -> (carry, y)`` without batch axes.
+        carry: entering the first step; for a bound layer None is its initial carry.
+        xs: inputs ``[T, ...]`` (``[T, B, ...]`` for a bound layer), or T alone for steps whose x is None.
+        num_probes: k, of at least 2; None for the exact norm by all S unit vectors, for small states.
+        key: for the signs.
+        reset: ``[T]`` (``[T, B]``).
+        mask: the same.
+        initial: what a reset restarts from; by default the carry given, or the layer's.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> rotate = jnp.array([[0.0, -0.5], [0.5, 0.0]])
+        >>> found = terminal_influence(lambda h, _: (rotate @ h, h), jnp.ones(2), 3, num_probes=None)
+        >>> [round(float(norm), 4) for norm in jnp.exp(found.log_norm)]                     # sqrt(2) / 2^n
+        [0.1768, 0.3536, 0.7071]
+
+    References:
+        Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix", Communications in Statistics 19.
+    """
+    system = prepare("terminal_influence", step, carry, xs, reset=reset, mask=mask, initial=initial)
+    final, entering, _ = system.trajectory()
+    leaves = Floating(final).leaves
+    if num_probes is None:
+        directions = basis(leaves, 1)
+    else:
+        check_count("terminal_influence", "num_probes", num_probes, 2)
+        if key is None:
+            raise ValueError(
+                "terminal_influence(key): expected a key for the random probes, such as jax.random.key(0), got None. "
+                "num_probes=None is exact and needs none."
+            )
+        directions = random_signs(key, leaves, num_probes)
+
+    def read(at_carry: list[Scaled], at_x: list[Scaled]) -> list[Scaled]:
+        return [Scaled(norm(s.mantissa, 1), s.exponent) for s in at_carry]
+
+    def of_one(direction: list[jax.Array]) -> list[Scaled]:
+        return _pull(system, entering, [unscaled(d, 1) for d in direction], read)[1]
+
+    squares, exponent = sum_of_squares(jax.vmap(of_one)(directions))
+    if num_probes is None:
+        square, error = jnp.sum(squares, 0), jnp.zeros_like(squares[0])
+    else:
+        square = jnp.mean(squares, 0)
+        error = jnp.std(squares, 0, ddof=1) / jnp.sqrt(num_probes) / jnp.where(square > 0, square, 1)
+    found = TerminalInfluence(logarithm(jnp.sqrt(square), exponent), error)
+    return system.squeeze(jax.tree.map(lambda a: jnp.where(system.happened, a, jnp.nan), found), 1)
+
+
+def spectral_influence(
+    step: Callable,
+    carry: Any,
+    xs: Any,
+    times: Sequence[int],
+    *,
+    num_iterations: int = 20,
+    key: jax.Array,
+    reset: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    initial: Any = None,
+) -> SpectralInfluence:
+    r"""The 2-norm of :math:`\partial s_T / \partial s_t` at given t, by power iteration on :math:`M^\top M`.
+
+    Each iteration is one pass forward and one backward per time. The estimate grows towards the norm and the error in
+    it shrinks by :math:`(\sigma_2 / \sigma_1)^4` per iteration.
+
+    Args:
+        step: as in `terminal_influence`.
+        carry: the same.
+        xs: the same.
+        times: which t, of carries entering step t.
+        num_iterations: how many.
+        key: for the vector that the iteration begins with.
+        reset: ``[T]`` (``[T, B]``).
+        mask: the same.
+        initial: what a reset restarts from; by default the carry given, or the layer's.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> stretch = jnp.array([0.5, 0.25])
+        >>> found = spectral_influence(
+        ...     lambda h, _: (stretch * h, h), jnp.ones(2), 3, [0, 2], key=jax.random.key(0))
+        >>> jnp.exp(found.log_norm)
+        Array([0.125, 0.5  ], dtype=float32)
+    """
+    who = "spectral_influence"
+    system = prepare(who, step, carry, xs, reset=reset, mask=mask, initial=initial)
+    check_count(who, "num_iterations", num_iterations, 2)
+    if not times or not all(0 <= t < system.num_steps for t in times):
+        raise ValueError(f"{who}(times): expected steps from 0 to {system.num_steps - 1}, got {list(times)}.")
+    final, entering, _ = system.trajectory()
+    leaves = Floating(final).leaves
+    start = [
+        jax.random.normal(jax.random.fold_in(key, i), leaf.shape, leaf.dtype) for i, leaf in enumerate(leaves)
+    ]
+    when = jnp.arange(system.num_steps)[:, None]
+
+    def of_one(t: jax.Array) -> SpectralInfluence:
+        # Steps before t, and resets up to it, do not happen: what is left is the product from t on.
+        x, reset, _ = system.inputs
+        mask = system.happened & (when >= t)
+        reset = None if reset is None else reset & (when > t)
+
+        def iterate(v: list[jax.Array], _: Any) -> tuple[list[jax.Array], jax.Array]:
+            pushed, _ = tangent(
+                jax.vmap(system.step), entering, x, [unscaled(leaf, 1) for leaf in v], lambda v: None,
+                reset=reset, mask=mask, batch_ndim=1,
+            )  # fmt: skip
+            u, log_size = _unit(pushed)
+            # JAX's pullback is the transpose without the conjugate.
+            conjugate = [unscaled(jnp.conj(leaf), 1) for leaf in u]
+            pulled, _ = _pull(system, entering, conjugate, lambda c, x: None, reset=reset, mask=mask)
+            return [jnp.conj(leaf) for leaf in _unit(pulled)[0]], log_size
+
+        unit = _unit([unscaled(leaf, 1) for leaf in start])[0]
+        sizes = jax.lax.scan(iterate, unit, length=num_iterations)[1]
+        change = jnp.where(sizes[-1] == sizes[-2], 0, sizes[-1] - sizes[-2])
+        found = SpectralInfluence(sizes[-1], change)
+        return jax.tree.map(lambda a: jnp.where(system.happened[t], a, jnp.nan), found)
+
+    return system.squeeze(jax.vmap(of_one)(jnp.asarray(times)), 1)
+
+
+def input_saliency(
+    step: Callable,
+    carry: Any,
+    xs: Any,
+    loss: Loss,
+    targets: Any,
+    *,
+    reset: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    initial: Any = None,
+) -> Any:
+    r"""The norm of the loss's gradient by each input, :math:`|\partial L / \partial x_t|`, at any depth.
+
+    Args:
+        step: as in `terminal_influence`.
+        carry: the same.
+        xs: inputs ``[T, ...]`` (``[T, B, ...]`` for a bound layer).
+        loss: ``(ys, targets) -> losses``, see `seqjax.gradients.objective`; for plain functions without batch axes.
+        targets: what the loss compares the outputs with.
+        reset: ``[T]`` (``[T, B]``).
+        mask: the same.
+        initial: what a reset restarts from; by default the carry given, or the layer's.
+
+    Returns:
+        A tree like xs of natural logarithms ``[T]`` (``[T, B]``); None for integers (tokens), NaN at masked steps.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> step = lambda h, x: (h / 2 + 3 * x, h / 2 + 3 * x)
+        >>> jnp.exp(input_saliency(step, jnp.zeros(()), jnp.ones(3), lambda ys, _: ys[-1], None))
+        Array([0.75, 1.5 , 3.  ], dtype=float32)
+
+    References:
+        Simonyan et al. 2013, "Deep inside convolutional networks", arXiv:1312.6034 (saliency as the input's gradient).
+    """
+    system = prepare("input_saliency", step, carry, xs, reset=reset, mask=mask, initial=initial)
+
+    def read(at_carry: list[Scaled], at_x: list[Scaled]) -> list[jax.Array]:
+        return [log_norm(scaled, 1) for scaled in at_x]
+
+    _, _, log_norms = system_adjoint(system, loss, targets, read)
+    log_norms = [jnp.where(system.happened, n, jnp.nan) for n in log_norms]
+    return system.squeeze(Floating(system.inputs.x).tree_of(log_norms), 1)
+
+
+def _pull(
+    system: System, entering: Any, d_final: list[Scaled], read: Callable, **flags: Any
+) -> tuple[list[Scaled], Any]:
+    """The adjoint of the final carry alone."""
+    x, reset, mask = system.inputs
+    flags = {"reset": reset, "mask": mask, **flags}
+    step = jax.vmap(system.step)
+    return adjoint(step, entering, x, None, read, batch_ndim=1, d_final=d_final, **flags)
+
+
+def _unit(vector: list[Scaled]) -> tuple[list[jax.Array], jax.Array]:
+    """A vector in several leaves ``[B, ...]`` over its norm, zero if it is zero; and the norm's logarithm ``[B]``."""
+    brought, exponent = align(vector, 1)
+    size = norm(jnp.stack([norm(leaf, 1) for leaf in brought], -1), 1)
+    safe = jnp.where(size > 0, size, 1)
+    return [leaf / expand(safe, leaf.ndim).astype(leaf.dtype) for leaf in brought], logarithm(size, exponent)

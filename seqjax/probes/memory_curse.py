@@ -1,0 +1,148 @@
+r"""The curse of memory: the longer a network remembers, the more its state depends on its params.
+
+.. math::
+    V_t = E\, |\partial s_t / \partial \theta|_F^2
+
+over random inputs. With memory near 1/(1 - lambda) steps V grows as its cube or faster, without any gradient exploding
+along the state.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.ops.tap import norm
+from seqjax.probes.adjoint import tangent
+from seqjax.probes.checks import check_count
+from seqjax.probes.directions import basis, random_signs
+from seqjax.probes.scaled import Floating, Scaled, logarithm, sum_of_squares, unscaled
+from seqjax.probes.system import prepare
+
+
+class MemorySensitivity(NamedTuple):
+    """What `memory_sensitivity` measures.
+
+    Attributes:
+        log_square: natural logarithm ``[T]`` of :math:`V_t`, the mean over examples of the squared Frobenius norm.
+        relative_error: its standard error over it, ``[T]``, from the spread over examples; NaN for a single one.
+    """
+
+    log_square: jax.Array
+    relative_error: jax.Array
+
+
+def memory_sensitivity(
+    step: Callable,
+    carry: Any,
+    xs: Any,
+    *,
+    num_probes: int | None = 16,
+    key: jax.Array | None = None,
+    reset: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    initial: Any = None,
+) -> MemorySensitivity:
+    r"""The squared sensitivity of the state to the params, after every step, by forward mode.
+
+    With k vectors v of random signs over the params, :math:`|A|_F^2 = E\,|A v|^2`: unbiased. Cost: k forward passes,
+    side by side. The carries at the start and at resets are constants. The floating numbers of all leaves of the carry
+    count.
+
+    Args:
+        step: `probes.bind` of a layer; or ``jax.tree_util.Partial(fn, params)`` of one's own
+            ``fn: (params, carry, x) -> (carry, y)`` without batch axes: the params are the leaves of the step.
+        carry: entering the first step; for a bound layer None is its initial carry.
+        xs: inputs ``[T, B, ...]``, B examples, for a bound layer; ``[T, ...]``, one example, for a plain function.
+        num_probes: k; None for the exact norm by all unit vectors, for few params.
+        key: for the signs.
+        reset: ``[T, B]`` (``[T]``).
+        mask: the same; a masked step leaves what it finds.
+        initial: what a reset restarts from; by default the carry given, or the layer's.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> step = jax.tree_util.Partial(lambda decay, h, x: (decay * h + x,) * 2, jnp.asarray(0.5))
+        >>> found = memory_sensitivity(step, jnp.zeros(()), jnp.ones(3), num_probes=None)
+        >>> jnp.exp(found.log_square)                                           # dh/dlambda: 0, 1, 2
+        Array([0., 1., 4.], dtype=float32)
+
+    References:
+        Zucchet and Orvieto 2024, "Recurrent neural networks: vanishing and exploding gradients are not the end of the
+        story", arXiv:2405.21064 (the curse of memory).
+    """
+    who = "memory_sensitivity"
+    system = prepare(who, step, carry, xs, reset=reset, mask=mask, initial=initial)
+    own: Any = Floating(step)
+    if not own.leaves:
+        raise TypeError(
+            f"{who}(step): expected a step that holds its params, bind(layer, params) or "
+            f"jax.tree_util.Partial(fn, params) with fn(params, carry, x) -> (carry, y), got {step!r}."
+        )
+    if num_probes is None:
+        directions = basis(own.leaves, 0)
+    else:
+        check_count(who, "num_probes", num_probes, 1)
+        if key is None:
+            raise ValueError(
+                f"{who}(key): expected a key for the random probes, such as jax.random.key(0), got None. "
+                "num_probes=None is exact and needs none."
+            )
+        directions = random_signs(key, own.leaves, num_probes)
+    entering = system.trajectory()[1]
+    x, reset, mask = system.inputs
+    start = [unscaled(jnp.zeros_like(leaf), 1) for leaf in Floating(system.carry).leaves]
+
+    def of_one(direction: list[jax.Array]) -> list[Scaled]:
+        def drive(before: Any, x: Any) -> list[jax.Array]:
+            def of_params(leaves: list[jax.Array]) -> list[jax.Array]:
+                act = own.with_leaves(leaves)
+                return Floating((act if system.batched else jax.vmap(act))(before, x)[0]).leaves
+
+            return jax.jvp(of_params, (own.leaves,), (direction,))[1]
+
+        def read(v: list[Scaled]) -> list[Scaled]:
+            return [Scaled(norm(s.mantissa, 1), s.exponent) for s in v]
+
+        step = jax.vmap(system.step)
+        return tangent(step, entering, x, start, read, reset=reset, mask=mask, batch_ndim=1, drive=drive)[1]
+
+    norms = jax.vmap(of_one)(directions)
+    # Examples [k, T, B] to the front: one exponent for all of them.
+    by_example = [Scaled(*(jnp.moveaxis(a, 2, 0) for a in s)) for s in norms]
+    flat = [Scaled(*(a.reshape(-1, a.shape[-1]) for a in s)) for s in by_example]
+    squares, exponent = sum_of_squares(flat)
+    squares = squares.reshape(system.batch, -1, system.num_steps)
+    per_example = jnp.sum(squares, 1) if num_probes is None else jnp.mean(squares, 1)
+    mean = jnp.mean(per_example, 0)
+    error = jnp.std(per_example, 0, ddof=1) / jnp.sqrt(system.batch) if system.batch > 1 else jnp.nan * mean
+    return MemorySensitivity(logarithm(mean, 2 * exponent), error / jnp.where(mean > 0, mean, 1))
+
+
+def curse_of_memory(decay: float, correlation: float = 0.0) -> float:
+    r""":math:`E (dh/d\lambda)^2` of :math:`h_t = \lambda h_{t-1} + x_t` in its stationary state, in closed form.
+
+    .. math::
+        \frac{(1 + \lambda^2)(1 - \lambda^2 \rho^2) + 2 (1 - \lambda^2) \lambda \rho}
+             {(1 - \lambda^2)^3 (1 - \lambda \rho)^2}
+
+    for inputs of unit variance and autocorrelation :math:`\rho^\mathrm{lag}`.
+
+    Args:
+        decay: lambda, in (-1, 1).
+        correlation: rho, in (-1, 1); 0 for independent inputs.
+
+    Example:
+        >>> round(curse_of_memory(0.9), 3), round(curse_of_memory(0.95, 0.9), 1)
+        (263.887, 34815.1)
+
+    References:
+        Zucchet and Orvieto 2024, arXiv:2405.21064.
+    """
+    for name, value in (("decay", decay), ("correlation", correlation)):
+        if not -1 < value < 1:
+            raise ValueError(f"curse_of_memory({name}): expected a number in (-1, 1), got {value!r}.")
+    square, product = decay**2, decay * correlation
+    above = (1 + square) * (1 - product**2) + 2 * (1 - square) * product
+    return above / ((1 - square) ** 3 * (1 - product) ** 2)

@@ -1,0 +1,127 @@
+"""Numbers beyond the range of floats: an array with an integer exponent per example."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.ops.select import expand
+from seqjax.ops.tap import norm
+
+
+class Scaled(NamedTuple):
+    """The array ``mantissa * 2**exponent``, one exponent per example; the largest entry of mantissa is near one.
+
+    Exponents are integers because a float32 sum of logarithms would drift.
+    """
+
+    mantissa: jax.Array
+    exponent: jax.Array
+
+
+def unscaled(array: jax.Array, batch_ndim: int) -> Scaled:
+    """An array ``[*B, ...]`` as it is, with exponents of zero."""
+    return Scaled(array, jnp.zeros(array.shape[:batch_ndim], jnp.int32))
+
+
+def scale(array: jax.Array, exponent: jax.Array) -> jax.Array:
+    """``array * 2**exponent``, exactly; exponents [*B] below any float's range give zero."""
+    real = jnp.finfo(array.dtype).dtype
+    half = jnp.clip(exponent, -2000, 2000) // 2
+    for part in (half, jnp.clip(exponent, -2000, 2000) - half):  # twice: 2**exponent itself may overflow
+        array = array * expand(jnp.ldexp(jnp.ones((), real), part), array.ndim)
+    return array
+
+
+def normalise(scaled: Scaled, batch_ndim: int) -> Scaled:
+    """The same numbers, the largest entry of each example's mantissa in [1/2, 1)."""
+    axes = tuple(range(batch_ndim, scaled.mantissa.ndim))
+    size = jnp.max(jnp.abs(scaled.mantissa), axes, initial=0)
+    ordinary = jnp.isfinite(size) & (size > 0)
+    _, power = jnp.frexp(jnp.where(ordinary, size, 1))
+    power = jnp.where(ordinary, power, 0).astype(jnp.int32)
+    return Scaled(scale(scaled.mantissa, -power), scaled.exponent + power)
+
+
+def align(terms: Sequence[Scaled], batch_ndim: int) -> tuple[list[jax.Array], jax.Array]:
+    """The arrays of all terms at one exponent: the largest among those that are not zero."""
+    lowest = jnp.iinfo(jnp.int32).min // 2
+    terms = [normalise(term, batch_ndim) for term in terms]
+
+    def rank(term: Scaled) -> jax.Array:
+        axes = tuple(range(batch_ndim, term.mantissa.ndim))
+        return jnp.where(jnp.any(term.mantissa != 0, axes), term.exponent, lowest)
+
+    top = jnp.max(jnp.stack([rank(term) for term in terms]), 0)
+    top = jnp.where(top == lowest, 0, top)
+    # Only a term of zeros lies above the top; there the minimum keeps 0 * inf away.
+    return [scale(term.mantissa, jnp.minimum(term.exponent - top, 0)) for term in terms], top
+
+
+def add(terms: Sequence[Scaled], batch_ndim: int) -> Scaled:
+    """The sum of scaled arrays of one shape."""
+    brought, top = align(terms, batch_ndim)
+    return Scaled(sum(brought[1:], brought[0]), top)
+
+
+def log_norm(scaled: Scaled, batch_ndim: int) -> jax.Array:
+    """Natural logarithm ``[*B]`` of the 2-norm."""
+    return logarithm(norm(scaled.mantissa, batch_ndim), scaled.exponent)
+
+
+def sum_of_squares(norms: Sequence[Scaled]) -> tuple[jax.Array, jax.Array]:
+    """The summed squares ``[k, *A]`` of arrays of scaled numbers, times ``4**-exponent``, and that exponent ``[*A]``.
+
+    The exponent is the largest along the first axis and among the arrays: squares that are lost beside it are nothing.
+
+    Args:
+        norms: non-negative numbers ``[k, *A]``, each with an exponent of its own.
+    """
+    lowest = jnp.iinfo(jnp.int32).min // 2
+    mantissa, exponent = (jnp.stack(parts) for parts in zip(*norms, strict=True))
+    top = jnp.max(jnp.where(mantissa != 0, exponent, lowest), (0, 1))
+    top = jnp.where(top == lowest, 0, top)
+    brought = scale(mantissa, jnp.minimum(exponent - top, 0))
+    return jnp.sum(jnp.square(brought), 0), top
+
+
+def logarithm(number: jax.Array, exponent: jax.Array) -> jax.Array:
+    """``log(number * 2**exponent)``."""
+    return jnp.log(number) + exponent.astype(number.dtype) * jnp.log(jnp.asarray(2, number.dtype))
+
+
+def without_float0(tree: Any) -> Any:
+    """A gradient with plain zeros where JAX has float0, the dtype of gradients by integers, which no loop takes."""
+    return jax.tree.map(lambda d: jnp.zeros(d.shape, bool) if d.dtype == jax.dtypes.float0 else d, tree)
+
+
+def _is_floating(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+class Floating:
+    """The floating leaves of a tree, apart from the others (integers, keys), which have no gradient."""
+
+    def __init__(self, tree: Any) -> None:
+        self.all, self.treedef = jax.tree.flatten(tree)
+        self.where = [i for i, leaf in enumerate(self.all) if _is_floating(leaf)]
+
+    @property
+    def leaves(self) -> list[jax.Array]:
+        """The floating leaves, in order."""
+        return [self.all[i] for i in self.where]
+
+    def with_leaves(self, leaves: Sequence[jax.Array]) -> Any:
+        """The tree with other floating leaves."""
+        merged = list(self.all)
+        for i, leaf in zip(self.where, leaves, strict=True):
+            merged[i] = leaf
+        return jax.tree.unflatten(self.treedef, merged)
+
+    def tree_of(self, values: Sequence[Any]) -> Any:
+        """A tree of the same form with one value per floating leaf, and None for the others."""
+        merged: list[Any] = [None] * len(self.all)
+        for i, value in zip(self.where, values, strict=True):
+            merged[i] = value
+        return jax.tree.unflatten(self.treedef, merged)

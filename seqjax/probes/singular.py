@@ -1,0 +1,147 @@
+r"""The singular fan: how the Jacobian of many steps stretches and flattens, from the first step on.
+
+.. math::
+    M_{t+\tau,t} = J_{t+\tau} \cdots J_{t+1} = \sum_i \sigma_i u_i v_i^\top
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqjax.ops.graded import Graded, identity, log_singular_values, multiply
+from seqjax.ops.select import select
+from seqjax.probes.checks import check_count, check_rank
+from seqjax.probes.system import Inputs, prepare
+
+
+class SingularFan(NamedTuple):
+    r"""What `singular_values` measures; N is the number of lags, ``*B`` the batch of a bound layer.
+
+    Attributes:
+        taus: the lags ``[N]``.
+        log_values: natural logarithms of the k largest singular values ``[N, *B, k]``, from the largest down; -inf for
+            zero.
+        log_condition: :math:`\log(\sigma_1 / \sigma_S)` ``[N, *B]``; inf where the last is zero, NaN where all are.
+        participation_ratio: :math:`(\sum \sigma_i^2)^2 / \sum \sigma_i^4` ``[N, *B]``, between 1 and S: how many
+            directions carry the gradient; 0 where all are zero.
+        isometry: the share ``[N, *B]`` of all S singular values between 1/w and w, w the argument ``within``; 1 is
+            dynamical isometry.
+    """
+
+    taus: jax.Array
+    log_values: jax.Array
+    log_condition: jax.Array
+    participation_ratio: jax.Array
+    isometry: jax.Array
+
+
+def singular_values(
+    step: Callable,
+    carry: Any,
+    xs_or_num_steps: Any,
+    *,
+    k: int | None = None,
+    taus: Sequence[int] | None = None,
+    within: float = 2.0,
+    reset: Any = None,
+    mask: Any = None,
+    initial: Any = None,
+) -> SingularFan:
+    r"""The singular values of the Jacobian of the first tau steps, for several tau.
+
+    The product of Jacobians is kept graded (`seqjax.ops.graded`), so that the smallest singular values are as accurate,
+    relatively, as the largest, also where they lie hundreds of decades apart. The work of a step is S derivatives and a
+    QR of [S, S], whatever k. For a fan that begins later give the carry and the inputs from there.
+
+    Masked steps do not happen, but count in tau. Past a reset nothing comes through: all singular values are zero.
+
+    Args:
+        step: ``(carry, x) -> (carry, y)`` without batch axes, or what `seqjax.probes.bind` returns.
+        carry: entering the first step; None for a bound layer's initial carry.
+        xs_or_num_steps: ``[T, ...]``, for bound layers ``[T, B, ...]``; a number of steps where x is None.
+        k: how many to return; by default all S. The other results are of all S.
+        taus: the lags, from 1 to T, rising; by default 1, 2, 4, ... and T.
+        within: w, how near 1 counts as isometry.
+        reset: bool ``[T]`` or ``[T, B]``.
+        mask: bool ``[T]`` or ``[T, B]``.
+        initial: what resets restart from.
+
+    Raises:
+        TypeError: for a step with another contract, or one that changes its carry's form or dtype.
+        ValueError: for data that is not finite, k larger than the state, or lags that do not fit.
+
+    Example:
+        Two units that decay by .5 and .9 per step:
+
+        >>> import jax.numpy as jnp
+        >>> from seqjax.probes import singular_values
+        >>> fan = singular_values(lambda h, x: (jnp.array([0.5, 0.9]) * h, None), jnp.ones(2), 1000, taus=(1, 1000))
+        >>> fan.log_values[1]
+        Array([-105.36054, -693.14716], dtype=float32)
+
+    References:
+        Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks",
+        arXiv:1312.6120 (dynamical isometry).
+    """
+    who = "singular_values"
+    system = prepare(who, step, carry, xs_or_num_steps, reset=reset, mask=mask, initial=initial)
+    k = check_rank(who, k, system.size)
+    lags = _check_taus(who, taus, system.num_steps)
+    if not within > 1:
+        raise ValueError(f"{who}(within): expected a factor above 1, got {within!r}.")
+
+    one = identity(system.size, system.dtype)
+    start = jax.tree.map(lambda a: jnp.broadcast_to(a, (system.batch, *a.shape)), one)
+    kept = jax.tree.map(lambda a: jnp.zeros((len(lags), *a.shape), a.dtype), start)
+    # Each step writes to the place of the next lag; the last to do so is the one that is kept.
+    place = np.searchsorted(lags, np.arange(1, system.num_steps + 1))
+
+    def push(carry: Any, initial: Any, product: Graded, now: Inputs) -> Any:
+        if now.reset is not None:
+            gone = jnp.full_like(product.d, -jnp.inf)
+            carry, product = select(now.reset, (initial, product._replace(d=gone)), (carry, product))
+        flow = system.flow(carry, now.x)
+        _, jacobian, (after, _) = jax.linearize(flow, system.vector(carry), has_aux=True)
+        further = multiply(jax.vmap(jacobian, 1, 1)(product.q), product)
+        return (
+            select(now.mask, (after, further), (carry, product)) if now.mask is not None else (after, further)
+        )
+
+    def body(state: Any, step: Any) -> tuple[Any, None]:
+        carry, product, kept = state
+        now, where = step
+        carry, product = jax.vmap(push)(carry, system.initial, product, now)
+        kept = jax.tree.map(lambda all_, new: all_.at[where].set(new), kept, product)
+        return (carry, product, kept), None
+
+    # Steps after the last lag are of no interest; their place is outside, where nothing is written.
+    steps = jax.tree.map(lambda a: a[: lags[-1]], (system.inputs, jnp.asarray(place)))
+    (_, _, kept), _ = jax.lax.scan(body, (system.carry, start, kept), steps)
+    # One lag after the other: a loop over all at once would run until the last has converged.
+    logs = jax.lax.map(jax.vmap(log_singular_values), kept)
+    fan = _summary(jnp.asarray(lags), logs, k, within)
+    return fan._replace(**system.squeeze({n: v for n, v in fan._asdict().items() if n != "taus"}, 1))
+
+
+def _summary(lags: jax.Array, logs: jax.Array, k: int, within: float) -> SingularFan:
+    first, last = logs[..., 0], logs[..., -1]
+    relative = logs - jnp.where(jnp.isneginf(first), 0, first)[..., None]
+    squares = jnp.exp(2 * relative)
+    fourth = jnp.sum(jnp.square(squares), -1)
+    ratio = jnp.square(jnp.sum(squares, -1)) / jnp.where(fourth > 0, fourth, 1)
+    near = jnp.abs(logs) <= np.log(within)
+    return SingularFan(lags, logs[..., :k], first - last, ratio, jnp.mean(near, -1, dtype=logs.dtype))
+
+
+def _check_taus(who: str, taus: Sequence[int] | None, num_steps: int) -> np.ndarray:
+    if taus is None:
+        return np.unique([*(2 ** np.arange(num_steps.bit_length())), num_steps])
+    for tau in taus:
+        check_count(who, "taus", tau, 1, num_steps)
+    lags = np.asarray(taus, int)
+    if lags.size == 0 or np.any(np.diff(lags) <= 0):
+        raise ValueError(f"{who}(taus): expected rising lags, got {list(taus)}.")
+    return lags

@@ -1,0 +1,47 @@
+"""Draw a small table of shares as coloured boxes with their text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+
+from seqjax.report.blocks import Panel
+from seqjax.report.drawing import WIDTH, axes_at, label_of, style
+from seqjax.report.frames import Array
+from seqjax.report.svg import write
+
+
+def grid(
+    values: Array,
+    texts: Sequence[Sequence[str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    name: str,
+    title: str,
+    label: str,
+) -> Panel:
+    """Draw values of 0 to 1 ``[rows, columns]``, the first row at the top; a box without a value stays empty."""
+    names = [label_of(row, 18) for row in rows]
+    left = min(150, 18 + 7 * max(map(len, names), default=0))
+    size = min((WIDTH - left - 16) / max(len(columns), 1), 110)
+    right = round(WIDTH - left - size * len(columns))
+    colours = colormaps["cividis"]
+    with style():
+        figure, axes = axes_at(30 + 26 * len(rows) + 34, top=30, bottom=34, left=left, right=right)
+        axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
+        for i, line in enumerate(texts):
+            for j, text in enumerate(line):
+                if np.isnan(values[i, j]):
+                    continue
+                colour = colours(float(values[i, j]))
+                axes.fill_between([j + 0.02, j + 0.98], i + 0.05, i + 0.95, color=colour, linewidth=0)
+                ink = "#ffffff" if values[i, j] < 0.55 else "#101010"
+                axes.text(j + 0.5, i + 0.53, text, ha="center", va="center", fontsize=10.5, color=ink)
+        axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
+        axes.set_yticks(np.arange(len(rows)) + 0.5, names)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title(label_of(title), loc="left", pad=8)
+        return Panel(name, write(figure, name, label))

@@ -1,0 +1,173 @@
+"""Models of one's own: ``file.py:function`` or ``package.module:function``, made into a layer."""
+
+import functools
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Cell, Layer, Step
+from seqjax.layers import recurrent
+from seqjax.methods import Sequential
+from seqjax.ops.select import cast
+
+CONTRACT = (
+    "build() -> (params, step) or (params, step, carry), with step(params, carry, x) -> (carry, y) for one "
+    "example at one "
+    "time step, x [D] with D of --hidden-size; or build() -> a seqjax Cell or Layer from vectors to vectors"
+)
+
+
+def is_own(name: str) -> bool:
+    """Whether a name stands for a model of one's own and not for a registered cell."""
+    return ":" in name
+
+
+@functools.cache
+def find_function(name: str) -> Callable:
+    """The function of that name.
+
+    Raises:
+        ValueError: when there is none, or when its file fails.
+    """
+    place, _, attribute = name.rpartition(":")
+    is_file = place.endswith(".py")
+    if is_file and not Path(place).is_file():
+        raise ValueError(f"{name}: expected a Python file, got {place!r}, which does not exist.")
+    folder = str(Path(place).resolve().parent if is_file else Path.cwd())
+    # What lies beside the file can be imported by it, as when Python runs it.
+    sys.path.insert(0, folder)
+    try:
+        if is_file:
+            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+    except Exception as error:
+        raise ValueError(f"{name}: importing {place} failed: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(folder)
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        raise ValueError(f"{name}: expected a function {attribute!r} in {place}: {CONTRACT}.")
+    return found
+
+
+@functools.cache
+def own_layer(name: str, width: int, method: Any) -> Layer:
+    """The layer that a ``build`` function makes.
+
+    * A `Cell` runs under the method; a `Layer` is taken as it is.
+    * ``(params, step)`` or ``(params, step, carry)``: ``step(params, carry, x) -> (carry, y)`` is one time step of one
+      example. Every seed starts from these params. ``carry`` is the first carry, a pytree or ``(params, x) -> pytree``;
+      without it step must take None for it, and zeros in the form of the carry that it then returns are the first.
+
+    Args:
+        name: of the function.
+        width: D, the width of x.
+        method: for a cell.
+
+    Raises:
+        ValueError: where the function fails, or the step does not have this contract on x ``[D]``.
+        TypeError: where it returns something else.
+    """
+    try:
+        made = find_function(name)()
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}. Expected {CONTRACT}.") from error
+    if isinstance(made, Cell):
+        return recurrent(made, method)
+    if isinstance(made, Layer):
+        return made
+    if not isinstance(made, tuple) or len(made) not in (2, 3) or not callable(made[1]):
+        raise TypeError(f"{name}: expected {CONTRACT}; got {_described(made)}.")
+    params = jax.tree.map(jnp.asarray, made[0])
+    x = jax.ShapeDtypeStruct((width,), jnp.float32)
+    narrow = cast(params, x.dtype)  # as the layer has them
+    first = _first_carry(name, narrow, made[1], made[2] if len(made) == 3 else None, x)
+    _check_step(name, made[1], narrow, first, x)
+    return recurrent(_cell(made[1], params, first), Sequential(gradient="autodiff"))
+
+
+def _cell(step: Callable, params: Any, first: Callable) -> Cell:
+    def batched(params: Any, carry: Any, x: jax.Array) -> Any:
+        function = step
+        for _ in x.shape[:-1]:
+            function = jax.vmap(function, (None, 0, 0))
+        return function(params, carry, x)
+
+    def initial_carry(params: Any, x: jax.Array) -> Any:
+        function = first
+        for _ in x.shape[:-1]:
+            function = jax.vmap(function, (None, 0))
+        return function(params, jnp.zeros(x.shape, x.dtype))
+
+    return Cell(init=lambda key, x: params, initial_carry=initial_carry, recurrence=Step(batched))
+
+
+def _first_carry(name: str, params: Any, step: Callable, carry: Any, x: Any) -> Callable:
+    """``(params, x) -> carry`` of one example, floating leaves in the dtype of x."""
+    if callable(carry):
+        make = carry
+    elif carry is not None:
+        make = lambda params, x: carry  # noqa: E731
+    else:
+        found = _try(
+            name, step, params, None, x, " Return (params, step, carry) where step cannot take None."
+        )
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError(f"{name}: expected {CONTRACT}; step returned {_described(found)}.")
+        make = lambda params, x: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found[0])  # noqa: E731
+
+    def first(params: Any, x: Any) -> Any:
+        def fit(leaf: Any) -> jax.Array:
+            leaf = jnp.asarray(leaf)
+            return leaf.astype(x.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+        return jax.tree.map(fit, make(params, x))
+
+    return first
+
+
+def _check_step(name: str, step: Callable, params: Any, first: Callable, x: Any) -> None:
+    carry = jax.eval_shape(first, params, x)
+    found = _try(name, step, params, carry, x, "")
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise TypeError(f"{name}: expected {CONTRACT}; step returned {_described(found)}.")
+    if _form(found[0]) != _form(carry):
+        raise ValueError(
+            f"{name}: expected step to return a carry like the one it is given, {_form(carry)}, got "
+            f"{_form(found[0])}. "
+            "Cast or reshape inside step."
+        )
+    if getattr(found[1], "ndim", None) != 1:
+        raise ValueError(f"{name}: expected step to return y [D], one vector, got {_form(found[1])}.")
+
+
+def _try(name: str, step: Callable, params: Any, carry: Any, x: Any, hint: str) -> Any:
+    try:
+        return jax.eval_shape(step, params, carry, x)
+    except Exception as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{name}: step(params, carry, x) failed on carry {_form(carry)} and x {_form(x)}: "
+            f"{type(error).__name__}: "
+            f"{line}{hint} Expected {CONTRACT}."
+        ) from error
+
+
+def _form(tree: Any) -> str:
+    leaves, treedef = jax.tree.flatten(tree)
+    shown = jax.tree.unflatten(treedef, [f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves])
+    return str(shown).replace("'", "")
+
+
+def _described(value: Any) -> str:
+    return f"a tuple of {len(value)}" if isinstance(value, tuple) else type(value).__name__

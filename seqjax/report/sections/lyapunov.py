@@ -1,0 +1,245 @@
+"""Lyapunov spectra along real trajectories, with intervals, and the identity that checks them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import polars as pl
+
+from seqjax.probes import bind, lyapunov_spectrum
+from seqjax.report.blocks import Caption, Figure, Note, Panel, Row, Table, Text, View, listed, row, say
+from seqjax.report.charts import Axis, Series, chart
+from seqjax.report.drawing import label_of, zero_line
+from seqjax.report.frames import Array, Data
+from seqjax.report.lab import MOMENTS, Inner, Lab
+from seqjax.report.settings import Settings
+from seqjax.report.store import Part
+from seqjax.report.text import number, spread
+
+NAME = "lyapunov"
+TITLE = "Lyapunov spectra"
+WHOLE = {"smoke": 16, "cpu": 64, "gpu": 256}
+"""States of at most so many numbers have their whole spectrum measured, and with it the determinant."""
+LARGEST = 12
+"""Of greater states, so many exponents."""
+
+
+def parts(settings: Settings) -> Iterable[Part]:
+    """One per cell and seed, at the greatest length."""
+    length = max(settings.lengths)
+    return [Part(NAME, cell, length, seed) for cell in settings.cells for seed in range(settings.seeds)]
+
+
+def work(settings: Settings, part: Part) -> float:
+    """Compilation at the first seed; then a QR per step."""
+    tangents = min(2 * settings.hidden_size, WHOLE[settings.profile])
+    return (4.0 if part.seed == 0 else 0.0) + 2 * (part.length or 0) * tangents**2 * 1e-7
+
+
+def measure(lab: Lab, part: Part) -> Iterable[Row]:
+    """Exponents of the recurrent layer on one sequence of the data, before and after training."""
+    cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
+    warm_up = length // 8
+    for place, moment in enumerate(MOMENTS):
+        inner = lab.inner(cell, length, seed, moment, batch=1)
+        size = state_size(inner)
+        k = size if size <= WHOLE[lab.settings.profile] else LARGEST
+
+        def spectrum(params: Any, xs: Any) -> Any:
+            step = bind(inner.layer, params)  # noqa: B023
+            whole = k == size  # noqa: B023
+            return lyapunov_spectrum(step, None, xs, k=k, warm_up=warm_up, log_determinant=whole)  # noqa: B023
+
+        run = lab.keep((NAME, cell), lambda: lab.jit(spectrum))  # noqa: B023
+        found = jax.tree.map(lambda a: np.asarray(a)[0], run(inner.params, inner.xs))
+        at: dict[str, Any] = {"training_step": place * lab.settings.training_steps, "group": moment}
+        for i in range(k):
+            yield row("exponent", found.exponents[i], **at, t=i)
+            yield row("exponent_low", found.low[i], **at, t=i)
+            yield row("exponent_high", found.high[i], **at, t=i)
+        for name in ("sum", "kaplan_yorke", "entropy", "near_zero", "steps"):
+            yield row(name, getattr(found, name), **at)
+        if found.log_determinant is not None:
+            yield row("log_determinant", found.log_determinant, **at)
+        yield row("state_size", size, **at)
+
+
+def state_size(inner: Inner) -> int:
+    """How many real numbers the carry of one sequence holds."""
+    carry = jax.eval_shape(inner.layer.initial_carry, inner.params, inner.xs[0])
+    batch = inner.xs.shape[1]
+    sizes = [
+        leaf.size // batch * (2 if np.issubdtype(leaf.dtype, np.complexfloating) else 1)
+        for leaf in jax.tree.leaves(carry)
+        if np.issubdtype(leaf.dtype, np.inexact) or leaf.dtype == jax.numpy.bfloat16
+    ]
+    return sum(sizes)
+
+
+def view(data: Data) -> View:
+    """A panel per cell with both moments, a table of derived numbers and the identity."""
+    rows = data.rows(NAME)
+    if rows.is_empty():
+        return View("", [Note("Not measured.", muted=True)])
+    intro = say(
+        "The exponents λ<sub>i</sub> say by how many nats per step small differences along each direction of "
+        "the state "
+        "grow (above 0) or shrink (below 0) on average. Exponents near 0 carry gradients over long times; a "
+        "largest one "
+        "above 0 means chaos and exploding gradients."
+    )
+    panels = [_panel(data, cell, some) for cell, some in data.by_cell(rows)]
+    length = int(rows["length"][0])
+    caption = Caption(
+        "All exponents from the largest down, at initialisation and after training; bars are 95\u00a0% "
+        "intervals. Where a "
+        "cell's state is large, its largest only.",
+        say(
+            "The recurrent layer alone, on a sequence of the data of T = {}, the first eighth as warm-up; "
+            "tangents kept "
+            "apart by QR at every step, growth in the log domain. Intervals by the means of 20 blocks; mean over {}.",
+            length,
+            "seeds" if rows["seed"].n_unique() > 1 else "one seed",
+        ),
+        _conclusion(data, rows),
+    )
+    return View(intro, [Figure(say("T = {}", length), panels, caption), _table(data, rows)])
+
+
+def largest(rows: pl.DataFrame, moment: str) -> list[float]:
+    """The largest exponent by seed."""
+    wanted = (pl.col("quantity") == "exponent") & (pl.col("group") == moment) & (pl.col("t") == 0)
+    return rows.filter(wanted).sort("seed")["value"].fill_null(math.nan).to_list()
+
+
+def _mean(rows: pl.DataFrame, quantity: str, moment: str) -> Array:
+    """By index, the mean over seeds; -inf where any is."""
+    some = rows.filter((pl.col("quantity") == quantity) & (pl.col("group") == moment)).sort("t")
+    return (
+        some.group_by("t", maintain_order=True)
+        .agg(pl.col("value").mean())["value"]
+        .fill_null(math.nan)
+        .to_numpy()
+    )
+
+
+def _panel(data: Data, cell: str, rows: pl.DataFrame) -> Panel:
+    series = []
+    for place, moment in enumerate(MOMENTS):
+        values = _mean(rows, "exponent", moment)
+        if not values.size:
+            continue
+        by_seed = rows.filter((pl.col("quantity") == "exponent") & (pl.col("group") == moment))
+        seeds = {
+            int(seed): some.sort("t")["value"].fill_null(math.nan).to_numpy()
+            for (seed,), some in by_seed.group_by("seed", maintain_order=True)  # type: ignore[misc]
+        }
+        low, high = (_mean(rows, f"exponent_{end}", moment) for end in ("low", "high"))
+        index = np.arange(1, len(values) + 1)
+        series.append(Series(moment, index, values, place, None, low, high, seeds, marks="points"))
+    name = f"lyapunov-{data.files[cell]}"
+    panel = chart(
+        series,
+        name,
+        title=label_of(cell),
+        x=Axis("exponent i", "whole"),
+        y=Axis("λ, nats per step"),
+        label=f"Lyapunov exponents of {cell}, from the largest down, at initialisation and after training.",
+        height=170,
+        draw=zero_line,
+    )
+    return Panel(panel.name, panel.svg, panel.data, cell)
+
+
+def _conclusion(data: Data, rows: pl.DataFrame) -> Text:
+    tops = {
+        cell: float(np.mean(largest(some, MOMENTS[-1]) or [math.nan])) for cell, some in data.by_cell(rows)
+    }
+    known = {cell: top for cell, top in tops.items() if not math.isnan(top)}
+    if not known:
+        return "No exponent is known."
+    chaotic = [cell for cell, top in known.items() if top > 1e-3]
+    slowest = (
+        max((top, cell) for cell, top in known.items() if top <= 1e-3) if len(chaotic) < len(known) else None
+    )
+    text = say("")
+    if slowest:
+        text += say(
+            "After training the slowest decay without chaos is that of <b>{}</b>, λ<sub>1</sub> = {}",
+            slowest[1],
+            number(slowest[0]),
+        )
+        text += say(" (1/e in {} steps). ", number(-1 / slowest[0])) if slowest[0] < 0 else say(". ")
+    text += (
+        say("Largest exponent above zero, hence growing gradients: {}. ", listed(chaotic))
+        if chaotic
+        else say("No largest exponent is clearly above zero. ")
+    )
+    gaps = [gap for cell, some in data.by_cell(rows) for gap in _gaps(some)]
+    if gaps:
+        text += (
+            say(
+                "The sums of whole spectra equal the mean log|det J| within {}, as they must.",
+                number(max(gaps), 2),
+            )
+            if max(gaps) < 1e-3
+            else say(
+                "<b>The sums of whole spectra differ from the mean log|det J| by up to {}: doubt the small "
+                "exponents.</b>",
+                number(max(gaps), 2),
+            )
+        )
+    return text
+
+
+def _gaps(rows: pl.DataFrame) -> list[float]:
+    """Sum of exponents less mean log determinant, relative to their size, where J is invertible."""
+    gaps = []
+    for moment in MOMENTS:
+        sums, determinants = (
+            rows.filter((pl.col("quantity") == q) & (pl.col("group") == moment))
+            .sort("seed")["value"]
+            .to_list()
+            for q in ("sum", "log_determinant")
+        )
+        for left, right in zip(sums, determinants, strict=False):
+            if None not in (left, right) and math.isfinite(left) and math.isfinite(right):
+                gaps.append(abs(left - right) / max(1.0, abs(right)))
+    return gaps
+
+
+def _table(data: Data, rows: pl.DataFrame) -> Table:
+    lines: list[Sequence[Text]] = []
+    for cell, some in data.by_cell(rows):
+        for moment in MOMENTS:
+
+            def values(quantity: str) -> list[float]:
+                kept = (pl.col("quantity") == quantity) & (pl.col("group") == moment)  # noqa: B023
+                return some.filter(kept).sort("seed")["value"].fill_null(math.nan).to_list()  # noqa: B023
+
+            size = values("state_size")
+            lines.append(
+                [
+                    say("<b>{}</b>", cell),
+                    moment,
+                    f"{size[0]:.0f}" if size else "–",
+                    spread(largest(some, moment)),
+                    spread(values("near_zero")),
+                    spread(values("kaplan_yorke")),
+                    spread(values("sum"), 4) if values("log_determinant") else "–",
+                    spread(values("log_determinant"), 4) if values("log_determinant") else "too large",
+                ]
+            )
+    columns: list[tuple[Text, str]] = [
+        ("cell", ""),
+        ("measured", ""),
+        ("state", "number"),
+        (say("λ<sub>1</sub>"), "number"),
+    ]
+    columns += [("within 1/T of 0", "number"), ("Kaplan-Yorke dimension", "number")]
+    columns += [("Σ λ", "number"), ("mean log|det J|", "number")]
+    return Table("Table of Lyapunov spectra", columns, [("", lines)])

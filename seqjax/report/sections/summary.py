@@ -1,0 +1,173 @@
+"""One drawing per cell of what the other sections found, beside the table with the numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import polars as pl
+
+from seqjax.report.blocks import Caption, Figure, Note, Row, Table, Text, View, listed, say
+from seqjax.report.frames import Data
+from seqjax.report.lab import MOMENTS, Lab
+from seqjax.report.radar import radar
+from seqjax.report.sections.success import SOLVED
+from seqjax.report.settings import Settings
+from seqjax.report.statistics import interquartile_mean
+from seqjax.report.store import Part
+from seqjax.report.text import number
+
+NAME = "summary"
+TITLE = "Summary"
+
+
+def parts(settings: Settings) -> Iterable[Part]:
+    """None: everything has been measured."""
+    return ()
+
+
+def work(settings: Settings, part: Part) -> float:
+    """Nothing is measured here."""
+    return 0.0
+
+
+def measure(lab: Lab, part: Part) -> Iterable[Row]:
+    """Nothing is measured here."""
+    return ()
+
+
+# ---------------------------------------------------------------- axes: values by cell, and how they become scores
+
+
+def _middle(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return float(interquartile_mean(known)) if known else math.nan
+
+
+def _reach(data: Data, cell: str) -> float:
+    length = max(data.lengths, default=0)
+    return _middle(data.scalars.ends("lag_90", cell, length, "last", "carry")[1])
+
+
+def _exponent(data: Data, cell: str) -> float:
+    return _middle(data.rows("lyapunov", cell=cell, quantity="exponent", group=MOMENTS[-1], t=0)["value"])
+
+
+def _isometry(data: Data, cell: str) -> float:
+    rows = data.rows("singular", cell=cell, quantity="isometry", group=MOMENTS[-1])
+    return _middle(rows.filter(pl.col("x") == rows["x"].max())["value"]) if rows.height else math.nan
+
+
+def _precision(data: Data, cell: str) -> float:
+    rows = data.rows("precision", cell=cell, quantity="error", group="bfloat16")
+    return _middle(rows.filter(pl.col("x") == rows["x"].max())["value"]) if rows.height else math.nan
+
+
+def _success(data: Data, cell: str) -> float:
+    losses = data.rows("success", cell=cell, quantity="final_loss")
+    bases = data.rows("success", cell=cell, quantity="baseline").select("length", "group", base="value")
+    joined = losses.join(bases, on=["length", "group"])
+    return float((joined["value"] < SOLVED * joined["base"]).mean()) if joined.height else math.nan  # type: ignore[arg-type]
+
+
+def _learning(data: Data, cell: str) -> float:
+    length = max(data.lengths, default=0)
+    first, last = data.scalars.ends("held_out_loss", cell, length)
+    return _middle(b / a for a, b in zip(first, last, strict=False) if a)
+
+
+def _horizon(data: Data) -> float:
+    return float(max(max(data.lengths, default=2) - 1, 1))
+
+
+AXES: dict[str, tuple[Callable[[Data, str], float], Callable[[float, Data], float], str]] = {
+    "reach": (_reach, lambda v, d: v / _horizon(d), "lag<sub>90</sub> over T − 1"),
+    "λ₁ near 0": (
+        _exponent,
+        lambda v, d: math.exp(-abs(v) * 10),
+        "exp(−10 |λ<sub>1</sub>|): 1 where ten steps change nothing",
+    ),
+    "isometry": (_isometry, lambda v, d: v, "share of singular values within a factor of two of 1"),
+    "bfloat16": (
+        _precision,
+        lambda v, d: -math.log10(max(v, 1e-3)) / 3,
+        "decades of the gradient that are right, of three",
+    ),
+    "tasks": (_success, lambda v, d: v, "share of successful runs"),
+    "learning": (_learning, lambda v, d: 1 - v, "share of the held-out loss that training removed"),
+}
+"""By name: the value by cell, its score of 0 to 1, and what the score is."""
+
+
+def view(data: Data) -> View:
+    """A radar per cell, and the table that it is drawn from."""
+    values = {name: {cell: axis[0](data, cell) for cell in data.cells} for name, axis in AXES.items()}
+    known = [name for name, by_cell in values.items() if any(map(math.isfinite, by_cell.values()))]
+    if len(known) < 3:
+        return View(
+            "", [Note("Too little has been measured for a summary: it needs three axes.", muted=True)]
+        )
+    scores = np.array([[_score(name, values[name][cell], data) for name in known] for cell in data.cells])
+    middle = np.array([float(np.median(column[~np.isnan(column)])) for column in scores.T])
+    panels = [
+        radar(cell, scores[place], middle, known, place, f"summary-{data.files[cell]}")
+        for place, cell in enumerate(data.cells)
+    ]
+    meaning = listed((say("<b>{}</b> (", name) + say(AXES[name][2]) + ")" for name in known), "; ")
+    caption = Caption(
+        say("Scores from 0 (centre) to 1 (rim): {}. Dashed: the median of all cells.", meaning),
+        "From the sections above, after training, at the greatest length; interquartile means over seeds. A gap: not "
+        "measured for this cell.",
+        _conclusion(data, known, scores),
+    )
+    intro = say(
+        "A radar shows a pattern at a glance and hides sizes: its area means nothing. The numbers are in the table."
+    )
+    lines: list[Sequence[Text]] = [
+        [
+            say("<b>{}</b>", cell),
+            *(_cell(values[name][cell], score) for name, score in zip(known, line, strict=True)),
+        ]
+        for cell, line in zip(data.cells, scores, strict=True)
+    ]
+    columns: list[tuple[Text, str]] = [("value (score)", ""), *((name, "number") for name in known)]
+    return View(intro, [Table("Summary", columns, [("", lines)]), Figure("Radar", panels, caption)])
+
+
+def _score(name: str, value: float, data: Data) -> float:
+    return min(max(AXES[name][1](value, data), 0.0), 1.0) if math.isfinite(value) else math.nan
+
+
+def _cell(value: float, score: float) -> Text:
+    return (
+        say('{} <span class="span">({})</span>', number(value), f"{score:.2f}")
+        if math.isfinite(value)
+        else "–"
+    )
+
+
+def _conclusion(data: Data, names: Sequence[str], scores: np.ndarray) -> Text:
+    if len(data.cells) < 2:
+        return "One cell alone compares with nothing."
+    said = []
+    for place, name in enumerate(names):
+        column = np.nan_to_num(scores[:, place], nan=-1.0)
+        best = [cell for cell, score in zip(data.cells, column, strict=True) if score == column.max()]
+        said.append(say("{}: {}", name, "all alike" if len(best) == len(data.cells) else listed(best)))
+    beaten = [
+        cell
+        for i, cell in enumerate(data.cells)
+        if any(_beats(scores[j], scores[i]) for j in range(len(data.cells)) if j != i)
+    ]
+    text = say("Best by axis: {}. ", listed(said, "; "))
+    if beaten:
+        return text + say(
+            "Another cell is at least as good on every axis and better on one than {}.", listed(beaten)
+        )
+    return text + "No cell is at least as good as another on every axis: which is best depends on the task."
+
+
+def _beats(left: np.ndarray, right: np.ndarray) -> bool:
+    both = ~(np.isnan(left) | np.isnan(right))
+    return bool(both.all() and (left >= right).all() and (left > right).any())

@@ -1,0 +1,152 @@
+"""Two studies compared: paired by seed, told apart where the seeds can tell, and honest where they cannot."""
+
+import json
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+from test_cli import ROOT, run
+
+from seqjax.report.compare import runs
+from seqjax.report.compare.runs import compare_runs
+from seqjax.report.store import SCHEMA
+
+SEEDS = 10
+
+
+def study(folder, values, *, settings=None, complete=True, extra=None):
+    """A folder with results: ``values[quantity]`` by seed, of one cell at one length, at the steps 0 and 5."""
+    folder.mkdir()
+    rows = []
+    for quantity, numbers in values.items():
+        for seed, number in enumerate(numbers):
+            for step, value in ((0, 123.0), (5, number)):
+                row = {
+                    "cell": "lstm",
+                    "length": 64,
+                    "seed": seed,
+                    "training_step": step,
+                    "quantity": quantity,
+                }
+                rows.append(row | {"value": value})
+        rows.append(
+            {
+                "cell": "lstm",
+                "length": 64,
+                "seed": 0,
+                "training_step": 5,
+                "quantity": quantity,
+                "t": 3,
+                "value": 9.0,
+            }
+        )
+    columns = {name: pl.Series([row.get(name) for row in rows], dtype=SCHEMA[name]) for name in SCHEMA}
+    pl.DataFrame(columns).with_columns(**(extra or {})).write_parquet(folder / "results.parquet")
+    summary = {"settings": settings or {}, "complete": complete}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+@pytest.fixture(name="shared")
+def _shared():
+    return np.random.default_rng(0).normal(3.0, 1.0, SEEDS)
+
+
+def test_a_difference_that_every_seed_shows_is_found_and_noise_is_not(tmp_path, shared):
+    noise = np.random.default_rng(1).normal(0, 0.05, SEEDS)
+    noise -= noise.mean()
+    a = study(
+        tmp_path / "a",
+        {"held_out_loss": shared, "lag_90": shared, "parameter_gradient_norm": np.exp(9 * shared)},
+    )
+    b = study(
+        tmp_path / "b",
+        {
+            "held_out_loss": shared - 0.3,
+            "lag_90": shared + noise,
+            "parameter_gradient_norm": 1.5 * np.exp(9 * shared),
+        },
+    )
+    found = compare_runs(a, b)
+    assert not found.equal and not found.remarks
+    loss, lag, norm = sorted(found.rows, key=lambda row: row.key["quantity"])
+    assert loss.key == {"cell": "lstm", "length": 64, "quantity": "held_out_loss"}
+    assert loss.differs and norm.differs and not lag.differs
+    # After the last training step; over all pairs of one sign the sign-flip test has p = 2/2^n.
+    assert loss.paired.pairs == SEEDS and loss.paired.p == 2 / 2**SEEDS
+    np.testing.assert_allclose(loss.paired.difference, -0.3, rtol=1e-12)
+    # What spans decades is compared by its ratio, and its mean is geometric.
+    assert norm.ratio and norm.paired.difference.estimate == pytest.approx(1.5)
+    ordered = np.sort(9 * shared)  # of ten values the outer two and a half of each side do not count
+    assert math.log(norm.a) == pytest.approx((ordered[3:7].sum() + (ordered[2] + ordered[7]) / 2) / 5)
+    u = stats.mannwhitneyu(shared - 0.3, shared).statistic
+    assert loss.above.estimate == pytest.approx(u / SEEDS**2)
+    assert compare_runs(a, a).equal
+
+
+def test_only_common_seeds_and_quantities_count(tmp_path, shared):
+    a = study(tmp_path / "a", {"x": shared, "only_a": shared})
+    b = study(
+        tmp_path / "b", {"x": shared[:7] + 1, "only_b": shared}, extra={"group": pl.lit(None, pl.String)}
+    )
+    found = compare_runs(a, b)
+    assert [row.key["quantity"] for row in found.rows] == ["x"] and found.rows[0].paired.pairs == 7
+
+
+def test_many_quantities_need_more_seeds(tmp_path, shared):
+    """Holm: among 40 rows a p of 2/1024 is no proof, among 20 it is."""
+    for count, equal in ((40, True), (20, False)):
+        names = [f"q{i:02}" for i in range(count)]
+        a = study(tmp_path / f"a{count}", dict.fromkeys(names, shared))
+        b = study(tmp_path / f"b{count}", dict.fromkeys(names, shared) | {"q07": shared + 1})
+        found = compare_runs(a, b, resamples=50)
+        assert found.equal == equal and bool(found.remarks) == equal
+    assert not compare_runs(tmp_path / "a40", tmp_path / "b40", quantities=["q07"], resamples=50).equal
+
+
+def test_holm_goes_on_from_the_smallest(tmp_path, shared):
+    row = compare_runs(study(tmp_path / "a", {"x": shared}), tmp_path / "a").rows[0]
+    rows = [row._replace(paired=row.paired._replace(p=p)) for p in (0.03, 0.012, 0.6, 0.02)]
+    assert [each.differs for each in runs._holm(rows)] == [False, True, False, False]
+    rows[2] = rows[2]._replace(paired=row.paired._replace(p=0.001))
+    assert [each.differs for each in runs._holm(rows)] == [True, True, True, True]
+
+
+def test_what_hinders_a_comparison_is_said(tmp_path, shared):
+    few = np.append(shared[:2], math.nan)
+    a = study(tmp_path / "a", {"x": few}, settings={"batch": 1, "seeds": 3}, complete=False)
+    b = study(tmp_path / "b", {"x": few + 1}, settings={"batch": 2, "seeds": 4})
+    found = compare_runs(a, b)
+    text = " ".join(found.remarks)
+    assert found.equal and "batch 1 and 2" in text and "seeds 3" not in text
+    assert "2 common seeds: the smallest p there can be is 0.5" in text and "Use 6 seeds" in text
+    assert "Not every run" in text and "1 pairs" in text
+
+
+def test_the_command_compares_two_studies(monkeypatch, tmp_path, capsys, shared):
+    folders = [ROOT / "docs" / "report", tmp_path / "b", tmp_path / "c"]
+    study(folders[1], {"x": shared})
+    study(folders[2], {"x": shared + 1})
+    out = ["--out", tmp_path / "out"]
+    assert (
+        run(monkeypatch, "compare", folders[0], folders[0], "--quantities", "held_out_loss,lag_90", *out) == 0
+    )
+    assert "No difference was shown" in capsys.readouterr().out
+    assert run(monkeypatch, "compare", folders[1], folders[2], *out) == 1
+    assert "1 of 1 quantities differ" in capsys.readouterr().out.replace("\n", " ")
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert found["rows"][0]["differs"] and found["rows"][0]["paired"]["difference"][
+        "estimate"
+    ] == pytest.approx(1)
+    assert "1 of 1 quantities differ" in (tmp_path / "out" / "index.html").read_text()
+    for folder, extra, message in (
+        (folders[0], [], "nothing in common"),
+        (folders[1], ["--quantities", "y"], "no quantity 'y' in both. There are x"),
+    ):
+        assert run(monkeypatch, "compare", folder, folders[2], *extra, *out) == 2
+        assert message in capsys.readouterr().err
+    (folders[1] / "results.parquet").write_text("no parquet")
+    assert run(monkeypatch, "compare", folders[1], folders[2], *out) == 2
+    assert "holds no results that can be read" in capsys.readouterr().err
