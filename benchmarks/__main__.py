@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks`` with ``peers``, ``methods``, ``profiles`` or ``scaling``."""
+"""The command line: ``python -m benchmarks`` and one of its commands, a file each."""
 
 import shlex
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import algorithms as algorithms_
+from benchmarks import lyapunov as lyapunov_
 from benchmarks import methods as methods_
 from benchmarks import peers as peers_
 from benchmarks import profiles as profiles_
@@ -147,6 +148,30 @@ def scaling(
         scaling_.TITLE,
         scaling_.ABOUT,
         lambda: scaling_.run(length, (batch, hidden_size), rounds, _say),
+        out,
+    )
+
+
+@app.command()
+def lyapunov(
+    ctx: typer.Context,
+    length: Annotated[list[int], typer.Option(min=1, help="T.")] = list(lyapunov_.LENGTHS),  # noqa: B006
+    hidden_size: Annotated[int, typer.Option(min=1, help="H.")] = lyapunov_.SIZE[0],
+    exponents: Annotated[int, typer.Option(min=1, help="k, at most H.")] = lyapunov_.SIZE[1],
+    rounds: Rounds = 15,
+    out: Out = Path("benchmarks/results"),
+) -> None:
+    """Lyapunov spectra of long sequences, by how often tangents are made orthogonal."""
+    if exponents > hidden_size:
+        raise typer.BadParameter(
+            f"expected at most {hidden_size} exponents, the hidden size, got {exponents}."
+        )
+    _finish(
+        ctx,
+        "lyapunov",
+        lyapunov_.TITLE,
+        lyapunov_.ABOUT,
+        lambda: lyapunov_.run((hidden_size, exponents), length, rounds, _say),
         out,
     )
 

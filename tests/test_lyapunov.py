@@ -345,7 +345,7 @@ def test_gates_that_are_frozen_set_all_exponents():
 def test_a_stack_has_the_exponents_of_its_layers():
     dense = nn.Dense(3, param_dtype=jnp.float64, dtype=jnp.float64)
     model = sj.serial(sj.recurrent(sj.lru(2)), sj.pointwise(dense), sj.recurrent(sj.elman(3)))
-    xs = jnp.asarray(RNG.normal(size=(300, 2, 2)))
+    xs = jnp.asarray(np.random.default_rng(0).normal(size=(2000, 2, 2)))
     params = model.init(jax.random.key(0), xs[0])
     whole = spectrum(bind(model, params), None, xs, key=jax.random.key(1), warm_up=50)
     lower = sj.serial(sj.recurrent(sj.lru(2)), sj.pointwise(dense))
@@ -355,7 +355,8 @@ def test_a_stack_has_the_exponents_of_its_layers():
     # Whole Jacobians are block triangular: their spectrum is that of the diagonal blocks.
     expected = -np.sort(-np.concatenate([part.exponents for part in parts], 1), 1)
     np.testing.assert_allclose(whole.sum, expected.sum(1), atol=1e-10)
-    np.testing.assert_allclose(whole.exponents, expected, atol=0.02)
+    # Singly they differ by how tangents turn in the end, a few nats over T.
+    np.testing.assert_allclose(whole.exponents, expected, atol=10 / 2000)
 
 
 # ---------------------------------------------------------------- intervals, dimensions, errors

@@ -107,7 +107,7 @@ def test_every_damage_is_noticed_and_an_older_one_is_used(tmp_path):
             noticed += 1
             assert any(issubclass(w.category, DamagedCheckpointWarning) for w in said), (file, how)
         shutil.rmtree(broken)
-    assert noticed > len(cases) / 4
+    assert noticed >= 10
 
 
 def test_an_empty_step_folder_breaks_nothing(tmp_path):

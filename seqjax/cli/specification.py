@@ -1,11 +1,6 @@
 """Reads what ``seqjax compare`` is given: ``lstm,method=Sequential(chunk=64),dtype=bfloat16,device=cpu:0``."""
 
 import ast
-import importlib
-import importlib.util
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +10,7 @@ from seqjax.cli.common import UsageError, one_of
 from seqjax.layers import recurrent
 from seqjax.methods import METHODS, Auto
 from seqjax.report.compare.implementation import CONTRACT, DTYPES, Implementation
+from seqjax.report.own import find_function
 
 FORM = "CELL[,method=METHOD][,dtype=DTYPE][,device=DEVICE] or FILE.py:FUNCTION[,dtype=DTYPE][,device=DEVICE]"
 
@@ -40,7 +36,10 @@ def implementation(text: str, hidden_size: int) -> Implementation:
     if ":" in subject:
         if "method" in settings:
             raise UsageError(f"{text}: a method goes with a cell, not with a function of one's own.")
-        return Implementation(find_function(subject), dtype, device, subject)
+        try:
+            return Implementation(find_function(subject, CONTRACT), dtype, device, subject)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
     name, args, keywords = call(text, subject)
     one_of(f"{text}: cell", name, REGISTRY)
     make = REGISTRY[name].make
@@ -104,34 +103,3 @@ def device_of(text: str, name: str) -> jax.Device:
         raise UsageError(
             f"{text}: expected a device such as cpu:0, got {name!r}. There are {found}."
         ) from None
-
-
-def find_function(name: str) -> Callable:
-    """The function ``file.py:function`` or ``package.module:function``.
-
-    Raises:
-        UsageError: when there is none, or when its file fails.
-    """
-    place, _, attribute = name.rpartition(":")
-    is_file = place.endswith(".py")
-    if is_file and not Path(place).is_file():
-        raise UsageError(f"{name}: expected a Python file, got {place!r}, which does not exist.")
-    folder = str(Path(place).resolve().parent if is_file else Path.cwd())
-    # What lies beside the file can be imported by it, as when Python runs it.
-    sys.path.insert(0, folder)
-    try:
-        if is_file:
-            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-            assert spec is not None and spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
-    except Exception as error:
-        raise UsageError(f"{name}: importing {place} failed: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(folder)
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        raise UsageError(f"{name}: expected a function {attribute!r} in {place}: {CONTRACT}.")
-    return found

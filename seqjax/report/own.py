@@ -29,8 +29,8 @@ def is_own(name: str) -> bool:
 
 
 @functools.cache
-def find_function(name: str) -> Callable:
-    """The function of that name.
+def find_function(name: str, contract: str = CONTRACT) -> Callable:
+    """The function ``file.py:function`` or ``package.module:function``; `contract` is what it should be, for the error.
 
     Raises:
         ValueError: when there is none, or when its file fails.
@@ -56,7 +56,7 @@ def find_function(name: str) -> Callable:
         sys.path.remove(folder)
     found = getattr(module, attribute, None)
     if not callable(found):
-        raise ValueError(f"{name}: expected a function {attribute!r} in {place}: {CONTRACT}.")
+        raise ValueError(f"{name}: expected a function {attribute!r} in {place}: {contract}.")
     return found
 
 

@@ -7,6 +7,7 @@ A new section is one file here with ``NAME``, ``TITLE``, ``parts``, ``work``, ``
 from seqjax.report.blocks import Section
 from seqjax.report.sections import (
     algorithms,
+    calibration,
     decay,
     losses,
     lyapunov,
@@ -21,6 +22,7 @@ from seqjax.report.sections import (
 )
 
 SECTIONS: tuple[Section, ...] = (
+    calibration,
     training,
     decay,
     singular,

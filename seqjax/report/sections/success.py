@@ -108,6 +108,10 @@ def view(data: Data) -> View:
     )
     if left_out:
         measured += say(" Not trained under this profile: {}.", listed(left_out))
+    trained = {cell for _, cell, _ in found}
+    idle = [cell for cell in data.cells if cell not in trained]
+    if idle:
+        measured += say(" Cells not trained on tasks under this profile: {}.", listed(idle))
     for name, length, why in (
         rows.filter(pl.col("quantity") == "not_measured")
         .select("group", "length", "leaf")
