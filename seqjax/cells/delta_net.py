@@ -112,7 +112,7 @@ def delta_net(
         >>> import jax, jax.numpy as jnp, seqjax as sj
         >>> cell = sj.delta_net(6, num_heads=2)
         >>> us = cell.project(cell.init(jax.random.key(0), jnp.ones((5, 4))), jnp.ones((5, 4)))
-        >>> jnp.linalg.norm(us.k, axis=-1)[0]
+        >>> jnp.linalg.norm(us.k, axis=-1)[0].round(4)
         Array([1., 1.], dtype=float32)
 
     References:

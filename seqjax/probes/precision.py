@@ -121,14 +121,14 @@ def precision_error(
         The gradient of :math:`\lambda^T` in bfloat16, which rounds 0.9 to 0.8984:
 
         >>> import jax, jax.numpy as jnp, seqjax as sj
-        >>> jax.config.update("jax_enable_x64", True)
         >>> cell = sj.Cell(
         ...     init=lambda key, x: jnp.full((1,), 0.9),
         ...     initial_carry=lambda params, x: jnp.ones_like(x),
         ...     recurrence=sj.Step(lambda a, h, x: (a * h, a * h)))
-        >>> (row,) = precision_error(
-        ...     sj.recurrent(cell), lambda ys, _: ys[-1, :, 0], jnp.full((1,), 0.9), jnp.ones((1, 1)),
-        ...     jnp.zeros((50, 1, 1)), None, dtypes=["bfloat16"])
+        >>> with jax.enable_x64(True):
+        ...     (row,) = precision_error(
+        ...         sj.recurrent(cell), lambda ys, _: ys[-1, :, 0], jnp.full((1,), 0.9), jnp.ones((1, 1)),
+        ...         jnp.zeros((50, 1, 1)), None, dtypes=["bfloat16"])
         >>> round(row.parameters, 4), round(1 - (0.8984375 / 0.9) ** 49, 4)
         (0.0816, 0.0816)
     """

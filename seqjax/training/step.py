@@ -334,9 +334,9 @@ def state_specs(axis: str) -> TrainState:
     """How each part of a state is split over a mesh axis: what belongs to a stream as the batch, all else not at all.
 
     Example:
-        >>> import jax
-        >>> state_specs("data").params, state_specs("data").carry
-        (PartitionSpec(), PartitionSpec('data',))
+        >>> specs = state_specs("data")
+        >>> specs.params == PartitionSpec(), specs.carry == PartitionSpec("data")
+        (True, True)
     """
     same, split = PartitionSpec(), PartitionSpec(axis)
     return TrainState(same, same, same, same, split, split)
