@@ -1,7 +1,9 @@
 """Training: one pure step of gradient descent, on one device or with the batch split over many."""
 
 from seqjax.training.checkpoints import Checkpoints, DamagedCheckpointWarning
-from seqjax.training.step import Metrics, TrainState, TrainStep, init_train_state, make_train_step
+from seqjax.training.metrics import Metrics, gradient_norms, update_norms
+from seqjax.training.state import TrainState, init_train_state
+from seqjax.training.step import TrainStep, make_train_step
 
 __all__ = [
     "Checkpoints",
@@ -9,6 +11,8 @@ __all__ = [
     "Metrics",
     "TrainState",
     "TrainStep",
+    "gradient_norms",
     "init_train_state",
     "make_train_step",
+    "update_norms",
 ]
