@@ -3,8 +3,10 @@
 from seqjax.training.checkpoints import Checkpoints, DamagedCheckpointWarning
 from seqjax.training.evaluation import evaluation
 from seqjax.training.fit import EarlyStop, Fitted, fit
+from seqjax.training.metrics import Metrics, gradient_norms, update_norms
 from seqjax.training.metrics_log import MetricsLog
-from seqjax.training.step import Metrics, TrainState, TrainStep, init_train_state, make_train_step
+from seqjax.training.state import TrainState, init_train_state
+from seqjax.training.step import TrainStep, make_train_step
 
 __all__ = [
     "Checkpoints",
@@ -17,6 +19,8 @@ __all__ = [
     "TrainStep",
     "evaluation",
     "fit",
+    "gradient_norms",
     "init_train_state",
     "make_train_step",
+    "update_norms",
 ]

@@ -45,9 +45,7 @@ def batch_specs(batch: Batch, axis: str, size: int) -> Batch:
     first = np.shape(jax.tree.leaves(batch.xs)[0])
     lead = first[:2]
     if len(lead) < 2:
-        raise ValueError(
-            f"train step: expected xs [T, B, ...], to be split on B over a mesh, got {list(first)}."
-        )
+        raise ValueError(f"train step: expected xs [T, B, ...], to be split on B, got {list(first)}.")
     if lead[1] % size:
         raise ValueError(
             f"train step: expected a batch that divides among the {size} devices of mesh axis '{axis}', got B = "
@@ -68,3 +66,23 @@ def batch_specs(batch: Batch, axis: str, size: int) -> Batch:
         )
 
     return jax.tree.map_with_path(spec_of, batch)
+
+
+def check_micro_batches(batch: Batch, number: int, devices: int) -> None:
+    """Raise a ValueError unless the part of a batch on each of so many devices divides into so many micro-batches.
+
+    Example:
+        >>> import jax.numpy as jnp, seqjax as sj
+        >>> check_micro_batches(sj.Batch(xs=jnp.zeros((10, 8, 3)), targets=None), 2, 4)
+    """
+    if number == 1:
+        return
+    first = np.shape(jax.tree.leaves(batch.xs)[0])
+    if len(first) < 2:
+        raise ValueError(f"train step: expected xs [T, B, ...], to be split on B, got {list(first)}.")
+    if first[1] % (number * devices):
+        of_device = f" on each of {devices} devices" if devices > 1 else ""
+        raise ValueError(
+            f"train step: expected a batch that divides into {number} micro-batches{of_device} (accumulate={number}), "
+            f"got B = {first[1]} (xs {list(first)}). Use a multiple of {number * devices}."
+        )

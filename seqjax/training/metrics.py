@@ -1,0 +1,68 @@
+"""What a step reports, and probes that look into it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+Probe = Callable[[Any, Any, Any], Any]
+"""``(params, gradients, updates) -> scalar or pytree``: of the params before the update, the gradient of the mean loss
+before the optimizer clips it, and what the optimizer adds to the params; also in steps that are then skipped."""
+
+
+class Metrics(NamedTuple):
+    """Of one step, from before the update.
+
+    Attributes:
+        loss: the mean loss.
+        gradient_norm: the global 2-norm of its gradient, before the optimizer clips it.
+        finite: whether the step made its update: loss, gradient and new params were all finite.
+        probes: what each probe found, by name; an empty dict without probes.
+    """
+
+    loss: Any
+    gradient_norm: Any
+    finite: Any
+    probes: Any
+
+
+def gradient_norms(params: Any, gradients: Any, updates: Any) -> dict[str, jax.Array]:
+    """A probe: the 2-norm of the gradient of each parameter, by the parameter's path.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, seqjax as sj
+        >>> from seqjax.training import gradient_norms, init_train_state, make_train_step
+        >>> model, optimizer = sj.recurrent(sj.elman(2)), optax.sgd(0.1)
+        >>> step = make_train_step(model, optax.l2_loss, optimizer, probes={"norms": gradient_norms})
+        >>> batch = sj.Batch(jnp.ones((5, 4, 3)), jnp.zeros((5, 4, 2)))
+        >>> state = init_train_state(model, optimizer, jax.random.key(0), batch.xs[0])
+        >>> sorted(step(state, batch)[1].probes["norms"])
+        ['b', 'w_h', 'w_x']
+    """
+    return _norms(gradients)
+
+
+def update_norms(params: Any, gradients: Any, updates: Any) -> dict[str, jax.Array]:
+    """A probe: the 2-norm of the update of each parameter, by the parameter's path."""
+    return _norms(updates)
+
+
+def check_probes(probes: Mapping[str, Probe] | None) -> dict[str, Probe]:
+    """The probes by name; a TypeError for anything else."""
+    wanted = 'a dict of functions (params, gradients, updates) -> pytree, such as {"norms": gradient_norms}'
+    if probes is None:
+        return {}
+    if not isinstance(probes, Mapping):
+        raise TypeError(f"make_train_step(probes): expected {wanted}, got {type(probes).__name__}.")
+    for name, probe in probes.items():
+        if not isinstance(name, str) or not callable(probe):
+            raise TypeError(f"make_train_step(probes): expected {wanted}, got {name!r}: {probe!r}.")
+    return dict(probes)
+
+
+def _norms(tree: Any) -> dict[str, jax.Array]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): optax.tree.norm(leaf) for path, leaf in leaves
+    }

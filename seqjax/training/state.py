@@ -1,0 +1,109 @@
+"""What training carries from step to step."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import PartitionSpec
+
+from seqjax.base import Cell, Estimator, Layer
+from seqjax.gradients.bptt import full_bptt
+
+
+class TrainState(NamedTuple):
+    """What training carries from step to step; all of it is needed to resume, and nothing else.
+
+    Attributes:
+        params: the model's.
+        opt_state: the optimizer's.
+        step: how many steps were made, those without an update among them, an int32 scalar.
+        key: where noise comes from, the same in all steps, each of which draws from ``fold_in(key, step)``; None for
+            deterministic training, without dropout.
+        carry: of the model, leaves ``[B, ...]``, where streams go on from batch to batch; otherwise None.
+        estimator_state: of the estimator, in the same case.
+        skipped: how many steps made no update because something was not finite, an int32 scalar.
+        consecutive: how many of them were the last ones, without a good step in between, an int32 scalar.
+    """
+
+    params: Any
+    opt_state: Any
+    step: Any
+    key: Any
+    carry: Any = None
+    estimator_state: Any = None
+    skipped: Any = np.int32(0)
+    consecutive: Any = np.int32(0)
+
+
+def init_train_state(
+    model: Layer,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    x: Any,
+    *,
+    estimator: Estimator = full_bptt(),  # noqa: B008 (a frozen value)
+) -> TrainState:
+    """The state before the first step.
+
+    Its arrays are all copies of their own, so that the step may reuse their memory.
+
+    Args:
+        model: the model.
+        optimizer: an optax optimizer.
+        key: for the initial params and, by a different part of it, for the noise in training.
+        x: one time step of input ``[*B, ...]``; an array or a ShapeDtypeStruct.
+        estimator: the step's.
+
+    Raises:
+        TypeError: for another kind of model, optimizer or estimator.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, seqjax as sj
+        >>> from seqjax.training import init_train_state
+        >>> state = init_train_state(sj.recurrent(sj.elman(8)), optax.adam(1e-3), jax.random.key(0), jnp.ones((4, 3)))
+        >>> state.params.w_x.shape, int(state.step)
+        ((3, 8), 0)
+        >>> deterministic = state._replace(key=None)
+    """
+    check_kinds("init_train_state", model, optimizer, estimator)
+    key_params, key_noise = jax.random.split(key)
+    params = model.init(key_params, x)
+    state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), key_noise)
+    if estimator.streaming:
+        carry = model.initial_carry(params, x)
+        init, _ = estimator.bind(model, lambda ys, targets: ys)  # the state does not depend on the loss
+        state = state._replace(carry=carry, estimator_state=init(params, carry, x))
+    # Some optimizers begin with the params themselves, and a buffer cannot be donated twice. An explicit dtype makes
+    # weakly typed leaves strong, as the step returns them: otherwise the second step would be compiled again.
+    return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.asarray(leaf).dtype), state)
+
+
+def state_specs(axis: str) -> TrainState:
+    """How each part of a state is split over a mesh axis: what belongs to a stream as the batch, all else not at all.
+
+    Example:
+        >>> import jax
+        >>> specs = state_specs("data")
+        >>> specs.params == jax.P(), specs.carry == jax.P("data")
+        (True, True)
+    """
+    split, same = PartitionSpec(axis), PartitionSpec()
+    of_streams = ("carry", "estimator_state")
+    return TrainState(*(split if name in of_streams else same for name in TrainState._fields))
+
+
+def check_kinds(who: str, model: Any, optimizer: Any, estimator: Any) -> None:
+    """Raise a TypeError where one of them is of another kind."""
+    if not isinstance(model, Layer):
+        hint = " Bind a cell with recurrent(cell)." if isinstance(model, Cell) else ""
+        raise TypeError(f"{who}(model): expected a Layer, got {model!r}.{hint}")
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"{who}(optimizer): expected an optax optimizer such as optax.adam(1e-3), got {type(optimizer).__name__}."
+        )
+    if not isinstance(estimator, Estimator):
+        raise TypeError(
+            f"{who}(estimator): expected an Estimator such as truncated_bptt(64), got {type(estimator).__name__}."
+        )
