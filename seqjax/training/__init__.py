@@ -1,18 +1,30 @@
 """Training: one pure step of gradient descent, on one device or with the batch split over many."""
 
 from seqjax.training.checkpoints import Checkpoints, DamagedCheckpointWarning
+from seqjax.training.labels import parameter_labels
 from seqjax.training.metrics import Metrics, gradient_norms, update_norms
+from seqjax.training.precision import BFLOAT16, FLOAT16, FLOAT32, LossScale, Precision
 from seqjax.training.state import TrainState, init_train_state
 from seqjax.training.step import TrainStep, make_train_step
+from seqjax.training.transforms import average_params, averaged_params, clip_by_layer_norm
 
 __all__ = [
+    "BFLOAT16",
+    "FLOAT16",
+    "FLOAT32",
     "Checkpoints",
     "DamagedCheckpointWarning",
+    "LossScale",
     "Metrics",
+    "Precision",
     "TrainState",
     "TrainStep",
+    "average_params",
+    "averaged_params",
+    "clip_by_layer_norm",
     "gradient_norms",
     "init_train_state",
     "make_train_step",
+    "parameter_labels",
     "update_norms",
 ]
