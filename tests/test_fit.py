@@ -474,3 +474,12 @@ def test_curves_show_every_metric(tmp_path):
     assert (tmp_path / "curves.svg").read_text().startswith("<?xml")
     (tmp_path / "empty.jsonl").touch()
     assert draw_curves(tmp_path / "empty.jsonl", tmp_path / "empty.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_overflows_that_a_smaller_loss_scale_cures_are_skipped_but_do_not_count():
+    def overflowing(state, batch):
+        state, metrics = step(state, batch)
+        return state, types.SimpleNamespace(loss=1.0, finite=metrics.finite, consecutive=np.int32(0))
+
+    fitted = fit(overflowing, START, lambda n: batches(n, range(1, 9)), num_steps=12, max_skipped=2)
+    assert fitted.skipped == 8 and fitted.reason == "reached 12 steps"

@@ -22,6 +22,7 @@ from seqjax.cells.heads import (
     zero_state,
 )
 from seqjax.cells.initialise import check_size
+from seqjax.cells.labels import sets_recurrence
 from seqjax.combinators import serial
 from seqjax.convolution import short_convolution
 from seqjax.definition import definition
@@ -31,6 +32,7 @@ from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left
 
 
+@sets_recurrence("b_dt", "a_log")
 class GatedDeltaBlockParams(NamedTuple):
     """Of the cell in `gated_delta_block`: w_beta, w_dt ``[D, N]``; b_dt, a_log ``[N]``; scale ``[V]`` of the norm."""
 

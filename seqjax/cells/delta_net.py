@@ -19,6 +19,7 @@ from seqjax.cells.heads import (
     unit,
     zero_state,
 )
+from seqjax.cells.labels import sets_recurrence
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 
@@ -33,6 +34,7 @@ class DeltaNetParams(NamedTuple):
     w_o: jax.Array
 
 
+@sets_recurrence("b_dt", "a_log")
 class GatedDeltaNetParams(NamedTuple):
     """w_q, w_k ``[D, N*K]``; w_v, w_g ``[D, N*V]``; w_beta ``[D, N]``; w_o ``[N*V, H]``.
 

@@ -16,10 +16,12 @@ from seqjax.cells.heads import (
     zero_state,
 )
 from seqjax.cells.initialise import check_size
+from seqjax.cells.labels import sets_recurrence
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 
 
+@sets_recurrence("b_a")
 class GLAParams(NamedTuple):
     """w_q, w_k ``[D, N*K]``; w_v ``[D, N*V]``; w_a1 ``[D, R]``, w_a2 ``[R, N*K]``, b_a ``[N*K]``: the decay.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs
 from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.labels import sets_recurrence
 from seqjax.cells.linear import affine, lecun_normal
 from seqjax.definition import definition
 from seqjax.ops.select import wide, wide_complex
@@ -16,6 +17,7 @@ from seqjax.ops.step import expand_left
 EPSILON = 1e-5
 
 
+@sets_recurrence("b_f", "theta")
 class HGRNParams(NamedTuple):
     """w_c, w_g ``[D, 2H]``, w_f ``[D, H]``, w_o ``[2H, H]``; b_c, b_g, scale, shift ``[2H]``; b_f, theta, b_o ``[H]``.
 

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs
 from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.labels import sets_recurrence
 from seqjax.definition import definition
 from seqjax.ops.select import wide, wide_complex
 
 
+@sets_recurrence("nu_log", "theta_log", "gamma_log")
 class LRUParams(NamedTuple):
     """nu_log, theta_log, gamma_log ``[N]``; w_b ``[D, 2N]`` (real, imaginary); w_c ``[2N, H]``; w_d ``[D, H]``."""
 

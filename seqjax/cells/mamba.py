@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs
 from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.labels import sets_recurrence
 from seqjax.cells.linear import check_choice, check_range, init_input_map, log_uniform, to_channels
 from seqjax.definition import definition
 from seqjax.ops.select import wide
@@ -17,6 +18,7 @@ from seqjax.ops.step import expand_left
 STEP_FLOOR = 1e-4
 
 
+@sets_recurrence("b_step", "a_log")
 class MambaParams(NamedTuple):
     """w_x ``[D, H]`` or None; w_b, w_c, a_log ``[H, N]``; w_low ``[H, R]``, w_step ``[R, H]``; b_step, d ``[H]``."""
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs
 from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.labels import sets_recurrence
 from seqjax.cells.linear import init_input_map, lecun_normal, to_channels
 from seqjax.definition import definition
 from seqjax.ops.discretise import complement, log_softplus
@@ -15,6 +16,7 @@ from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left
 
 
+@sets_recurrence("b_r", "a_logit")
 class RGLRUParams(NamedTuple):
     """w_x ``[D, H]`` or None; w_r, w_i ``[N, d, d]``, N d = H; b_r, b_i, a_logit ``[H]``."""
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs, Recurrence, Step
 from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.labels import sets_recurrence
 from seqjax.cells.linear import affine, check_choice
 from seqjax.definition import definition
 from seqjax.ops.discretise import complement
@@ -17,6 +18,7 @@ from seqjax.ops.step import expand_left
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "identity": lambda z: z}
 
 
+@sets_recurrence("nu_log", "theta_log")
 class RTUParams(NamedTuple):
     """nu_log, theta_log ``[H]``; w_x ``[D, 2H]`` (columns of c1, c2)."""
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs
 from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.labels import sets_recurrence
 from seqjax.cells.linear import affine, check_choice, check_even, check_range, lecun_normal, log_uniform
 from seqjax.cells.s4d import DISCRETISATIONS
 from seqjax.definition import definition
@@ -16,6 +17,7 @@ from seqjax.ops.select import wide, wide_complex
 from seqjax.ops.step import expand_left
 
 
+@sets_recurrence("step_log", "a_log", "a_imag")
 class S5Params(NamedTuple):
     """step_log, a_log, a_imag ``[M]``; w_b ``[D, 2M]`` (real, imaginary); w_c ``[2M, H]``; w_d ``[D, H]``."""
 

@@ -18,9 +18,11 @@ from seqjax.cells.heads import (
     zero_state,
 )
 from seqjax.cells.initialise import check_size
+from seqjax.cells.labels import sets_recurrence
 from seqjax.definition import definition
 
 
+@sets_recurrence("b_dt", "a_log")
 class SSDParams(NamedTuple):
     """w_q, w_k ``[D, G*K]`` for G groups; w_v ``[D, N*V]``; d ``[N]``; w_o ``[N*V, H]``.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from seqjax.training.metrics_log import EVALUATION
 
-NOT_DRAWN = ("step", "seconds", "finite", "event", "reason")
+NOT_DRAWN = ("step", "seconds", "finite", "consecutive", "event", "reason")
 
 
 def draw_curves(log: str | PathLike, out: str | PathLike) -> Path:

@@ -268,7 +268,7 @@ class _Guard:
 
     def too_many(self, step: int, metrics: Any, report: _Report, bar: Bar) -> int | None:
         """Say and log what there is to say; the step, if too many in a row were not finite."""
-        loss, finite = (getattr(metrics, name, None) for name in ("loss", "finite"))
+        loss, finite, in_a_row = (getattr(metrics, name, None) for name in ("loss", "finite", "consecutive"))
         loss = None if loss is None else float(loss)
         fine = bool(finite) if finite is not None else loss is None or math.isfinite(loss)
         if report.due(step):
@@ -278,7 +278,8 @@ class _Guard:
             self.in_a_row = 0
             return None
         self.skipped += 1
-        self.in_a_row += 1
+        # A step that knows its loss scale does not count overflows that a smaller scale will cure.
+        self.in_a_row = self.in_a_row + 1 if in_a_row is None else int(in_a_row)
         reason = _not_finite(metrics)
         report.event(step, "skipped", reason)
         if jax.process_index() == 0:

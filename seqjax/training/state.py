@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 
 from seqjax.base import Cell, Estimator, Layer
 from seqjax.gradients.bptt import full_bptt
+from seqjax.training.precision import FLOAT32, Precision, check_precision, computing, first_scale
 
 
 class TrainState(NamedTuple):
@@ -24,7 +25,9 @@ class TrainState(NamedTuple):
         carry: of the model, leaves ``[B, ...]``, where streams go on from batch to batch; otherwise None.
         estimator_state: of the estimator, in the same case.
         skipped: how many steps made no update because something was not finite, an int32 scalar.
-        consecutive: how many of them were the last ones, without a good step in between, an int32 scalar.
+        consecutive: how many of them were the last ones, without a good step in between, an int32 scalar. Steps that a
+            smaller loss scale answers are not counted here.
+        loss_scale: of a `Precision` that has one, a `LossScale`; otherwise None.
     """
 
     params: Any
@@ -35,6 +38,7 @@ class TrainState(NamedTuple):
     estimator_state: Any = None
     skipped: Any = np.int32(0)
     consecutive: Any = np.int32(0)
+    loss_scale: Any = None
 
 
 def init_train_state(
@@ -44,6 +48,7 @@ def init_train_state(
     x: Any,
     *,
     estimator: Estimator = full_bptt(),  # noqa: B008 (a frozen value)
+    precision: Precision = FLOAT32,
 ) -> TrainState:
     """The state before the first step.
 
@@ -55,9 +60,10 @@ def init_train_state(
         key: for the initial params and, by a different part of it, for the noise in training.
         x: one time step of input ``[*B, ...]``; an array or a ShapeDtypeStruct.
         estimator: the step's.
+        precision: the step's.
 
     Raises:
-        TypeError: for another kind of model, optimizer or estimator.
+        TypeError: for another kind of model, optimizer, estimator or precision.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, seqjax as sj
@@ -68,9 +74,12 @@ def init_train_state(
         >>> deterministic = state._replace(key=None)
     """
     check_kinds("init_train_state", model, optimizer, estimator)
+    check_precision("init_train_state", precision)
+    model = computing(model, precision)
     key_params, key_noise = jax.random.split(key)
     params = model.init(key_params, x)
     state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), key_noise)
+    state = state._replace(loss_scale=first_scale(precision))
     if estimator.streaming:
         carry = model.initial_carry(params, x)
         init, _ = estimator.bind(model, lambda ys, targets: ys)  # the state does not depend on the loss

@@ -29,6 +29,15 @@ from seqjax.gradients.bptt import full_bptt
 from seqjax.gradients.objective import Loss
 from seqjax.training.guard import all_finite, choose
 from seqjax.training.metrics import Metrics, Probe, check_probes
+from seqjax.training.precision import (
+    FLOAT32,
+    Precision,
+    check_precision,
+    computing,
+    loss_factor,
+    next_scale,
+    without,
+)
 from seqjax.training.sharding import batch_specs, check_micro_batches, data_axis
 from seqjax.training.state import TrainState, check_kinds, state_specs
 from seqjax.training.sums import sums_in_turn, sums_over
@@ -44,6 +53,7 @@ class TrainStep:
 
     mesh: Mesh | None
     estimator: Estimator
+    precision: Precision
     jitted: Any = field(repr=False)
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -77,6 +87,11 @@ class TrainStep:
                 f"train step: expected a TrainState for {self.estimator!r}, got one for another estimator. Make one "
                 f"with init_train_state(..., estimator={self.estimator!r})."
             )
+        if (self.precision.loss_scale is None) != (state.loss_scale is None):
+            raise ValueError(
+                f"train step: expected a TrainState for {self.precision!r}, got one for another precision. Make one "
+                "with init_train_state(..., precision=...)."
+            )
         for leaf in jax.tree.leaves(batch.xs):
             if not np.shape(leaf) or not np.shape(leaf)[0]:
                 raise ValueError(
@@ -99,6 +114,7 @@ def make_train_step(
     estimator: Estimator = full_bptt(),  # noqa: B008 (a frozen value)
     mesh: Mesh | None = None,
     accumulate: int = 1,
+    precision: Precision = FLOAT32,
     probes: Mapping[str, Probe] | None = None,
 ) -> TrainStep:
     r"""A compiled training step ``(state, batch) -> (state, metrics)``, pure but for its memory.
@@ -133,9 +149,10 @@ def make_train_step(
     batch: they go on from where the batch before it ended; if a sequence began in the gap, what remains of it is
     entered with the end of the one before, up to the next reset.
 
-    Gradients are clipped by the optimizer, put together as
-    ``optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))``: by their global norm so, by each unit's weights
-    with ``optax.adaptive_grad_clip``.
+    The optimizer says what happens to gradients: ``optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))``
+    clips them by their global norm, `clip_by_layer_norm` layer by layer, ``optax.adaptive_grad_clip`` by the weights of
+    each unit; `average_params` keeps an exponential average of the params, and `parameter_labels` tells the parameters
+    of state spaces from others.
 
     Args:
         model: the model.
@@ -146,6 +163,8 @@ def make_train_step(
         estimator: how gradients flow through time; see `seqjax.gradients`.
         mesh: the devices; None for one.
         accumulate: the number of micro-batches, by which B must be divisible, on each device.
+        precision: the dtypes of the computation; see `Precision`, and make the state for it with
+            ``init_train_state(..., precision=...)``.
         probes: functions ``(params, gradients, updates) -> pytree`` by name, such as `gradient_norms`; what they find
             is in ``metrics.probes``.
 
@@ -154,10 +173,11 @@ def make_train_step(
         gradient of zero.
 
     Raises:
-        TypeError: for another kind of model, optimizer, estimator, mesh or probes; from the step, of state or batch.
+        TypeError: for another kind of model, optimizer, estimator, mesh, precision or probes; from the step, of state
+            or batch.
         ValueError: for a mesh of several axes none of which is "data", or accumulate below 1; from the step, for a
-            state of another estimator, a batch that does not divide among the devices or into micro-batches, or a loss
-            that does not split with it.
+            state of another estimator or precision, a batch that does not divide among the devices or into
+            micro-batches, or a loss that does not split with it.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, seqjax as sj, flax.linen as nn
@@ -180,6 +200,8 @@ def make_train_step(
     """
     check_kinds("make_train_step", model, optimizer, estimator)
     check_whole("make_train_step(accumulate)", accumulate)
+    check_precision("make_train_step", precision)
+    model = computing(model, precision)
     probes = check_probes(probes)
     if mesh is None:
         sums, devices = sums_in_turn(model, loss, estimator, accumulate), 1
@@ -191,22 +213,33 @@ def make_train_step(
         old, batch = TrainState(*state_and_batch[:-1]), state_and_batch[-1]
         check_micro_batches(batch, accumulate, devices)
         noise = None if old.key is None else jax.random.fold_in(old.key, old.step)
-        estimate, carry, estimator_state = sums(old.params, old.carry, old.estimator_state, batch, noise)
-        total, count, gradients = estimate
+        factor = loss_factor(old.loss_scale, batch)
+        estimate, carry, estimator_state = sums(
+            old.params, old.carry, old.estimator_state, batch, noise, factor
+        )
+        total, count, gradients = without(factor, estimate)
         count = jnp.maximum(count, 1)
         # For complex params JAX returns the conjugate of the direction of steepest ascent.
         gradients = jax.tree.map(lambda g: (jnp.conj(g) / count).astype(g.dtype), gradients)
         updates, opt_state = optimizer.update(gradients, old.opt_state, old.params)
         params = optax.apply_updates(old.params, updates)
-        finite = all_finite(total, gradients, params)
+
+        whole = all_finite(gradients)
+        finite = whole & all_finite(total, params)
         new = old._replace(
             params=params, opt_state=opt_state, carry=carry, estimator_state=estimator_state, consecutive=0
         )
         skip = old._replace(skipped=old.skipped + 1, consecutive=old.consecutive + 1)
+        if old.loss_scale is not None:
+            overflow = all_finite(total) & ~whole & (old.loss_scale.scale > 1)
+            skip = skip._replace(consecutive=jnp.where(overflow, old.consecutive, skip.consecutive))
         state = choose(finite, new._replace(key=None), skip._replace(key=None))
+        if old.loss_scale is not None:
+            scale = next_scale(old.loss_scale, precision.growth_interval, finite, overflow)
+            state = state._replace(loss_scale=scale)
         state = state._replace(step=old.step + 1, key=old.key)
         found = {name: probe(old.params, gradients, updates) for name, probe in probes.items()}
-        return state, Metrics(total / count, optax.tree.norm(gradients), finite, found)
+        return state, Metrics(total / count, optax.tree.norm(gradients), finite, state.consecutive, found)
 
     # Results have a fixed place, so that the next step finds its state where this one did. The key is not donated: it
     # is small, goes on unchanged, and is likely to be used elsewhere.
@@ -216,4 +249,4 @@ def make_train_step(
         shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
     donated = tuple(i for i, name in enumerate(TrainState._fields) if name != "key")
     jitted = jax.jit(train_step, donate_argnums=donated, out_shardings=shardings)
-    return TrainStep(mesh, estimator, jitted)
+    return TrainStep(mesh, estimator, precision, jitted)

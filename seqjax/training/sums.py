@@ -18,10 +18,14 @@ from seqjax.gradients.objective import Loss
 from seqjax.gradients.windows import added, as_params, no_estimate
 from seqjax.layers import first_step
 from seqjax.training.guard import all_finite
+from seqjax.training.precision import scaled
 from seqjax.training.sharding import batch_specs, data_axis
 
-Sums = Callable[[Any, Any, Any, Batch, Any], tuple[Estimate, Any, Any]]
-"""``(params, carry, estimator_state, batch, key) -> (Estimate, carry, estimator_state)``."""
+Sums = Callable[[Any, Any, Any, Batch, Any, Any], tuple[Estimate, Any, Any]]
+"""``(params, carry, estimator_state, batch, key, factor) -> (Estimate, carry, estimator_state)``.
+
+The factor, a scalar or None, multiplies each loss, and so total and gradients.
+"""
 
 
 def sums_of(model: Layer, loss: Loss, estimator: Estimator) -> Sums:
@@ -30,9 +34,11 @@ def sums_of(model: Layer, loss: Loss, estimator: Estimator) -> Sums:
     Streams that end in what is not finite, though no loss that counts has seen it, make the total NaN, so that the step
     is skipped: no later step could be finite.
     """
-    init, update = estimator.bind(model, loss)
 
-    def sums(params: Any, carry: Any, state: Any, batch: Batch, key: Any) -> tuple[Estimate, Any, Any]:
+    def sums(
+        params: Any, carry: Any, state: Any, batch: Batch, key: Any, factor: Any
+    ) -> tuple[Estimate, Any, Any]:
+        init, update = estimator.bind(model, scaled(loss, factor))
         if estimator.streaming:
             estimate, *streams = update(params, carry, state, batch, key=key)
             total = jnp.where(all_finite(streams), estimate.total, jnp.nan)
@@ -52,7 +58,9 @@ def sums_in_turn(model: Layer, loss: Loss, estimator: Estimator, number: int) ->
     if number == 1:
         return sums_of(model, loss, estimator)
 
-    def sums(params: Any, carry: Any, state: Any, batch: Batch, key: Any) -> tuple[Estimate, Any, Any]:
+    def sums(
+        params: Any, carry: Any, state: Any, batch: Batch, key: Any, factor: Any
+    ) -> tuple[Estimate, Any, Any]:
         specs = batch_specs(batch, "turn", number)
         checked = splitting(loss, specs.targets, "turn", number, f"into {number} micro-batches", "for one")
         sums_of_part = sums_of(model, checked, estimator)
@@ -63,7 +71,7 @@ def sums_in_turn(model: Layer, loss: Loss, estimator: Estimator, number: int) ->
 
         def of_turn(index: Any, batch: Batch, carry: Any, state: Any) -> tuple[Estimate, Any, Any]:
             noise = None if key is None else jax.random.fold_in(key, index)
-            return sums_of_part(params, carry, state, batch, noise)
+            return sums_of_part(params, carry, state, batch, noise, factor)
 
         def turn(so_far: Estimate, part: Any) -> Any:
             found, *streams = of_turn(*part)
@@ -92,10 +100,14 @@ def sums_over(model: Layer, loss: Loss, estimator: Estimator, mesh: Mesh, number
     axis = data_axis(mesh)
     size = mesh.shape[axis]
 
-    def sums(params: Any, carry: Any, state: Any, batch: Batch, key: Any) -> tuple[Estimate, Any, Any]:
+    def sums(
+        params: Any, carry: Any, state: Any, batch: Batch, key: Any, factor: Any
+    ) -> tuple[Estimate, Any, Any]:
         of_batch = batch_specs(batch, axis, size)
 
-        def of_part(params: Any, carry: Any, state: Any, part: Batch, key: Any) -> tuple[Estimate, Any, Any]:
+        def of_part(
+            params: Any, carry: Any, state: Any, part: Batch, key: Any, factor: Any
+        ) -> tuple[Estimate, Any, Any]:
             if key is not None and size > 1:
                 key = jax.random.fold_in(key, jax.lax.axis_index(axis))
             # A copy for each device, made before any loop: gradients by it are the device's own.
@@ -103,13 +115,13 @@ def sums_over(model: Layer, loss: Loss, estimator: Estimator, mesh: Mesh, number
             where = f"over the {size} devices of mesh axis '{axis}'"
             checked = splitting(loss, of_batch.targets, axis, size, where, "on one device")
             sums_of_part = sums_in_turn(model, checked, estimator, number)
-            estimate, *streams = vary_like(sums_of_part(params, carry, state, part, key), part.xs)
+            estimate, *streams = vary_like(sums_of_part(params, carry, state, part, key, factor), part.xs)
             return jax.lax.psum(estimate, axis), *streams
 
         same, split = PartitionSpec(), PartitionSpec(axis)
-        specs = (same, split, split, of_batch, same)
+        specs = (same, split, split, of_batch, same, same)
         run = jax.shard_map(of_part, mesh=mesh, in_specs=specs, out_specs=(same, split, split))
-        return run(params, carry, state, batch, key)
+        return run(params, carry, state, batch, key, factor)
 
     return sums
 

@@ -1,0 +1,195 @@
+r"""The dtypes of training: computing in a narrow one, with params, sums and the optimizer in float32.
+
+In float16 gradients below 6e-8 vanish. So the loss is multiplied by a scale S before it is differentiated, and the
+gradients are divided by it after, in float32: S is halved where a gradient overflows, and doubled when none has for a
+while. S is a power of two, so that it changes nothing else. bfloat16 has the range of float32 and needs none.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Batch, Estimate, Layer
+from seqjax.definition import Value, definition
+from seqjax.gradients.objective import Loss
+from seqjax.ops.select import cast, wide
+from seqjax.training.labels import parameter_labels
+
+LARGEST_SCALE = 2.0**24
+
+
+class LossScale(NamedTuple):
+    """S, a float32 scalar; and how many steps were good since it last changed, an int32 scalar."""
+
+    scale: Any
+    good_steps: Any
+
+
+@dataclass(frozen=True, repr=False)
+class Precision(Value):
+    """The dtypes of a training step. `FLOAT32`, `BFLOAT16` and `FLOAT16` are the usual ones.
+
+    Attributes:
+        compute: the dtype that floating inputs and params are cast to inside of what is differentiated; None for as
+            they are. Outputs are float32 again, so that the loss is; gradients have the dtypes of the params. Params
+            that set a recurrence's decays (`parameter_labels`) are not cast: in bfloat16 a decay of 0.999 is 1.
+        loss_scale: S at the start, of the mean loss, 1 or more; None for none.
+        growth_interval: after so many good steps S is doubled, up to 2^24.
+
+    Raises:
+        ValueError: for a dtype that is not floating, or numbers below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, seqjax as sj
+        >>> from seqjax.training import BFLOAT16, FLOAT16, init_train_state, make_train_step
+        >>> model, optimizer = sj.recurrent(sj.lstm(2)), optax.sgd(0.1)
+        >>> batch = sj.Batch(jnp.ones((5, 4, 3)), jnp.zeros((5, 4, 2)))
+        >>> step = make_train_step(model, optax.l2_loss, optimizer, precision=BFLOAT16)
+        >>> state = init_train_state(model, optimizer, jax.random.key(0), batch.xs[0], precision=BFLOAT16)
+        >>> step(state, batch)[0].params.w_x.dtype
+        dtype('float32')
+        >>> FLOAT16
+        Precision(compute='float16', loss_scale=32768.0)
+
+    References:
+        Micikevicius et al. 2018, "Mixed precision training", arXiv:1710.03740.
+    """
+
+    compute: Any = None
+    loss_scale: float | None = None
+    growth_interval: int = 2000
+
+    def __post_init__(self) -> None:
+        if self.compute is not None:
+            try:
+                floating = jnp.issubdtype(jnp.dtype(self.compute), jnp.floating)
+            except TypeError:
+                floating = False
+            if not floating:
+                raise ValueError(
+                    f"Precision(compute): expected a floating dtype such as 'bfloat16', or None, got {self.compute!r}."
+                )
+            object.__setattr__(self, "compute", jnp.dtype(self.compute).name)
+        for name in ("loss_scale", "growth_interval"):
+            number = getattr(self, name)
+            if number is not None and not number >= 1:
+                raise ValueError(f"Precision({name}): expected a number of at least 1, got {number!r}.")
+        if self.loss_scale is not None and math.frexp(self.loss_scale)[0] != 0.5:
+            raise ValueError(
+                f"Precision(loss_scale): expected a power of two, which rounds nothing, got {self.loss_scale!r}."
+            )
+
+
+FLOAT32 = Precision()
+BFLOAT16 = Precision("bfloat16")
+FLOAT16 = Precision("float16", loss_scale=2.0**15)
+
+
+@definition
+def in_precision(layer: Layer, dtype: Any) -> Layer:
+    """The layer, computing in a dtype: params and floating inputs are cast to it, outputs to float32 at least.
+
+    Params with the label "recurrence" stay as they are, see `Precision`.
+    """
+
+    def lower(params: Any) -> Any:
+        def lowered(leaf: Any, label: str) -> Any:
+            return leaf if label == "recurrence" else cast(leaf, dtype)
+
+        return jax.tree.map(lowered, params, parameter_labels(params))
+
+    def widened(ys: Any) -> Any:
+        return jax.tree.map(
+            lambda y: y.astype(wide(y.dtype)) if jnp.issubdtype(y.dtype, jnp.inexact) else y, ys
+        )
+
+    def initial_carry(params: Any, x: Any) -> Any:
+        return layer.initial_carry(lower(params), like(x))
+
+    def like(x: Any) -> Any:
+        """An example of one step, an array or a ShapeDtypeStruct, in the dtype."""
+
+        def one(leaf: Any) -> Any:
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                return leaf
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
+            return leaf.astype(dtype)
+
+        return jax.tree.map(one, x)
+
+    def step(params: Any, carry: Any, x: Any, **flags: Any) -> Any:
+        carry, y = layer.step(lower(params), carry, cast(x, dtype), **flags)
+        return carry, widened(y)
+
+    def unroll(params: Any, carry: Any, xs: Any, **flags: Any) -> Any:
+        carry, ys = layer.unroll(lower(params), carry, cast(xs, dtype), **flags)
+        return carry, widened(ys)
+
+    return Layer(init=layer.init, initial_carry=initial_carry, step=step, unroll=unroll, causal=layer.causal)
+
+
+def computing(model: Layer, precision: Precision) -> Layer:
+    """The model in a precision."""
+    return model if precision.compute is None else in_precision(model, precision.compute)
+
+
+def check_precision(who: str, precision: Any) -> None:
+    """Raise a TypeError for anything but a `Precision`."""
+    if not isinstance(precision, Precision):
+        raise TypeError(
+            f"{who}(precision): expected a Precision such as BFLOAT16, got {precision!r}. Import it from "
+            "seqjax.training."
+        )
+
+
+# ---------------------------------------------------------------- the loss scale
+
+
+def first_scale(precision: Precision) -> LossScale | None:
+    """The loss scale before the first step."""
+    if precision.loss_scale is None:
+        return None
+    return LossScale(jnp.float32(precision.loss_scale), jnp.zeros((), jnp.int32))
+
+
+def loss_factor(state: LossScale | None, batch: Batch) -> jax.Array | None:
+    """By which each loss is multiplied: S over the number of steps and rows, rounded up to a power of two.
+
+    The sum of losses is differentiated; so S means the same as for a mean, whatever the size of the batch.
+    """
+    if state is None:
+        return None
+    steps = math.prod(jax.tree.leaves(batch.xs)[0].shape[:2])
+    return state.scale / 2.0 ** math.ceil(math.log2(max(steps, 1)))
+
+
+def scaled(loss: Loss, factor: jax.Array | None) -> Loss:
+    """The loss times a factor, in float32 at least."""
+    if factor is None:
+        return loss
+
+    def times(ys: Any, targets: Any) -> jax.Array:
+        losses = loss(ys, targets)
+        return losses.astype(wide(losses.dtype)) * factor
+
+    return times
+
+
+def without(factor: jax.Array | None, estimate: Estimate) -> Estimate:
+    """The estimate of the losses as they are, from that of losses times a factor."""
+    if factor is None:
+        return estimate
+    total, count, gradients = estimate
+    return Estimate(total / factor, count, jax.tree.map(lambda g: (g / factor).astype(g.dtype), gradients))
+
+
+def next_scale(state: LossScale, interval: int, finite: jax.Array, overflow: jax.Array) -> LossScale:
+    """The loss scale after a step that was finite, or in which gradients overflowed, or neither."""
+    good = jnp.where(finite, state.good_steps + 1, 0)
+    grow = good >= interval
+    grown = jnp.where(grow, jnp.minimum(2 * state.scale, LARGEST_SCALE), state.scale)
+    return LossScale(jnp.where(overflow, state.scale / 2, grown), jnp.where(grow, 0, good))

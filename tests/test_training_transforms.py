@@ -1,0 +1,188 @@
+"""Labels of params, clipping by layers and averages, each beside a transcription or what the recurrence itself says."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import seqjax as sj
+from seqjax.base import Diagonal, Matrix
+from seqjax.cells import REGISTRY
+from seqjax.cells.labels import sets_recurrence
+from seqjax.training import (
+    average_params,
+    averaged_params,
+    clip_by_layer_norm,
+    init_train_state,
+    make_train_step,
+    parameter_labels,
+)
+
+KEY = jax.random.key(0)
+H = 4
+
+
+def names(tree):
+    return {
+        jax.tree_util.keystr(path, simple=True): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+# ---------------------------------------------------------------- labels
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_labels_have_the_structure_of_the_params(name):
+    entry = REGISTRY[name]
+    layer = sj.recurrent(entry.make(H))
+    params = jax.eval_shape(layer.init, KEY, entry.example((2,), 3))
+    labels = parameter_labels(params)
+    assert jax.tree.structure(labels) == jax.tree.structure(params)
+    assert set(jax.tree.leaves(labels)) <= {"recurrence", "other"}
+
+
+LINEAR = [name for name, entry in REGISTRY.items() if isinstance(entry.make(H).recurrence, Diagonal | Matrix)]
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_labelled_are_the_params_that_set_the_decays(name):
+    """At an input of zero no projection has a say: what the decay still depends on are elementwise params."""
+    cell, x = REGISTRY[name].make(H), REGISTRY[name].example((1, 1), 3)
+    params = cell.init(KEY, x[0])
+
+    def decay(params):
+        us = cell.project(params, x)
+        a = us.a if isinstance(cell.recurrence, Diagonal) else us.log_decay
+        if a is None or not jnp.issubdtype(a.dtype, jnp.inexact):
+            return jnp.zeros(())
+        return jnp.sum(jnp.cos(3 * jnp.real(a)) + jnp.sin(2 * jnp.imag(a)))
+
+    sets = {key for key, g in names(jax.grad(decay)(params)).items() if np.any(g)}
+    labelled = {key for key, label in names(parameter_labels(params)).items() if label == "recurrence"}
+    # A bias of which only some columns set the decay is no such parameter; gamma scales what enters by the decay.
+    packed, scales = {"b", "b_if"}, {"gamma_log"}
+    assert sets - labelled <= packed and labelled - sets <= scales
+    assert labelled or sets <= packed
+
+
+def test_labels_are_found_anywhere_in_a_model():
+    model = sj.serial(
+        sj.pointwise(nn.Dense(H)),
+        sj.residual(sj.repeat(sj.serial(sj.recurrent(sj.lru(H)), sj.pointwise(nn.Dense(H))), 2)),
+        sj.bidirectional(sj.recurrent(sj.s5(H))),
+    )
+    params = model.init(KEY, jnp.ones((1, H)))
+    found = [key for key, label in names(parameter_labels(params)).items() if label == "recurrence"]
+    assert len(found) == 3 + 2 * 3 and all("log" in key or "imag" in key for key in found)
+    assert jax.tree.structure(parameter_labels(params)) == jax.tree.structure(params)
+
+
+def test_labelled_params_learn_at_their_own_rate_and_do_not_decay():
+    model, x = sj.serial(sj.recurrent(sj.lru(H)), sj.pointwise(nn.Dense(H))), np.ones((3, 2, H), np.float32)
+    decayed = optax.chain(optax.add_decayed_weights(0.5), optax.scale(-1.0))
+    optimizer = optax.multi_transform({"recurrence": optax.sgd(0.25), "other": decayed}, parameter_labels)
+    probes = {"gradients": lambda params, gradients, updates: gradients}
+    step = make_train_step(model, lambda ys, targets: jnp.sum(ys**2, -1), optimizer, probes=probes)
+    state = init_train_state(model, optimizer, KEY, x[0])
+    before = jax.tree.map(np.array, state.params)
+    state, metrics = step(state, sj.Batch(x, None))
+    labels = parameter_labels(before)
+
+    def expected(p, g, label):
+        return p - 0.25 * g if label == "recurrence" else p - g - 0.5 * p
+
+    wanted = jax.tree.map(expected, before, metrics.probes["gradients"], labels)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.params, wanted)
+
+
+def test_a_name_that_is_no_field_is_refused():
+    class Params(NamedTuple):
+        w: jax.Array
+
+    with pytest.raises(
+        ValueError, match=r"sets_recurrence\('decay'\): expected a field of Params, which has w\."
+    ):
+        sets_recurrence("decay")(Params)
+
+
+# ---------------------------------------------------------------- clipping and averages
+
+
+def test_layers_are_clipped_each_by_itself():
+    model = sj.serial(sj.pointwise(nn.Dense(H)), sj.recurrent(sj.lstm(H)), sj.pointwise(nn.Dense(H)))
+    shapes = jax.eval_shape(model.init, KEY, jnp.ones((1, H)))
+    rng = np.random.default_rng(0)
+    gradients = jax.tree.map(lambda a: rng.normal(size=a.shape), shapes)
+    small = 0.01 / optax.tree.norm(gradients[2])
+    gradients = (*gradients[:2], jax.tree.map(lambda g: g * small, gradients[2]))
+    got, _ = clip_by_layer_norm(1.5).update(gradients, optax.EmptyState())
+    for layer, clipped, norm in zip(gradients, got, (1.5, 1.5, 0.01), strict=True):
+        length = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(layer)))
+        wanted = jax.tree.map(lambda g, s=norm / length: g * s, layer)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), clipped, wanted)
+    zero = jax.tree.map(np.zeros_like, gradients)
+    jax.tree.map(np.testing.assert_array_equal, clip_by_layer_norm(1.0).update(zero, ())[0], zero)
+
+
+def test_clipping_keeps_dtypes_and_sums_wide():
+    gradients = {"a": jnp.full(4, 300.0, jnp.float16), "b": jnp.full(4, 3 + 4j, jnp.complex64)}
+    got, _ = clip_by_layer_norm(10.0).update({"one": gradients, "two": [gradients["b"]]}, ())
+    assert got["one"]["a"].dtype == jnp.float16 and got["one"]["b"].dtype == jnp.complex64
+    np.testing.assert_allclose(got["two"][0], (3 + 4j) * np.ones(4), rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(np.float64(got["one"]["a"])), 10, rtol=1e-3)
+    with pytest.raises(ValueError, match=r"clip_by_layer_norm\(max_norm\): expected a number above 0, got 0"):
+        clip_by_layer_norm(0)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9, 0.9999])
+def test_the_average_of_params_is_the_weighted_mean_of_what_updates_left(decay):
+    model, x = sj.recurrent(sj.elman(H, param_dtype=jnp.float64)), np.ones((3, 2, H))
+    optimizer = optax.chain(optax.adam(0.1), average_params(decay))
+    step = make_train_step(model, lambda ys, targets: jnp.sum((ys - targets) ** 2, -1), optimizer)
+    state = init_train_state(model, optimizer, KEY, x[0])
+    first = np.array(state.params.w_x)
+    np.testing.assert_array_equal(averaged_params(state.opt_state).w_x, first)
+    history = []
+    for seed in range(5):
+        targets = np.random.default_rng(seed).normal(size=x.shape)
+        if seed == 2:
+            targets[0] = np.nan  # skipped: no update, nothing to average
+        state, metrics = step(state, sj.Batch(x, targets))
+        if metrics.finite:
+            history.append(np.array(state.params.w_x))
+        weights = decay ** np.arange(len(history))[::-1]
+        mean = sum(w * p for w, p in zip(weights, history, strict=True)) / np.sum(weights)
+        np.testing.assert_allclose(averaged_params(state.opt_state).w_x, mean, rtol=1e-9)
+    assert len(history) == 4 and jax.tree.structure(averaged_params(state.opt_state)) == jax.tree.structure(
+        state.params
+    )
+
+
+def test_averages_of_narrow_params_are_wide_and_integers_pass():
+    params = {"w": jnp.ones(2, jnp.bfloat16), "n": jnp.zeros(2, jnp.int32)}
+    transform = average_params(0.999)
+    state = transform.init(params)
+    assert {k: v.dtype for k, v in state.average.items()} == {"w": jnp.float32, "n": jnp.int32}
+    updates = {"w": jnp.full(2, 0.5, jnp.bfloat16), "n": jnp.ones(2, jnp.int32)}
+    _, state = transform.update(updates, state, params)
+    np.testing.assert_array_equal(state.average["w"], [1.5, 1.5])
+    np.testing.assert_array_equal(state.average["n"], [1, 1])
+
+
+def test_averages_that_cannot_be_are_refused():
+    for wrong in (1.0, -0.1):
+        with pytest.raises(ValueError, match=r"average_params\(decay\): expected a number in \[0, 1\)"):
+            average_params(wrong)
+    with pytest.raises(ValueError, match="expected the params, got None"):
+        average_params(0.9).update(1.0, average_params(0.9).init(jnp.ones(1)))
+    for optimizer, number in (
+        (optax.adam(0.1), 0),
+        (optax.chain(average_params(0.9), average_params(0.5)), 2),
+    ):
+        with pytest.raises(ValueError, match=rf"expected an optimizer state with one average, got {number}"):
+            averaged_params(optimizer.init(jnp.ones(1)))
