@@ -215,9 +215,13 @@ def run_block(block, document, **names):
     return names
 
 
-def test_the_example_of_the_readme_runs():
-    (example,) = python_blocks("README.md")
-    run_block(example, "README.md")
+def test_the_examples_of_the_readme_run(monkeypatch, tmp_path):
+    """One after the other, each with the names of those before."""
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for example in python_blocks("README.md"):
+        names = run_block(example, "README.md", **names)
+    assert names["fitted"].best_value < np.log(256) and (tmp_path / "run" / "curves.svg").exists()
 
 
 def test_the_cell_added_in_contributing_is_complete(monkeypatch):

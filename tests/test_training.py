@@ -107,7 +107,7 @@ def test_steps_are_a_plain_optax_loop(name):
 
         value, gradients = jax.value_and_grad(mean_loss)(params)
         norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(gradients)))
-        assert_close(tuple(metrics), (value, norm, True, {}), 1e-12)
+        assert_close(tuple(metrics), (value, norm, True, 0, {}), 1e-12)
         updates, opt_state = optimizer.update(gradients, opt_state, params)
         params = optax.apply_updates(params, updates)
 
@@ -128,7 +128,7 @@ def test_a_batch_in_which_nothing_happens_changes_nothing():
     batch = vectors()._replace(mask=np.zeros((T, B), bool))
     model, optimizer = sj.recurrent(CELLS["elman"]), optax.sgd(1.0)
     state, (metrics,) = run(model, squares, optimizer, [batch])
-    assert metrics == (0, 0, True, {})
+    assert metrics == (0, 0, True, 0, {})
     assert_close(state.params, start(model, optimizer, batch).params, 0)
 
 

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ def prefetch(
     *,
     depth: int = 2,
     place: Callable[[Any], Any] = jax.device_put,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches of the steps from start to before stop, made and placed by a thread ahead of their use.
 
     Args:
@@ -60,7 +60,7 @@ def prefetch(
         except BaseException as error:  # handed over to the caller, at its step
             put((None, error))
 
-    def batches() -> Iterator[Batch]:
+    def batches() -> Generator[Batch, None, None]:
         thread = threading.Thread(target=work, name="prefetch", daemon=True)
         thread.start()
         try:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from seqjax.base import Batch
 from seqjax.definition import Definition
 
 NOT_SCORED = -1
@@ -77,6 +78,21 @@ class Task(Definition):
             case "last":
                 return losses[-1]
         return jnp.sum(losses, 0) / jnp.maximum(jnp.sum(targets != NOT_SCORED, 0), 1).astype(losses.dtype)
+
+    def batches(self, batch: int, *, seed: int = 0) -> Callable[[int], Batch]:
+        """Batches as a pure function of the step, as training takes them; another seed gives other batches.
+
+        Example:
+            >>> from seqjax.tasks import parity
+            >>> batches, held_out = parity(6).batches(4), parity(6).batches(4, seed=1)
+            >>> batches(7).xs.shape, bool((batches(7).xs == batches(7).xs).all())
+            ((6, 4), True)
+            >>> bool((batches(7).xs == held_out(7).xs).all())
+            False
+        """
+        key = jax.random.key(seed)
+        sample = jax.jit(lambda step: Batch(*self.sample(jax.random.fold_in(key, step), batch)))
+        return lambda step: sample(step)
 
     def score(self, ys: Array, targets: Array) -> Score:
         """How good outputs are, over a batch.

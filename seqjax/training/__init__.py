@@ -1,8 +1,11 @@
-"""Training: one pure step of gradient descent, on one device or with the batch split over many."""
+"""Training: one pure step of gradient descent, on one device or many; the loop around it; checkpoints."""
 
 from seqjax.training.checkpoints import Checkpoints, DamagedCheckpointWarning
+from seqjax.training.evaluation import evaluation
+from seqjax.training.fit import EarlyStop, Fitted, fit
 from seqjax.training.labels import parameter_labels
 from seqjax.training.metrics import Metrics, gradient_norms, update_norms
+from seqjax.training.metrics_log import MetricsLog
 from seqjax.training.precision import BFLOAT16, FLOAT16, FLOAT32, LossScale, Precision
 from seqjax.training.state import TrainState, init_train_state
 from seqjax.training.step import TrainStep, make_train_step
@@ -14,14 +17,19 @@ __all__ = [
     "FLOAT32",
     "Checkpoints",
     "DamagedCheckpointWarning",
+    "EarlyStop",
+    "Fitted",
     "LossScale",
     "Metrics",
+    "MetricsLog",
     "Precision",
     "TrainState",
     "TrainStep",
     "average_params",
     "averaged_params",
     "clip_by_layer_norm",
+    "evaluation",
+    "fit",
     "gradient_norms",
     "init_train_state",
     "make_train_step",

@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,17 @@ class Checkpoints:
         self._options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         self._manager = self._open()
 
-    def save(self, step: int, state: Any, *, wait: bool = False) -> None:
+    def save(self, step: int, state: Any, *, notes: Mapping | None = None, wait: bool = False) -> None:
         """Write the state of a step, in the background unless told to wait.
 
         The state is copied before this returns, so that its memory may be reused. An error in the background, such as a
         full disk, is raised by the next call of `save`, `wait` or `close`; checkpoints before it stay as they are.
+
+        Args:
+            step: its number.
+            state: a pytree of arrays, random keys and numbers.
+            notes: what else is to be known of it, as JSON goes; read with `notes`.
+            wait: return when it is written.
         """
         leaves = _plain(state)
         if (
@@ -81,7 +87,9 @@ class Checkpoints:
         held = {
             name: leaf for name, leaf in leaves.items() if leaf.size
         }  # orbax refuses arrays without entries
-        items = ocp.args.Composite(state=ocp.args.StandardSave(held), leaves=ocp.args.JsonSave(digests))
+        text = json.dumps(dict(notes or {}))
+        about = {"leaves": digests, "notes": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        items = ocp.args.Composite(state=ocp.args.StandardSave(held), about=ocp.args.JsonSave(about))
         try:
             self._manager.save(step, args=items, force=True)
         except Exception:
@@ -103,7 +111,28 @@ class Checkpoints:
         """The steps there are, in order."""
         return sorted(self._manager.all_steps())
 
-    def restore(self, like: Any, step: int | None = None) -> tuple[int, Any]:
+    def notes(self, step: int) -> dict[str, Any]:
+        """What was noted with the state of a step.
+
+        Raises:
+            ValueError: when the checkpoint is damaged.
+        """
+        try:
+            return self._about(step)[1]
+        except Exception as error:  # whatever a damaged file makes the reader say
+            raise ValueError(
+                f"Checkpoints: the notes of {self.folder / str(step)} are damaged: {error}"
+            ) from None
+
+    def drop_from(self, step: int) -> None:
+        """Remove the checkpoints from a step on: those of a run that is about to be gone through again."""
+        for later in self.steps():
+            if later >= step:
+                self._manager.delete(later)
+
+    def restore(
+        self, like: Any, step: int | None = None, *, where: Callable[[dict[str, Any]], bool] | None = None
+    ) -> tuple[int, Any]:
         """``(step, state)`` of the newest good checkpoint, or of one step.
 
         Damaged checkpoints are passed over with a `DamagedCheckpointWarning`.
@@ -111,15 +140,18 @@ class Checkpoints:
         Args:
             like: a state of the same structure, shapes and dtypes, with the shardings wanted.
             step: this one and no other.
+            where: of their notes: only those of which it holds.
 
         Raises:
-            FileNotFoundError: when there is no checkpoint.
+            FileNotFoundError: when there is no such checkpoint.
             ValueError: when every checkpoint is damaged, or one is whole and of another structure, shape or dtype.
         """
         found = [step] if step is not None else self.steps()[::-1]
         reasons = []
         for candidate in found:
             try:
+                if where is not None and not where(self.notes(candidate)):
+                    continue
                 state = self._read(candidate, like)
             except _MismatchError as error:
                 raise ValueError(f"Checkpoints: {self.folder / str(candidate)} {error}") from None
@@ -153,7 +185,7 @@ class Checkpoints:
         self.close()
 
     def _open(self) -> ocp.CheckpointManager:
-        handlers = {"state": ocp.StandardCheckpointHandler(), "leaves": ocp.JsonCheckpointHandler()}
+        handlers = {"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
         return ocp.CheckpointManager(self.folder / "steps", options=self._options, item_handlers=handlers)
 
     def _reopen(self) -> None:
@@ -166,9 +198,7 @@ class Checkpoints:
 
     def _read(self, step: int, like: Any) -> Any:
         wanted = _plain(like)
-        about = self._manager.restore(step, args=ocp.args.Composite(leaves=ocp.args.JsonRestore()))["leaves"]
-        if about is None:
-            raise ValueError("it says nothing of its leaves")
+        about, _ = self._about(step)
         _compare(about, {name: _described(leaf) for name, leaf in wanted.items()})
         targets = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
@@ -181,6 +211,15 @@ class Checkpoints:
             if _digest(leaf) != about[name]["sha256"]:
                 raise ValueError(f"{name} has another SHA-256 than it was written with")
         return _like({**wanted, **leaves}, like)
+
+    def _about(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Shape, dtype and SHA-256 of each leaf, and the notes."""
+        about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        if about is None:
+            raise ValueError("it says nothing of its leaves")
+        if hashlib.sha256(about["notes"].encode()).hexdigest() != about["sha256"]:
+            raise ValueError("its notes have another SHA-256 than they were written with")
+        return about["leaves"], json.loads(about["notes"])
 
     def _check_config(self, config: Any) -> None:
         path = self.folder / "config.json"

@@ -18,12 +18,14 @@ class Metrics(NamedTuple):
         loss: the mean loss.
         gradient_norm: the global 2-norm of its gradient, before the optimizer clips it.
         finite: whether the step made its update: loss, gradient and new params were all finite.
+        consecutive: as in the state after the step.
         probes: what each probe found, by name; an empty dict without probes.
     """
 
     loss: Any
     gradient_norm: Any
     finite: Any
+    consecutive: Any
     probes: Any
 
 

@@ -239,7 +239,7 @@ def make_train_step(
             state = state._replace(loss_scale=scale)
         state = state._replace(step=old.step + 1, key=old.key)
         found = {name: probe(old.params, gradients, updates) for name, probe in probes.items()}
-        return state, Metrics(total / count, optax.tree.norm(gradients), finite, found)
+        return state, Metrics(total / count, optax.tree.norm(gradients), finite, state.consecutive, found)
 
     # Results have a fixed place, so that the next step finds its state where this one did. The key is not donated: it
     # is small, goes on unchanged, and is likely to be used elsewhere.

@@ -1,0 +1,67 @@
+"""The progress bar of training: the share done, steps per second, time left, the latest loss."""
+
+import importlib.util
+import sys
+import time
+from typing import Any
+
+
+class Bar:
+    """Shown while entered; updated a few times a second, because drawing takes time from training.
+
+    Args:
+        num_steps: in all.
+        done: before.
+        shown: None for where a terminal is and rich is installed.
+    """
+
+    def __init__(self, num_steps: int, done: int, shown: bool | None) -> None:
+        self._num_steps, self._done = num_steps, done
+        if shown and importlib.util.find_spec("rich") is None:
+            raise ImportError("fit(progress=True) needs the package rich: pip install rich.")
+        self._shown = shown if shown is not None else sys.stderr.isatty() and _has_rich()
+        self._next = 0.0
+        self._progress: Any = None
+
+    def __enter__(self) -> "Bar":
+        if self._shown:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._progress = Progress(
+                MofNCompleteColumn(),
+                BarColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                TextColumn("left  {task.description}"),
+                console=Console(stderr=True),
+                refresh_per_second=2,
+                speed_estimate_period=20,
+            )
+            self._task = self._progress.add_task(
+                "", total=self._num_steps, completed=self._done, rate="compiling"
+            )
+            self._progress.start()
+        return self
+
+    def update(self, step: int, loss: float | None = None) -> None:
+        """After a step."""
+        if self._progress is None or time.monotonic() < self._next and step < self._num_steps:
+            return
+        self._next = time.monotonic() + 0.25
+        fields: dict[str, Any] = {"completed": step}
+        if loss is not None:
+            fields["description"] = f"loss {loss:.4g}"
+        self._progress.update(self._task, **fields)
+        speed = self._progress.tasks[0].speed
+        if speed:
+            rate = f"{speed:.1f} steps/s" if speed >= 1 else f"{1 / speed:.1f} s/step"
+            self._progress.update(self._task, rate=rate)
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def _has_rich() -> bool:
+    return importlib.util.find_spec("rich") is not None

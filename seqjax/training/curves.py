@@ -1,0 +1,74 @@
+"""Learning curves of a run, drawn from its log."""
+
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from seqjax.training.metrics_log import EVALUATION
+
+NOT_DRAWN = ("step", "seconds", "finite", "consecutive", "event", "reason")
+
+
+def draw_curves(log: str | PathLike, out: str | PathLike) -> Path:
+    r"""Every metric of a log over the steps, one panel each, training beside evaluation; skipped steps are marked.
+
+    Axes of metrics that are positive and span more than a factor of 20 are logarithmic.
+
+    Args:
+        log: a ``metrics.jsonl``.
+        out: the picture, in the format of its ending.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> from seqjax.training.curves import draw_curves
+        >>> log = pathlib.Path(tempfile.mkdtemp(), "metrics.jsonl")
+        >>> _ = log.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.5, "evaluation/loss": 1.7}\n')
+        >>> draw_curves(log, log.with_name("curves.svg")).name
+        'curves.svg'
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    series, skipped = _series(Path(log))
+    names = list(dict.fromkeys(name.removeprefix(EVALUATION) for name in series))
+    columns = min(len(names), 2) or 1
+    rows = -(-len(names) // columns) or 1
+    with mpl.rc_context({"font.size": 9, "svg.hashsalt": "seqjax"}):
+        figure = Figure(figsize=(4.2 * columns, 2.6 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat[len(names) :]:
+            axes.set_axis_off()
+        for axes, name in zip(grid.flat, names):
+            shown: list[float] = []
+            for key, label, look in (
+                (name, "training", {"linewidth": 1.0, "color": "#0072b2"}),
+                (EVALUATION + name, "evaluation", {"marker": "o", "markersize": 3, "color": "#d55e00"}),
+            ):
+                if key in series:
+                    steps, values = zip(*series[key], strict=True)
+                    axes.plot(steps, values, label=label, **look)
+                    shown += values
+            for step in skipped:
+                axes.axvline(step, color="#999999", linewidth=0.6, linestyle=":")
+            if min(shown) > 0 and max(shown) > 20 * min(shown):
+                axes.set_yscale("log")
+            axes.set(title=name, xlabel="step")
+            axes.grid(linewidth=0.4, alpha=0.5)
+            axes.legend(frameon=False)
+        figure.savefig(out, metadata={"Date": None} if str(out).endswith(".svg") else None)
+    return Path(out)
+
+
+def _series(log: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int]]:
+    """``(step, value)`` of each metric that is a number, and the skipped steps."""
+    series: dict[str, list[tuple[int, float]]] = {}
+    skipped = []
+    for text in log.read_text(encoding="utf-8").splitlines():
+        line: dict[str, Any] = json.loads(text)
+        if line.get("event") == "skipped":
+            skipped.append(line["step"])
+        for name, value in line.items():
+            if name not in NOT_DRAWN and isinstance(value, int | float):
+                series.setdefault(name, []).append((line["step"], float(value)))
+    return series, skipped

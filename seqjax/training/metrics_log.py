@@ -1,0 +1,171 @@
+"""What training measured, as lines of JSON, as TensorBoard's events, and as curves at the end."""
+
+import importlib.util
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+EVALUATION = "evaluation/"
+"""What the names of metrics from an evaluation begin with."""
+
+logger = logging.getLogger(__name__)
+
+
+class MetricsLog:
+    r"""The log of one run in a folder: ``metrics.jsonl``, one line per logged step, and what is drawn from it.
+
+    A line is ``{"step": 20, "loss": ...}`` with what the step returned, ``{"step": 20, "evaluation/loss": ...}``, or
+    ``{"step": 21, "event": "skipped", "reason": ...}``. Each is written as soon as it is known. Numbers that are not
+    finite are null. ``seconds`` are those since training began in this process.
+
+    Args:
+        folder: made where it is not there.
+        tensorboard: write TensorBoard's events as well, to ``folder/tensorboard``; needs the package tensorboardX.
+        plots: draw ``curves.svg`` at the end, if matplotlib is installed.
+
+    Raises:
+        ImportError: when tensorboardX is asked for and not installed.
+        ValueError: when the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from seqjax.training import MetricsLog
+        >>> log = MetricsLog(tempfile.mkdtemp(), plots=False)
+        >>> log.begin(0)
+        >>> log.write(1, {"loss": 0.5})
+        >>> log.write(2, {"loss": float("nan")})
+        >>> log.end()
+        >>> print(log.path.read_text(), end="")
+        {"step": 1, "loss": 0.5}
+        {"step": 2, "loss": null}
+    """
+
+    def __init__(self, folder: str | os.PathLike, *, tensorboard: bool = False, plots: bool = True) -> None:
+        if tensorboard and importlib.util.find_spec("tensorboardX") is None:
+            raise ImportError(
+                "MetricsLog(tensorboard=True) needs the package tensorboardX: pip install 'seqjax[tensorboard]'."
+            )
+        self.folder = Path(folder).absolute()
+        self.path = self.folder / "metrics.jsonl"
+        self._plots = plots and importlib.util.find_spec("matplotlib") is not None
+        self._tensorboard = tensorboard
+        self._file: Any = None
+        self._events: Any = None
+        self._good = 0
+        self._failing = False
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"MetricsLog: {self.folder} cannot be written ({error.strerror}). Choose another folder."
+            ) from None
+
+    def begin(self, step: int) -> None:
+        """Go on after a step: what was written of later ones, by a run that was cut short, goes.
+
+        Raises:
+            ValueError: when a run begins at step 0 and there is the log of another one, or the file cannot be written.
+        """
+        kept = [(line, at) for line, at in self._lines() if at <= step]
+        if step == 0 and self._lines():
+            raise ValueError(
+                f"MetricsLog: {self.path} holds the log of a run already, up to step {self._lines()[-1][1]}. "
+                "Continue it from its checkpoints, or choose another folder."
+            )
+        try:
+            temporary = self.path.with_name(".metrics.jsonl.part")
+            temporary.write_text("".join(line for line, _ in kept), encoding="utf-8")
+            os.replace(temporary, self.path)
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise ValueError(
+                f"MetricsLog: {self.path} cannot be written ({error.strerror}). Choose another folder."
+            ) from None
+        self._good = self._file.seek(0, os.SEEK_END)
+        if self._tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line. A full disk is said once; what could not be written is lost, training is not."""
+        line = json.dumps({"step": step, **{name: _plain(value) for name, value in values.items()}})
+        try:
+            data = line.encode() + b"\n"
+            while data:
+                data = data[self._file.write(data) :]
+            self._good = self._file.tell()
+            if self._events is not None:
+                for name, value in values.items():
+                    if not isinstance(value, str) and np.ndim(value) == 0:
+                        self._events.add_scalar(name, float(value), step)
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                logger.warning("%s cannot be written (%s): metrics are lost.", self.path, error.strerror)
+            self._failing = True
+            self._file.truncate(self._good)  # so that the next line does not begin inside of this one
+            self._file.seek(self._good)
+
+    def end(self) -> None:
+        """Close the files, and draw the curves."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+        if self._plots:
+            from seqjax.training.curves import draw_curves
+
+            try:
+                draw_curves(self.path, self.folder / "curves.svg")
+            except OSError as error:
+                logger.warning("%s cannot be written (%s).", self.folder / "curves.svg", error.strerror)
+
+    def _lines(self) -> list[tuple[str, int]]:
+        """The whole lines there are, with their steps."""
+        try:
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return []
+        found = []
+        for line in text.splitlines(keepends=True):
+            try:
+                found.append((line, int(json.loads(line)["step"])))
+            except (ValueError, KeyError, TypeError):  # cut short by a crash
+                continue
+        return [(line, at) for line, at in found if line.endswith("\n")]
+
+
+def flat(metrics: Any) -> dict[str, Any]:
+    """The leaves of a step's metrics by their paths, ``probes/gradient_norms/w`` say.
+
+    Example:
+        >>> from seqjax.training.metrics_log import flat
+        >>> flat({"loss": 1.0, "probes": {"norms": (2.0, 3.0)}})
+        {'loss': 1.0, 'probes/norms/0': 2.0, 'probes/norms/1': 3.0}
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(metrics)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
+    if isinstance(value, str):
+        return value
+    value = np.asarray(value).tolist()
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, list):
+            return [finite(each) for each in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return finite(value)
