@@ -63,7 +63,7 @@ def check_method(method: Method, cell: Cell, x: Any) -> None:
 def methods_for(cell: Cell) -> list[Method]:
     """All methods that run a cell, with small chunks, and `Sequential` in each of the modes that its kind has.
 
-    `TimeSharded` is among them under ``jax.set_mesh`` of a mesh with an axis "time"; elsewhere it runs its inner method.
+    `TimeSharded` is among them under ``jax.set_mesh`` of a mesh with an axis "time"; elsewhere it is its inner method.
     """
     modes: list[Any] = [Chunked(4) if method is Chunked else method() for method in METHODS]
     if "time" not in jax.sharding.get_abstract_mesh().axis_names:
