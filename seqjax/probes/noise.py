@@ -180,7 +180,6 @@ def per_example_gradients(
         >>> per_example_gradients(layer, lambda ys, _: ys.sum(-1), params, carry, xs, None).w_h.shape
         (4, 2, 8)
     """
-
     check_loss("per_example_gradients", loss)
     check_finite("per_example_gradients", "xs", xs, mask)
 
