@@ -100,7 +100,7 @@ from seqjax.gradients import (
     uoro,
 )
 from seqjax.layers import dropout, pointwise, recurrent
-from seqjax.methods import Associative, Auto, Chunked, Newton, NewtonReport, Sequential
+from seqjax.methods import Associative, Auto, Chunked, Newton, NewtonReport, Sequential, TimeSharded
 from seqjax.normalisation import running_normalisation
 from seqjax.pooling import last, lengths_to_mask, mean_pool, running_mean
 

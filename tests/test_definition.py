@@ -26,6 +26,7 @@ METHODS = {
     "sj.Sequential()": "Sequential()",
     "sj.Sequential(chunk=4, gradient='autodiff')": "Sequential(chunk=4, gradient='autodiff')",
     "sj.Associative()": "Associative()",
+    "sj.TimeSharded(inner=sj.Associative())": "TimeSharded(inner=Associative())",
     "sj.Auto()": None,  # the default of recurrent
 }
 LAYERS = {

@@ -7,6 +7,7 @@ from seqjax.methods.chunked import Chunked
 from seqjax.methods.common import at_step
 from seqjax.methods.newton import Newton, NewtonReport
 from seqjax.methods.sequential import Sequential
+from seqjax.methods.time_sharded import TimeSharded
 
 __all__ = [
     "METHODS",
@@ -16,11 +17,12 @@ __all__ = [
     "Newton",
     "NewtonReport",
     "Sequential",
+    "TimeSharded",
     "at_step",
     "check_method",
 ]
 
-METHODS: tuple[type, ...] = (Sequential, Associative, Chunked, Newton, Auto)
+METHODS: tuple[type, ...] = (Sequential, Associative, Chunked, Newton, TimeSharded, Auto)
 
 
 def check_method(method: Method, cell: Cell) -> None:

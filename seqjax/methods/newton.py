@@ -15,6 +15,7 @@ from seqjax.methods.common import at_step, check_positive, project_inputs
 from seqjax.ops import newton, newton_linear
 from seqjax.ops.newton import NewtonReport
 from seqjax.ops.select import cast, keep, wide
+from seqjax.ops.shards import Shards
 from seqjax.ops.step import step_of
 
 
@@ -153,6 +154,15 @@ class Newton(Value):
         """See `seqjax.Method`."""
         return self._run(cell, params, carry, xs, guess=None, **options)[:2]
 
+    def unroll_part(
+        self, cell: Cell, params: Any, carry: Any, xs: Any, *, shards: Shards, **options: Any
+    ) -> tuple[Any, Any]:
+        """As unroll, where devices hold the parts of a sequence (`seqjax.TimeSharded`): ``(carry, ys)``.
+
+        The carry is the one before the whole sequence; the one that comes out is the one after this device's part.
+        """
+        return self._run(cell, params, carry, xs, guess=None, shards=shards, **options)[:2]
+
     def _run(
         self,
         cell: Cell,
@@ -166,6 +176,7 @@ class Newton(Value):
         keys: Any,
         tap: Any,
         guess: Any,
+        shards: Shards | None = None,
     ) -> tuple[Any, Any, NewtonReport]:
         self._check_carry(cell, carry)
         us = project_inputs(cell, params, xs, keys)
@@ -183,9 +194,11 @@ class Newton(Value):
             guess = jax.tree.map(lambda g, a: jnp.asarray(g, a.dtype).reshape(a.shape), guess, repeated)
         limit = jnp.asarray(self.max_iterations or first.shape[0], jnp.int32)
         batch_ndim = self._batch_ndim(cell, carry, xs, reset, mask, tap)
-        settings = newton.Settings(self.tolerance, self.damping, self.fallback, batch_ndim)
+        settings = newton.Settings(self.tolerance, self.damping, self.fallback, batch_ndim, shards)
         theta, carry, initial, guess = vary_like((theta, carry, initial, guess), us, carry)
         operands = newton.Operands(theta, us, carry, initial, reset, mask, limit, guess, tap)
+        if shards is not None:
+            operands = shards.varying(operands)._replace(limit=limit)
         states, hs, report = newton.solve(system, settings, operands)
         after = jax.tree.map(lambda a: a[-1], states)
         if dtype != narrow:

@@ -30,6 +30,10 @@ supported.
 **Safe range.** The prefix multiplies Jacobians; where states or gradients expand by more than the dtype's range these
 products overflow, the residual shows it, and the loop over time takes over (`Settings.fallback`).
 
+**Split over devices** (`Settings.shards`), each holds a part of the steps. Per iteration a device needs the state
+before its part, the linear solution that enters it (one gather of the parts' affine maps) and the largest residual of
+all; the loop over time, where it has to take over, runs on every device for the whole sequence.
+
 Work of one iteration: that of the prefix plus the Jacobians; depth 2 log2 T plus that of a step. Kept for the backward
 pass: inputs and states.
 """
@@ -41,8 +45,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.ops.newton_linear import Form, Packing, apply, linear_recurrence, masked, transposed
+from seqjax.ops.newton_linear import Form, Packing, apply, linear_entering, masked, transposed
 from seqjax.ops.select import keep, select
+from seqjax.ops.shards import Shards
 from seqjax.ops.tap import norm
 
 
@@ -73,12 +78,13 @@ class System(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """How to solve it. The Jacobians are multiplied by ``1 - damping``."""
+    """How to solve it. The Jacobians are multiplied by ``1 - damping``. shards: where the parts of the sequence are."""
 
     tolerance: float | None
     damping: float
     fallback: bool
     batch_ndim: int
+    shards: Shards | None = None
 
 
 class Operands(NamedTuple):
@@ -115,26 +121,27 @@ def solve(system: System, settings: Settings, operands: Operands) -> Solution:
     theta, us, carry, initial, reset, mask, limit, guess, _ = operands
     packing = Packing.of(carry, settings.batch_ndim)
     info = jnp.finfo(packing.dtype)
+    shards = settings.shards
     tolerance = settings.tolerance or (1e-12 if info.bits == 64 else 1e-5)
     first, fresh = packing.pack(carry), packing.pack(initial)
 
     def evaluate(s: jax.Array) -> tuple:
         """Entering states, F of them, what the steps emit, and the residual."""
-        entering = _entering(s, first, fresh, reset)
+        entering = _entering(s, first, fresh, reset, shards)
         states, hs = _all_steps(system, theta, packing.unpack(entering), us, mask)
         f = packing.pack(states)
         scale = packing.largest(jnp.where(jnp.abs(entering) > jnp.abs(f), entering, f))
         ratio = jnp.abs(f - s) / jnp.maximum(scale, jnp.asarray(info.tiny / info.eps**2, packing.dtype))
         ratio = jnp.where(jnp.isnan(ratio), jnp.full_like(ratio, jnp.inf), ratio)
         same = (f == s) | (jnp.isnan(f) & jnp.isnan(s))
-        return entering, f, hs, jnp.max(jnp.where(same, jnp.zeros_like(ratio), ratio), initial=0)
+        largest = jnp.max(jnp.where(same, jnp.zeros_like(ratio), ratio), initial=0)
+        return entering, f, hs, shards.largest(largest) if shards else largest
 
     def iterate(now: tuple) -> tuple:
         count, s, (entering, f, _, _) = now
         a = system.jacobian(theta, packing, entering, us)
         a = masked(system.form, a * (1 - settings.damping) if settings.damping else a, mask)
-        delta = linear_recurrence(system.form, a, f - s, reset)
-        before = jnp.concatenate([jnp.zeros_like(delta[:1]), delta[:-1]])
+        before = linear_entering(system.form, a, f - s, reset, shards)
         s = f + apply(system.form, a, before if reset is None else keep(~reset, before))
         s = jnp.where(jnp.isfinite(s), s, f)
         return count + 1, s, evaluate(s)
@@ -150,9 +157,14 @@ def solve(system: System, settings: Settings, operands: Operands) -> Solution:
     converged = residual <= tolerance
     states = packing.unpack(f)
     if settings.fallback:
-        states, hs = jax.lax.cond(
-            converged, lambda: (states, hs), lambda: _loop(system, theta, carry, us, initial, reset, mask)
-        )
+
+        def loop() -> tuple[Any, Any]:
+            if shards is None:
+                return _loop(system, theta, carry, us, initial, reset, mask)
+            whole = shards.whole((us, reset, mask))
+            return shards.part(_loop(system, theta, carry, whole[0], initial, *whole[1:]))
+
+        states, hs = jax.lax.cond(converged, lambda: (states, hs), loop)
     fell_back = ~converged if settings.fallback else jnp.zeros_like(converged)
     return Solution(states, hs, NewtonReport(count, residual, converged, fell_back))
 
@@ -177,13 +189,16 @@ def _backward(system: System, settings: Settings, residuals: tuple, cotangents: 
     theta, us, carry, initial, reset, mask, limit, _, tap = operands
     d_states, d_hs, _ = cotangents
     d_hs = [d for d in jax.tree.leaves(d_hs) if d.dtype != jax.dtypes.float0]
-    entering = jax.tree.map(partial(_entering, reset=reset), states, carry, initial)
-    cut = None if reset is None else _following(reset)
+    shards = settings.shards
+    entering = jax.tree.map(partial(_entering, reset=reset, shards=shards), states, carry, initial)
+    cut = None if reset is None else _following(reset, shards)
     zero = jax.tree.map(jnp.zeros_like, carry)
     full = system.form == "full"
     solution = solve(
         adjoint_of(system),
-        settings._replace(damping=0.0 if full else settings.damping),
+        settings._replace(
+            damping=0.0 if full else settings.damping, shards=shards.backwards() if shards else None
+        ),
         Operands(
             theta,
             _backwards(_AdjointInputs(entering, us, mask, d_states, d_hs)),
@@ -197,7 +212,7 @@ def _backward(system: System, settings: Settings, residuals: tuple, cotangents: 
         ),
     )
     into = jax.tree.map(jnp.conj, _backwards(solution.states))
-    carried = jax.tree.map(_following, into)
+    carried = jax.tree.map(partial(_following, shards=shards), into)
     total = jax.tree.map(jnp.add, d_states, carried if cut is None else keep(~cut, carried))
 
     def steps(theta: Any, us: Any) -> tuple:
@@ -207,6 +222,8 @@ def _backward(system: System, settings: Settings, residuals: tuple, cotangents: 
     d_theta, d_us = jax.vjp(steps, theta, us)[1]((total, d_hs))
     at_start = jax.tree.map(lambda a: a[0], into)
     d_carry = at_start if reset is None else keep(~reset[0], at_start)
+    if shards is not None:
+        d_carry = jax.tree.map(lambda d: jnp.where(shards.is_first(), d, jnp.zeros_like(d)), d_carry)
     d_initial = None if reset is None else jax.tree.map(lambda a: jnp.sum(a, 0), keep(reset, into))
     d_tap = None if tap is None else _norms(into, tap)
     return (Operands(d_theta, d_us, d_carry, d_initial, None, None, None, None, d_tap),)
@@ -259,15 +276,20 @@ def _loop(
     return jax.lax.scan(body, carry, (us, reset, mask))[1]
 
 
-def _entering(states: jax.Array, carry: jax.Array, initial: jax.Array, reset: Any) -> jax.Array:
+def _entering(
+    states: jax.Array, carry: jax.Array, initial: jax.Array, reset: Any, shards: Shards | None
+) -> jax.Array:
     """What enters each step ``[T, *B, ...]``: the previous state, `initial` where reset."""
-    before = jnp.concatenate([carry[None], states[:-1]])
+    first = shards.from_before(states[-1], carry) if shards else carry
+    before = jnp.concatenate([first[None], states[:-1]])
     return before if reset is None else select(reset, jnp.broadcast_to(initial, before.shape), before)
 
 
-def _following(array: jax.Array) -> jax.Array:
+def _following(array: jax.Array, shards: Shards | None) -> jax.Array:
     """The next step's, zero after the last."""
-    return jnp.concatenate([array[1:], jnp.zeros_like(array[:1])])
+    last = jnp.zeros_like(array[:1])
+    last = shards.backwards().from_before(array[:1], last) if shards else last
+    return jnp.concatenate([array[1:], last])
 
 
 def _backwards(tree: Any) -> Any:

@@ -25,10 +25,12 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Gated, GatedWeights
+from seqjax.compat import vary_like
 from seqjax.ops.diagonal import associative
 from seqjax.ops.elementwise import elementwise_jacobian
 from seqjax.ops.gated_step import advance, arguments_of, gates_of, recurrent
 from seqjax.ops.select import keep, select, wide
+from seqjax.ops.shards import Shards
 from seqjax.ops.step import recurrent_product
 
 Form = Literal["full", "block", "diagonal"]
@@ -202,15 +204,56 @@ def linear_recurrence(form: Form, a: jax.Array, b: jax.Array, restart: jax.Array
     """All ``A_t delta_{t-1} + b_t`` from zero, ``[T, *B, S]``; where `restart`, ``b_t`` alone, by selection."""
     if form == "diagonal":
         return associative(a, b, restart)
+    return _merge(form, jax.lax.associative_scan(_combine, (a, _split(form, a, b), restart))[1])
 
-    def combine(left: Any, right: Any) -> Any:
-        (a_l, b_l, cut_l), (a_r, b_r, cut_r) = left, right
-        product, carried = jnp.matmul(a_r, a_l, precision="highest"), _times(a_r, b_l)
-        if restart is None:
-            return product, b_r + carried, None
-        return select(cut_r, a_r, product), b_r + keep(~cut_r, carried), cut_l | cut_r
 
-    return _merge(form, jax.lax.associative_scan(combine, (a, _split(form, a, b), restart))[1])
+def linear_entering(
+    form: Form, a: jax.Array, b: jax.Array, restart: jax.Array | None, shards: Shards | None
+) -> jax.Array:
+    """The solution of `linear_recurrence` before each step, zero before the first, ``[T, *B, S]``.
+
+    With shards each device holds a part of the steps, and what enters its first one comes from the parts before.
+    """
+    if shards is not None:
+        return _entering_part(form, a, b, restart, shards)
+    delta = linear_recurrence(form, a, b, restart)
+    return jnp.concatenate([jnp.zeros_like(delta[:1]), delta[:-1]])
+
+
+def _entering_part(
+    form: Form, a: jax.Array, b: jax.Array, restart: jax.Array | None, shards: Shards
+) -> jax.Array:
+    """The same from this device's steps and, by one gather, the affine maps of all parts."""
+    batch_ndim = b.ndim - 2
+    if restart is None:
+        restart = jnp.zeros(b.shape[:-1], bool)
+    restart = shards.varying(restart)
+    if form == "diagonal":
+        a = a[..., None, None]
+    split = b[..., None] if form == "diagonal" else _split(form, a, b)
+    products, delta, cut = jax.lax.associative_scan(_combine, (a, split, restart))
+    maps = shards.gathered(jax.tree.map(lambda x: x[-1], (products, delta, cut)), batch_ndim)
+
+    def onward(now: jax.Array, part: Any) -> tuple[jax.Array, jax.Array]:
+        return _combine((None, now, None), part)[1], now
+
+    first = vary_like(jnp.zeros_like(delta[0]), maps)
+    before = jax.lax.scan(onward, first, maps)[1][shards.number()]
+    delta = delta + keep(~cut, _times(products, jnp.broadcast_to(before, delta.shape)))
+    before = jnp.concatenate([before[None], delta[:-1]])
+    return before[..., 0] if form == "diagonal" else _merge(form, before)
+
+
+def _combine(left: Any, right: Any) -> Any:
+    """One affine map after another; of the left the product and the cut may be None, then so are the result's."""
+    (a_l, b_l, cut_l), (a_r, b_r, cut_r) = left, right
+    carried = _times(a_r, b_l)
+    product = None if a_l is None else jnp.matmul(a_r, a_l, precision="highest")
+    if cut_r is None:
+        return product, b_r + carried, None
+    if product is not None:
+        product = select(cut_r, a_r, product)
+    return product, b_r + keep(~cut_r, carried), None if cut_l is None else cut_l | cut_r
 
 
 def _times(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 
 from seqjax.base import Cell, Diagonal, Gated, Layer, Method
 from seqjax.layers import recurrent
-from seqjax.methods import METHODS, Chunked, Sequential
+from seqjax.methods import METHODS, Chunked, Sequential, TimeSharded
 from seqjax.testing.checks import CHECKS, params_do_not_depend_on_method
 
 __all__ = [
@@ -61,8 +61,13 @@ def check_method(method: Method, cell: Cell, x: Any) -> None:
 
 
 def methods_for(cell: Cell) -> list[Method]:
-    """All methods that run a cell, with small chunks, and `Sequential` in each of the modes that its kind has."""
+    """All methods that run a cell, with small chunks, and `Sequential` in each of the modes that its kind has.
+
+    `TimeSharded` is among them under ``jax.set_mesh`` of a mesh with an axis "time"; elsewhere it is its inner method.
+    """
     modes: list[Any] = [Chunked(4) if method is Chunked else method() for method in METHODS]
+    if "time" not in jax.sharding.get_abstract_mesh().axis_names:
+        modes.remove(TimeSharded())
     modes += [Sequential(chunk=4)]
     if isinstance(cell.recurrence, Gated | Diagonal):
         modes += [Sequential(gradient="autodiff"), Sequential(chunk=5, gradient="autodiff")]
