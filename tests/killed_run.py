@@ -1,16 +1,19 @@
 """A training that is killed again and again: ``python killed_run.py FOLDER KILLS SEED``, run by test_fit_killed.py.
 
-Prints one line of JSON per process that trained: how it ended, at which step, and at last what it has come to. Each is
-a fork of this process, which has imported everything and computed nothing, so that it begins at once.
+Then one that is not killed, on a disk that is full for a while. Prints one line of JSON per process: how it ended; and
+at last what each training has come to. A process is a fork of this one, which has imported everything and computed
+nothing, so that it begins at once.
 """
 
 import hashlib
 import json
 import os
 import random
+import resource
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import flax.linen as nn
@@ -23,6 +26,7 @@ from seqjax.gradients import truncated_bptt
 from seqjax.training import Checkpoints, MetricsLog, evaluation, fit, init_train_state, make_train_step
 
 STEPS, T, B, D = 160, 5, 4, 2
+LATEST = 120  # step at which a signal is sent, so that it does not come when all is done
 BAD = (57, 58, 59)  # not finite: skipped, and the last one is one too many
 
 
@@ -39,7 +43,24 @@ def squares(ys, targets):
     return ((ys - targets) ** 2)[..., 0]
 
 
-def train(folder):
+def worse_later(evaluate):
+    """The best state is not the last one, so that it must be remembered which it was."""
+    return lambda state: {name: v + 9 * (int(state.step) > 80) for name, v in evaluate(state).items()}
+
+
+def full_disk(evaluate):
+    """From step 64 to 80 no file may grow beyond 2000 bytes: writing fails as it does on a disk that is full."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def evaluated(state):
+        limit = 2000 if 64 <= int(state.step) < 80 else resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        return evaluate(state)
+
+    return evaluated
+
+
+def train(folder, around=lambda evaluate: evaluate):
     """Dropout, streams, an optimizer with a state, the best state: everything that must be found again."""
     model = sj.serial(sj.recurrent(sj.lstm(4)), sj.dropout(0.2), sj.pointwise(nn.Dense(1)))
     optimizer, estimator = optax.adam(1e-2), truncated_bptt(T)
@@ -52,7 +73,7 @@ def train(folder):
             state,
             batches,
             num_steps=STEPS,
-            evaluate=evaluation(model, squares, lambda number: batches(number, 1)),
+            evaluate=around(worse_later(evaluation(model, squares, lambda number: batches(number, 1)))),
             eval_every=16,
             checkpoints=checkpoints,
             checkpoint_every=10,
@@ -72,7 +93,7 @@ def digest(state):
     return hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in leaves)).hexdigest()
 
 
-def begin(folder):
+def begin(folder, **options):
     """Train in a process of its own."""
     sys.stdout.flush()
     process = os.fork()
@@ -80,15 +101,22 @@ def begin(folder):
         return process
     code = 1
     try:
-        train(folder)
+        train(folder, **options)
         code = 0
     except KeyboardInterrupt:
         code = 130
     except SystemExit as stop:
         code = stop.code
+    except Exception:
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def ended(process):
+    """Whether it has ended; what it ended with is still to be asked."""
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def end(process):
@@ -115,15 +143,16 @@ def main(folder, kills, seed):
     run.mkdir()
     stops = [signal.SIGKILL] * kills + [signal.SIGTERM, signal.SIGINT]
     for number, stop in enumerate(stops):
-        at = chance.randrange(number * STEPS // len(stops), (number + 1) * STEPS // len(stops))
+        at = chance.randrange(number * LATEST // len(stops), (number + 1) * LATEST // len(stops))
         process = begin(run)
-        while not any(line["step"] >= at for line in logged(run)[-1:]):
+        while not ended(process) and not any(line["step"] >= at for line in logged(run)[-1:]):
             time.sleep(0.003)
         time.sleep(chance.random() * 0.03)  # any place within a step, a save or an evaluation
         os.kill(process, stop)
         print(json.dumps({"signal": stop.name, "at": at, "code": end(process)}))
     print(json.dumps({"signal": None, "code": end(begin(run))}))
-    for name in ("whole", "run"):
+    print(json.dumps({"signal": None, "code": end(begin(folder / "full", around=full_disk))}))
+    for name in ("whole", "run", "full"):
         result = json.loads((folder / name / "result.json").read_text())
         print(json.dumps({"name": name, **result, "log": logged(folder / name)}))
 
