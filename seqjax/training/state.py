@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 from seqjax.base import Cell, Estimator, Layer
 from seqjax.gradients.bptt import full_bptt
 from seqjax.training.precision import FLOAT32, Precision, check_precision, computing, first_scale
+from seqjax.training.sharding import Axes, share_specs, stream_spec
 
 
 class TrainState(NamedTuple):
@@ -89,18 +90,29 @@ def init_train_state(
     return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.asarray(leaf).dtype), state)
 
 
-def state_specs(axis: str) -> TrainState:
-    """How each part of a state is split over a mesh axis: what belongs to a stream as the batch, all else not at all.
+def state_specs(state: TrainState, axes: Axes) -> TrainState:
+    """How each leaf of a state is split: streams as the batch, params and optimizer state by `share_specs`.
 
     Example:
-        >>> import jax
-        >>> specs = state_specs("data")
+        >>> import jax, jax.numpy as jnp
+        >>> from seqjax.training.sharding import axes_of
+        >>> axes = axes_of(jax.make_mesh((1,), ("data",)))
+        >>> specs = state_specs(TrainState(jnp.ones(2), (), jnp.int32(0), None, carry=jnp.ones(4)), axes)
         >>> specs.params == jax.P(), specs.carry == jax.P("data")
         (True, True)
     """
-    split, same = PartitionSpec(axis), PartitionSpec()
-    of_streams = ("carry", "estimator_state")
-    return TrainState(*(split if name in of_streams else same for name in TrainState._fields))
+
+    def all_of(spec: PartitionSpec, tree: Any) -> Any:
+        return jax.tree.map(lambda _: spec, tree)
+
+    streams, same = stream_spec(axes), PartitionSpec()
+    specs = TrainState(*(all_of(same, part) for part in state))
+    return specs._replace(
+        params=share_specs(state.params, axes),
+        opt_state=share_specs(state.opt_state, axes),
+        carry=all_of(streams, state.carry),
+        estimator_state=all_of(streams, state.estimator_state),
+    )
 
 
 def check_kinds(who: str, model: Any, optimizer: Any, estimator: Any) -> None:
