@@ -430,7 +430,8 @@ def test_what_is_not_a_state_batch_model_optimizer_or_mesh_is_refused(as_users_s
 def test_a_mesh_without_a_data_axis_is_refused():
     mesh = jax.make_mesh((2, 2), ("rows", "columns"), axis_types=(AxisType.Auto, AxisType.Auto))
     with pytest.raises(
-        ValueError, match=r"with an axis 'data', 'fsdp' or 'time', or with one axis only, got axes 'rows', 'columns'"
+        ValueError,
+        match=r"with an axis 'data', 'fsdp' or 'time', or with one axis only, got axes 'rows', 'columns'",
     ):
         make_train_step(sj.recurrent(CELLS["elman"]), squares, optax.sgd(0.1), mesh=mesh)
 
