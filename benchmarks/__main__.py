@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import algorithms as algorithms_
+from benchmarks import learning as learning_
 from benchmarks import lyapunov as lyapunov_
 from benchmarks import methods as methods_
 from benchmarks import peers as peers_
@@ -172,6 +173,27 @@ def lyapunov(
         lyapunov_.TITLE,
         lyapunov_.ABOUT,
         lambda: lyapunov_.run((hidden_size, exponents), length, rounds, _say),
+        out,
+    )
+
+
+@app.command()
+def learning(
+    ctx: typer.Context,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 5,
+    length: Annotated[int, typer.Option(min=20, help="T of adding and copying.")] = 200,
+    scale: Annotated[float, typer.Option(min=0, help="Of the budgets of steps.")] = 1.0,
+    only: Annotated[str, typer.Option(help="A part of the names of tasks and models to run.")] = "",
+    name: Annotated[str, typer.Option(help="Of the files.")] = "learning",
+    out: Out = Path("benchmarks/results"),
+) -> None:
+    """What is learned: tasks that need a long memory, by model, with fixed budgets."""
+    _finish(
+        ctx,
+        name,
+        learning_.TITLE,
+        learning_.ABOUT,
+        lambda: learning_.run(seeds, length, scale, only, _say),
         out,
     )
 

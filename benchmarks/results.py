@@ -51,12 +51,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Group:
-    """Cases of one claim: one table. `rows` says what the labels of the cases are; `tables` come first."""
+    """Cases of one claim: one table. `rows` says what the labels of the cases are; `tables` come first.
+
+    `data` is what tables were made from, kept in the JSON file only.
+    """
 
     title: str
     rows: str
     cases: list[Case]
     tables: list[Table] = field(default_factory=list)
+    data: list[Any] = field(default_factory=list)
 
 
 def measured(arm: Arm, seconds: list[float], error: float | None, note: str = "") -> Measured:
@@ -107,7 +111,8 @@ def render(document: Mapping[str, Any]) -> str:
         parts.append(f"## {group['title']}")
         for table in group.get("tables", []):
             parts += [f"### {table['title']}", _table(table["columns"], table["rows"])]
-        parts += [_ratios(group), _details(group)]
+        if group["cases"]:
+            parts += [_ratios(group), _details(group)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -105,6 +105,7 @@ def fit(
     max_rollbacks: int = 3,
     progress: bool | None = None,
     place: Callable[[Any], Any] | None = None,
+    how_to_resume: str = "run the same program again",
 ) -> Fitted:
     """Train until a number of steps is reached; from the newest of the checkpoints, where there is one.
 
@@ -132,6 +133,7 @@ def fit(
         max_rollbacks: how many times to go back without having reached another good checkpoint.
         progress: show a bar; None for where a terminal is.
         place: puts a batch on the device, or on several; None for what fits the step.
+        how_to_resume: what to do, as the message at a signal has it.
 
     Returns:
         The state and why training ended.
@@ -219,7 +221,7 @@ def fit(
                         at, state, noted, good=good, scheduled=scheduled, wait=stopping or reason is not None
                     )
                     if stopping and at < num_steps and reason is None:
-                        _stop(signals.name, at, checkpoints, saved, keeper.last(), first)
+                        _stop(signals.name, at, checkpoints, saved, keeper.last(), how_to_resume)
                 if reason is not None:
                     break
             stream.close()
@@ -335,7 +337,7 @@ def _judge(early_stop: EarlyStop, found: Mapping[str, float], noted: Progress, s
 
 
 def _stop(
-    name: str, step: int, checkpoints: Checkpoints | None, saved: bool, last: int | None, first: bool
+    name: str, step: int, checkpoints: Checkpoints | None, saved: bool, last: int | None, how: str
 ) -> None:
     """End at a signal, with what is needed to go on."""
     if checkpoints is None:
@@ -343,16 +345,16 @@ def _stop(
     elif saved:
         text = (
             f"{name}: stopped after step {step}, which is saved in {checkpoints.folder}. "
-            "To resume, run the same program again: it goes on from there, to the same result."
+            f"To resume, {how}: it goes on from there, to the same result."
         )
     else:
         text = (
-            f"{name}: stopped after step {step}, which could not be saved. To resume from step {last}, run the "
-            f"same program again, once {checkpoints.folder} can be written."
+            f"{name}: stopped after step {step}, which could not be saved. To resume from step {last}, {how}, "
+            f"once {checkpoints.folder} can be written."
         )
     if name == "SIGINT":
         raise KeyboardInterrupt(text)
-    if first:
+    if jax.process_index() == 0:
         logger.warning("fit: %s", text)
     raise SystemExit(128 + 15)
 

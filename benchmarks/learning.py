@@ -1,0 +1,247 @@
+"""Which models learn tasks that need a long memory: what the literature says, run again with fixed budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import seqjax as sj
+from benchmarks.results import Group, Table
+from seqjax.gradients import objective
+from seqjax.report.intervals import wilson
+from seqjax.tasks import Task, adding, copying, multi_query_recall, parity
+
+TITLE = "What is learned"
+ABOUT = """\
+Every run is Adam on fresh batches with the gradient's norm clipped at 1, a budget of steps that was fixed before the
+run, and an evaluation on {held_out} held-out sequences at regular intervals. A seed has solved the task where one of
+them
+meets the task's criterion, and all seeds of a run stop once all of them have. Rates with 95% Wilson intervals. "As
+expected" compares the rate with what is known of the model: "solved" asks for most seeds, "not solved" for none.
+Losses and accuracies are those of the last evaluation: the median over the seeds, and their range in brackets."""
+HELD_OUT = 512
+ABOUT = ABOUT.format(held_out=HELD_OUT)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A model on a task.
+
+    Attributes:
+        task: what the tables call it.
+        train: the task that is trained on.
+        test: the task that is evaluated, whose criterion counts.
+        name: of the model.
+        model: its factory: ``width -> layer of vectors``.
+        expected: whether it should solve the task.
+        steps: the budget.
+        width: of the layers.
+        batch: sequences per step.
+        rate: of Adam.
+        evaluations: how many, evenly spread over the budget.
+    """
+
+    task: str
+    train: Task
+    test: Task
+    name: str
+    model: Callable[[int], sj.Layer]
+    expected: bool
+    steps: int
+    width: int = 128
+    batch: int = 64
+    rate: float = 1e-3
+    evaluations: int = 20
+
+
+def cell(make: Callable[..., sj.Cell], **options: Any) -> Callable[[int], sj.Layer]:
+    """A single layer of a cell."""
+    return lambda width: sj.recurrent(make(width, **options))
+
+
+def linear_blocks(make: Callable[..., sj.Cell], **options: Any) -> Callable[[int], sj.Layer]:
+    """Two residual blocks: a linear recurrence and, since it is linear, a feed-forward part."""
+
+    def block(width: int) -> sj.Layer:
+        feed_forward = nn.Sequential([nn.LayerNorm(), nn.Dense(2 * width), nn.gelu, nn.Dense(width)])
+        return sj.serial(
+            sj.residual(sj.recurrent(make(width, **options))), sj.residual(sj.pointwise(feed_forward))
+        )
+
+    return lambda width: sj.serial(block(width), block(width))
+
+
+def blocks(make: Callable[..., sj.Layer], **options: Any) -> Callable[[int], sj.Layer]:
+    """Two ready blocks."""
+    return lambda width: sj.serial(make(width, **options), make(width, **options))
+
+
+def trials(length: int = 200, scale: float = 1.0) -> list[Trial]:
+    """All runs; `scale` multiplies the budgets.
+
+    The length of copying counts the delay, as in the literature: its sequences have 20 steps more.
+    """
+    long, memory = adding(length), copying(length + 20)
+    short, extended, recall = parity(40), parity(256), multi_query_recall(64, num_pairs=8)
+    adds, copies = f"adding, T = {length}", f"copying, T = {length}"
+    sums, recalls = "parity, trained at T = 40, tested at T = 256", "multi-query recall, 8 pairs, T = 64"
+    table = [
+        Trial(adds, long, long, "GRU", cell(sj.gru), True, 6000),
+        Trial(adds, long, long, "LRU", linear_blocks(sj.lru, r_min=0.9, r_max=0.999), True, 6000, 64),
+        Trial(copies, memory, memory, "orthogonal RNN", cell(sj.orthogonal_rnn), True, 6000),
+        Trial(copies, memory, memory, "LSTM, chrono", cell(sj.chrono_lstm, t_max=float(length)), True, 10000),
+        Trial(copies, memory, memory, "LSTM", cell(sj.lstm), False, 10000),
+        Trial(sums, short, extended, "LSTM", cell(sj.lstm), True, 6000, 64),
+        Trial(
+            sums,
+            short,
+            extended,
+            "gated_delta_net, eigenvalues in (-1, 1)",
+            blocks(sj.gated_delta_block, num_heads=4, negative_eigenvalues=True),
+            True,
+            6000,
+            64,
+        ),
+        Trial(
+            sums,
+            short,
+            extended,
+            "gated_delta_net, eigenvalues in (0, 1)",
+            blocks(sj.gated_delta_block, num_heads=4),
+            False,
+            6000,
+            64,
+        ),
+        Trial(recalls, recall, recall, "delta_net", blocks(_delta_block), True, 6000, 64),
+        Trial(
+            recalls, recall, recall, "attention", blocks(sj.transformer_block, num_heads=4), True, 6000, 64
+        ),
+    ]
+    return [Trial(**{**vars(trial), "steps": max(1, round(trial.steps * scale))}) for trial in table]
+
+
+def learn(trial: Trial, seeds: int) -> dict[str, Any]:
+    """The score of every seed at every evaluation: lists ``[evaluation][seed]``, and the steps of the evaluations.
+
+    The seeds are one program: each step of it is a step of all of them.
+    """
+    model, optimizer = _model(trial), optax.chain(optax.clip_by_global_norm(1.0), optax.adam(trial.rate))
+    evaluate = objective(model, trial.train.objective)
+
+    def mean(params: Any, batch: sj.Batch) -> jax.Array:
+        total, (count, _) = evaluate(params, model.initial_carry(params, batch.xs[0]), batch)
+        return total / count
+
+    def begin(key: jax.Array) -> Any:
+        params = model.init(key, jax.eval_shape(lambda: trial.train.sample(key, 1)[0][0]))
+        return params, optimizer.init(params)
+
+    def step(state: Any, key: jax.Array) -> Any:
+        params, opt_state = state
+        gradients = jax.grad(mean)(params, sj.Batch(*trial.train.sample(key, trial.batch)))
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    def train(state: Any, key: jax.Array, numbers: jax.Array) -> Any:
+        return jax.lax.scan(lambda s, n: step(s, jax.random.fold_in(key, n)), state, numbers)[0]
+
+    def test(state: Any, key: jax.Array) -> Any:
+        xs, targets = trial.test.sample(key, HELD_OUT)
+        ys = model.unroll(state[0], model.initial_carry(state[0], xs[0]), xs)[1]
+        return trial.test.score(ys, targets)
+
+    keys = jax.random.split(jax.random.key(0), (3, seeds))
+    state = jax.jit(jax.vmap(begin))(keys[0])
+    train = jax.jit(jax.vmap(train, (0, 0, None)), donate_argnums=0)
+    test = jax.jit(jax.vmap(test))
+    edges = np.linspace(0, trial.steps, trial.evaluations + 1).round().astype(int)
+    found: dict[str, Any] = {"steps": [], "loss": [], "accuracy": [], "solved": []}
+    for first, last in zip(edges, edges[1:]):
+        state = train(state, keys[1], jnp.arange(first, last))
+        score = jax.tree.map(np.asarray, test(state, keys[2]))
+        found["steps"].append(int(last))
+        for name in ("loss", "accuracy", "solved"):
+            found[name].append(getattr(score, name).tolist())
+        if np.any(found["solved"], 0).all():
+            break
+    return found
+
+
+def run(seeds: int, length: int, scale: float, only: str, say: Callable) -> list[Group]:
+    """A table per task; `only` is a part of the names of the models and tasks to run."""
+    chosen = [item for item in trials(length, scale) if only in f"{item.task}: {item.name}"]
+    if not chosen:
+        raise ValueError(f"learning(only): expected a part of the name of a run, got {only!r}.")
+    groups: dict[str, list] = {}
+    for item in chosen:
+        say(f"{item.task}: {item.name}, {item.steps} steps of {item.batch} sequences, {seeds} seeds")
+        curves = learn(item, seeds)
+        say(f"  {_row(item, curves)}")
+        groups.setdefault(item.task, []).append((item, curves))
+    return [_group(task, found) for task, found in groups.items()]
+
+
+def _group(task: str, found: Sequence[tuple[Trial, dict]]) -> Group:
+    first = found[0][0].test
+    columns = ["model", "solved", "expected", "as expected", "steps to solve", "budget", "loss", "accuracy"]
+    title = (
+        f"{first.success.metric} to reach: {first.success.threshold:.4g}; "
+        f"blind baseline of the loss: {first.baseline:.4g}"
+    )
+    table = Table(title, columns, [_row(*item) for item in found])
+    options = ("name", "steps", "width", "batch", "rate", "expected")
+    data = [{**{key: getattr(item, key) for key in options}, "curves": curves} for item, curves in found]
+    return Group(task, "", [], [table], data)
+
+
+def _row(item: Trial, curves: dict) -> list[str]:
+    solved = np.any(curves["solved"], 0)
+    count, seeds = int(solved.sum()), len(solved)
+    _, low, high = wilson(count, seeds)
+    expected = count > seeds / 2 if item.expected else count == 0
+    firsts = [
+        curves["steps"][int(np.argmax(column))] for column in np.transpose(curves["solved"]) if column.any()
+    ]
+    return [
+        item.name,
+        f"{count}/{seeds} [{low:.2f}, {high:.2f}]",
+        "solved" if item.expected else "not solved",
+        "yes" if expected else "**no**",
+        f"{np.median(firsts):.0f}" if firsts else "",
+        f"{item.steps}",
+        _spread(curves["loss"][-1], "{:.2g}"),
+        _spread(curves["accuracy"][-1], "{:.3f}"),
+    ]
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    if not np.isfinite(values).all():
+        return ""
+    middle, low, high = (form.format(value) for value in (np.median(values), min(values), max(values)))
+    return f"{middle} [{low}, {high}]"
+
+
+def _delta_block(width: int) -> sj.Layer:
+    feed_forward = nn.Sequential([nn.RMSNorm(), nn.Dense(2 * width), nn.gelu, nn.Dense(width)])
+    mixed = sj.serial(
+        sj.pointwise(nn.RMSNorm()),
+        sj.short_convolution(4),
+        sj.recurrent(sj.delta_net(width, num_heads=4)),
+    )
+    return sj.serial(sj.residual(mixed), sj.residual(sj.pointwise(feed_forward)))
+
+
+def _model(trial: Trial) -> sj.Layer:
+    inputs: Any = nn.Dense(trial.width)
+    if trial.train.num_inputs is not None:
+        inputs = nn.Embed(trial.train.num_inputs, trial.width)
+    return sj.serial(
+        sj.pointwise(inputs), trial.model(trial.width), sj.pointwise(nn.Dense(trial.train.num_outputs))
+    )
