@@ -19,6 +19,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -101,6 +102,24 @@ def _over(names: Any) -> Any:
 def places(mesh: Mesh, specs: Any) -> Any:
     """The shardings of a tree of PartitionSpecs."""
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """Every array in its place; what is there already stays. With several processes all have the same tree."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+
+    def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        # device_put would compare the values of all processes, at every step.
+        if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+            data = one(jax.random.key_data(leaf), sharding)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(one, tree, shardings)
 
 
 def batch_specs(batch: Batch, batch_axes: dict[str, int], time_axes: dict[str, int] | None = None) -> Batch:

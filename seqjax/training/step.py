@@ -38,7 +38,7 @@ from seqjax.training.precision import (
     next_scale,
     without,
 )
-from seqjax.training.sharding import axes_of, batch_specs, check_micro_batches, places, with_auto_axes
+from seqjax.training.sharding import axes_of, batch_specs, check_micro_batches, places, put, with_auto_axes
 from seqjax.training.state import TrainState, check_kinds, state_specs
 from seqjax.training.sums import sums_in_turn, sums_over
 
@@ -59,7 +59,7 @@ class TrainStep:
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         places = self._places(state, batch)
         if places is not None:  # what is in its place already stays as it is
-            state, batch = jax.device_put((state, batch), places)
+            state, batch = put((state, batch), places)
         return self.jitted(*state, batch)
 
     def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
@@ -176,9 +176,8 @@ def make_train_step(
         TypeError: for another kind of model, optimizer, estimator, mesh, precision or probes; from the step, of state
             or batch.
         ValueError: for a mesh of several axes with none of these names, another estimator with a time axis, or
-            accumulate below 1; from the step, for a
-            state of another estimator or precision, a batch that does not divide among the devices or into
-            micro-batches, or a loss that does not split with it.
+            accumulate below 1; from the step, for a state of another estimator or precision, a batch that does not
+            divide among the devices or into micro-batches, or a loss that does not split with it.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, seqjax as sj, flax.linen as nn
