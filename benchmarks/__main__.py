@@ -6,9 +6,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import typer
 
 from benchmarks import algorithms as algorithms_
+from benchmarks import fit as fit_
 from benchmarks import learning as learning_
 from benchmarks import lyapunov as lyapunov_
 from benchmarks import methods as methods_
@@ -198,6 +200,22 @@ def learning(
     )
 
 
+@app.command()
+def fit(
+    ctx: typer.Context,
+    step: Annotated[list[str], typer.Option(help=f"How long a step takes: {', '.join(fit_.SIZES)}.")] = list(  # noqa: B006
+        fit_.SIZES
+    ),
+    steps: Annotated[int, typer.Option(min=1, help="Training steps per sample.")] = fit_.STEPS,
+    rounds: Rounds = 15,
+    out: Out = Path("benchmarks/results"),
+) -> None:
+    """The training loop against a bare loop over the same step."""
+    if not set(step) <= set(fit_.SIZES):
+        raise typer.BadParameter(f"expected steps of {' or '.join(fit_.SIZES)}, got {', '.join(step)}.")
+    _finish(ctx, "fit", fit_.TITLE, fit_.ABOUT, lambda: fit_.run(step, steps, rounds, _say), out)
+
+
 def _finish(ctx: typer.Context, name: str, title: str, about: str, run: Any, out: Path) -> None:
     """Measure and save; a mismatch is one line and exit code 1, and no file."""
     try:
@@ -234,4 +252,6 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
+    # All arms multiply float32 numbers as such; on GPUs and TPUs JAX would round them to fewer digits.
+    jax.config.update("jax_default_matmul_precision", "highest")
     app(prog_name="python -m benchmarks")

@@ -121,7 +121,14 @@ def trials(length: int = 200, scale: float = 1.0) -> list[Trial]:
         ),
         Trial(recalls, recall, recall, "delta_net", blocks(_delta_block), True, 6000, 64),
         Trial(
-            recalls, recall, recall, "attention", blocks(sj.transformer_block, num_heads=4), True, 6000, 64
+            recalls,
+            recall,
+            recall,
+            "attention",
+            blocks(sj.transformer_block, num_heads=4, max_length=64),
+            True,
+            6000,
+            64,
         ),
     ]
     return [Trial(**{**vars(trial), "steps": max(1, round(trial.steps * scale))}) for trial in table]

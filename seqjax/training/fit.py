@@ -236,7 +236,7 @@ class _Report:
     def __init__(self, log: MetricsLog | None, every: int, at: int, restored: bool) -> None:
         self._log, self._every, self._begun = log, every, time.monotonic()
         if log is not None:
-            log.begin(at)
+            log.begin(at, resumed=restored)
             if restored:
                 log.write(at, {"event": "resumed"})
 

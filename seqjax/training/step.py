@@ -27,7 +27,7 @@ from seqjax.base import Batch, Estimator, Layer
 from seqjax.combinators.common import check_whole
 from seqjax.gradients.bptt import full_bptt
 from seqjax.gradients.objective import Loss
-from seqjax.training.guard import all_finite, choose
+from seqjax.training.guard import all_finite, choose, guarded_update, norm
 from seqjax.training.metrics import Metrics, Probe, check_probes
 from seqjax.training.precision import (
     FLOAT32,
@@ -143,11 +143,12 @@ def make_train_step(
     result is that of the whole batch, to rounding, in the memory of one micro-batch, and still with one addition over
     the devices. Noise is drawn for each, from ``fold_in(key, i)``.
 
-    A step makes no update where loss, gradient, new params or the ends of streams are not all finite: params,
+    A step makes no update where the loss, the norm of its gradient or the ends of streams are not finite: params,
     opt_state, carry and estimator_state stay as they were, as if there had been no such batch; ``step`` goes on, so
     that the next batch comes, and ``state.skipped`` and ``state.consecutive`` count it. Streams thus have a gap of one
     batch: they go on from where the batch before it ended; if a sequence began in the gap, what remains of it is
-    entered with the end of the one before, up to the next reset.
+    entered with the end of the one before, up to the next reset. Where an optimizer makes something that is not finite
+    of a finite gradient, the step counts as skipped as well, but for the state of the optimizer, whose doing it is.
 
     The optimizer says what happens to gradients: ``optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))``
     clips them by their global norm, `clip_by_layer_norm` layer by layer, ``optax.adaptive_grad_clip`` by the weights of
@@ -222,28 +223,34 @@ def make_train_step(
         count = jnp.maximum(count, 1)
         # For complex params JAX returns the conjugate of the direction of steepest ascent.
         gradients = jax.tree.map(lambda g: (jnp.conj(g) / count).astype(g.dtype), gradients)
-        updates, opt_state = optimizer.update(gradients, old.opt_state, old.params)
-        params = optax.apply_updates(old.params, updates)
-
-        whole = all_finite(gradients)
-        finite = whole & all_finite(total, params)
-        new = old._replace(
-            params=params, opt_state=opt_state, carry=carry, estimator_state=estimator_state, consecutive=0
+        size = norm(gradients)
+        whole = all_finite(total, size)
+        params, opt_state, updates, finite = guarded_update(
+            optimizer, whole, gradients, old.opt_state, old.params
         )
-        skip = old._replace(skipped=old.skipped + 1, consecutive=old.consecutive + 1)
-        if old.loss_scale is not None:
-            overflow = all_finite(total) & ~whole & (old.loss_scale.scale > 1)
-            skip = skip._replace(consecutive=jnp.where(overflow, old.consecutive, skip.consecutive))
-        state = choose(finite, new._replace(key=None), skip._replace(key=None))
-        if old.loss_scale is not None:
-            scale = next_scale(old.loss_scale, precision.growth_interval, finite, overflow)
-            state = state._replace(loss_scale=scale)
-        state = state._replace(step=old.step + 1, key=old.key)
+        carry, estimator_state = choose(finite, (carry, estimator_state), (old.carry, old.estimator_state))
+        skipped, consecutive, loss_scale = old.skipped + ~finite, old.consecutive + 1, old.loss_scale
+        if loss_scale is not None:
+            overflow = all_finite(total) & ~whole & (loss_scale.scale > 1)
+            consecutive -= overflow
+            loss_scale = next_scale(loss_scale, precision.growth_interval, finite, overflow)
+        consecutive = jnp.where(finite, 0, consecutive)
+        state = TrainState(
+            params=params,
+            opt_state=opt_state,
+            step=old.step + 1,
+            key=old.key,
+            carry=carry,
+            estimator_state=estimator_state,
+            skipped=skipped,
+            consecutive=consecutive,
+            loss_scale=loss_scale,
+        )
         if mesh is not None and axes is not None:
             # Results have a fixed place, so that the next step finds its state where this one did.
             state = jax.lax.with_sharding_constraint(state, places(mesh, state_specs(state, axes)))
         found = {name: probe(old.params, gradients, updates) for name, probe in probes.items()}
-        return state, Metrics(total / count, optax.tree.norm(gradients), finite, state.consecutive, found)
+        return state, Metrics(total / count, size, finite, consecutive, found)
 
     # The key is not donated: it is small, goes on unchanged, and is likely to be used elsewhere.
     donated = tuple(i for i, name in enumerate(TrainState._fields) if name != "key")
