@@ -39,6 +39,8 @@ class CellName(StrEnum):
     both = "both"
 
 
+GroupName = StrEnum("GroupName", {name: name for name in methods_.GROUPS})
+GROUPS = list(GroupName)
 SHAPES = [",".join(map(str, shape)) for shape in peers_.SHAPES]
 PROFILE_SHAPES = [",".join(map(str, shape)) for shape in profiles_.SHAPES]
 LENGTHS = list(methods_.LENGTHS)
@@ -74,6 +76,7 @@ def methods(
     ctx: typer.Context,
     shape: ShapeOption = SHAPES,
     length: Annotated[list[int], typer.Option(min=1, help="T of the scans.")] = LENGTHS,
+    group: Annotated[list[GroupName], typer.Option(help="What to measure.")] = GROUPS,
     rounds: Rounds = 15,
     out: Out = Path("benchmarks/results"),
 ) -> None:
@@ -84,7 +87,7 @@ def methods(
         "methods",
         methods_.TITLE,
         methods_.ABOUT,
-        lambda: methods_.run(shapes, length, rounds, _say),
+        lambda: methods_.run([g.value for g in group], shapes, length, rounds, _say),
         out,
     )
 
@@ -185,6 +188,7 @@ def learning(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 5,
     length: Annotated[int, typer.Option(min=20, help="T of adding and copying.")] = 200,
     scale: Annotated[float, typer.Option(min=0, help="Of the budgets of steps.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Another number gives other initial params and batches.")] = 0,
     only: Annotated[str, typer.Option(help="A part of the names of tasks and models to run.")] = "",
     name: Annotated[str, typer.Option(help="Of the files.")] = "learning",
     out: Out = Path("benchmarks/results"),
@@ -195,7 +199,7 @@ def learning(
         name,
         learning_.TITLE,
         learning_.ABOUT,
-        lambda: learning_.run(seeds, length, scale, only, _say),
+        lambda: learning_.run(seeds, seed, length, scale, only, _say),
         out,
     )
 

@@ -159,7 +159,7 @@ def prepare(recipe: Recipe, mesh: Mesh | None = None) -> Run:
         step = make_train_step(model, task.objective, optimizer, mesh=mesh, **how)
         example = jax.eval_shape(lambda: batches(0))
         x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), example.xs)
-        state = init_train_state(model, optimizer, jax.random.key(recipe.seed), x, **how)
+        state = init_train_state(model, optimizer, jax.random.key(recipe.seed), x, mesh=mesh, **how)
         jax.eval_shape(
             step.jitted, *state, example
         )  # what does not fit together is said before anything is written

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import jax
 import typer
+from jax.experimental import multihost_utils
 
 from seqjax.cli.common import UsageError, at_least_one, console, one_of
 from seqjax.cli.recipe import (
@@ -25,6 +26,7 @@ from seqjax.cli.recipe import (
 from seqjax.report.settings import METHODS
 from seqjax.tasks import TASKS
 from seqjax.training import Checkpoints, Fitted, MetricsLog, fit
+from seqjax.training.distributed import start
 
 WRITTEN = ("config.json", "steps", "best", "metrics.jsonl", "tensorboard", "curves.svg")
 """What a run leaves in its folder."""
@@ -77,6 +79,21 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard's events, too.")
     ] = False,
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed",
+            help="One of several processes, started alike, with the batch split over all their devices.",
+        ),
+    ] = False,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT of process 0; SLURM, Kubernetes, MPI and TPU pods need none of the three."
+        ),
+    ] = None,
+    processes: Annotated[int | None, typer.Option(help="How many processes there are.")] = None,
+    process: Annotated[int | None, typer.Option(help="Which of them this is, from 0.")] = None,
     progress: Annotated[
         bool | None, typer.Option(help="Show a bar; by default where a terminal is.", show_default=False)
     ] = None,
@@ -120,12 +137,17 @@ def train(
     _check(recipe)
     if recipe.precision == "float64":
         jax.config.update("jax_enable_x64", True)
-    run = prepare(recipe)
-    _claim(folder, resume, overwrite)
+    mesh = _join(distributed, coordinator, processes, process)
+    run = prepare(recipe, mesh)
+    first = jax.process_index() == 0
+    if first:
+        _claim(folder, resume, overwrite)
+    if mesh is not None:
+        multihost_utils.sync_global_devices("the folder is claimed")
     _speak()
     again = shlex.join(["seqjax", "train", "--config", str(folder / "config.json"), "--resume"])
     try:
-        log = MetricsLog(folder, tensorboard=tensorboard)
+        log = MetricsLog(folder, tensorboard=tensorboard) if first else None
         with Checkpoints(folder, config=recipe.to_json()) as checkpoints:
             fitted = fit(
                 run.step,
@@ -149,7 +171,23 @@ def train(
         raise typer.Exit(1) from None
     except (ValueError, ImportError) as error:
         raise UsageError(" ".join(str(error).split())) from None
-    _show(folder, run, fitted, tensorboard)
+    if first:
+        _show(folder, run, fitted, tensorboard)
+
+
+def _join(
+    wanted: bool, coordinator: str | None, processes: int | None, process: int | None
+) -> jax.sharding.Mesh | None:
+    """All devices of all processes, for data; None for one device."""
+    if not wanted:
+        if (coordinator, processes, process) != (None, None, None):
+            raise UsageError("--coordinator, --processes and --process go with --distributed.")
+        return None
+    try:
+        start(coordinator, processes, process)
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"--distributed: {' '.join(str(error).split())}") from None
+    return jax.make_mesh((jax.device_count(),), ("data",))
 
 
 def _subject(what: str) -> dict[str, Any]:
