@@ -270,9 +270,10 @@ class _Guard:
 
     def too_many(self, step: int, metrics: Any, report: _Report, bar: Bar) -> int | None:
         """Say and log what there is to say; the step, if too many in a row were not finite."""
-        loss, finite, in_a_row = (getattr(metrics, name, None) for name in ("loss", "finite", "consecutive"))
-        loss = None if loss is None else float(loss)
-        fine = bool(finite) if finite is not None else loss is None or math.isfinite(loss)
+        finite, in_a_row = (getattr(metrics, name, None) for name in ("finite", "consecutive"))
+        loss = getattr(metrics, "loss", None)
+        # Each number takes a while to fetch, so only those are that somebody wants.
+        fine = bool(finite) if finite is not None else loss is None or math.isfinite(float(loss))
         if report.due(step):
             report.metrics(step, metrics)
         bar.update(step, loss)
@@ -360,8 +361,8 @@ def _stop(
 
 
 def _on_the_way(metrics: Any) -> Any:
-    """The same metrics, being copied to the host as soon as they are there."""
-    for leaf in jax.tree.leaves(metrics):
+    """The same metrics, being copied to the host as soon as they are there; on a CPU they are."""
+    for leaf in jax.tree.leaves(metrics) if jax.default_backend() != "cpu" else ():
         if isinstance(leaf, jax.Array):
             leaf.copy_to_host_async()
     return metrics
