@@ -6,9 +6,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import typer
 
 from benchmarks import algorithms as algorithms_
+from benchmarks import fit as fit_
 from benchmarks import learning as learning_
 from benchmarks import lyapunov as lyapunov_
 from benchmarks import methods as methods_
@@ -37,6 +39,8 @@ class CellName(StrEnum):
     both = "both"
 
 
+GroupName = StrEnum("GroupName", {name: name for name in methods_.GROUPS})
+GROUPS = list(GroupName)
 SHAPES = [",".join(map(str, shape)) for shape in peers_.SHAPES]
 PROFILE_SHAPES = [",".join(map(str, shape)) for shape in profiles_.SHAPES]
 LENGTHS = list(methods_.LENGTHS)
@@ -72,6 +76,7 @@ def methods(
     ctx: typer.Context,
     shape: ShapeOption = SHAPES,
     length: Annotated[list[int], typer.Option(min=1, help="T of the scans.")] = LENGTHS,
+    group: Annotated[list[GroupName], typer.Option(help="What to measure.")] = GROUPS,
     rounds: Rounds = 15,
     out: Out = Path("benchmarks/results"),
 ) -> None:
@@ -82,7 +87,7 @@ def methods(
         "methods",
         methods_.TITLE,
         methods_.ABOUT,
-        lambda: methods_.run(shapes, length, rounds, _say),
+        lambda: methods_.run([g.value for g in group], shapes, length, rounds, _say),
         out,
     )
 
@@ -183,6 +188,7 @@ def learning(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 5,
     length: Annotated[int, typer.Option(min=20, help="T of adding and copying.")] = 200,
     scale: Annotated[float, typer.Option(min=0, help="Of the budgets of steps.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Another number gives other initial params and batches.")] = 0,
     only: Annotated[str, typer.Option(help="A part of the names of tasks and models to run.")] = "",
     name: Annotated[str, typer.Option(help="Of the files.")] = "learning",
     out: Out = Path("benchmarks/results"),
@@ -193,9 +199,25 @@ def learning(
         name,
         learning_.TITLE,
         learning_.ABOUT,
-        lambda: learning_.run(seeds, length, scale, only, _say),
+        lambda: learning_.run(seeds, seed, length, scale, only, _say),
         out,
     )
+
+
+@app.command()
+def fit(
+    ctx: typer.Context,
+    step: Annotated[list[str], typer.Option(help=f"How long a step takes: {', '.join(fit_.SIZES)}.")] = list(  # noqa: B006
+        fit_.SIZES
+    ),
+    steps: Annotated[int, typer.Option(min=1, help="Training steps per sample.")] = fit_.STEPS,
+    rounds: Rounds = 15,
+    out: Out = Path("benchmarks/results"),
+) -> None:
+    """The training loop against a bare loop over the same step."""
+    if not set(step) <= set(fit_.SIZES):
+        raise typer.BadParameter(f"expected steps of {' or '.join(fit_.SIZES)}, got {', '.join(step)}.")
+    _finish(ctx, "fit", fit_.TITLE, fit_.ABOUT, lambda: fit_.run(step, steps, rounds, _say), out)
 
 
 def _finish(ctx: typer.Context, name: str, title: str, about: str, run: Any, out: Path) -> None:
@@ -234,4 +256,6 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
+    # All arms multiply float32 numbers as such; on GPUs and TPUs JAX would round them to fewer digits.
+    jax.config.update("jax_default_matmul_precision", "highest")
     app(prog_name="python -m benchmarks")

@@ -20,14 +20,17 @@ from seqjax.tasks import Task, adding, copying, multi_query_recall, parity
 
 TITLE = "What is learned"
 ABOUT = """\
-Every run is Adam on fresh batches with the gradient's norm clipped at 1, a budget of steps that was fixed before the
-run, and an evaluation on {held_out} held-out sequences at regular intervals. A seed has solved the task where one of
-them
-meets the task's criterion, and all seeds of a run stop once all of them have. Rates with 95% Wilson intervals. "As
-expected" compares the rate with what is known of the model: "solved" asks for most seeds, "not solved" for none.
-Losses and accuracies are those of the last evaluation: the median over the seeds, and their range in brackets."""
+Every run is Adam on fresh batches, its rate decayed by a cosine over a budget of steps that was fixed before the run,
+the gradient's norm clipped at 1, with an evaluation on {held_out} new sequences at regular intervals. A seed has solved
+the task where one of them meets the task's criterion, and a run stops once all of its seeds have. Rates with 95% Wilson
+intervals. "As expected" compares the rate with what is known of the model: "solved" asks for most seeds, "not solved"
+for none. Losses and accuracies are those of the last evaluation: the median over the seeds, and their range in
+brackets."""
 HELD_OUT = 512
 ABOUT = ABOUT.format(held_out=HELD_OUT)
+
+
+Make = Callable[[int], sj.Layer]
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,8 @@ class Trial:
         task: what the tables call it.
         train: the task that is trained on.
         test: the task that is evaluated, whose criterion counts.
-        name: of the model.
-        model: its factory: ``width -> layer of vectors``.
-        expected: whether it should solve the task.
+        models: by name, their factories ``width -> layer of vectors``, and whether they should solve the task. Several
+            differ in their initial params alone: they are one program.
         steps: the budget.
         width: of the layers.
         batch: sequences per step.
@@ -51,9 +53,7 @@ class Trial:
     task: str
     train: Task
     test: Task
-    name: str
-    model: Callable[[int], sj.Layer]
-    expected: bool
+    models: dict[str, tuple[Make, bool]]
     steps: int
     width: int = 128
     batch: int = 64
@@ -61,12 +61,12 @@ class Trial:
     evaluations: int = 20
 
 
-def cell(make: Callable[..., sj.Cell], **options: Any) -> Callable[[int], sj.Layer]:
+def cell(make: Callable[..., sj.Cell], **options: Any) -> Make:
     """A single layer of a cell."""
     return lambda width: sj.recurrent(make(width, **options))
 
 
-def linear_blocks(make: Callable[..., sj.Cell], **options: Any) -> Callable[[int], sj.Layer]:
+def linear_blocks(make: Callable[..., sj.Cell], **options: Any) -> Make:
     """Two residual blocks: a linear recurrence and, since it is linear, a feed-forward part."""
 
     def block(width: int) -> sj.Layer:
@@ -78,7 +78,7 @@ def linear_blocks(make: Callable[..., sj.Cell], **options: Any) -> Callable[[int
     return lambda width: sj.serial(block(width), block(width))
 
 
-def blocks(make: Callable[..., sj.Layer], **options: Any) -> Callable[[int], sj.Layer]:
+def blocks(make: Callable[..., sj.Layer], **options: Any) -> Make:
     """Two ready blocks."""
     return lambda width: sj.serial(make(width, **options), make(width, **options))
 
@@ -92,55 +92,48 @@ def trials(length: int = 200, scale: float = 1.0) -> list[Trial]:
     short, extended, recall = parity(40), parity(256), multi_query_recall(64, num_pairs=8)
     adds, copies = f"adding, T = {length}", f"copying, T = {length}"
     sums, recalls = "parity, trained at T = 40, tested at T = 256", "multi-query recall, 8 pairs, T = 64"
+    chrono, turning = cell(sj.chrono_lstm, t_max=float(length)), cell(sj.orthogonal_rnn)
+    linear = linear_blocks(sj.lru, r_min=0.9, r_max=0.999)
+    negative = blocks(sj.gated_delta_block, num_heads=4, negative_eigenvalues=True)
+    positive = blocks(sj.gated_delta_block, num_heads=4)
+    attends = blocks(sj.transformer_block, num_heads=4, max_length=recall.length)
     table = [
-        Trial(adds, long, long, "GRU", cell(sj.gru), True, 6000),
-        Trial(adds, long, long, "LRU", linear_blocks(sj.lru, r_min=0.9, r_max=0.999), True, 6000, 64),
-        Trial(copies, memory, memory, "orthogonal RNN", cell(sj.orthogonal_rnn), True, 6000),
-        Trial(copies, memory, memory, "LSTM, chrono", cell(sj.chrono_lstm, t_max=float(length)), True, 10000),
-        Trial(copies, memory, memory, "LSTM", cell(sj.lstm), False, 10000),
-        Trial(sums, short, extended, "LSTM", cell(sj.lstm), True, 6000, 64),
+        Trial(adds, long, long, {"GRU": (cell(sj.gru), True)}, 6000),
+        Trial(adds, long, long, {"LRU": (linear, True)}, 6000, 64),
+        Trial(copies, memory, memory, {"orthogonal RNN": (turning, True)}, 6000),
         Trial(
-            sums,
-            short,
-            extended,
-            "gated_delta_net, eigenvalues in (-1, 1)",
-            blocks(sj.gated_delta_block, num_heads=4, negative_eigenvalues=True),
-            True,
-            6000,
-            64,
+            copies,
+            memory,
+            memory,
+            {"LSTM, chrono": (chrono, True), "LSTM": (cell(sj.lstm), False)},
+            20_000,
         ),
-        Trial(
-            sums,
-            short,
-            extended,
-            "gated_delta_net, eigenvalues in (0, 1)",
-            blocks(sj.gated_delta_block, num_heads=4),
-            False,
-            6000,
-            64,
-        ),
-        Trial(recalls, recall, recall, "delta_net", blocks(_delta_block), True, 6000, 64),
-        Trial(
-            recalls, recall, recall, "attention", blocks(sj.transformer_block, num_heads=4), True, 6000, 64
-        ),
+        Trial(sums, short, extended, {"LSTM": (cell(sj.lstm), True)}, 6000, 64),
+        Trial(sums, short, extended, {"gated_delta_net, eigenvalues in (-1, 1)": (negative, True)}, 9000, 64),
+        Trial(sums, short, extended, {"gated_delta_net, eigenvalues in (0, 1)": (positive, False)}, 9000, 64),
+        Trial(recalls, recall, recall, {"delta_net": (blocks(_delta_block), True)}, 6000, 64),
+        Trial(recalls, recall, recall, {"attention": (attends, True)}, 6000, 64),
     ]
     return [Trial(**{**vars(trial), "steps": max(1, round(trial.steps * scale))}) for trial in table]
 
 
-def learn(trial: Trial, seeds: int) -> dict[str, Any]:
-    """The score of every seed at every evaluation: lists ``[evaluation][seed]``, and the steps of the evaluations.
+def learn(trial: Trial, seeds: int, seed: int) -> dict[str, dict[str, Any]]:
+    """By model, the score of every seed at every evaluation, lists ``[evaluation][seed]``, and the evaluations' steps.
 
-    The seeds are one program: each step of it is a step of all of them.
+    All seeds are one program: each step of it is a step of all of them.
     """
-    model, optimizer = _model(trial), optax.chain(optax.clip_by_global_norm(1.0), optax.adam(trial.rate))
+    models = {name: _model(trial, make) for name, (make, _) in trial.models.items()}
+    model, *_ = models.values()
+    schedule = optax.cosine_decay_schedule(trial.rate, trial.steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
     evaluate = objective(model, trial.train.objective)
 
     def mean(params: Any, batch: sj.Batch) -> jax.Array:
         total, (count, _) = evaluate(params, model.initial_carry(params, batch.xs[0]), batch)
         return total / count
 
-    def begin(key: jax.Array) -> Any:
-        params = model.init(key, jax.eval_shape(lambda: trial.train.sample(key, 1)[0][0]))
+    def begin(key: jax.Array, begun: sj.Layer) -> Any:
+        params = begun.init(key, jax.eval_shape(lambda: trial.train.sample(key, 1)[0][0]))
         return params, optimizer.init(params)
 
     def step(state: Any, key: jax.Array) -> Any:
@@ -157,63 +150,73 @@ def learn(trial: Trial, seeds: int) -> dict[str, Any]:
         ys = model.unroll(state[0], model.initial_carry(state[0], xs[0]), xs)[1]
         return trial.test.score(ys, targets)
 
-    keys = jax.random.split(jax.random.key(0), (3, seeds))
-    state = jax.jit(jax.vmap(begin))(keys[0])
+    for_params, for_training, for_test = jax.random.split(jax.random.key(seed), (3, seeds))
+    begun = [jax.vmap(lambda key, each=each: begin(key, each))(for_params) for each in models.values()]
+    state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *begun)
+    for_training, for_test = (jnp.tile(keys, len(models)) for keys in (for_training, for_test))
     train = jax.jit(jax.vmap(train, (0, 0, None)), donate_argnums=0)
     test = jax.jit(jax.vmap(test))
     edges = np.linspace(0, trial.steps, trial.evaluations + 1).round().astype(int)
-    found: dict[str, Any] = {"steps": [], "loss": [], "accuracy": [], "solved": []}
+    scores, steps = [], []
     for first, last in zip(edges, edges[1:]):
-        state = train(state, keys[1], jnp.arange(first, last))
-        score = jax.tree.map(np.asarray, test(state, keys[2]))
-        found["steps"].append(int(last))
-        for name in ("loss", "accuracy", "solved"):
-            found[name].append(getattr(score, name).tolist())
-        if np.any(found["solved"], 0).all():
+        state = train(state, for_training, jnp.arange(first, last))
+        scores.append(jax.tree.map(np.asarray, test(state, for_test)))
+        steps.append(int(last))
+        if np.any([score.solved for score in scores], 0).all():
             break
-    return found
+    curves = {}
+    for number, name in enumerate(models):
+        own = slice(number * seeds, (number + 1) * seeds)
+        fields = ("loss", "accuracy", "solved")
+        values = {field: [getattr(score, field)[own].tolist() for score in scores] for field in fields}
+        curves[name] = {"steps": steps, **values}
+    return curves
 
 
-def run(seeds: int, length: int, scale: float, only: str, say: Callable) -> list[Group]:
+def run(seeds: int, seed: int, length: int, scale: float, only: str, say: Callable) -> list[Group]:
     """A table per task; `only` is a part of the names of the models and tasks to run."""
-    chosen = [item for item in trials(length, scale) if only in f"{item.task}: {item.name}"]
+    chosen = [item for item in trials(length, scale) if only in f"{item.task}: {', '.join(item.models)}"]
     if not chosen:
         raise ValueError(f"learning(only): expected a part of the name of a run, got {only!r}.")
     groups: dict[str, list] = {}
     for item in chosen:
-        say(f"{item.task}: {item.name}, {item.steps} steps of {item.batch} sequences, {seeds} seeds")
-        curves = learn(item, seeds)
-        say(f"  {_row(item, curves)}")
-        groups.setdefault(item.task, []).append((item, curves))
+        models = ", ".join(item.models)
+        say(f"{item.task}: {models}; {item.steps} steps of {item.batch} sequences, {seeds} seeds")
+        for name, curves in learn(item, seeds, seed).items():
+            say(f"  {_row(item, name, curves)}")
+            groups.setdefault(item.task, []).append((item, name, curves))
     return [_group(task, found) for task, found in groups.items()]
 
 
-def _group(task: str, found: Sequence[tuple[Trial, dict]]) -> Group:
-    first = found[0][0].test
+def _group(task: str, found: Sequence[tuple[Trial, str, dict]]) -> Group:
+    test = found[0][0].test
     columns = ["model", "solved", "expected", "as expected", "steps to solve", "budget", "loss", "accuracy"]
     title = (
-        f"{first.success.metric} to reach: {first.success.threshold:.4g}; "
-        f"blind baseline of the loss: {first.baseline:.4g}"
+        f"{test.success.metric} to reach: {test.success.threshold:.4g}; "
+        f"blind baseline of the loss: {test.baseline:.4g}"
     )
     table = Table(title, columns, [_row(*item) for item in found])
-    options = ("name", "steps", "width", "batch", "rate", "expected")
-    data = [{**{key: getattr(item, key) for key in options}, "curves": curves} for item, curves in found]
+    options = ("steps", "width", "batch", "rate")
+    data = [
+        {"model": name, **{key: getattr(item, key) for key in options}, "curves": curves}
+        for item, name, curves in found
+    ]
     return Group(task, "", [], [table], data)
 
 
-def _row(item: Trial, curves: dict) -> list[str]:
-    solved = np.any(curves["solved"], 0)
+def _row(item: Trial, name: str, curves: dict) -> list[str]:
+    solved, expected = np.any(curves["solved"], 0), item.models[name][1]
     count, seeds = int(solved.sum()), len(solved)
     _, low, high = wilson(count, seeds)
-    expected = count > seeds / 2 if item.expected else count == 0
+    as_expected = count > seeds / 2 if expected else count == 0
     firsts = [
         curves["steps"][int(np.argmax(column))] for column in np.transpose(curves["solved"]) if column.any()
     ]
     return [
-        item.name,
+        name,
         f"{count}/{seeds} [{low:.2f}, {high:.2f}]",
-        "solved" if item.expected else "not solved",
-        "yes" if expected else "**no**",
+        "solved" if expected else "not solved",
+        "yes" if as_expected else "**no**",
         f"{np.median(firsts):.0f}" if firsts else "",
         f"{item.steps}",
         _spread(curves["loss"][-1], "{:.2g}"),
@@ -238,10 +241,8 @@ def _delta_block(width: int) -> sj.Layer:
     return sj.serial(sj.residual(mixed), sj.residual(sj.pointwise(feed_forward)))
 
 
-def _model(trial: Trial) -> sj.Layer:
+def _model(trial: Trial, make: Make) -> sj.Layer:
     inputs: Any = nn.Dense(trial.width)
     if trial.train.num_inputs is not None:
         inputs = nn.Embed(trial.train.num_inputs, trial.width)
-    return sj.serial(
-        sj.pointwise(inputs), trial.model(trial.width), sj.pointwise(nn.Dense(trial.train.num_outputs))
-    )
+    return sj.serial(sj.pointwise(inputs), make(trial.width), sj.pointwise(nn.Dense(trial.train.num_outputs)))

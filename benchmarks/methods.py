@@ -24,6 +24,9 @@ KEPT = (16, 128)
 LENGTHS = (256, 1024, 4096, 16384)
 LONGEST_MEMORY = 4096  # Sequential keeps a matrix per step
 TOLERANCE = 2e-4
+# Normalised memories divide by what can be small: step-by-step autodiff in float32 is itself 3e-4 from float64 (mlstm,
+# T = 1024), further than chunks are.
+MEMORY_TOLERANCE = 1e-3
 
 AUTODIFF = sj.Sequential(gradient="autodiff")
 Shape = tuple[int, int, int, int]
@@ -53,6 +56,7 @@ def compare(
     shape: Shape,
     rounds: int,
     baseline: str | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Case:
     """Methods on one cell and shape ``(B, T, D, H)``, checked and then timed; relative to the fastest by default.
 
@@ -69,7 +73,7 @@ def compare(
     layers = {name: sj.recurrent(cell, method) for name, method in methods.items()}
     arms = [jax_arm(name, program(layer), (params,), draw(-2)) for name, layer in layers.items()]
     expected = jax.jit(program(sj.recurrent(cell, AUTODIFF)))(params, *draw(-2))
-    errors = [check(arm.name, arm.run(arm.prepare(draw(-2))), expected, TOLERANCE) for arm in arms]
+    errors = [check(arm.name, arm.run(arm.prepare(draw(-2))), expected, tolerance) for arm in arms]
     samples = interleave(arms, draw, rounds)
     baseline = baseline or min(samples, key=lambda name: statistics.median(samples[name]))
     chosen = repr(sj.Auto().select(cell, draw(-2)[0]))
@@ -139,7 +143,17 @@ def memories(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Ca
             struct = jax.ShapeDtypeStruct((batch, hidden_size), jnp.float32)
             params = cell.init(jax.random.key(0), struct)
             cases.append(
-                compare(str(length), cell, params, methods, gradient_of, shape, rounds, "Sequential")
+                compare(
+                    str(length),
+                    cell,
+                    params,
+                    methods,
+                    gradient_of,
+                    shape,
+                    rounds,
+                    "Sequential",
+                    MEMORY_TOLERANCE,
+                )
             )
         groups.append(
             Group(
@@ -151,12 +165,18 @@ def memories(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Ca
     return groups
 
 
-def run(shapes: Sequence[Shape], lengths: Sequence[int], rounds: int, say: Callable) -> list[Group]:
-    """Everything that `seqjax.Auto` is based on."""
-    gradients = [chunks(cell, shapes, rounds, say) for cell in CELLS]
-    short = [length for length in lengths if length <= LONGEST_MEMORY]
-    return [
-        *gradients,
-        *scans(lengths, (8, 64), rounds, say),
-        *memories(short, (8, 64), rounds, say),
-    ]
+GROUPS = ("chunks", "scans", "memories")
+
+
+def run(
+    groups: Sequence[str], shapes: Sequence[Shape], lengths: Sequence[int], rounds: int, say: Callable
+) -> list[Group]:
+    """Everything that `seqjax.Auto` is based on, or some of the `GROUPS`."""
+    found: list[Group] = []
+    if "chunks" in groups:
+        found += [chunks(cell, shapes, rounds, say) for cell in CELLS]
+    if "scans" in groups:
+        found += scans(lengths, (8, 64), rounds, say)
+    if "memories" in groups:
+        found += memories([n for n in lengths if n <= LONGEST_MEMORY], (8, 64), rounds, say)
+    return found

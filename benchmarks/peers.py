@@ -18,8 +18,9 @@ ABOUT = """\
 Time relative to seqjax: the median over paired rounds with a 95% bootstrap interval; above 1, seqjax is faster.
 float32, the same weights in every arm, xs `[T, B, D]`, fresh inputs each round, loss = mean(w ys^2) with fixed random
 w. Before anything is timed, the loss and every gradient of each arm equal seqjax's; the column "error" is the largest
-deviation as a part of the largest entry. PyTorch is eager, on all cores; its threads wait for each other at every
-operation, so that beside another busy process its time multiplies: measure on an idle machine.
+deviation as a part of the largest entry. PyTorch is eager, on the same device; on a CPU it takes all cores, and its
+threads wait for each other at every operation, so that beside another busy process its time multiplies: measure on an
+idle machine.
 
 Haiku's GRU has its reset gate before the recurrent product: it is checked against `gru(reset_after=False)`, whose
 own time is in the column "seqjax (reset before)"; every other GRU has it after."""

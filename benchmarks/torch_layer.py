@@ -1,4 +1,4 @@
-"""The same layers in PyTorch, eager, on all cores."""
+"""The same layers in PyTorch, eager: on all cores, or on the GPU where JAX computes on one."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -27,6 +27,8 @@ def torch_layer(native: dict[str, jax.Array]) -> Any:
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
+    # All arms multiply float32 numbers as such.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     rows, input_size = native["weight_ih_l0"].shape
     hidden_size = native["weight_hh_l0"].shape[1]
     module = (torch.nn.LSTM if rows == 4 * hidden_size else torch.nn.GRU)(input_size, hidden_size)
@@ -35,7 +37,20 @@ def torch_layer(native: dict[str, jax.Array]) -> Any:
         values["bias_hh_l0"] = torch.zeros(rows)
         module.bias_hh_l0.requires_grad_(False)
     module.load_state_dict(values)
-    return module
+    return module.to(_device())
+
+
+def _device() -> str:
+    return "cuda" if jax.default_backend() == "gpu" else "cpu"
+
+
+def _finish(value: Any) -> Any:
+    """The value, once it is there: what was called on a GPU is only queued."""
+    import torch
+
+    if _device() == "cuda":
+        torch.cuda.synchronize()
+    return value
 
 
 def _trained(module: Any) -> dict[str, Any]:
@@ -49,7 +64,7 @@ def _loss(module: Any, xs: Any, weights: Any) -> Any:
 def _inputs(inputs: Sequence[np.ndarray]) -> tuple:
     import torch
 
-    return tuple(torch.from_numpy(a) for a in inputs)
+    return _finish(tuple(torch.from_numpy(a).to(_device()) for a in inputs))
 
 
 def gradient_arm(native: dict[str, jax.Array]) -> tuple[Arm, Callable[[Any], Any]]:
@@ -63,7 +78,7 @@ def gradient_arm(native: dict[str, jax.Array]) -> tuple[Arm, Callable[[Any], Any
         xs, weights = inputs
         loss = _loss(module, xs, weights)
         *grads, d_xs = torch.autograd.grad(loss, [*params.values(), xs])
-        return loss, dict(zip(params, grads)), d_xs
+        return _finish((loss, dict(zip(params, grads)), d_xs))
 
     def prepare(inputs: Sequence[np.ndarray]) -> tuple:
         xs, weights = _inputs(inputs)
@@ -85,7 +100,7 @@ def train_arm(native: dict[str, jax.Array]) -> tuple[Arm, Callable[[Any], Any]]:
         loss = _loss(module, *inputs)
         loss.backward()
         optimizer.step()
-        return loss
+        return _finish(loss)
 
     def read(loss: Any) -> Any:
         moments = {name: optimizer.state[p]["exp_avg"] / (1 - 0.9) for name, p in params.items()}
@@ -96,4 +111,4 @@ def train_arm(native: dict[str, jax.Array]) -> tuple[Arm, Callable[[Any], Any]]:
 
 def as_jax(tree: Any) -> Any:
     """Copies of a tree of tensors as JAX arrays."""
-    return jax.tree.map(lambda a: jnp.array(a.detach().numpy(), copy=True), tree)
+    return jax.tree.map(lambda a: jnp.array(a.detach().cpu().numpy(), copy=True), tree)

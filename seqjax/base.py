@@ -280,6 +280,8 @@ class Layer(Definition):
         step: ``(params, carry, x, *, reset=None, mask=None, key=None) -> (carry, y)``: one time step.
         unroll: ``(params, carry, xs, *, reset=None, mask=None, key=None, tap=None) -> (carry, ys)``: the sequence.
         causal: False where y_t depends on later inputs; such a layer has no step.
+        in_parts: whether ``unroll`` also runs inside ``jax.shard_map`` over a mesh axis "time", where each device holds
+            a part of the steps: layers that act on each step by itself, `seqjax.TimeSharded`, and what is made of both.
 
     ``reset [T, *B]`` bool: the carry restarts before this step. ``mask [T, *B]`` bool: where False the step does not
     happen: the carry passes through and the output is zero. ``key``: None is deterministic; otherwise step t draws
@@ -292,6 +294,7 @@ class Layer(Definition):
     step: Callable
     unroll: Callable
     causal: bool = True
+    in_parts: bool = False
 
 
 @runtime_checkable

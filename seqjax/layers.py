@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from seqjax.base import Attention, Cell, Dense, Layer, Method
 from seqjax.compat import vary_like
 from seqjax.definition import definition
-from seqjax.methods import Auto, at_step, check_method
+from seqjax.methods import Auto, TimeSharded, at_step, check_method
 from seqjax.ops.select import cast, keep
 
 
@@ -78,7 +78,10 @@ def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a fr
         )
         return carry, keep(mask, ys)
 
-    return Layer(init=cell.init, initial_carry=cell.initial_carry, step=step, unroll=unroll)
+    in_parts = isinstance(method, TimeSharded) and method.axis == "time"
+    return Layer(
+        init=cell.init, initial_carry=cell.initial_carry, step=step, unroll=unroll, in_parts=in_parts
+    )
 
 
 def stateless(init: Callable, apply: Callable) -> Layer:
@@ -106,7 +109,7 @@ def stateless(init: Callable, apply: Callable) -> Layer:
         axes = (None, 0, None if keys is None else 0)
         return carry, keep(mask, jax.vmap(apply, axes)(params, keep(mask, xs), keys))
 
-    return Layer(init=init, initial_carry=lambda params, x: (), step=step, unroll=unroll)
+    return Layer(init=init, initial_carry=lambda params, x: (), step=step, unroll=unroll, in_parts=True)
 
 
 @definition

@@ -10,6 +10,8 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)
+# float32 means float32: on a GPU or TPU, products would be rounded to fewer digits.
+jax.config.update("jax_default_matmul_precision", "highest")
 
 # Most of a run's time is compilation, so its results are kept. Several workers may share the folder: an entry is
 # named by a hash of the program, and one that is read half-written only costs a warning and a compilation.

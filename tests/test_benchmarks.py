@@ -11,7 +11,7 @@ import pytest
 
 import seqjax as sj
 from benchmarks import __main__ as command_line
-from benchmarks import algorithms, layers, lyapunov, methods, peers, profiles, results, scaling, timing
+from benchmarks import algorithms, fit, layers, lyapunov, methods, peers, profiles, results, scaling, timing
 
 typer_testing = pytest.importorskip("typer.testing", reason="the command line needs typer")
 SHAPE = (2, 5, 3, 4)
@@ -261,6 +261,25 @@ def test_a_profile_of_other_gradients_is_refused(monkeypatch):
     monkeypatch.setattr(profiles, "interleave", lambda *args: pytest.fail("timed all the same"))
     with pytest.raises(timing.Mismatch, match=r"profile: result\[0\] differs"):
         profiles.measure("lru", SHAPE, 2)
+
+
+def test_the_loop_of_training_comes_to_the_params_of_a_bare_loop(monkeypatch):
+    monkeypatch.setattr(fit, "SIZES", {"tiny": (2, 3, 2, 4)})
+    (group,) = fit.run(["tiny"], 5, 2, SILENT)
+    arms = group.cases[0].arms
+    assert [arm.name for arm in arms] == [fit.BARE, fit.FIT, fit.ALL] and group.cases[0].baseline == fit.BARE
+    assert all(arm.error == 0 and len(arm.seconds) == 2 for arm in arms) and arms[0].note.endswith(
+        "ms a step"
+    )
+
+    def shorter(step, state, batches, *, num_steps, **options):
+        return fit_training(step, state, batches, num_steps=num_steps - 1, **options)
+
+    fit_training = fit.fit
+    monkeypatch.setattr(fit, "fit", shorter)
+    monkeypatch.setattr(fit, "interleave", lambda *args: pytest.fail("timed all the same"))
+    with pytest.raises(timing.Mismatch, match="fit: result.* differs"):
+        fit.run(["tiny"], 5, 2, SILENT)
 
 
 def test_scaling_tells_bytes_operations_and_seconds_with_slopes(monkeypatch, tmp_path):

@@ -202,6 +202,15 @@ def test_a_second_call_goes_on_to_the_same_bits_and_the_same_log(tmp_path):
     assert without_time(tmp_path / "run") == without_time(tmp_path / "whole")
 
 
+def test_a_run_that_was_killed_before_its_second_checkpoint_begins_again(tmp_path):
+    for log in (quiet(tmp_path), quiet(tmp_path)):
+        with Checkpoints(tmp_path) as checkpoints:
+            fitted = fit(step, START, batches, num_steps=4, checkpoints=checkpoints, log=log, log_every=1)
+            checkpoints.drop_from(1)
+    same(fitted.state, loop(START, 0, 4)[0])
+    assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2, 3, 4]
+
+
 def test_an_early_stop_is_remembered(tmp_path):
     options = {
         "num_steps": 9,

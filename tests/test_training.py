@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import seqjax as sj
 from seqjax.layers import first_step
 from seqjax.training import TrainState, init_train_state, make_train_step
-from seqjax.training.sharding import batch_specs, data_axis
+from seqjax.training.sharding import axes_of, batch_specs
 
 T, B, H, V = 6, 8, 3, 5
 KEY = jax.random.key(0)
@@ -237,19 +237,21 @@ def test_batches_are_split_by_their_shapes():
         "label": np.zeros(B),
         "soft": np.zeros((B, V)),
     }
-    specs = batch_specs(tokens(0)._replace(targets=targets), "data", 4)
+    specs = batch_specs(tokens(0)._replace(targets=targets), {"data": 4})
     assert specs.xs == specs.reset == specs.mask == steps
     assert specs.targets == {"step": steps, "vector": steps, "label": sequences, "soft": sequences}
     # T = B: still told apart, as long as there are not B classes as well.
     xs = np.zeros((B, B))
     targets = (np.zeros(B), np.zeros((B, V)), np.zeros((B, 1, B)), np.zeros((B, B)))
-    assert batch_specs(sj.Batch(xs, targets), "data", 2).targets == (sequences, sequences, sequences, steps)
+    assert batch_specs(sj.Batch(xs, targets), {"data": 2}).targets == (sequences, sequences, sequences, steps)
 
 
 def test_the_data_axis_is_the_one_of_that_name_or_the_only_one():
     types = (AxisType.Auto, AxisType.Auto)
-    assert data_axis(jax.make_mesh((2, 2), ("model", "data"), axis_types=types)) == "data"
-    assert data_axis(jax.make_mesh((2,), ("rows",), axis_types=types[:1])) == "rows"
+    assert axes_of(jax.make_mesh((2, 2), ("model", "data"), axis_types=types)).batch == {"data": 2}
+    assert axes_of(jax.make_mesh((2,), ("rows",), axis_types=types[:1])).batch == {"rows": 2}
+    axes = axes_of(jax.make_mesh((2, 2, 2), ("time", "fsdp", "data"), axis_types=(*types, types[0])))
+    assert axes == ({"data": 2, "fsdp": 2}, {"fsdp": 2}, {"time": 2})
 
 
 # ---------------------------------------------------------------- noise
@@ -428,7 +430,8 @@ def test_what_is_not_a_state_batch_model_optimizer_or_mesh_is_refused(as_users_s
 def test_a_mesh_without_a_data_axis_is_refused():
     mesh = jax.make_mesh((2, 2), ("rows", "columns"), axis_types=(AxisType.Auto, AxisType.Auto))
     with pytest.raises(
-        ValueError, match=r"with an axis 'data', or with one axis only, got axes 'rows', 'columns'"
+        ValueError,
+        match=r"with an axis 'data', 'fsdp' or 'time', or with one axis only, got axes 'rows', 'columns'",
     ):
         make_train_step(sj.recurrent(CELLS["elman"]), squares, optax.sgd(0.1), mesh=mesh)
 

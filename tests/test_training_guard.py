@@ -81,11 +81,12 @@ def test_a_gradient_that_is_not_finite_beside_a_finite_loss():
     def loss(ys, targets):
         return jnp.sqrt(jnp.sum(ys * 0, -1))  # its derivative at zero is infinite, times zero
 
-    state = init_train_state(MODEL, optax.sgd(0.1), KEY, batch_of(0).xs[0])
-    before = host(state.params)
-    state, metrics = make_train_step(MODEL, loss, optax.sgd(0.1))(state, batch_of(0))
+    optimizer = optax.adam(0.1)
+    state = init_train_state(MODEL, optimizer, KEY, batch_of(0).xs[0])
+    before = kept(state)
+    state, metrics = make_train_step(MODEL, loss, optimizer)(state, batch_of(0))
     assert metrics.loss == 0 and not metrics.finite and int(state.skipped) == 1
-    assert_equal(host(state.params), before)
+    assert_equal(kept(state), before)
 
 
 @pytest.mark.parametrize("mesh", [None, MESH], ids=["one", "many"])
@@ -112,6 +113,25 @@ def test_a_stream_that_overflows_unseen_by_loss_and_gradient_is_not_handed_on(me
     state, metrics = step(state, batch)
     assert np.isnan(metrics.loss) and np.isfinite(metrics.gradient_norm) and not metrics.finite
     assert_equal(np.asarray(state.carry), np.zeros((B, H)))
+
+
+def test_norms_of_narrow_gradients_are_wide_and_updates_of_skipped_steps_are_zero():
+    model = sj.recurrent(sj.elman(H, param_dtype=jnp.float16))
+    probes = {"updates": lambda params, gradients, updates: updates, "norms": update_norms}
+    step = make_train_step(model, lambda ys, _: 400 * jnp.sum(ys, -1), optax.sgd(0.01), probes=probes)
+    xs = jnp.ones((1, B, H), jnp.float16)
+    state = init_train_state(model, optax.sgd(0.01), KEY, xs[0])
+    before = host(state.params)
+    state, metrics = step(state, sj.Batch(xs, None))
+    assert metrics.finite and 256 < metrics.gradient_norm < 4000  # its square is beyond float16
+    updates = host(metrics.probes["updates"])
+    jax.tree.map(
+        lambda p, b, u: np.testing.assert_allclose(p, b + u, rtol=2e-3), host(state.params), before, updates
+    )
+    before = host(state.params)
+    state, metrics = step(state, sj.Batch(xs * jnp.nan, None))
+    assert not metrics.finite and not any(metrics.probes["norms"].values())
+    assert_equal(host(state.params), before)
 
 
 def test_random_keys_in_an_optimizer_pass_the_guard():

@@ -9,17 +9,19 @@ from seqjax.cli.common import UsageError
 from seqjax.cli.compare import compare_
 from seqjax.cli.gradients import gradients, render
 from seqjax.cli.list import list_
+from seqjax.cli.train import train
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Measure how gradients travel through time in recurrent networks.",
+    help="Train recurrent networks, and measure how gradients travel through time in them.",
 )
 app.command()(gradients)
 app.command()(render)
 app.command()(check)
 app.command("compare")(compare_)
+app.command()(train)
 app.command("list")(list_)
 
 

@@ -89,7 +89,13 @@ def frozen(layer: Layer) -> Layer:
     def initial_carry(params: Any, x: Any) -> Any:
         return layer.initial_carry(jax.lax.stop_gradient(params), x)
 
-    return composed(apply, init=layer.init, initial_carry=initial_carry, causal=layer.causal)
+    return composed(
+        apply,
+        init=layer.init,
+        initial_carry=initial_carry,
+        causal=layer.causal,
+        in_parts=layer.in_parts,
+    )
 
 
 @definition

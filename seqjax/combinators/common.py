@@ -70,7 +70,9 @@ STEP = View(_run_step, lambda fn, carry, inputs: fn(carry, inputs))
 UNROLL = View(_run_unroll, _scan)
 
 
-def composed(apply: Callable, *, init: Callable, initial_carry: Callable, causal: bool = True) -> Layer:
+def composed(
+    apply: Callable, *, init: Callable, initial_carry: Callable, causal: bool = True, in_parts: bool = False
+) -> Layer:
     """A layer whose two views are one function of the views of its parts.
 
     Args:
@@ -79,6 +81,7 @@ def composed(apply: Callable, *, init: Callable, initial_carry: Callable, causal
         init: as in `Layer`.
         initial_carry: as in `Layer`.
         causal: as in `Layer`.
+        in_parts: as in `Layer`.
     """
 
     def step(params: Any, carry: Any, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
@@ -96,12 +99,20 @@ def composed(apply: Callable, *, init: Callable, initial_carry: Callable, causal
     ) -> Any:
         return apply(UNROLL, params, carry, xs, Flags(reset, mask, step_keys(key, num_steps(xs)), tap))
 
-    return Layer(init=init, initial_carry=initial_carry, step=step, unroll=unroll, causal=causal)
+    return Layer(
+        init=init, initial_carry=initial_carry, step=step, unroll=unroll, causal=causal, in_parts=in_parts
+    )
 
 
 def wrapped(layer: Layer, apply: Callable) -> Layer:
-    """`composed` for one layer whose params and carry stay as they are."""
-    return composed(apply, init=layer.init, initial_carry=layer.initial_carry, causal=layer.causal)
+    """`composed` for one layer whose params and carry stay as they are, and an apply that has no memory of its own."""
+    return composed(
+        apply,
+        init=layer.init,
+        initial_carry=layer.initial_carry,
+        causal=layer.causal,
+        in_parts=layer.in_parts,
+    )
 
 
 def no_step(who: str) -> Callable:

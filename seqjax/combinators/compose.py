@@ -58,8 +58,8 @@ def serial(*layers: Layer) -> Layer:
             after.append(c)
         return tuple(after), xs
 
-    causal = all(layer.causal for layer in layers)
-    return composed(apply, init=init, initial_carry=initial_carry, causal=causal)
+    causal, in_parts = all(layer.causal for layer in layers), all(layer.in_parts for layer in layers)
+    return composed(apply, init=init, initial_carry=initial_carry, causal=causal, in_parts=in_parts)
 
 
 @definition
@@ -176,8 +176,8 @@ def parallel(
         weighted = [shares[..., i : i + 1] * y for i, y in enumerate(outs)]
         return after, sum(weighted[1:], weighted[0])
 
-    causal = all(layer.causal for layer in layers)
-    return composed(apply, init=init, initial_carry=initial_carry, causal=causal)
+    causal, in_parts = all(layer.causal for layer in layers), all(layer.in_parts for layer in layers)
+    return composed(apply, init=init, initial_carry=initial_carry, causal=causal, in_parts=in_parts)
 
 
 @definition
@@ -241,7 +241,9 @@ def repeat(layer: Layer, depth: int, *, remat: bool = False, event_ndim: int | N
         ys, carry = jax.lax.scan(jax.checkpoint(one) if remat else one, xs, (numbers, params, carry, taps))
         return jax.tree.map(lambda c: jnp.moveaxis(c, 0, axis), carry), ys
 
-    return composed(apply, init=init, initial_carry=initial_carry, causal=layer.causal)
+    return composed(
+        apply, init=init, initial_carry=initial_carry, causal=layer.causal, in_parts=layer.in_parts
+    )
 
 
 def _spread(dummy: jax.Array, depth: int) -> jax.Array:

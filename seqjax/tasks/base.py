@@ -90,7 +90,8 @@ class Task(Definition):
             >>> bool((batches(7).xs == held_out(7).xs).all())
             False
         """
-        key = jax.random.key(seed)
+        # A number far from those of splits and steps, so that params from the same seed are drawn from other keys.
+        key = jax.random.fold_in(jax.random.key(seed), 2**30)
         sample = jax.jit(lambda step: Batch(*self.sample(jax.random.fold_in(key, step), batch)))
         return lambda step: sample(step)
 

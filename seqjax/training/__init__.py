@@ -1,5 +1,6 @@
 """Training: one pure step of gradient descent, on one device or many; the loop around it; checkpoints."""
 
+from seqjax.training import distributed
 from seqjax.training.checkpoints import Checkpoints, DamagedCheckpointWarning
 from seqjax.training.evaluation import evaluation
 from seqjax.training.fit import EarlyStop, Fitted, fit
@@ -28,6 +29,7 @@ __all__ = [
     "average_params",
     "averaged_params",
     "clip_by_layer_norm",
+    "distributed",
     "evaluation",
     "fit",
     "gradient_norms",

@@ -44,14 +44,14 @@ class Bar:
             self._progress.start()
         return self
 
-    def update(self, step: int, loss: float | None = None) -> None:
+    def update(self, step: int, loss: Any = None) -> None:
         """After a step."""
         if self._progress is None or time.monotonic() < self._next and step < self._num_steps:
             return
         self._next = time.monotonic() + 0.25
         fields: dict[str, Any] = {"completed": step}
         if loss is not None:
-            fields["description"] = f"loss {loss:.4g}"
+            fields["description"] = f"loss {float(loss):.4g}"
         self._progress.update(self._task, **fields)
         speed = self._progress.tasks[0].speed
         if speed:

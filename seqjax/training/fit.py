@@ -105,6 +105,7 @@ def fit(
     max_rollbacks: int = 3,
     progress: bool | None = None,
     place: Callable[[Any], Any] | None = None,
+    how_to_resume: str = "run the same program again",
 ) -> Fitted:
     """Train until a number of steps is reached; from the newest of the checkpoints, where there is one.
 
@@ -132,6 +133,7 @@ def fit(
         max_rollbacks: how many times to go back without having reached another good checkpoint.
         progress: show a bar; None for where a terminal is.
         place: puts a batch on the device, or on several; None for what fits the step.
+        how_to_resume: what to do, as the message at a signal has it.
 
     Returns:
         The state and why training ended.
@@ -219,7 +221,7 @@ def fit(
                         at, state, noted, good=good, scheduled=scheduled, wait=stopping or reason is not None
                     )
                     if stopping and at < num_steps and reason is None:
-                        _stop(signals.name, at, checkpoints, saved, keeper.last(), first)
+                        _stop(signals.name, at, checkpoints, saved, keeper.last(), how_to_resume)
                 if reason is not None:
                     break
             stream.close()
@@ -234,7 +236,7 @@ class _Report:
     def __init__(self, log: MetricsLog | None, every: int, at: int, restored: bool) -> None:
         self._log, self._every, self._begun = log, every, time.monotonic()
         if log is not None:
-            log.begin(at)
+            log.begin(at, resumed=restored)
             if restored:
                 log.write(at, {"event": "resumed"})
 
@@ -268,9 +270,10 @@ class _Guard:
 
     def too_many(self, step: int, metrics: Any, report: _Report, bar: Bar) -> int | None:
         """Say and log what there is to say; the step, if too many in a row were not finite."""
-        loss, finite, in_a_row = (getattr(metrics, name, None) for name in ("loss", "finite", "consecutive"))
-        loss = None if loss is None else float(loss)
-        fine = bool(finite) if finite is not None else loss is None or math.isfinite(loss)
+        finite, in_a_row = (getattr(metrics, name, None) for name in ("finite", "consecutive"))
+        loss = getattr(metrics, "loss", None)
+        # Each number takes a while to fetch, so only those are that somebody wants.
+        fine = bool(finite) if finite is not None else loss is None or math.isfinite(float(loss))
         if report.due(step):
             report.metrics(step, metrics)
         bar.update(step, loss)
@@ -335,7 +338,7 @@ def _judge(early_stop: EarlyStop, found: Mapping[str, float], noted: Progress, s
 
 
 def _stop(
-    name: str, step: int, checkpoints: Checkpoints | None, saved: bool, last: int | None, first: bool
+    name: str, step: int, checkpoints: Checkpoints | None, saved: bool, last: int | None, how: str
 ) -> None:
     """End at a signal, with what is needed to go on."""
     if checkpoints is None:
@@ -343,23 +346,23 @@ def _stop(
     elif saved:
         text = (
             f"{name}: stopped after step {step}, which is saved in {checkpoints.folder}. "
-            "To resume, run the same program again: it goes on from there, to the same result."
+            f"To resume, {how}: it goes on from there, to the same result."
         )
     else:
         text = (
-            f"{name}: stopped after step {step}, which could not be saved. To resume from step {last}, run the "
-            f"same program again, once {checkpoints.folder} can be written."
+            f"{name}: stopped after step {step}, which could not be saved. To resume from step {last}, {how}, "
+            f"once {checkpoints.folder} can be written."
         )
     if name == "SIGINT":
         raise KeyboardInterrupt(text)
-    if first:
+    if jax.process_index() == 0:
         logger.warning("fit: %s", text)
     raise SystemExit(128 + 15)
 
 
 def _on_the_way(metrics: Any) -> Any:
-    """The same metrics, being copied to the host as soon as they are there."""
-    for leaf in jax.tree.leaves(metrics):
+    """The same metrics, being copied to the host as soon as they are there; on a CPU they are."""
+    for leaf in jax.tree.leaves(metrics) if jax.default_backend() != "cpu" else ():
         if isinstance(leaf, jax.Array):
             leaf.copy_to_host_async()
     return metrics

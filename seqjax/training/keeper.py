@@ -113,7 +113,9 @@ class Keeper:
 
     def wait(self) -> None:
         """Until the state is written that is being written; say so if it cannot be."""
-        if self.checkpoints is not None and not self._tried(self.checkpoints.wait, "the state before"):
+        if self.checkpoints is not None and not self._tried(
+            self.checkpoints.wait, f"the state of step {self._last}"
+        ):
             self._last = None
 
     def close(self) -> None:

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import optax
+
+from seqjax.training.guard import norm
 
 Probe = Callable[[Any, Any, Any], Any]
 """``(params, gradients, updates) -> scalar or pytree``: of the params before the update, the gradient of the mean loss
-before the optimizer clips it, and what the optimizer adds to the params; also in steps that are then skipped."""
+before the optimizer clips it, and what the optimizer adds to the params, which is zero in a skipped step."""
 
 
 class Metrics(NamedTuple):
@@ -17,7 +18,7 @@ class Metrics(NamedTuple):
     Attributes:
         loss: the mean loss.
         gradient_norm: the global 2-norm of its gradient, before the optimizer clips it.
-        finite: whether the step made its update: loss, gradient and new params were all finite.
+        finite: whether the step made its update: loss, norm of the gradient and new params were all finite.
         consecutive: as in the state after the step.
         probes: what each probe found, by name; an empty dict without probes.
     """
@@ -65,6 +66,4 @@ def check_probes(probes: Mapping[str, Probe] | None) -> dict[str, Probe]:
 
 def _norms(tree: Any) -> dict[str, jax.Array]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): optax.tree.norm(leaf) for path, leaf in leaves
-    }
+    return {jax.tree_util.keystr(path, simple=True, separator="."): norm(leaf) for path, leaf in leaves}

@@ -67,16 +67,17 @@ class MetricsLog:
                 f"MetricsLog: {self.folder} cannot be written ({error.strerror}). Choose another folder."
             ) from None
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int, *, resumed: bool = False) -> None:
         """Go on after a step: what was written of later ones, by a run that was cut short, goes.
 
         Raises:
-            ValueError: when a run begins at step 0 and there is the log of another one, or the file cannot be written.
+            ValueError: when a run begins and there is the log of another one, or the file cannot be written.
         """
-        kept = [(line, at) for line, at in self._lines() if at <= step]
-        if step == 0 and self._lines():
+        there = self._lines()
+        kept = [(line, at) for line, at in there if at <= step]
+        if there and not resumed:
             raise ValueError(
-                f"MetricsLog: {self.path} holds the log of a run already, up to step {self._lines()[-1][1]}. "
+                f"MetricsLog: {self.path} holds the log of a run already, up to step {there[-1][1]}. "
                 "Continue it from its checkpoints, or choose another folder."
             )
         try:

@@ -5,6 +5,7 @@ gradients are divided by it after, in float32: S is halved where a gradient over
 while. S is a power of two, so that it changes nothing else. bfloat16 has the range of float32 and needs none.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -129,7 +130,7 @@ def in_precision(layer: Layer, dtype: Any) -> Layer:
         carry, ys = layer.unroll(lower(params), carry, cast(xs, dtype), **flags)
         return carry, widened(ys)
 
-    return Layer(init=layer.init, initial_carry=initial_carry, step=step, unroll=unroll, causal=layer.causal)
+    return dataclasses.replace(layer, initial_carry=initial_carry, step=step, unroll=unroll)
 
 
 def computing(model: Layer, precision: Precision) -> Layer:

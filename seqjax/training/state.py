@@ -1,16 +1,18 @@
 """What training carries from step to step."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from seqjax.base import Cell, Estimator, Layer
 from seqjax.gradients.bptt import full_bptt
 from seqjax.training.precision import FLOAT32, Precision, check_precision, computing, first_scale
+from seqjax.training.sharding import Axes, axes_of, places, put, share_specs, stream_spec, with_auto_axes
 
 
 class TrainState(NamedTuple):
@@ -49,6 +51,7 @@ def init_train_state(
     *,
     estimator: Estimator = full_bptt(),  # noqa: B008 (a frozen value)
     precision: Precision = FLOAT32,
+    mesh: Mesh | None = None,
 ) -> TrainState:
     """The state before the first step.
 
@@ -61,6 +64,8 @@ def init_train_state(
         x: one time step of input ``[*B, ...]``; an array or a ShapeDtypeStruct.
         estimator: the step's.
         precision: the step's.
+        mesh: the step's. Each device makes its own share of a state that no device could hold alone, and several
+            processes make one state together.
 
     Raises:
         TypeError: for another kind of model, optimizer, estimator or precision.
@@ -76,6 +81,16 @@ def init_train_state(
     check_kinds("init_train_state", model, optimizer, estimator)
     check_precision("init_train_state", precision)
     model = computing(model, precision)
+    if mesh is not None:
+        mesh = with_auto_axes(mesh)
+        make = partial(
+            init_train_state, model, optimizer, x=x, estimator=estimator
+        )  # in the precision already
+        scale = first_scale(precision)
+        shapes = jax.eval_shape(make, key)
+        specs = places(mesh, state_specs(shapes, axes_of(mesh)))
+        state = jax.jit(make, out_shardings=specs)(key)
+        return state._replace(loss_scale=put(scale, jax.tree.map(lambda _: specs.step, scale)))
     key_params, key_noise = jax.random.split(key)
     params = model.init(key_params, x)
     state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), key_noise)
@@ -89,18 +104,29 @@ def init_train_state(
     return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.asarray(leaf).dtype), state)
 
 
-def state_specs(axis: str) -> TrainState:
-    """How each part of a state is split over a mesh axis: what belongs to a stream as the batch, all else not at all.
+def state_specs(state: TrainState, axes: Axes) -> TrainState:
+    """How each leaf of a state is split: streams as the batch, params and optimizer state by `share_specs`.
 
     Example:
-        >>> import jax
-        >>> specs = state_specs("data")
+        >>> import jax, jax.numpy as jnp
+        >>> from seqjax.training.sharding import axes_of
+        >>> axes = axes_of(jax.make_mesh((1,), ("data",)))
+        >>> specs = state_specs(TrainState(jnp.ones(2), (), jnp.int32(0), None, carry=jnp.ones(4)), axes)
         >>> specs.params == jax.P(), specs.carry == jax.P("data")
         (True, True)
     """
-    split, same = PartitionSpec(axis), PartitionSpec()
-    of_streams = ("carry", "estimator_state")
-    return TrainState(*(split if name in of_streams else same for name in TrainState._fields))
+
+    def all_of(spec: PartitionSpec, tree: Any) -> Any:
+        return jax.tree.map(lambda _: spec, tree)
+
+    streams, same = stream_spec(axes), PartitionSpec()
+    specs = TrainState(*(all_of(same, part) for part in state))
+    return specs._replace(
+        params=share_specs(state.params, axes),
+        opt_state=share_specs(state.opt_state, axes),
+        carry=all_of(streams, state.carry),
+        estimator_state=all_of(streams, state.estimator_state),
+    )
 
 
 def check_kinds(who: str, model: Any, optimizer: Any, estimator: Any) -> None:

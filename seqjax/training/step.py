@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from seqjax.base import Batch, Estimator, Layer
 from seqjax.combinators.common import check_whole
 from seqjax.gradients.bptt import full_bptt
 from seqjax.gradients.objective import Loss
-from seqjax.training.guard import all_finite, choose
+from seqjax.training.guard import all_finite, choose, guarded_update, norm
 from seqjax.training.metrics import Metrics, Probe, check_probes
 from seqjax.training.precision import (
     FLOAT32,
@@ -38,7 +38,7 @@ from seqjax.training.precision import (
     next_scale,
     without,
 )
-from seqjax.training.sharding import batch_specs, check_micro_batches, data_axis
+from seqjax.training.sharding import axes_of, batch_specs, check_micro_batches, places, put, with_auto_axes
 from seqjax.training.state import TrainState, check_kinds, state_specs
 from seqjax.training.sums import sums_in_turn, sums_over
 
@@ -59,7 +59,7 @@ class TrainStep:
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         places = self._places(state, batch)
         if places is not None:  # what is in its place already stays as it is
-            state, batch = jax.device_put((state, batch), places)
+            state, batch = put((state, batch), places)
         return self.jitted(*state, batch)
 
     def lower(self, state: TrainState, batch: Batch) -> jax.stages.Lowered:
@@ -99,11 +99,9 @@ class TrainStep:
                 )
         if self.mesh is None:
             return None
-        mesh, axis = self.mesh, data_axis(self.mesh)
-        pairs = zip(state, state_specs(axis), strict=True)
-        state_places = TrainState(*(jax.tree.map(lambda _, spec=spec: spec, part) for part, spec in pairs))
-        specs = (state_places, batch_specs(batch, axis, mesh.shape[axis]))
-        return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+        axes = axes_of(self.mesh)
+        specs = (state_specs(state, axes), batch_specs(batch, axes.batch, axes.time))
+        return places(self.mesh, specs)
 
 
 def make_train_step(
@@ -128,11 +126,13 @@ def make_train_step(
 
     Shapes: batch.xs ``[T, *B, ...]``; reset, mask ``[T, *B]``; targets whatever the loss takes.
 
-    With a mesh, the first batch axis B is split over the mesh's axis "data", or over its only axis, and the state is
-    the same on all devices. The step places both; with several processes, place the first state by making it in
-    ``jax.jit(..., out_shardings=jax.NamedSharding(mesh, jax.P()))``. The result is that of one device, to rounding,
-    but for noise: a layer draws it for its own part of the batch, so that device i of several draws from
-    ``fold_in(key, i)``, and what is drawn depends on the number of devices.
+    With a mesh, what its axes split is told by their names: "data" the first batch axis B; "fsdp" B, and params and
+    optimizer state as well, leaf by leaf (`seqjax.training.sharding`); "time" the steps T, for models whose recurrent
+    layers have the method `seqjax.TimeSharded` and whose other layers act on each step by itself, with losses per step
+    and `full_bptt`. An only axis of another name is for data. The step puts state and batch in their places; with
+    several processes see `seqjax.training.distributed`. The result is that of one device, to rounding, but for noise: a
+    layer draws it for its own part of the batch, so that device i of several draws from ``fold_in(key, i)``, and what
+    is drawn depends on the number of devices.
 
     Targets are split by their shape. A leaf that begins with ``[T, B]`` holds targets per step, and is split on its
     second axis; any other that begins with ``[B]`` holds targets per sequence, and is split on its first. So targets
@@ -143,11 +143,12 @@ def make_train_step(
     result is that of the whole batch, to rounding, in the memory of one micro-batch, and still with one addition over
     the devices. Noise is drawn for each, from ``fold_in(key, i)``.
 
-    A step makes no update where loss, gradient, new params or the ends of streams are not all finite: params,
+    A step makes no update where the loss, the norm of its gradient or the ends of streams are not finite: params,
     opt_state, carry and estimator_state stay as they were, as if there had been no such batch; ``step`` goes on, so
     that the next batch comes, and ``state.skipped`` and ``state.consecutive`` count it. Streams thus have a gap of one
     batch: they go on from where the batch before it ended; if a sequence began in the gap, what remains of it is
-    entered with the end of the one before, up to the next reset.
+    entered with the end of the one before, up to the next reset. Where an optimizer makes something that is not finite
+    of a finite gradient, the step counts as skipped as well, but for the state of the optimizer, whose doing it is.
 
     The optimizer says what happens to gradients: ``optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))``
     clips them by their global norm, `clip_by_layer_norm` layer by layer, ``optax.adaptive_grad_clip`` by the weights of
@@ -175,9 +176,9 @@ def make_train_step(
     Raises:
         TypeError: for another kind of model, optimizer, estimator, mesh, precision or probes; from the step, of state
             or batch.
-        ValueError: for a mesh of several axes none of which is "data", or accumulate below 1; from the step, for a
-            state of another estimator or precision, a batch that does not divide among the devices or into
-            micro-batches, or a loss that does not split with it.
+        ValueError: for a mesh of several axes with none of these names, another estimator with a time axis, or
+            accumulate below 1; from the step, for a state of another estimator or precision, a batch that does not
+            divide among the devices or into micro-batches, or a loss that does not split with it.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, seqjax as sj, flax.linen as nn
@@ -203,11 +204,12 @@ def make_train_step(
     check_precision("make_train_step", precision)
     model = computing(model, precision)
     probes = check_probes(probes)
-    if mesh is None:
+    axes = None if mesh is None else axes_of(mesh)
+    if mesh is None or axes is None:
         sums, devices = sums_in_turn(model, loss, estimator, accumulate), 1
     else:
-        sums = sums_over(model, loss, estimator, mesh, accumulate)
-        devices = mesh.shape[data_axis(mesh)]
+        mesh = with_auto_axes(mesh)
+        sums, devices = sums_over(model, loss, estimator, mesh, accumulate), axes.num_batch
 
     def train_step(*state_and_batch: Any) -> tuple[TrainState, Metrics]:
         old, batch = TrainState(*state_and_batch[:-1]), state_and_batch[-1]
@@ -221,32 +223,36 @@ def make_train_step(
         count = jnp.maximum(count, 1)
         # For complex params JAX returns the conjugate of the direction of steepest ascent.
         gradients = jax.tree.map(lambda g: (jnp.conj(g) / count).astype(g.dtype), gradients)
-        updates, opt_state = optimizer.update(gradients, old.opt_state, old.params)
-        params = optax.apply_updates(old.params, updates)
-
-        whole = all_finite(gradients)
-        finite = whole & all_finite(total, params)
-        new = old._replace(
-            params=params, opt_state=opt_state, carry=carry, estimator_state=estimator_state, consecutive=0
+        size = norm(gradients)
+        whole = all_finite(total, size)
+        params, opt_state, updates, finite = guarded_update(
+            optimizer, whole, gradients, old.opt_state, old.params
         )
-        skip = old._replace(skipped=old.skipped + 1, consecutive=old.consecutive + 1)
-        if old.loss_scale is not None:
-            overflow = all_finite(total) & ~whole & (old.loss_scale.scale > 1)
-            skip = skip._replace(consecutive=jnp.where(overflow, old.consecutive, skip.consecutive))
-        state = choose(finite, new._replace(key=None), skip._replace(key=None))
-        if old.loss_scale is not None:
-            scale = next_scale(old.loss_scale, precision.growth_interval, finite, overflow)
-            state = state._replace(loss_scale=scale)
-        state = state._replace(step=old.step + 1, key=old.key)
+        carry, estimator_state = choose(finite, (carry, estimator_state), (old.carry, old.estimator_state))
+        skipped, consecutive, loss_scale = old.skipped + ~finite, old.consecutive + 1, old.loss_scale
+        if loss_scale is not None:
+            overflow = all_finite(total) & ~whole & (loss_scale.scale > 1)
+            consecutive -= overflow
+            loss_scale = next_scale(loss_scale, precision.growth_interval, finite, overflow)
+        consecutive = jnp.where(finite, 0, consecutive)
+        state = TrainState(
+            params=params,
+            opt_state=opt_state,
+            step=old.step + 1,
+            key=old.key,
+            carry=carry,
+            estimator_state=estimator_state,
+            skipped=skipped,
+            consecutive=consecutive,
+            loss_scale=loss_scale,
+        )
+        if mesh is not None and axes is not None:
+            # Results have a fixed place, so that the next step finds its state where this one did.
+            state = jax.lax.with_sharding_constraint(state, places(mesh, state_specs(state, axes)))
         found = {name: probe(old.params, gradients, updates) for name, probe in probes.items()}
-        return state, Metrics(total / count, optax.tree.norm(gradients), finite, state.consecutive, found)
+        return state, Metrics(total / count, size, finite, consecutive, found)
 
-    # Results have a fixed place, so that the next step finds its state where this one did. The key is not donated: it
-    # is small, goes on unchanged, and is likely to be used elsewhere.
-    shardings = None
-    if mesh is not None:
-        specs = (state_specs(data_axis(mesh)), PartitionSpec())
-        shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+    # The key is not donated: it is small, goes on unchanged, and is likely to be used elsewhere.
     donated = tuple(i for i, name in enumerate(TrainState._fields) if name != "key")
-    jitted = jax.jit(train_step, donate_argnums=donated, out_shardings=shardings)
+    jitted = jax.jit(train_step, donate_argnums=donated)
     return TrainStep(mesh, estimator, precision, jitted)

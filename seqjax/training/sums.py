@@ -1,10 +1,12 @@
 """Sums of losses and gradients over a batch: whole, in micro-batches one after another, over the devices of a mesh.
 
 Adding up over the devices is a step's only communication: one all-reduce, or at most one per dtype among params and
-losses. That needs care: differentiating a loop by params that all devices share sums each step's gradient over the
-devices inside the backward loop, one all-reduce per time step. Here each device differentiates by a copy of its own.
+losses; for params in shares, one gather and one reduce-scatter besides (`shares.py`). That needs care: differentiating
+a loop by params that all devices share sums each step's gradient over the devices inside the backward loop, one
+all-reduce per time step. Here each device differentiates by a copy of its own.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +16,14 @@ from jax.sharding import Mesh, PartitionSpec
 
 from seqjax.base import Batch, Estimate, Estimator, Layer
 from seqjax.compat import vary_like
+from seqjax.gradients.bptt import full_bptt
 from seqjax.gradients.objective import Loss
 from seqjax.gradients.windows import added, as_params, no_estimate
 from seqjax.layers import first_step
 from seqjax.training.guard import all_finite
 from seqjax.training.precision import scaled
-from seqjax.training.sharding import batch_specs, data_axis
+from seqjax.training.sharding import axes_of, batch_specs, check_in_parts, share_specs, stream_spec
+from seqjax.training.shares import added_up, gathered
 
 Sums = Callable[[Any, Any, Any, Batch, Any, Any], tuple[Estimate, Any, Any]]
 """``(params, carry, estimator_state, batch, key, factor) -> (Estimate, carry, estimator_state)``.
@@ -61,8 +65,8 @@ def sums_in_turn(model: Layer, loss: Loss, estimator: Estimator, number: int) ->
     def sums(
         params: Any, carry: Any, state: Any, batch: Batch, key: Any, factor: Any
     ) -> tuple[Estimate, Any, Any]:
-        specs = batch_specs(batch, "turn", number)
-        checked = splitting(loss, specs.targets, "turn", number, f"into {number} micro-batches", "for one")
+        specs = batch_specs(batch, {"turn": number})
+        checked = splitting(loss, specs, {"turn": number}, f"into {number} micro-batches", "for one")
         sums_of_part = sums_of(model, checked, estimator)
 
         def turns(leaf: Any, axis: int = 0) -> jax.Array:
@@ -90,61 +94,67 @@ def sums_in_turn(model: Layer, loss: Loss, estimator: Estimator, number: int) ->
 def sums_over(model: Layer, loss: Loss, estimator: Estimator, mesh: Mesh, number: int = 1) -> Sums:
     """`sums_in_turn` of the whole batch, each device working on its own part of it.
 
-    What they find is added up after all loops, so that they speak once, whatever the number of micro-batches.
+    Shared params are gathered before all loops, and what devices find is added up after them: they speak once, whatever
+    the number of micro-batches. The gradients are split as the params are.
     """
-    if not isinstance(mesh, Mesh):
-        raise TypeError(
-            f"make_train_step(mesh): expected a jax.sharding.Mesh, got {type(mesh).__name__}. "
-            'Write jax.make_mesh((jax.device_count(),), ("data",)).'
-        )
-    axis = data_axis(mesh)
-    size = mesh.shape[axis]
+    axes = axes_of(mesh)
+    if axes.time:
+        check_in_parts(model)
+        if estimator != full_bptt():
+            raise ValueError(
+                f"make_train_step(estimator): expected full_bptt() with a mesh axis 'time', got {estimator!r}, which "
+                "cuts sequences itself. Leave the axis out."
+            )
 
     def sums(
         params: Any, carry: Any, state: Any, batch: Batch, key: Any, factor: Any
     ) -> tuple[Estimate, Any, Any]:
-        of_batch = batch_specs(batch, axis, size)
+        of_batch = batch_specs(batch, axes.batch, axes.time)
+        of_params = share_specs(params, axes)
+        names = tuple(axes.sizes)
 
         def of_part(
             params: Any, carry: Any, state: Any, part: Batch, key: Any, factor: Any
         ) -> tuple[Estimate, Any, Any]:
-            if key is not None and size > 1:
-                key = jax.random.fold_in(key, jax.lax.axis_index(axis))
+            if key is not None and math.prod(axes.sizes.values()) > 1:
+                key = jax.random.fold_in(key, jax.lax.axis_index(names))
             # A copy for each device, made before any loop: gradients by it are the device's own.
-            params = vary_like(params, part.xs)
-            where = f"over the {size} devices of mesh axis '{axis}'"
-            checked = splitting(loss, of_batch.targets, axis, size, where, "on one device")
+            params = vary_like(gathered(params, of_params), part.xs)
+            devices = "devices of mesh axis " + " and ".join(f"'{name}'" for name in names)
+            where = f"over the {math.prod(axes.sizes.values())} {devices}"
+            checked = splitting(loss, of_batch, axes.sizes, where, "on one device")
             sums_of_part = sums_in_turn(model, checked, estimator, number)
             estimate, *streams = vary_like(sums_of_part(params, carry, state, part, key, factor), part.xs)
-            return jax.lax.psum(estimate, axis), *streams
+            return added_up(estimate, of_params, names), *streams
 
-        same, split = PartitionSpec(), PartitionSpec(axis)
-        specs = (same, split, split, of_batch, same, same)
-        run = jax.shard_map(of_part, mesh=mesh, in_specs=specs, out_specs=(same, split, split))
+        same, split = PartitionSpec(), stream_spec(axes)
+        of_estimate = Estimate(same, same, of_params)
+        specs = (of_params, split, split, of_batch, same, same)
+        run = jax.shard_map(of_part, mesh=mesh, in_specs=specs, out_specs=(of_estimate, split, split))
         return run(params, carry, state, batch, key, factor)
 
     return sums
 
 
-def splitting(loss: Loss, specs: Any, axis: str, size: int, how: str, part_name: str) -> Loss:
+def splitting(loss: Loss, specs: Batch, sizes: dict[str, int], how: str, part_name: str) -> Loss:
     """The loss, checked to have as many entries for the whole batch as for its parts together."""
+
+    def of_all(part: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
+        entries = [() if e is None else (e,) if isinstance(e, str) else e for e in spec]
+        entries += [()] * (part.ndim - len(entries))
+        shape = [n * math.prod(sizes[name] for name in e) for n, e in zip(part.shape, entries, strict=True)]
+        return jax.ShapeDtypeStruct(tuple(shape), part.dtype)
 
     def checked(ys: Any, part: Any) -> jax.Array:
         losses = loss(ys, part)
-        whole_ys = jax.tree.map(
-            lambda y: jax.ShapeDtypeStruct((y.shape[0], size * y.shape[1], *y.shape[2:]), y.dtype), ys
-        )
-
-        def of_all(target: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
-            shape = [size * n if i == spec.index(axis) else n for i, n in enumerate(target.shape)]
-            return jax.ShapeDtypeStruct(tuple(shape), target.dtype)
-
-        whole_targets = jax.tree.map(of_all, part, specs)
-        whole = jax.eval_shape(loss, whole_ys, whole_targets)
-        if losses.size * size != whole.size:
+        of_steps = jax.tree.leaves(specs.xs)[0]
+        whole_ys = jax.tree.map(lambda y: of_all(y, of_steps), ys)
+        whole = jax.eval_shape(loss, whole_ys, jax.tree.map(of_all, part, specs.targets))
+        if losses.size * math.prod(sizes.values()) != whole.size:
+            sequences = "" if of_steps[0] else " or per sequence [B]"
             raise ValueError(
-                f"make_train_step(loss): expected losses per step [T, B] or per sequence [B], which split with the "
-                f"batch {how}, got {list(whole.shape)} for the whole batch and {list(losses.shape)} {part_name}. "
+                f"make_train_step(loss): expected losses per step [T, B]{sequences}, which split with the batch {how}, "
+                f"got {list(whole.shape)} for the whole batch and {list(losses.shape)} {part_name}. "
                 "Return every loss instead of a sum or mean over the batch."
             )
         return losses

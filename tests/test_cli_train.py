@@ -1,0 +1,198 @@
+"""``seqjax train``: a run is what its config.json says, alone or in parts; one clear line for bad input."""
+
+import json
+import logging
+import shlex
+import signal
+import sys
+
+import jax
+import pytest
+
+from seqjax import cli
+from seqjax.cli.recipe import STACKS, Recipe, prepare
+from seqjax.training import Checkpoints
+
+TINY = "--length 6 --batch 4 --hidden-size 3 --steps 7 --eval-every 3 --eval-batches 2 --checkpoint-every 2".split()
+
+TRAIN = sys.modules["seqjax.cli.train"]
+
+
+@pytest.fixture(autouse=True)
+def same_logging():
+    """The command speaks by a handler of its own."""
+    logger = logging.getLogger("seqjax.training")
+    before = logger.handlers, logger.propagate
+    yield
+    logger.handlers, logger.propagate = before
+
+
+def run(monkeypatch, *args):
+    """The exit status of ``seqjax args``."""
+    monkeypatch.setattr(sys, "argv", ["seqjax", *map(str, args)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return stop.value.code
+
+
+def params(folder, which="."):
+    """The bits of the params of a run's newest, or best, checkpoint."""
+    recipe = Recipe(**json.loads((folder / "config.json").read_text()))
+    with Checkpoints(folder / which) as checkpoints:
+        step, state = checkpoints.restore(prepare(recipe).state)
+    return step, [leaf.tobytes() for leaf in jax.tree.leaves(jax.device_get(state.params))]
+
+
+def measured(folder):
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in n.items() if k != "seconds"} for n in found if n.get("event") != "resumed"]
+
+
+def test_a_run_is_repeated_from_its_configuration_alone(monkeypatch, tmp_path, capsys):
+    first, again = tmp_path / "first", tmp_path / "again"
+    assert run(monkeypatch, "train", "parity", *TINY, "--seed", 5, "--out", first) == 0
+    shown = capsys.readouterr().out
+    for name in ("config.json", "metrics.jsonl", "curves.svg", "best", "steps"):
+        assert f"{first / name}: " in shown and (first / name).exists()
+    assert "reached 7 steps" in shown and "Best held-out loss" in shown
+    assert run(monkeypatch, "train", "--config", first / "config.json", "--out", again) == 0
+    assert (again / "config.json").read_text() == (first / "config.json").read_text()
+    assert measured(again) == measured(first)
+    assert params(again) == params(first) and params(again, "best") == params(first, "best")
+    assert [n["step"] for n in measured(first)] == [3, 6, 7]
+    assert (
+        run(monkeypatch, "train", "--config", first / "config.json", "--seed", 6, "--out", tmp_path / "x")
+        == 0
+    )
+    assert params(tmp_path / "x") != params(first)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_the_command_that_it_names_goes_on_to_the_same_bits(monkeypatch, tmp_path, capsys, number, code):
+    text = tmp_path / "my text.txt"
+    text.write_bytes(bytes(range(97, 123)) * 20)
+    options = [text, *TINY, "--estimator", "truncated", "--depth", 2, "--model", "lru(r_min=0.5)"]
+    whole, halved = tmp_path / "whole", tmp_path / "in two"
+    assert run(monkeypatch, "train", *options, "--out", whole) == 0
+
+    def signalled(recipe, *mesh):
+        made = prepare(recipe, *mesh)
+
+        def step(state, batch):
+            if int(state.step) == 4:
+                signal.raise_signal(number)
+            return made.step(state, batch)
+
+        return made._replace(step=step)
+
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(TRAIN, "prepare", signalled)
+        assert run(patch, "train", *options, "--out", halved) == code
+    said = capsys.readouterr().err
+    assert f"{number.name}: stopped after step 5" in said
+    command = shlex.split(said.split("run '", 1)[1].split("--resume'")[0].replace("''", "'")) + ["--resume"]
+    assert command[:2] == ["seqjax", "train"]
+    assert run(monkeypatch, *command[1:]) == 0
+    assert "goes on from step 5" in capsys.readouterr().err
+    assert params(halved) == params(whole) and measured(halved) == measured(whole)
+
+    assert run(monkeypatch, "train", "--out", halved, "--resume", "--batch", 3) == 2
+    assert "belongs to a run with another configuration: batch 4 -> 3." in capsys.readouterr().err
+    text.write_bytes(bytes(range(97, 123)) * 30)
+    assert run(monkeypatch, "train", "--out", halved, "--resume") == 2
+    assert "is not what it was when the run was made" in capsys.readouterr().err
+
+
+def test_it_stops_when_solved_and_tells_where_training_failed(monkeypatch, tmp_path, capsys):
+    def solved(recipe, *mesh):
+        made = prepare(recipe, *mesh)
+        return made._replace(evaluate=lambda state: {"loss": 0.1, "accuracy": float(state.step) / 6})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TRAIN, "prepare", solved)
+        assert run(patch, "train", "parity", *TINY, "--until-solved", "--out", tmp_path / "solved") == 0
+    assert "Trained: accuracy reached 1 (target 0.99)" in capsys.readouterr().out
+    options = ["--learning-rate", 1e300, "--clip", 0, "--optimizer", "sgd", "--checkpoint-every", 1]
+    assert run(monkeypatch, "train", "adding", *TINY, *options, "--steps", 99, "--out", tmp_path / "x") == 1
+    said = capsys.readouterr().err
+    assert "seqjax: fit: 5 steps in a row" in said and "Lower the learning rate" in said
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["adding", "--model", "gru", "--precision", "bfloat16"],
+        ["text", "--model", "transformer", "--hidden-size", 8, "--heads", 2],
+        *(
+            pytest.param(
+                ["parity", "--model", each, "--hidden-size", 8, "--heads", 2], marks=pytest.mark.slow
+            )
+            for each in STACKS
+        ),
+    ],
+)
+def test_stacks_numbers_and_precisions_can_be_prepared(monkeypatch, options):
+    """Shapes and dtypes fit together: everything is traced, nothing computed."""
+    seen = []
+    monkeypatch.setattr(TRAIN, "_claim", lambda *args: seen.append(args) or sys.exit(7))
+    assert run(monkeypatch, "train", *TINY, *options) == 7 and seen
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "expected a task or a file, or --config"),
+        (["parrity"], "unknown name 'parrity'. Did you mean 'parity'?"),
+        (["nowhere.txt"], "nowhere.txt', which does not exist"),
+        (["{empty}"], "is empty"),
+        (["{short}"], "expected at least 70 bytes for --length 6"),
+        (["."], "got the folder"),
+        (["parity", "--model", "lstn"], "Did you mean 'lstm'?"),
+        (["parity", "--model", "lstm(1,"], "expected a name, or a call with plain values"),
+        (["parity", "--model", "lstm(nonsense=1)"], "nonsense"),
+        (["parity", "--model", "nowhere.py:build"], "which does not exist"),
+        (["parity", "--method", "associative"], "Associative() cannot run lstm"),
+        (["parity", "--estimator", "truncated"], "--estimator truncated goes with a text"),
+        (["parity", "--precision", "float17"], "--precision: unknown name"),
+        (["parity", "--steps", 0], "--steps: expected a whole number of at least 1, got 0"),
+        (["parity", "--learning-rate", "nan"], "--learning-rate: expected a number above 0"),
+        (["parity", "--seed", -1], "--seed"),
+        (["copying", "--length", 12], "expected a length of at least"),
+        (["parity", "--resume"], "expected a run in"),
+        (["parity", "--out", "{short}"], "expected a folder, got the file"),
+        (["parity", "--out", "{full}"], "is not empty and holds no run"),
+        (["parity", "--out", "{old}"], "holds a run already. --resume goes on with it"),
+        (["parity", "--out", "/proc/nowhere"], "cannot be written"),
+        (["--config", "{short}"], "cannot be read as JSON"),
+        (["--config", "{full}/config"], "which does not exist"),
+        (["--config", "{wrong}"], "expected hidden_size such as 64, got 'wide'"),
+        (["--config", "{unknown}"], "unknown name 'hiden_size'. Did you mean 'hidden_size'?"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_nothing_is_written(monkeypatch, tmp_path, capsys, options, message):
+    names = {name: tmp_path / name for name in ("empty", "short", "full", "old", "wrong", "unknown")}
+    names["empty"].touch()
+    names["short"].write_text("too short")
+    names["full"].mkdir()
+    (names["full"] / "precious").touch()
+    names["old"].mkdir()
+    (names["old"] / "config.json").write_text("{}")
+    names["wrong"].write_text('{"hidden_size": "wide"}')
+    names["unknown"].write_text('{"hiden_size": 3}')
+    options = [str(option).format(**names) for option in options]
+    before = sorted(tmp_path.rglob("*"))
+    out = [] if "--out" in options else ["--out", tmp_path / "out"]
+    assert run(monkeypatch, "train", *TINY, *out, *options) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and message in captured.err
+    assert captured.err.startswith("seqjax: ") and captured.err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_is_replaced_where_that_is_asked_for(monkeypatch, tmp_path):
+    assert run(monkeypatch, "train", "parity", *TINY, "--out", tmp_path) == 0
+    before = params(tmp_path)
+    (tmp_path / "mine.txt").touch()
+    assert run(monkeypatch, "train", "parity", *TINY, "--seed", 1, "--overwrite", "--out", tmp_path) == 0
+    assert params(tmp_path) != before and (tmp_path / "mine.txt").exists()
