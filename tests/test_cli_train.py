@@ -75,8 +75,8 @@ def test_the_command_that_it_names_goes_on_to_the_same_bits(monkeypatch, tmp_pat
     whole, halved = tmp_path / "whole", tmp_path / "in two"
     assert run(monkeypatch, "train", *options, "--out", whole) == 0
 
-    def signalled(recipe):
-        made = prepare(recipe)
+    def signalled(recipe, *mesh):
+        made = prepare(recipe, *mesh)
 
         def step(state, batch):
             if int(state.step) == 4:
@@ -105,8 +105,8 @@ def test_the_command_that_it_names_goes_on_to_the_same_bits(monkeypatch, tmp_pat
 
 
 def test_it_stops_when_solved_and_tells_where_training_failed(monkeypatch, tmp_path, capsys):
-    def solved(recipe):
-        made = prepare(recipe)
+    def solved(recipe, *mesh):
+        made = prepare(recipe, *mesh)
         return made._replace(evaluate=lambda state: {"loss": 0.1, "accuracy": float(state.step) / 6})
 
     with monkeypatch.context() as patch:
