@@ -76,7 +76,9 @@ def methods(
     ctx: typer.Context,
     shape: ShapeOption = SHAPES,
     length: Annotated[list[int], typer.Option(min=1, help="T of the scans.")] = LENGTHS,
-    group: Annotated[list[GroupName], typer.Option(help="What to measure; some only go into files of their own.")] = GROUPS,
+    group: Annotated[
+        list[GroupName], typer.Option(help="What; a part goes into a file of its own.")
+    ] = GROUPS,
     rounds: Rounds = 15,
     out: Out = Path("benchmarks/results"),
 ) -> None:
