@@ -33,15 +33,26 @@ def check_callable(who: str, step: Any) -> None:
         raise TypeError(f"{who}(step): expected a step, got {step!r}. Write bind({wanted}, params).")
     if not callable(step):
         raise TypeError(f"{who}(step): expected a function with {CONTRACT}, got {step!r}.")
+    _check_two_arguments(f"{who}(step)", step, CONTRACT)
+
+
+def check_loss(who: str, loss: Any) -> None:
+    """Raise a TypeError for what cannot be called with outputs and targets."""
+    if not callable(loss):
+        raise TypeError(f"{who}(loss): expected a function loss(ys, targets) -> losses, got {loss!r}.")
+    _check_two_arguments(f"{who}(loss)", loss, "loss(ys, targets) -> losses")
+
+
+def _check_two_arguments(what: str, function: Callable, contract: str) -> None:
     try:
-        signature = inspect.signature(step)
+        signature = inspect.signature(function)
     except (TypeError, ValueError):  # some builtins do not tell theirs
         return
     try:
         signature.bind(None, None)
     except TypeError as error:
-        name = getattr(step, "__name__", type(step).__name__)
-        raise TypeError(f"{who}(step): expected {CONTRACT}, got {name}{signature}: {error}.") from error
+        name = getattr(function, "__name__", type(function).__name__)
+        raise TypeError(f"{what}: expected {contract}, got {name}{signature}: {error}.") from error
 
 
 def check_step(who: str, step: Callable, carry: Any, x: Any) -> None:
@@ -121,14 +132,13 @@ def check_finite(who: str, name: str, tree: Any, mask: Any = None) -> None:
     if isinstance(mask, jax.core.Tracer):
         return
     for path, leaf in jax.tree.leaves_with_path(tree):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact) or isinstance(leaf, jax.core.Tracer):
+        if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             continue
-        values = np.asarray(
-            leaf
-        )  # NumPy, because inside of jit what jax.numpy computes of constants is traced
+        values = np.asarray(leaf)  # NumPy, for inside of jit what jax.numpy computes of constants is traced
         bad = ~np.isfinite(values)
         if mask is not None:
-            bad &= np.asarray(mask).reshape(mask.shape + (1,) * (bad.ndim - mask.ndim))
+            happened = np.asarray(mask)
+            bad &= happened.reshape(happened.shape + (1,) * (bad.ndim - happened.ndim))
         if bad.any():
             where = tuple(int(i) for i in np.argwhere(bad)[0])
             raise ValueError(

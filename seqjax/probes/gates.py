@@ -18,6 +18,7 @@ from seqjax.ops.elementwise import elementwise_jacobian
 from seqjax.ops.gated_step import arguments_of, elementwise_weights, gates_of
 from seqjax.ops.gated_step import recurrent as recurrent_term
 from seqjax.ops.select import cast, expand, keep, select, wide
+from seqjax.probes.checks import check_finite
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -77,7 +78,7 @@ def gate_statistics(
 
     Raises:
         TypeError: for a recurrence without gates that can be told (`Step`, `Attention`).
-        ValueError: for an empty sequence.
+        ValueError: for an empty sequence, or inputs that are not finite.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -96,6 +97,7 @@ def gate_statistics(
         )
     if num_steps(xs) == 0:
         raise ValueError("gate_statistics: expected xs [T, ...] with T of at least 1, got an empty sequence.")
+    check_finite("gate_statistics", "xs", xs, mask)
     xs = keep(mask, xs)
     us = project_inputs(cell, params, xs, None)
     dtype = jax.tree.leaves(xs)[0].dtype

@@ -14,7 +14,7 @@ from seqjax.gradients.objective import Loss
 from seqjax.ops.select import expand
 from seqjax.ops.tap import norm
 from seqjax.probes.adjoint import adjoint, tangent
-from seqjax.probes.checks import check_count
+from seqjax.probes.checks import check_count, check_loss
 from seqjax.probes.directions import basis, random_signs
 from seqjax.probes.profile import system_adjoint
 from seqjax.probes.scaled import Floating, Scaled, align, log_norm, logarithm, sum_of_squares, unscaled
@@ -222,6 +222,7 @@ def input_saliency(
     References:
         Simonyan et al. 2013, "Deep inside convolutional networks", arXiv:1312.6034 (saliency as the input's gradient).
     """
+    check_loss("input_saliency", loss)
     system = prepare("input_saliency", step, carry, xs, reset=reset, mask=mask, initial=initial)
 
     def read(at_carry: list[Scaled], at_x: list[Scaled]) -> list[jax.Array]:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from seqjax.gradients.objective import Loss, loss_and_gradient
 from seqjax.ops.select import expand, keep
 from seqjax.ops.tap import norm
-from seqjax.probes.checks import check_count
+from seqjax.probes.checks import check_count, check_loss
 from seqjax.probes.scaled import Floating, Scaled, align, logarithm, scale, unscaled, without_float0
 from seqjax.probes.system import prepare
 from seqjax.probes.vectors import as_vector, cosine
@@ -168,6 +168,7 @@ def _by_lag(
     def system_of(step: Any) -> Any:
         return prepare(who, step, carry, xs, reset=reset, mask=mask, initial=initial)
 
+    check_loss(who, loss)
     own = Floating(step)
     system = system_of(step)
     if not own.leaves:

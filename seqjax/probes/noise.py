@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from seqjax.base import Layer
 from seqjax.gradients.objective import Loss, loss_sum
 from seqjax.ops.select import expand, wide
+from seqjax.probes.checks import check_finite, check_loss
 from seqjax.probes.profile import system_adjoint
 from seqjax.probes.scaled import Floating, Scaled, normalise, scale
 from seqjax.probes.system import prepare
@@ -124,6 +125,7 @@ def adjoint_signal_to_noise(
         A tree like the carry of `SignalToNoise` with leaves ``[T]``, None for integers. NaN where fewer than three
         examples take part, or all gradients are zero.
     """
+    check_loss("adjoint_signal_to_noise", loss)
     system = prepare("adjoint_signal_to_noise", step, carry, xs, reset=reset, mask=mask, initial=initial)
     if system.batch < 3:
         raise ValueError(
@@ -178,6 +180,8 @@ def per_example_gradients(
         >>> per_example_gradients(layer, lambda ys, _: ys.sum(-1), params, carry, xs, None).w_h.shape
         (4, 2, 8)
     """
+    check_loss("per_example_gradients", loss)
+    check_finite("per_example_gradients", "xs", xs, mask)
 
     def of_one(carry: Any, xs: Any, targets: Any, reset: Any, mask: Any) -> Any:
         carry = jax.tree.map(lambda leaf: leaf[None], carry)

@@ -11,6 +11,7 @@ import numpy as np
 from seqjax.base import Batch, Cell
 from seqjax.layers import num_steps, recurrent
 from seqjax.methods import Newton, Sequential
+from seqjax.probes.checks import check_finite
 from seqjax.probes.lyapunov import lyapunov_spectrum
 from seqjax.probes.power_law import PowerLaw, fit_power_law
 from seqjax.probes.scaling import check_lengths
@@ -105,6 +106,7 @@ def parallelisability(
     chosen = check_lengths(who, [total] if lengths is None else lengths, 1)
     if max(chosen) > total:
         raise ValueError(f"{who}(lengths): expected at most the {total} steps of xs, got {max(chosen)}.")
+    check_finite(who, "xs", xs, mask)
     solver = dataclasses.replace(Newton(max_iterations=None) if newton is None else newton, fallback=False)
 
     @jax.jit

@@ -16,8 +16,9 @@ from seqjax.layers import first_step, num_steps, step_keys
 from seqjax.ops.select import select
 from seqjax.ops.tap import dummies
 from seqjax.probes.adjoint import adjoint
+from seqjax.probes.checks import check_finite, check_loss, check_step
 from seqjax.probes.scaled import Floating, Scaled, log_norm, scale
-from seqjax.probes.system import System, prepare
+from seqjax.probes.system import System, bind, prepare
 
 
 class GradientProfile(NamedTuple):
@@ -97,6 +98,11 @@ def gradient_profile(
         raise ValueError(
             "gradient_profile: expected xs [T, ...] with T of at least 1, got an empty sequence."
         )
+    check_loss("gradient_profile", loss)
+    check_finite("gradient_profile", "xs", xs, mask)
+    check_finite("gradient_profile", "carry", carry)
+    if layer.causal:
+        check_step("gradient_profile", bind(layer, params), carry, first_step(xs))
     batch = Batch(xs, targets, reset, mask)
     if extended_range and not layer.causal:
         raise TypeError(
@@ -148,6 +154,7 @@ def adjoint_profile(
         >>> jnp.exp(profile.log_norm)
         Array([0.0625, 0.125 , 0.25  , 0.5   ], dtype=float32)
     """
+    check_loss("adjoint_profile", loss)
     system = prepare("adjoint_profile", step, carry, xs, reset=reset, mask=mask, initial=initial)
     value, first, log_norms = system_adjoint(system, loss, targets, _norms(1))
     entering = Floating(system.carry)

@@ -210,6 +210,7 @@ def prepare(
     batched = isinstance(step, Bound)
     check_callable(who, step)
     xs, num_steps = check_inputs(who, xs_or_num_steps, batched)
+    carry_given, initial_given = carry, initial
     if batched:
         own = step.initial_carry(first_step(xs))  # type: ignore[attr-defined]
         carry = own if carry is None else carry
@@ -225,9 +226,8 @@ def prepare(
     flags = [
         check_flag(who, name, flag, (num_steps, *batch)) for name, flag in (("reset", reset), ("mask", mask))
     ]
-    check_finite(who, "xs", xs, flags[1])
-    check_finite(who, "carry", carry)
-    check_finite(who, "initial", initial)
+    for name, given in (("xs", xs_or_num_steps), ("carry", carry_given), ("initial", initial_given)):
+        check_finite(who, name, given, mask if name == "xs" else None)
     inputs = Inputs(keep(flags[1], xs), *flags)
     one = step
     if batched:

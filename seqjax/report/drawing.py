@@ -64,7 +64,10 @@ def tick(value: float) -> str:
     exponent = math.log10(abs(value))
     if value > 0 and (exponent >= 4 or exponent < -2) and abs(exponent - round(exponent)) < 1e-9:
         return power(round(exponent))
-    text = number(value, 3).replace(".0×", "×")
+    if not 1e-3 <= abs(value) < 1e5:
+        mantissa, _, digits = f"{value:.2e}".partition("e")
+        return f"{float(mantissa):g}×{power(int(digits))}".replace("-", "−")
+    text = number(value, 3)
     return text.rstrip("0").rstrip(".") if "." in text and "×" not in text else text
 
 

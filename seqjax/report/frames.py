@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from seqjax.report.seeds import Array, middle
 from seqjax.report.text import file_name
 
-Array = NDArray[np.float64]
 Key = tuple[str, str, int, str | None, str | None]
 
 
@@ -28,18 +27,16 @@ class Profile:
     values: Array
     seeds: tuple[int, ...] = ()
 
-    def mean(self) -> Array:
-        """Average over seeds in the log domain, by snapshot and step; masked seeds are left out."""
-        known = ~np.isnan(self.values)
-        with np.errstate(invalid="ignore"):
-            total = np.where(known, self.values, 0.0).sum(axis=0)
-        return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)
+    @cached_property
+    def middle(self) -> Array:
+        """Interquartile means over seeds in the log domain, by snapshot and step; masked seeds are left out."""
+        return middle(self.values)
 
     def fall(self, place: int) -> float:
         """Decades from the last step's norm to the first's, at the first (0) or last (1) of several snapshots."""
         if place and len(self.steps) < 2:
             return math.nan
-        first, last = self.mean()[-place, [0, -1]].tolist()
+        first, last = self.middle[-place, [0, -1]].tolist()
         return math.nan if math.isinf(last) else first - last
 
 
@@ -96,6 +93,19 @@ class Data:
         if loss not in self._profiles:
             self._profiles[loss] = self._arrange(loss)
         return self._profiles[loss]
+
+    def sequences(self, cell: str, length: int, last: bool) -> Array:
+        """Natural logs of the carry's norms for the last loss at the first or last snapshot: seed, sequence, lag.
+
+        Seeds that are not finished are left out; empty where no sequence is recorded by itself.
+        """
+        rows = self.rows("training", quantity="sequence_log_norm", cell=cell, length=length)
+        steps = rows["training_step"]
+        if rows.is_empty() or last and steps.n_unique() < 2:
+            return np.zeros((0, 0, 0))
+        rows = rows.filter(steps == (steps.max() if last else steps.min())).sort("seed", "x", "t")
+        count = rows["seed"].n_unique()
+        return rows["value"].fill_null(math.nan).to_numpy().reshape(count, -1, length)[..., ::-1]
 
     def _arrange(self, loss: str) -> dict[int, list[Profile]]:
         rows = self.rows("training", quantity="log_norm", leaf="carry", loss=loss)

@@ -32,8 +32,8 @@ _MOST_COLUMNS, _MOST_POINTS, _MOST_ROW_LABELS = 1024, 100, 10
 def heat_map(profile: Profile, scale: tuple[int, int], name: str) -> Panel:
     """Draw one cell's norms by step (across) and training step (upwards, one row per snapshot)."""
     columns = thin(profile.length, _MOST_COLUMNS)
-    mean = profile.mean()
-    values = mean[:, columns]
+    middle = profile.middle
+    values = middle[:, columns]
     rows = len(profile.steps)
     with style():
         figure, axes = axes_at(height=236, top=30, bottom=44)
@@ -63,7 +63,7 @@ def heat_map(profile: Profile, scale: tuple[int, int], name: str) -> Panel:
         )
         svg = write(figure, name, label)
     points = thin(profile.length, _MOST_POINTS)
-    data = frame_of(axes) | {"z": mean[:, points].round(2), "t": points, "r": profile.steps}
+    data = frame_of(axes) | {"z": middle[:, points].round(2), "t": points, "r": profile.steps}
     return Panel(name, svg, data, profile.cell, profile.length)
 
 

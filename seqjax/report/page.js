@@ -108,8 +108,7 @@
       let d = "", pen = "M";
       one.forEach((y, i) => {
         if (y === null || (data.y[2] && y <= 0)) { pen = "M"; return; }
-        const clip = Math.max(Math.min(y, data.y[1]), data.y[0]);
-        d += `${pen}${to(l.s.x[i], data.x, left, right).toFixed(1)} ${to(clip, data.y, bottom, top).toFixed(1)}`;
+        d += `${pen}${to(l.s.x[i], data.x, left, right).toFixed(1)} ${to(y, data.y, bottom, top).toFixed(1)}`;
         pen = "L";
       });
       l.path.setAttribute("d", d || "M0 0");

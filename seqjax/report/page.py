@@ -91,7 +91,8 @@ def _context(data: Data, sections: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
         "currentColor" if (colour := COLOURS[place % len(COLOURS)]) == INK else colour
         for place in range(len(data.cells))
     ]
-    seeds = data.frame["seed"].drop_nulls().unique().sort().to_list()
+    # Tasks are trained with seeds of their own, which no figure lets one choose.
+    seeds = data.frame.filter(pl.col("section") != "success")["seed"].drop_nulls().unique().sort().to_list()
     return {
         "title": str(summary.get("title") or "Gradients over long sequences"),
         "complete": bool(summary.get("complete", planned is None or finished >= planned)),

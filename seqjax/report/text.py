@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
-from collections.abc import Sequence
 
 from markupsafe import Markup
 
@@ -38,21 +36,7 @@ def number(value: float | None, digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
-def spread(values: Sequence[float], digits: int = 3, factor: float = 1.0) -> Markup:
-    """Summarise the seeds' values by their mean and range; values that are not a number are left out."""
-    known = [value * factor for value in values if not math.isnan(value)]
-    if not known:
-        return Markup("–")
-    if all(float(value).is_integer() for value in known):  # counts, such as lags
-        mean, low, high = (
-            f"{each:.1f}".removesuffix(".0") for each in (statistics.fmean(known), min(known), max(known))
-        )
-    else:
-        mean, low, high = (number(each, digits) for each in (statistics.fmean(known), min(known), max(known)))
-    return Markup(mean) if low == high else between(mean, low, high)
-
-
-def between(middle: str, low: str, high: str) -> Markup:
+def between(middle: str | Markup, low: str | Markup, high: str | Markup) -> Markup:
     """A value and the ends of its range."""
     return Markup('{} <span class="span">({} to {})</span>').format(middle, low, high)
 

@@ -15,13 +15,28 @@ import polars as pl
 
 from seqjax import gradients
 from seqjax.base import Batch, Estimator
-from seqjax.report.blocks import Caption, Figure, Note, Panel, Row, Table, Text, View, listed, row, say
+from seqjax.report.blocks import (
+    Block,
+    Caption,
+    Figure,
+    Fold,
+    Note,
+    Panel,
+    Row,
+    Table,
+    Text,
+    View,
+    listed,
+    row,
+    say,
+)
 from seqjax.report.charts import Axis, Series, chart
 from seqjax.report.drawing import label_of
 from seqjax.report.frames import Data
 from seqjax.report.lab import Lab
 from seqjax.report.models import representatives
 from seqjax.report.own import is_own
+from seqjax.report.seeds import interval, spread
 from seqjax.report.settings import Settings
 from seqjax.report.store import Part
 from seqjax.report.text import number
@@ -80,14 +95,14 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
         for name, estimator in algorithms(profile).items():
             at: dict[str, Any] = {"group": name, "x": float(length)}
             try:
-                found = _estimate(estimator, inner.layer, inner.params, batch)
+                draws, size, seconds = _estimate(estimator, inner.layer, inner.params, batch)
             except (TypeError, ValueError) as error:  # an algorithm that says it does not go with this cell
                 yield row("not_applicable", 1, **at, leaf=" ".join(str(error).split()))
                 continue
-            draws, size, seconds = found
             exact = draws[0] if exact is None else exact
-            yield row("error", np.mean([_error(exact, g) for g in draws]), **at)
-            yield row("cosine", np.mean([_cosine(exact, g) for g in draws]), **at)
+            for place, found in enumerate(draws):
+                yield row("error", _error(exact, found), **at, t=place)
+                yield row("cosine", _cosine(exact, found), **at, t=place)
             yield row("error_of_mean", _error(exact, np.mean(draws, 0)), **at)
             yield row("draws", len(draws), **at)
             yield row("bytes", size, **at)
@@ -122,7 +137,7 @@ def _estimate(
         start = time.perf_counter()
         draws.append(np.asarray(program(params, carry, state, batch, key), np.float64))
         seconds.append(time.perf_counter() - start)
-    random = not np.array_equal(draws[0], draws[1])
+    random = any(not np.array_equal(draws[0], draw) for draw in draws[1:])
     return (draws if random else draws[:1]), size, float(np.median(seconds[1:]))
 
 
@@ -167,8 +182,7 @@ def view(data: Data) -> View:
         "The recurrent layer alone at initialisation, width {}, {} sequences of the data, squared error of "
         "the next input; "
         "bytes: state and temporary memory of the compiled update; seconds: median of {}. Random algorithms: "
-        "mean over {} "
-        "draws.",
+        "interquartile means over {} draws (of the logarithm for errors), in the table with 95\u00a0% intervals.",
         WIDTH.get(str(data.settings.get("profile")), WIDTH["cpu"]),
         BATCH,
         DRAWS - 1,
@@ -182,12 +196,23 @@ def view(data: Data) -> View:
         int(float(str(longest))),
     )
     caption = Caption(shows, measured, _conclusion(data, rows.filter(pl.col("x") == longest), names))
-    return View(intro, [Figure("Error against cost", panels, caption), _table(data, rows, names)])
+    blocks: list[Block] = [Figure("Error against cost", panels, caption)]
+    blocks.append(_table(data, rows.filter(pl.col("x") == longest), names))
+    shorter = rows.filter(pl.col("x") < longest)
+    if shorter.height:
+        blocks.append(Fold("At shorter lengths", [_table(data, shorter, names)]))
+    return View(intro, blocks)
+
+
+def _values(rows: pl.DataFrame, name: str, quantity: str) -> list[float | None]:
+    """By draw, for what differs from draw to draw."""
+    return (
+        rows.filter((pl.col("group") == name) & (pl.col("quantity") == quantity)).sort("t")["value"].to_list()
+    )
 
 
 def _value(rows: pl.DataFrame, name: str, quantity: str) -> float:
-    some = rows.filter((pl.col("group") == name) & (pl.col("quantity") == quantity))["value"]
-    return math.nan if some.is_empty() or some[0] is None else float(some[0])
+    return float(interval(_values(rows, name, quantity), log=quantity == "error").estimate)
 
 
 def _panel(data: Data, cell: str, rows: pl.DataFrame, names: Sequence[str], cost: str) -> Panel:
@@ -229,12 +254,9 @@ def _conclusion(data: Data, rows: pl.DataFrame, names: Sequence[str]) -> Text:
         if exact:
             cheapest = min(exact, key=lambda name: _value(some, name, "bytes"))
             ratio = _value(some, cheapest, "bytes") / _value(some, names[0], "bytes")
-            text += say(
-                "exact are also {}, {} with {} times the memory of backpropagation; ",
-                listed(exact),
-                cheapest,
-                number(ratio, 2),
-            )
+            text += say("{} {} exact too, ", listed(exact), "are" if exact[1:] else "is")
+            text += say("{} with ", cheapest) if exact[1:] else "with "
+            text += say("{} times the memory of backpropagation; ", number(ratio, 2))
         if others:
             best = min(others, key=lambda name: others[name])
             text += say(
@@ -266,7 +288,7 @@ def _table(data: Data, rows: pl.DataFrame, names: Sequence[str]) -> Table:
                     continue
                 draws = _value(at, name, "draws")
                 mean = number(_value(at, name, "error_of_mean"), 2) if draws > 1 else ""
-                values = [number(_value(at, name, q), 3) for q in ("cosine", "error")]
+                values = [spread(_values(at, name, q), log=q == "error") for q in ("cosine", "error")]
                 costs = [number(_value(at, name, q), 3) for q in ("bytes", "seconds")]
                 lines.append([name, *values, mean, *costs, f"{draws:.0f} draws" if draws > 1 else ""])
             groups.append((say("{}, T = {}", cell, int(length)), lines))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from seqjax.probes import fit_decay
+from seqjax.probes import fit_decay, horizon
 from seqjax.report.blocks import (
     Block,
     Caption,
@@ -28,12 +28,16 @@ from seqjax.report.charts import Axis, Series, chart, decade_limits
 from seqjax.report.drawing import float32_marks, label_of, quarters
 from seqjax.report.frames import Array, Data, Profile, by_length
 from seqjax.report.lab import MOMENTS, Lab
+from seqjax.report.seeds import band, shown, spread
 from seqjax.report.settings import Settings
+from seqjax.report.statistics import horizon_interval
 from seqjax.report.store import Part
-from seqjax.report.text import decades, number, plural, spread, ten
+from seqjax.report.text import decades, number, plural, ten
 
 NAME = "decay"
 TITLE = "Decay with distance"
+HORIZON_RESAMPLES = 1000
+"""A horizon is measured on every resample."""
 _FIT = ("exponential_rate", "exponential_length", "exponential_aic", "power_exponent", "power_aic")
 
 
@@ -65,7 +69,8 @@ def view(data: Data) -> View:
         blocks.append(Fold("The mean loss, against the step t", curves))
     intro = say(
         "The same norms for the last loss against the lag, on a logarithmic axis: exponential decay is straight, a "
-        "power law bends. Lines are means over seeds, bands the range. A line that breaks off has reached "
+        "power law bends. Lines are interquartile means over seeds of the logarithm, bands their 95\u00a0% bootstrap "
+        "intervals. A line that breaks off has reached "
         "exactly zero "
         "or a masked step."
     )
@@ -73,7 +78,8 @@ def view(data: Data) -> View:
 
 
 _ABOUT_HORIZONS = say(
-    "How far the gradient of the last loss reaches. Ratio: the norm at the first step divided by that at the last. "
+    "How far the gradient of the last loss reaches: lags with 95\u00a0% intervals by bootstrap over seeds "
+    "and sequences, fits with intervals over seeds. Ratio: the norm at the first step divided by that at the last. "
     "Zeros: the share of examples and steps whose gradient is exactly zero."
 )
 
@@ -98,7 +104,7 @@ def _curves(data: Data, loss: str, length: int, profiles: Sequence[Profile]) -> 
     for end, beyond in ((low, drawn < low), (high, drawn > high)):
         if np.any(beyond & np.isfinite(drawn)):
             shows += say(" The axis ends at {}; lines go on beyond it.", ten(int(end)))
-    measured = "From the profiles above; the band is the range over seeds."
+    measured = _from_profiles(profiles)
     conclusion = _extremes(falls, snapshots)
     return Figure(say("T = {}", length), panels, Caption(shows, measured, conclusion), [table], length)
 
@@ -124,11 +130,10 @@ def _panel(
             Series(
                 profile.cell,
                 points,
-                profile.mean()[snapshot, order],
+                profile.middle[snapshot, order],
                 data.places[profile.cell],
                 profile.cell,
-                np.fmin.reduce(values),
-                np.fmax.reduce(values),
+                *band(values),
                 dict(zip(profile.seeds, values, strict=False)),
             )
         )
@@ -143,6 +148,14 @@ def _panel(
         label=f"Gradient norm against {across.split(':')[0]}, T = {length}, {title}: {cells}.",
         length=length,
         draw=lambda axes: float32_marks(axes, limits[0]),
+    )
+
+
+def _from_profiles(profiles: Sequence[Profile]) -> Text:
+    seeds = plural(max(len(profile.values) for profile in profiles), "seed")
+    return say(
+        "From the profiles above, {}; the band is the 95\u00a0% interval of the interquartile mean, by bootstrap.",
+        seeds,
     )
 
 
@@ -192,10 +205,10 @@ def _fits(data: Data, length: int, profiles: Sequence[Profile]) -> Figure:
         say("Both laws, T = {}, at the last snapshot", length),
         panels,
         Caption(
-            "Each cell's mean profile (dots), the exponential (straight) and the power law (bent) that fit it best.",
+            "Each cell's middle profile (dots), the exponential (straight) and the power law (bent) that fit it best.",
             say(
                 "Least squares on the logarithm of the norm over all lags with a finite norm; the better one has the "
-                "smaller Akaike criterion. Means over {}.",
+                "smaller Akaike criterion. Interquartile means over {}.",
                 plural(profiles[0].values.shape[0], "seed"),
             ),
             conclusion[:1].upper() + conclusion[1:],
@@ -205,8 +218,8 @@ def _fits(data: Data, length: int, profiles: Sequence[Profile]) -> Figure:
 
 
 def _both(profile: Profile) -> tuple[Any, Array, Array]:
-    """The fits of the mean profile at the last snapshot, and the two lines in decades."""
-    y = profile.mean()[-1, ::-1] * math.log(10)
+    """The fits of the middle profile at the last snapshot, and the two lines in decades."""
+    y = profile.middle[-1, ::-1] * math.log(10)
     decay, lags = fit_decay(y), np.arange(profile.length)
     finite = np.isfinite(y)
     lines = []
@@ -217,7 +230,7 @@ def _both(profile: Profile) -> tuple[Any, Array, Array]:
 
 
 def _fit_panel(data: Data, profile: Profile, decay: Any, exponential: Array, power: Array) -> Panel:
-    y, lags = profile.mean()[-1, ::-1], np.arange(profile.length)
+    y, lags = profile.middle[-1, ::-1], np.arange(profile.length)
     shown = np.unique(np.linspace(0, profile.length - 1, min(profile.length, 40)).round().astype(int))
     series = [
         Series("measured", lags[shown], y[shown], 0, profile.cell, marks="points"),
@@ -251,7 +264,8 @@ def _horizons(data: Data) -> Table:
             names = ("lag_50", "lag_90", "zero_share", *_FIT)
             found = {name: data.scalars.ends(name, cell, length, "last", "carry")[place] for name in names}
             cells: list[Text] = [say("<b>{}</b>", cell), when, *fit_cells(found)]
-            cells += [spread(found["lag_50"]), spread(found["lag_90"])]
+            sequences = data.sequences(cell, length, bool(place))
+            cells += [_horizon(sequences, share, found[f"lag_{share}"]) for share in (50, 90)]
             cells += [
                 decades(profile.fall(place)) if profile else "",
                 spread(found["zero_share"], factor=100.0),
@@ -260,6 +274,16 @@ def _horizons(data: Data) -> Table:
     columns = [("cell", ""), ("measured", ""), ("better fit", ""), ("its measure", "")]
     columns += [(_lag(50), "number"), (_lag(90), "number"), ("ratio", "number"), ("zeros, %", "number")]
     return Table("Table of horizons", columns, by_length(rows))
+
+
+def _horizon(sequences: Array, share: int, by_seed: list[float]) -> Text:
+    """The horizon of the middle profile, with its interval over seeds and sequences where these are recorded."""
+    if not sequences.size:
+        return spread(by_seed, counts=True)
+    found = horizon_interval(
+        sequences, lambda profile: horizon(profile, share / 100), resamples=HORIZON_RESAMPLES
+    )
+    return shown(found, counts=True)
 
 
 def fit_cells(values: Mapping[str, list[float]]) -> tuple[Text, Text]:
@@ -277,7 +301,9 @@ def fit_cells(values: Mapping[str, list[float]]) -> tuple[Text, Text]:
     if not is_exponential:
         return say("power law") + seeds, say("exponent {}", spread(values["power_exponent"]))
     if all(math.isfinite(length) and length > 0 for length in values["exponential_length"]):
-        return say("exponential") + seeds, say("e-folding {} steps", spread(values["exponential_length"]))
+        return say("exponential") + seeds, say(
+            "e-folding {} steps", spread(values["exponential_length"], log=True)
+        )
     # No e-folding length where the norm of some seed does not decay.
     return say("exponential") + seeds, say("rate {} per step", spread(values["exponential_rate"]))
 

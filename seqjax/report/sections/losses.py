@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from seqjax.report.blocks import Block, Fold, Note, Row, Table, Text, View, say
 from seqjax.report.frames import Data, by_length
 from seqjax.report.lab import Lab
+from seqjax.report.seeds import interval, shown, spread
 from seqjax.report.settings import Settings
+from seqjax.report.statistics import paired_comparison
 from seqjax.report.store import Part
-from seqjax.report.text import number, spread
+from seqjax.report.text import number
 
 NAME = "losses"
 TITLE = "Losses"
@@ -35,7 +39,7 @@ def view(data: Data) -> View:
     if not data.measured:
         return View("", [Note("No run is finished yet.", muted=True)])
     unit = "in the unit of the task's loss" if data.settings.get("task") == "adding" else "in nats per step"
-    intro = say("Means over seeds, {}.", unit)
+    intro = say("Interquartile means over seeds with their 95\u00a0% bootstrap intervals, {}.", unit)
     if "unigram entropy" in data.baselines:
         intro += (
             " A model that has learned something about the order of its input lies below the unigram entropy."
@@ -43,6 +47,9 @@ def view(data: Data) -> View:
     if data.baselines:
         known = ", ".join(f"{name} {number(value, 4)}" for name, value in data.baselines.items())
         intro += say(" Baseline: {}.", known)
+    intro += (
+        " The last column compares with the cell of the lowest held-out loss; p is that of a sign-flip test."
+    )
     blocks: list[Block] = [_losses(data)]
     table = _parameters(data)
     if table.groups:
@@ -56,17 +63,33 @@ _ABOUT_PARAMETERS = (
 )
 
 
+def _against_best(values: list[float], best: list[float]) -> Text:
+    """The difference on the same seeds, and how probable so large a one is by chance."""
+    if len(values) != len(best) or len(best) < 2 or not np.isfinite([*values, *best]).all():
+        return "–"
+    found = paired_comparison([best], [values])
+    return shown(found.difference) + say(", p\u00a0=\u00a0{}", number(found.p, 2))
+
+
 def _losses(data: Data) -> Table:
-    rows = []
+    rows: list[tuple[int, list[Text]]] = []
+    best: dict[int, tuple[str, list[float]]] = {}
+    for length, cell in data.measured:
+        final = (found := data.scalars.ends("held_out_loss", cell, length))[1] or found[0]
+        middle = interval(final).estimate
+        if length not in best or middle < interval(best[length][1]).estimate:
+            best[length] = (cell, final)
     for length, cell in data.measured:
         first, last = data.scalars.ends("train_loss", cell, length)
         held_out = data.scalars.ends("held_out_loss", cell, length)
         final = held_out[1] or held_out[0]
         cells: list[Text] = [say("<b>{}</b>", cell), spread(first, 4), spread(last, 4), spread(final, 4)]
         cells += [spread([value - baseline for value in final]) for baseline in data.baselines.values()]
+        cells.append(_against_best(final, best[length][1]) if cell != best[length][0] else "the lowest")
         rows.append((length, cells))
     columns = [("cell", ""), ("training, initial", "number"), ("training, final", "number")]
     columns += [("held out", "number"), *((f"held out − {name}", "number") for name in data.baselines)]
+    columns.append(("held out − lowest, on the same seeds", "number"))
     return Table("Table of losses", columns, by_length(rows))
 
 

@@ -16,9 +16,10 @@ from seqjax.report.charts import Axis, Series, chart
 from seqjax.report.drawing import label_of, zero_line
 from seqjax.report.frames import Array, Data
 from seqjax.report.lab import MOMENTS, Inner, Lab
+from seqjax.report.seeds import interval, middle, spread
 from seqjax.report.settings import Settings
 from seqjax.report.store import Part
-from seqjax.report.text import number, spread
+from seqjax.report.text import number, plural
 
 NAME = "lyapunov"
 TITLE = "Lyapunov spectra"
@@ -96,14 +97,15 @@ def view(data: Data) -> View:
     length = int(rows["length"][0])
     caption = Caption(
         "All exponents from the largest down, at initialisation and after training; bars are 95\u00a0% "
-        "intervals. Where a "
+        "intervals within a run. Where a "
         "cell's state is large, its largest only.",
         say(
             "The recurrent layer alone, on a sequence of the data of T = {}, the first eighth as warm-up; "
             "tangents kept "
-            "apart by QR at every step, growth in the log domain. Intervals by the means of 20 blocks; mean over {}.",
+            "apart by QR at every step, growth in the log domain. Intervals by the means of 20 blocks; of points and "
+            "of ends of intervals the interquartile mean over {}.",
             length,
-            "seeds" if rows["seed"].n_unique() > 1 else "one seed",
+            plural(rows["seed"].n_unique(), "seed"),
         ),
         _conclusion(data, rows),
     )
@@ -116,21 +118,18 @@ def largest(rows: pl.DataFrame, moment: str) -> list[float]:
     return rows.filter(wanted).sort("seed")["value"].fill_null(math.nan).to_list()
 
 
-def _mean(rows: pl.DataFrame, quantity: str, moment: str) -> Array:
-    """By index, the mean over seeds; -inf where any is."""
-    some = rows.filter((pl.col("quantity") == quantity) & (pl.col("group") == moment)).sort("t")
-    return (
-        some.group_by("t", maintain_order=True)
-        .agg(pl.col("value").mean())["value"]
-        .fill_null(math.nan)
-        .to_numpy()
-    )
+def _middle(rows: pl.DataFrame, quantity: str, moment: str) -> Array:
+    """By index, the interquartile mean over seeds."""
+    some = rows.filter((pl.col("quantity") == quantity) & (pl.col("group") == moment)).sort("seed", "t")
+    if some.is_empty():
+        return np.zeros(0)
+    return middle(some["value"].fill_null(math.nan).to_numpy().reshape(some["seed"].n_unique(), -1))
 
 
 def _panel(data: Data, cell: str, rows: pl.DataFrame) -> Panel:
     series = []
     for place, moment in enumerate(MOMENTS):
-        values = _mean(rows, "exponent", moment)
+        values = _middle(rows, "exponent", moment)
         if not values.size:
             continue
         by_seed = rows.filter((pl.col("quantity") == "exponent") & (pl.col("group") == moment))
@@ -138,7 +137,7 @@ def _panel(data: Data, cell: str, rows: pl.DataFrame) -> Panel:
             int(seed): some.sort("t")["value"].fill_null(math.nan).to_numpy()
             for (seed,), some in by_seed.group_by("seed", maintain_order=True)  # type: ignore[misc]
         }
-        low, high = (_mean(rows, f"exponent_{end}", moment) for end in ("low", "high"))
+        low, high = (_middle(rows, f"exponent_{end}", moment) for end in ("low", "high"))
         index = np.arange(1, len(values) + 1)
         series.append(Series(moment, index, values, place, None, low, high, seeds, marks="points"))
     name = f"lyapunov-{data.files[cell]}"
@@ -156,9 +155,7 @@ def _panel(data: Data, cell: str, rows: pl.DataFrame) -> Panel:
 
 
 def _conclusion(data: Data, rows: pl.DataFrame) -> Text:
-    tops = {
-        cell: float(np.mean(largest(some, MOMENTS[-1]) or [math.nan])) for cell, some in data.by_cell(rows)
-    }
+    tops = {cell: interval(largest(some, MOMENTS[-1])).estimate for cell, some in data.by_cell(rows)}
     known = {cell: top for cell, top in tops.items() if not math.isnan(top)}
     if not known:
         return "No exponent is known."
@@ -179,7 +176,7 @@ def _conclusion(data: Data, rows: pl.DataFrame) -> Text:
         if chaotic
         else say("No largest exponent is clearly above zero. ")
     )
-    gaps = [gap for cell, some in data.by_cell(rows) for gap in _gaps(some)]
+    gaps = [gap for cell, some in data.by_cell(rows) for moment in MOMENTS for gap in _gaps(some, moment)]
     if gaps:
         text += (
             say(
@@ -196,20 +193,17 @@ def _conclusion(data: Data, rows: pl.DataFrame) -> Text:
     return text
 
 
-def _gaps(rows: pl.DataFrame) -> list[float]:
+def _gaps(rows: pl.DataFrame, moment: str) -> list[float]:
     """Sum of exponents less mean log determinant, relative to their size, where J is invertible."""
-    gaps = []
-    for moment in MOMENTS:
-        sums, determinants = (
-            rows.filter((pl.col("quantity") == q) & (pl.col("group") == moment))
-            .sort("seed")["value"]
-            .to_list()
-            for q in ("sum", "log_determinant")
-        )
-        for left, right in zip(sums, determinants, strict=False):
-            if None not in (left, right) and math.isfinite(left) and math.isfinite(right):
-                gaps.append(abs(left - right) / max(1.0, abs(right)))
-    return gaps
+    sums, determinants = (
+        rows.filter((pl.col("quantity") == q) & (pl.col("group") == moment)).sort("seed")["value"].to_list()
+        for q in ("sum", "log_determinant")
+    )
+    return [
+        abs(left - right) / max(1.0, abs(right))
+        for left, right in zip(sums, determinants, strict=False)
+        if None not in (left, right) and math.isfinite(left) and math.isfinite(right)
+    ]
 
 
 def _table(data: Data, rows: pl.DataFrame) -> Table:
@@ -228,10 +222,12 @@ def _table(data: Data, rows: pl.DataFrame) -> Table:
                     moment,
                     f"{size[0]:.0f}" if size else "–",
                     spread(largest(some, moment)),
-                    spread(values("near_zero")),
+                    spread(values("near_zero"), counts=True),
                     spread(values("kaplan_yorke")),
                     spread(values("sum"), 4) if values("log_determinant") else "–",
-                    spread(values("log_determinant"), 4) if values("log_determinant") else "too large",
+                    number(max(_gaps(some, moment), default=math.nan), 2)
+                    if values("log_determinant")
+                    else "too large",
                 ]
             )
     columns: list[tuple[Text, str]] = [
@@ -241,5 +237,5 @@ def _table(data: Data, rows: pl.DataFrame) -> Table:
         (say("λ<sub>1</sub>"), "number"),
     ]
     columns += [("within 1/T of 0", "number"), ("Kaplan-Yorke dimension", "number")]
-    columns += [("Σ λ", "number"), ("mean log|det J|", "number")]
+    columns += [("Σ λ", "number"), ("off log|det J| by, relatively", "number")]
     return Table("Table of Lyapunov spectra", columns, [("", lines)])

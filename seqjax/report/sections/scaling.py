@@ -48,13 +48,13 @@ def parts(settings: Settings) -> Iterable[Part]:
 
 def work(settings: Settings, part: Part) -> float:
     """Mostly compilation: every length and method, for memory and again for time."""
-    return 2.0 * len(LENGTHS[settings.profile]) * len(_methods(part.cell or "")) * 0.8
+    return 2.0 * len(LENGTHS[settings.profile]) * len(_methods(part.cell or "", settings.profile)) * 0.8
 
 
 def measure(lab: Lab, part: Part) -> Iterable[Row]:
     """Bytes, operations and seconds of one gradient of a loss at the end, by method and length."""
     cell, settings = part.cell or "", lab.settings
-    methods, lengths = _methods(cell), LENGTHS[settings.profile]
+    methods, lengths = _methods(cell, settings.profile), LENGTHS[settings.profile]
     x = jax.ShapeDtypeStruct((settings.batch, settings.hidden_size), jnp.dtype(settings.dtype))
 
     def layer(method: Any) -> Layer:
@@ -114,11 +114,13 @@ def view(data: Data) -> View:
 # ---------------------------------------------------------------- measured
 
 
-def _methods(cell: str) -> dict[str, Any]:
+def _methods(cell: str, profile: str) -> dict[str, Any]:
+    """By name; the smoke profile has no time for checkpoints."""
+    nested = {} if profile == "smoke" else {"nested": "nested"}
     if is_own(cell):
-        return {"as it is": Sequential(chunk=64), "nested": "nested"}
+        return {"as it is": Sequential(chunk=64), **nested}
     kind = type(REGISTRY[cell].make(4).recurrence)
-    methods: dict[str, Any] = {"sequential": Sequential(chunk=64), "nested": "nested"}
+    methods: dict[str, Any] = {"sequential": Sequential(chunk=64), **nested}
     if kind is Diagonal:
         methods["associative"] = Associative()
     if kind is Matrix:
@@ -199,6 +201,13 @@ def _conclusion(data: Data, rows: pl.DataFrame) -> Text:
         pairs = [[_value(last, q, m) for m in (plain, "nested")] for q in ("bytes", "seconds")]
         if all(math.isfinite(v) and v > 0 for pair in pairs for v in pair):
             saved[cell], slower[cell] = pairs[0][0] / pairs[0][1], pairs[1][1] / pairs[1][0]
+    if "nested" not in rows["group"]:
+        exponents = [
+            say("{} for <b>{}</b>", number(p, 2), cell)
+            for cell, some in data.by_cell(rows)
+            if math.isfinite(p := _value(some, "bytes_exponent", str(some["group"].drop_nulls()[0])))
+        ]
+        return say("Memory grows like T to the power {}: no checkpoints are measured.", listed(exponents))
     if not saved:
         return "Too few numbers to compare the methods."
     best = max(saved, key=lambda cell: saved[cell])

@@ -21,21 +21,25 @@ from seqjax.probes import (
     gradient_noise_scale,
     per_example_gradients,
 )
-from seqjax.report.blocks import Block, Caption, Figure, Note, Row, Table, Text, View, row, say
+from seqjax.report.blocks import Block, Caption, Figure, Note, Row, Table, Text, View, listed, row, say
 from seqjax.report.charts import Axis, Series, chart
 from seqjax.report.drawing import quarters
 from seqjax.report.frames import Data
 from seqjax.report.lab import MOMENTS, Lab
 from seqjax.report.own import is_own
+from seqjax.report.seeds import shown
 from seqjax.report.settings import Settings
+from seqjax.report.statistics import bootstrap
 from seqjax.report.store import Part
-from seqjax.report.text import number, percent, spread
+from seqjax.report.text import number, percent
 from seqjax.report.training import CLIP
 
 NAME = "signal"
 TITLE = "Gates, signal and noise, clipping"
 EXAMPLES = {"smoke": 4, "cpu": 16, "gpu": 64}
 LEVELS = (0.05, 0.5, 0.95)
+TELLS = 0.1
+"""Above this ratio a batch of some ten examples tells a direction."""
 
 
 def parts(settings: Settings) -> Iterable[Part]:
@@ -120,13 +124,19 @@ def view(data: Data) -> View:
         "can tell a direction."
     )
     figure = _noise(data, rows)
-    blocks: list[Block] = [figure] if figure else []
+    nothing = Note("Signal to noise: so few examples tell no direction at any lag, for no cell.")
+    blocks: list[Block] = [figure or nothing]
     return View(
         intro,
         [
             *blocks,
             _noise_table(data, rows),
-            Note(say("<b>Gates and decays</b>, over steps, examples and units of the data:")),
+            Note(
+                say(
+                    "<b>Gates and decays</b>, over steps, examples and units of the data, seed 0; gates by their place "
+                    "in the cell's formula (LSTM: 0 input, 1 forget, 3 output; GRU: 0 reset, 1 update):"
+                )
+            ),
             _gate_table(data, rows),
         ],
     )
@@ -137,7 +147,7 @@ def _noise(data: Data, rows: pl.DataFrame) -> Figure | None:
     if some.is_empty():
         return None
     length = int(some["length"][0])
-    series, reach = [], {}
+    series, above = [], {}
     for cell, found in data.by_cell(some):
         values = found.sort("t")["value"].fill_null(math.nan).to_numpy()[::-1]
         series.append(
@@ -145,8 +155,7 @@ def _noise(data: Data, rows: pl.DataFrame) -> Figure | None:
                 cell, np.arange(len(values)), np.where(values > 1e-4, values, np.nan), data.places[cell], cell
             )
         )
-        below = np.flatnonzero(~(values > 0.1))
-        reach[cell] = int(below[0]) if below.size else len(values)
+        above[cell] = int((values > TELLS).sum())
     panel = chart(
         series,
         "signal-to-noise",
@@ -155,15 +164,20 @@ def _noise(data: Data, rows: pl.DataFrame) -> Figure | None:
         y=Axis("signal to noise", "log"),
         label=f"Signal to noise of the gradient by the state against the lag: {', '.join(s.name for s in series)}.",
     )
-    far, near = max(reach, key=lambda c: reach[c]), min(reach, key=lambda c: reach[c])
+    if not any(np.isfinite(each.y).any() for each in series):
+        return None
     examples = int(rows.filter(pl.col("quantity") == "examples")["value"][0])
-    conclusion = say("No cell's ratio is above 0.1 even at lag 0: {} examples tell no direction.", examples)
-    if reach[far]:
-        conclusion = say("The ratio stays above 0.1 longest for <b>{}</b>: to lag {}", far, reach[far] - 1)
-        if near != far:
-            conclusion += say(", and is below it from lag {} on for <b>{}</b>", reach[near], near)
+    most, none = max(above, key=lambda c: above[c]), [cell for cell, lags in above.items() if not lags]
+    conclusion = say(
+        "The ratio is above {} at no lag for any cell: {} examples tell no direction.", TELLS, examples
+    )
+    if above[most]:
+        conclusion = say(
+            "The ratio is above {} at most lags for <b>{}</b>: {} of {}", TELLS, most, above[most], length
+        )
+        conclusion += say("; at none for {}. ", listed(none)) if none else say(". ")
         conclusion += (
-            ". Beyond it the examples disagree about the direction, even where gradients have not vanished."
+            "Elsewhere the examples disagree about the direction, even where gradients have not vanished."
         )
     caption = Caption(
         "The squared mean over the trace of the covariance, across examples, of the gradient by the state, "
@@ -184,16 +198,16 @@ def _noise_table(data: Data, rows: pl.DataFrame) -> Table:
     for cell, some in data.by_cell(rows):
         scale = some.filter(pl.col("quantity") == "noise_scale")["value"].to_list()
         norms = training.filter(pl.col("cell") == cell)
-        shares = [
-            float((found["value"].fill_null(math.inf) > CLIP).mean())  # type: ignore[arg-type]
-            for _, found in norms.group_by("length", "seed", maintain_order=True)
-        ]
+        shares: dict[int, list[float]] = {}  # by length: its seeds are a stratum
+        for (length, _), found in norms.group_by("length", "seed", maintain_order=True):
+            share = (found["value"].fill_null(math.inf) > CLIP).mean()
+            shares.setdefault(int(str(length)), []).append(100 * float(str(share)))
         largest = norms["value"].max()
         lines.append(
             [
                 say("<b>{}</b>", cell),
                 number(scale[0]) if scale and scale[0] is not None else "–",
-                spread(shares, factor=100.0) if shares else "–",
+                shown(bootstrap(list(shares.values()))) if shares else "–",
                 number(float(str(largest))) if largest is not None else "–",
             ]
         )

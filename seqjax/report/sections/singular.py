@@ -17,9 +17,10 @@ from seqjax.report.drawing import label_of
 from seqjax.report.frames import Array, Data
 from seqjax.report.lab import MOMENTS, Lab
 from seqjax.report.sections.lyapunov import state_size
+from seqjax.report.seeds import band, interval, middle, spread, spread_of_decades
 from seqjax.report.settings import Settings
 from seqjax.report.store import Part
-from seqjax.report.text import decades, percent, spread
+from seqjax.report.text import decades, percent, plural
 
 NAME = "singular"
 TITLE = "Singular values over many steps"
@@ -82,8 +83,9 @@ def view(data: Data) -> View:
     measured = say(
         "The recurrent layer on the first steps of a sequence of the data, after training; the product of "
         "Jacobians is kept "
-        "graded, so that the smallest values are as accurate as the largest. Mean over {}.",
-        "seeds" if seeds > 1 else "one seed",
+        "graded, so that the smallest values are as accurate as the largest. Interquartile mean of the "
+        "logarithm over {}, with its 95\u00a0% bootstrap interval.",
+        plural(seeds, "seed"),
     )
     if left_out.height:
         sizes = {cell: int(some["value"][0]) for cell, some in data.by_cell(left_out)}
@@ -110,24 +112,23 @@ def _values(rows: pl.DataFrame, quantity: str, moment: str, tau: float | None = 
 
 
 def _fan(rows: pl.DataFrame, moment: str) -> tuple[Array, Array]:
-    """Lags, and log10 singular values ``[tau, S]``, averaged over seeds."""
+    """Lags, and log10 singular values ``[seed, tau, S]``."""
     some = rows.filter((pl.col("quantity") == "log_singular_value") & (pl.col("group") == moment))
     if some.is_empty():
-        return np.zeros(0), np.zeros((0, 0))
-    mean = some.group_by("x", "t").agg(pl.col("value").mean()).sort("x", "t")
-    taus = mean["x"].unique().sort().to_numpy()
-    return taus, mean["value"].fill_null(math.nan).to_numpy().reshape(len(taus), -1) / math.log(10)
+        return np.zeros(0), np.zeros((0, 0, 0))
+    some, taus = some.sort("seed", "x", "t"), some["x"].unique().sort().to_numpy()
+    values = some["value"].fill_null(math.nan).to_numpy() / math.log(10)
+    return taus, values.reshape(some["seed"].n_unique(), len(taus), -1)
 
 
 def _panel(data: Data, cell: str, rows: pl.DataFrame) -> Panel | None:
     taus, values = _fan(rows, MOMENTS[-1])
     if not taus.size:
         return None
-    last = values.shape[1] - 1
-    series = [
-        Series(name, taus, values[:, round(share * last)], place, None, marks="both")
-        for place, (name, share) in enumerate(SHARES.items())
-    ]
+    last, series = values.shape[2] - 1, []
+    for place, (name, share) in enumerate(SHARES.items()):
+        some = values[:, :, round(share * last)]
+        series.append(Series(name, taus, middle(some), place, None, *band(some), marks="both"))
     limits = decade_limits(values, -60, 30)
     ticks = [t for t in taus if math.log2(t) % 1 == 0][:: 2 if len(taus) > 6 else 1]
     panel = chart(
@@ -148,7 +149,7 @@ def _conclusion(data: Data, rows: pl.DataFrame) -> Text:
     for cell, some in data.by_cell(rows):
         condition = [v for v in _values(some, "log_condition", MOMENTS[-1], last) if not math.isnan(v)]
         if condition:
-            opened[cell] = float(np.mean(condition)) / math.log(10)
+            opened[cell] = interval(condition).estimate / math.log(10)
     if not opened:
         return "No fan could be measured."
     narrow, wide = min(opened, key=lambda c: opened[c]), max(opened, key=lambda c: opened[c])
@@ -194,11 +195,11 @@ def _table(data: Data, rows: pl.DataFrame) -> Table:
                 [
                     say("<b>{}</b>", cell),
                     moment,
-                    decades(values[-1, 0]),
-                    decades(values[-1, -1]),
-                    _condition(float(np.mean(condition))) if condition else "–",
+                    spread_of_decades(values[:, -1, 0]),
+                    spread_of_decades(values[:, -1, -1]),
+                    spread_of_decades(condition),
                     spread(_values(some, "participation_ratio", moment, last)),
-                    f"of {values.shape[1]}",
+                    f"of {values.shape[2]}",
                     spread(_values(some, "isometry", moment, last), factor=100.0),
                 ]
             )

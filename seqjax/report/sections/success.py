@@ -21,7 +21,7 @@ from seqjax.report.models import make_model
 from seqjax.report.settings import METHODS, Settings
 from seqjax.report.statistics import wilson
 from seqjax.report.store import Part
-from seqjax.report.text import number
+from seqjax.report.text import number, plural
 from seqjax.tasks import NOT_SCORED, TASKS, Task
 
 NAME = "success"
@@ -107,7 +107,9 @@ def view(data: Data) -> View:
         min(_LAST, size.steps),
     )
     if left_out:
-        measured += say(" Not trained under this profile: {}.", listed(left_out))
+        measured += say(
+            " Not trained under this profile: {} (<code>seqjax list</code>).", plural(len(left_out), "task")
+        )
     trained = {cell for _, cell, _ in found}
     idle = [cell for cell in data.cells if cell not in trained]
     if idle:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import polars as pl
+from markupsafe import Markup
 
 from seqjax.report.blocks import Caption, Figure, Note, Row, Table, Text, View, listed, say
 from seqjax.report.frames import Data
@@ -114,7 +115,7 @@ def view(data: Data) -> View:
         radar(cell, scores[place], middle, known, place, f"summary-{data.files[cell]}")
         for place, cell in enumerate(data.cells)
     ]
-    meaning = listed((say("<b>{}</b> (", name) + say(AXES[name][2]) + ")" for name in known), "; ")
+    meaning = Markup("; ").join(say("<b>{}</b> (", name) + say(AXES[name][2]) + ")" for name in known)
     caption = Caption(
         say("Scores from 0 (centre) to 1 (rim): {}. Dashed: the median of all cells.", meaning),
         "From the sections above, after training, at the greatest length; interquartile means over seeds. A gap: not "
@@ -152,15 +153,19 @@ def _conclusion(data: Data, names: Sequence[str], scores: np.ndarray) -> Text:
         return "One cell alone compares with nothing."
     said = []
     for place, name in enumerate(names):
-        column = np.nan_to_num(scores[:, place], nan=-1.0)
-        best = [cell for cell, score in zip(data.cells, column, strict=True) if score == column.max()]
-        said.append(say("{}: {}", name, "all alike" if len(best) == len(data.cells) else listed(best)))
+        column = {
+            cell: score for cell, score in zip(data.cells, scores[:, place], strict=True) if score == score
+        }
+        if len(column) < 2:
+            continue
+        best = [cell for cell, score in column.items() if score == max(column.values())]
+        said.append(say("{}: {}", name, "all alike" if len(best) == len(column) else listed(best)))
     beaten = [
         cell
         for i, cell in enumerate(data.cells)
         if any(_beats(scores[j], scores[i]) for j in range(len(data.cells)) if j != i)
     ]
-    text = say("Best by axis: {}. ", listed(said, "; "))
+    text = say("Best by axis: {}. ", Markup("; ").join(said))
     if beaten:
         return text + say(
             "Another cell is at least as good on every axis and better on one than {}.", listed(beaten)

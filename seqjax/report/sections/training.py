@@ -23,6 +23,8 @@ from seqjax.report.training import Run
 NAME = "training"
 TITLE = "Gradient norms during training"
 LOSSES = ("last", "mean")
+SEQUENCES = 8
+"""Of so many sequences the profile is kept by itself, for the intervals of horizons."""
 
 
 def parts(settings: Settings) -> Iterable[Part]:
@@ -46,7 +48,10 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
     second = _seconds(settings, part)
     for step, params, loss, gradient_norm in lab.train(cell, length, seed):
         if step in settings.snapshots():
-            yield from _snapshot(step, jax.device_get(profiles(params)))
+            found = jax.device_get(profiles(params))
+            yield from _snapshot(step, found)
+            if step in (0, settings.training_steps):
+                yield from _sequences(step, found["last"])
             lab.advance(4 * second)
         if step in (0, settings.training_steps):
             yield row("held_out_loss", run.held_out_loss(params), training_step=step)
@@ -113,11 +118,20 @@ def _profile(run: Run, loss: Any, params: Any) -> Any:
         _parameter(path): jnp.sqrt(jnp.sum(jnp.square(g.astype(jnp.float32))))
         for path, g in jax.tree_util.tree_leaves_with_path(profile.gradients)
     }
-    return {name: _geometric_mean(n) for name, n in log_norms.items()}, zero, norms
+    sequences = log_norms["carry"][:, :SEQUENCES]
+    return {name: _geometric_mean(n) for name, n in log_norms.items()}, zero, norms, sequences
+
+
+def _sequences(step: int, profile: Any) -> Iterator[Row]:
+    for place, log_norm in enumerate(profile[-1].T):
+        for t, value in enumerate(log_norm):
+            yield row(
+                "sequence_log_norm", value, training_step=step, loss="last", leaf="carry", t=t, x=float(place)
+            )
 
 
 def _snapshot(step: int, profiles: Any) -> Iterator[Row]:
-    for loss, (log_norms, zero, norms) in profiles.items():
+    for loss, (log_norms, zero, norms, _) in profiles.items():
         at: dict[str, Any] = {"training_step": step, "loss": loss}
         for leaf, values in log_norms.items():
             for t, value in enumerate(values):
@@ -157,7 +171,7 @@ def _figures(data: Data, loss: str) -> list[Figure]:
 
 
 def _figure(data: Data, loss: str, length: int, profiles: list[Profile]) -> Figure:
-    means = {profile.cell: profile.mean() for profile in profiles}
+    means = {profile.cell: profile.middle for profile in profiles}
     pooled = np.concatenate([mean.ravel() for mean in means.values()])
     scale = limits(pooled, FLOOR, CEILING)
     panels = [heat_map(p, scale, f"heat-{loss}-T{length}-{data.files[p.cell]}") for p in profiles]
@@ -173,7 +187,8 @@ def _figure(data: Data, loss: str, length: int, profiles: list[Profile]) -> Figu
     if finite.size < pooled.size:
         shows += " Hatched grey: the gradient of every example is exactly zero for some seed, or the step is masked."
     measured = say(
-        "The adjoint, step by step in the log domain; geometric mean over examples of one fixed batch, then over {}.",
+        "The adjoint, step by step in the log domain; geometric mean over examples of one fixed batch, then the "
+        "interquartile mean of the logarithm over {}.",
         _seeds(profiles),
     )
     return Figure(

@@ -15,9 +15,9 @@ from seqjax.report.blocks import Caption, Figure, Note, Panel, Row, Table, Text,
 from seqjax.report.charts import Axis, Series, chart
 from seqjax.report.frames import Data
 from seqjax.report.lab import MOMENTS, Lab
+from seqjax.report.seeds import band, count, interval, middle, spread
 from seqjax.report.settings import Settings
 from seqjax.report.store import Part
-from seqjax.report.text import number, spread
 
 NAME = "truncation"
 TITLE = "Truncation bias"
@@ -74,8 +74,8 @@ def view(data: Data) -> View:
         for cell, some in data.by_cell(rows)
     }
     caption = Caption(
-        "Left the bias, right the cosine of truncated and full gradient, against the window K; the band is "
-        "the range over seeds.",
+        "Left the bias, right the cosine of truncated and full gradient, against the window K; interquartile mean "
+        "over seeds, of the logarithm for the bias, with its 95\u00a0% bootstrap interval.",
         say(
             "The gradient by the recurrent parameters after training, for the mean square of all outputs "
             "over {} steps of the "
@@ -88,7 +88,7 @@ def view(data: Data) -> View:
         [
             say("<b>{}</b>", cell),
             *(
-                spread(some.filter(pl.col("quantity") == q).sort("seed")["value"].to_list())
+                spread(some.filter(pl.col("quantity") == q).sort("seed")["value"].to_list(), counts=True)
                 for q in ("window_10", "window_1")
             ),
         ]
@@ -113,30 +113,15 @@ def _panel(data: Data, rows: pl.DataFrame, quantity: str, steps: int) -> Panel:
             for (seed,), found in some.group_by("seed", maintain_order=True)  # type: ignore[misc]
         }
         values = np.stack(list(seeds.values()))
-        if quantity == "bias":
-            values = np.where(values > 0, values, np.nan)
-        known = ~np.isnan(values).all(0)
-        mean = np.full(values.shape[1], np.nan)
-        # Biases span decades: their mean is geometric.
-        mean[known] = (
-            np.exp(np.nanmean(np.log(values[:, known]), 0))
-            if quantity == "bias"
-            else np.nanmean(values[:, known], 0)
-        )
+        if quantity == "bias":  # spans decades
+            values = np.log(np.where(values > 0, values, np.nan))
+        lines = [middle(values), *band(values)]
+        y, low, high = map(np.exp, lines) if quantity == "bias" else lines
         windows = np.arange(1, values.shape[1] + 1)
-        series.append(
-            Series(
-                cell,
-                windows,
-                mean,
-                data.places[cell],
-                cell,
-                np.fmin.reduce(values),
-                np.fmax.reduce(values),
-                seeds,
-            )
-        )
-    lowest = np.nanmin([np.nanmin(s.y) for s in series if np.isfinite(s.y).any()] or [1e-3])
+        series.append(Series(cell, windows, y, data.places[cell], cell, low, high, seeds))
+    # A window of all steps is exact but for rounding, which would take half of the axis.
+    shown = [s.y[:-1] for s in series if np.isfinite(s.y[:-1]).any()]
+    lowest = min(map(np.nanmin, shown), default=1e-3)
     return chart(
         series,
         f"truncation-{quantity}",
@@ -150,13 +135,15 @@ def _panel(data: Data, rows: pl.DataFrame, quantity: str, steps: int) -> Panel:
 
 
 def _conclusion(needed: dict[str, list[float]], steps: int) -> Text:
-    means = {cell: float(np.mean(values)) for cell, values in needed.items() if values and None not in values}
+    means = {
+        cell: interval(values).estimate for cell, values in needed.items() if values and None not in values
+    }
     if not means:
         return "No bias is known."
     least, most = min(means, key=lambda c: means[c]), max(means, key=lambda c: means[c])
-    text = say("A bias below 10\u00a0% needs K = {} for <b>{}</b>", number(means[least]), least)
+    text = say("A bias below 10\u00a0% needs K = {} for <b>{}</b>", count(means[least]), least)
     text += (
-        say(" and K = {} for <b>{}</b>, of {} steps. ", number(means[most]), most, steps)
+        say(" and K = {} for <b>{}</b>, of {} steps. ", count(means[most]), most, steps)
         if most != least
         else say(". ")
     )
@@ -164,5 +151,5 @@ def _conclusion(needed: dict[str, list[float]], steps: int) -> Text:
     return text + (
         say("More than half of the sequence for {}: truncation costs them most.", listed(beyond))
         if beyond
-        else "For every cell half of the sequence is more than enough."
+        else "For every cell half of the sequence is enough."
     )

@@ -1,0 +1,119 @@
+"""What several seeds say together: interquartile means with bootstrap intervals, over arrays with gaps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from seqjax.report.statistics import Interval, bootstrap, interquartile_mean
+from seqjax.report.text import between, decades, number
+
+Array = NDArray[np.float64]
+
+BAND_RESAMPLES, BAND_POINTS = 1000, 161
+"""A band is an interval at each of so many points, and straight between them."""
+
+
+def middle(values: Array) -> Array:
+    """Interquartile means over seeds ``[S, ...] -> [...]``; NaN is left out, and stands where no seed has a number.
+
+    Quantities that span decades are given as logarithms.
+
+    Example:
+        >>> import numpy as np
+        >>> middle(np.array([[1.0, 2.0], [3.0, np.nan], [5.0, np.nan]]))
+        array([3., 2.])
+    """
+    flat = values.reshape(len(values), -1)
+    found = np.full(flat.shape[1], math.nan)
+    for seeds, columns in _present(flat):
+        found[columns] = interquartile_mean(flat[np.ix_(seeds, columns)], axis=0)
+    return found.reshape(values.shape[1:])
+
+
+def band(values: Array) -> tuple[Array, Array]:
+    """Ends of 95% bootstrap intervals of the interquartile mean over seeds, point by point: ``[S, T] -> [T], [T]``.
+
+    NaN where fewer than two seeds have a number.
+    """
+    length = values.shape[1]
+    points = np.unique(np.linspace(0, length - 1, min(length, BAND_POINTS)).round().astype(int))
+    some = values[:, points]
+    low, high = (np.full(len(points), math.nan) for _ in range(2))
+    rng = np.random.default_rng(0)
+    for seeds, columns in _present(some):
+        if len(seeds) < 2:
+            continue
+        drawn = seeds[rng.integers(len(seeds), size=(BAND_RESAMPLES, len(seeds)))]
+        found = np.sort(interquartile_mean(some[:, columns][drawn], axis=1), axis=0)  # [R, columns]
+        tail = math.floor(0.025 * (BAND_RESAMPLES - 1))
+        low[columns], high[columns] = found[tail], found[-1 - tail]
+    if len(points) == length:
+        return low, high
+    lags = np.arange(length)
+    return _between(lags, points, low), _between(lags, points, high)
+
+
+def interval(values: Sequence[float | None], *, log: bool = False) -> Interval:
+    """The interquartile mean of one value per seed, with its interval; unknown values are left out."""
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return bootstrap([known], log=log) if known else Interval(math.nan, math.nan, math.nan)
+
+
+def spread(
+    values: Sequence[float | None],
+    digits: int = 3,
+    factor: float = 1.0,
+    *,
+    log: bool = False,
+    counts: bool = False,
+) -> Markup:
+    """The interquartile mean over seeds, and its 95% interval in brackets; `log` where values span decades.
+
+    Example:
+        >>> spread([1.0, 2.0, 3.0], counts=True)
+        Markup('2 <span class="span">(1 to 3)</span>')
+    """
+    known = [factor * value for value in values if value is not None and not math.isnan(value)]
+    return shown(interval(known, log=log), digits, counts=counts)
+
+
+def spread_of_decades(values: Sequence[float] | Array) -> Markup:
+    """The same of powers of ten, given by their exponents."""
+    found = interval(list(values))
+    middle, low, high = map(decades, found)
+    return middle if low == high or math.isnan(found.low) else between(middle, low, high)
+
+
+def shown(found: Interval, digits: int = 3, *, counts: bool = False) -> Markup:
+    """An estimate with its interval in brackets, where there is one; counts, such as lags, with one decimal."""
+    middle, low, high = (count(each) if counts else number(each, digits) for each in found)
+    return Markup(middle) if low == high or math.isnan(found.low) else between(middle, low, high)
+
+
+def count(value: float) -> str:
+    """A mean of counts, such as lags, with one decimal."""
+    return f"{value:.1f}".removesuffix(".0").replace("-", "−") if math.isfinite(value) else number(value)
+
+
+def _present(flat: Array) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """The seeds that have a number, and the columns where it is these."""
+    patterns, which = np.unique(~np.isnan(flat), axis=1, return_inverse=True)
+    which = which.reshape(-1)
+    for place, pattern in enumerate(patterns.T):
+        if pattern.any():
+            yield np.flatnonzero(pattern), np.flatnonzero(which == place)
+
+
+def _between(lags: Any, points: Any, values: Array) -> Array:
+    known = np.isfinite(values)
+    if not known.any():
+        return np.full(len(lags), math.nan)
+    filled = np.interp(lags, points[known], values[known])
+    nearest = np.clip(np.searchsorted(points, lags), 0, len(points) - 1)
+    return np.where(known[nearest], filled, math.nan)

@@ -1,0 +1,90 @@
+"""What every probe says of data that is not finite, of mixed dtypes, and of a loss with another signature."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import seqjax as sj
+from seqjax import probes
+
+T, B = 6, 3
+CELL = sj.elman(2)
+LAYER = sj.recurrent(CELL)
+XS = np.random.default_rng(0).normal(size=(T, B, 2))
+PARAMS = jax.tree.map(lambda p: p.astype(jnp.float64), LAYER.init(jax.random.key(0), jnp.asarray(XS[0])))
+STEP = probes.bind(LAYER, PARAMS)
+CARRY = LAYER.initial_carry(PARAMS, XS[0])
+
+
+def mean_square(ys, _):
+    return jnp.mean(jnp.square(ys), -1)
+
+
+WITH_LOSS = {
+    "gradient_profile": lambda xs, loss, **o: probes.gradient_profile(LAYER, loss, PARAMS, CARRY, xs, None, **o),
+    "adjoint_profile": lambda xs, loss, **o: probes.adjoint_profile(STEP, None, xs, loss, None, **o),
+    "input_saliency": lambda xs, loss, **o: probes.input_saliency(STEP, None, xs, loss, None, **o),
+    "lag_decomposition": lambda xs, loss, **o: probes.lag_decomposition(STEP, None, xs, loss, None, **o),
+    "truncation_bias": lambda xs, loss, **o: probes.truncation_bias(STEP, None, xs, loss, None, **o),
+    "adjoint_signal_to_noise": lambda xs, loss, **o: probes.adjoint_signal_to_noise(STEP, None, xs, loss, None, **o),
+    "per_example_gradients": lambda xs, loss, **o: probes.per_example_gradients(
+        LAYER, loss, PARAMS, CARRY, xs, None, **o
+    ),
+    "precision_error": lambda xs, loss, **o: probes.precision_error(LAYER, loss, PARAMS, CARRY, xs, None, **o),
+}  # fmt: skip
+WITHOUT = {
+    "singular_values": lambda xs, **o: probes.singular_values(STEP, None, xs, **o),
+    "lyapunov_spectrum": lambda xs, **o: probes.lyapunov_spectrum(STEP, None, xs, **o),
+    "terminal_influence": lambda xs, **o: probes.terminal_influence(STEP, None, xs, **o),
+    "gate_statistics": lambda xs, **o: probes.gate_statistics(CELL, PARAMS, None, xs, **o),
+    "parallelisability": lambda xs, **o: probes.parallelisability(CELL, PARAMS, CARRY, xs, **o),
+}
+ALL = WITHOUT | {name: lambda xs, p=probe, **o: p(xs, mean_square, **o) for name, probe in WITH_LOSS.items()}
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_data_that_is_not_finite_is_refused_with_its_place(name, value):
+    xs = XS.copy()
+    xs[4, 1, 0] = value
+    message = rf"{name}: expected finite xs, got {value} at xs\[4, 1, 0\] \(1 such entries\). Mask such steps"
+    with pytest.raises(ValueError, match=message):
+        ALL[name](xs)
+
+
+@pytest.mark.parametrize("name", WITH_LOSS)
+def test_a_loss_of_another_signature_is_refused_with_the_expected_one(name):
+    with pytest.raises(
+        TypeError, match=rf"{name}\(loss\): expected loss\(ys, targets\) -> losses, got <lambda>\(ys\)"
+    ):
+        WITH_LOSS[name](XS, lambda ys: ys)
+    with pytest.raises(TypeError, match=rf"{name}\(loss\): expected a function .* got 3"):
+        WITH_LOSS[name](XS, 3)
+
+
+def test_mixed_dtypes_are_refused_with_both():
+    carry = jax.tree.map(lambda a: a.astype(jnp.bfloat16), CARRY)
+    message = r"carry as it came, .*bfloat16\[3, 2\].*it returned the carry .*float64\[3, 2\].*to one dtype"
+    with pytest.raises(TypeError, match="gradient_profile.*" + message):
+        probes.gradient_profile(LAYER, mean_square, PARAMS, carry, XS, None)
+    for probe in (probes.lyapunov_spectrum, probes.singular_values):
+        with pytest.raises(TypeError, match=message):
+            probe(STEP, carry, XS)
+
+
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_inside_of_jit_constants_are_checked_and_masked_steps_are_not(array):
+    """Data that jit closes over is known when the probe is traced, whatever holds it."""
+    mask = np.ones((T, B), bool)
+    mask[4, 1] = False
+    xs = XS.copy()
+    xs[4, 1, 0] = np.nan
+    xs, mask = array(xs), array(mask)
+    run = jax.jit(lambda step, **o: probes.lyapunov_spectrum(step, None, xs, **o).exponents)
+    with pytest.raises(ValueError, match=r"lyapunov_spectrum: expected finite xs, got nan at xs\[4, 1, 0\]"):
+        run(STEP)
+    masked = jax.jit(lambda step: probes.lyapunov_spectrum(step, None, xs, mask=mask).exponents)
+    outside = probes.lyapunov_spectrum(STEP, None, xs, mask=mask).exponents
+    assert jnp.isfinite(outside).all()
+    np.testing.assert_allclose(masked(STEP), outside, atol=1e-12)

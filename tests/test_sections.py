@@ -1,0 +1,305 @@
+"""Every section of the report on a measured study: rows, captions, one page, and the numbers of the probes."""
+
+import json
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+import pytest
+from markupsafe import Markup
+from test_report import Parsed, page_script
+
+import seqjax as sj
+from seqjax import probes
+from seqjax.gradients import last_step
+from seqjax.probes import calibration
+from seqjax.report import page, study
+from seqjax.report.blocks import Figure, Fold, Table
+from seqjax.report.frames import Data
+from seqjax.report.lab import MOMENTS, Lab
+from seqjax.report.sections import NAMES, chosen, decay
+from seqjax.report.settings import PROFILES, Settings, load_data
+from seqjax.report.statistics import interquartile_mean
+from seqjax.report.store import Store
+
+QUICK = Settings(
+    profile="smoke",
+    cells=("elman",),
+    lengths=(8,),
+    hidden_size=2,
+    batch=3,
+    seeds=2,
+    training_steps=1,
+    sections=("calibration", "training", "decay", "singular", "lyapunov", "truncation", "losses", "summary"),
+)
+STUDIES = {"quick": QUICK, "whole": PROFILES["smoke"]}
+_WHOLE = pytest.param("whole", marks=pytest.mark.slow)
+EITHER = pytest.mark.parametrize("measured", ["quick", _WHOLE], indirect=True)
+WHOLE = pytest.mark.parametrize("measured", [_WHOLE], indirect=True)
+
+
+class Measured:
+    """A study in a folder: its rows, its page, and the bench that measured it."""
+
+    def __init__(self, settings, folder):
+        self.settings, self.folder = settings, folder
+        text, store = load_data(settings), Store(folder)
+        store.open(settings.to_json(), resume=False, overwrite=False)
+        advanced = []
+        assert study.run(settings, text, store, advance=advanced.append, describe=lambda what: None)
+        # The progress bar ends where it should, whatever the parts report on their way.
+        assert math.isclose(sum(advanced), study.total_work(settings), rel_tol=1e-9)
+        self.page = page.render(folder).read_text(encoding="utf-8")
+        self.rows = pl.read_parquet(folder / "results.parquet")
+        self.data = Data(self.rows, json.loads((folder / "summary.json").read_text()))
+        self.lab = Lab(settings, text, store, lambda work: None)
+
+    def values(self, section, **columns):
+        rows = self.rows.filter(pl.col("section") == section, *(pl.col(n) == v for n, v in columns.items()))
+        return rows["value"].to_numpy()
+
+    def inner(self, seed=0, moment=MOMENTS[0], batch=1):
+        return self.lab.inner(self.settings.cells[0], max(self.settings.lengths), seed, moment, batch=batch)
+
+
+@pytest.fixture(scope="module")
+def measured(request, tmp_path_factory):
+    return Measured(STUDIES[request.param], tmp_path_factory.mktemp("study") / "out")
+
+
+def blocks_of(blocks):
+    for block in blocks:
+        yield block
+        yield from blocks_of(block.blocks if isinstance(block, Fold) else ())
+
+
+def words(text):
+    return Markup(text).striptags()
+
+
+@EITHER
+def test_every_section_has_rows_and_something_to_show(measured):
+    for section in chosen(measured.settings.sections):
+        parts = {part.name for part in section.parts(measured.settings)}
+        found = measured.rows.filter(pl.col("section") == section.NAME)
+        assert set(found["part"]) == parts
+        for part in parts:
+            known = found.filter(pl.col("part") == part)["value"].is_finite()
+            assert known.any(), part
+        view = section.view(measured.data)
+        shown = list(blocks_of(view.blocks))
+        assert words(view.intro) and any(isinstance(block, Figure | Table) for block in shown), section.NAME
+    assert measured.settings.sections or {
+        name for name in NAMES if f'<section id="{name}">' in measured.page
+    } == set(NAMES)
+
+
+@EITHER
+def test_every_caption_says_what_is_shown_how_it_was_measured_and_what_to_conclude(measured):
+    count = 0
+    for section in chosen(measured.settings.sections):
+        for figure in blocks_of(section.view(measured.data).blocks):
+            if isinstance(figure, Figure):
+                count += 1
+                parts = [words(part) for part in figure.caption]
+                assert figure.panels and len(set(parts)) == 3, section.NAME
+                for part in parts:
+                    assert len(part) > 20 and part.rstrip().endswith("."), (section.NAME, part)
+                    assert not re.search(r"nan|None|\{|<", part), (section.NAME, part)
+    assert count == measured.page.count("<figure") > 5
+    for label in ("Shows", "Measured", "Conclusion"):
+        assert measured.page.count(f'<b class="what">{label}</b>') == count
+
+
+@EITHER
+def test_the_page_is_one_small_file_that_loads_nothing_and_calibration_heads_it(measured):
+    parsed = Parsed(measured.page)
+    addresses = parsed.addresses + re.findall(r"url\(\s*['\"]?([^)'\"]+)", measured.page)
+    assert [address for address in addresses if not address.startswith(("data:", "#"))] == []
+    assert not re.search(
+        r"\b(fetch|XMLHttpRequest|import|eval|Function|WebSocket)\b", page_script(measured.page)
+    )
+    assert "@import" not in measured.page and len(measured.page.encode()) < 5_000_000
+    assert len(parsed.ids) == len(set(parsed.ids))
+    named = [name for name in parsed.ids if name in NAMES]
+    assert (
+        named == [section.NAME for section in chosen(measured.settings.sections)]
+        and named[0] == "calibration"
+    )
+    assert measured.page.index('<section id="calibration">') == measured.page.index("<section")
+    assert "All pass." in parsed.text and "NaN" not in parsed.text
+
+
+@EITHER
+def test_a_closed_form_that_fails_is_told_at_the_head_of_the_page(measured, tmp_path):
+    broken = measured.rows.with_columns(
+        value=pl.when(pl.col("quantity") == "passed", pl.col("group") == "C26")
+        .then(0.0)
+        .otherwise(pl.col("value"))
+    )
+    broken.write_parquet(tmp_path / "results.parquet")
+    (tmp_path / "summary.json").write_bytes((measured.folder / "summary.json").read_bytes())
+    text = Parsed(page.render(tmp_path).read_text(encoding="utf-8")).text
+    assert "What depends on these is not to be believed." in text and "All pass." not in text
+
+
+@EITHER
+def test_calibration_singular_values_and_exponents_are_those_of_the_probes(measured):
+    checks = calibration.run("float64", only=("C1", "C8", "C25", "C26"))
+    np.testing.assert_array_equal(
+        measured.values("calibration", quantity="measured"), [c.measured for c in checks]
+    )
+    cell, length = measured.settings.cells[0], max(measured.settings.lengths)
+
+    @jax.jit
+    def measure(step, xs):
+        spectrum = probes.lyapunov_spectrum(step, None, xs, warm_up=length // 8, log_determinant=True)
+        return probes.singular_values(step, None, xs[:16]), spectrum
+
+    for seed in range(measured.settings.seeds):
+        for moment in MOMENTS:
+            at = {"cell": cell, "seed": seed, "group": moment}
+            inner = measured.inner(seed, moment)
+            fan, spectrum = measure(probes.bind(inner.layer, inner.params), inner.xs)
+            found = measured.values("singular", quantity="log_singular_value", **at)
+            np.testing.assert_allclose(found, np.ravel(fan.log_values[:, 0]), rtol=1e-3, atol=1e-3)
+            for name in ("exponents", "low", "high"):
+                quantity = "exponent" if name == "exponents" else f"exponent_{name}"
+                found = measured.values("lyapunov", quantity=quantity, **at)
+                np.testing.assert_allclose(found, getattr(spectrum, name)[0], rtol=1e-3, atol=1e-3)
+            for quantity in ("sum", "log_determinant", "kaplan_yorke"):
+                found = measured.values("lyapunov", quantity=quantity, **at)
+                np.testing.assert_allclose(found, getattr(spectrum, quantity), rtol=1e-3, atol=1e-3)
+
+
+@EITHER
+def test_profiles_fits_and_horizons_are_those_of_the_probes(measured):
+    cell, length = measured.settings.cells[0], max(measured.settings.lengths)
+    model, source = measured.lab.model(cell, length), measured.lab.source(length)
+    (xs, targets), at = source.probe[:2], {"cell": cell, "length": length, "training_step": 0}
+    by_seed = []
+    for seed in range(measured.settings.seeds):
+        params = measured.lab.params(cell, length, seed)
+        carry = model.initial_carry(params, xs[0])
+        profile = probes.gradient_profile(model, last_step(source.task.loss), params, carry, xs, targets)
+        norms = np.asarray(probes.total_log_norm(profile.log_norm), float)  # [T, B]
+        by_seed.append(norms.T[:, ::-1])
+        here = at | {"seed": seed, "loss": "last", "leaf": "carry"}
+        found = measured.values("training", quantity="log_norm", **here)
+        np.testing.assert_allclose(found, norms.mean(1), atol=1e-3)
+        fit = probes.fit_decay(norms.mean(1)[::-1])
+        for name in ("exponential_rate", "power_exponent", "lag_50", "lag_90"):
+            np.testing.assert_allclose(
+                measured.values("training", quantity=name, **here), getattr(fit, name), rtol=1e-2
+            )
+    sequences = measured.data.sequences(cell, length, False)
+    np.testing.assert_allclose(sequences, by_seed, atol=1e-3)
+    # The horizon in the table is that of the mean of all sequences of all seeds, in logarithms.
+    mass = np.cumsum(np.exp(sequences.mean((0, 1))))
+    expected = int(np.argmax(mass >= 0.9 * mass[-1]))
+    shown = words(decay._horizon(sequences, 90, []))
+    assert shown.split()[0] == str(expected) and shown in Parsed(measured.page).text
+
+
+@EITHER
+def test_truncation_biases_are_those_of_the_probe(measured):
+    inner = measured.inner(0, MOMENTS[-1], batch=min(4, measured.settings.batch))
+    found = probes.truncation_bias(
+        probes.bind(inner.layer, inner.params),
+        None,
+        inner.xs[:12],
+        lambda ys, _: jnp.mean(jnp.square(ys), -1),
+        None,
+    )
+    at = {"cell": measured.settings.cells[0], "seed": 0}
+    np.testing.assert_allclose(measured.values("truncation", quantity="bias", **at), found.bias, atol=1e-4)
+    np.testing.assert_allclose(
+        measured.values("truncation", quantity="cosine", **at), found.cosine, atol=1e-4
+    )
+
+
+@EITHER
+def test_lines_on_the_page_are_the_middle_of_the_rows(measured):
+    """What hovering shows, and what the choice of a seed draws."""
+    drawn = [
+        json.loads(text)
+        for text in re.findall(r'<script type="application/json">(.*?)</script>', measured.page)
+    ]
+    series = {each["id"]: each for data in drawn for each in data.get("s", ())}
+    cell, length = measured.settings.cells[0], max(measured.settings.lengths)
+    at = {"cell": cell, "length": length}
+    norms = measured.values("training", quantity="log_norm", loss="last", leaf="carry", training_step=0, **at)
+    norms = norms.reshape(measured.settings.seeds, length)[:, ::-1] / math.log(10)
+    line = series[f"curves-last-T{length}-init-s0"]
+    assert line["n"] == cell and line["x"] == list(range(length))
+    np.testing.assert_allclose(line["y"], interquartile_mean(norms, 0), rtol=1e-4)
+    for seed, values in enumerate(norms):
+        np.testing.assert_allclose(line["e"][str(seed)], values, rtol=1e-4)
+    exponents = measured.values("lyapunov", quantity="exponent", group=MOMENTS[-1], **at)
+    points = series[f"lyapunov-{cell}-s1"]
+    np.testing.assert_allclose(
+        points["y"], interquartile_mean(exponents.reshape(measured.settings.seeds, -1), 0), rtol=1e-4
+    )
+    chooser = measured.page.split('id="seed"')[1].split("</select>")[0]
+    assert re.findall(r"<option>(\d+)<", chooser) == [str(seed) for seed in range(measured.settings.seeds)]
+
+
+@WHOLE
+def test_precision_and_algorithms_are_those_of_the_probes(measured):
+    cell = measured.settings.cells[0]
+    inner = measured.inner(0, MOMENTS[-1], batch=min(4, measured.settings.batch))
+    with jax.enable_x64(True):
+        params, xs = jax.tree.map(lambda a: a.astype(jnp.float64), (inner.params, inner.xs))
+        (found,) = probes.precision_error(
+            inner.layer, lambda ys, _: jnp.mean(jnp.square(ys[-1]), -1), params,
+            inner.layer.initial_carry(params, xs[0]), xs, None, dtypes=["bfloat16"], lengths=[8],
+        )  # fmt: skip
+    for name in ("error", "cosine", "parameters", "state"):
+        value = measured.values("precision", quantity=name, cell=cell, group="bfloat16")
+        np.testing.assert_allclose(value, getattr(found, name), rtol=1e-3)
+
+    # The gradient truncated after four steps, by autodiff of the loop cut in two.
+    layer = sj.recurrent(sj.lstm(3))
+    small = measured.lab.like(Settings(profile="smoke", hidden_size=3, batch=2, cells=(cell,)))
+    inner = small.inner(cell, 8, 0, batch=2)
+    xs, carry = inner.xs, layer.initial_carry(inner.params, inner.xs[0])
+
+    def loss(params, cut):
+        half, first = layer.unroll(params, carry, xs[:4])
+        _, second = layer.unroll(params, jax.lax.stop_gradient(half) if cut else half, xs[4:])
+        return jnp.mean(jnp.square(jnp.concatenate([first, second]) - jnp.roll(xs, -1, 0)))
+
+    full, cut = (
+        np.concatenate([np.ravel(g) for g in jax.tree.leaves(jax.grad(loss)(inner.params, each))])
+        for each in (False, True)
+    )
+    rows = measured.rows.filter(pl.col("section") == "algorithms", pl.col("cell") == cell)
+    (error,) = rows.filter(pl.col("group") == "truncated BPTT(4)", pl.col("quantity") == "error")["value"]
+    np.testing.assert_allclose(error, np.linalg.norm(cut - full) / np.linalg.norm(full), rtol=1e-3)
+    assert rows.filter(pl.col("group") == "RTRL", pl.col("quantity") == "error")["value"].item() < 1e-5
+    assert rows.filter(pl.col("group") == "UORO", pl.col("quantity") == "error").height == 8
+
+
+@WHOLE
+def test_a_model_of_ones_own_gets_the_same_pages_with_the_same_numbers(measured, tmp_path):
+    """The first cell of the study again, as somebody's own file: all of its rows, but for seconds."""
+    (tmp_path / "mine.py").write_text("import seqjax as sj\nbuild = lambda: sj.lstm(6)\n")
+    name, cell = f"{tmp_path / 'mine.py'}:build", measured.settings.cells[0]
+    settings = Settings(
+        **{**measured.settings.to_json(), "cells": (name,), "lengths": measured.settings.lengths}
+    )
+    own = Measured(settings, tmp_path / "out")
+    headings = [re.findall(r"<h2>(.*?)</h2>", each.page) for each in (measured, own)]
+    assert headings[0] == headings[1]
+    columns = [name for name in own.rows.columns if name not in ("part", "cell", "value")]
+    sections = ["training", "singular", "lyapunov", "truncation", "precision"]
+    left, right = (
+        each.rows.filter(pl.col("cell") == who, pl.col("section").is_in(sections))
+        for each, who in ((measured, cell), (own, name))
+    )
+    assert left.select(columns).equals(right.select(columns)) and left.height > 100
+    np.testing.assert_allclose(right["value"], left["value"], rtol=1e-4, atol=1e-4)
+    assert "mine.py:build" in Parsed(own.page).text
