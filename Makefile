@@ -58,9 +58,8 @@ notebook: $(VENV)/notebook.stamp ## run the notebooks at toy size (they read SEQ
 	@echo "jupyter execute: $(NOTEBOOKS)"
 	@SEQJAX_TOY=1 $(BIN)/jupyter-execute --timeout=900 $(NOTEBOOKS)
 
-benchmarks: $(VENV)/peers.stamp ## layers against Flax, PyTorch, Haiku and Equinox; methods against each other
-	@$(BIN)/python -m benchmarks peers
-	@$(BIN)/python -m benchmarks methods
+benchmarks: $(VENV)/peers.stamp ## all that benchmarks/results/ has, on an idle machine; but for learning, which takes a GPU
+	@for name in peers methods profiles lyapunov algorithms scaling fit; do $(BIN)/python -m benchmarks $$name || exit 1; done
 
 clean: ## remove the environment, caches and the report
 	@rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist report

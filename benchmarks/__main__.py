@@ -76,7 +76,9 @@ def methods(
     ctx: typer.Context,
     shape: ShapeOption = SHAPES,
     length: Annotated[list[int], typer.Option(min=1, help="T of the scans.")] = LENGTHS,
-    group: Annotated[list[GroupName], typer.Option(help="What to measure.")] = GROUPS,
+    group: Annotated[
+        list[GroupName], typer.Option(help="What; a part goes into a file of its own.")
+    ] = GROUPS,
     rounds: Rounds = 15,
     out: Out = Path("benchmarks/results"),
 ) -> None:
@@ -84,7 +86,7 @@ def methods(
     shapes = [_shape(text) for text in shape]
     _finish(
         ctx,
-        "methods",
+        "methods" if group == GROUPS else "_".join(["methods", *(g.value for g in group)]),
         methods_.TITLE,
         methods_.ABOUT,
         lambda: methods_.run([g.value for g in group], shapes, length, rounds, _say),

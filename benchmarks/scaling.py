@@ -20,7 +20,8 @@ after values and gradients equalled those of `Sequential(gradient="autodiff")`. 
 program, without inputs and outputs; operations: counted from the equations, one iteration where a method iterates until
 it converges. Slopes: exponents p of c T^p by least squares, with standard error. Crossovers: T at which two lines
 cross, with a 95% interval (Fieller's; of seconds from the ratios within rounds); in brackets where it lies outside the
-measured lengths."""
+measured lengths, and left out where it lies beyond them by a factor of 16."""
+NEAR = 16
 LENGTHS = (256, 1024, 4096, 16384)
 LONGEST_AUTODIFF = {"gated_delta_net": 4096, "attention": 4096}  # it keeps a matrix, or all keys, per step
 
@@ -127,7 +128,7 @@ def tables(scalings: Sequence[Scaling]) -> list[Table]:
     crossing = [
         [f"{first}, {second}", _crossing(pair), pair.cheaper_before, pair.cheaper_after]
         for (first, second), pair in pairs.items()
-        if pair.cheaper_before
+        if pair.cheaper_before and _near(pair, scalings[0].lengths)
     ]
     if crossing:
         columns = ["methods", "T", "cheaper below", "cheaper above"]
@@ -164,6 +165,10 @@ def run(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Callabl
 
 def _slope(scaling: Scaling) -> str:
     return f"{scaling.law.exponent:.2f} ± {scaling.law.standard_error:.2f}"
+
+
+def _near(found: Crossover, lengths: Any) -> bool:
+    return min(lengths) / NEAR <= found.length <= max(lengths) * NEAR
 
 
 def _crossing(found: Crossover) -> str:

@@ -5,13 +5,27 @@ import json
 import os
 from importlib.util import find_spec
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import seqjax as sj
 from benchmarks import __main__ as command_line
-from benchmarks import algorithms, fit, layers, lyapunov, methods, peers, profiles, results, scaling, timing
+from benchmarks import (
+    algorithms,
+    fit,
+    layers,
+    learning,
+    lyapunov,
+    methods,
+    peers,
+    profiles,
+    results,
+    scaling,
+    timing,
+)
+from seqjax.tasks import parity
 
 typer_testing = pytest.importorskip("typer.testing", reason="the command line needs typer")
 SHAPE = (2, 5, 3, 4)
@@ -180,7 +194,8 @@ def test_the_command_line_writes_both_files_and_the_command_that_made_them(tmp_p
     options = ("--shape", "2,5,3,4", "--shape", "1,2,3,4", "--rounds", 3)
     result = invoke("methods", *options, "--out", tmp_path)
     assert result.exit_code == 0, result.output
-    assert shapes[0][:3] == ([(2, 5, 3, 4), (1, 2, 3, 4)], [256, 1024, 4096, 16384], 3)
+    everything = ["chunks", "scans", "memories"]
+    assert shapes[0][:4] == (everything, [(2, 5, 3, 4), (1, 2, 3, 4)], [256, 1024, 4096, 16384], 3)
     text = (tmp_path / "methods.md").read_text()
     assert "    python -m benchmarks methods --shape 2,5,3,4 --shape 1,2,3,4 --rounds 3\n" in text
     assert str(tmp_path) not in text
@@ -372,3 +387,41 @@ def test_a_torch_arm_with_other_weights_is_refused(monkeypatch):
     monkeypatch.setattr(torch_layer, "to_native", lambda p: right(p._replace(b=p.b + 0.1)))
     with pytest.raises(timing.Mismatch, match="torch: result"):
         peers.measure("lstm", SHAPE, "gradient", 2)
+
+
+def test_learning_counts_the_seeds_that_solve_a_task(monkeypatch):
+    task = parity(2)  # an Elman cell solves it in no time, a map without memory cannot
+    mapped = {"memory": (learning.cell(sj.lstm), True)}
+    blind = {"none": (lambda width: sj.pointwise(nn.Dense(width)), False)}
+    monkeypatch.setattr(learning, "HELD_OUT", 64)
+    monkeypatch.setattr(
+        learning,
+        "trials",
+        lambda *_: [
+            learning.Trial("parity", task, task, models, 60, 8, 16, 3e-2, evaluations=2)
+            for models in (mapped, blind)
+        ],
+    )
+    (group,) = learning.run(2, 0, 200, 1.0, "", SILENT)
+    (table,) = group.tables
+    (first, second) = table.rows
+    assert first[:4] == ["memory", "2/2 [0.34, 1.00]", "solved", "yes"]
+    assert second[:4] == ["none", "0/2 [0.00, 0.66]", "not solved", "yes"]
+    assert [len(item["curves"]["loss"][0]) for item in group.data] == [2, 2]
+    with pytest.raises(ValueError, match="expected a part of the name of a run, got 'x'"):
+        learning.run(1, 0, 200, 1.0, "x", SILENT)
+
+
+def test_models_that_differ_in_their_start_are_one_program():
+    length = 24
+    (trial,) = (item for item in learning.trials(4, 1e-4) if len(item.models) > 1)
+    task = trial.train
+    assert task.length == length and list(trial.models) == ["LSTM, chrono", "LSTM"]
+    curves = learning.learn(dataclasses.replace(trial, width=4, batch=2, steps=1, evaluations=1), 2, 0)
+    alone = dataclasses.replace(
+        trial, models={"LSTM": trial.models["LSTM"]}, width=4, batch=2, steps=1, evaluations=1
+    )
+    np.testing.assert_allclose(
+        curves["LSTM"]["loss"], learning.learn(alone, 2, 0)["LSTM"]["loss"], rtol=1e-12
+    )
+    assert curves["LSTM, chrono"]["loss"] != curves["LSTM"]["loss"]

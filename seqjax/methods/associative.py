@@ -13,8 +13,8 @@ from seqjax.ops import diagonal as scans
 class Associative(Value):
     """A parallel prefix over time: depth 2 log2 T. For linear recurrences.
 
-    On a CPU a sequential scan is faster (``benchmarks/results/methods.md``); on parallel hardware the logarithmic depth
-    wins for long sequences.
+    On a CPU a sequential scan is faster (``benchmarks/results/methods_chunks_scans.md``); on parallel hardware the
+    logarithmic depth wins for long sequences.
     """
 
     kinds: ClassVar[tuple[type, ...]] = (Diagonal,)
