@@ -43,7 +43,7 @@ class Size(NamedTuple):
 SIZES = {
     "smoke": Size(1, (24,), 2, 3, 2),
     "cpu": Size(2, (24, 48), 4, 200, 16),
-    "gpu": Size(len(TASKS), (32, 128, 512), 20, 2000, 32),
+    "gpu": Size(3, (32, 128), 8, 500, 32),
 }
 _LAST = 20
 
