@@ -43,9 +43,9 @@ class Size(NamedTuple):
 SIZES = {
     "smoke": Size(1, (24,), 2, 3, 2),
     "cpu": Size(2, (24, 48), 4, 200, 16),
-    "gpu": Size(len(TASKS), (32, 128, 512), 20, 2000, 32),
+    "gpu": Size(3, (32, 128), 8, 500, 32),
 }
-CELLS = {"smoke": 1, "cpu": 4, "gpu": 12}
+CELLS = {"smoke": 1, "cpu": 4, "gpu": 4}
 """So many cells, of different kinds of recurrence where there are; the page names the others."""
 _LAST = 20
 
