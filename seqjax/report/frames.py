@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from markupsafe import Markup
 
+from seqjax.report.blocks import listed, say
 from seqjax.report.seeds import Array, middle
 from seqjax.report.text import file_name
 
@@ -67,6 +69,11 @@ class Data:
             some = rows.filter(pl.col("cell") == cell)
             if some.height:
                 yield cell, some
+
+    def left_out(self, rows: pl.DataFrame) -> Markup:
+        """A sentence about the cells of the study that have none of these rows; empty where all have."""
+        absent = [cell for cell in self.cells if cell not in rows["cell"].unique()]
+        return say(" Not measured under this profile: {}.", listed(absent)) if absent else Markup("")
 
     @cached_property
     def measured(self) -> list[tuple[int, str]]:

@@ -45,7 +45,7 @@ NAME = "algorithms"
 TITLE = "Gradient algorithms"
 LENGTHS = {"smoke": (8,), "cpu": (16, 64), "gpu": (64, 256)}
 WIDTH = {"smoke": 3, "cpu": 8, "gpu": 32}
-CELLS = {"smoke": 1, "cpu": 3, "gpu": 12}
+CELLS = {"smoke": 1, "cpu": 2, "gpu": 4}
 """So many cells, of different kinds of recurrence where there are; the page names the others."""
 DRAWS = 8
 BATCH = 2
@@ -177,7 +177,6 @@ def view(data: Data) -> View:
         for cell, some in data.by_cell(rows)
         for cost in ("bytes", "seconds")
     ]
-    left_out = [cell for cell in data.cells if cell not in rows["cell"].unique()]
     measured = say(
         "The recurrent layer alone at initialisation, width {}, {} sequences of the data, squared error of "
         "the next input; "
@@ -188,8 +187,7 @@ def view(data: Data) -> View:
         DRAWS - 1,
         DRAWS,
     )
-    if left_out:
-        measured += say(" Not measured under this profile: {}.", listed(left_out))
+    measured += data.left_out(rows)
     shows = say(
         "Relative error of the gradient against memory and against time at T = {}; errors below "
         "10<sup>−8</sup> are drawn there.",

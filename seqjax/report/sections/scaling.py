@@ -35,7 +35,7 @@ from seqjax.report.text import number
 NAME = "scaling"
 TITLE = "Memory and time against the length"
 LENGTHS = {"smoke": (8, 32), "cpu": (64, 256, 1024), "gpu": (256, 1024, 4096, 16384)}
-CELLS = {"smoke": 1, "cpu": 4, "gpu": 12}
+CELLS = {"smoke": 1, "cpu": 2, "gpu": 4}
 """So many cells, of different kinds of recurrence where there are; the page names the others."""
 ROUNDS = {"smoke": 2, "cpu": 7, "gpu": 15}
 QUANTITIES = {"bytes": "temporary memory, bytes", "flops": "operations", "seconds": "seconds"}
@@ -95,14 +95,12 @@ def view(data: Data) -> View:
         for method in rows["group"].drop_nulls().unique(maintain_order=True)
         if (panel := _panel(data, rows, quantity, method))
     ]
-    left_out = [cell for cell in data.cells if cell not in rows["cell"].unique()]
     measured = say(
         "Bytes: the compiler's own account, free of noise. Seconds: medians over rounds in which the methods "
         "take turns. "
         "Operations in the table: the program's equations, with loops multiplied out."
     )
-    if left_out:
-        measured += say(" Not measured under this profile: {}.", listed(left_out))
+    measured += data.left_out(rows)
     caption = Caption(
         "Temporary memory and time of one gradient against the length T, a panel per method, both axes logarithmic.",
         measured,

@@ -26,6 +26,7 @@ from seqjax.report.charts import Axis, Series, chart
 from seqjax.report.drawing import quarters
 from seqjax.report.frames import Data
 from seqjax.report.lab import MOMENTS, Lab
+from seqjax.report.models import representatives
 from seqjax.report.own import is_own
 from seqjax.report.seeds import shown
 from seqjax.report.settings import Settings
@@ -37,6 +38,8 @@ from seqjax.report.training import CLIP
 NAME = "signal"
 TITLE = "Gates, signal and noise, clipping"
 EXAMPLES = {"smoke": 4, "cpu": 16, "gpu": 64}
+CELLS = {"smoke": 1, "cpu": 12, "gpu": 12}
+"""So many cells, of different kinds of recurrence where there are; the page names the others."""
 LEVELS = (0.05, 0.5, 0.95)
 TELLS = 0.1
 """Above this ratio a batch of some ten examples tells a direction."""
@@ -44,7 +47,8 @@ TELLS = 0.1
 
 def parts(settings: Settings) -> Iterable[Part]:
     """One per cell, at the smallest length and seed 0."""
-    return [Part(NAME, cell, min(settings.lengths), 0) for cell in settings.cells]
+    cells = representatives(settings.cells, CELLS[settings.profile])
+    return [Part(NAME, cell, min(settings.lengths), 0) for cell in cells]
 
 
 def work(settings: Settings, part: Part) -> float:
@@ -124,7 +128,9 @@ def view(data: Data) -> View:
         "can tell a direction."
     )
     figure = _noise(data, rows)
-    nothing = Note("Signal to noise: so few examples tell no direction at any lag, for no cell.")
+    nothing = Note(
+        say("Signal to noise: so few examples tell no direction at any lag.") + data.left_out(rows)
+    )
     blocks: list[Block] = [figure or nothing]
     return View(
         intro,
@@ -186,7 +192,8 @@ def _noise(data: Data, rows: pl.DataFrame) -> Figure | None:
             "{} sequences of the data, loss at the last step, seed 0; unbiased estimates, which break off "
             "where they are not above zero.",
             examples,
-        ),
+        )
+        + data.left_out(rows),
         conclusion,
     )
     return Figure("Signal to noise", [panel], caption)

@@ -17,7 +17,7 @@ from seqjax.report.blocks import Caption, Figure, Note, Panel, Row, Table, Text,
 from seqjax.report.frames import Data
 from seqjax.report.grid import grid
 from seqjax.report.lab import Lab
-from seqjax.report.models import make_model
+from seqjax.report.models import make_model, representatives
 from seqjax.report.settings import METHODS, Settings
 from seqjax.report.statistics import wilson
 from seqjax.report.store import Part
@@ -43,8 +43,10 @@ class Size(NamedTuple):
 SIZES = {
     "smoke": Size(1, (24,), 2, 3, 2),
     "cpu": Size(2, (24, 48), 4, 200, 16),
-    "gpu": Size(len(TASKS), (32, 128, 512), 20, 2000, 32),
+    "gpu": Size(3, (32, 128), 8, 500, 32),
 }
+CELLS = {"smoke": 1, "cpu": 4, "gpu": 4}
+"""So many cells, of different kinds of recurrence where there are; the page names the others."""
 _LAST = 20
 
 
@@ -54,8 +56,8 @@ def tasks(settings: Settings) -> tuple[str, ...]:
 
 
 def parts(settings: Settings) -> Iterable[Part]:
-    """One per cell and length, with all tasks and seeds in it; of the smoke profile the first cell alone."""
-    cells = settings.cells[:1] if settings.profile == "smoke" else settings.cells
+    """One per cell and length, with all tasks and seeds in it."""
+    cells = representatives(settings.cells, CELLS[settings.profile])
     return [Part(NAME, cell, length) for cell in cells for length in SIZES[settings.profile].lengths]
 
 
@@ -75,7 +77,7 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
         except ValueError as error:  # too short for this task
             yield row("not_measured", 0, group=name, leaf=str(error))
             continue
-        step = lab.keep(("learn", part.cell, name), lambda: _step(lab.settings, part.cell or "", task, size))  # noqa: B023
+        step = lab.keep(("learn", part.cell, name), lambda: _step(lab, part.cell or "", task, size))  # noqa: B023
         losses = _learn(step, lab.settings, part.cell or "", task, size)
         for seed, loss in enumerate(losses):
             yield row("final_loss", loss, group=name, seed=seed, training_step=size.steps)
@@ -132,12 +134,12 @@ def view(data: Data) -> View:
 # ---------------------------------------------------------------- measured
 
 
-def _step(settings: Settings, cell: str, task: Task, size: Size) -> Callable:
+def _step(lab: Lab, cell: str, task: Task, size: Size) -> Callable:
     """One step of every seed: ``(params, optimizer state, batch) -> (params, optimizer state, loss)``, leaves [S, ...].
 
     All lengths share it: shorter sequences are padded in front, where nothing has happened yet.
     """
-    model, optimizer = _model(settings, cell, task), _optimizer(settings)
+    model, optimizer = _model(lab.settings, cell, task), _optimizer(lab.settings)
     evaluate = objective(model, task.objective)
 
     def one(params: Any, state: Any, batch: Batch) -> Any:
@@ -149,7 +151,8 @@ def _step(settings: Settings, cell: str, task: Task, size: Size) -> Callable:
         updates, state = optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, value
 
-    return jax.jit(jax.vmap(one))
+    # So few steps do not pay for optimisation.
+    return lab.jit(jax.vmap(one)) if lab.settings.profile == "smoke" else jax.jit(jax.vmap(one))
 
 
 def _learn(step: Callable, settings: Settings, cell: str, task: Task, size: Size) -> np.ndarray:
