@@ -334,3 +334,11 @@ def test_bad_input_is_refused():
     with jax.enable_x64(False):
         with pytest.raises(ValueError, match="precision_error: expected float64; call jax.config.update"):
             precision_error(layer, last, params, jnp.ones((1, 1)), jnp.ones((3, 1, 1)), None)
+
+
+def test_products_inside_a_linear_solve_serve_its_derivatives_and_are_left_alone():
+    a, b = jax.random.normal(KEY, (4, 4)) + 4 * jnp.eye(4), jax.random.normal(jax.random.key(1), (4, 4))
+    rounded = with_rounded_products(lambda a, b: jnp.linalg.solve(a, b @ b), lambda kind: TF32)
+    low = round_to(b, TF32)
+    np.testing.assert_allclose(rounded(a, b), jnp.linalg.solve(a, low @ low), rtol=1e-12)
+    assert jnp.abs(rounded(a, b) - jnp.linalg.solve(a, b @ b)).max() > 1e-6

@@ -95,7 +95,7 @@ PROFILES = {
         training_steps=256,
     ),
 }
-"""Named settings: under 1 and 10 minutes on two cores, compilation included; and for a GPU, where nobody has timed it.
+"""Named settings: meant for 1 and 10 minutes on two cores, compilation included; and for a GPU. Only "smoke" was timed.
 
 Without a name they are those of "cpu" with four cells, two lengths and four seeds.
 """
