@@ -24,7 +24,8 @@ from seqjax.gradients import full_bptt, truncated_bptt
 from seqjax.layers import pointwise, recurrent
 from seqjax.report.own import is_own, own_layer
 from seqjax.report.settings import METHODS
-from seqjax.tasks import TASKS, Success, Task, cross_entropy
+from seqjax.report.sources import text_task
+from seqjax.tasks import TASKS, Task
 from seqjax.training import (
     BFLOAT16,
     FLOAT16,
@@ -204,20 +205,7 @@ def _data(recipe: Recipe) -> tuple[Task, Callable[[int], Batch], Callable[[int],
         part = slice(number * size, (number + 1) * size)
         return Batch(xs[:, part], targets[:, part])
 
-    entropy = datasets.unigram_entropy(rest)
-    task = Task(
-        name="text",
-        length=length,
-        sample=lambda key, batch: datasets.sample_windows(train, key, 0, batch, length),
-        num_inputs=256,
-        num_outputs=256,
-        loss=cross_entropy,
-        baseline=entropy,
-        baseline_at="mean",
-        success=Success("loss", entropy),
-        reference="next-byte prediction",
-    )
-    return task, batches, held_out
+    return text_task(train, rest, length), batches, held_out
 
 
 def _model(recipe: Recipe, task: Task) -> Layer:

@@ -44,11 +44,23 @@ def make_source(settings: Settings, length: int, data: np.ndarray | None) -> Sou
     assert data is not None
     train, held_out = datasets.split(data)
     on_device = jnp.asarray(train)
+    task = text_task(on_device, held_out, length)
+    return Source(
+        task,
+        lambda key, step: Batch(*datasets.sample_windows(on_device, key, step, settings.batch, length)),
+        Batch(*datasets.held_out_windows(held_out, settings.batch, length)),
+        Batch(*datasets.held_out_windows(held_out, wide, length)),
+        {"unigram_entropy": task.baseline},
+    )
+
+
+def text_task(train: Any, held_out: Any, length: int) -> Task:
+    """The next byte of a text, from every byte so far; the baseline is the entropy of its held-out bytes, in nats."""
     entropy = datasets.unigram_entropy(held_out)
-    task = Task(
+    return Task(
         name="text",
         length=length,
-        sample=lambda key, batch: datasets.sample_windows(on_device, key, 0, batch, length),
+        sample=lambda key, batch: datasets.sample_windows(train, key, 0, batch, length),
         num_inputs=256,
         num_outputs=256,
         loss=cross_entropy,
@@ -56,13 +68,6 @@ def make_source(settings: Settings, length: int, data: np.ndarray | None) -> Sou
         baseline_at="mean",
         success=Success("loss", entropy),
         reference="next-byte prediction",
-    )
-    return Source(
-        task,
-        lambda key, step: Batch(*datasets.sample_windows(on_device, key, step, settings.batch, length)),
-        Batch(*datasets.held_out_windows(held_out, settings.batch, length)),
-        Batch(*datasets.held_out_windows(held_out, wide, length)),
-        {"unigram_entropy": entropy},
     )
 
 
