@@ -46,6 +46,8 @@ class Auto(Value):
             >>> xs = jax.ShapeDtypeStruct((512, 32, 128), jnp.float32)
             >>> sj.Auto().select(sj.lru(128), xs, platform="gpu")
             Associative()
+            >>> [sj.Auto().select(sj.gla(128), xs, platform=name) for name in ("cpu", "gpu")]
+            [Chunked(size=16), Chunked(size=128)]
         """
         on_cpu = (platform or jax.default_backend()) == "cpu"
         match cell.recurrence:
