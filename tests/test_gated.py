@@ -611,7 +611,7 @@ def test_a_key_of_the_old_style_is_refused(length):
 
 def test_a_method_that_cannot_run_the_recurrence_is_refused():
     message = r"Associative\(\) cannot run lstm\(hidden_size=8\): its recurrence is Gated; Associative runs Diagonal\. "
-    with pytest.raises(TypeError, match=message + r"Methods that can: Sequential, Newton, Auto"):
+    with pytest.raises(TypeError, match=message + r"Methods that can: Sequential, Newton, TimeSharded, Auto"):
         sj.recurrent(sj.lstm(8), sj.Associative())
 
 
