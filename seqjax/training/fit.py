@@ -151,7 +151,8 @@ def fit(
         The state and why training ended.
 
     Raises:
-        ValueError: for a count below 1, or early_stop without evaluate; where the log is that of another run; where the evaluation has no such metric.
+        ValueError: for a count below 1, or early_stop without evaluate; where the log is that of another run; where the
+            evaluation has no such metric.
         FloatingPointError: after `max_rollbacks` in a row, or where there is nothing to go back to.
         KeyboardInterrupt: at Ctrl-C, with the state saved.
         SystemExit: at SIGTERM (status 143), with the state saved.
