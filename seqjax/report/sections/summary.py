@@ -141,7 +141,7 @@ def view(data: Data) -> View:
 
 
 def _score(name: str, value: float, data: Data) -> float:
-    return min(max(AXES[name][1](value, data), 0.0), 1.0) if math.isfinite(value) else math.nan
+    return min(max(0.0, AXES[name][1](value, data)), 1.0) if math.isfinite(value) else math.nan
 
 
 def _cell(value: float, score: float) -> Text:
