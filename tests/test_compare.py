@@ -15,7 +15,7 @@ from seqjax.cells import REGISTRY, LSTMCarry, vector
 from seqjax.cli.common import UsageError
 from seqjax.cli.compare import inputs
 from seqjax.cli.specification import implementation, split
-from seqjax.report.compare import Implementation, compare, divergence, evaluate, rounding, trees
+from seqjax.report.compare import Implementation, compare, divergence, evaluate, page, rounding, trees
 from seqjax.report.compare.evaluate import BY_INPUTS, BY_PARAMS, CARRY, OUTPUTS
 from seqjax.testing import methods_for
 
@@ -57,6 +57,8 @@ def test_an_implementation_equals_itself_without_any_difference():
     assert (OUTPUTS, "") in names and (CARRY, "c") in names and (BY_PARAMS, "w_h") in names
     assert by_name(found)[BY_INPUTS, ""].errors.shape == (T,)
     assert found.length == T and found.batch == B and found.dtype == "float32"
+    assert page.verdict(found) == f"Equal to the last bit, in all of {len(names)} quantities."
+    assert page.caption(found.differences[0], "A").endswith("so that there is no line.")
 
 
 @pytest.mark.parametrize("name", ["lstm", "lru"])
@@ -233,6 +235,8 @@ def test_two_functions_of_ones_own_without_float64_are_judged_without_reference(
 
     found = compare(Implementation(build), Implementation(build), XS)
     assert found.equal and not found.reference and any("no reference" in r for r in found.remarks)
+    assert "K u √(n + T), since there is no reference" in page.caption(found.differences[0], found.reference)
+    assert all(row[-2:] == ["–", "–"] for row in page.table(found)[1])
 
 
 def test_numbers_that_are_not_finite_are_a_difference():
@@ -249,6 +253,12 @@ def test_numbers_that_are_not_finite_are_a_difference():
     assert not found.equal and found.first.excess == math.inf
     assert found.first.first == int(np.argmax((XS[..., 0] > 1.0).any(1)))
     assert any("finite" in remark for remark in found.remarks)
+    assert "; not every number is finite (" in page.verdict(found) and "∞" not in page.verdict(found)
+    backwards = by_name(found)[BY_INPUTS, ""]
+    assert (
+        not backwards.finite and backwards.worst == backwards.first
+    )  # the first, in the order of computation
+    assert f"At step {backwards.first} it is not finite" in page.caption(backwards, found.reference)
 
 
 def test_a_nan_on_both_sides_is_no_agreement():
@@ -369,9 +379,9 @@ def test_the_command_says_equal_and_different_by_its_exit_status(monkeypatch, tm
         found = json.loads((out / "comparison.json").read_text())
         assert found["equal"] == (status == 0) and len(found["differences"][0]["errors"]) == 12
         assert found["command"].startswith("seqjax compare elman")
-        page = (out / "index.html").read_text()
-        assert word in page and page.count("<svg") == 2 and "<script" not in page
-        assert 'src="http' not in page and "url(http" not in page and len(page) < 200_000
+        html = (out / "index.html").read_text()
+        assert word in html and html.count("<svg") == 2 and "<script" not in html
+        assert 'src="http' not in html and "url(http" not in html and len(html) < 200_000
     # The same folder again, of a comparison.
     assert run(monkeypatch, "compare", "elman", f"{model}:build", *SMALL, "--out", out) == 1
 

@@ -163,6 +163,26 @@ def test_the_average_of_params_is_the_weighted_mean_of_what_updates_left(decay):
     )
 
 
+def test_an_update_that_is_not_finite_is_not_averaged():
+    """The step before it and the step after it alone."""
+
+    def update(gradients, count, params=None):
+        rate = jnp.where(count == 1, jnp.inf, -0.5)
+        return jax.tree.map(lambda g: rate * g, gradients), count + 1
+
+    once = optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
+    model, x = sj.recurrent(sj.elman(H, param_dtype=jnp.float64)), np.ones((3, 2, H))
+    optimizer = optax.chain(once, average_params(0.5))
+    step = make_train_step(model, lambda ys, targets: jnp.sum((ys - targets) ** 2, -1), optimizer)
+    state, history = init_train_state(model, optimizer, KEY, x[0]), []
+    for _ in range(3):
+        state, _ = step(state, sj.Batch(x, np.zeros_like(x)))
+        history.append(np.array(state.params.w_x))
+    assert int(state.skipped) == 1
+    mean = (0.5 * history[0] + history[2]) / 1.5
+    np.testing.assert_allclose(averaged_params(state.opt_state).w_x, mean, rtol=1e-12)
+
+
 def test_averages_of_narrow_params_are_wide_and_integers_pass():
     params = {"w": jnp.ones(2, jnp.bfloat16), "n": jnp.zeros(2, jnp.int32)}
     transform = average_params(0.999)

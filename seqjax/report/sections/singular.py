@@ -157,7 +157,7 @@ def _conclusion(data: Data, rows: pl.DataFrame) -> Text:
         return "No fan could be measured."
     narrow, wide = min(opened, key=lambda c: opened[c]), max(opened, key=lambda c: opened[c])
     shares = {
-        cell: np.nanmean(_values(some, "isometry", MOMENTS[-1], last) or [math.nan])
+        cell: interval(_values(some, "isometry", MOMENTS[-1], last)).estimate
         for cell, some in data.by_cell(rows)
         if cell in opened
     }
@@ -177,9 +177,9 @@ def _conclusion(data: Data, rows: pl.DataFrame) -> Text:
         return text + say(
             "Most directions within a factor of two of 1: <b>{}</b>, {} of them.",
             best,
-            percent(float(shares[best])),
+            percent(shares[best]),
         )
-    return text + "No cell keeps any direction within a factor of two of 1."
+    return text + "In most runs no cell keeps a direction within a factor of two of 1."
 
 
 def _condition(value: float) -> Text:

@@ -124,7 +124,7 @@ def view(data: Data) -> View:
     ):
         measured += say(" {} at T = {} does not exist: {}", name, length, why)
     caption = Caption(
-        "The share of seeds that succeed, by cell (upwards) and length (across), a map per task.",
+        "The share of seeds that succeed, by cell (down) and length (across), a map per task.",
         measured,
         _conclusion(found),
     )
@@ -241,7 +241,7 @@ def _conclusion(found: Rates) -> Text:
         if whole:
             longest = max(whole)[0]
             best = listed(cell for length, cell in whole if length == longest)
-            said += say("<b>{}</b>: every seed succeeds up to T = {} for {}. ", task, longest, best)
+            said += say("<b>{}</b>: every seed succeeds at T = {} for {}. ", task, longest, best)
         elif some:
             said += say(
                 "<b>{}</b>: some seeds succeed for {}, all for none. ", task, listed(dict.fromkeys(some))

@@ -77,7 +77,7 @@ def view(data: Data) -> View:
         for cell, some in data.by_cell(rows)
     }
     caption = Caption(
-        "Left the bias, right the cosine of truncated and full gradient, against the window K; interquartile mean "
+        "First the bias, then the cosine of truncated and full gradient, against the window K; interquartile mean "
         "over seeds, of the logarithm for the bias, with its 95\u00a0% bootstrap interval.",
         say(
             "The gradient by the recurrent parameters after training, for the mean square of all outputs "
