@@ -44,10 +44,13 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
     """The losses of one training, and at its snapshots the profiles of both losses."""
     cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
     settings, run = lab.settings, lab.run(cell, length)
-    profiles = lab.keep(("profiles", cell, length), lambda: lab.jit(lambda params: _profiles(run, params)))
+    snapshots = settings.snapshots()
+    steps = settings.seeds * len(snapshots) * length
+    make = lambda: lab.jit(lambda params: _profiles(run, params), steps)  # noqa: E731
+    profiles = lab.keep(("profiles", cell, length), make)
     second = _seconds(settings, part)
     for step, params, loss, gradient_norm in lab.train(cell, length, seed):
-        if step in settings.snapshots():
+        if step in snapshots:
             found = jax.device_get(profiles(params))
             yield from _snapshot(step, found)
             if step in (0, settings.training_steps):
