@@ -204,12 +204,14 @@ def _conclusion(means: dict[str, Array], pooled: Array) -> Any:
     text = say("")
     if falls:
         text += say(
-            "At the last snapshot the norm at the first step stands {} to that at the last for <b>{}</b>",
+            "At the last snapshot the norm at the first step is {} times that at the last for <b>{}</b>",
             ten(f"{falls[-1][0]:.1f}"),
             falls[-1][1],
         )
         text += (
-            say(", {} for <b>{}</b>. ", ten(f"{falls[0][0]:.1f}"), falls[0][1]) if falls[1:] else say(". ")
+            say(", {} times for <b>{}</b>. ", ten(f"{falls[0][0]:.1f}"), falls[0][1])
+            if falls[1:]
+            else say(". ")
         )
     if np.any(pooled < FLOAT32_ZERO):
         lost = [
