@@ -13,6 +13,8 @@ from seqjax.report.lab import MOMENTS
 from seqjax.report.sections import (
     algorithms,
     calibration,
+    decay,
+    losses,
     lyapunov,
     precision,
     scaling,
@@ -36,10 +38,12 @@ def row(section, cell, quantity, value, **columns):
 class Shown:
     """A section's view of rows: its words, its lines by panel and name, its tables as text."""
 
-    def __init__(self, section, rows, **settings):
+    def __init__(self, section, rows, baselines=None, **settings):
         tidy = [dict.fromkeys(SCHEMA) | {"part": "p", "length": 64} | each for each in rows]
         settings = {"cells": [A, B], "lengths": [64], "profile": "cpu"} | settings
-        self.view = section.view(Data(pl.DataFrame(tidy, schema=SCHEMA), {"settings": settings}))
+        self.view = section.view(
+            Data(pl.DataFrame(tidy, schema=SCHEMA), {"settings": settings, "baselines": baselines})
+        )
         self.intro, self.lines, self.tables, self.captions = self.words(self.view.intro), {}, {}, []
         self._collect(self.view.blocks)
 
@@ -248,6 +252,62 @@ def test_a_fan_is_the_middle_of_the_seeds_in_decades():
     assert "Most directions within a factor of two of 1: lstm, 80 % of them." in shown.captions[0]
 
 
+def test_both_laws_are_the_least_squares_lines_through_the_middle_profile():
+    lags, norms = np.arange(16), []
+    for seed in range(2):
+        norms.append(-1.0 * lags - 0.2 * (1 + seed) * np.log1p(lags) + 0.1 * np.sin(lags))
+    at = {
+        "section": "training",
+        "cell": A,
+        "length": 16,
+        "quantity": "log_norm",
+        "loss": "last",
+        "leaf": "carry",
+    }
+    rows = [
+        at | {"training_step": step, "seed": seed, "t": 15 - int(lag), "value": (1 + step) * norm}
+        for step in (0, 4)
+        for seed, line in enumerate(norms)
+        for lag, norm in zip(lags, line, strict=True)
+    ]
+    shown = Shown(decay, rows, lengths=[16])
+    middle = 5 * np.mean(norms, axis=0) / math.log(10)
+    np.testing.assert_allclose(shown.lines["fits-T16-lstm", "measured"]["y"], middle)
+    for name, x in (("exponential", lags), ("power law", np.log1p(lags))):
+        line = shown.lines["fits-T16-lstm", name]
+        np.testing.assert_allclose(line["y"], np.polyval(np.polyfit(x, middle, 1), x), rtol=1e-9)
+        assert line["x"].tolist() == lags.tolist()
+    rate = -np.polyfit(lags, 5 * np.mean(norms, axis=0), 1)[0]
+    assert f"The exponential fits better for lstm (e-folding {1 / rate:#.3g} steps)" in " ".join(
+        shown.captions
+    )
+
+
+def test_losses_are_held_against_the_baseline_and_the_lowest_on_the_same_seeds():
+    held_out = {A: [2.0, 2.1, 2.2, 2.3, 2.4, 2.5], B: [2.6, 2.6, 2.7, 2.9, 2.9, 3.0]}
+    rows = [
+        {
+            "section": "training",
+            "cell": cell,
+            "quantity": quantity,
+            "value": value,
+            "seed": seed,
+            "training_step": step,
+        }
+        for cell, values in held_out.items()
+        for seed, last in enumerate(values)
+        for quantity in ("train_loss", "held_out_loss")
+        for step, value in ((0, 5.0), (9, last - (quantity == "train_loss")))
+    ]
+    shown = Shown(losses, rows, baselines={"unigram_entropy": 3.0})
+    lstm, lru = shown.table()
+    assert lstm[:2] == [A, "5.000"] and lstm[2].startswith("1.250 (") and lstm[-1] == "the lowest"
+    assert lstm[3].startswith("2.250 (") and lstm[4].startswith("−0.750 (") and lru[3].startswith("2.783 (")
+    # Differences .6, .5, .5, .6, .5, .5; all of one sign among 2^6.
+    assert lru[-1].startswith("0.517 (0.500 to ") and lru[-1].endswith("), p = 0.031")
+    assert "Baseline: unigram entropy 3.000." in shown.intro
+
+
 def test_truncation_is_the_middle_in_logarithms_and_the_windows_are_counted():
     rows = []
     for cell, windows in ((A, (2, 4)), (B, (7, 8))):
@@ -270,14 +330,14 @@ def test_truncation_is_the_middle_in_logarithms_and_the_windows_are_counted():
 
 def test_the_summary_scores_what_the_sections_found():
     rows = []
-    for cell, lag, exponent, error, losses in (
+    for cell, lag, exponent, error, ends in (
         (A, 63.0, 0.0, 1e-3, (4.0, 1.0)),
         (B, 6.3, -0.1, 1.0, (4.0, 4.0)),
     ):
         for step, value in ((0, 1.0), (9, lag)):
             at = {"training_step": step, "loss": "last", "leaf": "carry", "seed": 0}
             rows.append({"section": "training", "cell": cell, "quantity": "lag_90", "value": value} | at)
-        for step, loss in zip((0, 9), losses, strict=True):
+        for step, loss in zip((0, 9), ends, strict=True):
             at = {"section": "training", "cell": cell, "training_step": step, "seed": 0}
             rows.append(at | {"quantity": "held_out_loss", "value": loss})
         rows.append(row(lyapunov, cell, "exponent", exponent, t=0, **AFTER))

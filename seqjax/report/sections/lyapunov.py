@@ -55,7 +55,7 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
             whole = k == size  # noqa: B023
             return lyapunov_spectrum(step, None, xs, k=k, warm_up=warm_up, log_determinant=whole)  # noqa: B023
 
-        run = lab.keep((NAME, cell), lambda: lab.jit(spectrum))  # noqa: B023
+        run = lab.keep((NAME, cell), lambda: lab.jit(spectrum, 2 * lab.settings.seeds * length))  # noqa: B023
         found = jax.tree.map(lambda a: np.asarray(a)[0], run(inner.params, inner.xs))
         at: dict[str, Any] = {"training_step": place * lab.settings.training_steps, "group": moment}
         for i in range(k):

@@ -38,7 +38,7 @@ from seqjax.report.training import CLIP
 NAME = "signal"
 TITLE = "Gates, signal and noise, clipping"
 EXAMPLES = {"smoke": 4, "cpu": 16, "gpu": 64}
-CELLS = {"smoke": 1, "cpu": 12, "gpu": 12}
+CELLS = {"smoke": 1, "cpu": 6, "gpu": 12}
 """So many cells, of different kinds of recurrence where there are; the page names the others."""
 LEVELS = (0.05, 0.5, 0.95)
 TELLS = 0.1
@@ -80,7 +80,7 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
             gradients
         )
 
-    ratios, scale = jax.device_get(lab.jit(noise)(lab.params(cell, length, seed, MOMENTS[-1])))
+    ratios, scale = jax.device_get(lab.jit(noise, length)(lab.params(cell, length, seed, MOMENTS[-1])))
     # Of several leaves of a carry (c and h) the one that tells most.
     best = np.nanmax(np.where(np.isfinite(ratios), ratios, np.nan), axis=0) if ratios else np.zeros(0)
     for t, value in enumerate(best):
@@ -99,7 +99,10 @@ def _gates(cell: str, lab: Lab, inner: Any, at: dict[str, Any]) -> Iterable[Row]
         yield row("not_measured", 0, **at, leaf="its gates cannot be told apart")
         return
     run = lab.keep(
-        (NAME, cell), lambda: lab.jit(lambda p, xs: gate_statistics(recurrent, p, None, xs, quantiles=LEVELS))
+        (NAME, cell),
+        lambda: lab.jit(
+            lambda p, xs: gate_statistics(recurrent, p, None, xs, quantiles=LEVELS), 2 * len(inner.xs)
+        ),
     )
     found = jax.device_get(run(inner.params, inner.xs))
     for kind, values in (("gate", found.gates), ("decay", found.decays)):

@@ -54,7 +54,10 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
             continue
         run = lab.keep(
             (NAME, cell),
-            lambda: lab.jit(lambda p, xs: singular_values(bind(inner.layer, p), None, xs)),  # noqa: B023
+            lambda: lab.jit(
+                lambda p, xs: singular_values(bind(inner.layer, p), None, xs),  # noqa: B023
+                2 * lab.settings.seeds * steps,
+            ),
         )
         fan = jax.tree.map(np.asarray, run(inner.params, inner.xs[:steps]))
         at: dict[str, Any] = {"training_step": place * lab.settings.training_steps, "group": moment}
@@ -156,6 +159,7 @@ def _conclusion(data: Data, rows: pl.DataFrame) -> Text:
     shares = {
         cell: interval(_values(some, "isometry", MOMENTS[-1], last)).estimate
         for cell, some in data.by_cell(rows)
+        if cell in opened
     }
     best = max(opened, key=lambda c: np.nan_to_num(shares[c], nan=-1.0))
     text = say(
