@@ -79,10 +79,8 @@ def _labels(node: Any, label: Label) -> Any:
             return _labels(part, "recurrence")
         if elementwise is not None:
             return _labels(part, "elementwise" if name in elementwise else label)
-        return _labels(part, "elementwise" if _is_leaf(part) and names.fullmatch(name) else label)
+        return _labels(
+            part, "elementwise" if jax.tree_util.all_leaves([part]) and names.fullmatch(name) else label
+        )
 
     return jax.tree.unflatten(structure, [of(path, part) for path, part in parts])
-
-
-def _is_leaf(part: Any) -> bool:
-    return jax.tree.structure(part) == jax.tree.structure(0)
