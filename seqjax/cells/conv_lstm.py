@@ -8,9 +8,11 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Step
 from seqjax.cells.initialise import check_size
+from seqjax.cells.labels import elementwise
 from seqjax.definition import definition
 
 
+@elementwise("b", "w_c")
 class ConvLSTMParams(NamedTuple):
     """w_x ``[K, K, D, 4H]``, w_h ``[K, K, H, 4H]``, b ``[4H]``, order i, f, g, o; w_c ``[3, P, Q, H]`` or None."""
 

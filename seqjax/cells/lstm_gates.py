@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
 from seqjax.cells.initialise import check_size, gated_weights, zero_carry
+from seqjax.cells.labels import elementwise
 from seqjax.cells.lstm import LSTMCarry
 from seqjax.definition import definition
 from seqjax.ops.select import wide
@@ -14,6 +15,7 @@ from seqjax.ops.select import wide
 SIGMOID, TANH, IDENTITY = Activation.SIGMOID, Activation.TANH, Activation.IDENTITY
 
 
+@elementwise("b", "w_ci", "w_cf", "w_co")
 class PeepholeLSTMParams(NamedTuple):
     """w_x ``[D, 4H]``, w_h ``[H, 4H]``, b ``[4H]``, in the order i, f, g, o; peepholes w_ci, w_cf, w_co ``[H]``."""
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Dense, Step
 from seqjax.cells.initialise import check_size, gated_weights, per_gate, zero_carry
+from seqjax.cells.labels import elementwise
 from seqjax.cells.lstm import LSTMCarry
 from seqjax.definition import definition
 from seqjax.ops.select import wide
@@ -91,6 +92,7 @@ def projection_lstm(
     )
 
 
+@elementwise("b", "alpha_x", "alpha_h", "alpha_c", "b_c")
 class LayerNormLSTMParams(NamedTuple):
     """w_x ``[D, 4H]``, w_h ``[H, 4H]``, b, alpha_x, alpha_h ``[4H]``, in the order i, f, g, o; alpha_c, b_c ``[H]``."""
 
