@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Layer
+from seqjax.cells.labels import elementwise
 from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.ops.lags import lagged
@@ -74,6 +75,7 @@ def short_convolution(width: int, *, bias: bool = True, param_dtype: Any = jnp.f
     return _layer(init, combine, width - 1)
 
 
+@elementwise("mu")
 class TokenShiftParams(NamedTuple):
     """mu ``[S, D]``: the share of the step before, per stream."""
 

@@ -7,10 +7,12 @@ import signal
 import sys
 
 import jax
+import numpy as np
 import pytest
 
+import seqjax as sj
 from seqjax import cli
-from seqjax.cli.recipe import STACKS, Recipe, prepare
+from seqjax.cli.recipe import OPTIMIZERS, STACKS, Recipe, prepare
 from seqjax.training import Checkpoints
 
 TINY = "--length 6 --batch 4 --hidden-size 3 --steps 7 --eval-every 3 --eval-batches 2 --checkpoint-every 2".split()
@@ -139,6 +141,15 @@ def test_stacks_numbers_and_precisions_can_be_prepared(monkeypatch, options):
     assert run(monkeypatch, "train", *TINY, *options) == 7 and seen
 
 
+def test_adamw_decays_weights_and_neither_biases_nor_decays():
+    model = sj.recurrent(sj.rg_lru(4))
+    params = model.init(jax.random.key(0), np.ones((1, 3), np.float32))
+    optimizer = OPTIMIZERS["adamw"](1.0)
+    updates, _ = optimizer.update(jax.tree.map(np.zeros_like, params), optimizer.init(params), params)
+    changed = {name for name, update in updates._asdict().items() if np.any(update)}
+    assert changed == {"w_x", "w_r", "w_i"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -157,7 +168,11 @@ def test_stacks_numbers_and_precisions_can_be_prepared(monkeypatch, options):
         (["parity", "--precision", "float17"], "--precision: unknown name"),
         (["parity", "--steps", 0], "--steps: expected a whole number of at least 1, got 0"),
         (["parity", "--learning-rate", "nan"], "--learning-rate: expected a number above 0"),
-        (["parity", "--seed", -1], "--seed"),
+        (["parity", "--seed", -1], "--seed: expected a whole number from 0 to 2^31 - 1, got -1"),
+        (["parity", "--seed", 2**31], "--seed: expected a whole number from 0 to 2^31 - 1"),
+        (["parity", "--heads", 2], "--heads goes with a stack (griffin, "),
+        (["parity", "--model", "griffin", "--method", "sequential"], "--method goes with a cell"),
+        (["parity", "--resume", "--overwrite", "--out", "{old}"], "expected one of them, got both"),
         (["copying", "--length", 12], "expected a length of at least"),
         (["parity", "--resume"], "expected a run in"),
         (["parity", "--out", "{short}"], "expected a folder, got the file"),
@@ -167,11 +182,14 @@ def test_stacks_numbers_and_precisions_can_be_prepared(monkeypatch, options):
         (["--config", "{short}"], "cannot be read as JSON"),
         (["--config", "{full}/config"], "which does not exist"),
         (["--config", "{wrong}"], "expected hidden_size such as 64, got 'wide'"),
+        (["--config", "{patience}"], "expected patience such as None, got 'x'"),
+        (["--config", "{rate}"], "expected learning_rate such as 0.003, got True"),
         (["--config", "{unknown}"], "unknown name 'hiden_size'. Did you mean 'hidden_size'?"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_nothing_is_written(monkeypatch, tmp_path, capsys, options, message):
     names = {name: tmp_path / name for name in ("empty", "short", "full", "old", "wrong", "unknown")}
+    names |= {name: tmp_path / name for name in ("patience", "rate")}
     names["empty"].touch()
     names["short"].write_text("too short")
     names["full"].mkdir()
@@ -179,6 +197,8 @@ def test_bad_input_is_one_clear_line_and_nothing_is_written(monkeypatch, tmp_pat
     names["old"].mkdir()
     (names["old"] / "config.json").write_text("{}")
     names["wrong"].write_text('{"hidden_size": "wide"}')
+    names["patience"].write_text('{"patience": "x"}')
+    names["rate"].write_text('{"learning_rate": true}')
     names["unknown"].write_text('{"hiden_size": 3}')
     options = [str(option).format(**names) for option in options]
     before = sorted(tmp_path.rglob("*"))

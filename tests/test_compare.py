@@ -15,7 +15,7 @@ from seqjax.cells import REGISTRY, LSTMCarry, vector
 from seqjax.cli.common import UsageError
 from seqjax.cli.compare import inputs
 from seqjax.cli.specification import implementation, split
-from seqjax.report.compare import Implementation, compare, divergence, evaluate, rounding, trees
+from seqjax.report.compare import Implementation, compare, divergence, evaluate, page, rounding, trees
 from seqjax.report.compare.evaluate import BY_INPUTS, BY_PARAMS, CARRY, OUTPUTS
 from seqjax.testing import methods_for
 
@@ -57,6 +57,8 @@ def test_an_implementation_equals_itself_without_any_difference():
     assert (OUTPUTS, "") in names and (CARRY, "c") in names and (BY_PARAMS, "w_h") in names
     assert by_name(found)[BY_INPUTS, ""].errors.shape == (T,)
     assert found.length == T and found.batch == B and found.dtype == "float32"
+    assert page.verdict(found) == f"Equal to the last bit, in all of {len(names)} quantities."
+    assert page.caption(found.differences[0], "A").endswith("so that there is no line.")
 
 
 @pytest.mark.parametrize("name", ["lstm", "lru"])
@@ -233,6 +235,8 @@ def test_two_functions_of_ones_own_without_float64_are_judged_without_reference(
 
     found = compare(Implementation(build), Implementation(build), XS)
     assert found.equal and not found.reference and any("no reference" in r for r in found.remarks)
+    assert "K u √(n + T), since there is no reference" in page.caption(found.differences[0], found.reference)
+    assert all(row[-2:] == ["–", "–"] for row in page.table(found)[1])
 
 
 def test_numbers_that_are_not_finite_are_a_difference():
@@ -249,6 +253,12 @@ def test_numbers_that_are_not_finite_are_a_difference():
     assert not found.equal and found.first.excess == math.inf
     assert found.first.first == int(np.argmax((XS[..., 0] > 1.0).any(1)))
     assert any("finite" in remark for remark in found.remarks)
+    assert "; not every number is finite (" in page.verdict(found) and "∞" not in page.verdict(found)
+    backwards = by_name(found)[BY_INPUTS, ""]
+    assert (
+        not backwards.finite and backwards.worst == backwards.first
+    )  # the first, in the order of computation
+    assert f"At step {backwards.first} it is not finite" in page.caption(backwards, found.reference)
 
 
 def test_a_nan_on_both_sides_is_no_agreement():
@@ -342,6 +352,33 @@ def test_inputs_that_cannot_be_used_are_refused(xs, message):
         compare(Implementation(SPEC), Implementation(SPEC), xs)
 
 
+def test_errors_and_tolerances_are_those_of_the_formula():
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(7, 2, 3)) * np.arange(1, 8)[:, None, None]
+    a, b = true + 0.01, true + np.linspace(-0.02, 0.03, 7)[:, None, None]
+    repeats = [{(OUTPUTS, ""): true + 1e-4 * rng.normal(size=true.shape)} for _ in range(3)]
+    found = divergence._difference((OUTPUTS, ""), a, b, {(OUTPUTS, ""): true}, repeats, "bfloat16", 5, 4.0)
+    norms = lambda x: np.sqrt(np.sum(x**2, axis=(1, 2)))  # noqa: E731
+    size, u, u32 = norms(true), 2.0**-8, 2.0**-24
+    scale = np.sqrt(np.mean(size**2))
+    response = np.mean([norms(each[OUTPUTS, ""] - true) ** 2 for each in repeats], axis=0)
+    rounded = response + (u * size) ** 2 / 3 + 5 * (u32 * scale) ** 2
+    widest = 1 + math.sqrt(math.log(7) / 6)
+    assert found.scale == pytest.approx(scale)
+    np.testing.assert_allclose(found.errors, norms(a - b) / scale)
+    np.testing.assert_allclose(found.tolerances, 4 * widest * np.sqrt(rounded) / scale, rtol=1e-12)
+    ratios = found.errors / found.tolerances
+    assert found.excess == ratios.max() and found.worst == ratios.argmax()
+    assert found.first == np.flatnonzero(ratios > 1)[0]
+    assert found.largest == pytest.approx(np.abs(a - b).max() / np.abs(true).max())
+    assert found.a_error == pytest.approx(norms(a - true).max() / scale)
+    # What is zero and stays so is judged by the sums that it is made of.
+    exact = [{(OUTPUTS, ""): true}]
+    found = divergence._difference((OUTPUTS, ""), a, b, {(OUTPUTS, ""): true}, exact, "float32", 500, 4.0)
+    floor = 4 * widest * np.sqrt((u32 * size) ** 2 / 3 + 500 * (u32 * scale) ** 2) / scale
+    np.testing.assert_allclose(found.tolerances, floor, rtol=1e-12)
+
+
 # ---------------------------------------------------------------- the command line
 
 SMALL = "--length 12 --batch 2 --input-size 3 --hidden-size 4".split()
@@ -369,9 +406,9 @@ def test_the_command_says_equal_and_different_by_its_exit_status(monkeypatch, tm
         found = json.loads((out / "comparison.json").read_text())
         assert found["equal"] == (status == 0) and len(found["differences"][0]["errors"]) == 12
         assert found["command"].startswith("seqjax compare elman")
-        page = (out / "index.html").read_text()
-        assert word in page and page.count("<svg") == 2 and "<script" not in page
-        assert 'src="http' not in page and "url(http" not in page and len(page) < 200_000
+        html = (out / "index.html").read_text()
+        assert word in html and html.count("<svg") == 2 and "<script" not in html
+        assert 'src="http' not in html and "url(http" not in html and len(html) < 200_000
     # The same folder again, of a comparison.
     assert run(monkeypatch, "compare", "elman", f"{model}:build", *SMALL, "--out", out) == 1
 

@@ -96,7 +96,7 @@ def test_only_common_seeds_and_quantities_count(tmp_path, shared):
 
 
 def test_many_quantities_need_more_seeds(tmp_path, shared):
-    """Holm: among 40 rows a p of 2/1024 is no proof, among 20 it is."""
+    """Among 40 rows a single p of 2/1024 is no proof, among 20 it is."""
     for count, equal in ((40, True), (20, False)):
         names = [f"q{i:02}" for i in range(count)]
         a = study(tmp_path / f"a{count}", dict.fromkeys(names, shared))
@@ -106,12 +106,49 @@ def test_many_quantities_need_more_seeds(tmp_path, shared):
     assert not compare_runs(tmp_path / "a40", tmp_path / "b40", quantities=["q07"], resamples=50).equal
 
 
-def test_holm_goes_on_from_the_smallest(tmp_path, shared):
+def test_rows_are_marked_as_by_benjamini_and_hochberg(tmp_path, shared):
     row = compare_runs(study(tmp_path / "a", {"x": shared}), tmp_path / "a").rows[0]
-    rows = [row._replace(paired=row.paired._replace(p=p)) for p in (0.03, 0.012, 0.6, 0.02)]
-    assert [each.differs for each in runs._holm(rows)] == [False, True, False, False]
-    rows[2] = rows[2]._replace(paired=row.paired._replace(p=0.001))
-    assert [each.differs for each in runs._holm(rows)] == [True, True, True, True]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        ps = rng.choice([0.001, 0.01, 0.02, 0.03, 0.04, 0.05, 0.3, 0.9], size=rng.integers(1, 9))
+        marked = runs._marked([row._replace(paired=row.paired._replace(p=p)) for p in ps])
+        expected = stats.false_discovery_control(np.sort(ps)) <= runs.LEVEL
+        assert [each.paired.p for each in marked] == sorted(ps)
+        assert [each.differs for each in marked] == list(expected)
+
+
+def test_what_sums_a_study_up_is_compared_and_all_of_what_is_asked_for(tmp_path):
+    """Not how it was measured, not before training, of curves the end; nothing that too few seeds have."""
+    rows = [
+        {"section": "singular", "quantity": "isometry", "group": "after training", "x": 2.0},
+        {"section": "singular", "quantity": "isometry", "group": "after training", "x": 8.0},
+        {"section": "singular", "quantity": "isometry", "group": "initialisation", "x": 8.0},
+        {"section": "lyapunov", "quantity": "exponent", "group": "after training", "t": 0},
+        {"section": "lyapunov", "quantity": "exponent", "group": "after training", "t": 1},
+        {"section": "lyapunov", "quantity": "steps", "group": "after training"},
+        {"section": "truncation", "quantity": "bias", "x": 9.0},
+        {"section": "truncation", "quantity": "window_1"},
+        {"section": "training", "quantity": "parameter_gradient_norm", "leaf": "w"},
+        {"section": "signal", "quantity": "noise_scale", "seeds": 1},
+    ]
+    rows = [row | {"seed": seed, "value": 1.0} for row in rows for seed in range(row.pop("seeds", 8))]
+    columns = {name: pl.Series([row.get(name) for row in rows], dtype=SCHEMA[name]) for name in SCHEMA}
+    pl.DataFrame(columns).write_parquet(tmp_path / "results.parquet")
+    (tmp_path / "summary.json").write_text("{}")
+
+    def compared(*quantities):
+        found = compare_runs(tmp_path, tmp_path, quantities=quantities, resamples=20)
+        return [(row.key["quantity"], row.key.get("x")) for row in found.rows], found.remarks
+
+    names, remarks = compared()
+    assert names == [("isometry", 8.0), ("exponent", None), ("window_1", None)]
+    assert remarks[-1] == "1 quantities with fewer than 6 common seeds are left out (signal)."
+    assert compared("isometry", "parameter_gradient_norm")[0] == [
+        ("isometry", 2.0),
+        ("isometry", 8.0),
+        ("parameter_gradient_norm", None),
+    ]
+    assert compared("noise_scale")[0] == [("noise_scale", None)]
 
 
 def test_what_hinders_a_comparison_is_said(tmp_path, shared):

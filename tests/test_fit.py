@@ -152,6 +152,15 @@ def test_what_cannot_be_is_said():
         ValueError, match=r"expected evaluate to return 'loss', .* got 'accuracy'. Name another"
     ):
         fit(step, START, batches, num_steps=1, evaluate=lambda state: {"accuracy": 1.0})
+    with pytest.raises(ValueError, match="expected evaluate with early_stop, got none"):
+        fit(step, START, batches, num_steps=1, early_stop=EarlyStop(patience=1))
+    for options, message in (
+        ({"mode": "Min"}, "expected mode 'min' or 'max', got 'Min'"),
+        ({"patience": 0}, "expected patience of at least 1, or None, got 0"),
+        ({"min_change": -1.0}, "expected min_change of at least 0, got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            EarlyStop(**options)
 
 
 # ---------------------------------------------------------------- going on
@@ -284,6 +293,43 @@ def test_a_checkpoint_amid_skipped_steps_is_not_gone_back_to(tmp_path):
     same(fitted.state, loop(at_5._replace(step=jnp.int32(11), skipped=jnp.int32(3)), 11, 12)[0])
 
 
+def test_saves_amid_skipped_steps_do_not_push_out_what_is_gone_back_to(tmp_path):
+    bad = range(8, 13)
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        fitted = fit(
+            step,
+            START,
+            lambda number: batches(number, bad),
+            num_steps=16,
+            checkpoints=checkpoints,
+            checkpoint_every=1,
+        )
+        assert checkpoints.steps() == [16]
+    at_8, _ = loop(START, 0, 8)
+    same(fitted.state, loop(at_8._replace(step=jnp.int32(13), skipped=jnp.int32(5)), 13, 16)[0])
+
+
+def test_a_rollback_at_the_last_step_is_evaluated_and_saved(tmp_path):
+    evaluated = []
+    with Checkpoints(tmp_path) as checkpoints:
+        fitted = fit(
+            step,
+            START,
+            lambda number: batches(number, (7, 8)),
+            num_steps=9,
+            evaluate=lambda state: evaluated.append(int(state.step)) or {"loss": 1.0},
+            eval_every=4,
+            checkpoints=checkpoints,
+            checkpoint_every=4,
+            max_skipped=2,
+        )
+        assert evaluated == [4, 8, 9] and checkpoints.steps() == [0, 4, 9]
+        found, state = checkpoints.restore(START)
+    same(state, fitted.state)
+    at_4, _ = loop(START, 0, 4)
+    same(fitted.state, at_4._replace(step=jnp.int32(9), skipped=jnp.int32(2)))
+
+
 def test_it_gives_up_after_several_rollbacks_or_where_there_is_nothing_to_go_back_to(tmp_path):
     nothing = lambda number: batches(number, range(7, 99))  # noqa: E731
     with Checkpoints(tmp_path) as checkpoints:
@@ -386,6 +432,17 @@ def test_what_cannot_be_saved_is_said_and_training_goes_on(tmp_path, monkeypatch
     for number in (4, 6, 8):
         assert f"the state of step {number} could not be saved: [Errno {code}] cannot write" in caplog.text
     assert "Training goes on; the last good one is that of step 2." in caplog.text
+
+
+def test_a_best_state_that_cannot_be_saved_or_is_gone_is_said(tmp_path, caplog):
+    (tmp_path / "best").write_text("a file")
+    options = {"evaluate": lambda s: {"loss": -float(s.step)}, "eval_every": 2, "checkpoint_every": 2}
+    for num_steps in (2, 4):
+        with Checkpoints(tmp_path) as checkpoints:
+            fitted = fit(step, START, batches, num_steps=num_steps, checkpoints=checkpoints, **options)
+    same(fitted.state, loop(START, 0, 4)[0])
+    assert "the best state, of step 2, could not be saved: Checkpoints: " in caplog.text
+    assert f"the best state, of step 2, is no longer in {tmp_path / 'best'}." in caplog.text
 
 
 def test_a_stop_that_cannot_be_saved_says_from_where_one_can_resume(tmp_path, monkeypatch, caplog):

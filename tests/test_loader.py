@@ -1,6 +1,7 @@
 """Batches as a pure function of seed and step, against plain loops; files that are not what they seem."""
 
 import threading
+import zipfile
 
 import hypothesis.strategies as st
 import jax
@@ -155,6 +156,12 @@ def test_examples_say_what_is_wrong():
         streams(np.zeros(3), batch=1, length=1)
     with pytest.raises(ValueError, match="expected length of at least 1, got 0"):
         padded([np.arange(3)], batch=1, length=0)
+    with pytest.raises(ValueError, match="packed: expected tokens that fit 32 bits, got 0 to 4294967295"):
+        packed([np.array([0, 2**32 - 1], np.uint32)], batch=1, length=1)
+    with pytest.raises(ValueError, match="windows: expected a seed of at least 0, got -1"):
+        windows(np.arange(5), batch=1, length=1, seed=-1)
+    with pytest.raises(ValueError, match="expected numbers, got an array of object"):
+        examples(np.full((3, 4), None), np.zeros(3), batch=1)
 
 
 def test_prefetch_hands_on_every_batch_and_every_error_and_ends_its_thread():
@@ -210,6 +217,8 @@ def test_lines_that_are_none(tmp_path, content, message):
         (b'{"body": "a"}\n', "expected an object with the text 'text', got {'body': 'a'} in line 1"),
         (b"[1]\n", r"expected an object with the text 'text', got \[1\] in line 1"),
         (b"\n", "whose lines are all empty"),
+        (b"[" * 100_000, "expected JSON, got maximum recursion depth exceeded .* in line 1 of"),
+        (rb'{"text": "a\ud800"}', "expected text, got half a surrogate pair at 1 of 'text' in line 1 of"),
     ],
 )
 def test_json_lines_that_are_none(tmp_path, content, message):
@@ -234,3 +243,28 @@ def test_arrays_that_are_none(tmp_path):
             read_arrays(path)
     with pytest.raises(FileNotFoundError, match="which does not exist"):
         read_arrays(tmp_path / "nowhere")
+
+
+def test_damaged_arrays_are_said_to_be_damaged(tmp_path):
+    """Or their checksums do not notice; numpy, zipfile, zlib and ast have errors of their own for it."""
+    path = tmp_path / "arrays.npz"
+    np.savez_compressed(path, xs=np.random.default_rng(0).random(100))
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with (tmp_path / "giant.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f8", "fortran_order": False, "shape": (10**13,)}
+        )
+    with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+        archive.writestr("text.txt", "text")
+    contents = [(tmp_path / name).read_bytes() for name in ("giant.npy", "text.npz")]
+    for whole in (path.read_bytes(), (tmp_path / "one.npy").read_bytes()):
+        for place in range(0, len(whole), 3):
+            contents.append(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+    for content in contents:
+        path.write_bytes(content)
+        try:
+            found = read_arrays(path)
+        except ValueError as error:
+            assert str(error).startswith("read_arrays: expected a whole .npy or .npz file of numbers, got")
+        else:
+            assert all(isinstance(array, np.ndarray) for array in found.values())

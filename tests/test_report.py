@@ -240,6 +240,8 @@ def test_captions_tell_what_the_data_say(text):
     assert f"plain {100 * np.mean(np.array(maps) < math.log(2.0**-149)):.0f} %" in words
     most, least = f"10−{-decades('gated', 40, 9):.1f}", f"10−{-decades('plain', 40, 9):.0f}"
     assert f"is largest for gated ({most}) and smallest for plain ({least})." in words
+    least = f"10−{-decades('plain', 40, 9):.1f}"
+    assert f"is {most} times that at the last for gated, {least} times for plain." in words
     assert "The axis ends at 10−60;" in words
 
 

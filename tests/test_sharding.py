@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hlo import COLLECTIVES, collectives
+from hlo import COLLECTIVES, collectives, count, split
 
 import seqjax as sj
 from seqjax.base import Estimate
@@ -159,6 +159,27 @@ def test_loops_are_silent_and_params_are_spoken_of_once(cell, mesh):
     assert messages["all-gather"] == (size > 1) + 2 * ("time" in mesh.shape)
     assert "time" in mesh.shape or numbers["all-gather"] == shared
     assert set(messages) <= {"all-reduce", "all-gather", "reduce-scatter"}
+
+
+def test_the_loop_over_repeated_layers_makes_the_gathers_of_each():
+    """As many as the layers in a row make, and its loops over time none; a depth that no other loop has tells it."""
+    layer, depth = sj.residual(sj.recurrent(sj.lru(V, param_dtype=jnp.float64), sj.TimeSharded())), 7
+    model, batch = sj.repeat(layer, depth), sj.Batch(*np.random.default_rng(0).normal(size=(2, T, B, V)))
+
+    def run(mesh):
+        step = make_train_step(
+            model, lambda ys, targets: jnp.sum((ys - targets) ** 2, -1), OPTIMIZER, mesh=mesh
+        )
+        state = init_train_state(model, OPTIMIZER, jax.random.key(0), batch.xs[0])
+        return step.lower(state, batch).compile().as_text(), step(state, batch)[0].params
+
+    (_, expected), (text, found) = run(None), run(mesh_of("time"))
+    assert error(*jax.device_get((found, expected))) < 1e-12
+    assert collectives(text).in_loops == {"all-gather": 2}
+    bodies = split(text)
+    loops = re.findall(r'\bbody=%?([\w.\-]+).*?"known_trip_count":{"n":"(\d+)"}', text)
+    talking = [(int(trips), count(bodies[body])) for body, trips in loops if count(bodies[body])]
+    assert talking == [(depth, {"all-gather": 1})] * 2
 
 
 def test_accumulation_gathers_once_and_adds_up_once():

@@ -12,13 +12,13 @@ from seqjax.probes import bind
 from seqjax.probes.system import prepare
 
 T, B = 5, 3
-RNG = np.random.default_rng(0)
 
 
 def bound(name, width=4, hidden=3):
+    rng = np.random.default_rng(0)
     entry = REGISTRY[name]
     layer = sj.recurrent(entry.make(hidden))
-    xs = jax.tree.map(lambda a: jnp.asarray(RNG.normal(size=a.shape)), entry.example((T, B), width))
+    xs = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), entry.example((T, B), width))
     params = layer.init(jax.random.key(0), jax.tree.map(lambda a: a[0], xs))
     return bind(layer, params), xs
 
@@ -62,9 +62,10 @@ def test_a_jacobian_is_the_derivative_by_finite_differences():
 
 @pytest.mark.parametrize("name", ["lstm", "attention"])
 def test_the_trajectory_is_that_of_the_layer(name):
+    rng = np.random.default_rng(0)
     step, xs = bound(name)
-    reset = jnp.asarray(RNG.random((T, B)) < 0.3)
-    mask = jnp.asarray(RNG.random((T, B)) < 0.7)
+    reset = jnp.asarray(rng.random((T, B)) < 0.3)
+    mask = jnp.asarray(rng.random((T, B)) < 0.7)
     poisoned = jnp.where(mask[..., None], xs, jnp.nan)
     system = prepare("probe", step, None, poisoned, reset=reset, mask=mask)
     last, entering, ys = system.trajectory()
@@ -156,8 +157,9 @@ def test_what_is_no_causal_layer_is_not_bound():
 
 
 def test_a_whole_model_is_a_system():
+    rng = np.random.default_rng(0)
     model = sj.serial(sj.pointwise(nn.Embed(5, 4)), sj.recurrent(sj.lstm(3)), sj.recurrent(sj.lru(2)))
-    tokens = jnp.asarray(RNG.integers(0, 5, (T, B)))
+    tokens = jnp.asarray(rng.integers(0, 5, (T, B)))
     params = model.init(jax.random.key(0), tokens[0])
     system = prepare("probe", bind(model, params), None, tokens)
     assert system.size == 2 * 3 + 2 * 2

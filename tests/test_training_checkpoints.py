@@ -1,5 +1,6 @@
 """Checkpoints: what is read is what was written, bit by bit, or it is said what is wrong."""
 
+import gc
 import shutil
 import subprocess
 import sys
@@ -85,6 +86,8 @@ def damage(path, how):
     path.write_bytes(data[: len(data) // 2] if how == "cut" else b"" if how == "emptied" else data)
 
 
+# Where one leaf cannot be read, orbax leaves the loop in which tensorstore still reads the others, which then complain.
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 def test_every_damage_is_noticed_and_an_older_one_is_used(tmp_path):
     whole = tmp_path / "whole"
     with Checkpoints(whole) as checkpoints:
@@ -107,6 +110,7 @@ def test_every_damage_is_noticed_and_an_older_one_is_used(tmp_path):
             noticed += 1
             assert any(issubclass(w.category, DamagedCheckpointWarning) for w in said), (file, how)
         shutil.rmtree(broken)
+    gc.collect()  # so that what complains does so here
     assert noticed >= 10
 
 

@@ -138,11 +138,18 @@ def tiny(ys, targets):
     return jnp.sum(ys * 1e-7, -1)
 
 
-def test_a_scale_keeps_small_gradients():
+@pytest.mark.parametrize("mean", [None, 0, (0, 1)], ids=["per step", "per sequence", "scalar"])
+def test_a_scale_keeps_small_gradients(mean):
+    """The scale is that of the mean loss, whoever takes the mean."""
     model, batch = sj.recurrent(sj.elman(H)), batch_of()
-    exact, loss, _ = gradient(model, tiny, batch, FLOAT32)
-    scaled, value, _ = gradient(model, tiny, batch, FLOAT16)
-    bare, _, _ = gradient(model, tiny, batch, Precision("float16"))
+
+    def loss_of(ys, targets):
+        losses = tiny(ys, targets)
+        return losses if mean is None else jnp.mean(losses, mean)
+
+    exact, loss, _ = gradient(model, loss_of, batch, FLOAT32)
+    scaled, value, _ = gradient(model, loss_of, batch, FLOAT16)
+    bare, _, _ = gradient(model, loss_of, batch, Precision("float16"))
     assert distance(scaled, exact) < 8 * 2**-11 and distance(bare, exact) > 0.1
     np.testing.assert_allclose(value, loss, rtol=1e-2)
 

@@ -12,7 +12,7 @@ import pytest
 import seqjax as sj
 from seqjax.base import Diagonal, Matrix
 from seqjax.cells import REGISTRY
-from seqjax.cells.labels import sets_recurrence
+from seqjax.cells.labels import elementwise, sets_recurrence
 from seqjax.training import (
     average_params,
     averaged_params,
@@ -43,7 +43,41 @@ def test_labels_have_the_structure_of_the_params(name):
     params = jax.eval_shape(layer.init, KEY, entry.example((2,), 3))
     labels = parameter_labels(params)
     assert jax.tree.structure(labels) == jax.tree.structure(params)
-    assert set(jax.tree.leaves(labels)) <= {"recurrence", "other"}
+    assert set(jax.tree.leaves(labels)) <= {"recurrence", "elementwise", "other"}
+    # One number per unit has one axis; those with more of them, a row per gate or per number of the state, are named.
+    packed = {"a_log", "a_imag"} if name in ("mamba", "s4d", "s4d_bilinear") else set()
+    packed |= {"w_h", "w_c"} if name in ("para_gru", "para_lstm") else set()
+    packed |= {"w_c"} if name == "conv_lstm" else set()  # per place as well
+    shapes = names(jax.tree.map(lambda leaf: len(leaf.shape), params))
+    for key, label in names(labels).items():
+        assert (label != "other") == (shapes[key] == 1 or key in packed), (key, label)
+
+
+@pytest.mark.parametrize(
+    ("name", "recurrence", "elementwise"),
+    [
+        ("lstm", "", "b"),
+        ("gru", "", "b b_h"),
+        ("peephole_lstm", "", "b w_ci w_cf w_co"),
+        ("layer_norm_lstm", "", "b b_c alpha_x alpha_h alpha_c"),
+        ("indrnn", "", "b w_h"),
+        ("orthogonal_rnn", "", "b"),
+        ("lru", "nu_log theta_log gamma_log", ""),
+        ("s4d", "step_log a_log a_imag", "d"),
+        ("mamba", "b_step a_log", "d"),
+        ("rg_lru", "b_r a_logit", "b_i"),
+        ("hgrn", "b_f theta", "b_c b_g b_o scale shift"),
+        ("mlstm", "", "b_q b_k b_v b_if b_g"),
+        ("rwkv7", "b_d", "b_a xi alpha rho gain bias"),
+        ("multi_query_attention", "", "b_q b_k b_v b_o"),
+    ],
+)
+def test_labels_of_cells(name, recurrence, elementwise):
+    entry = REGISTRY[name]
+    params = jax.eval_shape(sj.recurrent(entry.make(H)).init, KEY, entry.example((2,), 3))
+    found = names(parameter_labels(params))
+    for label, expected in (("recurrence", recurrence), ("elementwise", elementwise)):
+        assert {key for key, value in found.items() if value == label} == set(expected.split())
 
 
 LINEAR = [name for name, entry in REGISTRY.items() if isinstance(entry.make(H).recurrence, Diagonal | Matrix)]
@@ -74,18 +108,27 @@ def test_labels_are_found_anywhere_in_a_model():
     model = sj.serial(
         sj.pointwise(nn.Dense(H)),
         sj.residual(sj.repeat(sj.serial(sj.recurrent(sj.lru(H)), sj.pointwise(nn.Dense(H))), 2)),
+        sj.repeat(sj.recurrent(sj.normalised(sj.lstm(H))), 2),
         sj.bidirectional(sj.recurrent(sj.s5(H))),
+        sj.pointwise(nn.LayerNorm()),
     )
     params = model.init(KEY, jnp.ones((1, H)))
     found = [key for key, label in names(parameter_labels(params)).items() if label == "recurrence"]
     assert len(found) == 3 + 2 * 3 and all("log" in key or "imag" in key for key in found)
     assert jax.tree.structure(parameter_labels(params)) == jax.tree.structure(params)
+    found = [key for key, label in names(parameter_labels(params)).items() if label == "elementwise"]
+    ends = ["bias"] * 2 + ["b", "gain_x", "gain_h", "gain_s", "shift_s"] + ["bias", "scale"]
+    assert all(key.endswith(end) for key, end in zip(found, ends, strict=True))
+    # Of a dict "b" may be a layer, and so may any name that holds one.
+    other = {"a": jnp.ones(2), "b": jnp.ones(2), "bias": {"kernel": jnp.ones(2)}, "scale": None}
+    assert parameter_labels(other) == {"a": "other", "b": "other", "bias": {"kernel": "other"}, "scale": None}
 
 
 def test_labelled_params_learn_at_their_own_rate_and_do_not_decay():
     model, x = sj.serial(sj.recurrent(sj.lru(H)), sj.pointwise(nn.Dense(H))), np.ones((3, 2, H), np.float32)
     decayed = optax.chain(optax.add_decayed_weights(0.5), optax.scale(-1.0))
-    optimizer = optax.multi_transform({"recurrence": optax.sgd(0.25), "other": decayed}, parameter_labels)
+    groups = {"recurrence": optax.sgd(0.25), "elementwise": optax.sgd(1.0), "other": decayed}
+    optimizer = optax.multi_transform(groups, parameter_labels)
     probes = {"gradients": lambda params, gradients, updates: gradients}
     step = make_train_step(model, lambda ys, targets: jnp.sum(ys**2, -1), optimizer, probes=probes)
     state = init_train_state(model, optimizer, KEY, x[0])
@@ -94,7 +137,7 @@ def test_labelled_params_learn_at_their_own_rate_and_do_not_decay():
     labels = parameter_labels(before)
 
     def expected(p, g, label):
-        return p - 0.25 * g if label == "recurrence" else p - g - 0.5 * p
+        return {"recurrence": p - 0.25 * g, "elementwise": p - g, "other": p - g - 0.5 * p}[label]
 
     wanted = jax.tree.map(expected, before, metrics.probes["gradients"], labels)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.params, wanted)
@@ -108,6 +151,8 @@ def test_a_name_that_is_no_field_is_refused():
         ValueError, match=r"sets_recurrence\('decay'\): expected a field of Params, which has w\."
     ):
         sets_recurrence("decay")(Params)
+    with pytest.raises(ValueError, match=r"elementwise\('b'\): expected a field of Params, which has w\."):
+        elementwise("b")(Params)
 
 
 # ---------------------------------------------------------------- clipping and averages
@@ -161,6 +206,26 @@ def test_the_average_of_params_is_the_weighted_mean_of_what_updates_left(decay):
     assert len(history) == 4 and jax.tree.structure(averaged_params(state.opt_state)) == jax.tree.structure(
         state.params
     )
+
+
+def test_an_update_that_is_not_finite_is_not_averaged():
+    """The step before it and the step after it alone."""
+
+    def update(gradients, count, params=None):
+        rate = jnp.where(count == 1, jnp.inf, -0.5)
+        return jax.tree.map(lambda g: rate * g, gradients), count + 1
+
+    once = optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
+    model, x = sj.recurrent(sj.elman(H, param_dtype=jnp.float64)), np.ones((3, 2, H))
+    optimizer = optax.chain(once, average_params(0.5))
+    step = make_train_step(model, lambda ys, targets: jnp.sum((ys - targets) ** 2, -1), optimizer)
+    state, history = init_train_state(model, optimizer, KEY, x[0]), []
+    for _ in range(3):
+        state, _ = step(state, sj.Batch(x, np.zeros_like(x)))
+        history.append(np.array(state.params.w_x))
+    assert int(state.skipped) == 1
+    mean = (0.5 * history[0] + history[2]) / 1.5
+    np.testing.assert_allclose(averaged_params(state.opt_state).w_x, mean, rtol=1e-12)
 
 
 def test_averages_of_narrow_params_are_wide_and_integers_pass():

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Step
 from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.labels import elementwise
 from seqjax.definition import definition
 
 
@@ -100,6 +101,7 @@ def cfc(hidden_size: int, *, backbone_size: int | None = None, param_dtype: Any 
     return Cell(init=init, initial_carry=_initial_carry(hidden_size), recurrence=Step(step), project=_project)
 
 
+@elementwise("b", "log_tau", "a")
 class LTCParams(NamedTuple):
     """w_x ``[D, H]``, w_h ``[H, H]``, b ``[H]``, log_tau ``[H]``, a ``[H]``."""
 

@@ -8,9 +8,12 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Step
 from seqjax.cells.initialise import check_size
+from seqjax.cells.labels import elementwise
 from seqjax.definition import definition
+from seqjax.ops.elementwise import tanh
 
 
+@elementwise("b", "w_c")
 class ConvLSTMParams(NamedTuple):
     """w_x ``[K, K, D, 4H]``, w_h ``[K, K, H, 4H]``, b ``[4H]``, order i, f, g, o; w_c ``[3, P, Q, H]`` or None."""
 
@@ -120,7 +123,7 @@ def conv_lstm(
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         if params.w_c is not None:
             o = o + w_o * c
-        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        h = jax.nn.sigmoid(o) * tanh(c)
         return ConvLSTMCarry(c, h), h
 
     return Cell(init=init, initial_carry=initial_carry, recurrence=Step(step), project=project, event_ndim=3)

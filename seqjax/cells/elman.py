@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
 from seqjax.cells.initialise import check_size, gated_weights, per_gate, zero_carry
+from seqjax.cells.labels import elementwise
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 
@@ -129,6 +130,7 @@ def irnn(hidden_size: int, *, scale: float = 1.0, param_dtype: Any = jnp.float32
     return dataclasses.replace(elman(hidden_size, activation="relu"), init=init)
 
 
+@elementwise("w_h", "b")
 class IndRNNParams(NamedTuple):
     """w_x ``[D, H]``, w_h and b ``[H]``."""
 

@@ -1,4 +1,4 @@
-"""Which params set the recurrence: a cell says so beside their class."""
+"""Which params set the recurrence, and which act on each unit by itself: a cell says so beside their class."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -27,21 +27,40 @@ def sets_recurrence(*names: str) -> Callable[[C], C]:
         >>> recurrence_fields(Params(1.0, 2.0))
         ('decay',)
     """
+    return _marking("sets_recurrence", "_recurrence_fields", names)
 
-    def mark(params_class: C) -> C:
-        fields = getattr(params_class, "_fields", ())
-        for name in names:
-            if name not in fields:
-                raise ValueError(
-                    f"sets_recurrence({name!r}): expected a field of {params_class.__name__}, which has "
-                    f"{', '.join(fields) or 'none'}."
-                )
-        params_class._recurrence_fields = names  # type: ignore[attr-defined]
-        return params_class
 
-    return mark
+def elementwise(*names: str) -> Callable[[C], C]:
+    """Decorator of a class of params: these of its fields hold one number per unit, gate or channel, and no others do.
+
+    Needed only where the names of fields do not say it: see `seqjax.training.parameter_labels`.
+
+    Raises:
+        ValueError: for a name that is not a field.
+    """
+    return _marking("elementwise", "_elementwise_fields", names)
 
 
 def recurrence_fields(params: Any) -> tuple[str, ...]:
     """The fields that `sets_recurrence` names, of the params of one cell; none for anything else."""
     return getattr(type(params), "_recurrence_fields", ())
+
+
+def elementwise_fields(params: Any) -> tuple[str, ...] | None:
+    """The fields that `elementwise` names, of the params of one cell; None where it was not used."""
+    return getattr(type(params), "_elementwise_fields", None)
+
+
+def _marking(who: str, attribute: str, names: tuple[str, ...]) -> Callable[[C], C]:
+    def mark(params_class: C) -> C:
+        fields = getattr(params_class, "_fields", ())
+        for name in names:
+            if name not in fields:
+                raise ValueError(
+                    f"{who}({name!r}): expected a field of {params_class.__name__}, which has "
+                    f"{', '.join(fields) or 'none'}."
+                )
+        setattr(params_class, attribute, names)
+        return params_class
+
+    return mark

@@ -8,11 +8,14 @@ import jax.numpy as jnp
 
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
 from seqjax.cells.initialise import check_size, gated_weights, zero_carry
+from seqjax.cells.labels import elementwise
 from seqjax.definition import definition
+from seqjax.ops.elementwise import tanh
 
 IDENTITY, SIGMOID, TANH = Activation.IDENTITY, Activation.SIGMOID, Activation.TANH
 
 
+@elementwise("w_h", "b")
 class ParaGRUParams(NamedTuple):
     """w_x ``[D, 3H]``, w_h ``[3, H]`` (diagonals), b ``[3H]``; in the order r, z, n."""
 
@@ -87,6 +90,7 @@ def para_gru(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
     )
 
 
+@elementwise("w_h", "w_c", "b")
 class ParaLSTMParams(NamedTuple):
     """w_x ``[D, 3H]``, w_h ``[3, H]`` (diagonals), w_c ``[2, H]`` (peepholes of f and o), b ``[3H]``; order f, g, o."""
 
@@ -155,7 +159,7 @@ def para_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
 
     def emit(w: tuple, state: tuple, o: jax.Array) -> jax.Array:
         (c,) = state
-        return jax.nn.sigmoid(o + w[1] * c) * jnp.tanh(c)
+        return jax.nn.sigmoid(o + w[1] * c) * tanh(c)
 
     return Cell(
         init=init,

@@ -19,13 +19,14 @@ from seqjax.cells.heads import (
     zero_state,
 )
 from seqjax.cells.initialise import check_size
-from seqjax.cells.labels import sets_recurrence
+from seqjax.cells.labels import elementwise, sets_recurrence
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left
 
 
 @sets_recurrence("b_d")
+@elementwise("b_a", "xi", "alpha", "rho", "gain", "bias")
 class RWKV7Params(NamedTuple):
     """w_r, w_k ``[D, N*K]``; w_v ``[D, N*V]``; w_o ``[N*V, H]``.
 

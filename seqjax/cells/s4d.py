@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs
 from seqjax.cells.initialise import check_size, zero_carry
-from seqjax.cells.labels import sets_recurrence
+from seqjax.cells.labels import elementwise, sets_recurrence
 from seqjax.cells.linear import (
     check_choice,
     check_even,
@@ -26,6 +26,7 @@ DISCRETISATIONS = {"zero_order_hold": zero_order_hold, "bilinear": bilinear}
 
 
 @sets_recurrence("step_log", "a_log", "a_imag")
+@elementwise("d")
 class S4DParams(NamedTuple):
     """w_x ``[D, H]`` or None; step_log, d ``[H]``; a_log, a_imag ``[H, M]``; b, c ``[H, 2M]`` (real, imaginary)."""
 

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs, Recurrence, Step
 from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.labels import elementwise
 from seqjax.cells.linear import affine
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left
 
 
+@elementwise("b", "v")
 class SRUParams(NamedTuple):
     """w_x ``[D, 3H]``, b ``[2H]``; v ``[2H]`` or None; w_skip ``[D, H]`` or None; columns in the order f, r, c."""
 

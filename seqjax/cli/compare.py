@@ -9,6 +9,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from rich import box
 from rich.table import Table
 
 from seqjax import datasets
@@ -18,7 +19,7 @@ from seqjax.report.compare import page
 from seqjax.report.compare.divergence import Comparison, compare
 from seqjax.report.compare.runs import RunsComparison, compare_runs, is_run
 
-SHOWN_ROWS = 40
+SHOWN_ROWS, SHOWN_COLUMNS = 40, 5
 
 
 def compare_(
@@ -37,7 +38,9 @@ def compare_(
     seed: Annotated[int, typer.Option(help="Of params, random inputs and cotangents.")] = 0,
     quantities: Annotated[
         str | None,
-        typer.Option(help="Of two studies: which to compare, separated by commas; all by default."),
+        typer.Option(
+            help="Of two studies: which to compare, separated by commas; what sums them up by default."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for index.html and comparison.json.")] = Path(
         "comparison"
@@ -134,13 +137,16 @@ def _write(out: Path, found: Comparison | RunsComparison, command: str) -> None:
 
 def _show(found: Comparison | RunsComparison) -> None:
     heads, rows, differ = page.table(found)
-    table = Table(*heads)
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column(heads[0], overflow="fold")
+    for head in heads[1:SHOWN_COLUMNS]:
+        table.add_column(head, justify="right", no_wrap=True)
     # Those that differ first, where there are too many to show.
     order = (
         sorted(range(len(rows)), key=lambda i: not differ[i]) if len(rows) > SHOWN_ROWS else range(len(rows))
     )
     for i in list(order)[:SHOWN_ROWS]:
-        table.add_row(*rows[i], style="bold red" if differ[i] else None)
+        table.add_row(*rows[i][:SHOWN_COLUMNS], style="bold red" if differ[i] else None)
     console.print(table)
     if len(rows) > SHOWN_ROWS:
         console.print(f"... and {len(rows) - SHOWN_ROWS} more rows in the page.")

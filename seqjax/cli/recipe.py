@@ -36,11 +36,18 @@ from seqjax.training import (
     evaluation,
     init_train_state,
     make_train_step,
+    parameter_labels,
 )
+
+
+def _decayed(params: Any) -> Any:
+    """Weights decay; biases and the params of a recurrence do not."""
+    return jax.tree.map(lambda label: label == "other", parameter_labels(params))
+
 
 OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
     "adam": optax.adam,
-    "adamw": optax.adamw,
+    "adamw": lambda rate: optax.adamw(rate, mask=_decayed),
     "sgd": optax.sgd,
     "rmsprop": optax.rmsprop,
 }
@@ -116,15 +123,16 @@ def read_recipe(path: Path) -> Recipe:
         raise UsageError(f"--config: {path} cannot be read as JSON ({error}).") from None
     if not isinstance(values, dict):
         raise UsageError(f"--config: expected the config.json of a run, got {path}, which holds no object.")
-    known = {field.name: field.default for field in fields(Recipe)}
+    known = {field.name: field for field in fields(Recipe)}
     for name, value in values.items():
         if name not in known:
             one_of(f"--config: {path}", name, known)
-        of = (str, int, type(None)) if known[name] is None else type(known[name])
-        if not isinstance(value, (int, float) if of is float else of) or (
-            of is int and isinstance(value, bool)
-        ):
-            raise UsageError(f"--config: {path}: expected {name} such as {known[name]!r}, got {value!r}.")
+        of: Any = known[name].type
+        fits = isinstance(value, int | float if of is float else of)
+        if not fits or (isinstance(value, bool) and of is not bool):
+            raise UsageError(
+                f"--config: {path}: expected {name} such as {known[name].default!r}, got {value!r}."
+            )
     return Recipe(**values)
 
 

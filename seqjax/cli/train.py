@@ -49,11 +49,13 @@ def train(
     depth: Annotated[
         int | None, typer.Option(help="Layers; from two on they are residual, with norms.")
     ] = None,
-    heads: Annotated[int | None, typer.Option(help="Of stacks.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Of stacks; a cell takes options of its own.")] = None,
     length: Annotated[int | None, typer.Option(help="Time steps T.")] = None,
     batch: Annotated[int | None, typer.Option(help="Sequences B.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
-    method: Annotated[str | None, typer.Option(help=f"One of {', '.join(METHODS)}.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help=f"Of cells and own functions: one of {', '.join(METHODS)}.")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")] = None,
     estimator: Annotated[
         str | None,
@@ -134,6 +136,11 @@ def train(
     }
     subject = ("task", "data", "data_sha256")
     recipe = replace(recipe, **{n: v for n, v in given.items() if v is not None or n in subject})
+    if heads is not None and recipe.model not in STACKS:
+        raise UsageError(
+            f"--heads goes with a stack ({', '.join(STACKS)}), got the model {recipe.model!r}. Options of a cell are "
+            "written 'delta_net(num_heads=2)'."
+        )
     _check(recipe)
     if recipe.precision == "float64":
         jax.config.update("jax_enable_x64", True)
@@ -229,12 +236,21 @@ def _check(recipe: Recipe) -> None:
         raise UsageError(f"--learning-rate: expected a number above 0, got {recipe.learning_rate}.")
     if not 0 <= recipe.clip < float("inf"):
         raise UsageError(f"--clip: expected a number of at least 0, got {recipe.clip}.")
-    if recipe.seed < 0:
-        raise UsageError(f"--seed: expected a whole number of at least 0, got {recipe.seed}.")
+    if not 0 <= recipe.seed < 2**31:  # beyond, JAX cuts seeds off, and two runs would be one
+        raise UsageError(f"--seed: expected a whole number from 0 to 2^31 - 1, got {recipe.seed}.")
+    if recipe.model in STACKS and recipe.method != "auto":
+        raise UsageError(
+            f"--method goes with a cell, got {recipe.method!r} for {recipe.model!r}, whose layers have methods of "
+            "their own. Leave it out."
+        )
 
 
 def _claim(folder: Path, resume: bool, overwrite: bool) -> None:
     """Make sure that a folder may be written to."""
+    if resume and overwrite:
+        raise UsageError(
+            "--resume goes on with a run, --overwrite replaces it: expected one of them, got both."
+        )
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out: expected a folder, got the file {folder}. Choose another name.")
     there = sorted(path.name for path in folder.iterdir()) if folder.exists() else []

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Dense, Diagonal, DiagonalInputs, Gated, GatedWeights, Layer, Step
+from seqjax.cells.labels import elementwise
 from seqjax.combinators.common import Flags, View, check_layers, composed
 from seqjax.definition import definition
 from seqjax.layers import fold_in
@@ -257,6 +258,7 @@ def _dropout_in_cell(cell: Cell, rate: float) -> Cell:
     )
 
 
+@elementwise("gain_x", "gain_h", "gain_s", "shift_s")
 class NormalisedParams(NamedTuple):
     """The cell's; gain_x, gain_h ``[G*H]``; gain_s, shift_s ``[H]``, or () for a cell whose output is its state."""
 

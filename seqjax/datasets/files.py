@@ -1,7 +1,6 @@
 """Files of one's own: lines, JSON lines and arrays. What is wrong with a file is said in one line."""
 
 import json
-import zipfile
 from os import PathLike
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def read_json_lines(path: Name, field: str = "text") -> list[np.ndarray]:
     Raises:
         FileNotFoundError: when there is nothing at that path.
         ValueError: when it cannot be read or is empty, or a line is not UTF-8, no JSON (as the last one of a file that
-            was cut short), or has no such field.
+            was cut short), has no such field, or half a surrogate pair in it, which is no text.
 
     Example:
         >>> import tempfile, pathlib
@@ -85,7 +84,7 @@ def read_json_lines(path: Name, field: str = "text") -> list[np.ndarray]:
                 f"read_json_lines: expected UTF-8, got byte {line[error.start]:#04x} at {error.start} in {where}. "
                 "Convert the file to UTF-8."
             ) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             last = " The file seems to be cut short." if number == len(lines) else ""
             raise ValueError(f"read_json_lines: expected JSON, got {error} in {where}.{last}") from None
         if not isinstance(value, dict) or not isinstance(value.get(field), str):
@@ -93,7 +92,13 @@ def read_json_lines(path: Name, field: str = "text") -> list[np.ndarray]:
                 f"read_json_lines: expected an object with the text {field!r}, got {str(value)[:60]} in {where}. "
                 "Name the field with field=."
             )
-        documents.append(np.frombuffer(value[field].encode(), np.uint8))
+        try:
+            documents.append(np.frombuffer(value[field].encode(), np.uint8))
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"read_json_lines: expected text, got half a surrogate pair at {error.start} of {field!r} in {where}. "
+                "Write both halves, or none."
+            ) from None
     if not documents:
         raise ValueError(f"read_json_lines: expected an object, got '{path}', whose lines are all empty.")
     return documents
@@ -123,8 +128,12 @@ def read_arrays(path: Name) -> dict[str, np.ndarray]:
         if isinstance(loaded, np.ndarray):
             return {"xs": loaded}
         with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+            arrays = {name: loaded[name] for name in loaded.files}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"{name} is no array")
+        return arrays
+    except Exception as error:  # whatever a damaged file makes numpy, zipfile, zlib and ast say
         raise ValueError(
             f"read_arrays: expected a whole .npy or .npz file of numbers, got '{path}' ({error}). "
             "Write it with numpy.savez."

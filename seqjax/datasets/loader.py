@@ -111,7 +111,7 @@ def windows(tokens: Any, *, batch: int, length: int, seed: int = 0) -> Loader:
         True
     """
     tokens = _tokens("windows", tokens)
-    _check_sizes("windows", batch=batch, length=length)
+    _check_sizes("windows", seed=seed, batch=batch, length=length)
     if len(tokens) < length + 1:
         raise ValueError(
             f"windows: expected at least length + 1 = {length + 1} tokens, got {len(tokens)}. Use a shorter length."
@@ -152,7 +152,7 @@ def packed(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) 
         >>> batch.reset[:, 0].astype(int), batch.mask[:, 0].astype(int)
         (array([1, 0, 1, 0, 0, 0]), array([1, 1, 1, 1, 1, 0]))
     """
-    _check_sizes("packed", batch=batch, length=length)
+    _check_sizes("packed", seed=seed, batch=batch, length=length)
     documents = [d for d in (_tokens("packed", d) for d in documents) if len(d) > 1]
     if not documents:
         raise ValueError("packed: expected a document of at least 2 tokens, got none. Check what was read.")
@@ -204,7 +204,7 @@ def padded(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) 
         (array([[ 0,  1,  0,  0],
                [10, 11, 12, 13]], dtype=int32), array([2, 4]))
     """
-    _check_sizes("padded", batch=batch, length=length)
+    _check_sizes("padded", seed=seed, batch=batch, length=length)
     documents = [_tokens("padded", d) for d in documents]
     if not documents:
         raise ValueError("padded: expected at least one document, got none. Check what was read.")
@@ -251,7 +251,7 @@ def examples(xs: Any, targets: Any, *, batch: int, seed: int = 0, lengths: Any =
         >>> loader(0).xs.shape, len({int(t) for step in (0, 1) for t in loader(step).targets})
         ((7, 4, 3), 8)
     """
-    _check_sizes("examples", batch=batch)
+    _check_sizes("examples", seed=seed, batch=batch)
     xs = np.asarray(xs)
     targets = jax.tree.map(np.asarray, targets)
     lengths = None if lengths is None else np.asarray(lengths)
@@ -259,7 +259,9 @@ def examples(xs: Any, targets: Any, *, batch: int, seed: int = 0, lengths: Any =
         raise ValueError(
             f"examples: expected xs [N, T, ...] with N and T of at least 1, got {list(xs.shape)}."
         )
-    for leaf in jax.tree.leaves((targets, lengths)):
+    for leaf in jax.tree.leaves((xs, targets, lengths)):
+        if leaf.dtype.kind not in "biufcV":  # V: the narrow floats of ml_dtypes
+            raise ValueError(f"examples: expected numbers, got an array of {leaf.dtype}.")
         if np.shape(leaf)[:1] != xs.shape[:1]:
             raise ValueError(
                 f"examples: expected {len(xs)} targets and lengths, as xs {list(xs.shape)}, got {list(np.shape(leaf))}."
@@ -313,10 +315,14 @@ def _tokens(who: str, tokens: Any) -> np.ndarray:
         raise ValueError(
             f"{who}: expected integers [N], got {list(array.shape)} of {array.dtype}. Text is read by read_bytes."
         )
+    if array.size and not (array.min() >= -(2**31) and array.max() < 2**31):
+        raise ValueError(f"{who}: expected tokens that fit 32 bits, got {array.min()} to {array.max()}.")
     return array.astype(np.int32)
 
 
-def _check_sizes(who: str, **sizes: int) -> None:
+def _check_sizes(who: str, *, seed: int = 0, **sizes: int) -> None:
+    if seed < 0:
+        raise ValueError(f"{who}: expected a seed of at least 0, got {seed}.")
     for name, value in sizes.items():
         if value < 1:
             raise ValueError(f"{who}: expected {name} of at least 1, got {value}.")

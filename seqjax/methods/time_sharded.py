@@ -28,8 +28,14 @@ class TimeSharded(Value):
     ================== ==================================================== ================================
     `Diagonal`         an affine map per part (`seqjax.ops.time_shards`)    one gather forward, one backward
     `Matrix`           the same                                             the same
-    `Step`, `Gated`    the linear solutions inside `Newton` are split       per iteration, none over time
+    `Step`, `Gated`    the linear solutions inside `Newton` are split       three messages per iteration
     ================== ==================================================== ================================
+
+    No loop over time communicates; two other loops do. Newton's iterations must: each begins with the trajectory that
+    the one before found over the whole sequence, so in its ``while`` loop it gathers the maps of all parts, fetches the
+    state that the part before ends in, and asks all devices whether any needs another iteration (one that stopped alone
+    would leave the others waiting). It pays where iterations are few, however long the parts. And in
+    `seqjax.repeat`, a loop over layers, each layer makes its own gathers, as many as in `seqjax.serial`.
 
     The axis is looked up where the layer runs: in a training step on a mesh that has it (`seqjax.training`), inside
     ``jax.shard_map``, or under ``jax.set_mesh(mesh)``, with other axes of the mesh free for the batch. Where there is

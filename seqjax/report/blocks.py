@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -116,11 +116,10 @@ Block = Figure | Table | Fold | Note
 
 @dataclass(frozen=True)
 class View:
-    """What a section shows on the page; `scores` are its contribution to the summary: cell -> score of 0 to 1."""
+    """What a section shows on the page."""
 
     intro: Text
     blocks: Sequence[Block] = ()
-    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 class Section(Protocol):

@@ -15,7 +15,9 @@ from seqjax.report.store import Store
 from seqjax.report.training import Run, Snapshot
 
 MOMENTS = ("initialisation", "after training")
-_KEPT = 6
+WORTH_OPTIMISING = 2000
+"""Time steps."""
+_KEPT = 24
 
 
 class Inner(NamedTuple):
@@ -79,13 +81,13 @@ class Lab:
                 del self._kept[old]
         return self._kept[key]
 
-    def jit(self, function: Callable) -> Any:
-        """Compile a program that runs a few times only: on small profiles compilation is what takes time.
+    def jit(self, function: Callable, steps: int) -> Any:
+        """Compile a program that will run over so many time steps in all; with few, compilation is what takes time.
 
-        At the lowest level it takes half as long, and the program two to three times as long.
+        At the lowest level of optimisation that takes two thirds as long, and the program two to five times as long.
         """
-        quick = {} if self.settings.profile == "gpu" else {"xla_backend_optimization_level": 0}
-        return jax.jit(function, compiler_options=quick)
+        quick = self.settings.profile != "gpu" and steps < WORTH_OPTIMISING
+        return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0} if quick else {})
 
     def run(self, cell: str, length: int) -> Run:
         """The training of a cell at one length."""

@@ -49,9 +49,11 @@
     charts.push(chart);
     for (const s of data.s || []) {
       const group = document.getElementById(s.id), band = document.getElementById(s.id + "-band");
-      const path = group && group.querySelector("path[clip-path], g > path, path");
-      const colour = path && (getComputedStyle(path).stroke !== "none" ? getComputedStyle(path).stroke : null);
-      chart.lines.push({s, group, band, path, d: path && path.getAttribute("d"), on: true, colour});
+      const path = group && [...group.querySelectorAll("path")].find(p => !p.closest("defs"));
+      const points = group ? [...group.querySelectorAll("use")].map(use => ({use, x: +use.getAttribute("x"), y: use.getAttribute("y")})) : [];
+      const drawn = path || points[0]?.use, look = drawn && getComputedStyle(drawn);
+      const colour = look && (look.stroke !== "none" ? look.stroke : look.fill);
+      chart.lines.push({s, group, band, path, points, d: path && path.getAttribute("d"), on: true, colour});
       if (s.c) cells.set(s.c, true);
     }
     const mark = document.createElementNS("http://www.w3.org/2000/svg", "line");
@@ -102,9 +104,14 @@
       const one = seed.value !== "" && l.s.e && l.s.e[seed.value];
       if (l.group) l.group.style.display = l.on ? "" : "none";
       if (l.band) l.band.style.display = l.on && !one ? "" : "none";
+      const [left, top, right, bottom] = data.box;
+      for (const {use, x, y} of l.points) {
+        const away = l.s.x.map(v => Math.abs(to(v, data.x, left, right) - x)), at = one && one[away.indexOf(Math.min(...away))];
+        use.setAttribute("y", one && at !== null ? to(at, data.y, bottom, top).toFixed(1) : y);
+        use.style.display = one && at === null ? "none" : "";
+      }
       if (!l.path) continue;
       if (!one) { l.path.setAttribute("d", l.d); continue; }
-      const [left, top, right, bottom] = data.box;
       let d = "", pen = "M";
       one.forEach((y, i) => {
         if (y === null || (data.y[2] && y <= 0)) { pen = "M"; return; }

@@ -46,6 +46,9 @@ class EarlyStop:
         patience: stop after so many evaluations in a row without a better one; None for never.
         min_change: by how much an evaluation must be better than the best to count as better.
         target: stop at a value as good as this; None for never.
+
+    Raises:
+        ValueError: for another mode, a patience below 1 or a negative change.
     """
 
     metric: str = "loss"
@@ -53,6 +56,14 @@ class EarlyStop:
     patience: int | None = None
     min_change: float = 0.0
     target: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("min", "max"):
+            raise ValueError(f"EarlyStop: expected mode 'min' or 'max', got {self.mode!r}.")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"EarlyStop: expected patience of at least 1, or None, got {self.patience}.")
+        if not self.min_change >= 0:
+            raise ValueError(f"EarlyStop: expected min_change of at least 0, got {self.min_change}.")
 
     def better(self, value: float, best: float | None) -> bool:
         """Whether a value is better than the best so far; one that is not finite never is."""
@@ -126,7 +137,8 @@ def fit(
         eval_every: steps between evaluations; the last step is evaluated, too.
         early_stop: which evaluation is the best, and when to stop early.
         checkpoints: where states are saved; the best in its folder ``best``. They are not closed here.
-        checkpoint_every: steps between states that are saved; the first and the last are, too.
+        checkpoint_every: steps between states that are saved, but for those amid skipped steps; the first and the last
+            are, too.
         log: a `MetricsLog`, or the folder for one.
         log_every: steps between lines of the log.
         max_skipped: how many steps in a row may be not finite.
@@ -139,7 +151,8 @@ def fit(
         The state and why training ended.
 
     Raises:
-        ValueError: for a count below 1; where the log is that of another run; where the evaluation has no such metric.
+        ValueError: for a count below 1, or early_stop without evaluate; where the log is that of another run; where the
+            evaluation has no such metric.
         FloatingPointError: after `max_rollbacks` in a row, or where there is nothing to go back to.
         KeyboardInterrupt: at Ctrl-C, with the state saved.
         SystemExit: at SIGTERM (status 143), with the state saved.
@@ -166,6 +179,8 @@ def fit(
     ):
         if value < 1:
             raise ValueError(f"fit: expected {name} of at least 1, got {value}.")
+    if evaluate is None and early_stop != EarlyStop():
+        raise ValueError("fit: expected evaluate with early_stop, got none. Make one with evaluation(...).")
     if place is None:  # a step over a mesh places batches itself
         place = jax.device_put if getattr(step, "mesh", None) is None else lambda batch: batch
 
@@ -205,7 +220,8 @@ def fit(
                         _roll_back(keeper, guard, report, state, bad, noted.rollbacks, max_rollbacks),
                         bad,
                     )
-                    break
+                    if at < num_steps:
+                        break
                 if evaluating:
                     found = dict(evaluate(state))  # type: ignore[misc]
                     report.evaluation(at, found)
@@ -213,8 +229,9 @@ def fit(
                     if noted.best_step == at:
                         keeper.save_best(at, state)
                     reason = early_stop.reason(noted)
-                if scheduled or stopping or reason is not None:
-                    good = guard.in_a_row == 0
+                good = guard.in_a_row == 0
+                # Amid skipped steps a save would push out the states to go back to.
+                if (scheduled and (good or at == num_steps)) or stopping or reason is not None:
                     if good and scheduled:
                         noted = noted._replace(rollbacks=0)
                     saved = keeper.save(

@@ -51,9 +51,10 @@ class Keeper:
         if self.checkpoints.steps():
             step, state = self.checkpoints.restore(state)
             self.checkpoints.drop_from(step + 1)  # newer ones are damaged
-            notes = self.checkpoints.notes(step)
+            progress = Progress(**self.checkpoints.notes(step).get("progress", {}))
             self._last = step
-            return state, Progress(**notes.get("progress", {})), True
+            self._miss_best(progress.best_step)
+            return state, progress, True
         self.save(int(state.step), state, Progress(), good=True, scheduled=True, wait=True)
         return state, Progress(), False
 
@@ -80,15 +81,16 @@ class Keeper:
         """The state whose evaluation was the best so far, in a folder ``best`` of its own."""
         if self.checkpoints is None:
             return
-        if self._best is None:
-            self._best = Checkpoints(self.checkpoints.folder / "best", keep=1)
-        best = self._best
+        folder = self.checkpoints.folder / "best"
 
         def save() -> None:
-            best.drop_from(step)  # of a run that was killed after it
-            best.save(step, state)
+            if self._best is None:
+                self._best = Checkpoints(folder, keep=1)
+            self._best.drop_from(step)  # of a run that was killed after it
+            self._best.save(step, state)
 
-        self._tried(best.wait, "the best state")
+        if self._best is not None:
+            self._tried(self._best.wait, "the best state")
         self._tried(save, f"the best state, of step {step},")
 
     def roll_back(self, like: Any, **fields: int) -> tuple[int, Any]:
@@ -128,6 +130,15 @@ class Keeper:
         """The step of the newest checkpoint."""
         steps = self.checkpoints.steps() if self.checkpoints is not None else []
         return steps[-1] if steps else None
+
+    def _miss_best(self, step: int | None) -> None:
+        """Say so if the best state is gone; one of a later step is that of a run that was killed after it."""
+        if step is None or self.checkpoints is None or jax.process_index():
+            return
+        folder = self.checkpoints.folder / "best"
+        there = [int(path.name) for path in folder.glob("steps/*") if path.name.isdecimal()]
+        if max(there, default=-1) < step:
+            logger.warning("fit: the best state, of step %d, is no longer in %s.", step, folder)
 
     def _tried(self, action: Any, what: str) -> bool:
         try:

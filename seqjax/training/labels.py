@@ -1,20 +1,40 @@
 """Params by what they do, so that an optimizer may treat them differently."""
 
-from typing import Any
+import re
+from typing import Any, Literal
 
 import jax
 
-from seqjax.cells.labels import recurrence_fields
+from seqjax.cells.labels import elementwise_fields, recurrence_fields
+
+Label = Literal["recurrence", "elementwise", "other"]
+
+ELEMENTWISE_FIELDS = re.compile(r"(b|gain|scale|shift)(_\w+)?|bias|d|skip")
+ELEMENTWISE_KEYS = re.compile("bias|scale")
+"""Of dicts, as flax makes them: their keys may as well be names of layers."""
 
 
 def parameter_labels(params: Any) -> Any:
-    """The label of each parameter, "recurrence" or "other", as `optax.multi_transform` takes them.
+    """The label of each parameter, as `optax.multi_transform` takes them.
 
-    "recurrence" are those that set decays, phases or step sizes of a linear recurrence, wherever in a model it is:
-    ``nu_log`` of an `lru`, ``a_log`` and ``b_step`` of `mamba`. State space models are trained with a lower learning
-    rate and no weight decay for them: a step that is small for a weight may double a time constant, and at zero there
-    is just another time constant. A cell names them beside the class of its params, by
-    ``seqjax.cells.labels.sets_recurrence``; cells whose decays come from projections alone have none.
+    ============= ========================================================================== =========================
+    label         params                                                                     usual treatment
+    ============= ========================================================================== =========================
+    "recurrence"  decays, phases and step sizes of a linear recurrence: ``nu_log`` of an     lower rate, no weight
+                  `lru`, ``a_log`` and ``b_step`` of `mamba`                                 decay
+    "elementwise" one number per unit: biases (packed ones, too), scales and shifts of       no weight decay
+                  norms, skips, peepholes, the recurrent weights of an `indrnn`
+    "other"       matrices, kernels, embeddings                                              weight decay
+    ============= ========================================================================== =========================
+
+    A recurrence's step that is small for a weight may double a time constant, and at zero there is just another time
+    constant. A bias is no weight whose size should be small: that of a forget gate sets how long it remembers.
+
+    Params are told by their classes and names, so that it does not matter where in a model they are, nor whether
+    `repeat` stacks them. A cell names those of a recurrence beside the class of its params, by
+    ``seqjax.cells.labels.sets_recurrence``; cells whose decays come from projections and packed biases alone have none.
+    "elementwise" are the fields b, gain, scale and shift, also as ``b_...``, and bias, d and skip, or what the class
+    names by ``seqjax.cells.labels.elementwise``; and "bias" and "scale" of flax modules.
 
     Args:
         params: of a model, or anything of the same structure, such as its gradients.
@@ -25,13 +45,14 @@ def parameter_labels(params: Any) -> Any:
     Example:
         >>> import jax, jax.numpy as jnp, optax, seqjax as sj
         >>> from seqjax.training import parameter_labels
-        >>> layer = sj.recurrent(sj.rtu(4))
-        >>> parameter_labels(layer.init(jax.random.key(0), jnp.ones((1, 3))))
-        RTUParams(nu_log='recurrence', theta_log='recurrence', w_x='other')
+        >>> layer = sj.recurrent(sj.rg_lru(4))
+        >>> print(parameter_labels(layer.init(jax.random.key(0), jnp.ones((1, 3)))))
+        RGLRUParams(w_x='other', w_r='other', b_r='recurrence', w_i='other', b_i='elementwise', a_logit='recurrence')
 
         The usual recipe:
 
-        >>> groups = {"recurrence": optax.adam(1e-3), "other": optax.adamw(4e-3, weight_decay=0.05)}
+        >>> plain, decayed = optax.adam(4e-3), optax.adamw(4e-3, weight_decay=0.05)
+        >>> groups = {"recurrence": optax.adam(1e-3), "elementwise": plain, "other": decayed}
         >>> optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.multi_transform(groups, parameter_labels))
 
     References:
@@ -39,16 +60,27 @@ def parameter_labels(params: Any) -> Any:
         training of S4: a lower rate and no weight decay for the parameters of the state space). Orvieto et al. 2023,
         "Resurrecting recurrent neural networks for long sequences", arXiv:2303.06349 (the same for the LRU).
     """
+    return _labels(params, "other")
 
-    def labels(node: Any) -> Any:
-        fields = recurrence_fields(node)
-        if not fields:
-            return "other"
-        return type(node)(
-            *(
-                jax.tree.map(lambda _: "recurrence", value) if name in fields else parameter_labels(value)
-                for name, value in zip(node._fields, node, strict=True)
-            )
+
+def _labels(node: Any, label: Label) -> Any:
+    """Of a node's leaves: `label`, where nothing in it says more."""
+    parts, structure = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda part: part is not node)
+    if not parts:  # None, or an empty tuple
+        return node
+    if parts[0][0] == ():
+        return label
+    recurrence, elementwise = recurrence_fields(node), elementwise_fields(node)
+    names = ELEMENTWISE_KEYS if isinstance(node, dict) else ELEMENTWISE_FIELDS
+
+    def of(path: Any, part: Any) -> Any:
+        name = jax.tree_util.keystr(path, simple=True)
+        if name in recurrence:
+            return _labels(part, "recurrence")
+        if elementwise is not None:
+            return _labels(part, "elementwise" if name in elementwise else label)
+        return _labels(
+            part, "elementwise" if jax.tree_util.all_leaves([part]) and names.fullmatch(name) else label
         )
 
-    return jax.tree.map(labels, params, is_leaf=lambda node: bool(recurrence_fields(node)))
+    return jax.tree.unflatten(structure, [of(path, part) for path, part in parts])

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from seqjax.base import Batch, Estimate, Layer
 from seqjax.definition import Value, definition
 from seqjax.gradients.objective import Loss
+from seqjax.layers import first_step
 from seqjax.ops.select import cast, wide
 from seqjax.training.labels import parameter_labels
 
@@ -157,15 +158,24 @@ def first_scale(precision: Precision) -> LossScale | None:
     return LossScale(jnp.float32(precision.loss_scale), jnp.zeros((), jnp.int32))
 
 
-def loss_factor(state: LossScale | None, batch: Batch) -> jax.Array | None:
-    """By which each loss is multiplied: S over the number of steps and rows, rounded up to a power of two.
+def loss_factor(
+    state: LossScale | None, model: Layer, loss: Loss, params: Any, batch: Batch
+) -> jax.Array | None:
+    """By which each loss is multiplied: S over the number of losses, rounded up to a power of two.
 
-    The sum of losses is differentiated; so S means the same as for a mean, whatever the size of the batch.
+    The sum of losses is differentiated; so S means the same as for a mean, whatever the size of the batch, and whether
+    there is a loss per step, per sequence, or one that is a mean already.
     """
     if state is None:
         return None
-    steps = math.prod(jax.tree.leaves(batch.xs)[0].shape[:2])
-    return state.scale / 2.0 ** math.ceil(math.log2(max(steps, 1)))
+
+    def losses(params: Any, batch: Batch) -> jax.Array:
+        carry = model.initial_carry(params, first_step(batch.xs))
+        ys = model.unroll(params, carry, batch.xs, reset=batch.reset, mask=batch.mask)[1]
+        return loss(ys, batch.targets)
+
+    number = jax.eval_shape(losses, params, batch).size
+    return state.scale / 2.0 ** math.ceil(math.log2(max(number, 1)))
 
 
 def scaled(loss: Loss, factor: jax.Array | None) -> Loss:

@@ -9,7 +9,8 @@ axis       splits                                                            com
 "fsdp"     the batch; params and optimizer state, leaf by leaf               one gather of params, one sum of gradients
                                                                              of which each device keeps its share
 "time"     the steps of each sequence, and with them the work of each layer  one sum of gradients; in each
-                                                                             `seqjax.TimeSharded` two gathers
+                                                                             `seqjax.TimeSharded` two gathers, or
+                                                                             three messages per Newton iteration
 ========== ================================================================= ========================================
 
 The only axis of a mesh, of another name, is for data. Axes of other names beside these hold copies.

@@ -215,7 +215,7 @@ def make_train_step(
         old, batch = TrainState(*state_and_batch[:-1]), state_and_batch[-1]
         check_micro_batches(batch, accumulate, devices)
         noise = None if old.key is None else jax.random.fold_in(old.key, old.step)
-        factor = loss_factor(old.loss_scale, batch)
+        factor = loss_factor(old.loss_scale, model, loss, old.params, batch)
         estimate, carry, estimator_state = sums(
             old.params, old.carry, old.estimator_state, batch, noise, factor
         )

@@ -10,6 +10,7 @@ import optax
 
 from seqjax.cells.initialise import check_at_least
 from seqjax.ops.select import wide
+from seqjax.training.guard import all_finite, choose
 
 
 def clip_by_layer_norm(max_norm: float) -> optax.GradientTransformation:
@@ -62,7 +63,8 @@ def average_params(decay: float) -> optax.GradientTransformation:
     The division corrects the bias towards the start: after one update the average is what that update left, and
     before any it is the first params. It is computed as
     :math:`\bar\theta_t = \bar\theta_{t-1} + \frac{1 - \beta}{1 - \beta^t} (\theta_t - \bar\theta_{t-1})`, in float32 at
-    least; integers are those of the last update. Updates pass through as they are; skipped steps do not count.
+    least; integers are those of the last update. Updates pass through as they are; steps that are skipped, and
+    updates to what is not finite, do not count.
 
     Args:
         decay: :math:`\beta`, in [0, 1); the average looks back about :math:`1/(1 - \beta)` updates.
@@ -107,7 +109,9 @@ def average_params(decay: float) -> optax.GradientTransformation:
         def nearer(a: Any, p: Any) -> Any:
             return (a + weight * (p.astype(a.dtype) - a)).astype(a.dtype) if _inexact(p) else p
 
-        return updates, AverageState(count, jax.tree.map(nearer, state.average, new))
+        after = AverageState(count, jax.tree.map(nearer, state.average, new))
+        # The training step makes no such update, but keeps the state of the optimizer, whose doing it is.
+        return updates, choose(all_finite(new), after, state)
 
     return optax.GradientTransformation(init, update)
 

@@ -7,8 +7,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from seqjax.report.compare.divergence import Difference
 from seqjax.report.svg import GRID, INK, printable, write
+from seqjax.report.text import power
 
-_WIDTH, _HEIGHT, _MOST_POINTS = 560, 300, 600
+_WIDTH, _HEIGHT, MOST_POINTS = 560, 300, 600
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "seqjax",
@@ -21,7 +22,6 @@ _STYLE = {
     "ytick.color": INK,
     "grid.color": GRID,
 }
-SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def draw(difference: Difference, name: str) -> str:
@@ -30,7 +30,7 @@ def draw(difference: Difference, name: str) -> str:
     with np.errstate(divide="ignore"):
         errors, tolerances = (np.log10(line) for line in (difference.errors, difference.tolerances))
     # Of many steps the largest error in each stretch is drawn, and the tolerance there.
-    stretches = np.array_split(np.arange(length), min(length, _MOST_POINTS))
+    stretches = np.array_split(np.arange(length), min(length, MOST_POINTS))
     steps = np.array([s[np.argmax(np.nan_to_num(errors[s] - tolerances[s], nan=np.inf))] for s in stretches])
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), dpi=72)
@@ -50,9 +50,7 @@ def draw(difference: Difference, name: str) -> str:
             ylim=(low, high), xlim=(0, max(length - 1, 1)), xlabel="step t", ylabel="relative difference"
         )
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.yaxis.set_major_formatter(
-            FuncFormatter(lambda v, _: "10" + str(round(v)).translate(SUPERSCRIPT))
-        )
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: power(round(v))))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.grid(axis="y", linewidth=0.8)
         axes.set_axisbelow(True)

@@ -63,6 +63,11 @@ class Difference(NamedTuple):
         """Whether rounding explains it."""
         return self.excess <= 1
 
+    @property
+    def finite(self) -> bool:
+        """Whether every number of both sides is."""
+        return bool(np.isfinite(self.errors).all())
+
 
 class Comparison(NamedTuple):
     """What `compare` finds.
@@ -282,8 +287,9 @@ def _difference(
     # What is not finite on either side is a difference, whatever the tolerance.
     ratios = np.divide(errors, tolerances, out=np.where(errors == 0, 0.0, np.inf), where=tolerances > 0)
     ratios = np.where(np.isfinite(errors) & np.isfinite(tolerances), ratios, np.inf)
-    past = np.flatnonzero(~(ratios <= 1))
-    worst = int(np.argmax(ratios))
+    order = np.arange(len(ratios))[:: -1 if quantity == BY_INPUTS else 1]  # of computation
+    past = order[~(ratios[order] <= 1)]
+    worst = int(order[np.argmax(ratios[order])])
     unscaled = scale or 1.0
     with np.errstate(invalid="ignore"):
         largest = float(np.max(np.abs(a - b)) / (np.max(np.abs(true)) or 1.0))
@@ -295,7 +301,7 @@ def _difference(
         tolerances / unscaled,
         float(ratios[worst]),
         worst if by_step else None,
-        None if not by_step or not past.size else int(past[0] if quantity == OUTPUTS else past[-1]),
+        None if not by_step or not past.size else int(past[0]),
         largest,
         float(np.max(norms(a - true))) / unscaled,
         float(np.max(norms(b - true))) / unscaled,
@@ -304,9 +310,10 @@ def _difference(
 
 def _judged(differences: tuple[Difference, ...], whose: str, a: str, b: str, dtype: str) -> list[str]:
     remarks = []
-    broken = next((d for d in differences if not np.isfinite(d.errors).all()), None)
-    if broken is not None:
-        remarks.append(f"Not every number is finite: {broken.label}.")
+    broken = [d.label for d in differences if not d.finite]
+    if broken:
+        more = f", and of {len(broken) - 1} more" if broken[1:] else ""
+        remarks.append(f"Not every number is finite of {broken[0]}{more}.")
     loose = [d for d in differences if np.max(d.tolerances) > 0.1]
     if loose:
         steps = [int(np.argmax(d.tolerances > 0.1)) for d in loose if d.quantity == OUTPUTS]

@@ -12,10 +12,13 @@ from markupsafe import Markup
 from seqjax.report.compare import curves
 from seqjax.report.compare.divergence import Comparison, Difference
 from seqjax.report.compare.evaluate import BY_STEP
-from seqjax.report.compare.runs import RunsComparison
+from seqjax.report.compare.runs import FEWEST, RunsComparison
+from seqjax.report.text import number
 
 Table = tuple[list[str], list[list[str]], list[bool]]
-"""Heads, rows of text, and which rows differ."""
+"""Heads, rows of text, and which rows differ; the most telling columns first."""
+_KEY = {"length": "T = {}", "x": "at {:g}"}
+"""How parts of a row's key are written; the others as they are."""
 
 
 def to_json(found: Comparison | RunsComparison, command: str) -> dict[str, Any]:
@@ -35,12 +38,16 @@ def to_html(found: Comparison | RunsComparison, command: str) -> str:
     figures = []
     if isinstance(found, Comparison):
         drawn = [each for each in found.differences if each.quantity in BY_STEP and len(each.errors) > 1]
-        figures = [(Markup(curves.draw(each, f"curve{i}")), caption(each)) for i, each in enumerate(drawn)]
+        figures = [
+            (Markup(curves.draw(each, f"curve{i}")), caption(each, found.reference))
+            for i, each in enumerate(drawn)
+        ]
     return environment.get_template("page.html.jinja").render(
         of_runs=isinstance(found, RunsComparison),
         found=found,
         table=table(found),
         verdict=verdict(found),
+        mark=_mark(found),
         figures=figures,
         command=command,
         environment=_environment(),
@@ -50,12 +57,18 @@ def to_html(found: Comparison | RunsComparison, command: str) -> str:
 def verdict(found: Comparison | RunsComparison) -> str:
     """The verdict in a sentence or two."""
     if isinstance(found, RunsComparison):
-        count = sum(row.differs for row in found.rows)
-        if not count:
-            return f"No difference was shown in any of {len(found.rows)} quantities."
-        return f"{count} of {len(found.rows)} quantities differ (sign-flip test on the pairs, at 5% for all together)."
+        count, of = sum(row.differs for row in found.rows), len(found.rows)
+        if count:
+            return f"{count} of {of} quantities differ (sign-flip test on the pairs; at most 5% of them by chance)."
+        few = found.rows[0].paired.pairs
+        if few < FEWEST:
+            are = "is" if few == 1 else "are"
+            return f"Undecided: it takes {FEWEST} common seeds to show a difference, and there {are} {few}."
+        return f"No difference was shown in any of {of} quantities."
     if found.equal:
         closest = max(found.differences, key=lambda each: each.excess)
+        if not closest.excess:
+            return f"Equal to the last bit, in all of {len(found.differences)} quantities."
         return (
             f"Equal: every difference is within what roundings of {found.dtype} explain; the closest is "
             f"{closest.label}, at {number(closest.excess)} of its tolerance."
@@ -64,10 +77,21 @@ def verdict(found: Comparison | RunsComparison) -> str:
     assert first is not None
     where = "" if first.first is None else f", first at step {first.first}"
     count = sum(not each.equal for each in found.differences)
+    how = (
+        f", by up to {number(first.excess)} times the tolerance"
+        if first.finite
+        else "; not every number is finite"
+    )
     return (
-        f"Different: {first.label}{where}, by up to {number(first.excess)} times the tolerance "
-        f"({count} of {len(found.differences)} quantities). {_culprit(first)}"
+        f"Different: {first.label}{where}{how} ({count} of {len(found.differences)} quantities). "
+        f"{_culprit(first)}"
     ).rstrip()
+
+
+def _mark(found: Comparison | RunsComparison) -> str:
+    """The class of the verdict: nothing is good or bad where nothing can be shown."""
+    undecided = isinstance(found, RunsComparison) and found.rows[0].paired.pairs < FEWEST
+    return "bad" if not found.equal else "open" if undecided else ""
 
 
 def table(found: Comparison | RunsComparison) -> Table:
@@ -78,11 +102,11 @@ def table(found: Comparison | RunsComparison) -> Table:
 def _table(found: Comparison) -> Table:
     heads = [
         "quantity",
+        "÷ tolerance",
+        "first",
         "difference",
         "tolerance",
-        "times",
         "at step",
-        "first",
         "largest",
         "A to ref.",
         "B to ref.",
@@ -90,10 +114,11 @@ def _table(found: Comparison) -> Table:
     rows = []
     for each in found.differences:
         place = each.worst or 0
-        at = [each.errors[place], each.tolerances[place], each.excess]
-        steps = ["" if step is None else str(step) for step in (each.worst, each.first)]
-        errors = [each.largest, *((each.a_error, each.b_error) if found.reference else (math.nan, math.nan))]
-        rows.append([each.label, *map(number, at), *steps, *map(number, errors)])
+        worst, first = ("" if step is None else str(step) for step in (each.worst, each.first))
+        at = [_size(each.errors[place]), number(each.tolerances[place])]
+        errors = [each.largest, *((each.a_error, each.b_error) if found.reference else ())]
+        against = [*map(_size, errors), *["–"] * (3 - len(errors))]
+        rows.append([each.label, number(each.excess), first, *at, worst, *against])
     return heads, rows, [not each.equal for each in found.differences]
 
 
@@ -103,11 +128,11 @@ def _runs_table(found: RunsComparison) -> Table:
         "A",
         "B",
         "B − A (or B/A)",
+        "p",
         "95% interval",
         "B above A",
         "95% interval",
         "seeds",
-        "p",
     ]
     rows = []
     for row in found.rows:
@@ -115,52 +140,56 @@ def _runs_table(found: RunsComparison) -> Table:
         sign = "×" if row.ratio else ""
         rows.append(
             [
-                ", ".join(
-                    str(value) if name != "length" else f"T={value}" for name, value in row.key.items()
-                ),
+                ", ".join(_KEY.get(name, "{}").format(value) for name, value in row.key.items()),
                 number(row.a),
                 number(row.b),
                 sign + number(d.estimate),
+                number(row.paired.p),
                 _interval(d.low, d.high),
                 number(row.above.estimate),
                 _interval(row.above.low, row.above.high),
                 str(row.paired.pairs),
-                number(row.paired.p),
             ]
         )
     return heads, rows, [row.differs for row in found.rows]
 
 
-def caption(difference: Difference) -> str:
-    """What a figure shows, how it was measured, what to conclude."""
+def caption(difference: Difference, reference: str) -> str:
+    """What a figure shows, how it was measured, what to conclude; `reference` is "" where there is none."""
     order = (
         "Values are computed from left to right: what differs later may follow from the first difference."
         if difference.quantity == BY_STEP[0]
         else "Gradients are computed from right to left: what differs at earlier steps may follow from later ones."
     )
-    verdict = (
-        "Roundings explain the difference at every step."
-        if difference.equal
-        else f"At step {difference.worst} it is {number(difference.excess)} times what roundings explain."
-    )
-    return (
-        "Norm over batch and features of A − B by step, divided by the root mean square over steps of the reference's "
-        "norm, and the tolerance, measured as the response of the float64 reference to noise of the size of roundings. "
-        f"{order} {verdict}"
-    )
+    if not difference.finite:
+        verdict = f"At step {difference.worst} it is not finite, which has no place on the axis."
+    elif not difference.equal:
+        verdict = f"At step {difference.worst} it is {number(difference.excess)} times the tolerance."
+    elif not difference.errors.any():
+        verdict = "A and B are equal to the last bit, so that there is no line."
+    else:
+        verdict = "Roundings explain the difference at every step."
+    stretch = math.ceil(len(difference.errors) / curves.MOST_POINTS)  # so many steps share a point
+    gaps = stretch == 1 and difference.finite and difference.errors.any() and not difference.errors.all()
+    parts = [
+        f"Norm over batch and features of A − B by step, divided by the root mean square over steps of the norm of "
+        f"{'the reference' if reference else '(A + B)/2'}"
+        + (", which breaks off where A and B are equal to the last bit;" if gaps else ",")
+        + " and the tolerance"
+        + (
+            ", measured as the response of the float64 reference to noise of the size of roundings."
+            if reference
+            else ", K u √(n + T), since there is no reference."
+        ),
+        f"Of up to {stretch} neighbouring steps the worst is drawn." if stretch > 1 else "",
+        order,
+        verdict,
+    ]
+    return " ".join(filter(None, parts))
 
 
-def number(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits."""
-    if math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    text = f"{value:.{digits}g}"
-    if "e" in text:
-        mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
-        text = f"{mantissa}×10{str(int(exponent)).translate(curves.SUPERSCRIPT)}"
-    return text.replace("-", "−")
+def _size(value: float) -> str:
+    return number(value) if math.isfinite(value) else "not finite"
 
 
 def _culprit(first: Difference) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from seqjax.report.lab import MOMENTS
 from seqjax.report.statistics import (
     Interval,
     Paired,
@@ -21,6 +22,21 @@ LEVEL = 0.05
 """Of significance, for all quantities together."""
 _POSITIVE = ("parameter_gradient_norm", "exponential_length")  # span decades: compared by their ratio
 _NOT_KEYS = ("part", "seed", "training_step", "t", "value")
+_HOW = (
+    "draws",
+    "steps",
+    "examples",
+    "baseline",
+    "state_size",
+    "checks_in_all",
+    "not_applicable",
+    "not_measured",
+)
+"""How something was measured."""
+_TWICE = ("exponential_aic", "power_aic", "log_determinant")
+"""What other quantities say."""
+FEWEST = 1 + math.ceil(math.log2(1 / LEVEL))
+"""Of so many pairs the sign-flip test can reach the level: with n of them no p is below 2^(1 - n)."""
 
 
 class Row(NamedTuple):
@@ -33,7 +49,7 @@ class Row(NamedTuple):
         ratio: whether `paired` is of ratios b/a instead of differences b - a.
         paired: the comparison on common seeds.
         above: probability that a run of B is above one of A, whatever the seeds.
-        differs: whether the sign-flip test tells them apart, allowing for the number of rows (Holm).
+        differs: whether the sign-flip test tells them apart, allowing for the number of rows.
     """
 
     key: dict[str, Any]
@@ -46,7 +62,7 @@ class Row(NamedTuple):
 
 
 class RunsComparison(NamedTuple):
-    """What `compare_runs` finds: one row per quantity, and remarks for the reader."""
+    """What `compare_runs` finds: one row per quantity, by p, and remarks for the reader."""
 
     a: str
     b: str
@@ -69,19 +85,25 @@ def compare_runs(
 ) -> RunsComparison:
     """Compare the results of two studies, as `seqjax gradients` leaves them, after their last training step.
 
-    Rows by time step (profiles) are left out: their summaries, such as lag_90, are compared.
+    Rows by time step (profiles) are left out: their summaries, such as lag_90, are compared, of curves (by number of
+    steps, by length) the last point, and gradient norms by parameter where they are asked for. So are rows that no
+    test can tell apart, for they have too few common seeds, where there are others. Of the rows said to differ a share
+    of `LEVEL` at most is false in expectation (Benjamini and Hochberg); two studies of one distribution are told apart
+    with that probability.
 
     Args:
         a: a folder with ``summary.json`` and ``results.parquet``.
         b: another.
-        quantities: which; none for all.
+        quantities: which, with all their rows without time axis; none for those above.
         resamples: of the bootstrap.
 
     Raises:
         ValueError: for a folder without results, and for two that have no quantity on a common seed.
 
     References:
-        Holm 1979, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6.
+        Benjamini and Hochberg 1995, "Controlling the false discovery rate", J. R. Statist. Soc. B 57.
+        Gilbert 2005, "A modified false discovery rate multiple-comparisons procedure for discrete data", J. R. Statist.
+        Soc. C 54 (rows whose smallest p is above the level do not count).
     """
     frames, summaries = zip(*(_load(Path(folder)) for folder in (a, b)))
     keys = [c for c in frames[0].columns if c in frames[1].columns and c not in _NOT_KEYS]
@@ -93,25 +115,35 @@ def compare_runs(
                 f"compare: no quantity {missing[0]!r} in both. There are {', '.join(sorted(known))}."
             )
         frames = tuple(frame.filter(pl.col("quantity").is_in(quantities)) for frame in frames)
+    else:
+        frames = tuple(_results(frame, keys) for frame in frames)
     lasts = [_last(frame, keys) for frame in frames]
     joined = lasts[0].join(lasts[1], on=[*keys, "seed"], nulls_equal=True, suffix="_b")
     if joined.is_empty():
         raise ValueError(
             f"compare: {a} and {b} have nothing in common: no cell, length and quantity on the same seed."
         )
-    rows, unknown = [], 0
+    pairs, unknown = [], 0
     for _, group in joined.group_by(keys, maintain_order=True):
         left, right = (group[name].to_numpy() for name in ("value", "value_b"))
         known = ~(np.isnan(left) | np.isnan(right))
         unknown += int((~known).sum())
         if known.any():
-            rows.append(
-                _row(dict(zip(keys, group.select(keys).row(0))), left[known], right[known], resamples)
-            )
-    if not rows:
+            pairs.append((dict(zip(keys, group.select(keys).row(0))), left[known], right[known]))
+    if not pairs:
         raise ValueError(f"compare: no number of {a} and {b} is known on a common seed (all are NaN).")
+    enough = min(FEWEST, max(len(left) for _, left, _ in pairs))
+    rows = [_row(*each, resamples) for each in pairs if len(each[1]) >= enough]
     remarks = _remarks(summaries, joined, rows, unknown)
-    return RunsComparison(str(a), str(b), tuple(_holm(rows)), tuple(remarks))
+    if len(rows) < len(pairs):
+        some = dict.fromkeys(
+            str(key.get("section") or key["quantity"]) for key, left, _ in pairs if len(left) < enough
+        )
+        remarks.append(
+            f"{len(pairs) - len(rows)} quantities with fewer than {enough} common seeds are left out "
+            f"({', '.join(some)})."
+        )
+    return RunsComparison(str(a), str(b), tuple(_marked(rows)), tuple(remarks))
 
 
 def _load(folder: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
@@ -133,9 +165,25 @@ def _load(folder: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
     return frame.with_columns(pl.col("value").cast(pl.Float64).fill_null(math.nan)), summary
 
 
+def _results(frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
+    """The rows that say how a study came out: no settings, no norm of every weight, of curves their end or summary."""
+    kept = ~pl.col("quantity").is_in([*_HOW, *_TWICE]) & ~pl.col("quantity").str.ends_with("_exponent_error")
+    if "leaf" in keys:
+        kept &= (pl.col("quantity") != "parameter_gradient_norm") | pl.col("leaf").is_null()
+    if "section" in keys:
+        kept &= (pl.col("section") != "truncation") | pl.col("quantity").str.starts_with("window")
+    if "x" in keys:
+        curve = [key for key in keys if key != "x"]
+        kept &= pl.col("x").is_null() | (pl.col("x") == pl.col("x").max().over(curve))
+    return frame.filter(kept.fill_null(True))
+
+
 def _last(frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
-    """The values without time axis, each at the last training step that measured it."""
-    scalars = frame.filter(pl.col("t").is_null())
+    """The values without time axis, each at the last training step that measured it; and the largest exponent."""
+    largest = (pl.col("quantity") == "exponent") & (pl.col("t") == 0)
+    scalars = frame.filter(pl.col("t").is_null() | largest)
+    if "group" in keys:
+        scalars = scalars.filter(pl.col("group").ne_missing(MOMENTS[0]))
     return scalars.sort("training_step", nulls_last=False).unique(
         [*keys, "seed"], keep="last", maintain_order=True
     )
@@ -152,15 +200,13 @@ def _row(key: dict[str, Any], a: np.ndarray, b: np.ndarray, resamples: int) -> R
     return Row({k: v for k, v in key.items() if v is not None}, mean_a, mean_b, ratio, paired, above, False)
 
 
-def _holm(rows: list[Row]) -> list[Row]:
-    """Mark the rows that differ: the smallest p against the level over all rows, the next over one less, and so on."""
-    order = sorted(range(len(rows)), key=lambda i: rows[i].paired.p)
-    marked = list(rows)
-    for place, i in enumerate(order):
-        if rows[i].paired.p > LEVEL / (len(rows) - place):
-            break
-        marked[i] = rows[i]._replace(differs=True)
-    return marked
+def _marked(rows: list[Row]) -> list[Row]:
+    """Mark the rows with the k smallest p, for the largest k with the k-th below LEVEL k/m; by p, marked ones first."""
+    order = sorted(rows, key=lambda row: row.paired.p)
+    below = [place for place, row in enumerate(order, 1) if row.paired.p <= LEVEL * place / len(rows)]
+    level = order[max(below) - 1].paired.p if below else -1.0
+    marked = [row._replace(differs=row.paired.p <= level) for row in rows]
+    return sorted(marked, key=lambda row: row.paired.p)
 
 
 def _remarks(summaries: Sequence[dict], joined: pl.DataFrame, rows: list[Row], unknown: int) -> list[str]:
@@ -180,12 +226,18 @@ def _remarks(summaries: Sequence[dict], joined: pl.DataFrame, rows: list[Row], u
     if not all(summary.get("complete", True) for summary in summaries):
         remarks.append("Not every run of the studies is finished.")
     fewest = min(row.paired.pairs for row in rows)
-    needed = 1 + math.ceil(math.log2(len(rows) / LEVEL))
-    if fewest < needed:
+    smallest = 2.0 ** (1 - fewest)
+    together = math.ceil(smallest * len(rows) / LEVEL)
+    if fewest < FEWEST:
         remarks.append(
-            f"{fewest} common seed{'s' if fewest > 1 else ''}: the smallest p there can be is "
-            f"{2.0 ** (1 - fewest):.2g}, so that no difference in {len(rows)} quantities can be shown. "
-            f"Use {needed} seeds or more, or fewer quantities."
+            f"{fewest} common seed{'s' if fewest > 1 else ''}: the smallest p there can be is {smallest:.2g}, so that "
+            f"no difference can be shown. Use {FEWEST} seeds or more."
+        )
+    elif together > 1:
+        remarks.append(
+            f"{fewest} common seeds: the smallest p there can be is {smallest:.2g}, so that among {len(rows)} "
+            f"quantities a difference can be shown only where {together} or more differ at every seed. Use more seeds, "
+            "or fewer quantities."
         )
     if unknown:
         remarks.append(f"{unknown} pairs with a value that is not a number are left out.")

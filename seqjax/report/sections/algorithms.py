@@ -258,7 +258,7 @@ def _conclusion(data: Data, rows: pl.DataFrame, names: Sequence[str]) -> Text:
         if others:
             best = min(others, key=lambda name: others[name])
             text += say(
-                "of the inexact {} comes nearest (error {}, cosine {}). ",
+                "of the inexact ones {} comes nearest (error {}, cosine {}). ",
                 best,
                 number(others[best], 2),
                 number(_value(some, best, "cosine"), 3),

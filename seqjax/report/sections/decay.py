@@ -78,9 +78,9 @@ def view(data: Data) -> View:
 
 
 _ABOUT_HORIZONS = say(
-    "How far the gradient of the last loss reaches: lags with 95\u00a0% intervals by bootstrap over seeds "
-    "and sequences, fits with intervals over seeds. Ratio: the norm at the first step divided by that at the last. "
-    "Zeros: the share of examples and steps whose gradient is exactly zero."
+    "How far the gradient of the last loss reaches: lags of the mean profile with 95\u00a0% intervals by bootstrap "
+    "over seeds and sequences, fits with intervals over seeds. Ratio: the norm at the first step divided by that at "
+    "the last. Zeros: the share of examples and steps whose gradient is exactly zero."
 )
 
 

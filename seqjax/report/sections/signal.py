@@ -32,17 +32,19 @@ from seqjax.report.seeds import shown
 from seqjax.report.settings import Settings
 from seqjax.report.statistics import bootstrap
 from seqjax.report.store import Part
-from seqjax.report.text import number, percent
+from seqjax.report.text import number, percent, ten
 from seqjax.report.training import CLIP
 
 NAME = "signal"
 TITLE = "Gates, signal and noise, clipping"
 EXAMPLES = {"smoke": 4, "cpu": 16, "gpu": 64}
-CELLS = {"smoke": 1, "cpu": 12, "gpu": 12}
+CELLS = {"smoke": 1, "cpu": 6, "gpu": 12}
 """So many cells, of different kinds of recurrence where there are; the page names the others."""
 LEVELS = (0.05, 0.5, 0.95)
 TELLS = 0.1
 """Above this ratio a batch of some ten examples tells a direction."""
+LOWEST = 1e-4
+"""Ratios below are not drawn."""
 
 
 def parts(settings: Settings) -> Iterable[Part]:
@@ -78,7 +80,7 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
             gradients
         )
 
-    ratios, scale = jax.device_get(lab.jit(noise)(lab.params(cell, length, seed, MOMENTS[-1])))
+    ratios, scale = jax.device_get(lab.jit(noise, length)(lab.params(cell, length, seed, MOMENTS[-1])))
     # Of several leaves of a carry (c and h) the one that tells most.
     best = np.nanmax(np.where(np.isfinite(ratios), ratios, np.nan), axis=0) if ratios else np.zeros(0)
     for t, value in enumerate(best):
@@ -97,7 +99,10 @@ def _gates(cell: str, lab: Lab, inner: Any, at: dict[str, Any]) -> Iterable[Row]
         yield row("not_measured", 0, **at, leaf="its gates cannot be told apart")
         return
     run = lab.keep(
-        (NAME, cell), lambda: lab.jit(lambda p, xs: gate_statistics(recurrent, p, None, xs, quantiles=LEVELS))
+        (NAME, cell),
+        lambda: lab.jit(
+            lambda p, xs: gate_statistics(recurrent, p, None, xs, quantiles=LEVELS), 2 * len(inner.xs)
+        ),
     )
     found = jax.device_get(run(inner.params, inner.xs))
     for kind, values in (("gate", found.gates), ("decay", found.decays)):
@@ -158,7 +163,11 @@ def _noise(data: Data, rows: pl.DataFrame) -> Figure | None:
         values = found.sort("t")["value"].fill_null(math.nan).to_numpy()[::-1]
         series.append(
             Series(
-                cell, np.arange(len(values)), np.where(values > 1e-4, values, np.nan), data.places[cell], cell
+                cell,
+                np.arange(len(values)),
+                np.where(values > LOWEST, values, np.nan),
+                data.places[cell],
+                cell,
             )
         )
         above[cell] = int((values > TELLS).sum())
@@ -179,9 +188,13 @@ def _noise(data: Data, rows: pl.DataFrame) -> Figure | None:
     )
     if above[most]:
         conclusion = say(
-            "The ratio is above {} at most lags for <b>{}</b>: {} of {}", TELLS, most, above[most], length
+            "The ratio is above {} most often for <b>{}</b>, at {} of {} lags",
+            TELLS,
+            most,
+            above[most],
+            length,
         )
-        conclusion += say("; at none for {}. ", listed(none)) if none else say(". ")
+        conclusion += say("; nowhere for {}. ", listed(none)) if none else say(". ")
         conclusion += (
             "Elsewhere the examples disagree about the direction, even where gradients have not vanished."
         )
@@ -189,9 +202,10 @@ def _noise(data: Data, rows: pl.DataFrame) -> Figure | None:
         "The squared mean over the trace of the covariance, across examples, of the gradient by the state, "
         "against the lag.",
         say(
-            "{} sequences of the data, loss at the last step, seed 0; unbiased estimates, which break off "
-            "where they are not above zero.",
+            "{} sequences of the data, loss at the last step, seed 0; of the parts of a carry (c and h) the greater "
+            "ratio. Unbiased estimates, which may be negative; lines break off below {}.",
             examples,
+            ten(round(math.log10(LOWEST))),
         )
         + data.left_out(rows),
         conclusion,

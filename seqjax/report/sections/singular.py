@@ -54,7 +54,10 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
             continue
         run = lab.keep(
             (NAME, cell),
-            lambda: lab.jit(lambda p, xs: singular_values(bind(inner.layer, p), None, xs)),  # noqa: B023
+            lambda: lab.jit(
+                lambda p, xs: singular_values(bind(inner.layer, p), None, xs),  # noqa: B023
+                2 * lab.settings.seeds * steps,
+            ),
         )
         fan = jax.tree.map(np.asarray, run(inner.params, inner.xs[:steps]))
         at: dict[str, Any] = {"training_step": place * lab.settings.training_steps, "group": moment}
@@ -154,8 +157,9 @@ def _conclusion(data: Data, rows: pl.DataFrame) -> Text:
         return "No fan could be measured."
     narrow, wide = min(opened, key=lambda c: opened[c]), max(opened, key=lambda c: opened[c])
     shares = {
-        cell: np.nanmean(_values(some, "isometry", MOMENTS[-1], last) or [math.nan])
+        cell: interval(_values(some, "isometry", MOMENTS[-1], last)).estimate
         for cell, some in data.by_cell(rows)
+        if cell in opened
     }
     best = max(opened, key=lambda c: np.nan_to_num(shares[c], nan=-1.0))
     text = say(
@@ -173,9 +177,9 @@ def _conclusion(data: Data, rows: pl.DataFrame) -> Text:
         return text + say(
             "Most directions within a factor of two of 1: <b>{}</b>, {} of them.",
             best,
-            percent(float(shares[best])),
+            percent(shares[best]),
         )
-    return text + "No cell keeps any direction within a factor of two of 1."
+    return text + "In most runs no cell keeps a direction within a factor of two of 1."
 
 
 def _condition(value: float) -> Text:

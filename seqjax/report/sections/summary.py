@@ -83,7 +83,7 @@ def _horizon(data: Data) -> float:
 
 
 AXES: dict[str, tuple[Callable[[Data, str], float], Callable[[float, Data], float], str]] = {
-    "reach": (_reach, lambda v, d: v / _horizon(d), "lag<sub>90</sub> over T − 1"),
+    "reach": (_reach, lambda v, d: v / _horizon(d), "lag<sub>90</sub>, seed by seed, over T − 1"),
     "λ₁ near 0": (
         _exponent,
         lambda v, d: math.exp(-abs(v) * 10),
@@ -93,10 +93,14 @@ AXES: dict[str, tuple[Callable[[Data, str], float], Callable[[float, Data], floa
     "bfloat16": (
         _precision,
         lambda v, d: -math.log10(max(v, 1e-3)) / 3,
-        "decades of the gradient that are right, of three",
+        "decades of the gradient that are right, of three; the value is its error",
     ),
     "tasks": (_success, lambda v, d: v, "share of successful runs"),
-    "learning": (_learning, lambda v, d: 1 - v, "share of the held-out loss that training removed"),
+    "learning": (
+        _learning,
+        lambda v, d: 1 - v,
+        "share of the held-out loss that training removed; the value is what is left",
+    ),
 }
 """By name: the value by cell, its score of 0 to 1, and what the score is."""
 
@@ -137,7 +141,7 @@ def view(data: Data) -> View:
 
 
 def _score(name: str, value: float, data: Data) -> float:
-    return min(max(AXES[name][1](value, data), 0.0), 1.0) if math.isfinite(value) else math.nan
+    return min(max(0.0, AXES[name][1](value, data)), 1.0) if math.isfinite(value) else math.nan
 
 
 def _cell(value: float, score: float) -> Text:

@@ -44,10 +44,13 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
     """The losses of one training, and at its snapshots the profiles of both losses."""
     cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
     settings, run = lab.settings, lab.run(cell, length)
-    profiles = lab.keep(("profiles", cell, length), lambda: lab.jit(lambda params: _profiles(run, params)))
+    snapshots = settings.snapshots()
+    steps = settings.seeds * len(snapshots) * length
+    make = lambda: lab.jit(lambda params: _profiles(run, params), steps)  # noqa: E731
+    profiles = lab.keep(("profiles", cell, length), make)
     second = _seconds(settings, part)
     for step, params, loss, gradient_norm in lab.train(cell, length, seed):
-        if step in settings.snapshots():
+        if step in snapshots:
             found = jax.device_get(profiles(params))
             yield from _snapshot(step, found)
             if step in (0, settings.training_steps):
@@ -201,12 +204,14 @@ def _conclusion(means: dict[str, Array], pooled: Array) -> Any:
     text = say("")
     if falls:
         text += say(
-            "At the last snapshot the norm at the first step stands {} to that at the last for <b>{}</b>",
+            "At the last snapshot the norm at the first step is {} times that at the last for <b>{}</b>",
             ten(f"{falls[-1][0]:.1f}"),
             falls[-1][1],
         )
         text += (
-            say(", {} for <b>{}</b>. ", ten(f"{falls[0][0]:.1f}"), falls[0][1]) if falls[1:] else say(". ")
+            say(", {} times for <b>{}</b>. ", ten(f"{falls[0][0]:.1f}"), falls[0][1])
+            if falls[1:]
+            else say(". ")
         )
     if np.any(pooled < FLOAT32_ZERO):
         lost = [

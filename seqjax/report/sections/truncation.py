@@ -43,7 +43,10 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
     inner = lab.inner(cell, length, part.seed or 0, MOMENTS[-1], batch=min(4, lab.settings.batch))
     run = lab.keep(
         (NAME, cell),
-        lambda: lab.jit(lambda p, xs: truncation_bias(bind(inner.layer, p), None, xs, _loss, None)),
+        lambda: lab.jit(
+            lambda p, xs: truncation_bias(bind(inner.layer, p), None, xs, _loss, None),
+            lab.settings.seeds * steps,
+        ),
     )
     found = jax.tree.map(np.asarray, run(inner.params, inner.xs[:steps]))
     for window, bias, cosine in zip(found.windows, found.bias, found.cosine, strict=True):
@@ -74,7 +77,7 @@ def view(data: Data) -> View:
         for cell, some in data.by_cell(rows)
     }
     caption = Caption(
-        "Left the bias, right the cosine of truncated and full gradient, against the window K; interquartile mean "
+        "First the bias, then the cosine of truncated and full gradient, against the window K; interquartile mean "
         "over seeds, of the logarithm for the bias, with its 95\u00a0% bootstrap interval.",
         say(
             "The gradient by the recurrent parameters after training, for the mean square of all outputs "
