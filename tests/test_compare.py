@@ -352,6 +352,33 @@ def test_inputs_that_cannot_be_used_are_refused(xs, message):
         compare(Implementation(SPEC), Implementation(SPEC), xs)
 
 
+def test_errors_and_tolerances_are_those_of_the_formula():
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(7, 2, 3)) * np.arange(1, 8)[:, None, None]
+    a, b = true + 0.01, true + np.linspace(-0.02, 0.03, 7)[:, None, None]
+    repeats = [{(OUTPUTS, ""): true + 1e-4 * rng.normal(size=true.shape)} for _ in range(3)]
+    found = divergence._difference((OUTPUTS, ""), a, b, {(OUTPUTS, ""): true}, repeats, "bfloat16", 5, 4.0)
+    norms = lambda x: np.sqrt(np.sum(x**2, axis=(1, 2)))  # noqa: E731
+    size, u, u32 = norms(true), 2.0**-8, 2.0**-24
+    scale = np.sqrt(np.mean(size**2))
+    response = np.mean([norms(each[OUTPUTS, ""] - true) ** 2 for each in repeats], axis=0)
+    rounded = response + (u * size) ** 2 / 3 + 5 * (u32 * scale) ** 2
+    widest = 1 + math.sqrt(math.log(7) / 6)
+    assert found.scale == pytest.approx(scale)
+    np.testing.assert_allclose(found.errors, norms(a - b) / scale)
+    np.testing.assert_allclose(found.tolerances, 4 * widest * np.sqrt(rounded) / scale, rtol=1e-12)
+    ratios = found.errors / found.tolerances
+    assert found.excess == ratios.max() and found.worst == ratios.argmax()
+    assert found.first == np.flatnonzero(ratios > 1)[0]
+    assert found.largest == pytest.approx(np.abs(a - b).max() / np.abs(true).max())
+    assert found.a_error == pytest.approx(norms(a - true).max() / scale)
+    # What is zero and stays so is judged by the sums that it is made of.
+    exact = [{(OUTPUTS, ""): true}]
+    found = divergence._difference((OUTPUTS, ""), a, b, {(OUTPUTS, ""): true}, exact, "float32", 500, 4.0)
+    floor = 4 * widest * np.sqrt((u32 * size) ** 2 / 3 + 500 * (u32 * scale) ** 2) / scale
+    np.testing.assert_allclose(found.tolerances, floor, rtol=1e-12)
+
+
 # ---------------------------------------------------------------- the command line
 
 SMALL = "--length 12 --batch 2 --input-size 3 --hidden-size 4".split()

@@ -17,7 +17,6 @@ from seqjax.probes import Bound, bind, lyapunov_spectrum
 from seqjax.probes.lyapunov import half_width, kaplan_yorke
 from seqjax.probes.system import prepare
 
-RNG = np.random.default_rng(0)
 LOG = np.log
 
 
@@ -73,7 +72,8 @@ def test_a_scaled_rotation_has_the_log_of_its_scale_for_every_exponent(dtype):
 
 @pytest.mark.parametrize("backwards", [False, True])
 def test_a_linear_network_has_the_logs_of_its_eigenvalues(backwards):
-    matrix = RNG.normal(size=(4, 4)) / 2
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(4, 4)) / 2
     direction = "backward" if backwards else "forward"
     found = spectrum(linear(matrix), jnp.ones(4), 10_000, direction=direction)
     expected = np.sort(LOG(np.abs(np.linalg.eigvals(matrix))))[::-1]
@@ -141,9 +141,10 @@ def test_the_logistic_and_the_tent_map_have_the_logs_of_their_slopes():
 
 
 def test_a_householder_step_has_one_exponent_which_the_determinant_knows():
-    keys = RNG.normal(size=(400, 4))
+    rng = np.random.default_rng(0)
+    keys = rng.normal(size=(400, 4))
     keys /= np.linalg.norm(keys, axis=1, keepdims=True)
-    beta = RNG.uniform(0.1, 0.9, 400)
+    beta = rng.uniform(0.1, 0.9, 400)
     matrices = np.eye(4) - beta[:, None, None] * keys[:, :, None] * keys[:, None, :]
     found = spectrum_of_matrices(jnp.asarray(matrices), log_determinant=True)
     np.testing.assert_allclose(found.sum, LOG(1 - beta).mean(), atol=1e-10)
@@ -151,7 +152,8 @@ def test_a_householder_step_has_one_exponent_which_the_determinant_knows():
 
 
 def test_a_diagonal_system_is_exact_at_any_length_and_sorted():
-    decays = RNG.uniform(0.2, 1.1, (7, 5))
+    rng = np.random.default_rng(0)
+    decays = rng.uniform(0.2, 1.1, (7, 5))
     found = spectrum(lambda h, a: (a * h + 1, None), jnp.ones(5), jnp.asarray(decays))
     np.testing.assert_allclose(found.exponents, np.sort(LOG(decays).mean(0))[::-1], atol=1e-12)
 
@@ -171,10 +173,11 @@ def test_a_hundred_thousand_steps_neither_overflow_nor_vanish(qr_every):
 
 @pytest.mark.slow
 def test_the_full_spectrum_of_32_units_over_a_hundred_thousand_steps_adds_up_to_the_determinant():
+    rng = np.random.default_rng(0)
     layer = sj.recurrent(sj.elman(32))
-    xs = jnp.asarray(RNG.normal(size=(100_000, 1, 4)))
+    xs = jnp.asarray(rng.normal(size=(100_000, 1, 4)))
     params = layer.init(jax.random.key(0), xs[0])
-    params = params._replace(w_h=jnp.asarray(2.5 * RNG.normal(size=(32, 32)) / math.sqrt(32)))
+    params = params._replace(w_h=jnp.asarray(2.5 * rng.normal(size=(32, 32)) / math.sqrt(32)))
     found = spectrum(bind(layer, params), None, xs, log_determinant=True)
     assert jnp.isfinite(found.exponents).all() and jnp.isfinite(found.low).all()
     np.testing.assert_allclose(found.sum, found.log_determinant, rtol=1e-6)
@@ -324,8 +327,9 @@ def test_forward_and_backward_exponents_approach_each_other_as_one_over_t(name):
 
 
 def test_attention_loses_what_it_overwrites():
+    rng = np.random.default_rng(0)
     layer = sj.recurrent(sj.attention(2, num_heads=1, key_size=2, window=2, rotary_base=None))
-    xs = jnp.asarray(RNG.normal(size=(6, 1, 2)))
+    xs = jnp.asarray(rng.normal(size=(6, 1, 2)))
     params = layer.init(jax.random.key(0), xs[0])
     found = spectrum(bind(layer, params), None, xs, log_determinant=True)
     # A key or value is kept as it is until its slot is written again, so nothing outlives two steps.
@@ -363,10 +367,11 @@ def test_a_stack_has_the_exponents_of_its_layers():
 
 
 def test_intervals_are_those_of_student_for_block_means():
-    means = RNG.normal(size=(1, 20, 2))
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(1, 20, 2))
     expected = student_t.ppf(0.975, 19) * means.std(1, ddof=1) / np.sqrt(20)
     np.testing.assert_allclose(half_width(jnp.asarray(means)), expected, rtol=1e-4)
-    growth = RNG.normal(size=400)
+    growth = rng.normal(size=400)
     found = spectrum(lambda h, a: (a * h, None), 1.0, jnp.exp(growth))
     blocks = growth.reshape(20, 20).mean(1)
     half = student_t.ppf(0.975, 19) * blocks.std(ddof=1) / np.sqrt(20)

@@ -1,5 +1,6 @@
 """Every section of the report on a measured study: rows, captions, one page, and the numbers of the probes."""
 
+import dataclasses
 import json
 import math
 import re
@@ -7,6 +8,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import polars as pl
 import pytest
 from markupsafe import Markup
@@ -16,14 +18,17 @@ import seqjax as sj
 from seqjax import probes
 from seqjax.gradients import last_step
 from seqjax.probes import calibration
+from seqjax.probes.scaling import gradient_of_carry
 from seqjax.report import page, study
 from seqjax.report.blocks import Figure, Fold, Table
 from seqjax.report.frames import Data
 from seqjax.report.lab import MOMENTS, Lab
-from seqjax.report.sections import NAMES, chosen, decay
+from seqjax.report.models import make_model
+from seqjax.report.sections import NAMES, chosen, decay, success
 from seqjax.report.settings import PROFILES, Settings, load_data
 from seqjax.report.statistics import interquartile_mean
 from seqjax.report.store import Store
+from seqjax.tasks import TASKS
 
 QUICK = Settings(
     profile="smoke",
@@ -166,6 +171,9 @@ def test_calibration_singular_values_and_exponents_are_those_of_the_probes(measu
             fan, spectrum = measure(probes.bind(inner.layer, inner.params), inner.xs)
             found = measured.values("singular", quantity="log_singular_value", **at)
             np.testing.assert_allclose(found, np.ravel(fan.log_values[:, 0]), rtol=1e-3, atol=1e-3)
+            for name in ("log_condition", "participation_ratio", "isometry"):
+                found = measured.values("singular", quantity=name, **at)
+                np.testing.assert_allclose(found, getattr(fan, name)[:, 0], rtol=1e-3, atol=1e-3)
             for name in ("exponents", "low", "high"):
                 quantity = "exponent" if name == "exponents" else f"exponent_{name}"
                 found = measured.values("lyapunov", quantity=quantity, **at)
@@ -190,6 +198,9 @@ def test_profiles_fits_and_horizons_are_those_of_the_probes(measured):
         here = at | {"seed": seed, "loss": "last", "leaf": "carry"}
         found = measured.values("training", quantity="log_norm", **here)
         np.testing.assert_allclose(found, norms.mean(1), atol=1e-3)
+        # The state that enters the last step has a part in the last loss alone.
+        mean = measured.values("training", quantity="log_norm", **here | {"loss": "mean"})
+        np.testing.assert_allclose(mean[-1], found[-1] - math.log(length), atol=1e-3)
         fit = probes.fit_decay(norms.mean(1)[::-1])
         for name in ("exponential_rate", "power_exponent", "lag_50", "lag_90"):
             np.testing.assert_allclose(
@@ -219,6 +230,10 @@ def test_truncation_biases_are_those_of_the_probe(measured):
     np.testing.assert_allclose(
         measured.values("truncation", quantity="cosine", **at), found.cosine, atol=1e-4
     )
+    for share in (0.1, 0.01):
+        (window,) = measured.values("truncation", quantity=f"window_{round(100 * share)}", **at)
+        above = np.flatnonzero(np.asarray(found.bias) > share)
+        assert window == above.max(initial=-1) + 2  # windows count from 1
 
 
 @EITHER
@@ -281,6 +296,72 @@ def test_precision_and_algorithms_are_those_of_the_probes(measured):
     np.testing.assert_allclose(error, np.linalg.norm(cut - full) / np.linalg.norm(full), rtol=1e-3)
     assert rows.filter(pl.col("group") == "RTRL", pl.col("quantity") == "error")["value"].item() < 1e-5
     assert rows.filter(pl.col("group") == "UORO", pl.col("quantity") == "error").height == 8
+
+
+@WHOLE
+def test_noise_gates_costs_and_tasks_are_those_of_programs_written_out(measured):
+    cell, (length,) = measured.settings.cells[0], measured.settings.lengths
+    more = measured.lab.like(dataclasses.replace(measured.settings, batch=4))
+    source, model = more.source(length), measured.lab.model(cell, length)
+    params, (xs, targets) = measured.lab.params(cell, length, 0, MOMENTS[-1]), source.probe[:2]
+
+    def mean_loss(params, xs, targets):
+        ys = model.unroll(params, model.initial_carry(params, xs[0]), xs)[1]
+        return jnp.mean(source.task.loss(ys, targets))
+
+    gradients = jax.vmap(jax.grad(mean_loss), (None, 1, 1))(params, xs[:, :, None], targets[:, :, None])
+    each = np.concatenate([np.reshape(g, (4, -1)) for g in jax.tree.leaves(gradients)], axis=1).astype(float)
+    trace = np.var(each, axis=0, ddof=1).sum()
+    expected = trace / (np.square(each.mean(0)).sum() - trace / 4)
+    np.testing.assert_allclose(
+        measured.values("signal", quantity="noise_scale", cell=cell), expected, rtol=1e-2
+    )
+
+    inner, forget = more.inner_of(cell, length, params), []
+    c, h, w = 0.0, jnp.zeros((4, 6)), inner.params
+    for x in inner.xs:
+        i, f, g, o = jnp.split(x @ w.w_x + h @ w.w_h + w.b, 4, axis=-1)
+        forget.append(jax.nn.sigmoid(f))
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+    at = {"quantity": "quantile", "cell": cell, "group": MOMENTS[-1], "x": 0.95}
+    for leaf in ("gate 1", "decay 0"):
+        np.testing.assert_allclose(
+            measured.values("signal", leaf=leaf, **at), np.quantile(forget, 0.95), rtol=1e-2
+        )
+
+    layer, x = sj.recurrent(sj.lstm(6), sj.Sequential(chunk=64)), jax.ShapeDtypeStruct((2, 6), jnp.float32)
+    weights = jax.eval_shape(lambda: layer.init(jax.random.key(0), jnp.zeros((2, 6), jnp.float32)))
+    for steps in (8, 32):
+        program = jax.jit(gradient_of_carry(layer)).lower(
+            weights, jax.ShapeDtypeStruct((steps, *x.shape), x.dtype)
+        )
+        used = program.compile().memory_analysis().temp_size_in_bytes
+        assert measured.values("scaling", quantity="bytes", cell=cell, x=float(steps)).item() == used
+
+    size, task = success.SIZES["smoke"], TASKS["adding"](24)
+    learner, optimizer = (
+        make_model(cell, 6, sj.Auto(), "float32", task),
+        success._optimizer(measured.settings),
+    )
+    for seed, final in enumerate(
+        measured.values("success", quantity="final_loss", cell=cell, group="adding")
+    ):
+        key, losses = jax.random.key(seed), []
+        weights = learner.init(key, task.sample(key, size.batch)[0][0])
+        state = optimizer.init(weights)
+
+        def loss_of(weights, xs, targets):
+            ys = learner.unroll(weights, learner.initial_carry(weights, xs[0]), xs)[1]
+            return jnp.mean(jnp.square(ys[-1, :, 0] - targets[-1]))
+
+        for step in range(size.steps):
+            xs, targets = task.sample(jax.random.fold_in(key, step + 1), size.batch)
+            loss, gradients = jax.value_and_grad(loss_of)(weights, xs.astype(jnp.float32), targets)
+            updates, state = optimizer.update(gradients, state, weights)
+            weights = optax.apply_updates(weights, updates)
+            losses.append(loss)
+        np.testing.assert_allclose(final, np.mean(losses), rtol=1e-3)
 
 
 @WHOLE

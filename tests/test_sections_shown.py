@@ -356,6 +356,12 @@ def test_the_summary_scores_what_the_sections_found():
         "Best by axis: reach: lstm; λ₁ near 0: lstm; isometry: all alike; bfloat16: lstm" in shown.captions[0]
     )
     assert "Another cell is at least as good on every axis and better on one than lru." in shown.captions[0]
+    # In bfloat16 the other way round: neither is better.
+    turned = [
+        each | {"value": 1e-3 if each["value"] == 1.0 else 1.0} if each["quantity"] == "error" else each
+        for each in rows
+    ]
+    assert "No cell is at least as good as another on every axis" in Shown(summary, turned).captions[0]
 
 
 def test_calibration_names_the_closed_form_that_is_closest_to_its_tolerance():

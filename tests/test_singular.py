@@ -11,8 +11,6 @@ import seqjax as sj
 from seqjax.ops.graded import Graded, identity, log_singular_values, multiply
 from seqjax.probes import Bound, bind, singular_values
 
-RNG = np.random.default_rng(0)
-
 
 def fan_of(step, carry, xs, **options):
     """`singular_values` as one compiled program."""
@@ -67,7 +65,8 @@ def test_a_jordan_block_grows_before_it_decays():
 
 @pytest.mark.parametrize("size", [1, 5, 6])
 def test_a_product_of_random_matrices_has_the_singular_values_of_lapack(size):
-    matrices = RNG.normal(size=(4, size, size))
+    rng = np.random.default_rng(0)
+    matrices = rng.normal(size=(4, size, size))
     fan = fan_of_matrices(jnp.asarray(matrices), taus=(1, 4))
     for tau, found in zip((1, 4), fan.log_values, strict=True):
         product = np.linalg.multi_dot([np.eye(size), *matrices[:tau][::-1]])
@@ -96,8 +95,9 @@ def log_of(fraction):
 
 
 def test_singular_values_hundreds_of_decades_apart_keep_their_relative_accuracy():
+    rng = np.random.default_rng(0)
     left, right = orthogonal(3, 1), orthogonal(3, 2)
-    matrices = [left @ np.diag([3.0, 0.4, 1e-3]) @ right + 0.01 * RNG.normal(size=(3, 3)) for _ in range(130)]
+    matrices = [left @ np.diag([3.0, 0.4, 1e-3]) @ right + 0.01 * rng.normal(size=(3, 3)) for _ in range(130)]
     product = [[Fraction(int(i == j)) for j in range(3)] for i in range(3)]
     for matrix in matrices:
         exact = [[Fraction(float(entry)) for entry in row] for row in matrix]
@@ -112,16 +112,18 @@ def test_singular_values_hundreds_of_decades_apart_keep_their_relative_accuracy(
 
 @pytest.mark.parametrize("size", [7])
 def test_jacobi_finds_clustered_and_graded_values_of_a_diagonal_between_rotations(size):
-    d = np.sort(RNG.normal(size=size) * 200)[::-1]
+    rng = np.random.default_rng(0)
+    d = np.sort(rng.normal(size=size) * 200)[::-1]
     d[1] = d[0] - 1e-9
     product = Graded(
-        jnp.eye(size), jnp.asarray(d[RNG.permutation(size)]), jnp.zeros(size), jnp.asarray(orthogonal(size))
+        jnp.eye(size), jnp.asarray(d[rng.permutation(size)]), jnp.zeros(size), jnp.asarray(orthogonal(size))
     )
     np.testing.assert_allclose(log_singular_values(product), d, atol=1e-10)
 
 
 def test_the_graded_form_is_the_product():
-    matrices = RNG.normal(size=(5, 4, 4))
+    rng = np.random.default_rng(0)
+    matrices = rng.normal(size=(5, 4, 4))
     product, expected = identity(4, jnp.float64), np.eye(4)
     for matrix in matrices:
         product, expected = multiply(matrix @ product.q, product), matrix @ expected
@@ -142,8 +144,9 @@ def test_singular_jacobians_give_minus_infinity_and_leave_the_others_alone():
 
 
 def test_nothing_passes_a_reset_and_masked_steps_are_the_identity():
+    rng = np.random.default_rng(0)
     layer = sj.recurrent(sj.elman(3))
-    xs = jnp.asarray(RNG.normal(size=(8, 2, 2)))
+    xs = jnp.asarray(rng.normal(size=(8, 2, 2)))
     params = layer.init(jax.random.key(0), xs[0])
     mask = np.ones((8, 2), bool)
     mask[[0, 2, 5]] = False
@@ -164,8 +167,9 @@ def test_nothing_passes_a_reset_and_masked_steps_are_the_identity():
 
 
 def test_the_product_of_a_layer_is_the_derivative_of_its_unroll():
+    rng = np.random.default_rng(0)
     layer = sj.recurrent(sj.gru(4))
-    xs = jnp.asarray(RNG.normal(size=(5, 1, 2)))
+    xs = jnp.asarray(rng.normal(size=(5, 1, 2)))
     params = layer.init(jax.random.key(0), xs[0])
     start = layer.initial_carry(params, xs[0])
     fan = fan_of(bind(layer, params), start, xs, taus=(5,))

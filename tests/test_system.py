@@ -12,13 +12,13 @@ from seqjax.probes import bind
 from seqjax.probes.system import prepare
 
 T, B = 5, 3
-RNG = np.random.default_rng(0)
 
 
 def bound(name, width=4, hidden=3):
+    rng = np.random.default_rng(0)
     entry = REGISTRY[name]
     layer = sj.recurrent(entry.make(hidden))
-    xs = jax.tree.map(lambda a: jnp.asarray(RNG.normal(size=a.shape)), entry.example((T, B), width))
+    xs = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), entry.example((T, B), width))
     params = layer.init(jax.random.key(0), jax.tree.map(lambda a: a[0], xs))
     return bind(layer, params), xs
 
@@ -62,9 +62,10 @@ def test_a_jacobian_is_the_derivative_by_finite_differences():
 
 @pytest.mark.parametrize("name", ["lstm", "attention"])
 def test_the_trajectory_is_that_of_the_layer(name):
+    rng = np.random.default_rng(0)
     step, xs = bound(name)
-    reset = jnp.asarray(RNG.random((T, B)) < 0.3)
-    mask = jnp.asarray(RNG.random((T, B)) < 0.7)
+    reset = jnp.asarray(rng.random((T, B)) < 0.3)
+    mask = jnp.asarray(rng.random((T, B)) < 0.7)
     poisoned = jnp.where(mask[..., None], xs, jnp.nan)
     system = prepare("probe", step, None, poisoned, reset=reset, mask=mask)
     last, entering, ys = system.trajectory()
@@ -115,7 +116,7 @@ def test_a_bound_layer_passes_through_jit_and_is_differentiated_by_its_params():
         (double, 1.0, np.ones((0, 2)), {}, ValueError, r"T of at least 1, got float64\[0, 2\]"),
         (double, 1.0, 3.0, {}, ValueError, r"expected xs \[T, ...\], or a number of steps"),
         (double, 1.0, None, {}, ValueError, r"expected xs \[T, ...\], or a number of steps"),
-        (double, 1, 3, {}, ValueError, r"expected a carry with floating numbers in it, got int64\[1\]"),
+        (double, 1, 3, {}, ValueError, r"expected a carry with floating numbers in it, got int64\[\]"),
         (double, np.nan, 3, {}, ValueError, r"expected finite carry, got nan at carry\[\]"),
         (double, np.ones(2), np.asarray([0.0, np.inf]), {}, ValueError, r"finite xs, got inf at xs\[1\] \(1 such"),
         (double, 1.0, 3, {"reset": np.zeros(2, bool)}, ValueError, r"expected reset bool\[3\], got bool\[2\]"),
@@ -140,6 +141,13 @@ def test_bad_input_of_bound_layers_is_refused():
         prepare("probe", step, None, xs, mask=np.ones(T, bool))
 
 
+def test_a_layer_without_a_carry_is_refused():
+    layer, xs = sj.pointwise(nn.Dense(3)), jnp.ones((T, B, 2))
+    params = layer.init(jax.random.key(0), xs[0])
+    with pytest.raises(ValueError, match=r"probe: expected a carry with floating numbers in it, got \(\)"):
+        prepare("probe", bind(layer, params), None, xs)
+
+
 def test_what_is_no_causal_layer_is_not_bound():
     with pytest.raises(TypeError, match=r"bind\(layer\): expected a Layer, got lstm\(.*recurrent\(cell\)"):
         bind(sj.lstm(2), None)
@@ -149,8 +157,9 @@ def test_what_is_no_causal_layer_is_not_bound():
 
 
 def test_a_whole_model_is_a_system():
+    rng = np.random.default_rng(0)
     model = sj.serial(sj.pointwise(nn.Embed(5, 4)), sj.recurrent(sj.lstm(3)), sj.recurrent(sj.lru(2)))
-    tokens = jnp.asarray(RNG.integers(0, 5, (T, B)))
+    tokens = jnp.asarray(rng.integers(0, 5, (T, B)))
     params = model.init(jax.random.key(0), tokens[0])
     system = prepare("probe", bind(model, params), None, tokens)
     assert system.size == 2 * 3 + 2 * 2

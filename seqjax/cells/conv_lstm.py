@@ -10,6 +10,7 @@ from seqjax.base import Cell, Step
 from seqjax.cells.initialise import check_size
 from seqjax.cells.labels import elementwise
 from seqjax.definition import definition
+from seqjax.ops.elementwise import tanh
 
 
 @elementwise("b", "w_c")
@@ -122,7 +123,7 @@ def conv_lstm(
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         if params.w_c is not None:
             o = o + w_o * c
-        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        h = jax.nn.sigmoid(o) * tanh(c)
         return ConvLSTMCarry(c, h), h
 
     return Cell(init=init, initial_carry=initial_carry, recurrence=Step(step), project=project, event_ndim=3)

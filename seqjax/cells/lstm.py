@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
 from seqjax.cells.initialise import check_size, gated_weights, zero_carry
 from seqjax.definition import definition
+from seqjax.ops.elementwise import tanh
 from seqjax.ops.select import wide
 
 SIGMOID, TANH = Activation.SIGMOID, Activation.TANH
@@ -77,7 +78,7 @@ def lstm(hidden_size: int, *, forget_bias: float = 1.0, param_dtype: Any = jnp.f
             activations=(SIGMOID, SIGMOID, TANH, SIGMOID),
             num_update=3,
             update=lambda w, state, i, f, g: (f * state[0] + i * g,),
-            emit=lambda w, state, o: o * jnp.tanh(state[0]),
+            emit=lambda w, state, o: o * tanh(state[0]),
             weights=lambda params: GatedWeights(params.w_h),
         ),
         project=Dense(lambda params: (params.w_x, params.b)),

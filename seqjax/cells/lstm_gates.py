@@ -10,6 +10,7 @@ from seqjax.cells.initialise import check_size, gated_weights, zero_carry
 from seqjax.cells.labels import elementwise
 from seqjax.cells.lstm import LSTMCarry
 from seqjax.definition import definition
+from seqjax.ops.elementwise import tanh
 from seqjax.ops.select import wide
 
 SIGMOID, TANH, IDENTITY = Activation.SIGMOID, Activation.TANH, Activation.IDENTITY
@@ -74,7 +75,7 @@ def peephole_lstm(hidden_size: int, *, forget_bias: float = 1.0, param_dtype: An
 
     def emit(w: Any, state: Any, o: jax.Array) -> jax.Array:
         (c,), (_, _, w_co) = state, w
-        return jax.nn.sigmoid(o + w_co * c) * jnp.tanh(c)
+        return jax.nn.sigmoid(o + w_co * c) * tanh(c)
 
     return Cell(
         init=init,
@@ -145,7 +146,7 @@ def coupled_lstm(hidden_size: int, *, forget_bias: float = 1.0, param_dtype: Any
             activations=(IDENTITY, TANH, SIGMOID),
             num_update=2,
             update=lambda w, state, i, g: (jax.nn.sigmoid(-i) * state[0] + jax.nn.sigmoid(i) * g,),
-            emit=lambda w, state, o: o * jnp.tanh(state[0]),
+            emit=lambda w, state, o: o * tanh(state[0]),
             weights=lambda params: GatedWeights(params.w_h),
         ),
         project=Dense(lambda params: (params.w_x, params.b)),
@@ -220,7 +221,7 @@ def ur_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
             activations=(IDENTITY, IDENTITY, TANH, SIGMOID),
             num_update=3,
             update=update,
-            emit=lambda w, state, o: o * jnp.tanh(state[0]),
+            emit=lambda w, state, o: o * tanh(state[0]),
             weights=lambda params: GatedWeights(params.w_h),
         ),
         project=Dense(lambda params: (params.w_x, params.b)),

@@ -10,6 +10,7 @@ from seqjax.cells.initialise import check_size, gated_weights, per_gate, zero_ca
 from seqjax.cells.labels import elementwise
 from seqjax.cells.lstm import LSTMCarry
 from seqjax.definition import definition
+from seqjax.ops.elementwise import tanh
 from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left
 
@@ -81,7 +82,7 @@ def projection_lstm(
     def step(params: ProjectionLSTMParams, carry: LSTMCarry, u: jax.Array) -> tuple[LSTMCarry, jax.Array]:
         i, f, g, o = jnp.split(u + carry.h @ params.w_h, 4, -1)
         c = jax.nn.sigmoid(f) * carry.c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h = (jax.nn.sigmoid(o) * jnp.tanh(c)) @ params.w_p
+        h = (jax.nn.sigmoid(o) * tanh(c)) @ params.w_p
         return LSTMCarry(c, h), h
 
     return Cell(
@@ -173,7 +174,7 @@ def layer_norm_lstm(
     def step(params: LayerNormLSTMParams, carry: LSTMCarry, u: jax.Array) -> tuple[LSTMCarry, jax.Array]:
         i, f, g, o = jnp.split(u + scaled_norm(params.alpha_h, carry.h @ params.w_h), 4, -1)
         c = jax.nn.sigmoid(f) * carry.c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h = jax.nn.sigmoid(o) * jnp.tanh(scaled_norm(params.alpha_c, c) + expand_left(params.b_c, c.ndim))
+        h = jax.nn.sigmoid(o) * tanh(scaled_norm(params.alpha_c, c) + expand_left(params.b_c, c.ndim))
         return LSTMCarry(c, h), h
 
     return Cell(

@@ -10,6 +10,7 @@ from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
 from seqjax.cells.initialise import check_size, gated_weights, zero_carry
 from seqjax.cells.labels import elementwise
 from seqjax.definition import definition
+from seqjax.ops.elementwise import tanh
 
 IDENTITY, SIGMOID, TANH = Activation.IDENTITY, Activation.SIGMOID, Activation.TANH
 
@@ -158,7 +159,7 @@ def para_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
 
     def emit(w: tuple, state: tuple, o: jax.Array) -> jax.Array:
         (c,) = state
-        return jax.nn.sigmoid(o + w[1] * c) * jnp.tanh(c)
+        return jax.nn.sigmoid(o + w[1] * c) * tanh(c)
 
     return Cell(
         init=init,
