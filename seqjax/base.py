@@ -351,7 +351,8 @@ class Estimator(Definition):
             ``update(params, carry, state, batch, *, key=None) -> (Estimate, carry, state)``: one chunk ``[T, *B]``,
             from the carry entering it. Carry and state that come out go into the next chunk of the same streams. A
             carry of None begins with ``layer.initial_carry``, as a reset at the first step does; a gradient by way of
-            a learned initial carry counts, as it does at resets.
+            a learned initial carry counts, as it does at resets. Inside ``jax.shard_map`` the estimate is that of a
+            device's own part of the batch, params that all share or not: add it up by ``jax.lax.psum``.
         streaming: whether training hands carry and state on from batch to batch. If not, each batch begins anew.
     """
 

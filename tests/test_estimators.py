@@ -369,6 +369,30 @@ def test_a_pattern_is_never_too_small(name):
             assert not (np.asarray(found) != 0)[~pattern].any()
 
 
+def test_a_layer_without_a_carry_is_refused_by_name():
+    layer, x = sj.pointwise(nn.Dense(H)), jnp.zeros((B, D))
+    params = layer.init(jax.random.key(0), x)
+    for estimator in (sj.rtrl(), sj.uoro(), sj.reversible()):
+        with pytest.raises(
+            TypeError, match=r"init: expected a layer with floating numbers in its carry, got po"
+        ):
+            estimator.bind(layer, squares)[0](params, (), x)
+
+
+def test_losses_of_as_many_sequences_as_steps_are_not_taken_for_losses_of_steps():
+    """Of B = T sequences, by a loss that takes each with its target and would not take one target for all."""
+    layer, batch = LAYERS["elman"], part(batch_of(flags=False), 0, B)
+
+    def of_sequences(ys, targets):
+        return jax.vmap(lambda y, t: jnp.sum((y[-1] - t) ** 2), (1, 0))(ys, targets)
+
+    batch = batch._replace(targets=batch.targets[-1])
+    params, carry = start(layer, batch)
+    found, _ = run(sj.truncated_bptt(2), layer, of_sequences, params, carry, [batch])
+    expected, _ = run(sj.truncated_bptt(2), layer, lambda ys, t: squares(ys[-1], t), params, carry, [batch])
+    assert_close(found, expected)
+
+
 def test_structures_and_losses_that_do_not_fit_are_refused():
     with pytest.raises(
         ValueError, match=r"rtrl\(structure\): expected one of 'auto', 'dense', 'diagonal', got 'sparse'"

@@ -11,7 +11,7 @@ import pytest
 
 import seqjax as sj
 from seqjax.base import Activation, Dense, Gated, GatedWeights
-from seqjax.cells import ElmanCarry, LSTMCarry, LSTMParams
+from seqjax.cells import ElmanCarry, ElmanParams, LSTMCarry, LSTMParams
 from seqjax.ops.gated import gated
 from seqjax.ops.step import recurrent_product
 
@@ -338,6 +338,35 @@ def test_gradients_per_example_equal_those_of_autodiff_and_add_up():
     rows = of(sj.Sequential(chunk=4), (None, 0, 1, 1, 1))
     assert_close(rows, of(AUTODIFF, (None, 0, 1, 1, 1)))
     assert_close(jax.tree.map(lambda row: row.sum(0), rows), of(sj.Sequential(chunk=4), None))
+
+
+@pytest.mark.parametrize("param_dtype", [jnp.bfloat16, jnp.float32], ids=["bfloat16", "float32"])
+def test_gradients_of_weights_add_up_over_time_in_float32(param_dtype):
+    """512 ones; in bfloat16 a sum of ones ends at 256."""
+
+    def step(w, h, x):
+        return h, w * x
+
+    cells = {
+        "step": sj.Cell(
+            init=lambda key, x: None, initial_carry=lambda w, x: jnp.zeros_like(x), recurrence=sj.Step(step)
+        ),
+        "gated": sj.elman(1, activation="identity"),
+    }
+    w, ones = jnp.ones((1,), param_dtype), jnp.ones((512, 1, 1), jnp.bfloat16)
+    zeros = jnp.zeros((1, 1), param_dtype)
+    params = {"step": w, "gated": ElmanParams(zeros, zeros, w)}
+    for name, cell in cells.items():
+        layer = sj.recurrent(cell, AUTODIFF)
+
+        def total(params, layer=layer):
+            # Both h are one from the start.
+            carry = jax.tree.map(jnp.ones_like, layer.initial_carry(params, ones[0]))
+            return jnp.sum(layer.unroll(params, carry, ones)[1], dtype=jnp.float32)
+
+        gradient = jax.jit(jax.grad(total))(params[name])
+        found = gradient if name == "step" else gradient.w_h
+        assert found.dtype == param_dtype and float(found.ravel()[0]) == 512
 
 
 def test_forward_mode_of_autodiff_equals_reverse_mode_of_batched():

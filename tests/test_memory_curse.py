@@ -111,3 +111,16 @@ def test_wrong_arguments_are_refused():
         memory_sensitivity(lambda h, x: (h, h), jnp.ones(2), 3, num_probes=None)
     with pytest.raises(ValueError, match=r"memory_sensitivity\(key\): expected a key"):
         memory_sensitivity(leak(0.5), None, jnp.ones((3, 1, 1)))
+
+
+def test_it_is_differentiable_though_it_is_zero_at_the_start():
+    """dh/dlambda after 3 ones is 1 + 2 lambda, and zero after the first."""
+
+    def log_square(decay):
+        step = jax.tree_util.Partial(lambda decay, h, x: (decay * h + x,) * 2, decay)
+        return memory_sensitivity(step, jnp.zeros(()), jnp.ones(3), num_probes=None).log_square
+
+    assert np.isneginf(log_square(jnp.asarray(0.5))[0])
+    np.testing.assert_allclose(
+        jax.grad(lambda decay: log_square(decay)[-1])(jnp.asarray(0.5)), 4 / (1 + 2 * 0.5), rtol=1e-12
+    )

@@ -48,6 +48,17 @@ def test_signal_trace_and_jackknife_are_those_of_a_loop():
     )
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_ratios_do_not_end_where_squares_leave_the_range_of_floats(scale):
+    gradients = jnp.asarray(normal(3, 6, 4) + 1, jnp.float32)
+    tiny = (gradients * scale).astype(jnp.float32)
+    ratio, same = signal_to_noise(gradients), signal_to_noise(tiny)
+    np.testing.assert_allclose(same, ratio, rtol=1e-5)
+    found = gradient_noise_scale(tiny)
+    np.testing.assert_allclose(found.noise_scale, 1 / ratio.ratio, rtol=1e-5)
+    np.testing.assert_allclose(found.ratio_error, ratio.standard_error, rtol=1e-5)
+
+
 def test_both_estimates_are_unbiased():
     """Over all samples of 3 with replacement from a population of 4, each as likely: exact expectations."""
     population = normal(3, 4, 2)

@@ -363,6 +363,106 @@ def test_a_reset_forgets_and_masked_steps_do_not_happen(estimator):
     assert_close(update(params, carry, state, poisoned, key=longer), plain)
 
 
+def summed(estimates):
+    return jax.tree.map(lambda *a: sum(a), *estimates)
+
+
+@pytest.mark.parametrize("estimator", [sj.rflo(), sj.eprop()], ids=repr)
+@pytest.mark.parametrize(
+    "cell", [sj.zoneout(sj.lru(H, **F64), 0.3), sj.variational_dropout(sj.indrnn(H, **F64), 0.5)], ids=repr
+)
+def test_traces_see_the_noise_of_their_own_example(estimator, cell):
+    """These are exact with any noise, which each example of several draws by a key of its own."""
+    layer, batch = sj.recurrent(cell), batch_of()
+    params, carry = start(layer, batch)
+    keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(5)))(jnp.arange(T))
+    found, _, _ = run(estimator, layer, params, carry, [batch], keys)
+
+    @jax.jit
+    def of_row(carry, batch, keys):
+        def total(params):
+            return objective(layer, squares)(params, carry, batch, key=keys)[0]
+
+        return jax.grad(total)(params)
+
+    rows = []
+    for i in range(B):
+        part = jax.tree.map(lambda a, i=i: a[:, i : i + 1], batch)
+        own = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys)
+        rows.append(of_row(jax.tree.map(lambda a, i=i: a[i : i + 1], carry), part, own))
+    assert_close(found.gradients, summed(rows))
+
+
+OTHERS = [pytest.param(estimator, marks=SLOW) for estimator in (sj.eprop(), sj.snap(1))]
+
+
+@pytest.mark.parametrize("estimator", [sj.kf_rtrl(), sj.uoro(), sj.rflo(), sj.rtrl(), *OTHERS], ids=repr)
+def test_over_devices_it_is_the_sum_of_what_each_finds(estimator):
+    """Params that all devices share, each with one row, against the rows one after another."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    layer = sj.recurrent(sj.gru(H, **F64))
+    batch = jax.tree.map(lambda *a: jnp.concatenate(a, 1)[:, :8], *(batch_of(seed=i) for i in range(3)))
+    params, carry = start(layer, batch)
+    init, update = estimator.bind(layer, squares)
+    state, key = init(params, carry, batch.xs[0]), jax.random.key(3)
+    one = jax.jit(partial(update, key=key))
+    rows = []
+    for i in range(8):
+        own = jax.tree.map(lambda a, i=i: a[i : i + 1], (carry, state))
+        rows.append(one(params, *own, jax.tree.map(lambda a, i=i: a[:, i : i + 1], batch)))
+
+    def on_device(params, carry, state, batch):
+        estimate, *streams = update(params, carry, state, batch, key=key)
+        return jax.lax.psum(estimate, "data"), *streams
+
+    split = jax.P("data")
+    run_all = jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(jax.P(), split, split, jax.P(None, "data")),
+        out_specs=(jax.P(), split, split),
+    )
+    found = jax.jit(run_all)(params, carry, state, batch)
+    streams = jax.tree.map(lambda *a: np.concatenate(a), *(row[1:] for row in rows))
+    assert_close(found, (summed([row[0] for row in rows]), *streams))
+
+
+def in_dtype(tree, dtype):
+    return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
+
+
+@pytest.mark.parametrize("estimator", [*ALL, sj.rtrl()], ids=repr)
+def test_in_bfloat16_it_is_that_of_float32_but_for_roundings(estimator):
+    """Params and inputs that are numbers of bfloat16; what is left are 8 bits in each of T steps."""
+    layer, batch = sj.recurrent(sj.lstm(H, **F64)), in_dtype(batch_of(), jnp.bfloat16)
+    params, _ = in_dtype(start(layer, batch_of()), jnp.bfloat16)
+    init, update = estimator.bind(layer, squares)
+    found = {}
+    for dtype in (jnp.bfloat16, jnp.float32):
+        arguments = in_dtype((params, batch), dtype)
+        state = init(arguments[0], None, arguments[1].xs[0])
+        estimate, carry, _ = jax.jit(update)(arguments[0], None, state, arguments[1], key=jax.random.key(1))
+        assert {leaf.dtype for leaf in jax.tree.leaves((estimate.gradients, carry))} == {jnp.dtype(dtype)}
+        assert estimate.total.dtype == jnp.float32
+        found[dtype] = np.concatenate(
+            [np.ravel(a).astype(np.float64) for a in jax.tree.leaves(estimate.gradients)]
+        )
+    error = np.linalg.norm(found[jnp.bfloat16] - found[jnp.float32])
+    assert 0 < error < T * 2.0**-8 * np.linalg.norm(found[jnp.float32])
+
+
+def test_a_state_of_other_examples_is_refused():
+    layer, batch = sj.recurrent(sj.elman(H, **F64)), batch_of(flags=False)
+    params, carry = start(layer, batch)
+    for estimator in (sj.rtrl(), sj.eprop()):
+        init, update = estimator.bind(layer, squares)
+        state = init(params, None, batch.xs[0, :2])
+        with pytest.raises(
+            ValueError, match=r"update: expected a state of \[\[3, .*, got \[\[2, .*Make one with init"
+        ):
+            update(params, carry, state, batch)
+
+
 def test_blocks_are_opened_and_layers_by_hand_refused():
     block = sj.serial(sj.pointwise(nn.Dense(H)), sj.slstm_block(H, num_heads=2))
     assert any("slstm" in repr(cell) for cell in cells_of(block))

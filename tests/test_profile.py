@@ -636,6 +636,11 @@ def test_fewer_than_three_points_are_no_fit(log_norm):
     assert math.isnan(decay.lag_90) == (not np.isfinite(log_norm).any())
 
 
+def test_a_fit_is_of_one_profile():
+    with pytest.raises(ValueError, match=r"fit_decay: expected log norms \[T\] by lag, got \[5, 2\]"):
+        fit_decay(np.zeros((5, 2)))
+
+
 def test_a_measured_profile_is_fitted_by_its_own_law():
     layer, params, carry = linear(0.9)
     log_norm = np.asarray(run_profile(layer, last_sum, params, carry, jnp.ones((64, 2, 1))).h)

@@ -83,6 +83,22 @@ def test_left_padding_before_a_carry_of_zero_is_no_error():
     assert_close(estimate, exact(layer, params, carry, batch)[0])
 
 
+def test_over_devices_it_is_the_sum_of_what_each_finds():
+    mesh = jax.make_mesh((B,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:B])
+    layer, batch, estimator = INVERTIBLE["orthogonal"], batch_of(4), sj.reversible(max_resets=4)
+    params, carry = start(layer, batch)
+
+    def on_device(params, carry, batch):
+        init, update = estimator.bind(layer, squares)
+        estimate, after, _ = update(params, carry, init(params, carry, batch.xs[0]), batch)
+        return jax.lax.psum(estimate, "data"), after
+
+    split = jax.P("data")
+    specs = (jax.P(), split, jax.P(None, "data"))
+    found = jax.jit(jax.shard_map(on_device, mesh=mesh, in_specs=specs, out_specs=(jax.P(), split)))
+    assert_close(found(params, carry, batch), exact(layer, params, carry, batch))
+
+
 def nans(gradients):
     return all(np.all(np.isnan(g)) for g in jax.tree.leaves(gradients))
 

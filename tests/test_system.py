@@ -116,7 +116,7 @@ def test_a_bound_layer_passes_through_jit_and_is_differentiated_by_its_params():
         (double, 1.0, np.ones((0, 2)), {}, ValueError, r"T of at least 1, got float64\[0, 2\]"),
         (double, 1.0, 3.0, {}, ValueError, r"expected xs \[T, ...\], or a number of steps"),
         (double, 1.0, None, {}, ValueError, r"expected xs \[T, ...\], or a number of steps"),
-        (double, 1, 3, {}, ValueError, r"expected a carry with floating numbers in it, got int64\[1\]"),
+        (double, 1, 3, {}, ValueError, r"expected a carry with floating numbers in it, got int64\[\]"),
         (double, np.nan, 3, {}, ValueError, r"expected finite carry, got nan at carry\[\]"),
         (double, np.ones(2), np.asarray([0.0, np.inf]), {}, ValueError, r"finite xs, got inf at xs\[1\] \(1 such"),
         (double, 1.0, 3, {"reset": np.zeros(2, bool)}, ValueError, r"expected reset bool\[3\], got bool\[2\]"),
@@ -139,6 +139,13 @@ def test_bad_input_of_bound_layers_is_refused():
         prepare("probe", step, jax.tree.map(lambda a: a.astype(jnp.float32), step.initial_carry(xs[0])), xs)
     with pytest.raises(ValueError, match=r"expected mask bool\[5, 3\], got bool\[5\]"):
         prepare("probe", step, None, xs, mask=np.ones(T, bool))
+
+
+def test_a_layer_without_a_carry_is_refused():
+    layer, xs = sj.pointwise(nn.Dense(3)), jnp.ones((T, B, 2))
+    params = layer.init(jax.random.key(0), xs[0])
+    with pytest.raises(ValueError, match=r"probe: expected a carry with floating numbers in it, got \(\)"):
+        prepare("probe", bind(layer, params), None, xs)
 
 
 def test_what_is_no_causal_layer_is_not_bound():

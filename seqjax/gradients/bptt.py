@@ -19,6 +19,7 @@ from seqjax.gradients.windows import (
     join_windows,
     losses_per_step,
     no_estimate,
+    own_params,
     scan_windows,
 )
 from seqjax.layers import num_steps, step_keys
@@ -52,6 +53,7 @@ def full_bptt() -> Estimator:
 
         def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
             batch = check_batch("full_bptt().update", batch)
+            params = own_params(params, batch)
 
             def total_of(params: Any) -> Any:
                 return objective(layer, loss)(params, enter(layer, params, carry, batch), batch, key=key)
@@ -113,6 +115,7 @@ def truncated_bptt(window: int, *, stride: int | None = None) -> Estimator:
 
         def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
             length = num_steps(check_batch(who, batch).xs)
+            params = own_params(params, batch)
             keys = step_keys(key, length)
             if length <= window and stride is None:
                 return whole(params, carry, state, batch, key=keys)

@@ -42,7 +42,8 @@ def kf_rtrl() -> Estimator:
     out of the estimate for a dense matrix, and weights that are functions of others (`orthogonal_rnn`) are pulled back,
     which both keep the expectation. The recurrent layer may be followed, in a `serial`, by layers without carry.
 
-    Each chunk needs a key of its own, or one key per step: signs used twice would be correlated.
+    Each chunk needs a key of its own, or one key per step, and so does each device inside ``jax.shard_map``: signs used
+    twice would be correlated.
 
     Raises:
         TypeError: for other models: another kind of cell, several recurrent layers, params before the recurrent one,

@@ -10,6 +10,9 @@ With s the carry of one recurrent layer and w its weights,
 where an algorithm says which part :math:`K_t` of the Jacobian is kept, and how M is held (`Trace`). At the present step
 gradients pass from layer to layer exactly; over time they pass inside a layer alone, by M. State outside of
 `seqjax.recurrent` layers (the window of a convolution, say) is an input like any other.
+
+Noise inside a cell (`seqjax.zoneout`) is drawn for each example by a key of its own, as `seqjax.gradients.online` does
+for whole layers; other noise as the layers draw it.
 """
 
 from collections.abc import Callable
@@ -23,8 +26,8 @@ from seqjax.combinators.common import check_layers
 from seqjax.compat import vary_like
 from seqjax.gradients.inside import replace_recurrent
 from seqjax.gradients.objective import Loss
-from seqjax.gradients.online import check_online
-from seqjax.gradients.windows import check_batch, enter, zeros
+from seqjax.gradients.online import check_online, check_state
+from seqjax.gradients.windows import check_batch, enter, own_params, zeros
 from seqjax.layers import first_step, num_steps, recurrent, step_keys
 from seqjax.ops.select import keep, select, wide
 
@@ -81,7 +84,7 @@ def local(
             batch = check_batch(f"{who}.update", batch)
             if draws and key is None:
                 raise ValueError(f"{who}.update: expected a key, from which it draws, got None.")
-            begins = carry is None
+            params, begins = own_params(params, batch), carry is None
             carry = enter(layer, params, carry, batch)
             number, length = (
                 check_online(f"{who}.update", layer, loss, params, carry, batch),
@@ -91,6 +94,7 @@ def local(
                 never = jnp.zeros((length, number), bool) if batch.reset is None else jnp.asarray(batch.reset)
                 batch = batch._replace(reset=never.at[0].set(True))
             example = _begin(who, layer, traced, params, first_step(batch.xs))
+            state = check_state(f"{who}.update", state, _split(example)[1])
             entering = vary_like(_join(example, carry, state), batch.xs)
 
             def body(sums: Any, inputs: Any) -> Any:

@@ -25,7 +25,15 @@ from seqjax.compat import vary_like
 from seqjax.gradients.coordinates import Coordinates
 from seqjax.gradients.objective import Loss, loss_sum
 from seqjax.gradients.reach import params_reaching
-from seqjax.gradients.windows import added, as_params, check_batch, enter, losses_per_step, no_estimate
+from seqjax.gradients.windows import (
+    added,
+    as_params,
+    check_batch,
+    enter,
+    losses_per_step,
+    no_estimate,
+    own_params,
+)
 from seqjax.layers import first_step, num_steps, step_keys
 from seqjax.ops.select import keep, select
 
@@ -79,12 +87,13 @@ def online(who: str, rule_of: Callable[[Model], Rule]) -> Estimator:
 
         def init(params: Any, carry: Any, x: Any) -> Any:
             carry = jax.eval_shape(layer.initial_carry, params, x) if carry is None else carry
-            influence = rule_of(model_of(layer, params, carry, x)).zero()
-            number = jax.tree.leaves(x)[0].shape[0]
-            return jax.tree.map(lambda a: jnp.broadcast_to(a, (number, *a.shape)), influence)
+            check_carry(f"{who}.init", layer, carry)
+            rule = rule_of(model_of(layer, params, carry, x))
+            return _of_all(rule.zero(), jax.tree.leaves(x)[0].shape[0])
 
         def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
             batch = check_batch(f"{who}.update", batch)
+            params = own_params(params, batch)
             entering = enter(layer, params, carry, batch)
             number = check_online(f"{who}.update", layer, loss, params, entering, batch)
             if carry is None:
@@ -97,6 +106,7 @@ def online(who: str, rule_of: Callable[[Model], Rule]) -> Estimator:
             rule = rule_of(model)
             if rule.draws and key is None:
                 raise ValueError(f"{who}.update: expected a key to draw from, got None.")
+            state = check_state(f"{who}.update", state, _of_all(rule.zero(), number))
             keys = step_keys(key, num_steps(batch.xs))
             return _run(loss, model, rule, params, entering, state, batch, keys)
 
@@ -119,6 +129,30 @@ def check_online(who: str, layer: Layer, loss: Loss, params: Any, carry: Any, ba
             name = jax.tree_util.keystr(path)
             raise ValueError(f"{who}: expected carry{name} [{axes[0]}, ...], got {list(leaf.shape)}.")
     return axes[0]
+
+
+def check_carry(who: str, layer: Layer, carry: Any) -> None:
+    """Raise a TypeError for a carry without numbers, of which nothing has an influence."""
+    if not any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(carry)):
+        raise TypeError(
+            f"{who}: expected a layer with floating numbers in its carry, got {layer!r}, which keeps none. Use "
+            "full_bptt."
+        )
+
+
+def check_state(who: str, state: Any, like: Any) -> Any:
+    """The state in the dtypes of another; a ValueError where the structure or a shape differs."""
+
+    def shapes(tree: Any) -> list:
+        return [list(leaf.shape) for leaf in jax.tree.leaves(tree)]
+
+    form: Any = jax.tree.structure
+    if form(state) != form(like) or shapes(state) != shapes(like):
+        raise ValueError(
+            f"{who}: expected a state of {shapes(like)}, got {shapes(state)}. Make one with init(params, carry, x), of "
+            "the same model and as many examples."
+        )
+    return jax.tree.map(lambda a, like: jnp.asarray(a, like.dtype), state, like)
 
 
 def model_of(layer: Layer, params: Any, carry: Any, x: Any) -> Model:
@@ -144,6 +178,10 @@ def model_of(layer: Layer, params: Any, carry: Any, x: Any) -> Model:
     reaching = params_reaching(step_of(everything), everything, carry_space)
     chosen = Coordinates(params, reaching)
     return Model(layer, chosen, carry_space, step_of(chosen))
+
+
+def _of_all(influence: Any, number: int) -> Any:
+    return jax.tree.map(lambda a: jnp.broadcast_to(a, (number, *a.shape)), influence)
 
 
 def example_step(layer: Layer, params: Any, carry: Any, now: Batch, key: Any) -> tuple[Any, Any]:
@@ -216,8 +254,11 @@ class _Keys(NamedTuple):
 def _example_keys(key: Any, number: int, draws: bool) -> _Keys:
     if key is None:
         return _Keys(None, None)
-    rows = jnp.arange(number, dtype=jnp.uint32)
-    each = jax.vmap(jax.random.fold_in, (None, 0))
-    noise = key[None] if number == 1 else each(key, rows)
     # The layer's keys come from small numbers.
-    return _Keys(noise, each(jax.random.fold_in(key, 0x7FFFFFFF), rows) if draws else None)
+    own = by_row(jax.random.fold_in(key, 0x7FFFFFFF), number) if draws else None
+    return _Keys(key[None] if number == 1 else by_row(key, number), own)
+
+
+def by_row(key: jax.Array, number: int) -> jax.Array:
+    """A key per example, ``[B]``."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(number, dtype=jnp.uint32))

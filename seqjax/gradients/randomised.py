@@ -10,7 +10,7 @@ from seqjax.combinators.common import check_layers, check_whole
 from seqjax.definition import definition
 from seqjax.gradients.bptt import no_state, over_windows
 from seqjax.gradients.objective import Loss
-from seqjax.gradients.windows import check_batch
+from seqjax.gradients.windows import check_batch, own_params
 from seqjax.layers import num_steps, step_keys
 from seqjax.ops.select import expand
 
@@ -69,7 +69,9 @@ def randomised_truncated_bptt(window: int, *, cut: float = 0.5) -> Estimator:
                 at = jax.random.fold_in(own, t)
                 return jax.tree.map(lambda leaf: _weigh(leaf, _draw(at, leaf, cut)), carry)
 
-            return *over_windows(layer, loss, window, border, params, carry, batch, keys), state
+            return *over_windows(
+                layer, loss, window, border, own_params(params, batch), carry, batch, keys
+            ), state
 
         return no_state, update
 

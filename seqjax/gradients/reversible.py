@@ -8,11 +8,12 @@ import jax.numpy as jnp
 
 from seqjax.base import Batch, Estimate, Estimator, Layer
 from seqjax.combinators.common import check_layers, check_whole
+from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.gradients.inverses import inverse_of
 from seqjax.gradients.objective import Loss, loss_sum
-from seqjax.gradients.online import check_online
-from seqjax.gradients.windows import check_batch, enter, zeros
+from seqjax.gradients.online import check_carry, check_online
+from seqjax.gradients.windows import check_batch, enter, own_params, zeros
 from seqjax.layers import first_step, num_steps, step_keys
 from seqjax.ops.select import select, wide
 
@@ -90,6 +91,7 @@ def reversible(
 
         def init(params: Any, carry: Any, x: Any) -> Reconstruction:
             carry = jax.eval_shape(layer.initial_carry, params, x) if carry is None else carry
+            check_carry("reversible().init", layer, carry)
             return Reconstruction(jnp.zeros(jax.tree.leaves(x)[0].shape[0], _real_dtype(carry)))
 
         def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
@@ -99,6 +101,7 @@ def reversible(
                     "reversible().update: expected a batch without resets, as what a reset overwrites cannot be "
                     "computed again; got some. Say how many there may be per example, reversible(max_resets=...)."
                 )
+            params = own_params(params, batch)
             entering, to_params = jax.vjp(lambda params: enter(layer, params, carry, batch), params)
             check_online("reversible().update", layer, loss, params, entering, batch)
             for path, leaf in jax.tree_util.tree_leaves_with_path(entering):
@@ -160,7 +163,9 @@ class _Chunk(NamedTuple):
             return (after, kept), None
 
         slots = jax.tree.map(lambda c: jnp.zeros((self.max_resets, *c.shape), c.dtype), carry)
-        start = _Kept(slots, jnp.zeros_like(rows)) if inputs[0].reset is not None else None
+        start = None
+        if inputs[0].reset is not None:
+            start = vary_like(_Kept(slots, jnp.zeros_like(rows)), inputs[0].xs)
         return jax.lax.scan(body, (carry, start), inputs)[0]
 
     def backward(self, entering: Any, after: Any, kept: Any, inputs: Any) -> tuple[Estimate, Any, jax.Array]:
@@ -197,15 +202,13 @@ class _Chunk(NamedTuple):
             sums = jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, Estimate(total, count, by_params))
             return (sums, before, beside, delta, error, kept), None
 
-        error = jnp.zeros(len(rows), _real_dtype(after))
+        error = vary_like(jnp.zeros(len(rows), _real_dtype(after)), example)
         if kept is not None:
             error = jnp.where(kept.number > self.max_resets, jnp.inf, error)
         dtype = wide(jax.eval_shape(self.loss, *self._one_step(entering, inputs)).dtype)
-        sums = Estimate(
-            jnp.zeros((), dtype),
-            jnp.zeros((), dtype),
-            zeros(jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, wide(p.dtype)), self.params), example),
-        )
+        number = jax.ShapeDtypeStruct((), dtype)
+        of_params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, wide(p.dtype)), self.params)
+        sums = zeros(Estimate(number, number, of_params), example)
         state = (sums, after, after, jax.tree.map(jnp.zeros_like, after), error, kept)
         (sums, found, beside, delta, error, _), _ = jax.lax.scan(body, state, inputs, reverse=True)
         return sums, delta, jnp.maximum(error, _error(found, entering, beside))

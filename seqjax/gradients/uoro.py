@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Estimator
+from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.gradients.online import Model, Rule, online
 
@@ -40,7 +41,8 @@ def uoro(*, epsilon: float = 1e-7) -> Estimator:
     influences live; mean over examples, or learn slowly. Params that do not reach the carry (a head) have exact
     gradients.
 
-    Each chunk needs a key of its own, or one key per step: signs used twice would be correlated.
+    Each chunk needs a key of its own, or one key per step, and so does each device inside ``jax.shard_map``: signs used
+    twice would be correlated.
 
     Args:
         epsilon: keeps the scales from zero and infinity.
@@ -77,7 +79,7 @@ def uoro(*, epsilon: float = 1e-7) -> Estimator:
         def advance(step: Any, theta: jax.Array, s: jax.Array, influence: RankOne, key: Any) -> RankOne:
             tangent = influence.s.astype(s.dtype)
             after, through = jax.jvp(lambda s: step(theta, s), (s,), (tangent,))
-            signs = jax.random.rademacher(key, s.shape, s.dtype)
+            signs = vary_like(jax.random.rademacher(key, s.shape, s.dtype), after)
             _, pull = jax.vjp(lambda theta: step(theta, s), theta)
             through, signs, entering = (
                 a.astype(dtype) for a in (through, signs, pull(signs.astype(after.dtype))[0])

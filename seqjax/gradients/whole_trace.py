@@ -16,6 +16,8 @@ import numpy as np
 from seqjax.base import Cell
 from seqjax.gradients.coordinates import Coordinates
 from seqjax.gradients.local import Trace
+from seqjax.gradients.online import by_row
+from seqjax.layers import first_step
 from seqjax.methods.common import at_step
 
 
@@ -41,24 +43,39 @@ def whole_trace(cell: Cell, pattern: Callable[[Any], np.ndarray]) -> Trace:
         rows = jax.vmap(lambda d: space.vector(jax.tree.map(jnp.conj, d)))(delta)
         return Coordinates(params).gradient(jnp.einsum("bn,bnp->p", rows, trace))
 
-    def step(params: Any, carry: Any, x: Any, key: Any) -> Any:
+    def at(params: Any, carry: Any, x: Any, key: Any) -> Any:
         return at_step(cell, params, carry, x, initial=None, reset=None, mask=None, key=key)
+
+    def keys_of(key: Any, carry: Any) -> Any:
+        number = len(jax.tree.leaves(carry)[0])
+        return None if key is None else key[None] if number == 1 else by_row(key, number)
+
+    def step(params: Any, carry: Any, x: Any, key: Any) -> Any:
+        if key is None:
+            return at(params, carry, x, None)
+
+        # With the noise that the trace sees, which goes through the step example by example.
+        def one(carry: Any, x: Any, key: Any) -> Any:
+            carry, x = jax.tree.map(lambda a: a[None], (carry, x))
+            return first_step(at(params, carry, x, key))
+
+        return jax.vmap(one)(carry, x, keys_of(key, carry))
 
     def advance(params: Any, carry: Any, trace: jax.Array, x: Any, key: Any) -> jax.Array:
         space, of_params = Coordinates(one_of(carry)), Coordinates(params)
         theta, kept = of_params.vector(params), jnp.asarray(pattern(one_of(carry)))
 
-        def one(carry: Any, trace: jax.Array, x: Any) -> jax.Array:
+        def one(carry: Any, trace: jax.Array, x: Any, key: Any) -> jax.Array:
             carry, x = jax.tree.map(lambda a: a[None], (carry, x))
 
             def after(theta: jax.Array, s: jax.Array) -> jax.Array:
-                return space.vector(step(of_params.tree(theta, params), space.tree(s, carry), x, key)[0])
+                return space.vector(at(of_params.tree(theta, params), space.tree(s, carry), x, key)[0])
 
             entering, by_theta, by_s = (space.vector(carry), jax.jacrev(after), jax.jacfwd(after, 1))
             through = jnp.where(kept, by_s(theta, entering), 0)
             return through @ trace + by_theta(theta, entering)
 
-        return jax.vmap(one)(carry, trace, x).astype(trace.dtype)
+        return jax.vmap(one)(carry, trace, x, keys_of(key, carry)).astype(trace.dtype)
 
     return Trace(zero, lambda params: params, read, step, advance)
 

@@ -22,6 +22,14 @@ def check_batch(who: str, batch: Any) -> Batch:
     return batch
 
 
+def own_params(params: Any, batch: Batch) -> Any:
+    """The params, inside ``jax.shard_map`` a copy for each device: its estimate is of its own part of the batch alone.
+
+    Differentiating by params that devices share would add up over them, at each step, even what belongs to one example.
+    """
+    return vary_like(params, batch.xs)
+
+
 def enter(layer: Layer, params: Any, carry: Any, batch: Batch) -> Any:
     """The carry that a chunk begins with, the given one or the initial one, in the dtypes that the layer keeps."""
     initial = layer.initial_carry(params, first_step(batch.xs))
@@ -53,7 +61,14 @@ def losses_per_step(layer: Layer, loss: Loss, params: Any, carry: Any, batch: Ba
     if any(jnp.shape(leaf)[: len(whole)] != whole for leaf in jax.tree.leaves(batch.targets)):
         return None
     first = jax.tree.map(lambda a: a[:1], batch)
-    return whole[1:] if jax.eval_shape(losses, params, carry, first).shape == (1, *whole[1:]) else None
+    try:
+        found = jax.eval_shape(losses, params, carry, first).shape
+    except (
+        TypeError,
+        ValueError,
+    ):  # of B = T sequences: one step has a target, and as many outputs as before
+        return None
+    return whole[1:] if found == (1, *whole[1:]) else None
 
 
 def scan_windows(step: Callable, carry: Any, tree: Any, window: int) -> tuple[Any, Any]:

@@ -24,7 +24,9 @@ class Sequential(Value):
         gradient: "batched" keeps the sequential part of the backward pass of `Gated` and `Diagonal` small (see
             `seqjax.ops.gated` and `seqjax.ops.diagonal`); it supports reverse mode at any order. "autodiff" is the
             specification itself: the step-by-step loop, differentiated by JAX, forward mode included. `Step`, of
-            which nothing is known, is always differentiated by JAX.
+            which nothing is known, is always differentiated by JAX. Either way gradients of the recurrence's weights
+            add up over steps in float32 at least; where JAX differentiates, those of projections with bfloat16 params
+            add up over chunks in bfloat16.
         keep_gates: for batched gradients of `Gated`: keep the gates for the backward pass, (G + 1) H T B numbers more,
             instead of computing them again.
         unroll_factor: steps per iteration of the compiled loop, where JAX differentiates it.

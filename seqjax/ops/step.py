@@ -35,6 +35,8 @@ from seqjax.ops.tap import tap as tap_carry
 def step_of(recurrence: Recurrence, params: Any, dtype: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
     """One step ``(carry, u) -> (carry, h)`` of a recurrence with its weights bound.
 
+    Each step casts the weights for itself, so that their gradients add up over a loop in float32 at least.
+
     Args:
         recurrence: of any kind.
         params: the cell's; cast to dtype. The linear kinds and `Attention` have none.
@@ -42,11 +44,11 @@ def step_of(recurrence: Recurrence, params: Any, dtype: Any) -> Callable[[Any, A
     """
     match recurrence:
         case Step(fn):
-            params = cast(params, dtype)
-            return lambda carry, u: fn(params, carry, u)
+            held = _widened(params)
+            return lambda carry, u: fn(cast(held, dtype), carry, u)
         case Gated():
-            weights = GatedWeights(*cast(tuple(recurrence.weights(params)), dtype))
-            return lambda carry, u: gated_step(recurrence, weights, carry, u)
+            held = _widened(tuple(recurrence.weights(params)))
+            return lambda carry, u: gated_step(recurrence, GatedWeights(*cast(held, dtype)), carry, u)
         case Diagonal():
             return _diagonal_step
         case Matrix():
@@ -55,6 +57,12 @@ def step_of(recurrence: Recurrence, params: Any, dtype: Any) -> Callable[[Any, A
             return partial(_attention_step, recurrence)
     raise TypeError(
         f"expected a recurrence (Step, Gated, Diagonal, Matrix or Attention), got {recurrence!r}."
+    )
+
+
+def _widened(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda a: a.astype(wide(a.dtype)) if jnp.issubdtype(jnp.result_type(a), jnp.floating) else a, tree
     )
 
 

@@ -34,7 +34,9 @@ def norm(x: jax.Array, batch_ndim: int) -> jax.Array:
     # Zero and infinity cannot be divided by; then the entries are squared as they are.
     safe = jnp.where((largest > 0) & jnp.isfinite(largest), largest, jnp.ones_like(largest))
     squares = [jnp.square(part / safe) for part in parts]
-    root = jnp.sqrt(jnp.sum(squares[0] if len(parts) == 1 else squares[0] + squares[1], axes))
+    square = jnp.sum(squares[0] if len(parts) == 1 else squares[0] + squares[1], axes)
+    # At zero the root has no derivative; that of the norm is taken to be zero there.
+    root = jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
     return jnp.squeeze(largest, axes) * root
 
 

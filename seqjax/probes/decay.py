@@ -41,6 +41,9 @@ def fit_decay(log_norm: np.ndarray) -> Decay:
     Args:
         log_norm: natural logs ``[T]`` by lag: ``log_norm[tau]`` belongs to the step tau before the last.
 
+    Raises:
+        ValueError: for anything but one profile.
+
     Example:
         >>> import numpy as np
         >>> decay = fit_decay(np.log(0.5) * np.arange(20))
@@ -48,6 +51,10 @@ def fit_decay(log_norm: np.ndarray) -> Decay:
         ('exponential', 1.4427, 0.0, 3.0)
     """
     log_norm = np.asarray(log_norm, np.float64)
+    if log_norm.ndim != 1:
+        raise ValueError(
+            f"fit_decay: expected log norms [T] by lag, got {list(log_norm.shape)}. Fit each example by itself."
+        )
     lags = np.arange(len(log_norm), dtype=np.float64)
     finite = np.isfinite(log_norm)
     rate, exponential_aic = _line(lags[finite], log_norm[finite])

@@ -78,7 +78,7 @@ def gate_statistics(
 
     Raises:
         TypeError: for a recurrence without gates that can be told (`Step`, `Attention`).
-        ValueError: for an empty sequence, or inputs that are not finite.
+        ValueError: for an empty sequence, inputs that are not finite, or levels outside [0, 1].
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -98,6 +98,8 @@ def gate_statistics(
     if num_steps(xs) == 0:
         raise ValueError("gate_statistics: expected xs [T, ...] with T of at least 1, got an empty sequence.")
     check_finite("gate_statistics", "xs", xs, mask)
+    if not all(0 <= level <= 1 for level in quantiles):
+        raise ValueError(f"gate_statistics(quantiles): expected levels in [0, 1], got {quantiles}.")
     xs = keep(mask, xs)
     us = project_inputs(cell, params, xs, None)
     dtype = jax.tree.leaves(xs)[0].dtype

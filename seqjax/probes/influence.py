@@ -4,6 +4,7 @@ r"""Influence: how much of what a step does is left at the end, and how much the
 belongs to the carry *entering* step t, after its reset. A reset after t makes it zero; masked steps are NaN.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -152,8 +153,9 @@ def spectral_influence(
     who = "spectral_influence"
     system = prepare(who, step, carry, xs, reset=reset, mask=mask, initial=initial)
     check_count(who, "num_iterations", num_iterations, 2)
-    if not times or not all(0 <= t < system.num_steps for t in times):
-        raise ValueError(f"{who}(times): expected steps from 0 to {system.num_steps - 1}, got {list(times)}.")
+    chosen = [operator.index(t) for t in times]
+    if not chosen or not all(0 <= t < system.num_steps for t in chosen):
+        raise ValueError(f"{who}(times): expected steps from 0 to {system.num_steps - 1}, got {chosen}.")
     final, entering, _ = system.trajectory()
     leaves = Floating(final).leaves
     start = [
@@ -184,7 +186,7 @@ def spectral_influence(
         found = SpectralInfluence(sizes[-1], change)
         return jax.tree.map(lambda a: jnp.where(system.happened[t], a, jnp.nan), found)
 
-    return system.squeeze(jax.vmap(of_one)(jnp.asarray(times)), 1)
+    return system.squeeze(jax.vmap(of_one)(jnp.asarray(chosen)), 1)
 
 
 def input_saliency(

@@ -44,8 +44,9 @@ class NoiseScale(NamedTuple):
     Attributes:
         noise_scale: the simple noise scale in examples, the batch size at which signal and noise are equal; infinite
             where the signal cannot be told from noise.
-        squared_norm: of the true gradient; may come out below zero.
-        trace: of the covariance of the examples' gradients.
+        squared_norm: of the true gradient; may come out below zero. Zero or infinite, alone of all results, where the
+            dtype cannot hold the square.
+        trace: of the covariance of the examples' gradients; the same.
         ratio_error: the standard error of its reciprocal, the signal to noise, by the jackknife.
     """
 
@@ -67,7 +68,7 @@ def signal_to_noise(gradients: Any) -> SignalToNoise:
         >>> round(float(found.ratio), 4)
         3.5
     """
-    vectors = _vectors("signal_to_noise", gradients)
+    vectors, _ = _vectors("signal_to_noise", gradients)
     signal, trace, deviations = _moments(vectors, jnp.ones(len(vectors), bool))
     return _ratio(signal, trace, *deviations)
 
@@ -87,11 +88,12 @@ def gradient_noise_scale(gradients: Any) -> NoiseScale:
         McCandlish et al. 2018, "An empirical model of large-batch training", arXiv:1812.06162 (the simple noise scale
         and its unbiased estimators, here with batches of 1 and N).
     """
-    vectors = _vectors("gradient_noise_scale", gradients)
+    vectors, largest = _vectors("gradient_noise_scale", gradients)
     signal, trace, deviations = _moments(vectors, jnp.ones(len(vectors), bool))
     ratio = _ratio(signal, trace, *deviations)
     noise_scale = jnp.where(signal > 0, trace / jnp.where(signal > 0, signal, 1), jnp.inf)
     noise_scale = jnp.where(jnp.isnan(signal), jnp.nan, noise_scale)
+    signal, trace = (moment * largest * largest for moment in (signal, trace))
     return NoiseScale(noise_scale, signal, trace, ratio.standard_error)
 
 
@@ -199,14 +201,18 @@ def per_example_gradients(
     return jax.vmap(of_one, (0, 1, 1, 1, 1))(carry, xs, targets, reset, mask)
 
 
-def _vectors(who: str, gradients: Any) -> jax.Array:
+def _vectors(who: str, gradients: Any) -> tuple[jax.Array, jax.Array]:
+    """The gradients ``[N, P]`` over their largest number, whose square a float may not hold; and that number."""
     leaves = jax.tree.leaves(gradients)
     shapes = [list(leaf.shape) for leaf in leaves]
     if not leaves or any(not shape or shape[0] != shapes[0][0] for shape in shapes):
         raise ValueError(f"{who}(gradients): expected a tree of arrays [N, ...] with one N, got {shapes}.")
     if shapes[0][0] < 3:
         raise ValueError(f"{who}(gradients): expected at least 3 examples, got {shapes[0][0]}.")
-    return jax.vmap(as_vector)(gradients)
+    vectors = jax.vmap(as_vector)(gradients)
+    largest = jnp.max(jnp.abs(vectors), initial=0)
+    largest = jnp.where((largest > 0) & jnp.isfinite(largest), largest, jnp.ones_like(largest))
+    return vectors / largest, largest
 
 
 def _moments(vectors: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:

@@ -87,8 +87,9 @@ def sum_of_squares(norms: Sequence[Scaled]) -> tuple[jax.Array, jax.Array]:
 
 
 def logarithm(number: jax.Array, exponent: jax.Array) -> jax.Array:
-    """``log(number * 2**exponent)``."""
-    return jnp.log(number) + exponent.astype(number.dtype) * jnp.log(jnp.asarray(2, number.dtype))
+    """``log(number * 2**exponent)``; -inf for zero, with a derivative of zero."""
+    log = jnp.where(number == 0, -jnp.inf, jnp.log(jnp.where(number == 0, 1, number)))
+    return log + exponent.astype(number.dtype) * jnp.log(jnp.asarray(2, number.dtype))
 
 
 def without_float0(tree: Any) -> Any:

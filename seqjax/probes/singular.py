@@ -54,7 +54,8 @@ def singular_values(
 
     The product of Jacobians is kept graded (`seqjax.ops.graded`), so that the smallest singular values are as accurate,
     relatively, as the largest, also where they lie hundreds of decades apart. The work of a step is S derivatives and a
-    QR of [S, S], whatever k. For a fan that begins later give the carry and the inputs from there.
+    QR of [S, S], whatever k. It has no gradient, as its last part iterates until it converges. For a fan that begins
+    later give the carry and the inputs from there.
 
     Masked steps do not happen, but count in tau. Past a reset nothing comes through: all singular values are zero.
 

@@ -9,6 +9,7 @@ the initial one before the step, so that the Jacobian across it is zero; where `
 happen, and its Jacobian is the identity. A reset happens at masked steps, too.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -222,6 +223,10 @@ def prepare(
         raise ValueError(
             f"{who}: expected initial in the form of the carry, {form(carry)}, got {form(initial)}."
         )
+    floats = [leaf for leaf in jax.tree.leaves(carry) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    size = sum(math.prod(leaf.shape[batched:]) * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in floats)
+    if size == 0:
+        raise ValueError(f"{who}: expected a carry with floating numbers in it, got {form(carry)}.")
     batch = (jax.tree.leaves(carry)[0].shape[0],) if batched else ()
     flags = [
         check_flag(who, name, flag, (num_steps, *batch)) for name, flag in (("reset", reset), ("mask", mask))
@@ -238,10 +243,6 @@ def prepare(
     else:
         carry, initial = jax.tree.map(lambda a: a[None], (carry, initial))
         inputs = jax.tree.map(lambda a: a[:, None], inputs)
-    floats = [leaf for leaf in jax.tree.leaves(carry) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    size = sum(leaf[0].size * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in floats)
-    if size == 0:
-        raise ValueError(f"{who}: expected a carry with floating numbers in it, got {form(carry)}.")
     dtype = wide(jnp.result_type(*(jnp.finfo(leaf.dtype).dtype for leaf in floats)))
     return System(one, carry, initial, inputs, num_steps, size, dtype, batched)
 
