@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from functools import partial
 
 import jax
@@ -15,7 +16,17 @@ from seqjax.cells import REGISTRY, LSTMCarry, vector
 from seqjax.cli.common import UsageError
 from seqjax.cli.compare import inputs
 from seqjax.cli.specification import implementation, split
-from seqjax.report.compare import Implementation, compare, divergence, evaluate, page, rounding, trees
+from seqjax.report.compare import (
+    Implementation,
+    compare,
+    curves,
+    divergence,
+    evaluate,
+    page,
+    prepare,
+    rounding,
+    trees,
+)
 from seqjax.report.compare.evaluate import BY_INPUTS, BY_PARAMS, CARRY, OUTPUTS
 from seqjax.testing import methods_for
 
@@ -377,6 +388,49 @@ def test_errors_and_tolerances_are_those_of_the_formula():
     found = divergence._difference((OUTPUTS, ""), a, b, {(OUTPUTS, ""): true}, exact, "float32", 500, 4.0)
     floor = 4 * widest * np.sqrt((u32 * size) ** 2 / 3 + 500 * (u32 * scale) ** 2) / scale
     np.testing.assert_allclose(found.tolerances, floor, rtol=1e-12)
+
+
+def test_both_sides_are_given_numbers_that_the_coarser_dtype_holds():
+    first, second, _ = prepare.prepare(Implementation(SPEC), Implementation(SPEC, "bfloat16"), XS, 0)
+    for system in (first, second):
+        for leaf in jax.tree.leaves(system.params):
+            np.testing.assert_array_equal(leaf, leaf.astype(jnp.bfloat16).astype(np.float64))
+
+
+def difference(quantity, errors, tolerances, a_error, b_error):
+    errors, tolerances = np.array(errors), np.array(tolerances)
+    ratios = errors / tolerances
+    past = np.flatnonzero(ratios > 1)
+    worst = int(ratios.argmax())
+    return divergence.Difference(
+        quantity, "", 1.0, errors, tolerances, ratios[worst], worst, int(past[0]) if past.size else None, 0.5,
+        a_error, b_error,
+    )  # fmt: skip
+
+
+def test_verdict_table_and_figure_say_what_was_found():
+    outputs = difference(OUTPUTS, [1e-9, 2e-3, 5e-4], [1e-4, 1e-4, 1e-5], 0.25, 1e-3)
+    inputs_ = difference(BY_INPUTS, [1e-6, 1e-6, 2e-6], [1e-4, 1e-4, 1e-4], 1e-6, 1e-6)
+    found = divergence.Comparison("one", "two", "float32", 3, 2, (outputs, inputs_), (), "one")
+    assert page.verdict(found) == (
+        "Different: outputs, first at step 1, by up to 50.0 times the tolerance (1 of 2 quantities). "
+        "A is the one further from the float64 reference."
+    )
+    heads, rows, differ = page.table(found)
+    assert dict(zip(heads, rows[0], strict=True)) == {
+        "quantity": "outputs", "÷ tolerance": "50.0", "first": "1", "difference": "5.0×10⁻⁴", "tolerance": "1.0×10⁻⁵",
+        "at step": "2", "largest": "0.500", "A to ref.": "0.250", "B to ref.": "0.00100",
+    }  # fmt: skip
+    assert differ == [True, False] and rows[1][1:3] == ["0.0200", ""]
+    assert "At step 2 it is 50.0 times the tolerance." in page.caption(outputs, "one")
+    equal = found._replace(differences=(inputs_,))
+    assert page.verdict(equal).endswith("the closest is gradient by inputs, at 0.0200 of its tolerance.")
+    # Upwards on the page is down in numbers: here the tolerance lies above the difference.
+    heights = []
+    for colour in ("#009e73", "#0072b2"):
+        (path,) = re.findall(rf'<path d="([^"]*)" clip-path[^>]*stroke: {colour}', curves.draw(inputs_, "c"))
+        heights.append(float(re.findall(r"[ML] [\d.]+ ([\d.]+)", path)[0]))
+    assert heights[0] < heights[1]
 
 
 # ---------------------------------------------------------------- the command line

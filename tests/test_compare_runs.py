@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from test_cli import ROOT, run
 
-from seqjax.report.compare import runs
+from seqjax.report.compare import page, runs
 from seqjax.report.compare.runs import compare_runs
 from seqjax.report.store import SCHEMA
 
@@ -84,6 +84,12 @@ def test_a_difference_that_every_seed_shows_is_found_and_noise_is_not(tmp_path, 
     u = stats.mannwhitneyu(shared - 0.3, shared).statistic
     assert loss.above.estimate == pytest.approx(u / SEEDS**2)
     assert compare_runs(a, a).equal
+    heads, rows, differ = page.table(found)
+    cells = dict(
+        zip(heads, rows[[row.key["quantity"] for row in found.rows].index("held_out_loss")], strict=False)
+    )
+    assert cells["quantity"] == "lstm, T = 64, held_out_loss" and cells["seeds"] == str(SEEDS)
+    assert cells["B − A (or B/A)"] == "−0.300" and cells["p"] == "0.00195" and sum(differ) == 2
 
 
 def test_only_common_seeds_and_quantities_count(tmp_path, shared):
