@@ -411,9 +411,9 @@ def difference(quantity, errors, tolerances, a_error, b_error):
 def test_verdict_table_and_figure_say_what_was_found():
     outputs = difference(OUTPUTS, [1e-9, 2e-3, 5e-4], [1e-4, 1e-4, 1e-5], 0.25, 1e-3)
     inputs_ = difference(BY_INPUTS, [1e-6, 1e-6, 2e-6], [1e-4, 1e-4, 1e-4], 1e-6, 1e-6)
-    found = divergence.Comparison("one", "two", "float32", 3, 2, (outputs, inputs_), (), "one")
+    found = divergence.Comparison("one", "two", "float32", 3, 2, (outputs, inputs_, inputs_), (), "one")
     assert page.verdict(found) == (
-        "Different: outputs, first at step 1, by up to 50.0 times the tolerance (1 of 2 quantities). "
+        "Different: outputs, first at step 1, by up to 50.0 times the tolerance (1 of 3 quantities). "
         "A is the one further from the float64 reference."
     )
     heads, rows, differ = page.table(found)
@@ -421,7 +421,11 @@ def test_verdict_table_and_figure_say_what_was_found():
         "quantity": "outputs", "÷ tolerance": "50.0", "first": "1", "difference": "5.0×10⁻⁴", "tolerance": "1.0×10⁻⁵",
         "at step": "2", "largest": "0.500", "A to ref.": "0.250", "B to ref.": "0.00100",
     }  # fmt: skip
-    assert differ == [True, False] and rows[1][1:3] == ["0.0200", ""]
+    turned = found._replace(differences=(outputs._replace(a_error=1e-3, b_error=0.25),))
+    assert page.verdict(turned).endswith(
+        "(1 of 1 quantities). B is the one further from the float64 reference."
+    )
+    assert differ == [True, False, False] and rows[1][1:3] == ["0.0200", ""]
     assert "At step 2 it is 50.0 times the tolerance." in page.caption(outputs, "one")
     equal = found._replace(differences=(inputs_,))
     assert page.verdict(equal).endswith("the closest is gradient by inputs, at 0.0200 of its tolerance.")
