@@ -229,6 +229,7 @@ def test_scans_agree():
         assert all(arm.error < methods.TOLERANCE for arm in group.cases[0].arms)
 
 
+@pytest.mark.slow
 def test_memories_agree():
     groups = methods.memories([9], (2, 32), 2, SILENT)
     assert len(groups) == 4
@@ -389,6 +390,7 @@ def test_a_torch_arm_with_other_weights_is_refused(monkeypatch):
         peers.measure("lstm", SHAPE, "gradient", 2)
 
 
+@pytest.mark.slow
 def test_learning_counts_the_seeds_that_solve_a_task(monkeypatch):
     task = parity(2)  # an Elman cell solves it in no time, a map without memory cannot
     mapped = {"memory": (learning.cell(sj.lstm), True)}
@@ -412,6 +414,7 @@ def test_learning_counts_the_seeds_that_solve_a_task(monkeypatch):
         learning.run(1, 0, 200, 1.0, "x", SILENT)
 
 
+@pytest.mark.slow
 def test_models_that_differ_in_their_start_are_one_program():
     length = 24
     (trial,) = (item for item in learning.trials(4, 1e-4) if len(item.models) > 1)

@@ -134,6 +134,7 @@ def test_the_size_changes_no_result(size):
     assert_close(jnp.where(kept, outputs.o, 0), expected_outputs.o, 1e-12)
 
 
+@functools.partial(jax.jit, static_argnames="size")
 def _chunked(inputs, carry, initial, reset, mask, size):
     return matrix.chunked(inputs, carry, initial=initial, reset=reset, mask=mask, size=size)
 

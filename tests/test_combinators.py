@@ -600,3 +600,25 @@ def test_compositions_are_values(make):
     assert layer == make() and hash(layer) == hash(make())
     assert pickle.loads(pickle.dumps(layer)) == layer
     assert eval(repr(layer), {name: getattr(sj, name) for name in dir(sj)}) == layer
+
+
+def test_a_nest_of_layers_is_traced_a_few_times_only():
+    """Each level wants the output of what is in it: traced anew, ten levels would be traced 2^10 times."""
+    calls = []
+
+    def counted(x):
+        calls.append(x.shape)
+        return 2 * x
+
+    layer, plain = sj.pointwise(counted), sj.pointwise(jnp.negative)
+    for _ in range(10):
+        layer = sj.serial(layer, plain)
+    x = jnp.ones((2, 3))
+    params = layer.init(jax.random.key(0), x)
+    layer.initial_carry(params, x)
+    assert 1 <= len(calls) <= 30
+    # Another shape or dtype is another output.
+    for other in (jnp.ones((2, 5)), jnp.ones((2, 3), jnp.float32)):
+        wide = sj.serial(layer, sj.recurrent(sj.gru(4)))
+        found = wide.init(jax.random.key(0), other)[1]
+        assert found.w_x.shape[0] == other.shape[1]

@@ -161,14 +161,34 @@ def flip(tree: Any) -> Any:
     return jax.tree.map(lambda a: a[::-1], tree)
 
 
+_OUTPUTS: dict[Any, Any] = {}
+MOST_OUTPUTS = 1000
+
+
 def output_of(layer: Layer, params: Any, x: Any) -> Any:
-    """What a layer makes of one time step, as a shape."""
+    """What a layer makes of one time step, as a shape.
+
+    Remembered: otherwise each level of a nest of layers would trace all that is in it twice, for its carry and for its
+    output, and a nest of n levels 2^n times.
+    """
 
     def run(params: Any, x: Any) -> Any:
         ys = layer.unroll(params, layer.initial_carry(params, x), jax.tree.map(lambda a: a[None], x))[1]
         return first_step(ys)
 
-    return jax.eval_shape(run, params, x)
+    leaves, treedef = jax.tree.flatten((params, x))
+    types = tuple(leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf) for leaf in leaves)
+    key = (layer, treedef, types, jax.config.jax_enable_x64, jax.sharding.get_abstract_mesh())  # type: ignore[attr-defined]
+    try:
+        return _OUTPUTS[key]
+    except KeyError:
+        found = jax.eval_shape(run, params, x)
+    except TypeError:  # a layer of one's own that has no hash
+        return jax.eval_shape(run, params, x)
+    if len(_OUTPUTS) >= MOST_OUTPUTS:
+        _OUTPUTS.clear()
+    _OUTPUTS[key] = found
+    return found
 
 
 def batch_shape(who: str, x: Any, event_ndim: int | None) -> tuple[int, ...]:
