@@ -67,9 +67,14 @@ def train(folder, around=lambda evaluate: evaluate):
     step = make_train_step(model, squares, optimizer, estimator=estimator)
     first = jax.jit(lambda key, x: init_train_state(model, optimizer, key, x, estimator=estimator))
     state = first(jax.random.key(0), batches(0).xs[0])
+
+    def begun(state, batch):
+        (folder / "begun").touch()
+        return step(state, batch)
+
     with Checkpoints(folder, config={"seed": 0}) as checkpoints:
         fitted = fit(
-            step,
+            begun,
             state,
             batches,
             num_steps=STEPS,
@@ -144,8 +149,13 @@ def main(folder, kills, seed):
     stops = [signal.SIGKILL] * kills + [signal.SIGTERM, signal.SIGINT]
     for number, stop in enumerate(stops):
         at = chance.randrange(number * LATEST // len(stops), (number + 1) * LATEST // len(stops))
+        (run / "begun").unlink(missing_ok=True)
         process = begin(run)
-        while not ended(process) and not any(line["step"] >= at for line in logged(run)[-1:]):
+
+        def due():
+            return (run / "begun").exists() and any(line["step"] >= at for line in logged(run)[-1:])  # noqa: B023
+
+        while not ended(process) and not due():
             time.sleep(0.003)
         time.sleep(chance.random() * 0.03)  # any place within a step, a save or an evaluation
         os.kill(process, stop)
