@@ -43,7 +43,7 @@ BY_METHOD = (
 def every_cell_and_method():
     """The fast tier: every cell under the default of Sequential, one cell per kind under every method."""
     for name, cell in CELLS.items():
-        for method in methods_for(cell):
+        for method in methods_for(cell, EXAMPLES[name]):
             fast = method == sj.Sequential() or FIRST_OF_KIND[type(cell.recurrence)] == name
             yield pytest.param(name, method, id=f"{name}-{method}", marks=() if fast else pytest.mark.slow)
 

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from seqjax.base import Cell, Diagonal, Gated, Layer, Method
+from seqjax.base import Cell, Diagonal, Gated, Layer, Method, Step
 from seqjax.layers import recurrent
-from seqjax.methods import METHODS, Chunked, Sequential, TimeSharded
+from seqjax.methods import METHODS, Chunked, Newton, Sequential, TimeSharded
 from seqjax.testing.checks import CHECKS, params_do_not_depend_on_method
 
 __all__ = [
@@ -49,7 +50,7 @@ def check_layer(layer: Layer, x: Any) -> None:
 
 def check_cell(cell: Cell, x: Any) -> None:
     """Run every check on a cell under every method that runs its recurrence, in strict dtype and rank promotion."""
-    for method in methods_for(cell):
+    for method in methods_for(cell, x):
         check_method(method, cell, x)
 
 
@@ -60,10 +61,15 @@ def check_method(method: Method, cell: Cell, x: Any) -> None:
         check_layer(recurrent(cell, method), x)
 
 
-def methods_for(cell: Cell) -> list[Method]:
+def methods_for(cell: Cell, x: Any) -> list[Method]:
     """All methods that run a cell, with small chunks, and `Sequential` in each of the modes that its kind has.
 
     `TimeSharded` is among them under ``jax.set_mesh`` of a mesh with an axis "time"; elsewhere it is its inner method.
+    Newton's iteration, over devices or not, is left out where a carry has counters: it needs numbers with slopes.
+
+    Args:
+        cell: any cell.
+        x: one time step ``[B, ...]`` as an example, an array or a ShapeDtypeStruct.
     """
     modes: list[Any] = [Chunked(4) if method is Chunked else method() for method in METHODS]
     if "time" not in jax.sharding.get_abstract_mesh().axis_names:
@@ -73,7 +79,15 @@ def methods_for(cell: Cell) -> list[Method]:
         modes += [Sequential(gradient="autodiff"), Sequential(chunk=5, gradient="autodiff")]
     if isinstance(cell.recurrence, Gated):
         modes += [Sequential(chunk=4, keep_gates=True)]
+    if isinstance(cell.recurrence, Step) and not _is_continuous(cell, x):
+        modes = [method for method in modes if not isinstance(method, Newton | TimeSharded)]
     return [method for method in modes if isinstance(cell.recurrence, method.kinds)]
+
+
+def _is_continuous(cell: Cell, x: Any) -> bool:
+    """Whether all leaves of a cell's carry are real or complex numbers."""
+    carry = jax.eval_shape(lambda x: cell.initial_carry(cell.init(jax.random.key(0), x), x), x)
+    return all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(carry))
 
 
 @contextlib.contextmanager
