@@ -32,7 +32,7 @@ from seqjax.compat import vary_like
 from seqjax.ops.chunks import over_chunks
 from seqjax.ops.gated_adjoint import adjoint_of, of_inputs, weight_gradients
 from seqjax.ops.gated_step import advance, arguments_of, gates_of, project, recurrent
-from seqjax.ops.select import cast, select, wide
+from seqjax.ops.select import cast, keep, select, wide
 from seqjax.ops.tap import norm
 
 
@@ -149,7 +149,7 @@ def _backward(
 
     def run_chunk(totals: Any, piece: Any) -> tuple[Any, Any]:
         end, d_carry, d_initial, sums = totals
-        xs, after, gates, d_hs, reset, mask = piece
+        xs, after, gates, d_hs, reset, reset_after, mask = piece
         start = end - xs.shape[0]
         # The carries before each step are those after it, shifted: done per chunk it costs no memory of length T.
         entering = tuple(
@@ -161,14 +161,13 @@ def _backward(
         )
         if gates is None:
             gates = gates_of(cell, project(dense, xs), recurrent(cell, weights, entering[-1]))
-        adjoint_step, partials, arguments = adjoint_of(cell, weights, entering, after, gates)
-        (d_carry, d_initial), outs = jax.lax.scan(
-            partial(adjoint_step, with_tap=tap is not None),
-            (d_carry, d_initial),
-            (partials, d_hs, reset, mask),
-            reverse=True,
+        adjoint_step, layout, partials, arguments = adjoint_of(
+            cell, weights, entering, after, gates, with_tap=tap is not None
         )
-        d_us, d_rs, d_states, d_h, norms_of = outs
+        (d_carry, d_initial), stacked = jax.lax.scan(
+            adjoint_step, (d_carry, d_initial), (partials, d_hs, reset_after, mask), reverse=True
+        )
+        d_us, d_rs, d_states, d_h, arriving = layout.apart(stacked)
         d_dense, d_weights, d_xs = weight_gradients(
             cell,
             dense,
@@ -183,22 +182,32 @@ def _backward(
             d_h,
         )
         sums = jax.tree.map(jnp.add, sums, (d_dense, d_weights))
-        norms = None if tap is None else tuple(norm(d, 2) for d in norms_of)
-        return (start, d_carry, d_initial, sums), (d_xs, norms)
+        return (start, d_carry, d_initial, sums), (d_xs, tuple(norm(d, 2) for d in arriving))
 
     d_initial = None if reset is None else jax.tree.map(jnp.zeros_like, initial)
+    reset_after = None if reset is None else jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
     totals, (d_xs, norms) = over_chunks(
         run_chunk,
         (jnp.asarray(xs.shape[0]), d_carry, d_initial, sums),
-        (xs, history, gates, d_hs, reset, mask),
+        (xs, history, gates, d_hs, reset, reset_after, mask),
         chunk,
         reverse=True,
     )
-    _, d_carry, d_initial, sums = totals
+    _, arriving, d_initial, sums = totals
+    d_carry = arriving
+    if reset is not None and len(reset):
+        d_initial = jax.tree.map(jnp.add, d_initial, keep(reset[0], arriving))
+        d_carry = keep(~reset[0], arriving)
     d_dense, d_weights = jax.tree.map(
         lambda s, w: s.astype(w.dtype), sums, (operands.dense, operands.weights)
     )
-    d_tap = None if tap is None else tuple(n.astype(t.dtype) for n, t in zip(norms, tap, strict=True))
+    d_tap = None
+    if tap is not None:  # the norms of one step stand at the one before
+        first = tuple(norm(d, 1) for d in arriving)
+        d_tap = tuple(
+            jnp.concatenate([f[None], n])[: len(t)].astype(t.dtype)
+            for f, n, t in zip(first, norms, tap, strict=True)
+        )
     return (Operands(d_dense, d_weights, d_carry, d_initial, d_xs, None, None, d_tap),)
 
 

@@ -24,9 +24,9 @@ class Partials(NamedTuple):
 
 
 def adjoint_of(
-    cell: Gated, weights: GatedWeights, entering: tuple, after: tuple, gates: jax.Array
-) -> tuple[Callable, Partials, tuple]:
-    """The adjoint of one step, for a reverse scan, and the partial derivatives it reads."""
+    cell: Gated, weights: GatedWeights, entering: tuple, after: tuple, gates: jax.Array, *, with_tap: bool
+) -> tuple[Callable, "Layout", Partials, tuple]:
+    """The adjoint of one step, for a reverse scan, the layout of what it leaves behind, and the partials it reads."""
     num_gates, num_states = len(cell.activations), len(entering) - (cell.emit is not None)
     update_gates, emit_gates = arguments_of(cell, gates)
     w = elementwise_weights(weights, gates.ndim)
@@ -61,6 +61,15 @@ def adjoint_of(
         by_preactivation(emit_row[num_states:], range(cell.num_update, num_gates), emit_gates),
     )
     w_h, size = weights.w_h, after[-1].shape[-1]
+    elementwise = bool(jax.tree.leaves(weights.w))
+    layout = Layout(
+        size,
+        split=len(cell.split),
+        gates=num_gates,
+        states=num_states if elementwise else 0,
+        h=int(elementwise),
+        carry=len(entering) if with_tap else 0,
+    )
     transposed = w_h.T if w_h.ndim == 2 and w_h.shape == (size, num_gates * size) else None
 
     def through_product(d_r: jax.Array, like: jax.Array) -> jax.Array:
@@ -68,9 +77,13 @@ def adjoint_of(
             return d_r @ transposed
         return jax.linear_transpose(lambda h: recurrent_product(h, w_h, num_gates), like)(d_r)[0]
 
-    def step(totals: Any, inputs: Any, *, with_tap: bool) -> tuple[Any, Any]:
-        d_carry, d_initial = totals
-        partials, g, reset, mask = inputs
+    def step(totals: Any, inputs: Any) -> tuple[Any, jax.Array]:
+        arriving, d_initial = totals  # by the carry that the step after this one entered with, after its reset
+        partials, g, reset_after, mask = inputs
+        d_carry = arriving
+        if reset_after is not None:
+            d_initial = jax.tree.map(jnp.add, d_initial, keep(reset_after, arriving))
+            d_carry = keep(~reset_after, arriving)
         d_carry = (*d_carry[:-1], d_carry[-1] + g)
         d_h = d_carry[-1]
         d_states = list(d_carry[:num_states])
@@ -90,20 +103,43 @@ def adjoint_of(
         if mask is not None:
             before = select(mask, before, d_carry)
             d_u, d_r, d_states, d_h = keep(mask, (d_u, d_r, d_states, d_h))
-        tapped = before if with_tap else None
-        if reset is not None:
-            d_initial = jax.tree.map(jnp.add, d_initial, keep(reset, before))
-            before = keep(~reset, before)
-        needs_w = bool(jax.tree.leaves(weights.w))
-        return (before, d_initial), (
-            d_u,
-            d_r,
-            d_states if needs_w else None,
-            d_h if needs_w else None,
-            tapped,
-        )
+        return (before, d_initial), layout.side_by_side(d_u, d_r, d_states, d_h, arriving)
 
-    return step, partials, (update_gates, emit_gates)
+    return step, layout, partials, (update_gates, emit_gates)
+
+
+class Layout(NamedTuple):
+    """What every step of the adjoint leaves behind, side by side in one array, so many blocks ``[N, H]`` of each.
+
+    On a GPU each array that a loop writes is one more kernel at every step, and starting kernels is where its time goes.
+    """
+
+    size: int
+    split: int
+    gates: int
+    states: int
+    h: int
+    carry: int
+
+    def side_by_side(
+        self, d_u: Any, d_r: jax.Array, d_states: list, d_h: jax.Array, arriving: tuple
+    ) -> jax.Array:
+        """One array ``[N, ...]``; what has no blocks is left out."""
+        parts = [d_u] if self.split else []
+        parts += [d_r, *d_states[: self.states], *[d_h][: self.h], *arriving[: self.carry]]
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1)
+
+    def apart(self, stacked: jax.Array) -> tuple[Any, jax.Array, list, Any, list]:
+        """``[C, N, ...]`` as (d_us, d_rs, d_states, d_h, arriving); None and empty for what was left out."""
+        blocks = iter(range(stacked.shape[-1] // self.size))
+
+        def take(count: int) -> Any:
+            places = [next(blocks) for _ in range(count)]
+            return stacked[..., places[0] * self.size : (places[-1] + 1) * self.size] if places else None
+
+        d_us, d_rs = take(self.split), take(self.gates)
+        d_states = [take(1) for _ in range(self.states)]
+        return d_us, d_rs, d_states, take(self.h), [take(1) for _ in range(self.carry)]
 
 
 def _split_arguments(cell: Gated, d_arguments: list) -> tuple[Any, jax.Array]:
