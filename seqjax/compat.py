@@ -32,6 +32,14 @@ def manual_axes(params: Any) -> frozenset[str]:
     return frozenset(params["newly_manual_axes"] if "newly_manual_axes" in params else params["manual_axes"])
 
 
+def scan_counts(params: Any) -> tuple[int, int]:
+    """Of a ``scan`` equation: how many of its operands are constants, and after them how many are the carry."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()  # from 0.11 on: the trees that the operands were flattened from
+    return len(list(consts.vals)), len(list(carry.vals))
+
+
 def bind(eqn: Any, operands: Any) -> list:
     """The results of one equation of a jaxpr."""
     bound = eqn.primitive.get_bind_params(eqn.params)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from seqjax.compat import manual_axes
+from seqjax.compat import manual_axes, scan_counts
 from seqjax.probes.primitives import FREE, flops_of, traffic_of
 
 
@@ -182,7 +182,7 @@ def _equation(eqn: Any, used: list[bool]) -> tuple[_Tally, list[bool]]:
 
 def _scan(params: Any, used: list[bool]) -> tuple[_Tally, list[bool]]:
     """A scan: its operands are constants, carry and inputs; its results are carry and outputs."""
-    consts, carries = params["num_consts"], params["num_carry"]
+    consts, carries = scan_counts(params)
     body, carry = params["jaxpr"].jaxpr, used[:carries]
     while True:  # a part of the carry is needed where its end is, or where a needed part depends on it
         tally, inputs = _count(body, carry + used[carries:])

@@ -15,7 +15,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from seqjax.base import Layer
-from seqjax.compat import bind
+from seqjax.compat import bind, scan_counts
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
 # What only wraps a part of a program, by its names in different versions of JAX.
@@ -166,7 +166,7 @@ def _apply(eqn: Any, operands: list, form_of: Callable) -> list:
 
     match name:
         case "scan":
-            consts, carries = params["num_consts"], params["num_carry"]
+            consts, carries = scan_counts(params)
             body = call(params["jaxpr"])
 
             def step(carry: list, xs: list) -> tuple[list, list]:
