@@ -47,6 +47,12 @@ def gradients(
     sections: Annotated[
         str | None, typer.Option(help=f"Sections of the report, all by default: {', '.join(NAMES)}.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Cells measured at the same time; one per core by default, 8 at most.", show_default=False
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
     resume: Annotated[bool, typer.Option("--resume", help="Continue the report in that folder.")] = False,
     overwrite: Annotated[
@@ -86,6 +92,8 @@ def gradients(
     settings = replace(base, **chosen)
     for name in ("hidden_size", "batch", "seeds", "training_steps"):
         at_least_one(f"--{name.replace('_', '-')}", getattr(settings, name))
+    if workers is not None:
+        at_least_one("--workers", workers)
     if settings.data is not None and settings.task != "text":
         raise UsageError(f"--data goes with --task text, not with --task {settings.task}.")
     if not 0 < settings.learning_rate < float("inf"):
@@ -110,6 +118,7 @@ def gradients(
             store,
             advance=lambda work: bar.advance(job, work),
             describe=lambda what: bar.update(job, description=what),
+            workers=workers,
         )
     page = render_page(out)
     if not complete:

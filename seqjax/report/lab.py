@@ -20,6 +20,17 @@ WORTH_OPTIMISING = 2000
 _KEPT = 24
 
 
+def compiler_options(steps: int) -> dict[str, int]:
+    """For a program that will run over so many time steps in all: where they are few, compilation is what takes time.
+
+    On CPUs, at the lowest level of optimisation, that takes two thirds as long, and the program two to five times as
+    long. On GPUs most of it is trying out kernels for each product, for programs that mostly wait for kernels to start.
+    """
+    if jax.default_backend() == "gpu":
+        return {"xla_gpu_autotune_level": 0}
+    return {"xla_backend_optimization_level": 0} if steps < WORTH_OPTIMISING else {}
+
+
 class Inner(NamedTuple):
     """The recurrent layer alone, its params, and the inputs ``[T, B, H]`` that the data bring it."""
 
@@ -82,16 +93,15 @@ class Lab:
         return self._kept[key]
 
     def jit(self, function: Callable, steps: int) -> Any:
-        """Compile a program that will run over so many time steps in all; with few, compilation is what takes time.
-
-        At the lowest level of optimisation that takes two thirds as long, and the program two to five times as long.
-        """
-        quick = self.settings.profile != "gpu" and steps < WORTH_OPTIMISING
-        return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0} if quick else {})
+        """Compile a program that will run over so many time steps in all, see `compiler_options`."""
+        return jax.jit(function, compiler_options=compiler_options(steps))
 
     def run(self, cell: str, length: int) -> Run:
         """The training of a cell at one length."""
-        make = lambda: Run(self.settings, self.model(cell, length), self.source(length))  # noqa: E731
+        steps = self.settings.seeds * self.settings.training_steps * length
+        make = lambda: Run(  # noqa: E731
+            self.settings, self.model(cell, length), self.source(length), compiler_options(steps)
+        )
         return self.keep(("run", cell, length), make)
 
     def train(self, cell: str, length: int, seed: int) -> Iterator[Snapshot]:

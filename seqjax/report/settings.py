@@ -88,13 +88,12 @@ PROFILES = {
     "gpu": Settings(
         profile="gpu",
         cells=TWELVE,
-        lengths=(64, 512),
-        hidden_size=128,
+        lengths=(64, 256),
+        hidden_size=64,
         batch=32,
-        training_steps=128,
     ),
 }
-"""Named settings: "smoke" for a minute, "cpu" for ten on two cores, compilation included; "gpu", not timed, on a GPU.
+"""Named settings: "smoke" for a minute and "cpu" for ten on two cores, "gpu" for ten on a GPU; compilation included.
 
 Without a name they are those of "cpu" with four cells and two lengths.
 """

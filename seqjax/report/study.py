@@ -1,4 +1,4 @@
-"""The main job: every part of every section, one after the other, kept as it finishes."""
+"""The main job: every part of every section, kept as it finishes."""
 
 import platform
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from seqjax.report.lab import Lab
+from seqjax.report.measuring import Job, Measuring
 from seqjax.report.sections import chosen
 from seqjax.report.settings import Settings, command
 from seqjax.report.store import Store
@@ -22,6 +23,7 @@ def run(
     *,
     advance: Callable[[float], None],
     describe: Callable[[str], None],
+    workers: int | None = None,
 ) -> bool:
     """Measure what is not measured yet; True when all is. Stops early, keeping what is finished, on Ctrl-C.
 
@@ -29,46 +31,31 @@ def run(
         settings: what to measure.
         data: the bytes of the text, for the task "text".
         store: an open store.
-        advance: told of finished work, in the units of `total_work`.
-        describe: told what is being done.
+        advance: told of finished work, in the units of `total_work`; by several threads.
+        describe: told what is being done; likewise.
+        workers: how many cells are measured at the same time, see `Measuring`.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    done = store.finished()
-    told = 0.0
-
-    def count(work: float) -> None:
-        nonlocal told
-        told += work
-        advance(work)
-
-    lab = Lab(settings, data, store, count)
-    baselines = _baselines(lab)
-    store.write_summary(_summary(settings, done, baselines, started))
+    measuring = Measuring(settings, data, store, advance, describe)
+    baselines = _baselines(measuring.lab())
+    store.write_summary(_summary(settings, measuring.done, baselines, started))
     try:
-        for section in chosen(settings.sections):
-            for part in section.parts(settings):
-                told = 0.0
-                if part.name not in done:
-                    describe(str(part))
-                    store.add(part, section.measure(lab, part))
-                    done.add(part.name)
-                advance(section.work(settings, part) - told)
+        measuring.run(_jobs(settings), workers)
+        complete = True
     except KeyboardInterrupt:
-        store.merge()
-        store.write_summary(_summary(settings, done, baselines, started))
-        return False
+        complete = False
     store.merge()
-    store.write_summary(_summary(settings, done, baselines, started))
-    return True
+    store.write_summary(_summary(settings, measuring.done, baselines, started))
+    return complete
 
 
 def total_work(settings: Settings) -> float:
     """The work of all parts, about seconds on two cores."""
-    return sum(
-        section.work(settings, part)
-        for section in chosen(settings.sections)
-        for part in section.parts(settings)
-    )
+    return sum(section.work(settings, part) for section, part in _jobs(settings))
+
+
+def _jobs(settings: Settings) -> list[Job]:
+    return [(section, part) for section in chosen(settings.sections) for part in section.parts(settings)]
 
 
 def _baselines(lab: Lab) -> dict[str, float]:
@@ -81,7 +68,7 @@ def _baselines(lab: Lab) -> dict[str, float]:
 
 
 def _summary(settings: Settings, done: set[str], baselines: dict[str, float], started: str) -> dict[str, Any]:
-    names = [part.name for section in chosen(settings.sections) for part in section.parts(settings)]
+    names = [part.name for _, part in _jobs(settings)]
     absent = [name for name in names if name not in done]
     device = jax.devices()[0]
     return {

@@ -31,8 +31,10 @@ class Snapshot(NamedTuple):
 class Run:
     """The compiled training of one model at one length, shared by all seeds: Adam, gradients clipped at norm 1."""
 
-    def __init__(self, settings: Settings, model: Layer, source: Source) -> None:
+    def __init__(self, settings: Settings, model: Layer, source: Source, compiler_options: dict) -> None:
         self.settings, self.model, self.source = settings, model, source
+        self._compiler_options = compiler_options
+        self._compiled: Any = None
         self.loss = source.task.objective
         self.optimizer = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(settings.learning_rate))
         self._step = make_train_step(model, self.loss, self.optimizer)
@@ -49,7 +51,10 @@ class Run:
         state, data_key = self.start(seed), jax.random.fold_in(jax.random.key(seed), 1)
         for step in range(self.settings.training_steps):
             params = jax.tree.map(lambda a: a.copy(), state.params)  # the step takes the originals
-            state, metrics = self._step(state, self._sample(data_key, step))
+            batch = self._sample(data_key, step)
+            if self._compiled is None:
+                self._compiled = self._step.lower(state, batch).compile(self._compiler_options)
+            state, metrics = self._compiled(*state, batch)
             yield Snapshot(step, params, metrics.loss, metrics.gradient_norm)
         yield Snapshot(self.settings.training_steps, state.params, None, None)
 

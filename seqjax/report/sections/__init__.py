@@ -38,6 +38,9 @@ SECTIONS: tuple[Section, ...] = (
 )
 """Every section, in the order in which it is measured and shown."""
 
+TIMED = (algorithms, scaling)
+"""Those that take the time of something."""
+
 NAMES = tuple(section.NAME for section in SECTIONS)
 
 

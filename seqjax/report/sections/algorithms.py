@@ -45,7 +45,7 @@ NAME = "algorithms"
 TITLE = "Gradient algorithms"
 LENGTHS = {"smoke": (8,), "cpu": (16, 64), "gpu": (64, 256)}
 WIDTH = {"smoke": 3, "cpu": 8, "gpu": 32}
-CELLS = {"smoke": 1, "cpu": 2, "gpu": 4}
+CELLS = {"smoke": 1, "cpu": 2, "gpu": 2}
 """So many cells, of different kinds of recurrence where there are; the page names the others."""
 DRAWS = 8
 BATCH = 2

@@ -34,10 +34,10 @@ from seqjax.report.text import number
 
 NAME = "scaling"
 TITLE = "Memory and time against the length"
-LENGTHS = {"smoke": (8, 32), "cpu": (64, 256, 1024), "gpu": (256, 1024, 4096, 16384)}
-CELLS = {"smoke": 1, "cpu": 2, "gpu": 4}
+LENGTHS = {"smoke": (8, 32), "cpu": (64, 256, 1024), "gpu": (256, 1024, 4096)}
+CELLS = {"smoke": 1, "cpu": 2, "gpu": 2}
 """So many cells, of different kinds of recurrence where there are; the page names the others."""
-ROUNDS = {"smoke": 2, "cpu": 7, "gpu": 15}
+ROUNDS = {"smoke": 2, "cpu": 7, "gpu": 7}
 QUANTITIES = {"bytes": "temporary memory, bytes", "flops": "operations", "seconds": "seconds"}
 
 

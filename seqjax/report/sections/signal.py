@@ -38,7 +38,7 @@ from seqjax.report.training import CLIP
 NAME = "signal"
 TITLE = "Gates, signal and noise, clipping"
 EXAMPLES = {"smoke": 4, "cpu": 16, "gpu": 64}
-CELLS = {"smoke": 1, "cpu": 6, "gpu": 12}
+CELLS = {"smoke": 1, "cpu": 6, "gpu": 6}
 """So many cells, of different kinds of recurrence where there are; the page names the others."""
 LEVELS = (0.05, 0.5, 0.95)
 TELLS = 0.1

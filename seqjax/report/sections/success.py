@@ -43,9 +43,9 @@ class Size(NamedTuple):
 SIZES = {
     "smoke": Size(1, (24,), 2, 3, 2),
     "cpu": Size(2, (24, 48), 4, 200, 16),
-    "gpu": Size(3, (32, 128), 8, 500, 32),
+    "gpu": Size(3, (32, 128), 8, 200, 32),
 }
-CELLS = {"smoke": 1, "cpu": 3, "gpu": 4}
+CELLS = {"smoke": 1, "cpu": 3, "gpu": 3}
 """So many cells, of different kinds of recurrence where there are; the page names the others."""
 _LAST = 20
 
