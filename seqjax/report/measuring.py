@@ -1,0 +1,103 @@
+"""Measuring the parts of a study: one after another, or several cells at the same time."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+import numpy as np
+
+from seqjax.report.blocks import Row, Section
+from seqjax.report.lab import Lab
+from seqjax.report.sections import TIMED
+from seqjax.report.settings import Settings
+from seqjax.report.store import Part, Store
+
+Job = tuple[Section, Part]
+
+
+class Measuring:
+    """What is measured goes into the store; what is there already is left alone.
+
+    Attributes:
+        done: the names of the parts that are measured.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        data: np.ndarray | None,
+        store: Store,
+        advance: Callable[[float], None],
+        describe: Callable[[str], None],
+    ) -> None:
+        self.done = store.finished()
+        self._settings, self._data, self._store = settings, data, store
+        self._advance, self._describe = advance, describe
+        # What is made for one section of a cell, the next ones use: so a cell has one bench, and one user at a time.
+        self._labs: dict[str | None, Lab] = {}
+        self._turns: dict[str | None, threading.Lock] = {}
+        self._stop = threading.Event()
+
+    def run(self, jobs: list[Job], workers: int | None = None) -> None:
+        """Measure all. Most of the time goes into compilation, which takes one core per program, so that cells share
+        the machine in threads; sections that take the time of something come last and alone.
+
+        Args:
+            jobs: in the order in which they are begun.
+            workers: how many threads; one per core and 8 at most by default.
+
+        Raises:
+            KeyboardInterrupt: at Ctrl-C, once what is being computed has come to an end.
+        """
+        cells = {part.cell for _, part in jobs}
+        self._labs = {cell: self.lab() for cell in cells}
+        self._turns = {cell: threading.Lock() for cell in cells}
+        groups: dict[tuple[Section, str | None], list[Part]] = {}
+        for section, part in jobs:
+            groups.setdefault((section, part.cell), []).append(part)
+        alone = {key: parts for key, parts in groups.items() if key[0] in TIMED}
+        with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+            try:
+                shared = [
+                    pool.submit(self._group, key[0], parts) for key, parts in groups.items() if key not in alone
+                ]
+                for future in as_completed(shared):
+                    future.result()
+            except BaseException:
+                self._stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+        for (section, _), parts in alone.items():
+            self._group(section, parts)
+
+    def lab(self) -> Lab:
+        """A new bench."""
+        return Lab(self._settings, self._data, self._store, self._advance)
+
+    def _group(self, section: Section, parts: list[Part]) -> None:
+        with self._turns[parts[0].cell]:
+            for part in parts:
+                self._measure(section, part)
+
+    def _measure(self, section: Section, part: Part) -> None:
+        told = 0.0
+
+        def advance(work: float) -> None:
+            nonlocal told
+            told += work
+            self._advance(work)
+
+        def rows() -> Iterator[Row]:
+            for row in section.measure(lab, part):
+                if self._stop.is_set():
+                    raise KeyboardInterrupt
+                yield row
+
+        if part.name not in self.done:
+            self._describe(str(part))
+            lab = self._labs[part.cell]
+            lab.advance = advance
+            self._store.add(part, rows())
+            self.done.add(part.name)
+        self._advance(section.work(self._settings, part) - told)
