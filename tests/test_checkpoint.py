@@ -205,8 +205,11 @@ def test_a_third_level_takes_less_memory_than_two():
 
 
 def test_memory_is_constant_with_a_fixed_number_of_slots():
-    # The gradient by the outputs, which the loss does not read, is an array of zeros.
-    found = scaling(lambda layer: sj.checkpointed(layer, sj.Binomial(10)), outputs=1)
+    # The gradient by the outputs, which the loss does not read, is an array of zeros; compilers of jax 0.12 hold none.
+    for outputs in (1, 0):
+        found = scaling(lambda layer: sj.checkpointed(layer, sj.Binomial(10)), outputs=outputs)
+        if (found.values > 0).all():
+            break
     assert abs(found.law.exponent) <= 0.1, found
 
 

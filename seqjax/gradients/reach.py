@@ -145,5 +145,7 @@ LINEAR: dict[str, Callable] = {
     ],
     "split": lambda a, *, sizes, axis: np.split(a, np.cumsum(sizes)[:-1], axis),
     "squeeze": lambda a, *, dimensions: np.squeeze(a, dimensions),
+    "stack": lambda *parts, axis: np.stack(parts, axis),
     "transpose": lambda a, *, permutation: np.transpose(a, permutation),
+    "unstack": lambda a, *, axis: list(np.moveaxis(a, axis, 0)),
 }

@@ -88,7 +88,7 @@ PROFILES = {
     "gpu": Settings(
         profile="gpu",
         cells=TWELVE,
-        lengths=(64, 256),
+        lengths=(512,),
         hidden_size=64,
         batch=32,
     ),

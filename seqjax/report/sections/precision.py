@@ -23,7 +23,7 @@ from seqjax.report.text import number, percent
 
 NAME = "precision"
 TITLE = "Precision against the length"
-LENGTHS = {"smoke": (8,), "cpu": (32, 256), "gpu": (64, 256)}
+LENGTHS = {"smoke": (8,), "cpu": (32, 256), "gpu": (64, 512)}
 DTYPES = {"smoke": ("bfloat16",), "cpu": ("bfloat16", "float32"), "gpu": ("bfloat16", "tf32", "float32")}
 CELLS = {"smoke": 1, "cpu": 3, "gpu": 6}
 """So many cells, of different kinds of recurrence where there are; the page names the others."""
