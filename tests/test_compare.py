@@ -82,6 +82,16 @@ def test_methods_of_one_cell_agree_to_rounding(name):
     assert max(each.tolerances.max() for each in found.differences) < 3e-5
 
 
+def test_newton_stops_at_a_tolerance_of_its_own_and_that_is_said():
+    cell = sj.lstm(H)
+    spec = Implementation(sj.recurrent(cell, sj.Sequential()), "float64")
+    for tolerance, equal in ((1e-2, False), (1e-15, True)):
+        method = sj.Newton(tolerance=tolerance, fallback=False)
+        found = compare(spec, Implementation(sj.recurrent(cell, method), "float64"), XS)
+        assert found.equal == equal
+        assert [f"{method} stops where" in remark for remark in found.remarks] == [True] * (not equal)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, entry in REGISTRY.items() if entry.example is vector])
 def test_all_methods_of_all_cells_agree_to_rounding(name):

@@ -78,7 +78,9 @@ def adjoint_of(
         return jax.linear_transpose(lambda h: recurrent_product(h, w_h, num_gates), like)(d_r)[0]
 
     def step(totals: Any, inputs: Any) -> tuple[Any, jax.Array]:
-        arriving, d_initial = totals  # by the carry that the step after this one entered with, after its reset
+        arriving, d_initial = (
+            totals  # by the carry that the step after this one entered with, after its reset
+        )
         partials, g, reset_after, mask = inputs
         d_carry = arriving
         if reset_after is not None:

@@ -60,7 +60,9 @@ class Measuring:
         with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
             try:
                 shared = [
-                    pool.submit(self._group, key[0], parts) for key, parts in groups.items() if key not in alone
+                    pool.submit(self._group, key[0], parts)
+                    for key, parts in groups.items()
+                    if key not in alone
                 ]
                 for future in as_completed(shared):
                     future.result()

@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seqjax.base import Layer
+from seqjax.definition import origin
+from seqjax.methods import Newton
 from seqjax.report.compare.evaluate import (
     BY_CARRY,
     BY_INPUTS,
@@ -159,6 +162,8 @@ def compare(a: Implementation, b: Implementation, xs: Any, *, seed: int = 0) -> 
         for name in sorted(names, key=lambda n: _ORDER.index(n[0]))
     )
     remarks += _judged(differences, whose, str(a), str(b), dtype)
+    if not all(each.equal for each in differences):
+        remarks += _iterated(a, b)
     length, batch = jax.tree.leaves(xs)[0].shape[:2]
     return Comparison(str(a), str(b), dtype, length, batch, differences, tuple(remarks), whose)
 
@@ -306,6 +311,18 @@ def _difference(
         float(np.max(norms(a - true))) / unscaled,
         float(np.max(norms(b - true))) / unscaled,
     )
+
+
+def _iterated(*sides: Implementation) -> list[str]:
+    """Newton's iteration stops at a tolerance of its own."""
+    origins = [origin(side.make) if isinstance(side.make, Layer) else None for side in sides]
+    methods = [made[1].get("method") for made in origins if made is not None]
+    return [
+        f"{method!r} stops where its residual, relative to the carry, is below a tolerance of its own, not at rounding. "
+        "Give a smaller one, such as Newton(tolerance=1e-15) in float64, to see whether that is the difference."
+        for method in dict.fromkeys(methods)
+        if isinstance(method, Newton)
+    ]
 
 
 def _judged(differences: tuple[Difference, ...], whose: str, a: str, b: str, dtype: str) -> list[str]:
