@@ -36,9 +36,8 @@ def scan_counts(params: Any) -> tuple[int, int]:
     """Of a ``scan`` equation: how many of its operands are constants, and after them how many are the carry."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
-    consts, carry, _ = params[
-        "ft_in"
-    ].unpack()  # from 0.11 on: the trees that the operands were flattened from
+    # From 0.11 on: the trees that the operands were flattened from.
+    consts, carry, _ = params["ft_in"].unpack()
     return len(list(consts.vals)), len(list(carry.vals))
 
 

@@ -184,11 +184,8 @@ def test_the_public_suite_runs_it_where_there_is_an_axis():
     with jax.set_mesh(mesh_of(time=2)):
         assert sj.TimeSharded() in methods_for(CELLS["lru"], jnp.ones((2, 4)))
         # Newton's iteration, which runs this one, has no use for a counter in the carry.
-        assert methods_for(sj.clockwork(4), jnp.ones((2, 4))) == [
-            sj.Sequential(),
-            sj.Auto(),
-            sj.Sequential(chunk=4),
-        ]
+        kinds = {type(method) for method in methods_for(sj.clockwork(4), jnp.ones((2, 4)))}
+        assert kinds == {sj.Sequential, sj.Auto}
 
 
 def test_keys_belong_to_steps_of_the_whole_sequence():

@@ -78,9 +78,8 @@ def adjoint_of(
         return jax.linear_transpose(lambda h: recurrent_product(h, w_h, num_gates), like)(d_r)[0]
 
     def step(totals: Any, inputs: Any) -> tuple[Any, jax.Array]:
-        arriving, d_initial = (
-            totals  # by the carry that the step after this one entered with, after its reset
-        )
+        # By the carry that the step after this one entered with, after its reset.
+        arriving, d_initial = totals
         partials, g, reset_after, mask = inputs
         d_carry = arriving
         if reset_after is not None:
@@ -113,7 +112,7 @@ def adjoint_of(
 class Layout(NamedTuple):
     """What every step of the adjoint leaves behind, side by side in one array, so many blocks ``[N, H]`` of each.
 
-    On a GPU each array that a loop writes is one more kernel at every step, and starting kernels is where its time goes.
+    On a GPU each array a loop writes is one more kernel at every step, and starting kernels is what takes its time.
     """
 
     size: int

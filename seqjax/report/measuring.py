@@ -40,8 +40,9 @@ class Measuring:
         self._stop = threading.Event()
 
     def run(self, jobs: list[Job], workers: int | None = None) -> None:
-        """Measure all. Most of the time goes into compilation, which takes one core per program, so that cells share
-        the machine in threads; sections that take the time of something come last and alone.
+        """Measure all, cells side by side in threads; sections that take the time of something come last and alone.
+
+        Most of the time goes into compilation, which takes one core per program.
 
         Args:
             jobs: in the order in which they are begun.
@@ -59,12 +60,8 @@ class Measuring:
         alone = {key: parts for key, parts in groups.items() if key[0] in TIMED}
         with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
             try:
-                shared = [
-                    pool.submit(self._group, key[0], parts)
-                    for key, parts in groups.items()
-                    if key not in alone
-                ]
-                for future in as_completed(shared):
+                shared = [key for key in groups if key not in alone]
+                for future in as_completed([pool.submit(self._group, key[0], groups[key]) for key in shared]):
                     future.result()
             except BaseException:
                 self._stop.set()

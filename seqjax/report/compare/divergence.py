@@ -318,7 +318,7 @@ def _iterated(*sides: Implementation) -> list[str]:
     origins = [origin(side.make) if isinstance(side.make, Layer) else None for side in sides]
     methods = [made[1].get("method") for made in origins if made is not None]
     return [
-        f"{method!r} stops where its residual, relative to the carry, is below a tolerance of its own, not at rounding. "
+        f"{method!r} stops where its residual, relative to the carry, is below its own tolerance, not at rounding. "
         "Give a smaller one, such as Newton(tolerance=1e-15) in float64, to see whether that is the difference."
         for method in dict.fromkeys(methods)
         if isinstance(method, Newton)
