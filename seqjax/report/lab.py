@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Layer
+from seqjax.compat import QUICK_TO_COMPILE
 from seqjax.report.models import layers_of, make_model
 from seqjax.report.settings import METHODS, Settings
 from seqjax.report.sources import Source, make_source
@@ -20,15 +21,15 @@ WORTH_OPTIMISING = 2000
 _KEPT = 24
 
 
-def compiler_options(steps: int) -> dict[str, int]:
+def compiler_options(steps: int) -> dict[str, Any]:
     """For a program that will run over so many time steps in all: where they are few, compilation is what takes time.
 
-    On CPUs, at the lowest level of optimisation, that takes two thirds as long, and the program two to five times as
-    long. On GPUs most of it is trying out kernels for each product, for programs that mostly wait for kernels to start.
+    On CPUs a program that is barely optimised takes a third as long to compile, and two to five times as long to run. On
+    GPUs most of the time goes into trying out kernels for each product, for programs that wait for kernels to start.
     """
     if jax.default_backend() == "gpu":
         return {"xla_gpu_autotune_level": 0}
-    return {"xla_backend_optimization_level": 0} if steps < WORTH_OPTIMISING else {}
+    return QUICK_TO_COMPILE if steps < WORTH_OPTIMISING else {}
 
 
 class Inner(NamedTuple):
