@@ -22,7 +22,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def pytest_configure(config):
-    """The fast tier has programs that are barely optimised, for a third of the time; `make test-full` optimises them."""
+    """The fast tier has barely optimised programs, which take half the time; `make test-full` optimises them."""
     if config.option.markexpr == "not slow":
         from seqjax.compat import QUICK_TO_COMPILE
 
