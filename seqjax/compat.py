@@ -4,8 +4,8 @@ from typing import Any
 
 import jax
 
-# Options of XLA's compiler for CPUs with which it takes a quarter of the time or less, and its programs three to fourteen
-# times as long. Later versions have no choice of emitters.
+# Options of XLA's compiler for CPUs with which it takes a quarter of the time or less, and its programs three to
+# fourteen times as long. Later versions have no choice of emitters.
 QUICK_TO_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0}
 if jax.__version_info__ < (0, 11):
     QUICK_TO_COMPILE["xla_cpu_use_fusion_emitters"] = False

@@ -24,8 +24,8 @@ _KEPT = 24
 def compiler_options(steps: int) -> dict[str, Any]:
     """For a program that will run over so many time steps in all: where they are few, compilation is what takes time.
 
-    On CPUs a program that is barely optimised takes a quarter as long to compile, and three to fourteen times as long to
-    run. On GPUs most of the time goes into trying out kernels for each product, for programs that wait for kernels to start.
+    On CPUs a program that is barely optimised takes a quarter as long to compile, and three to fourteen times as long
+    to run. On GPUs most of the time goes into trying out kernels for each product.
     """
     if jax.default_backend() == "gpu":
         return {"xla_gpu_autotune_level": 0}
