@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -22,7 +23,12 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def pytest_configure(config):
-    """The fast tier has barely optimised programs, which take half the time; `make test-full` optimises them."""
+    """The fast tier has barely optimised programs, which take half the time; `make test-full` optimises them.
+
+    Tests that send Ctrl-C need a process that does not ignore it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.markexpr == "not slow":
         from seqjax.compat import QUICK_TO_COMPILE
 
