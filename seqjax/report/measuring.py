@@ -93,6 +93,8 @@ class Measuring:
                     raise KeyboardInterrupt
                 yield row
 
+        if self._stop.is_set():
+            raise KeyboardInterrupt
         if part.name not in self.done:
             self._describe(str(part))
             lab = self._labs[part.cell]
