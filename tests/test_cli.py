@@ -263,3 +263,11 @@ def test_gated_cells_learn_more_than_letter_frequencies(cell, tmp_path):
     frame = pl.read_parquet(tmp_path / "results.parquet").filter(quantity="held_out_loss")
     entropy = store.summary["baselines"]["unigram_entropy"]
     assert frame.filter(training_step=100)["value"][0] < entropy < frame.filter(training_step=0)["value"][0]
+
+
+@pytest.mark.parametrize("option", ["--workers", "--batch"])
+def test_an_option_that_takes_a_number_is_named_where_it_has_none(option, monkeypatch, tmp_path, capsys):
+    assert run(monkeypatch, "gradients", option, "x", "--out", tmp_path / "out") == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("seqjax: ") and option in shown and shown.count("\n") == 1
+    assert not (tmp_path / "out").exists()

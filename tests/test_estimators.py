@@ -10,6 +10,7 @@ import pytest
 
 import seqjax as sj
 from seqjax.gradients import last_step
+from seqjax.gradients.coordinates import Coordinates
 from seqjax.gradients.online import example_step, model_of
 from seqjax.gradients.reach import step_pattern
 
@@ -332,6 +333,17 @@ CELLS = (
     "cornn",
     "s5",
 )
+
+
+def test_stacked_and_unstacked_arrays_are_seen_through():
+    space = Coordinates(jnp.ones(2))
+
+    def separate(theta, s):  # the pullback of a stack is an unstack, and the other way round
+        a, b = (part[0] for part in jnp.stack([s, theta], 1)[:, None])
+        return jnp.stack([a[0] * a[1], b[0] * b[1]])
+
+    by_params, by_carry = step_pattern(separate, space, space)
+    assert (by_params == np.eye(2)).all() and (by_carry == np.eye(2)).all()
 
 
 @pytest.mark.parametrize(

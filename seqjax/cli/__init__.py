@@ -30,7 +30,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except (UsageError, typer.TyperException) as error:
-        print(f"seqjax: {str(error) or error.format_message()}", file=sys.stderr)  # type: ignore[union-attr]
+        message = str(error) if isinstance(error, UsageError) else error.format_message()  # names the option
+        print(f"seqjax: {message}", file=sys.stderr)
         code = 2
     except (typer.Abort, KeyboardInterrupt):
         print("seqjax: interrupted.", file=sys.stderr)
