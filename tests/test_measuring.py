@@ -1,6 +1,7 @@
 """The parts of a study in threads: cells at the same time, the sections of one in turn, timed ones alone, Ctrl-C."""
 
 import threading
+from concurrent.futures import wait
 
 import pytest
 
@@ -65,20 +66,27 @@ def test_cells_are_measured_together_their_sections_in_turn_and_timed_ones_alone
         ]
 
 
-def test_an_interrupt_keeps_what_is_finished_and_begins_nothing_more(bench):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_error_keeps_what_is_finished_and_begins_nothing_more(bench, monkeypatch, error):
     events, stopped = [], threading.Event()
 
     def happen(part):
         if part.cell == "a" and part.seed == 1:
             stopped.set()
-            raise KeyboardInterrupt
+            raise error
         if part.cell == "b":
             stopped.wait(20)
             measured._stop.wait(20)
 
+    def late(
+        futures,
+    ):  # the thread that waits for the others hears of the error when they have nothing left to do
+        return wait(futures).done
+
+    monkeypatch.setattr(measuring, "as_completed", late)
     section, later = Section("first", happen, events), Section("later", lambda part: None, events)
     measured = bench()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         measured.run([*section.parts(), *later.parts()], workers=2)
     assert bench().done == measured.done == {"first/a/4/0"}
     assert not any(name == "later" for _, name, _, _ in events)

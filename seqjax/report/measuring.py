@@ -16,6 +16,10 @@ from seqjax.report.store import Part, Store
 Job = tuple[Section, Part]
 
 
+class _Stopped(Exception):
+    """A part is given up, because another one failed or Ctrl-C was pressed."""
+
+
 class Measuring:
     """What is measured goes into the store; what is there already is left alone.
 
@@ -75,9 +79,15 @@ class Measuring:
         return Lab(self._settings, self._data, self._store, self._advance)
 
     def _group(self, section: Section, parts: list[Part]) -> None:
-        with self._turns[parts[0].cell]:
-            for part in parts:
-                self._measure(section, part)
+        try:
+            with self._turns[parts[0].cell]:
+                for part in parts:
+                    self._measure(section, part)
+        except _Stopped:
+            pass  # whoever stopped it has the error to raise
+        except BaseException:
+            self._stop.set()  # here, not where the error is raised again: this thread may begin its next group first
+            raise
 
     def _measure(self, section: Section, part: Part) -> None:
         told = 0.0
@@ -90,11 +100,11 @@ class Measuring:
         def rows() -> Iterator[Row]:
             for row in section.measure(lab, part):
                 if self._stop.is_set():
-                    raise KeyboardInterrupt
+                    raise _Stopped
                 yield row
 
         if self._stop.is_set():
-            raise KeyboardInterrupt
+            raise _Stopped
         if part.name not in self.done:
             self._describe(str(part))
             lab = self._labs[part.cell]
