@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -18,14 +19,15 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Train recurrent networks, and measure how gradients travel through time in them.",
 )
-for name, command in {
+COMMANDS: dict[str, Callable[..., None]] = {
     "gradients": gradients,
     "render": render,
     "check": check,
     "compare": compare_,
     "train": train,
     "list": list_,
-}.items():
+}
+for name, command in COMMANDS.items():
     # Lines of a paragraph are joined, so that they break where the terminal is at its end, and nowhere else.
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
     app.command(name, help="\n\n".join(" ".join(each.split()) for each in paragraphs))(command)
