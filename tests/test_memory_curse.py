@@ -96,7 +96,7 @@ def test_sensitivity_is_the_norm_of_the_jacobian_with_resets_and_masks():
 
 
 def test_the_error_holds_that_of_the_probes_which_all_examples_share():
-    """The mean of squares over examples and probes scatters as its standard error says, whatever the numbers of both."""
+    """The mean of squares over examples and probes scatters as its standard error says, whatever their numbers."""
     weights = jnp.asarray(normal(3, 3, 3)) / 2
     step = jax.tree_util.Partial(lambda w, h, x: (h @ w + x,) * 2, weights)
     layer = sj.recurrent(
