@@ -56,8 +56,9 @@ def norms(series, name, length=None):
 def exponents(y, name, seeds):
     """Points and a line of all cells on axes of logarithms; a number below zero has no place there."""
     x = Axis("dtype", "log", (1, 1e4))
-    series = Series("both", 10.0 ** np.arange(5), y, 0, None, seeds=seeds, marks="both")
-    return chart([series], name, title=name, x=x, y=Axis("error", "log", (1e-4, 1)), label=name)
+    at = 10.0 ** np.arange(5)
+    series = [Series("both", at, y, 0, seeds=seeds, marks="both"), Series("no seeds", at, [0.5] * 5, 1)]
+    return chart(series, name, title=name, x=x, y=Axis("error", "log", (1e-4, 1)), label=name)
 
 
 FIRST, SECOND = [0.5, 0.1, 0.02, 0.3, 0.4], [0.25, 3e-4, np.nan, 0.7, -0.1]
@@ -250,6 +251,7 @@ def test_choice_of_a_seed_moves_points(shown):
     assert [seen for _, seen in shown(at)] == [True, True, False, True, False]
     # A line through two neighbours, a gap, a dash where a point has none.
     assert re.sub(r"[\d. ]+", "", shown.outline("points-s0")) == "MLMh"
+    assert shown.shown("points-s1") and len(shown.path("points-s1")) == 5
     shown("choose('seed', '')")
     assert shown(at) == before and all(seen for _, seen in before)
 

@@ -95,7 +95,7 @@
 
   const bar = document.getElementById("choose");
   const seed = document.getElementById("seed"), length = document.getElementById("length");
-  const ofSeed = s => seed && seed.value !== "" && s.e;  // all that a line has, where seeds are told apart
+  const ofSeed = s => Boolean(seed && seed.value !== "" && s.e);  // a line that is known by seed shows one of them
   const values = s => ofSeed(s) ? s.e[seed.value] : s.y;
   const apply = () => {
     const chosen = new Set([...bar.querySelectorAll("input")].filter(i => i.checked).map(i => i.value));
@@ -104,7 +104,7 @@
       node.hidden = (cell !== undefined && !chosen.has(cell)) || (n !== undefined && length.value !== "" && n !== length.value);
     }
     for (const {data, lines} of charts) for (const l of lines) {
-      const one = ofSeed(l.s) && values(l.s);
+      const one = ofSeed(l.s) ? values(l.s) : null;
       l.on = (!l.s.c || chosen.has(l.s.c)) && one !== undefined;
       if (l.group) l.group.style.display = l.on ? "" : "none";
       if (l.band) l.band.style.display = l.on && !one ? "" : "none";
