@@ -56,7 +56,7 @@ const tick = (cell, kind = "change") => {
   input.fire(kind);
 };
 const choose = (id, value) => { $(id).value = value; $(id).fire("change"); };
-const point = (id, x, y) => $(id).fire("pointermove", {clientX: 100 + 2 * x, clientY: 50 + 2 * y});
+const point = (id, x, y, kind = "pointermove") => $(id).fire(kind, {clientX: 100 + 2 * x, clientY: 50 + 2 * y});
 const tip = () => {
   const box = document.body.children.at(-1);
   return box.hidden ? null : box.children.map(row => row.children.map(each => each.textContent ?? each));

@@ -13,6 +13,7 @@ import pytest
 from seqjax.report import page
 from seqjax.report.blocks import Caption, Figure, View
 from seqjax.report.charts import Axis, Series, chart
+from seqjax.report.drawing import COLOURS
 from seqjax.report.frames import Profile
 from seqjax.report.heat import heat_map
 from seqjax.report.store import SCHEMA
@@ -55,7 +56,7 @@ def norms(series, name, length=None):
 
 def exponents(y, name, seeds):
     """Points and a line of all cells on axes of logarithms; a number below zero has no place there."""
-    x = Axis("dtype", "log", (1, 1e4))
+    x = Axis("steps", "log", (1, 1e4), ticks=(1, 100), names=("1", "100"))
     at = 10.0 ** np.arange(5)
     series = [Series("both", at, y, 0, seeds=seeds, marks="both"), Series("no seeds", at, [0.5] * 5, 1)]
     return chart(series, name, title=name, x=x, y=Axis("error", "log", (1e-4, 1)), label=name)
@@ -282,6 +283,8 @@ def test_a_point_between_gaps_is_seen():
 def test_pointing_at_a_line_tells_the_values_there(shown):
     panel = norms(lines(16), "lines-16")
     assert point(shown, panel, 3.8, -6) == [["lag 4"], ["gru", "1.0×10⁻⁴"], ["lru", "1.0×10⁻⁵"]]
+    dots = shown("document.body.children.at(-1).querySelectorAll('i').map(i => i.style.background)")
+    assert dots == list(COLOURS[:2])
     x = shown(
         "document.querySelectorAll('line').filter(l => l.style.display === 'inline').map(l => +l.getAttribute('x1'))"
     )
@@ -292,6 +295,15 @@ def test_pointing_at_a_line_tells_the_values_there(shown):
     assert point(shown, panel, 4, -6) and shown("$('lines-16-figure_1').fire('pointerleave')") is None
     assert shown("tip()") is None
     assert shown("document.querySelectorAll('line').filter(l => l.style.display === 'inline')") == []
+
+
+def test_pointing_tells_the_place_on_an_axis_of_logarithms(shown):
+    panel = exponents(FIRST, "points", {})
+    left, top, right, bottom = panel.data["box"]
+    for i, (x, value) in enumerate(zip(["1", "10", "100", "1000", "10000"], FIRST, strict=True)):
+        shown(f"point('points-figure_1', {left + i / 4 * (right - left)}, {(top + bottom) / 2})")
+        (head,), *rows = shown("tip()")
+        assert head == f"steps {x}" and sorted(rows) == [["both", f"{value:g}"], ["no seeds", "0.5"]]
 
 
 def test_pointing_at_a_map_tells_step_training_step_and_norm(shown):
@@ -316,3 +328,8 @@ def test_what_is_told_stays_in_the_window(shown):
     assert shown(box) == {"left": "716px", "top": "264px"}
     shown(f"innerWidth = 900; innerHeight = 300; {move}")
     assert shown(box) == {"left": "488px", "top": "236px"}
+
+
+def test_a_touch_tells_the_values_too(shown):
+    shown("point('lines-16-figure_1', 300, 100, 'pointerdown')")
+    assert len(shown("tip()")) == 3

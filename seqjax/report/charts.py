@@ -134,7 +134,6 @@ def chart(
     data = frame_of(axes) | {
         "dec": int(y.scale == "decades"),
         "xl": x.label,
-        "xn": list(x.names) if x.names else None,
         "s": [_data(each, f"{name}-s{place}") for place, each in enumerate(series)],
     }
     return Panel(name, svg, data, length=length)

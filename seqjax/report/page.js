@@ -85,7 +85,7 @@
         const i = l.s.x.indexOf(best), ys = values(l.s);
         return i < 0 || ys[i] === null ? null : [ys[i], line(l.s.n, (data.dec ? decades : short)(ys[i]), l.colour)];
       }).filter(Boolean).sort((a, b) => b[0] - a[0]).map(r => r[1]);
-      show(event, [head(`${data.xl.split(":")[0]} ${data.xn ? data.xn[best] ?? short(best) : short(best)}`), ...rows]);
+      show(event, [head(`${data.xl.split(":")[0]} ${short(best)}`), ...rows]);
     };
     const leave = () => { box.hidden = true; mark.style.display = "none"; };
     svg.addEventListener("pointermove", move);
