@@ -217,7 +217,7 @@ def load_run(folder: str | PathLike[str], *, best: bool = True) -> tuple[Layer, 
         raise FileNotFoundError(f"load_run: expected a checkpoint in {place}, got none.{hint}")
     try:
         recipe = read_recipe(folder / "config.json")
-        if recipe.precision == "float64" and not jax.config.jax_enable_x64:
+        if recipe.precision == "float64" and not jax.config.read("jax_enable_x64"):
             raise UsageError('the run is in float64. Call jax.config.update("jax_enable_x64", True) first.')
         run = prepare(recipe)
     except UsageError as error:
