@@ -27,7 +27,7 @@ from seqjax.training import Checkpoints, MetricsLog, evaluation, fit, init_train
 
 STEPS, T, B, D = 160, 5, 4, 2
 LATEST = 120  # step at which a signal is sent
-HELD = 150  # step before which a training waits for its signal, so that it does not come when all is done
+HELD = 150  # from this step on a training waits for its signal, so that it does not come when all is done
 BAD = (57, 58, 59)  # not finite: skipped, and the last one is one too many
 
 
@@ -45,10 +45,11 @@ def squares(ys, targets):
 
 
 def held(folder):
-    """The batches; the one of step `HELD` as soon as nothing holds it up."""
+    """The batches, asked for once signals are handled; late ones come as soon as nothing holds them up."""
 
     def made(step):
-        while step == HELD and (folder / "hold").exists():
+        (folder / "begun").touch()
+        while step >= HELD and (folder / "hold").exists():
             time.sleep(0.003)
         return batches(step)
 
@@ -80,13 +81,9 @@ def train(folder, around=lambda evaluate: evaluate):
     first = jax.jit(lambda key, x: init_train_state(model, optimizer, key, x, estimator=estimator))
     state = first(jax.random.key(0), batches(0).xs[0])
 
-    def begun(state, batch):
-        (folder / "begun").touch()
-        return step(state, batch)
-
     with Checkpoints(folder, config={"seed": 0}) as checkpoints:
         fitted = fit(
-            begun,
+            step,
             state,
             held(folder),
             num_steps=STEPS,
