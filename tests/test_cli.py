@@ -12,7 +12,7 @@ import pytest
 import test_cells
 from references.gated import sigmoid
 
-from seqjax import cli
+from seqjax import __main__, cli
 from seqjax.cells import REGISTRY, Entry
 from seqjax.report import catalogue, study
 from seqjax.report.sections import training
@@ -271,3 +271,32 @@ def test_an_option_that_takes_a_number_is_named_where_it_has_none(option, monkey
     shown = capsys.readouterr().err
     assert shown.startswith("seqjax: ") and option in shown and shown.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_without_a_command_the_help_is_shown_and_no_empty_error(monkeypatch, capsys):
+    assert run(monkeypatch) == 2
+    captured = capsys.readouterr()
+    assert "Usage: " in captured.out and captured.err == ""
+
+
+def test_help_breaks_lines_at_the_width_of_the_terminal_alone_and_names_defaults(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(monkeypatch, "train", "--help") == 0
+    shown = capsys.readouterr().out
+    assert "curves.svg, and checkpoints in steps/ and best/. Ctrl-C and SIGTERM save and stop" in shown
+    assert "Training steps; 2000 by default." in shown
+    assert run(monkeypatch, "gradients", "--help") == 0
+    shown = capsys.readouterr().out
+    assert "64,512 without a profile." in shown and "Learning rate of Adam; 0.005 by default." in shown
+
+
+def test_where_only_the_library_is_installed_the_command_says_what_is_missing(monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.startswith("seqjax.cli")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("seqjax.cli")
+    monkeypatch.setitem(sys.modules, "typer", None)
+    with pytest.raises(SystemExit) as stop:
+        __main__.main()
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert said == "seqjax: the command line needs the package typer: pip install 'seqjax[report]'.\n"

@@ -157,11 +157,14 @@ def test_adamw_decays_weights_and_neither_biases_nor_decays():
         (["parrity"], "unknown name 'parrity'. Did you mean 'parity'?"),
         (["nowhere.txt"], "nowhere.txt', which does not exist"),
         (["{empty}"], "is empty"),
-        (["{short}"], "expected at least 70 bytes for --length 6"),
+        (["{short}"], "{short}: expected at least 70 bytes for --length 6"),
         (["."], "got the folder"),
         (["parity", "--model", "lstn"], "Did you mean 'lstm'?"),
         (["parity", "--model", "lstm(1,"], "expected a name, or a call with plain values"),
-        (["parity", "--model", "lstm(nonsense=1)"], "nonsense"),
+        (
+            ["parity", "--model", "lstm(nonsense=1)"],
+            "seqjax: lstm: got an unexpected keyword argument 'nonsense'",
+        ),
         (["parity", "--model", "nowhere.py:build"], "which does not exist"),
         (["parity", "--method", "associative"], "Associative() cannot run lstm"),
         (["parity", "--estimator", "truncated"], "--estimator truncated goes with a text"),
@@ -175,6 +178,7 @@ def test_adamw_decays_weights_and_neither_biases_nor_decays():
         (["parity", "--resume", "--overwrite", "--out", "{old}"], "expected one of them, got both"),
         (["copying", "--length", 12], "expected a length of at least"),
         (["parity", "--resume"], "expected a run in"),
+        (["--resume"], "--resume: expected a run in"),
         (["parity", "--out", "{short}"], "expected a folder, got the file"),
         (["parity", "--out", "{full}"], "is not empty and holds no run"),
         (["parity", "--out", "{old}"], "holds a run already. --resume goes on with it"),
@@ -205,7 +209,7 @@ def test_bad_input_is_one_clear_line_and_nothing_is_written(monkeypatch, tmp_pat
     out = [] if "--out" in options else ["--out", tmp_path / "out"]
     assert run(monkeypatch, "train", *TINY, *out, *options) == 2
     captured = capsys.readouterr()
-    assert captured.out == "" and message in captured.err
+    assert captured.out == "" and message.format(**names) in captured.err
     assert captured.err.startswith("seqjax: ") and captured.err.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
 

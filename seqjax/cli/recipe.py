@@ -199,8 +199,8 @@ def _data(recipe: Recipe) -> tuple[Task, Callable[[int], Batch], Callable[[int],
         raise ValueError(f"{recipe.data} is not what it was when the run was made: its SHA-256 differs.")
     if len(text) < 10 * (length + 1):
         raise ValueError(
-            f"--data: expected at least {10 * (length + 1)} bytes for --length {length} (a tenth is held out), got "
-            f"{len(text)}. Use a longer file or a shorter length."
+            f"{recipe.data or 'text'}: expected at least {10 * (length + 1)} bytes for --length {length} (a tenth is "
+            f"held out), got {len(text)}. Use a longer file or a shorter length."
         )
     train, rest = datasets.split(text)
     xs, targets = (np.asarray(a) for a in datasets.held_out_windows(rest, size * recipe.eval_batches, length))
