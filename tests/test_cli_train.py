@@ -151,6 +151,15 @@ def test_stacks_numbers_and_precisions_can_be_prepared(monkeypatch, options):
     assert run(monkeypatch, "train", *TINY, *options) == 7 and seen
 
 
+@pytest.mark.parametrize("model", ["lru", "lstm", "transformer"])
+def test_a_run_in_float64_has_all_of_its_numbers_in_float64(model):
+    made = prepare(Recipe(task="adding", length=4, batch=2, hidden_size=8, model=model, precision="float64"))
+    after = jax.eval_shape(made.step.jitted, *made.state, made.batches(0))
+    for state in (made.state, after[0]):
+        dtypes = {leaf.dtype for leaf in jax.tree.leaves((state.params, state.opt_state))}
+        assert dtypes - {np.dtype("int32")} == {np.dtype("float64")}
+
+
 def test_adamw_decays_weights_and_neither_biases_nor_decays():
     model = sj.recurrent(sj.rg_lru(4))
     params = model.init(jax.random.key(0), np.ones((1, 3), np.float32))

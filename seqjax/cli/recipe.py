@@ -23,6 +23,7 @@ from seqjax.cli.specification import call
 from seqjax.combinators import serial
 from seqjax.gradients import full_bptt, truncated_bptt
 from seqjax.layers import pointwise, recurrent
+from seqjax.ops.select import cast
 from seqjax.report.own import is_own, own_layer
 from seqjax.report.settings import METHODS
 from seqjax.report.sources import text_task
@@ -172,6 +173,9 @@ def prepare(recipe: Recipe, mesh: Mesh | None = None) -> Run:
         example = jax.eval_shape(lambda: batches(0))
         x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), example.xs)
         state = init_train_state(model, optimizer, jax.random.key(recipe.seed), x, mesh=mesh, **how)
+        if recipe.precision == "float64":  # cells and blocks begin in float32
+            params = cast(state.params, jnp.float64)
+            state = state._replace(params=params, opt_state=optimizer.init(params))
         jax.eval_shape(
             step.jitted, *state, example
         )  # what does not fit together is said before anything is written
@@ -217,7 +221,7 @@ def load_run(folder: str | PathLike[str], *, best: bool = True) -> tuple[Layer, 
         raise FileNotFoundError(f"load_run: expected a checkpoint in {place}, got none.{hint}")
     try:
         recipe = read_recipe(folder / "config.json")
-        if recipe.precision == "float64" and not jax.config.read("jax_enable_x64"):
+        if recipe.precision == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
             raise UsageError('the run is in float64. Call jax.config.update("jax_enable_x64", True) first.')
         run = prepare(recipe)
     except UsageError as error:
