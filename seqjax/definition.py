@@ -91,7 +91,11 @@ def definition(factory: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(factory)
     def make(*args: P.args, **kwargs: P.kwargs) -> R:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            takes = ", ".join(signature.parameters)
+            raise TypeError(f"{factory.__name__}: {error}. It takes {takes}.") from None
         bound.apply_defaults()
         tokens = []
         for name, value in bound.arguments.items():

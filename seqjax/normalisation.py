@@ -1,5 +1,6 @@
 """Normalisation over time, causal."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +36,8 @@ def running_normalisation(*, epsilon: float = 1e-5) -> Layer:
 
     Shapes: x ``[*B, D]`` -> y ``[*B, D]``; carry ``RunningMoments(steps [*B, 1], mean [*B, D], m2 [*B, D])``, float32
     at least. `unroll` sums inputs and squared deviations as two linear recurrences (one step after another on a CPU, a
-    parallel prefix elsewhere). A mean of size m is rounded by about 1e-7 m in float32: subtract a large constant first.
+    parallel prefix elsewhere), of differences from the first input since the reset, or from the mean that enters. The
+    mean in the carry, of size m, is rounded by about 1e-7 m in float32, and so is all that `step` makes of it.
 
     Args:
         epsilon: added to the variance.
@@ -61,9 +63,8 @@ def running_normalisation(*, epsilon: float = 1e-5) -> Layer:
         zeros = jnp.zeros_like(x, dtype=wide(x.dtype))
         return RunningMoments(zeros[..., :1], zeros, zeros)
 
-    def normalise(x: jax.Array, moments: RunningMoments) -> jax.Array:
-        variance = moments.m2 / jnp.maximum(moments.steps, 1)
-        return (x.astype(variance.dtype) - moments.mean) / jnp.sqrt(variance + epsilon)
+    def normalise(deviation: jax.Array, variance: jax.Array) -> jax.Array:
+        return deviation / jnp.sqrt(variance + epsilon)
 
     def advance(carry: RunningMoments, x: jax.Array) -> tuple[RunningMoments, jax.Array]:
         wide_x = x.astype(carry.mean.dtype)
@@ -71,7 +72,7 @@ def running_normalisation(*, epsilon: float = 1e-5) -> Layer:
         delta = wide_x - carry.mean
         mean = carry.mean + delta / count
         after = RunningMoments(count, mean, carry.m2 + delta * (wide_x - mean))
-        return after, normalise(x, after).astype(x.dtype)
+        return after, normalise(wide_x - mean, after.m2 / jnp.maximum(count, 1)).astype(x.dtype)
 
     def step(params: Any, carry: Any, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
         x = keep(mask, x)
@@ -97,8 +98,8 @@ def running_normalisation(*, epsilon: float = 1e-5) -> Layer:
         if tap is not None:
             carry, ys = loop(advance, carry, xs, initial=initial, reset=reset, mask=mask, tap=tap)
             return carry, keep(mask, ys)
-        after, moments = _moments(carry, initial, xs.astype(carry.mean.dtype), reset, mask)
-        return after, keep(mask, normalise(xs, moments).astype(xs.dtype))
+        after, *moments = _unrolled(carry, initial, xs.astype(carry.mean.dtype), reset, mask)
+        return after, keep(mask, normalise(*moments).astype(xs.dtype))
 
     return Layer(init=lambda key, x: (), initial_carry=initial_carry, step=step, unroll=unroll)
 
@@ -107,21 +108,39 @@ def _fit(carry: RunningMoments, x: jax.Array) -> RunningMoments:
     return RunningMoments(*(leaf.astype(wide(x.dtype)) for leaf in carry))
 
 
-def _moments(
+def _unrolled(
     carry: RunningMoments, initial: RunningMoments, xs: jax.Array, reset: Any, mask: Any
-) -> tuple[RunningMoments, RunningMoments]:
-    """The moments after the sequence and after each step, by sums over time."""
+) -> tuple[RunningMoments, jax.Array, jax.Array]:
+    """The moments after the sequence; deviations from the mean and variances of each step, by sums over time.
+
+    Sums are of differences from an anchor, so that a large constant costs no digits, and of squares, so that no
+    variance is negative. Nothing depends on what the anchors are, so nor do gradients.
+    """
     scan = scans.sequential if jax.default_backend() == "cpu" else scans.associative
 
-    def running_sum(terms: jax.Array, start: jax.Array, restart: jax.Array) -> jax.Array:
+    def running_sum(terms: jax.Array, start: jax.Array, restart: jax.Array, cut: Any = reset) -> jax.Array:
         inputs = DiagonalInputs(jnp.ones_like(terms), terms)
-        return scans.diagonal(scan, inputs, start, initial=restart, reset=reset, mask=mask, tap=None)[1]
+        return scans.diagonal(scan, inputs, start, initial=restart, reset=cut, mask=mask, tap=None)[1]
 
     count = running_sum(jnp.ones_like(xs[..., :1]), carry.steps, initial.steps)
-    safe = jnp.where(count > 0, count, jnp.ones_like(count))
-    mean = running_sum(xs, carry.steps * carry.mean, initial.mean) / safe
-    entering = jnp.concatenate([carry.mean[None], mean[:-1]])
-    entering = select(reset, jnp.broadcast_to(initial.mean, entering.shape), entering)
-    m2 = running_sum((xs - entering) * (xs - mean), carry.m2, initial.m2)
-    moments = RunningMoments(count, mean, m2)
-    return RunningMoments(*(leaf[-1] for leaf in moments)), moments
+    none = count == 0
+    safe = jnp.where(none, jnp.ones_like(count), count)
+    first, anchor = jax.lax.stop_gradient(_anchors(running_sum, carry, xs, count, reset, mask))
+    sums = running_sum(xs - anchor, carry.steps * (carry.mean - first), jnp.zeros_like(first))
+    offset = jnp.where(none, -anchor, sums / safe)
+    entering = jnp.concatenate([(carry.mean - first)[None], offset[:-1]])
+    entering = select(reset, initial.mean - anchor, entering)
+    m2 = running_sum((safe - 1) / safe * jnp.square(xs - anchor - entering), carry.m2, initial.m2)
+    after = RunningMoments(count[-1], anchor[-1] + offset[-1], m2[-1])
+    return after, xs - anchor - offset, m2 / jnp.maximum(count, 1)
+
+
+def _anchors(
+    running_sum: Callable, carry: RunningMoments, xs: jax.Array, count: jax.Array, reset: Any, mask: Any
+) -> tuple[jax.Array, jax.Array]:
+    """A number in the midst of the inputs, for the carry's segment and at each step: its mean, or the first input."""
+    begins = (count == 1)[..., 0] if mask is None else (count == 1)[..., 0] & mask
+    at_first = xs[0] if mask is None else jnp.take_along_axis(xs, jnp.argmax(mask, 0)[None, ..., None], 0)[0]
+    first = jnp.where(carry.steps > 0, carry.mean, jnp.nan_to_num(at_first))
+    zeros = jnp.zeros_like(first)
+    return first, running_sum(keep(begins, xs), first, zeros, begins if reset is None else begins | reset)

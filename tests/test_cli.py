@@ -12,7 +12,7 @@ import pytest
 import test_cells
 from references.gated import sigmoid
 
-from seqjax import cli
+from seqjax import __main__, cli
 from seqjax.cells import REGISTRY, Entry
 from seqjax.report import catalogue, study
 from seqjax.report.sections import training
@@ -218,10 +218,15 @@ def run_block(block, document, **names):
 def test_the_examples_of_the_readme_run(monkeypatch, tmp_path):
     """One after the other, each with the names of those before."""
     monkeypatch.chdir(tmp_path)
+    small = (
+        "--length 6 --batch 4 --hidden-size 3 --steps 1 --out griffin".split()
+    )  # stands for the README's run
+    assert run(monkeypatch, "train", "text", *small) == 0
     names = {}
     for example in python_blocks("README.md"):
         names = run_block(example, "README.md", **names)
     assert names["fitted"].best_value < np.log(256) and (tmp_path / "run" / "curves.svg").exists()
+    assert names["made"].lengths.tolist() == [100]
 
 
 def test_the_cell_added_in_contributing_is_complete(monkeypatch):
@@ -271,3 +276,46 @@ def test_an_option_that_takes_a_number_is_named_where_it_has_none(option, monkey
     shown = capsys.readouterr().err
     assert shown.startswith("seqjax: ") and option in shown and shown.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_without_a_command_the_help_is_shown_and_no_empty_error(monkeypatch, capsys):
+    assert run(monkeypatch) == 2
+    captured = capsys.readouterr()
+    assert "Usage: " in captured.out and captured.err == ""
+
+
+def test_help_breaks_lines_at_the_width_of_the_terminal_alone_and_names_defaults(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(monkeypatch, "train", "--help") == 0
+    shown = capsys.readouterr().out
+    assert "curves.svg, and checkpoints in steps/ and best/. Ctrl-C and SIGTERM save and stop" in shown
+    assert "Training steps; 2000 by default." in shown
+    assert run(monkeypatch, "gradients", "--help") == 0
+    shown = capsys.readouterr().out
+    assert "64,512 without a profile." in shown and "Learning rate of Adam; 0.005 by default." in shown
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (
+            ModuleNotFoundError("no", name="typer"),
+            2,
+            "the command line needs the package typer: pip install 'seqjax[report]'.",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted."),
+    ],
+    ids=["only the library is installed", "Ctrl-C"],
+)
+def test_what_stops_the_imports_of_the_command_line_is_one_line(monkeypatch, capsys, error, status, message):
+    class Stop:
+        def find_spec(self, name, path=None, target=None):
+            if name == "seqjax.cli":
+                raise error
+
+    monkeypatch.delitem(sys.modules, "seqjax.cli")
+    monkeypatch.delattr("seqjax.cli")
+    monkeypatch.setattr(sys, "meta_path", [Stop(), *sys.meta_path])
+    with pytest.raises(SystemExit) as stop:
+        __main__.main()
+    assert (stop.value.code, capsys.readouterr().err) == (status, f"seqjax: {message}\n")

@@ -12,7 +12,7 @@ import pytest
 
 import seqjax as sj
 from seqjax import cli
-from seqjax.cli.recipe import OPTIMIZERS, STACKS, Recipe, prepare
+from seqjax.cli.recipe import OPTIMIZERS, STACKS, Recipe, load_run, prepare
 from seqjax.training import Checkpoints
 
 TINY = "--length 6 --batch 4 --hidden-size 3 --steps 7 --eval-every 3 --eval-batches 2 --checkpoint-every 2".split()
@@ -62,6 +62,16 @@ def test_a_run_is_repeated_from_its_configuration_alone(monkeypatch, tmp_path, c
     assert measured(again) == measured(first)
     assert params(again) == params(first) and params(again, "best") == params(first, "best")
     assert [n["step"] for n in measured(first)] == [3, 6, 7]
+    model, loaded = load_run(first)
+    again_made = prepare(Recipe(**json.loads((first / "config.json").read_text())))
+    assert [leaf.tobytes() for leaf in jax.tree.leaves(jax.device_get(loaded))] == params(first, "best")[1]
+    found = again_made.evaluate(again_made.state._replace(params=loaded))
+    assert found["loss"] == min(n["evaluation/loss"] for n in measured(first))
+    assert model.unroll(loaded, model.initial_carry(loaded, np.zeros(2, int)), np.zeros((5, 2), int))[
+        1
+    ].shape == (5, 2, 2)
+    newest = load_run(str(first), best=False)[1]
+    assert [leaf.tobytes() for leaf in jax.tree.leaves(jax.device_get(newest))] == params(first)[1]
     assert (
         run(monkeypatch, "train", "--config", first / "config.json", "--seed", 6, "--out", tmp_path / "x")
         == 0
@@ -141,6 +151,15 @@ def test_stacks_numbers_and_precisions_can_be_prepared(monkeypatch, options):
     assert run(monkeypatch, "train", *TINY, *options) == 7 and seen
 
 
+@pytest.mark.parametrize("model", ["lru", "lstm", "transformer"])
+def test_a_run_in_float64_has_all_of_its_numbers_in_float64(model):
+    made = prepare(Recipe(task="adding", length=4, batch=2, hidden_size=8, model=model, precision="float64"))
+    after = jax.eval_shape(made.step.jitted, *made.state, made.batches(0))
+    for state in (made.state, after[0]):
+        dtypes = {leaf.dtype for leaf in jax.tree.leaves((state.params, state.opt_state))}
+        assert dtypes - {np.dtype("int32")} == {np.dtype("float64")}
+
+
 def test_adamw_decays_weights_and_neither_biases_nor_decays():
     model = sj.recurrent(sj.rg_lru(4))
     params = model.init(jax.random.key(0), np.ones((1, 3), np.float32))
@@ -157,11 +176,14 @@ def test_adamw_decays_weights_and_neither_biases_nor_decays():
         (["parrity"], "unknown name 'parrity'. Did you mean 'parity'?"),
         (["nowhere.txt"], "nowhere.txt', which does not exist"),
         (["{empty}"], "is empty"),
-        (["{short}"], "expected at least 70 bytes for --length 6"),
+        (["{short}"], "{short}: expected at least 70 bytes for --length 6"),
         (["."], "got the folder"),
         (["parity", "--model", "lstn"], "Did you mean 'lstm'?"),
         (["parity", "--model", "lstm(1,"], "expected a name, or a call with plain values"),
-        (["parity", "--model", "lstm(nonsense=1)"], "nonsense"),
+        (
+            ["parity", "--model", "lstm(nonsense=1)"],
+            "seqjax: lstm: got an unexpected keyword argument 'nonsense'",
+        ),
         (["parity", "--model", "nowhere.py:build"], "which does not exist"),
         (["parity", "--method", "associative"], "Associative() cannot run lstm"),
         (["parity", "--estimator", "truncated"], "--estimator truncated goes with a text"),
@@ -175,6 +197,7 @@ def test_adamw_decays_weights_and_neither_biases_nor_decays():
         (["parity", "--resume", "--overwrite", "--out", "{old}"], "expected one of them, got both"),
         (["copying", "--length", 12], "expected a length of at least"),
         (["parity", "--resume"], "expected a run in"),
+        (["--resume"], "--resume: expected a run in"),
         (["parity", "--out", "{short}"], "expected a folder, got the file"),
         (["parity", "--out", "{full}"], "is not empty and holds no run"),
         (["parity", "--out", "{old}"], "holds a run already. --resume goes on with it"),
@@ -205,7 +228,7 @@ def test_bad_input_is_one_clear_line_and_nothing_is_written(monkeypatch, tmp_pat
     out = [] if "--out" in options else ["--out", tmp_path / "out"]
     assert run(monkeypatch, "train", *TINY, *out, *options) == 2
     captured = capsys.readouterr()
-    assert captured.out == "" and message in captured.err
+    assert captured.out == "" and message.format(**names) in captured.err
     assert captured.err.startswith("seqjax: ") and captured.err.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
 

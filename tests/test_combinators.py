@@ -426,14 +426,15 @@ def test_taps_see_the_context_as_a_part_of_the_carry():
 
 
 class Softmax:
-    """An attention for tests: softmax of ``query W memory^T``; counts what it is asked."""
+    """An attention for tests: softmax of ``query W memory^T``."""
 
     def init(self, key, memory, query):
         return jax.random.normal(key, (query.shape[-1], memory.shape[-1]))
 
-    def __call__(self, params, memory, query, mask):
+    def __call__(self, params, memory, memory_mask, query):
         scores = jnp.einsum("...m,...sm->...s", query @ params, memory)
-        return jnp.einsum("...s,...sm->...m", jax.nn.softmax(jnp.where(mask, scores, -1e30), -1), memory)
+        weights = jax.nn.softmax(jnp.where(memory_mask, scores, -1e30), -1)
+        return jnp.einsum("...s,...sm->...m", weights, memory), weights
 
 
 def test_with_memory_joins_what_each_output_finds():
@@ -459,6 +460,24 @@ def test_with_memory_joins_what_each_output_finds():
     close(y, ys[0])
 
 
+@pytest.mark.parametrize(
+    "attention",
+    [sj.additive_attention(3), sj.multiplicative_attention(), sj.scaled_dot_attention(2)],
+    ids=repr,
+)
+def test_with_memory_takes_the_attentions_that_there_are(attention):
+    layer = sj.with_memory(elman(), attention, memory_size=4)
+    assert pickle.loads(pickle.dumps(layer)) == layer
+    params, carry = setting(layer)
+    memory = jnp.asarray(np.random.default_rng(3).normal(size=(B, 5, 4)))
+    mask = jnp.array([[True] * 5, [True, False, False, True, False]])
+    _, ys = unroll(layer, params, sj.set_memory(carry, memory, mask))
+    hs = jnp.asarray(tanh_loop(params.layer, XS))
+    found = [attention(params.attention, memory, mask, h)[0] for h in hs]
+    close(ys, np.concatenate([hs, np.stack(found)], -1))
+    assert np.ptp(np.stack(found), 0).max() > 1e-3
+
+
 def test_contexts_are_found_anywhere_and_mistakes_are_named():
     model = sj.serial(
         elman(), sj.residual(sj.conditioned(sj.with_memory(elman(), Softmax(), memory_size=4), 2))
@@ -477,7 +496,7 @@ def test_contexts_are_found_anywhere_and_mistakes_are_named():
         sj.set_memory(carry, jnp.ones((B, 6, 4)), jnp.ones((B, 6)))
     with pytest.raises(ValueError, match=r"set_context: .* a conditioned\(...\) layer, found none"):
         sj.set_context(setting(elman())[1], jnp.ones((B, 2)))
-    with pytest.raises(TypeError, match=r"with_memory\(attention\): expected a value with init"):
+    with pytest.raises(TypeError, match=r"with_memory\(attention\): expected an attention such as"):
         sj.with_memory(elman(), jnp.tanh, memory_size=4)
 
 

@@ -104,18 +104,6 @@ def first_is_large(x):
     return x[..., 0] > 0.8
 
 
-@dataclasses.dataclass(frozen=True)
-class DotAttention:
-    """Softmax of ``query W memory^T``."""
-
-    def init(self, key, memory, query):
-        return jax.random.normal(key, (query.shape[-1], memory.shape[-1]))
-
-    def __call__(self, params, memory, query, mask):
-        scores = jnp.einsum("...m,...sm->...s", query @ params.astype(query.dtype), memory)
-        return jnp.einsum("...s,...sm->...m", jax.nn.softmax(jnp.where(mask, scores, -1e9), -1), memory)
-
-
 def with_context(layer):
     """The layer with a context, or a memory of three entries with one masked, in its initial carry."""
 
@@ -189,7 +177,9 @@ def test_layers(name, check):
 LAYERS_BUT_ONE_CHECK = {
     "conditioned": with_context(sj.conditioned(sj.recurrent(sj.elman(3)), 2)),
     "conditioned add": with_context(sj.conditioned(sj.recurrent(sj.elman(3)), 2, merge="add")),
-    "with_memory": with_context(sj.with_memory(sj.recurrent(sj.elman(3)), DotAttention(), memory_size=2)),
+    "with_memory": with_context(
+        sj.with_memory(sj.recurrent(sj.elman(3)), sj.multiplicative_attention(), memory_size=2)
+    ),
     "bptt_barrier": sj.bptt_barrier(sj.recurrent(sj.elman(3)), every=3),
 }
 DOES_NOT_APPLY = {BarrierCarry: "second_derivatives_work"}

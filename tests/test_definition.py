@@ -132,6 +132,15 @@ def test_a_loaded_layer_computes_the_same():
     np.testing.assert_array_equal(jax.jit(run, static_argnums=0)(layer), jax.jit(lambda: run(loaded))())
 
 
+def test_an_argument_too_many_or_missing_is_refused_by_the_factory_of_that_name():
+    with pytest.raises(
+        TypeError, match="^gru: got an unexpected keyword argument 'hidden'. It takes hidden_size, "
+    ):
+        sj.gru(3, hidden=3)
+    with pytest.raises(TypeError, match="^lstm: missing a required argument: 'hidden_size'"):
+        sj.lstm()
+
+
 def test_how_an_argument_is_passed_makes_no_difference():
     assert sj.lstm(8) == sj.lstm(hidden_size=8) == sj.lstm(8, forget_bias=1.0)
     assert scaled() == scaled(1) == scaled(factor=1)

@@ -152,6 +152,23 @@ def test_running_normalisation_keeps_a_variance_far_from_zero_in_float32():
     np.testing.assert_allclose(carry.m2[0, 0] / 300, np.var(xs.astype(float)), rtol=2e-5)
 
 
+@pytest.mark.parametrize("flagged", [False, True])
+def test_running_normalisation_of_a_large_constant_in_float32_is_zero_and_beside_it_noise_keeps_its_digits(
+    flagged,
+):
+    """Sums of the inputs themselves round by 1e-7 of the sum: of a variance of zero they made one below it, and NaN."""
+    noise = np.stack([np.zeros((300, 2)), normal(0, 300, 2)], -1)
+    xs = (noise + np.asarray([3e6, 2**20])).astype(np.float32)  # [T, B, 2]
+    layer = sj.running_normalisation()
+    options = {"reset": jnp.arange(300)[:, None] % 100 == jnp.asarray([7, 50])} if flagged else {}
+    unroll, first = jax.jit(layer.unroll), layer.initial_carry((), jnp.asarray(xs[0]))
+    ys = np.asarray(unroll((), first, jnp.asarray(xs), **options)[1])
+    assert not ys[..., 0].any()
+    exact = np.float64(xs[..., 1:])
+    expected = unroll((), layer.initial_carry((), jnp.asarray(exact[0])), jnp.asarray(exact), **options)[1]
+    np.testing.assert_allclose(ys[..., 1:], expected, rtol=0, atol=1e-5)
+
+
 LAYERS = [sj.short_convolution(W), sj.token_shift(), sj.running_normalisation(epsilon=0.1)]
 
 

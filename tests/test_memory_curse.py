@@ -95,6 +95,40 @@ def test_sensitivity_is_the_norm_of_the_jacobian_with_resets_and_masks():
     )
 
 
+def test_the_error_holds_that_of_the_probes_which_all_examples_share():
+    """The mean of squares over examples and probes scatters as its standard error says, whatever their numbers."""
+    weights = jnp.asarray(normal(3, 3, 3)) / 2
+    step = jax.tree_util.Partial(lambda w, h, x: (h @ w + x,) * 2, weights)
+    layer = sj.recurrent(
+        sj.Cell(
+            init=lambda key, x: weights,
+            initial_carry=lambda w, x: jnp.zeros_like(x),
+            recurrence=sj.Step(lambda w, h, x: (h @ w + x,) * 2),
+        )
+    )
+    many = jnp.asarray(normal(4, 2000, 4, 3))
+    exact = jax.vmap(lambda xs: memory_sensitivity(step, jnp.zeros(3), xs, num_probes=None).log_square[-1])
+    expected = float(jnp.mean(jnp.exp(exact(many))))
+
+    @functools.partial(jax.jit, static_argnames="probes")
+    def scatter(xs, probes):
+        def once(xs, key):
+            found = memory_sensitivity(bind(layer, weights), None, xs, num_probes=probes, key=key)
+            square = jnp.exp(found.log_square[-1])
+            return square, square * found.relative_error[-1]
+
+        return jax.vmap(once)(xs, jax.random.split(jax.random.key(5), len(xs)))
+
+    for examples, probes in ((40, 4), (5, 40)):
+        xs = jnp.asarray(normal(6, 300, 4, examples, 3))
+        squares, errors = scatter(xs, probes)
+        squares, errors = np.asarray(squares), np.asarray(errors)
+        assert np.mean(squares) == pytest.approx(expected, rel=0.1)
+        assert math.sqrt(np.mean(errors**2)) == pytest.approx(np.std(squares), rel=0.2)
+    alone = memory_sensitivity(bind(layer, weights), None, xs[0], num_probes=1, key=jax.random.key(0))
+    assert np.isnan(alone.relative_error).all() and np.isfinite(alone.log_square[1:]).all()
+
+
 def test_a_sensitivity_beyond_the_range_of_floats_is_measured():
     step = jax.tree_util.Partial(lambda rate, h, _: (rate * h,) * 2, jnp.asarray(4.0, jnp.float32))
     start = jnp.asarray(2e-38, jnp.float32)

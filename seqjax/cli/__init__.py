@@ -1,6 +1,8 @@
 """The command line, one file per command."""
 
+import inspect
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -17,12 +19,18 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Train recurrent networks, and measure how gradients travel through time in them.",
 )
-app.command()(gradients)
-app.command()(render)
-app.command()(check)
-app.command("compare")(compare_)
-app.command()(train)
-app.command("list")(list_)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "gradients": gradients,
+    "render": render,
+    "check": check,
+    "compare": compare_,
+    "train": train,
+    "list": list_,
+}
+for name, command in COMMANDS.items():
+    # Lines of a paragraph are joined, so that they break where the terminal is at its end, and nowhere else.
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    app.command(name, help="\n\n".join(" ".join(each.split()) for each in paragraphs))(command)
 
 
 def main() -> None:
@@ -31,7 +39,8 @@ def main() -> None:
         code = app(standalone_mode=False)
     except (UsageError, typer.TyperException) as error:
         message = str(error) if isinstance(error, UsageError) else error.format_message()  # names the option
-        print(f"seqjax: {message}", file=sys.stderr)
+        if message:  # none where nothing was asked for, and the help is shown
+            print(f"seqjax: {message}", file=sys.stderr)
         code = 2
     except (typer.Abort, KeyboardInterrupt):
         print("seqjax: interrupted.", file=sys.stderr)

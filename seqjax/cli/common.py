@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -12,6 +13,12 @@ console = Console()
 
 class UsageError(Exception):
     """Bad input: its text is shown, and the exit status is 2."""
+
+
+def option(what: str, default: Any, *, otherwise: str = "by default") -> Any:
+    """An option that is None where it is not given: its default may come from elsewhere, and is said in the help."""
+    shown = joined(default) if isinstance(default, tuple) else default
+    return typer.Option(help=f"{what}; {shown} {otherwise}.", show_default=False)
 
 
 def progress_bar() -> Progress:

@@ -28,7 +28,7 @@ def compare_(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Inputs: 'random', a .npy file [T, B, D] or [T, D], or any file, as bytes; Moby-Dick."
+            help="Inputs: 'random', a .npy file [T, B, D] or [T, D], or any file, as bytes; Moby-Dick by default."
         ),
     ] = None,
     length: Annotated[int, typer.Option(help="Time steps T.")] = 256,

@@ -8,7 +8,7 @@ import jax
 import typer
 
 from seqjax.cells import REGISTRY, vector
-from seqjax.cli.common import UsageError, at_least_one, console, names, numbers, one_of, progress_bar
+from seqjax.cli.common import UsageError, at_least_one, console, names, numbers, one_of, option, progress_bar
 from seqjax.report import settings as options
 from seqjax.report import study
 from seqjax.report.own import is_own
@@ -18,6 +18,12 @@ from seqjax.report.store import Store
 from seqjax.tasks import TASKS
 
 PROFILES = ", ".join(options.PROFILES)
+
+
+def _setting(what: str, name: str) -> Any:
+    default = getattr(options.Settings(), name)
+    of_all = all(getattr(profile, name) == default for profile in options.PROFILES.values())
+    return option(what, default, otherwise="by default" if of_all else "without a profile")
 
 
 def gradients(
@@ -32,17 +38,17 @@ def gradients(
         typer.Option(help=f"Sizes of everything: one of {PROFILES}. The options below change single ones."),
     ] = None,
     cells: Annotated[
-        str | None, typer.Option(help="Cells to compare, separated by commas; see 'seqjax list'.")
+        str | None, _setting("Cells to compare, separated by commas (see 'seqjax list')", "cells")
     ] = None,
-    lengths: Annotated[str | None, typer.Option(help="Sequence lengths T, separated by commas.")] = None,
-    hidden_size: Annotated[int | None, typer.Option(help="Width of the recurrent layer.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Sequences per training step, and per profile.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="How many seeds, from 0.")] = None,
-    training_steps: Annotated[int | None, typer.Option(help="Training steps per run.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Learning rate of Adam.")] = None,
-    dtype: Annotated[str | None, typer.Option(help=f"One of {', '.join(options.DTYPES)}.")] = None,
-    method: Annotated[str | None, typer.Option(help=f"One of {', '.join(options.METHODS)}.")] = None,
-    task: Annotated[str | None, typer.Option(help=f"One of text, {', '.join(TASKS)}.")] = None,
+    lengths: Annotated[str | None, _setting("Sequence lengths T, separated by commas", "lengths")] = None,
+    hidden_size: Annotated[int | None, _setting("Width of the recurrent layer", "hidden_size")] = None,
+    batch: Annotated[int | None, _setting("Sequences per training step, and per profile", "batch")] = None,
+    seeds: Annotated[int | None, _setting("How many seeds, from 0", "seeds")] = None,
+    training_steps: Annotated[int | None, _setting("Training steps per run", "training_steps")] = None,
+    learning_rate: Annotated[float | None, _setting("Learning rate of Adam", "learning_rate")] = None,
+    dtype: Annotated[str | None, _setting(f"One of {', '.join(options.DTYPES)}", "dtype")] = None,
+    method: Annotated[str | None, _setting(f"One of {', '.join(options.METHODS)}", "method")] = None,
+    task: Annotated[str | None, _setting(f"One of text, {', '.join(TASKS)}", "task")] = None,
     data: Annotated[Path | None, typer.Option(help="Any file, text or binary, instead of Moby-Dick.")] = None,
     sections: Annotated[
         str | None, typer.Option(help=f"Sections of the report, all by default: {', '.join(NAMES)}.")

@@ -11,7 +11,7 @@ import jax
 import typer
 from jax.experimental import multihost_utils
 
-from seqjax.cli.common import UsageError, at_least_one, console, one_of
+from seqjax.cli.common import UsageError, at_least_one, console, one_of, option
 from seqjax.cli.recipe import (
     ESTIMATORS,
     OPTIMIZERS,
@@ -31,6 +31,8 @@ from seqjax.training.distributed import start
 WRITTEN = ("config.json", "steps", "best", "metrics.jsonl", "tensorboard", "curves.svg")
 """What a run leaves in its folder."""
 
+DEFAULTS = Recipe()
+
 
 def train(
     what: Annotated[
@@ -41,33 +43,43 @@ def train(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            help=f"A cell, 'lru' or with options 'lru(r_min=0.9)'; a stack, {', '.join(STACKS)}; or file.py:function."
+        option(
+            f"A cell, 'lru' or with options 'lru(r_min=0.9)'; a stack, {', '.join(STACKS)}; or file.py:function",
+            DEFAULTS.model,
         ),
     ] = None,
-    hidden_size: Annotated[int | None, typer.Option(help="Width of the layers.")] = None,
+    hidden_size: Annotated[int | None, option("Width of the layers", DEFAULTS.hidden_size)] = None,
     depth: Annotated[
-        int | None, typer.Option(help="Layers; from two on they are residual, with norms.")
+        int | None, option("Layers; from two on they are residual, with norms", DEFAULTS.depth)
     ] = None,
-    heads: Annotated[int | None, typer.Option(help="Of stacks; a cell takes options of its own.")] = None,
-    length: Annotated[int | None, typer.Option(help="Time steps T.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Sequences B.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
+    heads: Annotated[
+        int | None, option("Of stacks (a cell takes options of its own)", DEFAULTS.heads)
+    ] = None,
+    length: Annotated[int | None, option("Time steps T", DEFAULTS.length)] = None,
+    batch: Annotated[int | None, option("Sequences B", DEFAULTS.batch)] = None,
+    steps: Annotated[int | None, option("Training steps", DEFAULTS.steps)] = None,
     method: Annotated[
-        str | None, typer.Option(help=f"Of cells and own functions: one of {', '.join(METHODS)}.")
+        str | None, option(f"Of cells and own functions: one of {', '.join(METHODS)}", DEFAULTS.method)
     ] = None,
-    precision: Annotated[str | None, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")] = None,
+    precision: Annotated[str | None, option(f"One of {', '.join(PRECISIONS)}", DEFAULTS.precision)] = None,
     estimator: Annotated[
         str | None,
-        typer.Option(help="full, or truncated: a text is read on from batch to batch, and the carry kept."),
+        option(
+            "full, or truncated: a text is read on from batch to batch, and the carry kept",
+            DEFAULTS.estimator,
+        ),
     ] = None,
-    optimizer: Annotated[str | None, typer.Option(help=f"One of {', '.join(OPTIMIZERS)}.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of the optimizer.")] = None,
-    clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient; 0 for any.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of params and batches.")] = None,
-    eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
-    eval_batches: Annotated[int | None, typer.Option(help="Held-out batches of an evaluation.")] = None,
-    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
+    optimizer: Annotated[str | None, option(f"One of {', '.join(OPTIMIZERS)}", DEFAULTS.optimizer)] = None,
+    learning_rate: Annotated[float | None, option("Of the optimizer", DEFAULTS.learning_rate)] = None,
+    clip: Annotated[float | None, option("Largest norm of the gradient, 0 for any", DEFAULTS.clip)] = None,
+    seed: Annotated[int | None, option("Of params and batches", DEFAULTS.seed)] = None,
+    eval_every: Annotated[int | None, option("Steps between evaluations", DEFAULTS.eval_every)] = None,
+    eval_batches: Annotated[
+        int | None, option("Held-out batches of an evaluation", DEFAULTS.eval_batches)
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, option("Steps between checkpoints", DEFAULTS.checkpoint_every)
+    ] = None,
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many evaluations without a better one.")
     ] = None,
@@ -75,7 +87,9 @@ def train(
         bool | None, typer.Option("--until-solved", help="Stop when the task counts as solved.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="The config.json of a run, to repeat it.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder.", show_default="run")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder: run, or with --resume that of --config.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in that folder.")] = False,
     tensorboard: Annotated[
@@ -109,6 +123,8 @@ def train(
     folder = out or (config.parent if resume and config is not None else Path("run"))
     if resume and config is None and (folder / "config.json").exists():
         config = folder / "config.json"
+    elif resume and config is None and what is None:
+        raise UsageError(f"--resume: expected a run in {folder}, got none: it has no config.json.")
     if config is None and what is None:
         raise UsageError("train: expected a task or a file, or --config. 'seqjax list' shows the tasks.")
     recipe = Recipe() if config is None else read_recipe(config)

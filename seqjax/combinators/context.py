@@ -135,8 +135,9 @@ def with_memory(layer: Layer, attention: Any, *, memory_size: int) -> Layer:
 
     Since the query is the present output, a sequence runs by the layer's own method, and then all queries at once.
 
-    The attention is any value with two methods: ``init(key, memory [*B, S, M], query [*B, H]) -> params``, and
-    ``__call__(params, memory [*B, S, M], query [*B, H], mask [*B, S]) -> context [*B, V]``, where entries with a mask
+    The attention is `additive_attention`, `multiplicative_attention`, `scaled_dot_attention`, or any value with two
+    methods as theirs: ``init(key, memory [*B, S, M], query [*B, H]) -> params``, and ``__call__(params, memory
+    [*B, S, M], memory_mask [*B, S], query [*B, H]) -> (context [*B, V], weights [*B, S])``, where entries with a mask
     of False take no part. To compare and pickle, let it be a frozen dataclass. A memory of no entries gives zero,
     without a call.
 
@@ -148,6 +149,18 @@ def with_memory(layer: Layer, attention: Any, *, memory_size: int) -> Layer:
         attention: see above.
         memory_size: M.
 
+    Raises:
+        TypeError: for an attention without these methods.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> layer = sj.with_memory(sj.recurrent(sj.gru(8)), sj.additive_attention(6), memory_size=5)
+        >>> x, memory = jnp.ones((2, 3)), jnp.ones((2, 7, 5))
+        >>> params = layer.init(jax.random.key(0), x)
+        >>> carry = sj.set_memory(layer.initial_carry(params, x), memory)
+        >>> layer.step(params, carry, x)[1].shape
+        (2, 13)
+
     References:
         Luong, Pham, Manning 2015, "Effective approaches to attention-based neural machine translation",
         arXiv:1508.04025, section 3.1 (the query is the present state); eq. 5 is a `pointwise` layer after this one.
@@ -156,8 +169,8 @@ def with_memory(layer: Layer, attention: Any, *, memory_size: int) -> Layer:
     check_whole("with_memory(memory_size)", memory_size)
     if not callable(attention) or not callable(getattr(attention, "init", None)):
         raise TypeError(
-            "with_memory(attention): expected a value with init(key, memory, query) and "
-            f"__call__(params, memory, query, mask), got {attention!r}."
+            "with_memory(attention): expected an attention such as additive_attention(64), with init(key, memory, "
+            f"query) and __call__(params, memory, memory_mask, query) -> (context, weights), got {attention!r}."
         )
 
     def init(key: jax.Array, x: Any) -> MemoryParams:
@@ -176,10 +189,10 @@ def with_memory(layer: Layer, attention: Any, *, memory_size: int) -> Layer:
     def attend(params: Any, memory: jax.Array, mask: jax.Array, query: jax.Array) -> jax.Array:
         memory = memory.astype(query.dtype)
         if memory.shape[-2]:
-            return attention(params, memory, query, mask)
+            return attention(params, memory, mask, query)[0]
         one = jax.ShapeDtypeStruct((*memory.shape[:-2], 1, memory_size), memory.dtype)
         one_mask = jax.ShapeDtypeStruct(one.shape[:-1], mask.dtype)
-        out = jax.eval_shape(attention, params, one, query, one_mask)
+        out = jax.eval_shape(attention, params, one, one_mask, query)[0]
         return jnp.broadcast_to(jnp.zeros_like(query)[..., :1].astype(out.dtype), out.shape)
 
     def apply(view: View, params: MemoryParams, carry: MemoryCarry, xs: Any, flags: Flags) -> Any:

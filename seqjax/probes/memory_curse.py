@@ -26,7 +26,8 @@ class MemorySensitivity(NamedTuple):
 
     Attributes:
         log_square: natural logarithm ``[T]`` of :math:`V_t`, the mean over examples of the squared Frobenius norm.
-        relative_error: its standard error over it, ``[T]``, from the spread over examples; NaN for a single one.
+        relative_error: its standard error over it, ``[T]``, from the spread over examples and that over probes; NaN
+            for a single example, or a single probe.
     """
 
     log_square: jax.Array
@@ -46,9 +47,9 @@ def memory_sensitivity(
 ) -> MemorySensitivity:
     r"""The squared sensitivity of the state to the params, after every step, by forward mode.
 
-    With k vectors v of random signs over the params, :math:`|A|_F^2 = E\,|A v|^2`: unbiased. Cost: k forward passes,
-    side by side. The carries at the start and at resets are constants. The floating numbers of all leaves of the carry
-    count.
+    With k vectors v of random signs over the params, :math:`|A|_F^2 = E\,|A v|^2`: unbiased. All examples share them,
+    so that more examples do not make up for few probes. Cost: k forward passes, side by side. The carries at the start
+    and at resets are constants. The floating numbers of all leaves of the carry count.
 
     Args:
         step: `probes.bind` of a layer; or ``jax.tree_util.Partial(fn, params)`` of one's own
@@ -114,10 +115,28 @@ def memory_sensitivity(
     flat = [Scaled(*(a.reshape(-1, a.shape[-1]) for a in s)) for s in by_example]
     squares, exponent = sum_of_squares(flat)
     squares = squares.reshape(system.batch, -1, system.num_steps)
-    per_example = jnp.sum(squares, 1) if num_probes is None else jnp.mean(squares, 1)
-    mean = jnp.mean(per_example, 0)
-    error = jnp.std(per_example, 0, ddof=1) / jnp.sqrt(system.batch) if system.batch > 1 else jnp.nan * mean
+    squares = jnp.sum(squares, 1, keepdims=True) if num_probes is None else squares
+    mean = jnp.mean(squares, (0, 1))
+    error = jnp.sqrt(_variance(squares, exact=num_probes is None))
     return MemorySensitivity(logarithm(mean, 2 * exponent), error / jnp.where(mean > 0, mean, 1))
+
+
+def _variance(values: jax.Array, exact: bool) -> jax.Array:
+    """That of the mean of values ``[B, k, T]`` over random examples and, unless exact, random probes: ``[T]``.
+
+    The mean squares of a table with two ways, of which each adds to the variance and their remainder counts once.
+    """
+    examples, probes, _ = values.shape
+    if examples == 1 or (probes == 1 and not exact):
+        return jnp.full_like(values[0, 0], jnp.nan)
+    by_example, by_probe = jnp.mean(values, 1), jnp.mean(values, 0)
+    of_examples = jnp.var(by_example, 0, ddof=1) / examples
+    if exact:
+        return of_examples
+    of_probes = jnp.var(by_probe, 0, ddof=1) / probes
+    rest = values - by_example[:, None] - by_probe[None] + jnp.mean(values, (0, 1))
+    both = jnp.sum(jnp.square(rest), (0, 1)) / ((examples - 1) * (probes - 1) * examples * probes)
+    return jnp.maximum(of_examples + of_probes - both, jnp.maximum(of_examples, of_probes))
 
 
 def curse_of_memory(decay: float, correlation: float = 0.0) -> float:
