@@ -41,10 +41,7 @@
     const f = log ? Math.log10 : x => x;
     return start + (f(v) - f(low)) / (f(high) - f(low)) * (end - start);
   };
-  const from = (p, [low, high, log], start, end) => {
-    const share = (p - start) / (end - start);
-    return log ? low * (high / low) ** share : low + share * (high - low);
-  };
+  const from = (p, [low, high], start, end) => low + (p - start) / (end - start) * (high - low);  // of a map, linear
 
   for (const node of document.querySelectorAll("script[type='application/json']")) {
     const panel = node.parentElement, svg = panel.querySelector("svg"), data = JSON.parse(node.textContent);
