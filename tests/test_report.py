@@ -198,7 +198,6 @@ def test_heat_map_pixels_are_the_colours_of_the_mean_norms(study):
 
 def test_exponential_curve_is_straight_and_power_law_is_not(study):
     root = ElementTree.parse(study / "figures" / "curves-last-T40-init.svg").getroot()
-    assert sum("xtick" in each.get("id", "") for each in root.iter()) == 5  # at the quarters, nowhere else
     bend = {}
     for cell, colour in (("gated", "#d55e00"), ("linear", "#009e73")):
         paths = [each for each in root.iter(f"{SVG}path") if f"stroke: {colour}" in each.get("style", "")]

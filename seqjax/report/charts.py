@@ -157,7 +157,7 @@ def _draw(axes: Axes, each: Series, gid: str) -> Line2D:
             axes.fill_between(x, low, high, color=colour, alpha=0.22, linewidth=0, gid=f"{gid}-band")
     handle = Line2D([], [], **looks)
     if "marker" not in looks and (alone := between_gaps(y)):
-        looks |= {"marker": MARKERS[0], "markersize": 3.5, "markeredgewidth": 0, "markevery": alone}
+        looks |= {"marker": MARKERS[0], "markersize": 5, "markeredgewidth": 0, "markevery": alone}
     axes.plot(x, y, gid=gid, **looks)
     return handle
 
