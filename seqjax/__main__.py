@@ -8,13 +8,16 @@ def main() -> None:
     try:
         from seqjax import cli
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] in ("seqjax", "jax"):
+        if str(error.name).startswith("seqjax"):
             raise
         print(
             f"seqjax: the command line needs the package {error.name}: pip install 'seqjax[report]'.",
             file=sys.stderr,
         )
         sys.exit(2)
+    except KeyboardInterrupt:  # importing takes seconds
+        print("seqjax: interrupted.", file=sys.stderr)
+        sys.exit(130)
     cli.main()
 
 

@@ -26,7 +26,8 @@ from seqjax.gradients import truncated_bptt
 from seqjax.training import Checkpoints, MetricsLog, evaluation, fit, init_train_state, make_train_step
 
 STEPS, T, B, D = 160, 5, 4, 2
-LATEST = 120  # step at which a signal is sent, so that it does not come when all is done
+LATEST = 120  # step at which a signal is sent
+HELD = 150  # from this step on a training waits for its signal, so that it does not come when all is done
 BAD = (57, 58, 59)  # not finite: skipped, and the last one is one too many
 
 
@@ -41,6 +42,18 @@ def batches(step, seed=0):
 
 def squares(ys, targets):
     return ((ys - targets) ** 2)[..., 0]
+
+
+def held(folder):
+    """The batches, asked for once signals are handled; late ones come as soon as nothing holds them up."""
+
+    def made(step):
+        (folder / "begun").touch()
+        while step >= HELD and (folder / "hold").exists():
+            time.sleep(0.003)
+        return batches(step)
+
+    return made
 
 
 def worse_later(evaluate):
@@ -68,15 +81,11 @@ def train(folder, around=lambda evaluate: evaluate):
     first = jax.jit(lambda key, x: init_train_state(model, optimizer, key, x, estimator=estimator))
     state = first(jax.random.key(0), batches(0).xs[0])
 
-    def begun(state, batch):
-        (folder / "begun").touch()
-        return step(state, batch)
-
     with Checkpoints(folder, config={"seed": 0}) as checkpoints:
         fitted = fit(
-            begun,
+            step,
             state,
-            batches,
+            held(folder),
             num_steps=STEPS,
             evaluate=around(worse_later(evaluation(model, squares, lambda number: batches(number, 1)))),
             eval_every=16,
@@ -150,6 +159,7 @@ def main(folder, kills, seed):
     for number, stop in enumerate(stops):
         at = chance.randrange(number * LATEST // len(stops), (number + 1) * LATEST // len(stops))
         (run / "begun").unlink(missing_ok=True)
+        (run / "hold").touch()
         process = begin(run)
 
         def due():
@@ -159,6 +169,7 @@ def main(folder, kills, seed):
             time.sleep(0.003)
         time.sleep(chance.random() * 0.03)  # any place within a step, a save or an evaluation
         os.kill(process, stop)
+        (run / "hold").unlink()
         print(json.dumps({"signal": stop.name, "at": at, "code": end(process)}))
     print(json.dumps({"signal": None, "code": end(begin(run))}))
     print(json.dumps({"signal": None, "code": end(begin(folder / "full", around=full_disk))}))

@@ -218,10 +218,15 @@ def run_block(block, document, **names):
 def test_the_examples_of_the_readme_run(monkeypatch, tmp_path):
     """One after the other, each with the names of those before."""
     monkeypatch.chdir(tmp_path)
+    small = (
+        "--length 6 --batch 4 --hidden-size 3 --steps 1 --out griffin".split()
+    )  # stands for the README's run
+    assert run(monkeypatch, "train", "text", *small) == 0
     names = {}
     for example in python_blocks("README.md"):
         names = run_block(example, "README.md", **names)
     assert names["fitted"].best_value < np.log(256) and (tmp_path / "run" / "curves.svg").exists()
+    assert names["made"].lengths.tolist() == [100]
 
 
 def test_the_cell_added_in_contributing_is_complete(monkeypatch):
@@ -290,13 +295,27 @@ def test_help_breaks_lines_at_the_width_of_the_terminal_alone_and_names_defaults
     assert "64,512 without a profile." in shown and "Learning rate of Adam; 0.005 by default." in shown
 
 
-def test_where_only_the_library_is_installed_the_command_says_what_is_missing(monkeypatch, capsys):
-    for name in [name for name in sys.modules if name.startswith("seqjax.cli")]:
-        monkeypatch.delitem(sys.modules, name)
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (
+            ModuleNotFoundError("no", name="typer"),
+            2,
+            "the command line needs the package typer: pip install 'seqjax[report]'.",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted."),
+    ],
+    ids=["only the library is installed", "Ctrl-C"],
+)
+def test_what_stops_the_imports_of_the_command_line_is_one_line(monkeypatch, capsys, error, status, message):
+    class Stop:
+        def find_spec(self, name, path=None, target=None):
+            if name == "seqjax.cli":
+                raise error
+
+    monkeypatch.delitem(sys.modules, "seqjax.cli")
     monkeypatch.delattr("seqjax.cli")
-    monkeypatch.setitem(sys.modules, "typer", None)
+    monkeypatch.setattr(sys, "meta_path", [Stop(), *sys.meta_path])
     with pytest.raises(SystemExit) as stop:
         __main__.main()
-    said = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert said == "seqjax: the command line needs the package typer: pip install 'seqjax[report]'.\n"
+    assert (stop.value.code, capsys.readouterr().err) == (status, f"seqjax: {message}\n")

@@ -12,7 +12,7 @@ import pytest
 
 import seqjax as sj
 from seqjax import cli
-from seqjax.cli.recipe import OPTIMIZERS, STACKS, Recipe, prepare
+from seqjax.cli.recipe import OPTIMIZERS, STACKS, Recipe, load_run, prepare
 from seqjax.training import Checkpoints
 
 TINY = "--length 6 --batch 4 --hidden-size 3 --steps 7 --eval-every 3 --eval-batches 2 --checkpoint-every 2".split()
@@ -62,6 +62,16 @@ def test_a_run_is_repeated_from_its_configuration_alone(monkeypatch, tmp_path, c
     assert measured(again) == measured(first)
     assert params(again) == params(first) and params(again, "best") == params(first, "best")
     assert [n["step"] for n in measured(first)] == [3, 6, 7]
+    model, loaded = load_run(first)
+    again_made = prepare(Recipe(**json.loads((first / "config.json").read_text())))
+    assert [leaf.tobytes() for leaf in jax.tree.leaves(jax.device_get(loaded))] == params(first, "best")[1]
+    found = again_made.evaluate(again_made.state._replace(params=loaded))
+    assert found["loss"] == min(n["evaluation/loss"] for n in measured(first))
+    assert model.unroll(loaded, model.initial_carry(loaded, np.zeros(2, int)), np.zeros((5, 2), int))[
+        1
+    ].shape == (5, 2, 2)
+    newest = load_run(str(first), best=False)[1]
+    assert [leaf.tobytes() for leaf in jax.tree.leaves(jax.device_get(newest))] == params(first)[1]
     assert (
         run(monkeypatch, "train", "--config", first / "config.json", "--seed", 6, "--out", tmp_path / "x")
         == 0
@@ -139,6 +149,15 @@ def test_stacks_numbers_and_precisions_can_be_prepared(monkeypatch, options):
     seen = []
     monkeypatch.setattr(TRAIN, "_claim", lambda *args: seen.append(args) or sys.exit(7))
     assert run(monkeypatch, "train", *TINY, *options) == 7 and seen
+
+
+@pytest.mark.parametrize("model", ["lru", "lstm", "transformer"])
+def test_a_run_in_float64_has_all_of_its_numbers_in_float64(model):
+    made = prepare(Recipe(task="adding", length=4, batch=2, hidden_size=8, model=model, precision="float64"))
+    after = jax.eval_shape(made.step.jitted, *made.state, made.batches(0))
+    for state in (made.state, after[0]):
+        dtypes = {leaf.dtype for leaf in jax.tree.leaves((state.params, state.opt_state))}
+        assert dtypes - {np.dtype("int32")} == {np.dtype("float64")}
 
 
 def test_adamw_decays_weights_and_neither_biases_nor_decays():

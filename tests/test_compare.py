@@ -69,7 +69,7 @@ def test_an_implementation_equals_itself_without_any_difference():
     assert by_name(found)[BY_INPUTS, ""].errors.shape == (T,)
     assert found.length == T and found.batch == B and found.dtype == "float32"
     assert page.verdict(found) == f"Equal to the last bit, in all of {len(names)} quantities."
-    assert page.caption(found.differences[0], "A").endswith("so that there is no line.")
+    assert page.caption(found.differences[0], "A").conclusion.endswith("so that there is no line.")
 
 
 @pytest.mark.parametrize("name", ["lstm", "lru"])
@@ -256,7 +256,10 @@ def test_two_functions_of_ones_own_without_float64_are_judged_without_reference(
 
     found = compare(Implementation(build), Implementation(build), XS)
     assert found.equal and not found.reference and any("no reference" in r for r in found.remarks)
-    assert "K u √(n + T), since there is no reference" in page.caption(found.differences[0], found.reference)
+    assert (
+        "K u √(n + T), since there is no reference"
+        in page.caption(found.differences[0], found.reference).measured
+    )
     assert all(row[-2:] == ["–", "–"] for row in page.table(found)[1])
 
 
@@ -279,7 +282,9 @@ def test_numbers_that_are_not_finite_are_a_difference():
     assert (
         not backwards.finite and backwards.worst == backwards.first
     )  # the first, in the order of computation
-    assert f"At step {backwards.first} it is not finite" in page.caption(backwards, found.reference)
+    assert (
+        f"At step {backwards.first} it is not finite" in page.caption(backwards, found.reference).conclusion
+    )
 
 
 def test_a_nan_on_both_sides_is_no_agreement():
@@ -436,7 +441,7 @@ def test_verdict_table_and_figure_say_what_was_found():
         "(1 of 1 quantities). B is the one further from the float64 reference."
     )
     assert differ == [True, False, False] and rows[1][1:3] == ["0.0200", ""]
-    assert "At step 2 it is 50.0 times the tolerance." in page.caption(outputs, "one")
+    assert "At step 2 it is 50.0 times the tolerance." in page.caption(outputs, "one").conclusion
     equal = found._replace(differences=(inputs_,))
     assert page.verdict(equal).endswith("the closest is gradient by inputs, at 0.0200 of its tolerance.")
     # Upwards on the page is down in numbers: here the tolerance lies above the difference.
@@ -445,6 +450,10 @@ def test_verdict_table_and_figure_say_what_was_found():
         (path,) = re.findall(rf'<path d="([^"]*)" clip-path[^>]*stroke: {colour}', curves.draw(inputs_, "c"))
         heights.append(float(re.findall(r"[ML] [\d.]+ ([\d.]+)", path)[0]))
     assert heights[0] < heights[1]
+    # A difference whose neighbours are equal to the last bit is a dot: no line leads to it.
+    single = difference(OUTPUTS, [0.0, 2e-6, 0.0, 3e-6, 3e-6], [1e-4] * 5, 1e-6, 1e-6)
+    assert len(re.findall("<use[^>]*fill: #0072b2", curves.draw(single, "c"))) == 1
+    assert "breaks off" in page.caption(single, "one").shows
 
 
 # ---------------------------------------------------------------- the command line

@@ -3,21 +3,18 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from ports import reserved_port
 
 HERE = Path(__file__).parent
 
 
-def start(folder, steps):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def start(port, folder, steps):
     command = [sys.executable, HERE / "preempted_run.py", str(port)]
     return [
         subprocess.Popen(
@@ -34,7 +31,7 @@ def start(folder, steps):
 def finish(processes):
     """What both printed."""
     try:
-        found = [process.communicate(timeout=120) for process in processes]
+        found = [process.communicate(timeout=300) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -47,14 +44,19 @@ def finish(processes):
 def test_both_stop_after_the_same_step_and_go_on_to_the_same_bits(tmp_path, number):
     run = tmp_path / "run"
     steps = 100_000
-    processes = start(run, steps)
-    while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_text().count("\n") < 30:
-        assert all(process.poll() is None for process in processes), finish(processes)
-        time.sleep(0.05)
-    processes[1].send_signal(number)  # the one that does not write
-    (ended, at, bits), other = finish(processes)
+    with reserved_port() as port:
+        processes = start(port, run, steps)
+        while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_text().count("\n") < 30:
+            assert all(process.poll() is None for process in processes), finish(processes)
+            time.sleep(0.05)
+        processes[1].send_signal(number)  # the one that does not write
+        (ended, at, bits), other = finish(processes)
     assert ended == 143 and 30 <= at < steps
     assert other == [143 if number == signal.SIGTERM else 130, at, bits]
 
-    resumed, whole = finish(start(run, at + 20)), finish(start(tmp_path / "whole", at + 20))
+    def finished(folder):
+        with reserved_port() as port:
+            return finish(start(port, folder, at + 20))
+
+    resumed, whole = finished(run), finished(tmp_path / "whole")
     assert resumed[0] == resumed[1] == whole[0] == whole[1] and whole[0][:2] == ["finished", at + 20]

@@ -44,7 +44,7 @@ def bench(tmp_path):
 def test_cells_are_measured_together_their_sections_in_turn_and_timed_ones_alone(bench, monkeypatch):
     events, told = [], []
     both = threading.Barrier(2)  # each cell waits for the other: one after the other would never come through
-    first = Section("first", lambda part: both.wait(20), events)
+    first = Section("first", lambda part: both.wait(300), events)
     second = Section("second", lambda part: None, events)
     timed = Section("timed", lambda part: events.append(threading.current_thread()), events)
     monkeypatch.setattr(measuring, "TIMED", (timed,))
@@ -75,8 +75,8 @@ def test_an_error_keeps_what_is_finished_and_begins_nothing_more(bench, monkeypa
             stopped.set()
             raise error
         if part.cell == "b":
-            stopped.wait(20)
-            measured._stop.wait(20)
+            stopped.wait(300)
+            measured._stop.wait(300)
 
     def late(
         futures,

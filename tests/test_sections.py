@@ -384,3 +384,12 @@ def test_a_model_of_ones_own_gets_the_same_pages_with_the_same_numbers(measured,
     assert left.select(columns).equals(right.select(columns)) and left.height > 100
     np.testing.assert_allclose(right["value"], left["value"], rtol=1e-4, atol=1e-4)
     assert "mine.py:build" in Parsed(own.page).text
+
+
+def test_a_study_in_float64_trains_all_params_in_float64():
+    settings = Settings(
+        dtype="float64", task="parity", cells=("lru",), lengths=(5,), batch=2, hidden_size=3, training_steps=1
+    )
+    lab = Lab(settings, None, None, lambda work: None)
+    for snapshot in lab.run("lru", 5).train(seed=0):
+        assert {leaf.dtype for leaf in jax.tree.leaves(snapshot.params)} == {jnp.dtype("float64")}

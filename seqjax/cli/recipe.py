@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from seqjax.cli.specification import call
 from seqjax.combinators import serial
 from seqjax.gradients import full_bptt, truncated_bptt
 from seqjax.layers import pointwise, recurrent
+from seqjax.ops.select import cast
 from seqjax.report.own import is_own, own_layer
 from seqjax.report.settings import METHODS
 from seqjax.report.sources import text_task
@@ -30,6 +32,7 @@ from seqjax.training import (
     BFLOAT16,
     FLOAT16,
     FLOAT32,
+    Checkpoints,
     EarlyStop,
     TrainState,
     TrainStep,
@@ -137,8 +140,9 @@ def read_recipe(path: Path) -> Recipe:
 
 
 class Run(NamedTuple):
-    """What `fit` is given."""
+    """What `fit` is given, and the model in it."""
 
+    model: Layer
     task: Task
     step: TrainStep
     state: TrainState
@@ -169,6 +173,9 @@ def prepare(recipe: Recipe, mesh: Mesh | None = None) -> Run:
         example = jax.eval_shape(lambda: batches(0))
         x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), example.xs)
         state = init_train_state(model, optimizer, jax.random.key(recipe.seed), x, mesh=mesh, **how)
+        if recipe.precision == "float64":  # cells and blocks begin in float32
+            params = cast(state.params, jnp.float64)
+            state = state._replace(params=params, opt_state=optimizer.init(params))
         jax.eval_shape(
             step.jitted, *state, example
         )  # what does not fit together is said before anything is written
@@ -178,7 +185,49 @@ def prepare(recipe: Recipe, mesh: Mesh | None = None) -> Run:
     metric, target = task.success if recipe.until_solved else ("loss", None)
     mode = "max" if metric == "accuracy" else "min"
     stop = EarlyStop(metric=metric, mode=mode, patience=recipe.patience, target=target)  # type: ignore[arg-type]
-    return Run(task, step, state._replace(key=None), batches, evaluate, stop)
+    return Run(model, task, step, state._replace(key=None), batches, evaluate, stop)
+
+
+def load_run(folder: str | PathLike[str], *, best: bool = True) -> tuple[Layer, Any]:
+    """The model that a run of ``seqjax train`` has trained.
+
+    Args:
+        folder: of the run.
+        best: as it was at its best evaluation; otherwise as it is in the newest checkpoint.
+
+    Returns:
+        ``(model, params)``; the model reads tokens ``[T, B]``, bytes where the run is about a text, or ``[T, B, D]``.
+
+    Raises:
+        FileNotFoundError: where the folder holds no such state.
+        ValueError: where it holds no run, its data is gone, or the run is one in float64 and JAX is not.
+
+    Example:
+        >>> from seqjax.cli.recipe import load_run
+        >>> try:
+        ...     load_run("nowhere")
+        ... except ValueError as error:
+        ...     print(error)
+        load_run: expected the folder of a run of 'seqjax train', got nowhere: it has no config.json.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"load_run: expected the folder of a run of 'seqjax train', got {folder}: it has no config.json."
+        )
+    place = folder / "best" if best else folder
+    if not (place / "steps").is_dir():
+        hint = " Take the newest one with best=False." if best else ""
+        raise FileNotFoundError(f"load_run: expected a checkpoint in {place}, got none.{hint}")
+    try:
+        recipe = read_recipe(folder / "config.json")
+        if recipe.precision == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+            raise UsageError('the run is in float64. Call jax.config.update("jax_enable_x64", True) first.')
+        run = prepare(recipe)
+    except UsageError as error:
+        raise ValueError(f"load_run: {folder}: {error}") from None
+    with Checkpoints(place) as checkpoints:
+        return run.model, checkpoints.restore(run.state)[1].params
 
 
 def file_digest(path: str) -> str:

@@ -21,6 +21,7 @@ from seqjax.report.drawing import (
     as_number,
     as_power,
     axes_at,
+    between_gaps,
     frame_of,
     label_of,
     limits,
@@ -133,7 +134,6 @@ def chart(
     data = frame_of(axes) | {
         "dec": int(y.scale == "decades"),
         "xl": x.label,
-        "xn": list(x.names) if x.names else None,
         "s": [_data(each, f"{name}-s{place}") for place, each in enumerate(series)],
     }
     return Panel(name, svg, data, length=length)
@@ -155,8 +155,11 @@ def _draw(axes: Axes, each: Series, gid: str) -> Line2D:
             axes.vlines(x, low, high, color=colour, linewidth=1.1, gid=f"{gid}-band")
         else:
             axes.fill_between(x, low, high, color=colour, alpha=0.22, linewidth=0, gid=f"{gid}-band")
+    handle = Line2D([], [], **looks)
+    if "marker" not in looks and (alone := between_gaps(y)):
+        looks |= {"marker": MARKERS[0], "markersize": 5, "markeredgewidth": 0, "markevery": alone}
     axes.plot(x, y, gid=gid, **looks)
-    return Line2D([], [], **looks)
+    return handle
 
 
 def _scale(axis: Any, wanted: Axis) -> None:
@@ -176,7 +179,7 @@ def _scale(axis: Any, wanted: Axis) -> None:
         getattr(axis.axes, f"set_{axis.axis_name}lim")(*wanted.limits)
     if wanted.ticks is not None:
         axis.set_ticks(list(wanted.ticks), list(wanted.names) if wanted.names else None)
-        axis.set_minor_locator(MaxNLocator(1)) if wanted.scale != "log" else axis.minorticks_off()
+        axis.minorticks_off()
 
 
 def _finite(values: Any) -> Array:
@@ -188,7 +191,7 @@ def _data(each: Series, identity: str) -> dict[str, Any]:
     points = np.unique(np.linspace(0, len(each.x) - 1, min(len(each.x), _MOST_POINTS)).round().astype(int))
     x, y = np.asarray(each.x, float)[points], np.asarray(each.y, float)[points]
     found: dict[str, Any] = {"n": each.name, "c": each.cell, "id": identity, "x": x, "y": y}
-    if len(each.seeds) > 1:
+    if each.seeds:
         found["e"] = {seed: np.asarray(values, float)[points] for seed, values in each.seeds.items()}
     return found
 

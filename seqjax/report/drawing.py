@@ -117,6 +117,12 @@ def quarters(length: int) -> list[int]:
     return sorted({min(part * length // 4, length - 1) for part in range(5)})
 
 
+def between_gaps(y: Array) -> list[int]:
+    """The places of points without neighbours, of which a line shows nothing."""
+    known = np.concatenate([[False], np.isfinite(y), [False]])
+    return np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:]).tolist()
+
+
 def thin(length: int, most: int) -> NDArray[np.int64]:
     """Indices of at most `most` steps, evenly spread, first and last included."""
     return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(np.int64))

@@ -63,7 +63,7 @@ def heat_map(profile: Profile, scale: tuple[int, int], name: str) -> Panel:
         )
         svg = write(figure, name, label)
     points = thin(profile.length, _MOST_POINTS)
-    data = frame_of(axes) | {"z": middle[:, points].round(2), "t": points, "r": profile.steps}
+    data = frame_of(axes) | {"z": middle[:, points].round(4), "t": points, "r": profile.steps}
     return Panel(name, svg, data, profile.cell, profile.length)
 
 

@@ -8,10 +8,13 @@
     if (v === 0) return "0";
     const size = Math.abs(v);
     if (size >= 1e-3 && size < 1e5) return String(+v.toPrecision(4)).replace("-", "−");
-    const e = Math.floor(Math.log10(size));
-    return (v / 10 ** e).toPrecision(2).replace("-", "−") + "×" + raised(e);
+    return scientific(v, 0);
   };
-  const decades = v => v === null ? "exactly 0" : Math.abs(v) < 3 ? short(10 ** v) : short(+(10 ** (v - Math.floor(v))).toPrecision(2)) + "×" + raised(Math.floor(v));
+  const scientific = (v, decades) => {
+    const [mantissa, exponent] = v.toExponential(1).split("e");
+    return mantissa.replace("-", "−") + "×" + raised(+exponent + decades);
+  };
+  const decades = v => v >= -3 && v < 5 ? short(10 ** v) : scientific(10 ** (v - Math.floor(v)), Math.floor(v));
 
   const box = document.createElement("div");
   box.className = "tip";
@@ -38,10 +41,7 @@
     const f = log ? Math.log10 : x => x;
     return start + (f(v) - f(low)) / (f(high) - f(low)) * (end - start);
   };
-  const from = (p, [low, high, log], start, end) => {
-    const share = (p - start) / (end - start);
-    return log ? low * (high / low) ** share : low + share * (high - low);
-  };
+  const from = (p, [low, high], start, end) => low + (p - start) / (end - start) * (high - low);  // of a map, linear
 
   for (const node of document.querySelectorAll("script[type='application/json']")) {
     const panel = node.parentElement, svg = panel.querySelector("svg"), data = JSON.parse(node.textContent);
@@ -69,7 +69,7 @@
         const row = Math.max(0, Math.min(rows - 1, Math.round(from(py, data.y, bottom, top))));
         let k = 0;
         data.t.forEach((t, i) => { if (Math.abs(t - x) < Math.abs(data.t[k] - x)) k = i; });
-        return show(event, [head(`step ${data.t[k]}, training step ${data.r[row]}`), line("norm", decades(data.z[row][k]))]);
+        return show(event, [head(`step ${data.t[k]}, training step ${data.r[row]}`), line("norm", data.z[row][k] === null ? "exactly 0, or masked" : decades(data.z[row][k]))]);
       }
       const all = chart.lines.filter(l => l.on).flatMap(l => l.s.x);
       if (!all.length) return leave();
@@ -82,7 +82,7 @@
         const i = l.s.x.indexOf(best), ys = values(l.s);
         return i < 0 || ys[i] === null ? null : [ys[i], line(l.s.n, (data.dec ? decades : short)(ys[i]), l.colour)];
       }).filter(Boolean).sort((a, b) => b[0] - a[0]).map(r => r[1]);
-      show(event, [head(`${data.xl.split(":")[0]} ${data.xn ? data.xn[best] ?? short(best) : short(best)}`), ...rows]);
+      show(event, [head(`${data.xl.split(":")[0]} ${short(best)}`), ...rows]);
     };
     const leave = () => { box.hidden = true; mark.style.display = "none"; };
     svg.addEventListener("pointermove", move);
@@ -92,7 +92,8 @@
 
   const bar = document.getElementById("choose");
   const seed = document.getElementById("seed"), length = document.getElementById("length");
-  const values = s => (seed && seed.value !== "" && s.e && s.e[seed.value]) || s.y;
+  const ofSeed = s => Boolean(seed && seed.value !== "" && s.e);  // a line that is known by seed shows one of them
+  const values = s => ofSeed(s) ? s.e[seed.value] : s.y;
   const apply = () => {
     const chosen = new Set([...bar.querySelectorAll("input")].filter(i => i.checked).map(i => i.value));
     for (const node of document.querySelectorAll("[data-cell], [data-length]")) {
@@ -100,30 +101,29 @@
       node.hidden = (cell !== undefined && !chosen.has(cell)) || (n !== undefined && length.value !== "" && n !== length.value);
     }
     for (const {data, lines} of charts) for (const l of lines) {
-      l.on = !l.s.c || chosen.has(l.s.c);
-      const one = seed.value !== "" && l.s.e && l.s.e[seed.value];
+      const one = ofSeed(l.s) ? values(l.s) : null;
+      l.on = (!l.s.c || chosen.has(l.s.c)) && one !== undefined;
       if (l.group) l.group.style.display = l.on ? "" : "none";
       if (l.band) l.band.style.display = l.on && !one ? "" : "none";
       const [left, top, right, bottom] = data.box;
+      const across = l.s.x.map(x => to(x, data.x, left, right));
+      const heights = one && one.map(y => y === null || data.y[2] && y <= 0 ? null : to(y, data.y, bottom, top).toFixed(1));
       for (const {use, x, y} of l.points) {
-        const away = l.s.x.map(v => Math.abs(to(v, data.x, left, right) - x)), at = one && one[away.indexOf(Math.min(...away))];
-        use.setAttribute("y", one && at !== null ? to(at, data.y, bottom, top).toFixed(1) : y);
-        use.style.display = one && at === null ? "none" : "";
+        const away = across.map(v => Math.abs(v - x)), at = one ? heights[away.indexOf(Math.min(...away))] : y;
+        use.setAttribute("y", at ?? y);
+        use.style.display = at === null ? "none" : "";
       }
       if (!l.path) continue;
-      if (!one) { l.path.setAttribute("d", l.d); continue; }
-      let d = "", pen = "M";
-      one.forEach((y, i) => {
-        if (y === null || (data.y[2] && y <= 0)) { pen = "M"; return; }
-        d += `${pen}${to(l.s.x[i], data.x, left, right).toFixed(1)} ${to(y, data.y, bottom, top).toFixed(1)}`;
-        pen = "L";
-      });
-      l.path.setAttribute("d", d || "M0 0");
+      const gap = i => (heights[i] ?? null) === null;  // a point between gaps is a dash
+      const d = one && heights.map((y, i) => gap(i) ? "" :
+        `${gap(i - 1) ? "M" : "L"}${across[i].toFixed(1)} ${y}${gap(i - 1) && gap(i + 1) ? "h2" : ""}`).join("");
+      l.path.setAttribute("d", one ? d || "M0 0" : l.d);
     }
   };
   if (bar && (cells.size > 1 || length.options.length > 2 || seed.options.length > 2)) {
     bar.hidden = false;
     bar.addEventListener("change", apply);
+    addEventListener("pageshow", apply);  // a browser that comes back restores the choices only
     bar.addEventListener("dblclick", event => {  // one cell alone, or all again
       const input = event.target.closest("label")?.querySelector("input");
       if (!input) return;

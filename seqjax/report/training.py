@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from seqjax.base import Layer
 from seqjax.gradients import loss_sum
+from seqjax.ops.select import cast
 from seqjax.report.settings import Settings
 from seqjax.report.sources import Source
 from seqjax.training import TrainState, init_train_state, make_train_step
@@ -44,7 +46,11 @@ class Run:
     def start(self, seed: int) -> TrainState:
         """The state before the first step."""
         key = jax.random.key(seed)
-        return init_train_state(self.model, self.optimizer, key, self.source.probe.xs[0])._replace(key=None)
+        state = init_train_state(self.model, self.optimizer, key, self.source.probe.xs[0])._replace(key=None)
+        if self.settings.dtype == "float64":  # cells begin in float32
+            params = cast(state.params, jnp.float64)
+            state = state._replace(params=params, opt_state=self.optimizer.init(params))
+        return state
 
     def train(self, seed: int) -> Iterator[Snapshot]:
         """Every step of one training, the end included."""

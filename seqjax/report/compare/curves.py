@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from seqjax.report.compare.divergence import Difference
+from seqjax.report.drawing import between_gaps
 from seqjax.report.svg import GRID, INK, printable, write
 from seqjax.report.text import power
 
@@ -38,10 +39,17 @@ def draw(difference: Difference, name: str) -> str:
         drawn = [_finite(line[steps]) for line in (tolerances, errors)]
         axes.plot(steps, drawn[0], color="#009e73", linestyle=(0, (6, 2)), linewidth=1.8, label="tolerance")
         axes.plot(steps, drawn[1], color="#0072b2", linewidth=1.8, label="difference of A and B")
+        alone = between_gaps(drawn[1])
+        axes.plot(steps[alone], drawn[1][alone], "o", color="#0072b2", markersize=3.5, markeredgewidth=0)
         if difference.first is not None:
             first = f"first past the tolerance: step {difference.first}"
             axes.axvline(
-                difference.first, color="#d55e00", linewidth=1.6, linestyle=(0, (1.5, 1.5)), label=first
+                difference.first,
+                color="#d55e00",
+                linewidth=1.6,
+                linestyle=(0, (1.5, 1.5)),
+                label=first,
+                clip_on=False,
             )
         shown = np.concatenate(drawn)
         shown = shown[~np.isnan(shown)]

@@ -9,6 +9,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from seqjax.report.blocks import Caption
 from seqjax.report.compare import curves
 from seqjax.report.compare.divergence import Comparison, Difference
 from seqjax.report.compare.evaluate import BY_STEP
@@ -154,38 +155,38 @@ def _runs_table(found: RunsComparison) -> Table:
     return heads, rows, [row.differs for row in found.rows]
 
 
-def caption(difference: Difference, reference: str) -> str:
-    """What a figure shows, how it was measured, what to conclude; `reference` is "" where there is none."""
+def caption(difference: Difference, reference: str) -> Caption:
+    """The caption of a figure; `reference` is "" where there is none."""
     order = (
-        "Values are computed from left to right: what differs later may follow from the first difference."
+        " Values are computed from left to right: what differs later may follow from the first difference."
         if difference.quantity == BY_STEP[0]
-        else "Gradients are computed from right to left: what differs at earlier steps may follow from later ones."
+        else " Gradients are computed from right to left: what differs at earlier steps may follow from later ones."
     )
     if not difference.finite:
-        verdict = f"At step {difference.worst} it is not finite, which has no place on the axis."
+        conclusion = f"At step {difference.worst} it is not finite, which has no place on the axis." + order
     elif not difference.equal:
-        verdict = f"At step {difference.worst} it is {number(difference.excess)} times the tolerance."
+        conclusion = (
+            f"At step {difference.worst} it is {number(difference.excess)} times the tolerance." + order
+        )
     elif not difference.errors.any():
-        verdict = "A and B are equal to the last bit, so that there is no line."
+        conclusion = "A and B are equal to the last bit, so that there is no line."
     else:
-        verdict = "Roundings explain the difference at every step."
+        conclusion = "Roundings explain the difference at every step."
     stretch = math.ceil(len(difference.errors) / curves.MOST_POINTS)  # so many steps share a point
     gaps = stretch == 1 and difference.finite and difference.errors.any() and not difference.errors.all()
-    parts = [
-        f"Norm over batch and features of A − B by step, divided by the root mean square over steps of the norm of "
-        f"{'the reference' if reference else '(A + B)/2'}"
-        + (", which breaks off where A and B are equal to the last bit;" if gaps else ",")
-        + " and the tolerance"
+    return Caption(
+        "The difference of A and B, and its tolerance, by step."
+        + (" The line breaks off where A and B are equal to the last bit." if gaps else "")
+        + (f" Of up to {stretch} neighbouring steps the worst is drawn." if stretch > 1 else ""),
+        "Norm over batch and features of A − B, divided by the root mean square over steps of the norm of "
+        f"{'the reference' if reference else '(A + B)/2'}. The tolerance is "
         + (
-            ", measured as the response of the float64 reference to noise of the size of roundings."
+            "the response of the float64 reference to noise of the size of roundings."
             if reference
-            else ", K u √(n + T), since there is no reference."
+            else "K u √(n + T), since there is no reference."
         ),
-        f"Of up to {stretch} neighbouring steps the worst is drawn." if stretch > 1 else "",
-        order,
-        verdict,
-    ]
-    return " ".join(filter(None, parts))
+        conclusion,
+    )
 
 
 def _size(value: float) -> str:
