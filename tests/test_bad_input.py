@@ -72,7 +72,9 @@ def test_flags_that_do_not_fit_are_refused_and_lists_are_taken(name):
     options |= {"num_probes": None} if name == "terminal_influence" else {}
     for flag in (np.ones((B, T), bool), np.ones((T, B), int), np.ones(B, bool)):
         for which in ("mask", "reset"):
-            with pytest.raises(ValueError, match=rf"{name}: expected {which} bool\[6.*got .*{flag.shape[0]}.*\]"):
+            with pytest.raises(
+                ValueError, match=rf"{name}: expected {which} bool\[6.*got .*{flag.shape[0]}.*\]"
+            ):
                 ALL[name](XS, **{which: flag}, **options)
     if name in ("gradient_profile", "per_example_gradients", "gate_statistics"):
         mask = np.arange(T)[:, None] < np.array([T, 2, 0])
@@ -110,7 +112,9 @@ def test_carries_that_do_not_fit_are_refused():
 
 
 def test_what_is_no_layer_is_refused():
-    with pytest.raises(TypeError, match=r"gradient_profile: expected layers, got elman.* with recurrent\(cell\)"):
+    with pytest.raises(
+        TypeError, match=r"gradient_profile: expected layers, got elman.* with recurrent\(cell\)"
+    ):
         probes.gradient_profile(CELL, mean_square, PARAMS, CARRY, XS, None)
     with pytest.raises(TypeError, match="per_example_gradients: expected layers, got None"):
         probes.per_example_gradients(None, mean_square, PARAMS, CARRY, XS, None)
@@ -118,7 +122,12 @@ def test_what_is_no_layer_is_refused():
 
 @pytest.mark.parametrize(
     ("losses", "found"),
-    [(0.0, "float"), ((jnp.zeros(B),), "tuple"), (jnp.zeros((T, B), int), r"int64\[6, 3\]"), (None, "NoneType")],
+    [
+        (0.0, "float"),
+        ((jnp.zeros(B),), "tuple"),
+        (jnp.zeros((T, B), int), r"int64\[6, 3\]"),
+        (None, "NoneType"),
+    ],
 )
 def test_losses_that_are_no_floating_array_are_refused(losses, found):
     with pytest.raises(TypeError, match=f"loss: expected one array of real floating losses, got {found}"):
@@ -131,7 +140,9 @@ def test_shares_that_are_percentages_are_refused():
     with pytest.raises(ValueError, match=r"horizon: expected log norms \[T\] by lag, got \[3, 2\]"):
         probes.horizon(np.zeros((3, 2)), 0.9)
     lengths = np.array([16, 64, 256])
-    with pytest.raises(ValueError, match=r"find_crossover\(confidence\): expected a share in \(0, 1\), got 95"):
+    with pytest.raises(
+        ValueError, match=r"find_crossover\(confidence\): expected a share in \(0, 1\), got 95"
+    ):
         probes.find_crossover(lengths, 100 * lengths, lengths**2, confidence=95)
     with pytest.raises(ValueError, match="fit_power_law: expected two different lengths or more"):
         probes.fit_power_law([16, math.nan, 64], lengths)
