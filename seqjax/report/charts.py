@@ -101,7 +101,7 @@ def chart(
     columns = max(1, min(len(names), 4, int(WIDTH / (40 + 7.5 * max(map(len, names), default=1)))))
     legend_rows = math.ceil(len(names) / columns) if len(names) > 1 or series and series[0].name else 0
     with style():
-        bottom = 52 + 18 * legend_rows
+        bottom = 55 + 15 * legend_rows
         figure, axes = axes_at(height=height + bottom, top=30, bottom=bottom)
         handles: dict[str, Line2D] = {}
         for place, each in enumerate(series):
