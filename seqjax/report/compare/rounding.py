@@ -111,7 +111,7 @@ def _noisy(tree: Any, key: jax.Array, size: jax.Array) -> Any:
 
 
 def _noisy_inside(function: Callable, key: jax.Array, size: jax.Array) -> Callable:
-    """The function with noise in the results of its operations; what is a loop or has a derivative of its own is one."""
+    """The function with noise in what its operations result in; a loop is one, and what has a derivative of its own."""
 
     def run(*args: Any) -> Any:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
