@@ -1,5 +1,8 @@
 """What every probe says of data that is not finite, of mixed dtypes, and of a loss with another signature."""
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +64,93 @@ def test_a_loss_of_another_signature_is_refused_with_the_expected_one(name):
         WITH_LOSS[name](XS, lambda ys: ys)
     with pytest.raises(TypeError, match=rf"{name}\(loss\): expected a function .* got 3"):
         WITH_LOSS[name](XS, 3)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_flags_that_do_not_fit_are_refused_and_lists_are_taken(name):
+    options = {"k": 1} if name == "singular_values" else {}
+    options |= {"num_probes": None} if name == "terminal_influence" else {}
+    for flag in (np.ones((B, T), bool), np.ones((T, B), int), np.ones(B, bool)):
+        for which in ("mask", "reset"):
+            with pytest.raises(
+                ValueError, match=rf"{name}: expected {which} bool\[6.*got .*{flag.shape[0]}.*\]"
+            ):
+                ALL[name](XS, **{which: flag}, **options)
+    if name in ("gradient_profile", "per_example_gradients", "gate_statistics"):
+        mask = np.arange(T)[:, None] < np.array([T, 2, 0])
+        same = ALL[name](XS, mask=mask.tolist()), ALL[name](XS, mask=mask)
+        jax.tree.map(np.testing.assert_array_equal, *same)
+
+
+def test_carries_that_do_not_fit_are_refused():
+    bad = jax.tree.map(lambda a: a.at[1, 0].set(jnp.inf), CARRY)
+    fewer = jax.tree.map(lambda a: a[:2], CARRY)
+    narrow = jax.tree.map(lambda a: a.astype(jnp.bfloat16), CARRY)
+    of_gates = functools.partial(probes.gate_statistics, CELL, PARAMS)
+    of_newton = functools.partial(probes.parallelisability, CELL, PARAMS)
+
+    def of_examples(carry, xs):
+        return probes.per_example_gradients(LAYER, mean_square, PARAMS, carry, xs, None)
+
+    for name, probe in (
+        ("gate_statistics", of_gates),
+        ("parallelisability", of_newton),
+        ("per_example_gradients", of_examples),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}: expected finite carry, got inf at carry.h\[1, 0\]"):
+            probe(bad, XS)
+        with pytest.raises(ValueError, match=r"expected carry.h \[3, .*got \[2, 2\]"):
+            probe(fewer, XS)
+    for probe in (of_gates, of_newton):
+        with pytest.raises(TypeError, match="carry as it came, .*bfloat16.* it returned the carry .*float64"):
+            probe(narrow, XS)
+        with pytest.raises(ValueError, match=r"expected xs \[..., 2\] .* got \[3, 5\]"):
+            probe(CARRY, np.ones((T, B, 5)))
+    flat = r"expected carry.h \[2, ...\], for xs \[6, 2\] is \[T, B, ...\], got \[3, 2\]"
+    with pytest.raises(ValueError, match="lyapunov_spectrum: " + flat):
+        probes.lyapunov_spectrum(STEP, CARRY, XS[:, 0])
+
+
+def test_what_is_no_layer_is_refused():
+    with pytest.raises(
+        TypeError, match=r"gradient_profile: expected layers, got elman.* with recurrent\(cell\)"
+    ):
+        probes.gradient_profile(CELL, mean_square, PARAMS, CARRY, XS, None)
+    with pytest.raises(TypeError, match="per_example_gradients: expected layers, got None"):
+        probes.per_example_gradients(None, mean_square, PARAMS, CARRY, XS, None)
+
+
+@pytest.mark.parametrize(
+    ("losses", "found"),
+    [
+        (0.0, "float"),
+        ((jnp.zeros(B),), "tuple"),
+        (jnp.zeros((T, B), int), r"int64\[6, 3\]"),
+        (None, "NoneType"),
+    ],
+)
+def test_losses_that_are_no_floating_array_are_refused(losses, found):
+    with pytest.raises(TypeError, match=f"loss: expected one array of real floating losses, got {found}"):
+        probes.gradient_profile(LAYER, lambda ys, _: losses, PARAMS, CARRY, XS, None)
+
+
+def test_shares_that_are_percentages_are_refused():
+    with pytest.raises(ValueError, match=r"horizon\(share\): expected a share in \(0, 1\], got 90"):
+        probes.horizon(np.zeros(3), 90)
+    with pytest.raises(ValueError, match=r"horizon: expected log norms \[T\] by lag, got \[3, 2\]"):
+        probes.horizon(np.zeros((3, 2)), 0.9)
+    lengths = np.array([16, 64, 256])
+    with pytest.raises(
+        ValueError, match=r"find_crossover\(confidence\): expected a share in \(0, 1\), got 95"
+    ):
+        probes.find_crossover(lengths, 100 * lengths, lengths**2, confidence=95)
+    with pytest.raises(ValueError, match="fit_power_law: expected two different lengths or more"):
+        probes.fit_power_law([16, math.nan, 64], lengths)
+
+
+def test_power_iteration_without_a_key_is_refused():
+    with pytest.raises(ValueError, match=r"spectral_influence\(key\): expected a key .* got None"):
+        probes.spectral_influence(STEP, None, XS, [0], key=None)
 
 
 def test_mixed_dtypes_are_refused_with_both():

@@ -259,6 +259,28 @@ def test_lags_beyond_the_range_of_floats_keep_their_norms():
 # ---------------------------------------------------------------- errors
 
 
+def test_in_half_precision_the_parts_of_many_steps_add_up():
+    """What 256 steps add to a gradient, and 256 lags to it, would be lost to the roundings of a sum in bfloat16."""
+    length, decay = 256, 0.8984375
+    xs = np.asarray(normal(5, length, 8).astype(jnp.bfloat16), float)
+    step = Partial(leak, jnp.full(8, decay, jnp.bfloat16))
+
+    def loss(ys, _):
+        return jnp.sum(jnp.square(ys.astype(float)), -1)
+
+    found = jax.jit(lambda step, xs: truncation_bias(step, jnp.zeros(8, jnp.bfloat16), xs, loss, None))(
+        step, jnp.asarray(xs, jnp.bfloat16)
+    )
+    hs = np.zeros((length + 1, 8))  # entering each step
+    for t in range(length):
+        hs[t + 1] = decay * hs[t] + xs[t]
+    parts = [(decay**tau * hs[: length - tau] * 2 * hs[tau + 1 :]).sum(0) for tau in range(length)]
+    left = np.sum(parts, 0) - np.cumsum(parts, 0)
+    bias = np.linalg.norm(left, axis=1) / np.linalg.norm(np.sum(parts, 0))
+    np.testing.assert_allclose(found.bias, bias, atol=0.02)
+    assert found.bias[-1] < 0.005 and np.isfinite(found.window_1)
+
+
 @pytest.mark.parametrize("measure", [lag_decomposition, truncation_bias])
 def test_a_step_without_params_is_refused(measure):
     message = rf"{measure.__name__}\(step\): expected a step that holds its params, bind\(layer, params\) or"

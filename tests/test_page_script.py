@@ -270,6 +270,12 @@ def test_choices_that_a_browser_restores_are_shown(shown):
     assert shown.hidden("[data-cell='gru']") == [True, True] and not shown.shown("lines-8-s0")
 
 
+def test_an_axis_has_the_ticks_that_were_asked_for():
+    axis = Axis("lag", limits=(0, 23), ticks=(0, 6, 12, 18, 23))
+    svg = chart([], "ticks", title="", x=axis, y=Axis("y"), label="").svg
+    assert svg.count("xtick_") == 5
+
+
 def test_a_point_between_gaps_is_seen():
     y = np.array([np.nan, -3.0, np.nan, -4.0, -5.0, np.nan, -6.0])
     drawn = Page(f"<body>{norms([Series('a', np.arange(7), y, 0)], 'gaps').svg}<script></script></body>")

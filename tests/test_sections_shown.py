@@ -248,7 +248,7 @@ def test_a_fan_is_the_middle_of_the_seeds_in_decades():
         A, MOMENTS[1], "101.6 (100.8 to 102.4)", "10−64 (10−96 to 10−32)", "1066 (1033 to 1098)",
         "0.800", "of 5", "80.0",
     ]]  # fmt: skip
-    assert "Over 8 steps the fan of lstm stays narrowest (condition number 1066)." in shown.captions[0]
+    assert "Over 8 steps the fan of lstm opens to a condition number of 1066." in shown.captions[0]
     assert "Most directions within a factor of two of 1: lstm, 80 % of them." in shown.captions[0]
 
 
@@ -323,7 +323,7 @@ def test_truncation_is_the_middle_in_logarithms_and_the_windows_are_counted():
     np.testing.assert_allclose(cosine["y"][:2], [1 - 0.075, 1 - (0.05 + 0.1 / 3) / 2], rtol=1e-9)
     assert shown.table() == [[A, "3 (2 to 4)", "6 (4 to 8)"], [B, "7.5 (7 to 8)", "15 (14 to 16)"]]
     assert (
-        "needs K = 3 for lstm and K = 7.5 for lru, of 8 steps. More than half of the sequence for lru"
+        "needs K = 3 for lstm and K = 7.5 for lru, of 8 steps. For lru that is more than half of the sequence"
         in (shown.captions[0])
     )
 

@@ -21,8 +21,12 @@ def loss_sum(losses: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.
         mask: ``[T, *B]`` or None.
 
     Raises:
-        ValueError: for losses of another shape than these.
+        TypeError: for anything but one real floating array.
+        ValueError: with a mask, for losses of another shape than these.
     """
+    if not (hasattr(losses, "dtype") and jnp.issubdtype(losses.dtype, jnp.floating)):
+        found = f"{losses.dtype}{list(losses.shape)}" if hasattr(losses, "dtype") else type(losses).__name__
+        raise TypeError(f"loss: expected one array of real floating losses, got {found}.")
     losses = losses.astype(wide(losses.dtype))
     if mask is not None and losses.ndim >= mask.ndim:
         if losses.shape != mask.shape:

@@ -108,13 +108,53 @@ def check_inputs(who: str, xs: Any, batched: bool) -> tuple[Any, int]:
     xs = jax.tree.map(jnp.asarray, xs)
     leaves = jax.tree.leaves(xs)
     letters = "[T, B, ...]" if batched else "[T, ...]"
-    if not leaves or any(a.ndim < 1 + batched or a.shape[0] != leaves[0].shape[0] for a in leaves):
+    if not _share_axes(leaves, 1 + batched):
         raise ValueError(
             f"{who}: expected xs {letters}, or a number of steps as a Python int, got {form(xs)}."
         )
     if leaves[0].shape[0] == 0:
         raise ValueError(f"{who}: expected xs {letters} with T of at least 1, got {form(xs)}.")
     return xs, leaves[0].shape[0]
+
+
+def check_sequence(
+    who: str, carry: Any, xs: Any, reset: Any, mask: Any, batch_ndim: int | None = None
+) -> tuple[Any, Any, Any, Any]:
+    """Carry, xs ``[T, *B, ...]`` and flags ``[T, *B]`` as arrays; an error where they do not fit or are not finite.
+
+    Without a number of batch axes flags may have as many as they have.
+    """
+    # The given ones are checked for being finite: inside of jit arrays made of constants are traced.
+    given = carry, xs
+    carry, xs = jax.tree.map(jnp.asarray, given)
+    leaves = jax.tree.leaves(xs)
+    axes = 1 + (batch_ndim or 0)
+    letters = {0: "[T, ...]", 1: "[T, B, ...]"}.get(-1 if batch_ndim is None else batch_ndim, "[T, *B, ...]")
+    if not _share_axes(leaves, axes):
+        raise ValueError(f"{who}: expected xs {letters}, got {form(xs)}.")
+    flags = []
+    for name, flag in (("reset", reset), ("mask", mask)):
+        own = axes if batch_ndim is not None or flag is None else max(1, np.ndim(flag))
+        flags.append(check_flag(who, name, flag, leaves[0].shape[:own]))
+    check_finite(who, "xs", given[1], mask)
+    check_finite(who, "carry", given[0])
+    return carry, xs, *flags
+
+
+def check_batch(who: str, carry: Any, xs: Any) -> None:
+    """Raise a ValueError where a leaf of the carry has not the batch axis of xs ``[T, B, ...]``."""
+    first = jax.tree.leaves(xs)[0].shape
+    for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
+        if leaf.shape[:1] != first[1:2]:
+            raise ValueError(
+                f"{who}: expected carry{jax.tree_util.keystr(path)} [{first[1]}, ...], for xs {list(first)} is "
+                f"[T, B, ...], got {list(leaf.shape)}."
+            )
+
+
+def _share_axes(leaves: list, axes: int) -> bool:
+    """Whether there are arrays, and all begin with the same axes."""
+    return bool(leaves) and all(a.ndim >= axes and a.shape[:axes] == leaves[0].shape[:axes] for a in leaves)
 
 
 def check_flag(who: str, name: str, flag: Any, shape: tuple[int, ...]) -> jax.Array | None:

@@ -80,11 +80,20 @@ def horizon(log_norm: np.ndarray, share: float) -> float:
         log_norm: natural logs ``[T]`` by lag.
         share: of the sum over all lags, in (0, 1].
 
+    Raises:
+        ValueError: for a share outside (0, 1], or anything but one profile.
+
     Example:
         >>> import numpy as np
         >>> horizon(np.log([1.0, 1.0, 1.0, 1.0]), 0.5)
         1.0
     """
+    if not 0 < share <= 1:
+        raise ValueError(f"horizon(share): expected a share in (0, 1], got {share!r}.")
+    if np.ndim(log_norm) != 1:
+        raise ValueError(
+            f"horizon: expected log norms [T] by lag, got {list(np.shape(log_norm))}. Measure each example by itself."
+        )
     log_norm = np.where(np.isnan(log_norm), -np.inf, np.asarray(log_norm, np.float64))
     largest = np.max(log_norm, initial=-np.inf)
     if not np.isfinite(largest):

@@ -18,7 +18,8 @@ from seqjax.ops.elementwise import elementwise_jacobian
 from seqjax.ops.gated_step import arguments_of, elementwise_weights, gates_of
 from seqjax.ops.gated_step import recurrent as recurrent_term
 from seqjax.ops.select import cast, expand, keep, select, wide
-from seqjax.probes.checks import check_finite
+from seqjax.probes.checks import check_sequence, check_step
+from seqjax.probes.system import bind
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -95,11 +96,14 @@ def gate_statistics(
             f"gate_statistics(cell): expected a cell with a Gated, Diagonal or Matrix recurrence, "
             f"got {cell!r} ({kind})."
         )
+    who = "gate_statistics"
+    carry, xs, reset, mask = check_sequence(who, carry, xs, reset, mask)
     if num_steps(xs) == 0:
-        raise ValueError("gate_statistics: expected xs [T, ...] with T of at least 1, got an empty sequence.")
-    check_finite("gate_statistics", "xs", xs, mask)
+        raise ValueError(f"{who}: expected xs [T, ...] with T of at least 1, got an empty sequence.")
     if not all(0 <= level <= 1 for level in quantiles):
-        raise ValueError(f"gate_statistics(quantiles): expected levels in [0, 1], got {quantiles}.")
+        raise ValueError(f"{who}(quantiles): expected levels in [0, 1], got {quantiles}.")
+    system = bind(recurrent(cell), params)
+    check_step(who, system, system.initial_carry(first_step(xs)) if carry is None else carry, first_step(xs))
     xs = keep(mask, xs)
     us = project_inputs(cell, params, xs, None)
     dtype = jax.tree.leaves(xs)[0].dtype

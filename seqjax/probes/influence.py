@@ -153,6 +153,8 @@ def spectral_influence(
     who = "spectral_influence"
     system = prepare(who, step, carry, xs, reset=reset, mask=mask, initial=initial)
     check_count(who, "num_iterations", num_iterations, 2)
+    if key is None:
+        raise ValueError(f"{who}(key): expected a key to begin with, such as jax.random.key(0), got None.")
     chosen = [operator.index(t) for t in times]
     if not chosen or not all(0 <= t < system.num_steps for t in chosen):
         raise ValueError(f"{who}(times): expected steps from 0 to {system.num_steps - 1}, got {chosen}.")

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Layer
+from seqjax.combinators.common import check_layers
 from seqjax.gradients.objective import Loss, loss_sum
 from seqjax.ops.select import expand, wide
-from seqjax.probes.checks import check_finite, check_loss
+from seqjax.probes.checks import check_batch, check_loss, check_sequence
 from seqjax.probes.profile import system_adjoint
 from seqjax.probes.scaled import Floating, Scaled, normalise, scale
 from seqjax.probes.system import prepare
@@ -182,8 +183,11 @@ def per_example_gradients(
         >>> per_example_gradients(layer, lambda ys, _: ys.sum(-1), params, carry, xs, None).w_h.shape
         (4, 2, 8)
     """
-    check_loss("per_example_gradients", loss)
-    check_finite("per_example_gradients", "xs", xs, mask)
+    who = "per_example_gradients"
+    check_layers(who, (layer,))
+    check_loss(who, loss)
+    carry, xs, reset, mask = check_sequence(who, carry, xs, reset, mask, 1)
+    check_batch(who, carry, xs)
 
     def of_one(carry: Any, xs: Any, targets: Any, reset: Any, mask: Any) -> Any:
         carry = jax.tree.map(lambda leaf: leaf[None], carry)

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from seqjax.base import Batch, Cell
-from seqjax.layers import num_steps, recurrent
+from seqjax.layers import first_step, num_steps, recurrent
 from seqjax.methods import Newton, Sequential
-from seqjax.probes.checks import check_finite
+from seqjax.probes.checks import check_batch, check_sequence, check_step
 from seqjax.probes.lyapunov import lyapunov_spectrum
 from seqjax.probes.power_law import PowerLaw, fit_power_law
 from seqjax.probes.scaling import check_lengths
@@ -102,11 +102,13 @@ def parallelisability(
     who = "parallelisability"
     if not isinstance(cell, Cell):
         raise TypeError(f"{who}(cell): expected a Cell such as gru(8), got {cell!r}.")
+    carry, xs, reset, mask = check_sequence(who, carry, xs, reset, mask, 1)
     total = num_steps(xs)
     chosen = check_lengths(who, [total] if lengths is None else lengths, 1)
     if max(chosen) > total:
         raise ValueError(f"{who}(lengths): expected at most the {total} steps of xs, got {max(chosen)}.")
-    check_finite(who, "xs", xs, mask)
+    check_step(who, bind(recurrent(cell), params), carry, first_step(xs))
+    check_batch(who, carry, xs)
     solver = dataclasses.replace(Newton(max_iterations=None) if newton is None else newton, fallback=False)
 
     @jax.jit

@@ -81,10 +81,10 @@ def find_crossover(lengths: Any, first: Any, second: Any, *, confidence: float =
         lengths: T, two different ones at least.
         first: cost at each of them, above zero.
         second: the same.
-        confidence: of the interval.
+        confidence: of the interval, in (0, 1).
 
     Raises:
-        ValueError: as `fit_power_law`, or for costs that are not above zero.
+        ValueError: as `fit_power_law`, for costs that are not above zero, or a confidence outside (0, 1).
 
     Example:
         100 T against T^2:
@@ -100,6 +100,8 @@ def find_crossover(lengths: Any, first: Any, second: Any, *, confidence: float =
     """
     x, first = _checked("find_crossover", lengths, first)
     _, second = _checked("find_crossover", lengths, second)
+    if not 0 < confidence < 1:
+        raise ValueError(f"find_crossover(confidence): expected a share in (0, 1), got {confidence!r}.")
     costs = np.stack([first, second])
     if not np.all((costs > 0) & np.isfinite(costs)):
         raise ValueError(f"find_crossover: expected finite costs above zero, got {first} and {second}.")
@@ -176,9 +178,9 @@ def student_quantile(freedom: int, confidence: float) -> float:
 def _checked(who: str, lengths: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
     """Logs of the lengths, and the values."""
     lengths, values = np.asarray(lengths, np.float64), np.asarray(values, np.float64)
-    if lengths.ndim != 1 or len(np.unique(lengths)) < 2 or np.any(lengths <= 0):
+    if lengths.ndim != 1 or len(np.unique(lengths)) < 2 or not np.all((lengths > 0) & np.isfinite(lengths)):
         raise ValueError(
-            f"{who}: expected two different lengths of at least 1 or more of them, got {lengths.tolist()}."
+            f"{who}: expected two different lengths or more of them, above zero and finite, got {lengths.tolist()}."
         )
     if values.shape != lengths.shape:
         raise ValueError(

@@ -16,7 +16,7 @@ from seqjax.base import Batch, Layer
 from seqjax.gradients.objective import Loss, objective
 from seqjax.layers import first_step, num_steps
 from seqjax.ops.select import wide_complex
-from seqjax.probes.checks import check_finite, check_loss
+from seqjax.probes.checks import check_loss, check_sequence
 from seqjax.probes.rounding import (
     TF32,
     Format,
@@ -138,13 +138,13 @@ def precision_error(
         raise ValueError(f'{who}: expected float64; call jax.config.update("jax_enable_x64", True) first.')
     variants = by_method(who, layer, methods)
     names = dtype_names(who, dtypes)
+    carry, xs, reset, mask = check_sequence(who, carry, xs, reset, mask)
     total = num_steps(xs)
     chosen = check_lengths(who, [total] if lengths is None else lengths, 1)
     if max(chosen) > total:
         raise ValueError(f"{who}(lengths): expected at most the {total} steps of xs, got {max(chosen)}.")
     _check_one_dtype(who, params, xs)
     check_loss(who, loss)
-    check_finite(who, "xs", xs, mask)
     for made in variants.values():
         if not made.causal:
             raise TypeError(f"{who}: expected a causal layer, whose step is the reference, got {made!r}.")

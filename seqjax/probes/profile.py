@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Batch, Layer
+from seqjax.combinators.common import check_layers
 from seqjax.gradients.objective import Loss, loss_and_gradient, objective
 from seqjax.layers import first_step, num_steps, step_keys
 from seqjax.ops.select import select
 from seqjax.ops.tap import dummies
 from seqjax.probes.adjoint import adjoint
-from seqjax.probes.checks import check_finite, check_loss, check_step
+from seqjax.probes.checks import check_loss, check_sequence, check_step
 from seqjax.probes.scaled import Floating, Scaled, log_norm, scale
 from seqjax.probes.system import System, bind, prepare
 
@@ -94,15 +95,14 @@ def gradient_profile(
         >>> jnp.exp(profile.log_norm.h).ravel()
         Array([0.0625, 0.125 , 0.25  , 0.5   ], dtype=float32)
     """
+    who = "gradient_profile"
+    check_layers(who, (layer,))
+    check_loss(who, loss)
+    carry, xs, reset, mask = check_sequence(who, carry, xs, reset, mask, batch_ndim)
     if num_steps(xs) == 0:
-        raise ValueError(
-            "gradient_profile: expected xs [T, ...] with T of at least 1, got an empty sequence."
-        )
-    check_loss("gradient_profile", loss)
-    check_finite("gradient_profile", "xs", xs, mask)
-    check_finite("gradient_profile", "carry", carry)
+        raise ValueError(f"{who}: expected xs [T, ...] with T of at least 1, got an empty sequence.")
     if layer.causal:
-        check_step("gradient_profile", bind(layer, params), carry, first_step(xs))
+        check_step(who, bind(layer, params), carry, first_step(xs))
     batch = Batch(xs, targets, reset, mask)
     if extended_range and not layer.causal:
         raise TypeError(

@@ -245,13 +245,13 @@ def crossovers(scalings: Sequence[Scaling], *, confidence: float = 0.95) -> dict
 
     Args:
         scalings: of one quantity at the same lengths.
-        confidence: of the intervals.
+        confidence: of the intervals, in (0, 1).
 
     Returns:
         Crossovers by pairs of names; ``cheaper_before`` and ``cheaper_after`` are names, too.
 
     Raises:
-        ValueError: for different quantities or lengths, or values that are not above zero.
+        ValueError: for different quantities or lengths, values that are not above zero, or a confidence outside (0, 1).
 
     Example:
         A loop over time against a product of all with all:

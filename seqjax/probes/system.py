@@ -21,7 +21,15 @@ import jax.numpy as jnp
 from seqjax.base import Cell, Layer
 from seqjax.layers import first_step
 from seqjax.ops.select import keep, select, wide
-from seqjax.probes.checks import check_callable, check_finite, check_flag, check_inputs, check_step, form
+from seqjax.probes.checks import (
+    check_batch,
+    check_callable,
+    check_finite,
+    check_flag,
+    check_inputs,
+    check_step,
+    form,
+)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["layer"])
@@ -218,6 +226,8 @@ def prepare(
         initial = own if initial is None else initial
     carry = jax.tree.map(_strong, carry)
     initial = carry if initial is None else jax.tree.map(_strong, initial)
+    if batched:
+        check_batch(who, carry, xs)
     check_step(who, step, carry, None if xs is None else first_step(xs))
     if form(initial) != form(carry):
         raise ValueError(

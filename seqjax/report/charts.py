@@ -101,7 +101,7 @@ def chart(
     columns = max(1, min(len(names), 4, int(WIDTH / (40 + 7.5 * max(map(len, names), default=1)))))
     legend_rows = math.ceil(len(names) / columns) if len(names) > 1 or series and series[0].name else 0
     with style():
-        bottom = 52 + 18 * legend_rows
+        bottom = 55 + 15 * legend_rows
         figure, axes = axes_at(height=height + bottom, top=30, bottom=bottom)
         handles: dict[str, Line2D] = {}
         for place, each in enumerate(series):
@@ -157,7 +157,7 @@ def _draw(axes: Axes, each: Series, gid: str) -> Line2D:
             axes.fill_between(x, low, high, color=colour, alpha=0.22, linewidth=0, gid=f"{gid}-band")
     handle = Line2D([], [], **looks)
     if "marker" not in looks and (alone := between_gaps(y)):
-        looks |= {"marker": MARKERS[0], "markersize": 3.5, "markeredgewidth": 0, "markevery": alone}
+        looks |= {"marker": MARKERS[0], "markersize": 5, "markeredgewidth": 0, "markevery": alone}
     axes.plot(x, y, gid=gid, **looks)
     return handle
 

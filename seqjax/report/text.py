@@ -29,10 +29,11 @@ def number(value: float | None, digits: int = 3) -> str:
     if value == 0:
         text = "0"
     elif 1e-3 <= abs(value) < 1e5:
-        text = f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+        exponent = int(f"{value:.{digits - 1}e}".split("e")[1])  # after rounding: 0.9999 is 1.00
+        text = f"{value:.{max(0, digits - 1 - exponent)}f}"
     else:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        text = f"{mantissa}×{power(int(exponent))}"
+        mantissa, decade = f"{value:.1e}".split("e")
+        text = f"{mantissa}×{power(int(decade))}"
     return text.replace("-", "−")
 
 

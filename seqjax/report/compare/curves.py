@@ -10,7 +10,7 @@ from seqjax.report.drawing import between_gaps
 from seqjax.report.svg import GRID, INK, printable, write
 from seqjax.report.text import power
 
-_WIDTH, _HEIGHT, MOST_POINTS = 560, 300, 600
+_WIDTH, _HEIGHT, MOST_POINTS = 440, 300, 600
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "seqjax",
@@ -35,12 +35,13 @@ def draw(difference: Difference, name: str) -> str:
     steps = np.array([s[np.argmax(np.nan_to_num(errors[s] - tolerances[s], nan=np.inf))] for s in stretches])
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), dpi=72)
-        axes = figure.add_axes((58 / _WIDTH, 74 / _HEIGHT, 1 - 74 / _WIDTH, 1 - 108 / _HEIGHT))
+        bottom = 70 if difference.first is None else 88  # a legend of one or two lines
+        axes = figure.add_axes((58 / _WIDTH, bottom / _HEIGHT, 1 - 74 / _WIDTH, 1 - (bottom + 34) / _HEIGHT))
         drawn = [_finite(line[steps]) for line in (tolerances, errors)]
         axes.plot(steps, drawn[0], color="#009e73", linestyle=(0, (6, 2)), linewidth=1.8, label="tolerance")
         axes.plot(steps, drawn[1], color="#0072b2", linewidth=1.8, label="difference of A and B")
         alone = between_gaps(drawn[1])
-        axes.plot(steps[alone], drawn[1][alone], "o", color="#0072b2", markersize=3.5, markeredgewidth=0)
+        axes.plot(steps[alone], drawn[1][alone], "o", color="#0072b2", markersize=5, markeredgewidth=0)
         if difference.first is not None:
             first = f"first past the tolerance: step {difference.first}"
             axes.axvline(
@@ -66,7 +67,7 @@ def draw(difference: Difference, name: str) -> str:
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(printable(difference.label), loc="left", pad=8, fontsize=12, fontweight="bold")
         figure.legend(
-            loc="lower center", frameon=False, fontsize=11, ncols=3, columnspacing=1.2, borderaxespad=0.1
+            loc="lower center", frameon=False, fontsize=11, ncols=2, columnspacing=1.2, borderaxespad=0.1
         )
         about = (
             f"{difference.label}: difference of A and B by step, and its tolerance, on a logarithmic axis."

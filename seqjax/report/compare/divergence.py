@@ -329,8 +329,8 @@ def _judged(differences: tuple[Difference, ...], whose: str, a: str, b: str, dty
     remarks = []
     broken = [d.label for d in differences if not d.finite]
     if broken:
-        more = f", and of {len(broken) - 1} more" if broken[1:] else ""
-        remarks.append(f"Not every number is finite of {broken[0]}{more}.")
+        more = f" and {len(broken) - 1} more" if broken[1:] else ""
+        remarks.append(f"Not every number is finite: {broken[0]}{more}.")
     loose = [d for d in differences if np.max(d.tolerances) > 0.1]
     if loose:
         steps = [int(np.argmax(d.tolerances > 0.1)) for d in loose if d.quantity == OUTPUTS]

@@ -162,16 +162,12 @@ def _conclusion(data: Data, rows: pl.DataFrame) -> Text:
         if cell in opened
     }
     best = max(opened, key=lambda c: np.nan_to_num(shares[c], nan=-1.0))
-    text = say(
-        "Over {} steps the fan of <b>{}</b> stays narrowest (condition number {})",
-        int(last),
-        narrow,
-        _condition(opened[narrow]),
-    )
+    text = say("Over {} steps the fan of <b>{}</b> ", int(last), narrow)
     text += (
-        say(" and that of <b>{}</b> opens widest ({}). ", wide, _condition(opened[wide]))
+        say("stays narrowest (condition number {})", _condition(opened[narrow]))
+        + say(" and that of <b>{}</b> opens widest ({}). ", wide, _condition(opened[wide]))
         if wide != narrow
-        else say(". ")
+        else say("opens to a condition number of {}. ", _condition(opened[narrow]))
     )
     if shares[best] > 0:
         return text + say(

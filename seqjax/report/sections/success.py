@@ -249,7 +249,7 @@ def _conclusion(found: Rates) -> Text:
         else:
             left, cell = min((share, cell) for (t, cell, _), (_, _, share) in found.items() if t == task)
             said += say(
-                "<b>{}</b>: no seed succeeds; closest is {}, with {} of the baseline left. ",
+                "<b>{}</b>: no seed succeeds; closest is {}, with {} times the baseline's loss. ",
                 task,
                 cell,
                 number(left, 2),

@@ -77,8 +77,12 @@ def view(data: Data) -> View:
         for cell, some in data.by_cell(rows)
     }
     caption = Caption(
-        "First the bias, then the cosine of truncated and full gradient, against the window K; interquartile mean "
-        "over seeds, of the logarithm for the bias, with its 95\u00a0% bootstrap interval.",
+        say(
+            "First the bias, then the cosine of truncated and full gradient, against the window K; interquartile mean "
+            "over seeds, of the logarithm for the bias, with its 95\u00a0% bootstrap interval. At K = {} nothing is "
+            "missing but for rounding.",
+            steps,
+        ),
         say(
             "The gradient by the recurrent parameters after training, for the mean square of all outputs "
             "over {} steps of the "
@@ -152,7 +156,7 @@ def _conclusion(needed: dict[str, list[float]], steps: int) -> Text:
     )
     beyond = [cell for cell, value in means.items() if value > steps / 2]
     return text + (
-        say("More than half of the sequence for {}: truncation costs them most.", listed(beyond))
+        say("For {} that is more than half of the sequence: truncation costs most there.", listed(beyond))
         if beyond
         else "For every cell half of the sequence is enough."
     )
