@@ -1,8 +1,10 @@
 """The command line: a small study from start to page, interruption and resume, and one clear line for bad input."""
 
+import gc
 import json
 import re
 import sys
+import threading
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -319,3 +321,34 @@ def test_what_stops_the_imports_of_the_command_line_is_one_line(monkeypatch, cap
     with pytest.raises(SystemExit) as stop:
         __main__.main()
     assert (stop.value.code, capsys.readouterr().err) == (status, f"seqjax: {message}\n")
+
+
+@pytest.mark.parametrize(("status", "at_once"), [(130, True), (0, False), (2, False)])
+def test_after_ctrl_c_no_thread_of_jax_outlives_its_device(monkeypatch, status, at_once):
+    """Compiling in one of its threads while Python ended, it brought the process down with a segmentation fault."""
+    left = []
+    monkeypatch.setattr(cli, "main", lambda: sys.exit(status))
+    monkeypatch.setattr("os._exit", left.append)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    with pytest.raises(SystemExit):
+        __main__.main()
+    assert left == [status] * at_once
+
+
+def test_ctrl_c_is_heard_amid_a_callback_of_the_garbage_collector(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", __main__.hear)
+    came = []
+
+    def callback(phase, info):
+        if not came:
+            came.append(phase)
+            raise KeyboardInterrupt
+
+    gc.callbacks.append(callback)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            gc.collect()
+            threading.Event().wait(30)
+    finally:
+        gc.callbacks.remove(callback)
+    assert came
