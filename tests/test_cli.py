@@ -61,10 +61,12 @@ def test_a_study_writes_page_table_and_summary(monkeypatch, tmp_path, capsys):
 
     # Rendering again needs no measurement and changes nothing.
     page = (out / "index.html").read_bytes()
+    there = sorted(out.iterdir())
     monkeypatch.setattr(study, "run", None)
     (out / "index.html").unlink()
     assert run(monkeypatch, "render", out) == 0
     assert (out / "index.html").read_bytes() == page
+    assert sorted(out.iterdir()) == there
 
 
 def test_an_interrupted_study_resumes_to_the_same_numbers(monkeypatch, tmp_path, capsys):

@@ -131,6 +131,7 @@ class Store:
         frame = pl.DataFrame([tags | dict(row) for row in rows], schema=SCHEMA)
         digest = hashlib.sha256(part.name.encode()).hexdigest()[:8]  # names of models may hold any letter
         file = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', part.name)[:80]}.{digest}.parquet"
+        (self.folder / "parts").mkdir(exist_ok=True)
         self._write(self.folder / "parts" / file, frame.write_parquet)
 
     def merge(self) -> pl.DataFrame:
@@ -138,7 +139,6 @@ class Store:
         frame = self._read().sort("section", "length", "cell", "seed", maintain_order=True)
         self._write(self.folder / "results.parquet", frame.write_parquet)
         shutil.rmtree(self.folder / "parts", ignore_errors=True)
-        (self.folder / "parts").mkdir()
         return frame
 
     def save_weights(self, name: str, leaves: Iterable[Any]) -> None:
