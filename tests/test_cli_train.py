@@ -1,5 +1,6 @@
 """``seqjax train``: a run is what its config.json says, alone or in parts; one clear line for bad input."""
 
+import errno
 import json
 import logging
 import shlex
@@ -114,6 +115,23 @@ def test_the_command_that_it_names_goes_on_to_the_same_bits(monkeypatch, tmp_pat
     text.write_bytes(bytes(range(97, 123)) * 30)
     assert run(monkeypatch, "train", "--out", halved, "--resume") == 2
     assert "is not what it was when the run was made" in capsys.readouterr().err
+
+
+def test_a_full_disk_at_the_start_is_one_clear_line_and_leaves_no_half_of_a_file(
+    monkeypatch, tmp_path, capsys
+):
+    def full(self, data, **options):
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "write_text", full)
+        assert run(patch, "train", "parity", *TINY, "--out", tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert (
+        "config.json cannot be written (No space left on device). Make room" in said and said.count("\n") == 1
+    )
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_it_stops_when_solved_and_tells_where_training_failed(monkeypatch, tmp_path, capsys):

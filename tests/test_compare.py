@@ -82,6 +82,14 @@ def test_methods_of_one_cell_agree_to_rounding(name):
     assert max(each.tolerances.max() for each in found.differences) < 3e-5
 
 
+def test_where_a_step_cancels_what_it_computes_roundings_inside_of_it_count():
+    """The first output is v, divided by its norm, whatever q is: of the gradient by w_q roundings are all there is."""
+    cell = REGISTRY["gla"].make(8)
+    a, b = (Implementation(sj.recurrent(cell, method)) for method in (sj.Sequential(), sj.Chunked(4)))
+    found = compare(a, b, np.random.default_rng(3).normal(size=(1, 2, 8)), seed=3)
+    assert found.equal and by_name(found)[BY_PARAMS, "w_q"].errors.max() > 1e-3
+
+
 def test_newton_stops_at_a_tolerance_of_its_own_and_that_is_said():
     cell = sj.lstm(H)
     spec = Implementation(sj.recurrent(cell, sj.Sequential()), "float64")
@@ -177,6 +185,7 @@ def test_the_tolerance_of_a_running_sum_grows_as_its_closed_form(monkeypatch):
     square = lambda a: np.sum(a**2, axis=(1, 2))  # noqa: E731
     carried = np.concatenate([[0], np.cumsum(square(h[:-1]))]) + np.cumsum(square(xs))
     response = u**2 / 3 * (carried + 2 * square(h))  # the output, rounded in the loop and as a result
+    response += rounding.INSIDE**2 * u**2 / 3 * np.cumsum(square(h))  # and the sum
     widest = 1 + math.sqrt(math.log(64) / 64)
     # On the way back the sum runs over what comes later, and the same roundings happen to the cotangents.
     shape = (64, 8, 8)
@@ -185,6 +194,7 @@ def test_the_tolerance_of_a_running_sum_grows_as_its_closed_form(monkeypatch):
     g = np.cumsum(w[::-1], 0)[::-1] + cotangents[CARRY, ""]
     later = lambda a: np.cumsum(square(a)[::-1])[::-1]  # noqa: E731
     back = u**2 / 3 * (later(w) + np.append(later(g)[1:], 0.0) + 2 * square(g))
+    back += rounding.INSIDE**2 * u**2 / 3 * later(g)
     for name, each in (((OUTPUTS, ""), response), ((BY_INPUTS, ""), back)):
         difference = by_name(found)[name]
         expected = rounding.FACTOR * math.sqrt(2) * widest * np.sqrt(each) / difference.scale

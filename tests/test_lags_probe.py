@@ -168,6 +168,15 @@ def test_an_initial_carry_that_is_learned_counts_at_the_start_and_at_resets():
     by_value = [0.5 * 101, 0.25 * 1010, 0, 0]
     np.testing.assert_allclose(np.exp(found.log_norm), np.hypot(by_decay, by_value), rtol=1e-12)
     np.testing.assert_allclose(found.gradients.params, (sum(by_decay), sum(by_value)), rtol=1e-12)
+    # With another carry for resets, the learned one counts at the start alone.
+    other = jnp.full((1, 1), 2.0)
+    found = jax.jit(lambda step: lag_decomposition(step, None, xs, loss, None, reset=reset, initial=other))(
+        step
+    )
+    by_decay = [0.5 * 10 + 1 + 2 * (0.5 * 1000 + 100), 0.5 * 10 + 2 * 0.5 * 1000, 0, 0]
+    by_value = [0.5 * 1, 0.25 * 10, 0, 0]
+    np.testing.assert_allclose(np.exp(found.log_norm), np.hypot(by_decay, by_value), rtol=1e-12)
+    np.testing.assert_allclose(found.gradients.params, (sum(by_decay), sum(by_value)), rtol=1e-12)
 
 
 # ---------------------------------------------------------------- closed forms
@@ -257,6 +266,28 @@ def test_lags_beyond_the_range_of_floats_keep_their_norms():
 
 
 # ---------------------------------------------------------------- errors
+
+
+def test_in_half_precision_the_parts_of_many_steps_add_up():
+    """What 256 steps add to a gradient, and 256 lags to it, would be lost to the roundings of a sum in bfloat16."""
+    length, decay = 256, 0.8984375
+    xs = np.asarray(normal(5, length, 8).astype(jnp.bfloat16), float)
+    step = Partial(leak, jnp.full(8, decay, jnp.bfloat16))
+
+    def loss(ys, _):
+        return jnp.sum(jnp.square(ys.astype(float)), -1)
+
+    found = jax.jit(lambda step, xs: truncation_bias(step, jnp.zeros(8, jnp.bfloat16), xs, loss, None))(
+        step, jnp.asarray(xs, jnp.bfloat16)
+    )
+    hs = np.zeros((length + 1, 8))  # entering each step
+    for t in range(length):
+        hs[t + 1] = decay * hs[t] + xs[t]
+    parts = [(decay**tau * hs[: length - tau] * 2 * hs[tau + 1 :]).sum(0) for tau in range(length)]
+    left = np.sum(parts, 0) - np.cumsum(parts, 0)
+    bias = np.linalg.norm(left, axis=1) / np.linalg.norm(np.sum(parts, 0))
+    np.testing.assert_allclose(found.bias, bias, atol=0.02)
+    assert found.bias[-1] < 0.005 and np.isfinite(found.window_1)
 
 
 @pytest.mark.parametrize("measure", [lag_decomposition, truncation_bias])

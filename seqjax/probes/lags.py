@@ -14,6 +14,7 @@ Cost: with the steps linearised once, every lag is one backward pass over all st
 arithmetic of L backward passes, and the memory of one. All K come from the same passes.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,11 +22,11 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.gradients.objective import Loss, loss_and_gradient
-from seqjax.ops.select import expand, keep
+from seqjax.ops.select import expand, keep, select, wide
 from seqjax.ops.tap import norm
 from seqjax.probes.checks import check_count, check_loss
 from seqjax.probes.scaled import Floating, Scaled, align, logarithm, scale, unscaled, without_float0
-from seqjax.probes.system import prepare
+from seqjax.probes.system import Bound, prepare
 from seqjax.probes.vectors import as_vector, cosine
 
 
@@ -182,10 +183,11 @@ def _by_lag(
 
     # The full gradient, by plain backpropagation, and that by the outputs.
     def outputs(params: list[jax.Array]) -> tuple[Any, Any]:
-        _, entering, ys = system_of(own.with_leaves(params)).trajectory()
+        _, entering, ys = system_of(_with_params(step, params)).trajectory()
         return ys, entering
 
-    ys, pull_outputs, entering = jax.vjp(outputs, own.leaves, has_aux=True)
+    params = [leaf.astype(wide(leaf.dtype)) for leaf in own.leaves]
+    ys, pull_outputs, entering = jax.vjp(outputs, params, has_aux=True)
     value, d_ys = loss_and_gradient(
         loss, system.squeeze(ys, 1), targets, system.squeeze(system.inputs.mask, 1)
     )
@@ -198,17 +200,23 @@ def _by_lag(
     x, entering, d_ys = _gather(happened, (x, entering, keep(happened, without_float0(d_ys))))
     if happened is not None:
         cut, happened = _after_gaps(happened, cut), _gather(happened, happened)
+    fresh = cut[0]
     if carry is None:  # then the first step begins from the layer's own carry, as a reset does
         cut = cut.at[0].set(True)
 
     def steps(params: list[jax.Array], carries: list[jax.Array]) -> Any:
-        """All steps side by side, and the carry that each would have been reset to."""
-        system = system_of(own.with_leaves(params))
+        """All steps side by side, and the carry that each would have begun with."""
+        system = system_of(_with_params(step, params))
         after, ys = jax.vmap(jax.vmap(system.step))(Floating(entering).with_leaves(carries), x)
-        initial = [jnp.broadcast_to(a, (len(cut), *a.shape)) for a in Floating(system.initial).leaves]
-        return Floating(after).leaves, Floating(ys).leaves, initial
+        begins = [
+            jnp.broadcast_to(initial, (len(cut), *initial.shape)).at[0].set(select(fresh, initial, first))
+            for initial, first in zip(
+                Floating(system.initial).leaves, Floating(system.carry).leaves, strict=True
+            )
+        ]
+        return Floating(after).leaves, Floating(ys).leaves, begins
 
-    (after, outs, _), pull = jax.vjp(steps, own.leaves, Floating(entering).leaves)
+    (after, outs, _), pull = jax.vjp(steps, params, Floating(entering).leaves)
     no_after, no_outs = [jnp.zeros_like(a) for a in after], [jnp.zeros_like(y) for y in outs]
     g = as_vector(full)
 
@@ -253,10 +261,28 @@ def _by_lag(
         jnp.concatenate([a[None], b]) for a, b in zip(first, others, strict=True)
     )
     windows = jnp.arange(1, num_lags + 1)
+    gradients = own.with_leaves([a.astype(leaf.dtype) for a, leaf in zip(full, own.leaves, strict=True)])
     return (
-        LagDecomposition(log_norms, cosines, value, own.with_leaves(full)),
+        LagDecomposition(log_norms, cosines, value, gradients),
         TruncationBias(windows, bias, bias_cosine, _least(bias, 0.1), _least(bias, 0.01)),
     )
+
+
+def _with_params(step: Any, params: list[jax.Array]) -> Any:
+    """The step with wider params, narrowed inside of it, so that what steps add to the gradient adds up in the wide."""
+    own = Floating(step)
+
+    def narrowed(params: list[jax.Array]) -> Any:
+        return own.with_leaves([a.astype(leaf.dtype) for a, leaf in zip(params, own.leaves, strict=True)])
+
+    if not isinstance(step, Bound):
+        return jax.tree_util.Partial(lambda params, carry, x: narrowed(params)(carry, x), params)
+    layer = dataclasses.replace(
+        step.layer,
+        step=lambda params, carry, x: narrowed(params)(carry, x),
+        initial_carry=lambda params, x: narrowed(params).initial_carry(x),
+    )
+    return Bound(layer, params)
 
 
 def _least(bias: jax.Array, limit: float) -> jax.Array:
