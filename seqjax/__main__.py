@@ -1,6 +1,13 @@
 """The command ``seqjax``, which is ``python -m seqjax`` as well."""
 
+import os
+import signal
 import sys
+import threading
+from typing import Any
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C."""
 
 
 def main() -> None:
@@ -17,8 +24,36 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:  # importing takes seconds
         print("seqjax: interrupted.", file=sys.stderr)
-        sys.exit(130)
-    cli.main()
+        sys.exit(INTERRUPTED)
+    sys.unraisablehook = hear
+    try:
+        cli.main()
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            _leave()
+        raise
+
+
+def hear(lost: Any) -> None:
+    """A Ctrl-C amid a callback of the garbage collector, of which JAX has one, would be dropped: it comes again."""
+    if lost.exc_type is KeyboardInterrupt:
+        # Later, and as a signal: it is to be heard outside of the callback, and to end a wait.
+        threading.Timer(0.01, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
+def _leave() -> None:
+    """End at once. JAX compiles in threads, which the end of Python would leave without a device: a segmentation fault.
+
+    Several processes take leave of each other first, in the way that Python ends.
+    """
+    import jax
+
+    if jax.process_count() == 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -215,7 +215,11 @@ class Dense:
     def __call__(self, params: Any, xs: jax.Array, key: Any = None) -> jax.Array:
         w, b = self.weights(params)
         us = xs @ w.astype(xs.dtype)
-        return us if b is None else us + jnp.expand_dims(b.astype(xs.dtype), tuple(range(us.ndim - 1)))
+        if b is None:
+            return us
+        # Cast when it has been spread: its gradient is a sum over all steps, which bfloat16 could not add up.
+        wide = us.dtype if jnp.finfo(us.dtype).bits >= 32 else jnp.float32
+        return us + jnp.broadcast_to(b.astype(wide), us.shape).astype(us.dtype)
 
 
 def _inputs_as_they_are(params: Any, xs: Any, key: Any = None) -> Any:

@@ -13,7 +13,7 @@ from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.ops.lags import lagged
 from seqjax.ops.select import keep, select
-from seqjax.ops.step import expand_left, loop
+from seqjax.ops.step import loop, spread
 
 
 class ConvolutionParams(NamedTuple):
@@ -67,9 +67,9 @@ def short_convolution(width: int, *, bias: bool = True, param_dtype: Any = jnp.f
     def combine(params: ConvolutionParams, lags: list[jax.Array]) -> jax.Array:
         x = lags[-1]
         _check_inputs(f"short_convolution(width={width})", x, params.w.shape[-1])
-        terms = [expand_left(w, x.ndim) * lag for w, lag in zip(params.w.astype(x.dtype), lags, strict=True)]
+        terms = [spread(w, x) * lag for w, lag in zip(params.w, lags, strict=True)]
         if params.b is not None:
-            terms.append(jnp.broadcast_to(expand_left(params.b.astype(x.dtype), x.ndim), x.shape))
+            terms.append(spread(params.b, x))
         return sum(terms[1:], terms[0])
 
     return _layer(init, combine, width - 1)
@@ -128,7 +128,7 @@ def token_shift(num_outputs: int = 1, *, param_dtype: Any = jnp.float32) -> Laye
     def combine(params: TokenShiftParams, lags: list[jax.Array]) -> jax.Array:
         before, x = lags
         _check_inputs(f"token_shift(num_outputs={num_outputs})", x, params.mu.shape[-1])
-        streams = [x + expand_left(mu, x.ndim) * (before - x) for mu in params.mu.astype(x.dtype)]
+        streams = [x + spread(mu, x) * (before - x) for mu in params.mu]
         return jnp.concatenate(streams, -1)
 
     return _layer(init, combine, 1)

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import seqjax as sj
@@ -146,6 +147,22 @@ def test_shares_that_are_percentages_are_refused():
         probes.find_crossover(lengths, 100 * lengths, lengths**2, confidence=95)
     with pytest.raises(ValueError, match="fit_power_law: expected two different lengths or more"):
         probes.fit_power_law([16, math.nan, 64], lengths)
+
+
+@pytest.mark.parametrize("probe", [probes.signal_to_noise, probes.gradient_noise_scale])
+def test_gradients_without_floating_numbers_are_refused(probe):
+    """A list is a tree of scalars; of integers nothing is left to measure, which must not come out as NaN."""
+    for gradients in ([1.0, 2.0, 3.0], np.ones((4, 2), int), {}):
+        with pytest.raises(ValueError, match=r"\(gradients\): expected a tree of arrays \[N, ...\]"):
+            probe(gradients)
+        with pytest.raises(ValueError, match=r"\(gradients\): expected a tree of arrays \[N, ...\]"):
+            probes.clipping_statistics(gradients, optax.clip(1.0))
+    with pytest.raises(
+        TypeError, match=r"clipping_statistics\(clip\): expected a transformation .* got None"
+    ):
+        probes.clipping_statistics(np.ones((4, 2)), None)
+    with pytest.raises(ValueError, match="total_log_norm: expected at least one array"):
+        probes.total_log_norm(())
 
 
 def test_power_iteration_without_a_key_is_refused():

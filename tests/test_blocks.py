@@ -10,6 +10,7 @@ import pytest
 
 import seqjax as sj
 from seqjax import blocks
+from seqjax.blocks.xlstm import MLSTMBlockParams
 from seqjax.testing import CHECKS
 from seqjax.testing.checks import (
     masked_steps_do_not_happen,
@@ -232,6 +233,21 @@ def test_an_mlstm_block_is_its_figure():
     h = h * cell.scale + cell.skip * c
     assert_close(ys, xs + down(last, h * silu(down(second, x))))
     assert h.shape[-1] == size
+
+
+def test_gradients_of_an_mlstm_block_are_finite_with_queries_of_zero_and_an_input_gate_of_e_to_the_60():
+    """The least denominator is e^-60 then, and its square, by which the derivative divides, zero in float32."""
+    layer, xs = sj.mlstm_block(D, num_heads=2), jnp.asarray(normal(0, 4, 1, D), jnp.float32)
+
+    def spoil(node):
+        if not isinstance(node, MLSTMBlockParams):
+            return node.astype(jnp.float32)
+        return node._replace(w_q=jnp.zeros_like(node.w_q), b_if=node.b_if + 60)
+
+    params = layer.init(jax.random.key(0), xs[0])
+    params = jax.tree.map(spoil, params, is_leaf=lambda node: isinstance(node, MLSTMBlockParams))
+    loss = lambda params: jnp.sum(jnp.square(part(layer, params, xs)))  # noqa: E731
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.jit(jax.grad(loss))(params)))
 
 
 def test_an_slstm_block_is_its_figure():

@@ -14,6 +14,7 @@ from references.gated import sigmoid
 
 import seqjax as sj
 from seqjax.cells import REGISTRY, GRUCarry, GRUParams, LSTMCarry, LSTMParams, vector
+from seqjax.ops.step import step_of
 
 T, B, D, H = 7, 3, 4, 6
 KEY = jax.random.key(0)
@@ -104,6 +105,31 @@ def test_a_loop_of_step_equals_the_reference(name):
         carry, y = step(params, carry, x)
         ys.append(y)
     assert_equal((carry, np.stack(ys)), expected)
+
+
+# One for each way to project and to read out.
+WITH_BIASES = "lstm qrnn gla ssd rwkv7 multi_query_attention conv_lstm cfc layer_norm_lstm".split()
+
+
+@pytest.mark.parametrize("name", WITH_BIASES)
+def test_over_bfloat16_inputs_the_gradients_of_biases_add_up_in_float32(name):
+    """Over 2,048 rows a sum of ones in bfloat16 stops at 256."""
+    entry = REGISTRY[name]
+    cell = entry.make(H)
+    params = jax.jit(cell.init)(KEY, entry.example((1,), 2))
+
+    def gradients(dtype):
+        ones = functools.partial(jax.tree.map, lambda a: jnp.ones(a.shape, a.dtype))
+        xs = jax.tree.map(lambda a: jnp.full((64, *a.shape), 0.7, dtype), entry.example((32,), 2))
+        carry = cell.initial_carry(params, jax.tree.map(lambda a: a[0], xs))
+        us = jax.eval_shape(cell.project, params, xs)
+        step = jax.vmap(step_of(cell.recurrence, params, dtype), (None, 0))
+        hs = ones(jax.eval_shape(step, carry, us)[1])
+        out, pull = jax.vjp(lambda p: (cell.project(p, xs), cell.readout(p, hs, xs)), params)
+        return [g for g in jax.tree.leaves(pull(ones(out))[0]) if g.ndim == 1]
+
+    for found, expected in zip(gradients(jnp.bfloat16), gradients(jnp.float32), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=0.03 * np.abs(expected).max())
 
 
 # ---------------------------------------------------------------- initial weights and carries

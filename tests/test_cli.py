@@ -1,8 +1,11 @@
 """The command line: a small study from start to page, interruption and resume, and one clear line for bad input."""
 
+import errno
+import gc
 import json
 import re
 import sys
+import threading
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -59,10 +62,12 @@ def test_a_study_writes_page_table_and_summary(monkeypatch, tmp_path, capsys):
 
     # Rendering again needs no measurement and changes nothing.
     page = (out / "index.html").read_bytes()
+    there = sorted(out.iterdir())
     monkeypatch.setattr(study, "run", None)
     (out / "index.html").unlink()
     assert run(monkeypatch, "render", out) == 0
     assert (out / "index.html").read_bytes() == page
+    assert sorted(out.iterdir()) == there
 
 
 def test_an_interrupted_study_resumes_to_the_same_numbers(monkeypatch, tmp_path, capsys):
@@ -105,6 +110,37 @@ def test_parts_of_a_killed_study_count(tmp_path):
     store.merge()
     store.add(part, [row])  # as if the last merge had been cut short
     assert store.merge().height == 1
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_what_can_be_continued(monkeypatch, tmp_path, capsys):
+    def full(self, data, **options):
+        with self.open("wb") as file:
+            file.write(data[: len(data) // 2].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "report"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        assert run(patch, "gradients", *TINY, "--out", out) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        f"seqjax: --out: {out} cannot be written (No space left on device). The finished parts"
+    )
+    assert said.count("\n") == 1 and not [path for path in out.rglob("*") if path.is_file()]
+
+    def full_table(self, path):
+        Path(path).touch()
+        raise pl.exceptions.ComputeError("No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pl.DataFrame, "write_parquet", full_table)
+        assert run(patch, "gradients", *TINY, "--out", out) == 2
+    assert "cannot be written (No space left on device" in capsys.readouterr().err
+    assert not list(out.rglob("*.parquet*")) and (out / "summary.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        assert run(patch, "check", "--only", "C12", "--out", tmp_path / "c.json") == 2
+    assert "c.json cannot be written" in capsys.readouterr().err and not (tmp_path / "c.json").exists()
 
 
 @pytest.mark.parametrize("task", ["copying", "adding"])
@@ -319,3 +355,34 @@ def test_what_stops_the_imports_of_the_command_line_is_one_line(monkeypatch, cap
     with pytest.raises(SystemExit) as stop:
         __main__.main()
     assert (stop.value.code, capsys.readouterr().err) == (status, f"seqjax: {message}\n")
+
+
+@pytest.mark.parametrize(("status", "at_once"), [(130, True), (0, False), (2, False)])
+def test_after_ctrl_c_no_thread_of_jax_outlives_its_device(monkeypatch, status, at_once):
+    """Compiling in one of its threads while Python ended, it brought the process down with a segmentation fault."""
+    left = []
+    monkeypatch.setattr(cli, "main", lambda: sys.exit(status))
+    monkeypatch.setattr("os._exit", left.append)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    with pytest.raises(SystemExit):
+        __main__.main()
+    assert left == [status] * at_once
+
+
+def test_ctrl_c_is_heard_amid_a_callback_of_the_garbage_collector(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", __main__.hear)
+    came = []
+
+    def callback(phase, info):
+        if not came:
+            came.append(phase)
+            raise KeyboardInterrupt
+
+    gc.callbacks.append(callback)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            gc.collect()
+            threading.Event().wait(30)
+    finally:
+        gc.callbacks.remove(callback)
+    assert came

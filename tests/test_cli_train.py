@@ -1,5 +1,6 @@
 """``seqjax train``: a run is what its config.json says, alone or in parts; one clear line for bad input."""
 
+import errno
 import json
 import logging
 import shlex
@@ -13,6 +14,7 @@ import pytest
 import seqjax as sj
 from seqjax import cli
 from seqjax.cli.recipe import OPTIMIZERS, STACKS, Recipe, load_run, prepare
+from seqjax.report import own
 from seqjax.training import Checkpoints
 
 TINY = "--length 6 --batch 4 --hidden-size 3 --steps 7 --eval-every 3 --eval-batches 2 --checkpoint-every 2".split()
@@ -114,6 +116,38 @@ def test_the_command_that_it_names_goes_on_to_the_same_bits(monkeypatch, tmp_pat
     text.write_bytes(bytes(range(97, 123)) * 30)
     assert run(monkeypatch, "train", "--out", halved, "--resume") == 2
     assert "is not what it was when the run was made" in capsys.readouterr().err
+
+
+def test_a_model_of_ones_own_is_found_again_from_any_folder(monkeypatch, tmp_path):
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    (here / "mine.py").write_text("import seqjax as sj\n\n\ndef build():\n    return sj.elman(3)\n")
+    monkeypatch.chdir(here)
+    assert run(monkeypatch, "train", "parity", *TINY, "--model", "mine.py:build", "--out", "run") == 0
+    monkeypatch.chdir(elsewhere)
+    for remembered in (own.find_function, own.own_layer):
+        remembered.cache_clear()
+    assert load_run(here / "run")[1] is not None
+    assert run(monkeypatch, "train", "--config", here / "run" / "config.json", "--out", "again") == 0
+    assert params(elsewhere / "again") == params(here / "run")
+
+
+def test_a_full_disk_at_the_start_is_one_clear_line_and_leaves_no_half_of_a_file(
+    monkeypatch, tmp_path, capsys
+):
+    def full(self, data, **options):
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "write_text", full)
+        assert run(patch, "train", "parity", *TINY, "--out", tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert (
+        "config.json cannot be written (No space left on device). Make room" in said and said.count("\n") == 1
+    )
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_it_stops_when_solved_and_tells_where_training_failed(monkeypatch, tmp_path, capsys):

@@ -168,6 +168,15 @@ def test_an_initial_carry_that_is_learned_counts_at_the_start_and_at_resets():
     by_value = [0.5 * 101, 0.25 * 1010, 0, 0]
     np.testing.assert_allclose(np.exp(found.log_norm), np.hypot(by_decay, by_value), rtol=1e-12)
     np.testing.assert_allclose(found.gradients.params, (sum(by_decay), sum(by_value)), rtol=1e-12)
+    # With another carry for resets, the learned one counts at the start alone.
+    other = jnp.full((1, 1), 2.0)
+    found = jax.jit(lambda step: lag_decomposition(step, None, xs, loss, None, reset=reset, initial=other))(
+        step
+    )
+    by_decay = [0.5 * 10 + 1 + 2 * (0.5 * 1000 + 100), 0.5 * 10 + 2 * 0.5 * 1000, 0, 0]
+    by_value = [0.5 * 1, 0.25 * 10, 0, 0]
+    np.testing.assert_allclose(np.exp(found.log_norm), np.hypot(by_decay, by_value), rtol=1e-12)
+    np.testing.assert_allclose(found.gradients.params, (sum(by_decay), sum(by_value)), rtol=1e-12)
 
 
 # ---------------------------------------------------------------- closed forms

@@ -19,7 +19,7 @@ from seqjax.definition import definition
 from seqjax.layers import pointwise, recurrent
 from seqjax.methods import Auto
 from seqjax.ops.select import wide
-from seqjax.ops.step import expand_left
+from seqjax.ops.step import spread
 
 
 class MLSTMBlockParams(NamedTuple):
@@ -135,13 +135,13 @@ def _mlstm(size: int, num_heads: int, block_size: int) -> Cell:
 
     def readout(params: MLSTMBlockParams, hs: MatrixOutputs, xs: Any) -> jax.Array:
         convolved, _ = xs
-        # As in `seqjax.mlstm`: the 1 of the quotient on the scale of the state, within the range of the dtype.
-        limit = 0.9 * math.log(float(jnp.finfo(hs.m.dtype).max))
+        # As in `seqjax.mlstm`: the 1 of the quotient on the scale of the state; neither it nor the square of its
+        # reciprocal leaves the range of the dtype.
+        limit = 0.45 * math.log(float(jnp.finfo(hs.m.dtype).max))
         one = jnp.exp(jnp.clip(-hs.m, -limit, limit))[..., None]
         h = hs.o[..., :-1] / jnp.maximum(jnp.abs(hs.o[..., -1:]), one)
         h = merge_heads(normalise(h, centre=True)).astype(convolved.dtype)
-        scale, skip = (expand_left(a.astype(h.dtype), h.ndim) for a in (params.scale, params.skip))
-        return scale * h + skip * convolved
+        return spread(params.scale, h) * h + spread(params.skip, h) * convolved
 
     def initial_carry(params: MLSTMBlockParams, x: Any) -> MatrixCarry:
         state = zero_state(x[1], heads, normaliser=True)

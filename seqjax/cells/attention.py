@@ -9,7 +9,7 @@ from seqjax.base import Attention, AttentionCarry, AttentionInputs, Cell
 from seqjax.cells.initialise import check_size, zero_carry
 from seqjax.definition import definition
 from seqjax.ops.select import expand, wide
-from seqjax.ops.step import expand_left
+from seqjax.ops.step import spread
 
 # Of a mean of squares of numbers near one; keeps the norm's derivative finite at zero.
 EPSILON = 1e-6
@@ -177,7 +177,7 @@ def attention(
 def _affine(x: jax.Array, w: jax.Array, b: jax.Array | None) -> jax.Array:
     """``x @ w + b`` in the dtype of x."""
     y = x @ w.astype(x.dtype)
-    return y if b is None else y + expand_left(b.astype(x.dtype), y.ndim)
+    return y if b is None else y + spread(b, y)
 
 
 def _normalise(x: jax.Array, scale: jax.Array | None) -> jax.Array:
@@ -186,4 +186,4 @@ def _normalise(x: jax.Array, scale: jax.Array | None) -> jax.Array:
         return x
     y = x.astype(wide(x.dtype))
     y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + EPSILON)
-    return y.astype(x.dtype) * expand_left(scale.astype(x.dtype), x.ndim)
+    return y.astype(x.dtype) * spread(scale, x)

@@ -10,6 +10,7 @@ from seqjax.base import Cell, Step
 from seqjax.cells.initialise import check_size, zero_carry
 from seqjax.cells.labels import elementwise
 from seqjax.definition import definition
+from seqjax.ops.step import spread
 
 
 class TimedInputs(NamedTuple):
@@ -196,7 +197,7 @@ def _project(params: CfCParams | LTCParams, xs: Any, key: Any = None) -> tuple[j
             f"dt {dt.dtype} {list(dt.shape)}."
         )
     u = x @ params.w_x.astype(x.dtype)
-    return u + jnp.broadcast_to(params.b.astype(x.dtype), u.shape), dt.astype(x.dtype)[..., None]
+    return u + spread(params.b, u), dt.astype(x.dtype)[..., None]
 
 
 def _initial_carry(hidden_size: int) -> Any:

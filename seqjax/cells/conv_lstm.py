@@ -11,6 +11,7 @@ from seqjax.cells.initialise import check_size
 from seqjax.cells.labels import elementwise
 from seqjax.definition import definition
 from seqjax.ops.elementwise import tanh
+from seqjax.ops.step import spread
 
 
 @elementwise("b", "w_c")
@@ -112,7 +113,7 @@ def conv_lstm(
                 f"got {list(xs.shape)}. Without peepholes images of any size fit."
             )
         us = _convolve(xs, params.w_x.astype(xs.dtype))
-        return us + jnp.broadcast_to(params.b.astype(xs.dtype), us.shape)
+        return us + spread(params.b, us)
 
     def step(params: ConvLSTMParams, carry: ConvLSTMCarry, u: jax.Array) -> tuple[ConvLSTMCarry, jax.Array]:
         i, f, g, o = jnp.split(u + _convolve(carry.h, params.w_h), 4, -1)

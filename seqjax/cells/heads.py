@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from seqjax.cells.initialise import check_size, zero_carry
 from seqjax.ops.select import wide
-from seqjax.ops.step import expand_left
+from seqjax.ops.step import expand_left, spread
 
 # A vector shorter than this is scaled as if it had this length: the derivative of its direction stays below 1e6.
 SHORTEST = 1e-6
@@ -104,7 +104,7 @@ def check_inputs(xs: jax.Array, w: jax.Array) -> None:
 def affine(xs: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
     """``xs @ w + b`` in the dtype of xs."""
     ys = xs @ w.astype(xs.dtype)
-    return ys if b is None else ys + expand_left(b.astype(xs.dtype), ys.ndim)
+    return ys if b is None else ys + spread(b, ys)
 
 
 def split_heads(xs: jax.Array, number: int) -> jax.Array:

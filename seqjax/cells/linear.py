@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.ops.step import expand_left
+from seqjax.ops.step import spread
 
 
 def affine(xs: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
@@ -17,7 +17,7 @@ def affine(xs: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array
             f"got {xs.dtype} {list(xs.shape)}."
         )
     us = xs @ w.astype(xs.dtype)
-    return us if b is None else us + expand_left(b.astype(xs.dtype), us.ndim)
+    return us if b is None else us + spread(b, us)
 
 
 def to_channels(xs: jax.Array, w_x: jax.Array | None, hidden_size: int) -> jax.Array:

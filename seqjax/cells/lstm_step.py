@@ -12,7 +12,7 @@ from seqjax.cells.lstm import LSTMCarry
 from seqjax.definition import definition
 from seqjax.ops.elementwise import tanh
 from seqjax.ops.select import wide
-from seqjax.ops.step import expand_left
+from seqjax.ops.step import spread
 
 
 class ProjectionLSTMParams(NamedTuple):
@@ -160,7 +160,7 @@ def layer_norm_lstm(
         centred = exact - jnp.mean(exact, -1, keepdims=True)
         variance = jnp.mean(centred * centred, -1, keepdims=True)
         normal = (centred * jax.lax.rsqrt(variance + epsilon)).astype(z.dtype)
-        return expand_left(alpha.astype(z.dtype), z.ndim) * normal
+        return spread(alpha, z) * normal
 
     def project(params: LayerNormLSTMParams, xs: jax.Array, key: Any = None) -> jax.Array:
         if not jnp.issubdtype(xs.dtype, jnp.floating) or xs.shape[-1] != len(params.w_x):
@@ -169,12 +169,12 @@ def layer_norm_lstm(
                 f"got {xs.dtype} {list(xs.shape)}."
             )
         us = scaled_norm(params.alpha_x, xs @ params.w_x.astype(xs.dtype))
-        return us + expand_left(params.b.astype(xs.dtype), us.ndim)
+        return us + spread(params.b, us)
 
     def step(params: LayerNormLSTMParams, carry: LSTMCarry, u: jax.Array) -> tuple[LSTMCarry, jax.Array]:
         i, f, g, o = jnp.split(u + scaled_norm(params.alpha_h, carry.h @ params.w_h), 4, -1)
         c = jax.nn.sigmoid(f) * carry.c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h = jax.nn.sigmoid(o) * tanh(scaled_norm(params.alpha_c, c) + expand_left(params.b_c, c.ndim))
+        h = jax.nn.sigmoid(o) * tanh(scaled_norm(params.alpha_c, c) + spread(params.b_c, c))
         return LSTMCarry(c, h), h
 
     return Cell(

@@ -22,7 +22,7 @@ from seqjax.cells.initialise import check_size
 from seqjax.cells.labels import elementwise, sets_recurrence
 from seqjax.definition import definition
 from seqjax.ops.select import wide
-from seqjax.ops.step import expand_left
+from seqjax.ops.step import expand_left, spread
 
 
 @sets_recurrence("b_d")
@@ -155,7 +155,7 @@ def rwkv7(
 
     def weighted(xs: jax.Array, weights: jax.Array) -> jax.Array:
         """``[..., N*K]`` times weights ``[N*K]``."""
-        return xs * expand_left(weights.astype(xs.dtype), xs.ndim)
+        return xs * spread(weights, xs)
 
     def receptance_keys_rate(params: RWKV7Params, xs: jax.Array) -> tuple[jax.Array, ...]:
         """r, the key, its replacement and a, all ``[..., N*K]``; the rate and what it enters in float32 at least."""

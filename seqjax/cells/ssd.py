@@ -20,6 +20,7 @@ from seqjax.cells.heads import (
 from seqjax.cells.initialise import check_size
 from seqjax.cells.labels import sets_recurrence
 from seqjax.definition import definition
+from seqjax.ops.step import spread
 
 
 @sets_recurrence("b_dt", "a_log")
@@ -130,8 +131,8 @@ def ssd(
         return MatrixInputs(q, k, dt[..., None] * values(params, xs).astype(dt.dtype), log_decay)
 
     def readout(params: SSDParams, hs: MatrixOutputs, xs: jax.Array) -> jax.Array:
-        d = params.d.astype(xs.dtype).reshape((1,) * (hs.o.ndim - 2) + (number, 1))
-        ys = hs.o.astype(xs.dtype) + d * values(params, xs)
+        v = values(params, xs)
+        ys = hs.o.astype(xs.dtype) + spread(params.d[:, None], v) * v
         return affine(merge_heads(ys), params.w_o)
 
     return Cell(

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from seqjax.cli.common import UsageError, console, progress_bar
 from seqjax.probes import calibration
+from seqjax.report.files import put_text
 
 
 def check(
@@ -52,7 +53,7 @@ def check(
         show(rows, f"{found['num_passed']} of {found['num_checks']} pass in {dtype} on {found['device']}")
     if out is not None:
         try:
-            out.write_text(text + "\n")
+            put_text(out, text + "\n")
         except OSError as error:
             raise UsageError(f"--out: {out} cannot be written: {error.strerror}.") from None
     if not found["passed"]:

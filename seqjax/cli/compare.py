@@ -1,7 +1,6 @@
 """``seqjax compare``: two implementations, or two studies."""
 
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from seqjax.cli.specification import implementation
 from seqjax.report.compare import page
 from seqjax.report.compare.divergence import Comparison, compare
 from seqjax.report.compare.runs import RunsComparison, compare_runs, is_run
+from seqjax.report.files import put_text
 
 SHOWN_ROWS, SHOWN_COLUMNS = 40, 5
 
@@ -126,9 +126,7 @@ def _write(out: Path, found: Comparison | RunsComparison, command: str) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            temporary = out / f".{name}.part"
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, out / name)
+            put_text(out / name, text)
     except OSError as error:
         raise UsageError(
             f"--out: {out} cannot be written ({error.strerror}). Choose another folder."

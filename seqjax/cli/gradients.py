@@ -11,6 +11,7 @@ from seqjax.cells import REGISTRY, vector
 from seqjax.cli.common import UsageError, at_least_one, console, names, numbers, one_of, option, progress_bar
 from seqjax.report import settings as options
 from seqjax.report import study
+from seqjax.report.files import why
 from seqjax.report.own import is_own
 from seqjax.report.page import render as render_page
 from seqjax.report.sections import NAMES
@@ -116,17 +117,23 @@ def gradients(
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise UsageError(" ".join(str(error).split())) from None
 
-    with progress_bar() as bar:
-        job = bar.add_task("starting", total=study.total_work(settings))
-        complete = study.run(
-            settings,
-            text,
-            store,
-            advance=lambda work: bar.advance(job, work),
-            describe=lambda what: bar.update(job, description=what),
-            workers=workers,
-        )
-    page = render_page(out)
+    try:
+        with progress_bar() as bar:
+            job = bar.add_task("starting", total=study.total_work(settings))
+            complete = study.run(
+                settings,
+                text,
+                store,
+                advance=lambda work: bar.advance(job, work),
+                describe=lambda what: bar.update(job, description=what),
+                workers=workers,
+            )
+        page = render_page(out)
+    except OSError as error:
+        raise UsageError(
+            f"--out: {out} cannot be written ({why(error)}). The finished parts are kept; the same command with "
+            "--resume continues."
+        ) from None
     if not complete:
         console.print("Interrupted. The finished parts are kept; the same command with --resume continues.")
         console.print(f"Open {page.resolve()}", soft_wrap=True)
@@ -143,6 +150,9 @@ def render(folder: Annotated[Path, typer.Argument(help="A report's folder.")]) -
                 f"{folder} holds no report: it has no summary.json. Make one with 'seqjax gradients'."
             )
         store.merge()
-    except (ValueError, OSError) as error:
+        page = render_page(folder)
+    except ValueError as error:
         raise UsageError(str(error)) from None
-    console.print(f"Open [bold]{render_page(folder).resolve()}[/bold]", soft_wrap=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written ({why(error)}).") from None
+    console.print(f"Open [bold]{page.resolve()}[/bold]", soft_wrap=True)

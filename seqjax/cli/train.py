@@ -129,7 +129,7 @@ def train(
         raise UsageError("train: expected a task or a file, or --config. 'seqjax list' shows the tasks.")
     recipe = Recipe() if config is None else read_recipe(config)
     given: dict[str, Any] = {
-        "model": model,
+        "model": None if model is None else _from_anywhere(model),
         "hidden_size": hidden_size,
         "depth": depth,
         "heads": heads,
@@ -211,6 +211,12 @@ def _join(
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"--distributed: {' '.join(str(error).split())}") from None
     return jax.make_mesh((jax.device_count(),), ("data",))
+
+
+def _from_anywhere(model: str) -> str:
+    """A model in a file by its whole path, so that a run goes on, and is repeated, from any folder."""
+    place, _, function = model.rpartition(":")
+    return f"{Path(place).absolute()}:{function}" if place.endswith(".py") else model
 
 
 def _subject(what: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from seqjax.combinators.common import (
 )
 from seqjax.definition import definition
 from seqjax.ops.select import keep
+from seqjax.ops.step import spread
 from seqjax.ops.tap import norm
 
 
@@ -170,9 +171,8 @@ def parallel(
         if merge == "sum":
             return after, sum(outs[1:], outs[0])
         safe = keep(flags.mask, xs)
-        w, b = params.w_gate.astype(safe.dtype), params.b_gate.astype(safe.dtype)
-        logits = safe @ w
-        shares = jax.nn.softmax(logits + jnp.broadcast_to(b, logits.shape), -1).astype(outs[0].dtype)
+        logits = safe @ params.w_gate.astype(safe.dtype)
+        shares = jax.nn.softmax(logits + spread(params.b_gate, logits), -1).astype(outs[0].dtype)
         weighted = [shares[..., i : i + 1] * y for i, y in enumerate(outs)]
         return after, sum(weighted[1:], weighted[0])
 

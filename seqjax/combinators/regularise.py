@@ -11,7 +11,7 @@ from seqjax.combinators.common import Flags, View, check_layers, composed
 from seqjax.definition import definition
 from seqjax.layers import fold_in
 from seqjax.ops.select import keep, select, wide
-from seqjax.ops.step import expand_left, gated_step, step_of
+from seqjax.ops.step import expand_left, gated_step, spread, step_of
 
 NOT_DRAWN, DROPPED, KEPT = -1, 0, 1
 
@@ -320,8 +320,8 @@ def normalised(cell: Cell, *, epsilon: float = 1e-5, param_dtype: Any = jnp.floa
         centred = wider - jnp.mean(wider, -1, keepdims=True)
         scale = jax.lax.rsqrt(jnp.mean(jnp.square(centred), -1, keepdims=True) + epsilon)
         unit = (centred * scale).astype(z.dtype)
-        out = unit * expand_left(gain.astype(z.dtype), z.ndim)
-        return out if shift is None else out + expand_left(shift.astype(z.dtype), z.ndim)
+        out = unit * spread(gain, z)
+        return out if shift is None else out + spread(shift, z)
 
     def init(key: jax.Array, x: jax.Array) -> NormalisedParams:
         params = cell.init(key, x)

@@ -11,7 +11,7 @@ from seqjax.base import Gated, GatedWeights
 from seqjax.ops.elementwise import elementwise_jacobian
 from seqjax.ops.gated_step import arguments_of, elementwise_weights, slope_of
 from seqjax.ops.select import cast, keep, select, wide
-from seqjax.ops.step import expand_left, recurrent_product
+from seqjax.ops.step import recurrent_product, spread
 
 
 class Partials(NamedTuple):
@@ -190,13 +190,13 @@ def weight_gradients(
         num_states = len(d_states)
 
         def elementwise(w: Any) -> tuple:
-            w = jax.tree.map(lambda a: expand_left(a, h.ndim), w)
+            w = jax.tree.map(lambda a: spread(a, h), w)
             new = tuple(cell.update(w, entering[:num_states], *update_gates))
             emitted = () if cell.emit is None else (cell.emit(w, after[:num_states], *emit_gates),)
             return (*new, *emitted)
 
         d_out = (*d_states, *(() if cell.emit is None else (d_h,)))
-        d_w = cast(jax.vjp(elementwise, weights.w)[1](d_out)[0], sum_dtype)
+        d_w = jax.vjp(elementwise, cast(weights.w, sum_dtype))[1](d_out)[0]
     return d_dense, GatedWeights(d_w_h, d_b_h, d_w), d_xs
 
 

@@ -152,6 +152,18 @@ def check_batch(who: str, carry: Any, xs: Any) -> None:
             )
 
 
+def check_gradients(who: str, gradients: Any) -> tuple[Any, int]:
+    """A tree of arrays ``[N, ...]``, and N; a ValueError for anything else, or where none of them is floating."""
+    gradients = jax.tree.map(lambda a: a if hasattr(a, "dtype") else jnp.asarray(a), gradients)
+    leaves = jax.tree.leaves(gradients)
+    floating = any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves)
+    if not floating or not _share_axes(leaves, 1):
+        raise ValueError(
+            f"{who}(gradients): expected a tree of arrays [N, ...] with one N, floating, got {form(gradients)}."
+        )
+    return gradients, leaves[0].shape[0]
+
+
 def _share_axes(leaves: list, axes: int) -> bool:
     """Whether there are arrays, and all begin with the same axes."""
     return bool(leaves) and all(a.ndim >= axes and a.shape[:axes] == leaves[0].shape[:axes] for a in leaves)

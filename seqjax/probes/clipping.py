@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from seqjax.ops.tap import norm
+from seqjax.probes.checks import check_gradients
 from seqjax.probes.vectors import as_vector, unit
 
 
@@ -46,6 +47,10 @@ def clipping_statistics(
         clip: a transformation without memory; each gradient meets it anew.
         params: for clippings that compare with the weights.
 
+    Raises:
+        TypeError: for something else than a transformation.
+        ValueError: for arrays without one N, or without floating numbers.
+
     Example:
         >>> import jax.numpy as jnp, optax
         >>> found = clipping_statistics(jnp.array([[3.0, 4.0], [0.3, 0.4]]), optax.clip_by_global_norm(1.0))
@@ -57,11 +62,10 @@ def clipping_statistics(
         Brock et al. 2021, "High-performance large-scale image recognition without normalization", arXiv:2102.06171
         (adaptive, by units).
     """
-    leaves = jax.tree.leaves(gradients)
-    if not leaves or any(leaf.ndim == 0 or leaf.shape[0] != leaves[0].shape[0] for leaf in leaves):
-        raise ValueError(
-            "clipping_statistics(gradients): expected a tree of arrays [N, ...] with one N, "
-            f"got {[list(leaf.shape) for leaf in leaves]}."
+    gradients, _ = check_gradients("clipping_statistics", gradients)
+    if not hasattr(clip, "update"):
+        raise TypeError(
+            f"clipping_statistics(clip): expected a transformation such as optax.clip(1.0), got {clip!r}."
         )
 
     def of_one(gradient: Any) -> ClippingStatistics:

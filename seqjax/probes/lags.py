@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.gradients.objective import Loss, loss_and_gradient
-from seqjax.ops.select import expand, keep, wide
+from seqjax.ops.select import expand, keep, select, wide
 from seqjax.ops.tap import norm
 from seqjax.probes.checks import check_count, check_loss
 from seqjax.probes.scaled import Floating, Scaled, align, logarithm, scale, unscaled, without_float0
@@ -200,15 +200,21 @@ def _by_lag(
     x, entering, d_ys = _gather(happened, (x, entering, keep(happened, without_float0(d_ys))))
     if happened is not None:
         cut, happened = _after_gaps(happened, cut), _gather(happened, happened)
+    fresh = cut[0]
     if carry is None:  # then the first step begins from the layer's own carry, as a reset does
         cut = cut.at[0].set(True)
 
     def steps(params: list[jax.Array], carries: list[jax.Array]) -> Any:
-        """All steps side by side, and the carry that each would have been reset to."""
+        """All steps side by side, and the carry that each would have begun with."""
         system = system_of(_with_params(step, params))
         after, ys = jax.vmap(jax.vmap(system.step))(Floating(entering).with_leaves(carries), x)
-        initial = [jnp.broadcast_to(a, (len(cut), *a.shape)) for a in Floating(system.initial).leaves]
-        return Floating(after).leaves, Floating(ys).leaves, initial
+        begins = [
+            jnp.broadcast_to(initial, (len(cut), *initial.shape)).at[0].set(select(fresh, initial, first))
+            for initial, first in zip(
+                Floating(system.initial).leaves, Floating(system.carry).leaves, strict=True
+            )
+        ]
+        return Floating(after).leaves, Floating(ys).leaves, begins
 
     (after, outs, _), pull = jax.vjp(steps, params, Floating(entering).leaves)
     no_after, no_outs = [jnp.zeros_like(a) for a in after], [jnp.zeros_like(y) for y in outs]

@@ -19,7 +19,7 @@ from seqjax.base import Layer
 from seqjax.combinators.common import check_layers
 from seqjax.gradients.objective import Loss, loss_sum
 from seqjax.ops.select import expand, wide
-from seqjax.probes.checks import check_batch, check_loss, check_sequence
+from seqjax.probes.checks import check_batch, check_gradients, check_loss, check_sequence
 from seqjax.probes.profile import system_adjoint
 from seqjax.probes.scaled import Floating, Scaled, normalise, scale
 from seqjax.probes.system import prepare
@@ -207,12 +207,9 @@ def per_example_gradients(
 
 def _vectors(who: str, gradients: Any) -> tuple[jax.Array, jax.Array]:
     """The gradients ``[N, P]`` over their largest number, whose square a float may not hold; and that number."""
-    leaves = jax.tree.leaves(gradients)
-    shapes = [list(leaf.shape) for leaf in leaves]
-    if not leaves or any(not shape or shape[0] != shapes[0][0] for shape in shapes):
-        raise ValueError(f"{who}(gradients): expected a tree of arrays [N, ...] with one N, got {shapes}.")
-    if shapes[0][0] < 3:
-        raise ValueError(f"{who}(gradients): expected at least 3 examples, got {shapes[0][0]}.")
+    gradients, number = check_gradients(who, gradients)
+    if number < 3:
+        raise ValueError(f"{who}(gradients): expected at least 3 examples, got {number}.")
     vectors = jax.vmap(as_vector)(gradients)
     largest = jnp.max(jnp.abs(vectors), initial=0)
     largest = jnp.where((largest > 0) & jnp.isfinite(largest), largest, jnp.ones_like(largest))

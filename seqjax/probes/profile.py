@@ -180,7 +180,15 @@ def system_adjoint(
 
 
 def total_log_norm(log_norm: Any) -> jax.Array:
-    """The log norm ``[T, *B]`` of the whole carry, from those of its leaves."""
+    """The log norm ``[T, *B]`` of the whole carry, from those of its leaves.
+
+    Raises:
+        ValueError: for a carry that has none.
+    """
+    if not jax.tree.leaves(log_norm):
+        raise ValueError(
+            f"total_log_norm: expected at least one array of log norms [T, *B], got {log_norm!r}."
+        )
     return 0.5 * jax.nn.logsumexp(2 * jnp.stack(jax.tree.leaves(log_norm)), 0)
 
 

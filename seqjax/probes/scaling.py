@@ -15,6 +15,7 @@ import numpy as np
 
 from seqjax.base import Layer
 from seqjax.layers import first_step
+from seqjax.probes.checks import check_count
 from seqjax.probes.cost import count_cost
 from seqjax.probes.power_law import Crossover, PowerLaw, find_crossover, fit_power_law
 
@@ -213,8 +214,7 @@ def time_scaling(
         ('seconds', (2, 3))
     """
     variants, lengths = _checked("time_scaling", layer, methods, lengths)
-    if rounds < 1:
-        raise ValueError(f"time_scaling(rounds): expected at least 1, got {rounds}.")
+    check_count("time_scaling", "rounds", rounds, 1)
     key = jax.random.key(0) if key is None else key
     seconds = {name: np.zeros((len(lengths), rounds)) for name in variants}
     for i, length in enumerate(lengths):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from markupsafe import Markup
 
 from seqjax.report.blocks import Block, Figure, Fold, Panel
 from seqjax.report.drawing import COLOURS
+from seqjax.report.files import put_text
 from seqjax.report.frames import Data
 from seqjax.report.sections import chosen
 from seqjax.report.store import SCHEMA
@@ -42,8 +42,8 @@ def render(folder: str | Path) -> Path:
     panels = [panel for _, view in sections for panel in _panels(view.blocks)]
     (folder / "figures").mkdir(exist_ok=True)
     for panel in panels:
-        _write(folder / "figures" / f"{panel.name}.svg", standalone(panel.svg))
-    _write(folder / "index.html", page)
+        put_text(folder / "figures" / f"{panel.name}.svg", standalone(panel.svg))
+    put_text(folder / "index.html", page)
     return folder / "index.html"
 
 
@@ -62,16 +62,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-def _write(path: Path, text: str) -> None:
-    """Put a text file in place whole: a reader sees the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _panels(blocks: Sequence[Block]) -> Iterator[Panel]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -12,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+
+from seqjax.report.files import put, put_text
 
 SCHEMA: dict[str, Any] = {
     "part": pl.String,
@@ -86,7 +87,8 @@ class Store:
             raise ValueError(f"--out: expected a folder, got the file {self.folder}. Choose another name.")
         before = self.summary
         if before is None:
-            if self.folder.is_dir() and any(self.folder.iterdir()):
+            # Folders without files are what an interruption in the first second leaves.
+            if any(not path.is_dir() for path in self.folder.rglob("*")):
                 raise ValueError(
                     f"--out: {self.folder} is not empty and holds no report. Choose another folder."
                 )
@@ -131,14 +133,14 @@ class Store:
         frame = pl.DataFrame([tags | dict(row) for row in rows], schema=SCHEMA)
         digest = hashlib.sha256(part.name.encode()).hexdigest()[:8]  # names of models may hold any letter
         file = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', part.name)[:80]}.{digest}.parquet"
-        self._write(self.folder / "parts" / file, frame.write_parquet)
+        (self.folder / "parts").mkdir(exist_ok=True)
+        put(self.folder / "parts" / file, frame.write_parquet)
 
     def merge(self) -> pl.DataFrame:
         """Unite the parts in ``results.parquet``."""
         frame = self._read().sort("section", "length", "cell", "seed", maintain_order=True)
-        self._write(self.folder / "results.parquet", frame.write_parquet)
+        put(self.folder / "results.parquet", frame.write_parquet)
         shutil.rmtree(self.folder / "parts", ignore_errors=True)
-        (self.folder / "parts").mkdir()
         return frame
 
     def save_weights(self, name: str, leaves: Iterable[Any]) -> None:
@@ -150,7 +152,7 @@ class Store:
                 np.savez(file, *arrays)
 
         (self.folder / "weights").mkdir(exist_ok=True)
-        self._write(self.folder / "weights" / f"{name}.npz", write)
+        put(self.folder / "weights" / f"{name}.npz", write)
 
     def load_weights(self, name: str) -> list[np.ndarray] | None:
         """The arrays that `save_weights` kept under that name; None where there are none."""
@@ -163,7 +165,7 @@ class Store:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace ``summary.json``; a complete study needs neither parts nor weights any more."""
         text = json.dumps(summary, indent=2) + "\n"
-        self._write(self.folder / "summary.json", lambda path: path.write_text(text, encoding="utf-8"))
+        put_text(self.folder / "summary.json", text)
         if summary["complete"]:
             for name in ("parts", "weights"):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -173,11 +175,3 @@ class Store:
         frames = [pl.read_parquet(path) for path in paths if path.exists()]
         # A part may stand in both, if the last merge was cut short.
         return pl.concat(frames).unique(maintain_order=True) if frames else pl.DataFrame(schema=SCHEMA)
-
-    def _write(self, path: Path, write: Any) -> None:
-        temporary = path.with_name(f".{path.name}.part")
-        try:
-            write(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)

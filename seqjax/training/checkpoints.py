@@ -239,8 +239,14 @@ class Checkpoints:
                 )
         elif jax.process_index() == 0:
             temporary = path.with_name(".config.json.part")
-            temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
+            try:
+                temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+                os.replace(temporary, path)
+            except OSError as error:
+                temporary.unlink(missing_ok=True)
+                raise ValueError(
+                    f"Checkpoints: {path} cannot be written ({error.strerror}). Make room, or choose another folder."
+                ) from None
 
 
 class _MismatchError(ValueError):

@@ -1,6 +1,7 @@
 """Learning curves of a run, drawn from its log."""
 
 import json
+import os
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,14 @@ def draw_curves(log: str | PathLike, out: str | PathLike) -> Path:
             axes.set(title=name, xlabel="step")
             axes.grid(linewidth=0.4, alpha=0.5)
             axes.legend(frameon=False)
-        figure.savefig(out, metadata={"Date": None} if str(out).endswith(".svg") else None)
-    return Path(out)
+        out = Path(out)
+        temporary = out.with_name(f".part.{out.name}")  # has its ending, which is its format
+        try:
+            figure.savefig(temporary, metadata={"Date": None} if out.suffix == ".svg" else None)
+            os.replace(temporary, out)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return out
 
 
 def _series(log: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int]]:
