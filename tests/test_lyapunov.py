@@ -161,6 +161,16 @@ def test_a_diagonal_system_is_exact_at_any_length_and_sorted():
 # ---------------------------------------------------------------- range
 
 
+def test_a_numpy_integer_says_as_well_how_often():
+    """Two steps from QR to QR are precise; a whole block of fifty is not."""
+    matrices = jnp.asarray(np.random.default_rng(7).normal(size=(1000, 3, 3)) * [[1.0], [0.1], [0.01]])
+    every, often = (
+        spectrum(lambda h, a: (a @ h, None), jnp.zeros(3), matrices, qr_every=n).exponents
+        for n in (1, np.int64(2))
+    )
+    np.testing.assert_allclose(often, every, atol=1e-9)
+
+
 @pytest.mark.parametrize("qr_every", [1, "adaptive"])
 def test_a_hundred_thousand_steps_neither_overflow_nor_vanish(qr_every):
     matrix = np.asarray([[30.0, 1.0], [0.0, 1e-3]], np.float32)

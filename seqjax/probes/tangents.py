@@ -89,7 +89,7 @@ def log_growth(
     basis = start_tangents(system, k, key)
     tangents = jnp.broadcast_to(basis, (system.batch, *basis.shape))
     forced = counting.opening if backward else counting.closing
-    if isinstance(qr_every, int):
+    if qr_every != "adaptive":
         forced |= (jnp.arange(system.num_steps) + 1) % qr_every == 0
     mask = system.inputs.mask
 
