@@ -4,7 +4,7 @@ Two correct implementations differ by their roundings, and how much that moves a
 long it remembers and what it amplifies, hence on T. So it is measured. The step is run in float64, and again with every
 number that passes between steps (carry, input, output; and their cotangents on the way back) multiplied by
 :math:`1 + v \xi`, :math:`\xi` uniform in (-1, 1), independent for every number and step: the probabilistic model of
-rounding; and what each operation inside of the step results in, by :math:`1 + v \xi / 4`: next to nothing, but where
+rounding; and what each operation inside of the step results in, by :math:`1 + 3 v \xi / 4`, which tells most where
 the step cancels what it has computed, as a norm does with the size of its input. The size is
 
 .. math::
@@ -47,8 +47,8 @@ from seqjax.report.compare.trees import cast
 
 FACTOR = 4.0
 """K: a step rounds not the few numbers that pass between steps alone but a dozen on the way, and not evenly."""
-INSIDE = 0.25
-"""Of the noise inside of a step: all of its roundings are there, so that one standard deviation or two will do."""
+INSIDE = 0.75
+"""Of the noise inside of a step: all of its roundings are there, so that three standard deviations will do."""
 REPEATS = 4
 
 # These move numbers, or choose among them, and round nothing.
