@@ -10,7 +10,7 @@ from seqjax.base import Attention, Cell, Dense, Layer, Method
 from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.methods import Auto, TimeSharded, at_step, check_method
-from seqjax.ops.select import cast, keep
+from seqjax.ops.select import cast, keep, wide
 
 
 @definition
@@ -148,7 +148,8 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
             acting = acting.clone(deterministic=key is None)
         leaf = jax.tree.leaves(x)[0]
         if jnp.issubdtype(leaf.dtype, jnp.floating):
-            params = cast(params, getattr(module, "dtype", None) or leaf.dtype)
+            dtype = jnp.dtype(getattr(module, "dtype", None) or leaf.dtype)
+            params = cast(_spread_over_examples(params, leaf) if dtype.itemsize < 4 else params, dtype)
         return acting.apply({"params": params}, x, rngs=None if key is None else {"dropout": key})
 
     def batch_shape(x: Any) -> tuple[int, ...]:
@@ -187,6 +188,23 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
         return fn(params, x, keys)
 
     return stateless(init, apply)
+
+
+def _spread_over_examples(params: Any, x: jax.Array) -> Any:
+    """Params of one number per unit in float32, and under `jax.vmap` a copy for each x.
+
+    What is cast to bfloat16 afterwards has gradients that add up over the copies, that is over steps and examples, in
+    float32. They become copies by a condition that reads x, and never holds.
+    """
+    never = jnp.any(x != x) & False
+
+    def spread(p: jax.Array) -> jax.Array:
+        if p.ndim > 1 or not jnp.issubdtype(p.dtype, jnp.floating):
+            return p
+        p = p.astype(wide(p.dtype))
+        return jnp.where(never, jnp.zeros_like(p), p)
+
+    return jax.tree.map(spread, params)
 
 
 @definition

@@ -132,6 +132,20 @@ def test_over_bfloat16_inputs_the_gradients_of_biases_add_up_in_float32(name):
         np.testing.assert_allclose(found, expected, rtol=0, atol=0.03 * np.abs(expected).max())
 
 
+def test_within_a_step_in_bfloat16_the_gradient_of_a_bias_adds_up_in_float32_over_the_batch():
+    layer = sj.recurrent(sj.gru(H, reset_after=False))
+    params = jax.jit(layer.init)(KEY, jnp.zeros((1, 2)))
+
+    def gradient(dtype):
+        x = jnp.full((2048, 2), 0.7, dtype)
+        carry = GRUCarry(jnp.full((2048, H), 0.5, dtype))
+        loss = lambda p: jnp.sum(layer.step(p, carry, x)[1].astype(jnp.float32))  # noqa: E731
+        return jax.jit(jax.grad(loss))(params).b_h
+
+    expected = gradient(jnp.float32)
+    np.testing.assert_allclose(gradient(jnp.bfloat16), expected, rtol=0, atol=0.05 * np.abs(expected).max())
+
+
 # ---------------------------------------------------------------- initial weights and carries
 
 

@@ -386,3 +386,18 @@ def test_ctrl_c_is_heard_amid_a_callback_of_the_garbage_collector(monkeypatch):
     finally:
         gc.callbacks.remove(callback)
     assert came
+
+
+def test_an_unknown_name_is_answered_with_all_names_or_with_where_they_are_listed(
+    monkeypatch, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    assert run(monkeypatch, "gradients", "--dtype", "float16", "--out", out) == 2
+    assert capsys.readouterr().err.endswith(
+        "Did you mean 'bfloat16'? There are float32, float64, bfloat16.\n"
+    )
+    assert run(monkeypatch, "gradients", "--cells", "lstn", "--out", out) == 2
+    assert capsys.readouterr().err.endswith("Did you mean 'lstm'? 'seqjax list' shows all.\n")
+    assert run(monkeypatch, "list") == 0
+    shown = capsys.readouterr().out
+    assert set(REGISTRY) <= set(re.findall(r"[a-z0-9_]+", shown)) and "…" not in shown

@@ -6,6 +6,7 @@ import logging
 import shlex
 import signal
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -85,7 +86,17 @@ def test_a_run_is_repeated_from_its_configuration_alone(monkeypatch, tmp_path, c
 def test_the_command_that_it_names_goes_on_to_the_same_bits(monkeypatch, tmp_path, capsys, number, code):
     text = tmp_path / "my text.txt"
     text.write_bytes(bytes(range(97, 123)) * 20)
-    options = [text, *TINY, "--estimator", "truncated", "--depth", 2, "--model", "lru(r_min=0.5)"]
+    options = [
+        text,
+        *TINY,
+        "--estimator",
+        "truncated",
+        "--depth",
+        2,
+        "--model",
+        "lru(r_min=0.5)",
+        "--tensorboard",
+    ]
     whole, halved = tmp_path / "whole", tmp_path / "in two"
     assert run(monkeypatch, "train", *options, "--out", whole) == 0
 
@@ -105,8 +116,8 @@ def test_the_command_that_it_names_goes_on_to_the_same_bits(monkeypatch, tmp_pat
         assert run(patch, "train", *options, "--out", halved) == code
     said = capsys.readouterr().err
     assert f"{number.name}: stopped after step 5" in said
-    command = shlex.split(said.split("run '", 1)[1].split("--resume'")[0].replace("''", "'")) + ["--resume"]
-    assert command[:2] == ["seqjax", "train"]
+    command = shlex.split(said.split("run '", 1)[1].split("': it goes on")[0].replace("''", "'"))
+    assert command[:2] == ["seqjax", "train"] and command[-2:] == ["--resume", "--tensorboard"]
     assert run(monkeypatch, *command[1:]) == 0
     assert "goes on from step 5" in capsys.readouterr().err
     assert params(halved) == params(whole) and measured(halved) == measured(whole)
@@ -148,6 +159,19 @@ def test_a_full_disk_at_the_start_is_one_clear_line_and_leaves_no_half_of_a_file
         "config.json cannot be written (No space left on device). Make room" in said and said.count("\n") == 1
     )
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_one_of_several_processes_is_told_to_go_on_as_one_of_them():
+    options = {
+        "tensorboard": False,
+        "distributed": True,
+        "coordinator": "host:1",
+        "processes": 2,
+        "process": 0,
+    }
+    assert TRAIN._again(Path("run"), options) == (
+        "seqjax train --config run/config.json --resume --distributed --coordinator host:1 --processes 2 --process 0"
+    )
 
 
 def test_it_stops_when_solved_and_tells_where_training_failed(monkeypatch, tmp_path, capsys):

@@ -84,6 +84,23 @@ def test_gates_of_the_input_alone_carry_by_their_product(name):
     assert_equal(jacobian(cell, params, carry, jnp.asarray(xs)), np.diag(expected.prod(0)))
 
 
+def test_over_bfloat16_inputs_the_gradients_of_peepholes_add_up_in_float32():
+    """Over 2,048 rows a sum of equal terms in bfloat16 stops at 256 of them."""
+    layer = sj.recurrent(sj.peephole_lstm(4), sj.Sequential())
+
+    def gradients(dtype):
+        xs = jnp.full((64, 32, 2), 0.7, dtype)
+        params = jax.tree.map(lambda p: p.astype(jnp.float32), init(sj.peephole_lstm(4), 2))
+        carry = layer.initial_carry(params, xs[0])
+        loss = lambda p: jnp.sum(layer.unroll(p, carry, xs)[1].astype(jnp.float32))  # noqa: E731
+        return jax.jit(jax.grad(loss))(params)
+
+    found, expected = gradients(jnp.bfloat16), gradients(jnp.float32)
+    for name in ("w_ci", "w_cf", "w_co"):
+        exact = getattr(expected, name)
+        np.testing.assert_allclose(getattr(found, name), exact, rtol=0, atol=0.1 * np.abs(exact).max())
+
+
 def test_peepholes_add_the_slopes_of_their_gates_to_the_gradient_along_c():
     cell, x = sj.peephole_lstm(H), normal(2, 1, D)
     params = shaken(init(cell))._replace(w_h=jnp.zeros((H, 4 * H)))

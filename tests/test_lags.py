@@ -203,6 +203,24 @@ def test_a_tap_reads_the_norm_of_the_gradient_by_the_entering_carry(layer):
 
 
 @pytest.mark.parametrize(
+    "layer", [*LAYERS[:2], sj.pointwise(nn.Dense(D)), sj.pointwise(nn.RMSNorm())], ids=repr
+)
+def test_over_bfloat16_inputs_the_gradients_of_elementwise_weights_add_up_in_float32(layer):
+    """Over 2,048 rows a sum of ones in bfloat16 stops at 256."""
+
+    def gradients(dtype):
+        steps = jnp.arange(64, dtype=dtype)[:, None, None]
+        xs = jnp.full((64, 32, D), 0.7, dtype).at[..., 1:].multiply(1 + steps / 64)
+        params = jax.tree.map(lambda p: p.astype(jnp.float32), layer.init(KEY, xs[0]))
+        carry = layer.initial_carry(params, xs[0])
+        loss = lambda p: jnp.sum(layer.unroll(p, carry, xs)[1].astype(jnp.float32))  # noqa: E731
+        return jax.tree.leaves(jax.jit(jax.grad(loss))(params))
+
+    for found, expected in zip(gradients(jnp.bfloat16), gradients(jnp.float32), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=0.03 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (

@@ -202,6 +202,15 @@ def test_rtu_moduli_start_in_the_ring(r_min, r_max):
         assert abs(power.mean() - expected) < 5 * power.std() / math.sqrt(size)
 
 
+@pytest.mark.parametrize("make", [sj.lru, sj.rtu])
+def test_in_bfloat16_moduli_start_in_the_whole_ring(make):
+    """What is stored is the logarithm of the rate, which has digits enough; near 1 the modulus has four values."""
+    params = init(make(512, r_min=0.99, r_max=0.999, param_dtype=jnp.bfloat16), 1)
+    modulus = np.exp(-np.exp(np.float64(params.nu_log)))
+    assert 0.9898 < modulus.min() < 0.9902 and 0.9988 < modulus.max() < 0.9991
+    assert len(np.unique(modulus)) > 50
+
+
 def test_rtu_edges_of_the_ring_are_finite():
     for r_min, r_max in ((1 - 1e-12, 1.0), (0.0, 1e-12)):
         assert all(np.isfinite(p).all() for p in init(sj.rtu(100, r_min=r_min, r_max=r_max), 1))
@@ -211,6 +220,8 @@ def test_biases_and_angles_start_as_stated():
     np.testing.assert_array_equal(init(sj.min_lstm(2, forget_bias=1.5)).b, [1.5, 1.5, 0, 0, 0, 0])
     np.testing.assert_array_equal(init(sj.sru(2, highway_bias=-3.0)).b, [0, 0, -3, -3])
     np.testing.assert_allclose(init(sj.hgrn(4, **F64)).theta, 10000.0 ** (-np.arange(4) / 2), rtol=1e-12)
+    low = np.float64(init(sj.hgrn(600, param_dtype=jnp.bfloat16)).theta)  # not each angle twice
+    np.testing.assert_allclose(low, 10000.0 ** (-np.arange(600) / 300), rtol=0.004)
 
 
 def test_weights_start_with_the_stated_variance():

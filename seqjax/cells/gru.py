@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights, Recurrence, Step
 from seqjax.cells.initialise import check_size, gated_weights, zero_carry
 from seqjax.definition import definition
+from seqjax.ops.step import spread
 
 SIGMOID, TANH = Activation.SIGMOID, Activation.TANH
 
@@ -70,7 +71,7 @@ def gru(hidden_size: int, *, reset_after: bool = True, param_dtype: Any = jnp.fl
         return GRUParams(w_x, w_h, b, b_h)
 
     def reset_before(params: GRUParams, carry: GRUCarry, u: jax.Array) -> tuple[GRUCarry, jax.Array]:
-        u = u + jnp.broadcast_to(params.b_h, u.shape)
+        u = u + spread(params.b_h, u)
         u_r, u_z, u_n = jnp.split(u, 3, -1)
         w_r, w_z, w_n = jnp.split(params.w_h, 3, -1)
         r = jax.nn.sigmoid(u_r + carry.h @ w_r)

@@ -86,13 +86,13 @@ def hgrn(hidden_size: int, *, lower_bound: float = 0.0, param_dtype: Any = jnp.f
         keys = jax.random.split(key, 4)
         width, both = x.shape[-1], 2 * hidden_size
         zeros, zeros_both = jnp.zeros((hidden_size,), param_dtype), jnp.zeros((both,), param_dtype)
-        power = jnp.arange(hidden_size, dtype=param_dtype) * (-2 / hidden_size)
+        power = jnp.arange(hidden_size, dtype=wide(jnp.dtype(param_dtype))) * (-2 / hidden_size)
         return HGRNParams(
             lecun_normal(keys[0], (width, both), param_dtype),
             zeros_both,
             lecun_normal(keys[1], (width, hidden_size), param_dtype),
             zeros,
-            jnp.exp(math.log(10000) * power),
+            jnp.exp(math.log(10000) * power).astype(param_dtype),
             lecun_normal(keys[2], (width, both), param_dtype),
             zeros_both,
             jnp.ones((both,), param_dtype),

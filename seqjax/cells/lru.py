@@ -80,17 +80,19 @@ def lru(
 
     def init(key: jax.Array, x: jax.Array) -> LRUParams:
         keys = jax.random.split(key, 5)
-        # Uniform in (0, 1]: a modulus or an angle of exactly zero has no logarithm.
-        u_1, u_2 = (1 - jax.random.uniform(k, (size,), param_dtype) for k in keys[:2])
+        # Uniform in (0, 1]: a modulus or an angle of exactly zero has no logarithm. In float32 at least: near 1
+        # bfloat16 has four numbers for memories of 100 to 1000 steps.
+        dtype = wide(jnp.dtype(param_dtype))
+        u_1, u_2 = (1 - jax.random.uniform(k, (size,), dtype) for k in keys[:2])
         modulus_squared = r_min**2 + u_1 * (r_max**2 - r_min**2)
-        tiny = jnp.finfo(param_dtype).eps
+        tiny = jnp.finfo(dtype).eps
         nu_log = jnp.log(-0.5 * jnp.log(jnp.clip(modulus_squared, tiny, 1 - tiny)))
         gamma_log = 0.5 * jnp.log1p(-jnp.exp(-2 * jnp.exp(nu_log)))
         width = x.shape[-1]
         return LRUParams(
-            nu_log,
-            jnp.log(max_phase * u_2),
-            gamma_log,
+            nu_log.astype(param_dtype),
+            jnp.log(max_phase * u_2).astype(param_dtype),
+            gamma_log.astype(param_dtype),
             jax.random.normal(keys[2], (width, 2 * size), param_dtype) / math.sqrt(2 * width),
             jax.random.normal(keys[3], (2 * size, hidden_size), param_dtype) / math.sqrt(size),
             jax.random.normal(keys[4], (width, hidden_size), param_dtype) / math.sqrt(width),

@@ -93,14 +93,15 @@ def rtu(
 
     def init(key: jax.Array, x: jax.Array) -> RTUParams:
         keys = jax.random.split(key, 3)
-        # Uniform in (0, 1]: a modulus or an angle of exactly zero has no logarithm.
-        u_1, u_2 = (1 - jax.random.uniform(k, (hidden_size,), param_dtype) for k in keys[:2])
-        tiny = jnp.finfo(param_dtype).eps
+        # Uniform in (0, 1]: a modulus or an angle of exactly zero has no logarithm. In float32 at least, as in `lru`.
+        dtype = wide(jnp.dtype(param_dtype))
+        u_1, u_2 = (1 - jax.random.uniform(k, (hidden_size,), dtype) for k in keys[:2])
+        tiny = jnp.finfo(dtype).eps
         modulus_squared = jnp.clip(r_min**2 + u_1 * (r_max**2 - r_min**2), tiny, 1 - tiny)
         width = x.shape[-1]
         return RTUParams(
-            jnp.log(-0.5 * jnp.log(modulus_squared)),
-            jnp.log(max_phase * u_2),
+            jnp.log(-0.5 * jnp.log(modulus_squared)).astype(param_dtype),
+            jnp.log(max_phase * u_2).astype(param_dtype),
             jax.random.normal(keys[2], (width, 2 * hidden_size), param_dtype) / math.sqrt(width),
         )
 

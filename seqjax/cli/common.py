@@ -10,6 +10,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 console = Console()
 
+MANY = 30
+
 
 class UsageError(Exception):
     """Bad input: its text is shown, and the exit status is 2."""
@@ -46,8 +48,10 @@ def one_of(option: str, name: str, known: Iterable[str]) -> str:
     if name in choices:
         return name
     near = difflib.get_close_matches(name, choices, 1, 0.4)
-    hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(choices)}."
-    raise UsageError(f"{option}: unknown name {name!r}. {hint} 'seqjax list' shows all.")
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    # Of all that is chosen by name only the cells are too many for one line.
+    there = f"There are {', '.join(choices)}." if len(choices) < MANY else "'seqjax list' shows all."
+    raise UsageError(f"{option}: unknown name {name!r}.{hint} {there}")
 
 
 def numbers(option: str, text: str) -> tuple[int, ...]:

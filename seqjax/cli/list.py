@@ -9,7 +9,9 @@ from seqjax.report import catalogue
 def list_() -> None:
     """Show the cells, methods and tasks there are."""
     for table in (catalogue.cells(), catalogue.methods(), catalogue.tasks()):
-        shown = Table(*table.columns, title=table.title, title_justify="left")
+        shown = Table(title=table.title, title_justify="left")
+        for place, column in enumerate(table.columns):
+            shown.add_column(column, no_wrap=place == 0, overflow="fold")  # a name in two pieces is none
         for row in table.rows:
             shown.add_row(*row)
         console.print(shown)

@@ -168,7 +168,16 @@ def train(
     if mesh is not None:
         multihost_utils.sync_global_devices("the folder is claimed")
     _speak()
-    again = shlex.join(["seqjax", "train", "--config", str(folder / "config.json"), "--resume"])
+    again = _again(
+        folder,
+        {
+            "tensorboard": tensorboard,
+            "distributed": distributed,
+            "coordinator": coordinator,
+            "processes": processes,
+            "process": process,
+        },
+    )
     try:
         log = MetricsLog(folder, tensorboard=tensorboard) if first else None
         with Checkpoints(folder, config=recipe.to_json()) as checkpoints:
@@ -211,6 +220,15 @@ def _join(
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"--distributed: {' '.join(str(error).split())}") from None
     return jax.make_mesh((jax.device_count(),), ("data",))
+
+
+def _again(folder: Path, options: dict[str, Any]) -> str:
+    """The command that goes on with a run in the same way; of its options config.json does not hold these."""
+    words = ["seqjax", "train", "--config", str(folder / "config.json"), "--resume"]
+    for name, value in options.items():
+        if value is not None and value is not False:
+            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return shlex.join(words)
 
 
 def _from_anywhere(model: str) -> str:
