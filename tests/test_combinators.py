@@ -641,3 +641,11 @@ def test_a_nest_of_layers_is_traced_a_few_times_only():
         wide = sj.serial(layer, sj.recurrent(sj.gru(4)))
         found = wide.init(jax.random.key(0), other)[1]
         assert found.w_x.shape[0] == other.shape[1]
+
+
+def test_an_error_in_a_nest_is_told_alone():
+    layer = sj.serial(sj.recurrent(sj.lstm(4)), sj.pointwise(lambda x: x @ jnp.ones((7, 3))))
+    nest = sj.serial(layer, sj.recurrent(sj.lru(3)))
+    with pytest.raises(TypeError, match="dot_general") as error:
+        nest.init(jax.random.key(0), jnp.ones((2, 3)))
+    assert error.value.__context__ is None

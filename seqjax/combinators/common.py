@@ -180,14 +180,14 @@ def output_of(layer: Layer, params: Any, x: Any) -> Any:
     types = tuple(leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf) for leaf in leaves)
     key = (layer, treedef, types, jax.config.jax_enable_x64, jax.sharding.get_abstract_mesh())  # type: ignore[attr-defined]
     try:
-        return _OUTPUTS[key]
-    except KeyError:
-        found = jax.eval_shape(run, params, x)
+        found = _OUTPUTS.get(key)
     except TypeError:  # a layer of one's own that has no hash
         return jax.eval_shape(run, params, x)
-    if len(_OUTPUTS) >= MOST_OUTPUTS:
-        _OUTPUTS.clear()
-    _OUTPUTS[key] = found
+    if found is None:  # computed here, so that an error in it has no other before it
+        found = jax.eval_shape(run, params, x)
+        if len(_OUTPUTS) >= MOST_OUTPUTS:
+            _OUTPUTS.clear()
+        _OUTPUTS[key] = found
     return found
 
 
