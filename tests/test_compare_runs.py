@@ -172,7 +172,14 @@ def test_the_command_compares_two_studies(monkeypatch, tmp_path, capsys, shared)
     folders = [ROOT / "docs" / "report", tmp_path / "b", tmp_path / "c"]
     study(folders[1], {"x": shared})
     study(folders[2], {"x": shared + 1})
+    few = [
+        study(tmp_path / name, {"x": values}) for name, values in (("d", shared[:2]), ("e", shared[:2] + 1))
+    ]
     out = ["--out", tmp_path / "out"]
+    assert (
+        run(monkeypatch, "compare", *few, *out) == 2
+    )  # nothing can be said: a check that relies on it is told
+    assert "Undecided: it takes 6 common seeds" in " ".join(capsys.readouterr().out.split())
     assert (
         run(monkeypatch, "compare", folders[0], folders[0], "--quantities", "held_out_loss,lag_90", *out) == 0
     )

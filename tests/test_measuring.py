@@ -33,10 +33,10 @@ class Section:
 
 @pytest.fixture
 def bench(tmp_path):
-    def make(advance=lambda work: None):
+    def make(advance=lambda work: None, describe=lambda what: None):
         store = Store(tmp_path)
         (tmp_path / "parts").mkdir(exist_ok=True)
-        return Measuring(Settings(), None, store, advance, lambda what: None)
+        return Measuring(Settings(), None, store, advance, describe)
 
     return make
 
@@ -68,7 +68,7 @@ def test_cells_are_measured_together_their_sections_in_turn_and_timed_ones_alone
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_an_error_keeps_what_is_finished_and_begins_nothing_more(bench, monkeypatch, error):
-    events, stopped = [], threading.Event()
+    events, described, stopped = [], [], threading.Event()
 
     def happen(part):
         if part.cell == "a" and part.seed == 1:
@@ -85,10 +85,11 @@ def test_an_error_keeps_what_is_finished_and_begins_nothing_more(bench, monkeypa
 
     monkeypatch.setattr(measuring, "as_completed", late)
     section, later = Section("first", happen, events), Section("later", lambda part: None, events)
-    measured = bench()
+    measured = bench(describe=described.append)
     with pytest.raises(error):
         measured.run([*section.parts(), *later.parts()], workers=2)
     assert bench().done == measured.done == {"first/a/4/0"}
+    assert described[-1].startswith("stopping")
     assert not any(name == "later" for _, name, _, _ in events)
 
 

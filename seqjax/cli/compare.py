@@ -50,7 +50,7 @@ def compare_(
 
     A and B are cells with a method, dtype and device, or functions of your own,
     build() -> (params, step), step(params, carry, x) -> (carry, y); or both are folders that 'seqjax gradients' wrote.
-    The exit status is 0 where they are equal, 1 where they differ, 2 for bad input.
+    The exit status is 0 where they are equal, 1 where they differ, 2 for bad input and for too few seeds to decide.
     """
     _check_out(out)
     found: Comparison | RunsComparison
@@ -77,6 +77,8 @@ def compare_(
     _write(out, found, command)
     _show(found)
     console.print(f"Open [bold]{(out / 'index.html').resolve()}[/bold]", soft_wrap=True)
+    if isinstance(found, RunsComparison) and found.undecided:
+        raise typer.Exit(2)
     if not found.equal:
         raise typer.Exit(1)
 

@@ -69,6 +69,7 @@ class Measuring:
                     future.result()
             except BaseException:
                 self._stop.set()
+                self._describe("stopping: what is being computed comes to its end")
                 pool.shutdown(cancel_futures=True)
                 raise
         for (section, _), parts in alone.items():

@@ -61,8 +61,8 @@ def verdict(found: Comparison | RunsComparison) -> str:
         count, of = sum(row.differs for row in found.rows), len(found.rows)
         if count:
             return f"{count} of {of} quantities differ (sign-flip test on the pairs; at most 5% of them by chance)."
-        few = found.rows[0].paired.pairs
-        if few < FEWEST:
+        if found.undecided:
+            few = found.rows[0].paired.pairs
             are = "is" if few == 1 else "are"
             return f"Undecided: it takes {FEWEST} common seeds to show a difference, and there {are} {few}."
         return f"No difference was shown in any of {of} quantities."
@@ -91,7 +91,7 @@ def verdict(found: Comparison | RunsComparison) -> str:
 
 def _mark(found: Comparison | RunsComparison) -> str:
     """The class of the verdict: nothing is good or bad where nothing can be shown."""
-    undecided = isinstance(found, RunsComparison) and found.rows[0].paired.pairs < FEWEST
+    undecided = isinstance(found, RunsComparison) and found.undecided
     return "bad" if not found.equal else "open" if undecided else ""
 
 

@@ -74,6 +74,11 @@ class RunsComparison(NamedTuple):
         """Whether no quantity was shown to differ."""
         return not any(row.differs for row in self.rows)
 
+    @property
+    def undecided(self) -> bool:
+        """Whether there are too few common seeds to show any difference."""
+        return self.rows[0].paired.pairs < FEWEST
+
 
 def is_run(folder: str | Path) -> bool:
     """Whether this is the folder of a study."""
