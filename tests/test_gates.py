@@ -139,7 +139,8 @@ def test_what_has_no_gates_is_refused():
         gate_statistics(sj.lem(2), None, None, xs)
     with pytest.raises(ValueError, match="gate_statistics: expected xs .* got an empty sequence"):
         gate_statistics(sj.lstm(2), None, None, xs[:0])
-    with pytest.raises(
-        ValueError, match=r"gate_statistics\(quantiles\): expected levels in \[0, 1\], got \(95,\)"
-    ):
-        gate_statistics(sj.lstm(2), None, None, xs, quantiles=(95,))
+    for levels, shown in (((95,), r"\(95,\)"), (0.5, "0.5")):
+        with pytest.raises(
+            ValueError, match=rf"\(quantiles\): expected levels in \[0, 1\] such as .*, got {shown}"
+        ):
+            gate_statistics(sj.lstm(2), None, None, xs, quantiles=levels)

@@ -136,6 +136,10 @@ def test_examples_come_once_an_epoch_and_keep_their_targets():
     assert sorted(seen) == xs[:, 0].tolist()
     per_step = examples(xs[..., None], xs, batch=2)(0)
     np.testing.assert_array_equal(per_step.targets, per_step.xs[..., 0])
+    of_sequences = examples(xs[..., None], xs, batch=2, per_step=False)(0)  # four classes, and four steps
+    np.testing.assert_array_equal(of_sequences.targets, of_sequences.xs[..., 0].T)
+    both = examples(xs[..., None], {"steps": xs, "one": xs[:, 0]}, batch=2)(0).targets
+    np.testing.assert_array_equal(both["steps"][0], both["one"])
 
 
 def test_examples_say_what_is_wrong():
@@ -162,6 +166,8 @@ def test_examples_say_what_is_wrong():
         windows(np.arange(5), batch=1, length=1, seed=-1)
     with pytest.raises(ValueError, match="expected numbers, got an array of object"):
         examples(np.full((3, 4), None), np.zeros(3), batch=1)
+    with pytest.raises(ValueError, match=r"expected targets per step \[3, 4, ...\], got \[3\]"):
+        examples(np.zeros((3, 4)), np.zeros(3), batch=1, per_step=True)
 
 
 def test_prefetch_hands_on_every_batch_and_every_error_and_ends_its_thread():

@@ -228,7 +228,15 @@ def padded(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) 
     return Loader(of_rows, batch, -(-len(documents) // batch))
 
 
-def examples(xs: Any, targets: Any, *, batch: int, seed: int = 0, lengths: Any = None) -> Loader:
+def examples(
+    xs: Any,
+    targets: Any,
+    *,
+    batch: int,
+    seed: int = 0,
+    lengths: Any = None,
+    per_step: bool | None = None,
+) -> Loader:
     """Arrays of examples, batch-major as one has them, in batches that are time-major.
 
     Shapes: xs ``[N, T, ...]``; targets ``[N, T, ...]`` for targets per step, else ``[N, ...]``; lengths ``[N]`` ->
@@ -240,6 +248,8 @@ def examples(xs: Any, targets: Any, *, batch: int, seed: int = 0, lengths: Any =
         batch: B; the last batch of an epoch begins again with the first examples of the next.
         seed: of the order.
         lengths: how many steps of each example there are; later ones are masked.
+        per_step: whether targets have an axis of time; None: those whose second axis has the length T do. Say False
+            where targets per sequence may happen to have it, such as T classes.
 
     Raises:
         ValueError: when sizes differ, are not positive, or xs holds NaN or infinity where a step happens.
@@ -275,14 +285,19 @@ def examples(xs: Any, targets: Any, *, batch: int, seed: int = 0, lengths: Any =
                 f"examples: expected finite xs, got NaN or infinity in {len(bad)} steps, the first in example "
                 f"{bad[0][0]} at step {bad[0][1]}. Clean the data, or mask these steps."
             )
-    per_step = xs.shape[:2]
+    timed = jax.tree.map(lambda leaf: leaf.shape[:2] == xs.shape[:2] and per_step is not False, targets)
+    if per_step and not all(jax.tree.leaves(timed)):
+        found = [list(leaf.shape) for leaf in jax.tree.leaves(targets)]
+        raise ValueError(
+            f"examples: expected targets per step [{len(xs)}, {xs.shape[1]}, ...], got {', '.join(map(str, found))}."
+        )
 
     def of_rows(step: int, rows: np.ndarray) -> Batch:
         places = (step * batch + rows).tolist()
         chosen = np.array([permutation(p // len(xs))[p % len(xs)] for p in places])
         first = np.moveaxis(xs[chosen], 0, 1)
         picked = jax.tree.map(
-            lambda t: np.moveaxis(t[chosen], 0, 1) if t.shape[:2] == per_step else t[chosen], targets
+            lambda t, per_step: np.moveaxis(t[chosen], 0, 1) if per_step else t[chosen], targets, timed
         )
         return Batch(first, picked, None, None if mask is None else mask[chosen].T)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from seqjax.base import Activation, Cell, Diagonal, Gated, GatedWeights, Matrix
 from seqjax.layers import first_step, num_steps, recurrent
@@ -100,8 +101,8 @@ def gate_statistics(
     carry, xs, reset, mask = check_sequence(who, carry, xs, reset, mask)
     if num_steps(xs) == 0:
         raise ValueError(f"{who}: expected xs [T, ...] with T of at least 1, got an empty sequence.")
-    if not all(0 <= level <= 1 for level in quantiles):
-        raise ValueError(f"{who}(quantiles): expected levels in [0, 1], got {quantiles}.")
+    if np.ndim(quantiles) != 1 or not all(0 <= level <= 1 for level in quantiles):
+        raise ValueError(f"{who}(quantiles): expected levels in [0, 1] such as (0.5,), got {quantiles}.")
     system = bind(recurrent(cell), params)
     check_step(who, system, system.initial_carry(first_step(xs)) if carry is None else carry, first_step(xs))
     xs = keep(mask, xs)
