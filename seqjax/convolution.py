@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Layer
 from seqjax.cells.labels import elementwise
+from seqjax.checks import check_whole
 from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.ops.lags import lagged
@@ -55,7 +56,7 @@ def short_convolution(width: int, *, bias: bool = True, param_dtype: Any = jnp.f
     References:
         Gu, Dao 2023, "Mamba: linear-time sequence modeling with selective state spaces", arXiv:2312.00752, figure 3.
     """
-    _check_whole("short_convolution(width)", width)
+    check_whole("short_convolution(width)", width)
 
     def init(key: jax.Array, x: jax.Array) -> ConvolutionParams:
         key_w, key_b = jax.random.split(key)
@@ -118,7 +119,7 @@ def token_shift(num_outputs: int = 1, *, param_dtype: Any = jnp.float32) -> Laye
         section 4.1 (lerp). Peng et al. 2023, "RWKV: reinventing RNNs for the transformer era", arXiv:2305.13048 has
         mu and 1 - mu the other way round.
     """
-    _check_whole("token_shift(num_outputs)", num_outputs)
+    check_whole("token_shift(num_outputs)", num_outputs)
 
     def init(key: jax.Array, x: jax.Array) -> TokenShiftParams:
         channel = jnp.arange(x.shape[-1], dtype=param_dtype) / x.shape[-1]
@@ -187,8 +188,3 @@ def _layer(init: Callable, combine: Callable[[Any, list[jax.Array]], jax.Array],
 def _check_inputs(who: str, x: jax.Array, width: int) -> None:
     if not jnp.issubdtype(x.dtype, jnp.floating) or x.shape[-1] != width:
         raise ValueError(f"{who}: expected floating inputs [..., {width}], got {x.dtype} {list(x.shape)}.")
-
-
-def _check_whole(name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}.")

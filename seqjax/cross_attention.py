@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.cells.initialise import check_size
+from seqjax.checks import check_divisor, check_one_of, check_whole
 from seqjax.definition import Definition, definition
 from seqjax.ops.select import cast, keep, wide
 
@@ -91,7 +91,7 @@ def additive_attention(size: int, *, param_dtype: Any = jnp.float32) -> CrossAtt
         Bahdanau, Cho, Bengio 2015, "Neural machine translation by jointly learning to align and translate",
         arXiv:1409.0473: eq. 5, 6, appendix A.1.2 (the network), B.1 (matrices normal of deviation 0.001, v zero).
     """
-    check_size("additive_attention(size)", size)
+    check_whole("additive_attention(size)", size)
 
     def init(key: jax.Array, memory: Any, query: Any) -> AdditiveParams:
         key_q, key_m = jax.random.split(key)
@@ -150,8 +150,7 @@ def multiplicative_attention(
         arXiv:1508.04025: eq. 7 and the scores under it ("concat" is `additive_attention`); section 4.1 (w uniform in
         [-0.1, 0.1]).
     """
-    if score not in ("general", "dot"):
-        raise ValueError(f"multiplicative_attention(score): expected 'general' or 'dot', got {score!r}.")
+    check_one_of("multiplicative_attention(score)", score, ("general", "dot"))
     general = score == "general"
 
     def init(key: jax.Array, memory: Any, query: Any) -> MultiplicativeParams:
@@ -218,17 +217,15 @@ def scaled_dot_attention(
         Vaswani et al. 2017, "Attention is all you need", arXiv:1706.03762: eq. 1, section 3.2.2, and 3.2.3 for queries
         from a decoder. Weights start uniform by Glorot and Bengio (2010), which it does not state.
     """
-    check_size("scaled_dot_attention(num_heads)", num_heads)
+    check_whole("scaled_dot_attention(num_heads)", num_heads)
     if key_size is not None:
-        check_size("scaled_dot_attention(key_size)", key_size)
+        check_whole("scaled_dot_attention(key_size)", key_size)
 
     def init(key: jax.Array, memory: Any, query: Any) -> ScaledDotParams:
         width = memory.shape[-1]
-        if key_size is None and width % num_heads:
-            raise ValueError(
-                f"scaled_dot_attention(num_heads): expected a divisor of the memory's width {width}, got {num_heads}. "
-                "Or give a key_size."
-            )
+        if key_size is None:
+            what, hint = "scaled_dot_attention(num_heads)", "Or give a key_size."
+            check_divisor(what, num_heads, f"the memory's width {width}", width, hint=hint)
         inner = num_heads * (key_size or width // num_heads)
         shapes = ((query.shape[-1], inner), (width, inner), (width, inner), (inner, width))
         uniform = jax.nn.initializers.glorot_uniform()

@@ -43,7 +43,18 @@ class Opaque:
 
 
 class Value:
-    """Mixin of frozen dataclasses that print as the call that makes them, without arguments at their defaults."""
+    """Mixin of frozen dataclasses that print as the call that makes them, without arguments at their defaults.
+
+    A field that is a NumPy number holds Python's number instead, and a list becomes a tuple: the value can then be
+    compared, hashed and printed like any other. What `definition` refuses as an argument, arrays among them, is a
+    TypeError here as well.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = _tuples(getattr(self, field.name))
+            tokenize(value, f"{type(self).__name__}({field.name}=...)")
+            object.__setattr__(self, field.name, value)
 
     def __repr__(self) -> str:
         return show(tokenize(self, type(self).__name__))
@@ -140,11 +151,11 @@ def tokenize(value: Any, where: str) -> tuple:
         return ("dtype", np.dtype(value).name)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = (
-            (f, getattr(value, f.name)) for f in dataclasses.fields(value) if f.init and f.name != "parent"
+            (f, _tuples(getattr(value, f.name)))
+            for f in dataclasses.fields(value)
+            if f.init and f.name != "parent"
         )
-        changed = tuple(
-            (f.name, tokenize(_tuples(v), f"{where}.{f.name}")) for f, v in fields if not _default(f, v)
-        )
+        changed = tuple((f.name, tokenize(v, f"{where}.{f.name}")) for f, v in fields if not _default(f, v))
         return ("dataclass", tokenize(type(value), where), changed)
     if isinstance(value, functools.partial):
         pieces = (value.func, _tuples(value.args), _tuples(tuple(sorted(value.keywords.items()))))

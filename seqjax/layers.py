@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Attention, Cell, Dense, Layer, Method
+from seqjax.checks import check_within
 from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.methods import Auto, TimeSharded, at_step, check_method
@@ -223,8 +224,7 @@ def dropout(rate: float) -> Layer:
     References:
         Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15.
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"dropout(rate): expected a share in [0, 1), got {rate}.")
+    check_within("dropout(rate)", rate)
 
     def apply(params: Any, x: jax.Array, key: Any) -> jax.Array:
         if key is None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import DiagonalInputs, Layer
+from seqjax.checks import check_above
 from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.ops import diagonal as scans
@@ -56,8 +57,7 @@ def running_normalisation(*, epsilon: float = 1e-5) -> Layer:
     References:
         Welford 1962, "Note on a method for calculating corrected sums of squares and products", Technometrics 4.
     """
-    if not epsilon > 0:
-        raise ValueError(f"running_normalisation(epsilon): expected a number above 0, got {epsilon}.")
+    check_above("running_normalisation(epsilon)", epsilon)
 
     def initial_carry(params: Any, x: jax.Array) -> RunningMoments:
         zeros = jnp.zeros_like(x, dtype=wide(x.dtype))

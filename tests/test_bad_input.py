@@ -136,13 +136,13 @@ def test_losses_that_are_no_floating_array_are_refused(losses, found):
 
 
 def test_shares_that_are_percentages_are_refused():
-    with pytest.raises(ValueError, match=r"horizon\(share\): expected a share in \(0, 1\], got 90"):
+    with pytest.raises(ValueError, match=r"horizon\(share\): expected a number in \(0, 1\], got 90"):
         probes.horizon(np.zeros(3), 90)
     with pytest.raises(ValueError, match=r"horizon: expected log norms \[T\] by lag, got \[3, 2\]"):
         probes.horizon(np.zeros((3, 2)), 0.9)
     lengths = np.array([16, 64, 256])
     with pytest.raises(
-        ValueError, match=r"find_crossover\(confidence\): expected a share in \(0, 1\), got 95"
+        ValueError, match=r"find_crossover\(confidence\): expected a number in \(0, 1\), got 95"
     ):
         probes.find_crossover(lengths, 100 * lengths, lengths**2, confidence=95)
     with pytest.raises(ValueError, match="fit_power_law: expected two different lengths or more"):

@@ -338,7 +338,7 @@ def test_sizes_that_do_not_fit_a_block_are_refused():
 def test_options_that_do_not_exist_are_refused():
     with pytest.raises(ValueError, match=r"feed_forward\(activation\): expected .* got 'relu'\."):
         sj.feed_forward(4, activation="relu")
-    with pytest.raises(ValueError, match=r"norm: expected 'rms' or 'layer', got 'batch'\."):
+    with pytest.raises(ValueError, match=r"norm: expected one of 'rms', 'layer', got 'batch'\."):
         sj.transformer_block(4, num_heads=1, window=3, norm="batch")
     with pytest.raises(ValueError, match=r"feed_forward\(hidden_size\): expected a whole number .* got 0\."):
         sj.feed_forward(4, hidden_size=0)

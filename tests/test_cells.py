@@ -294,7 +294,7 @@ def test_a_numpy_integer_is_a_size():
 
 def test_an_unknown_activation_is_refused():
     with pytest.raises(
-        ValueError, match=r"elman\(activation\): expected one of tanh, relu, identity, got 'gelu'\."
+        ValueError, match=r"elman\(activation\): expected one of 'tanh', 'relu', 'identity', got 'gelu'\."
     ):
         sj.elman(3, activation="gelu")
     with pytest.raises(ValueError, match=r"elman\(activation\): .* got None\."):
@@ -312,7 +312,7 @@ def test_a_ring_without_room_is_refused(r_min, r_max):
 
 
 def test_other_arguments_of_lru_are_checked():
-    with pytest.raises(ValueError, match=r"lru\(max_phase\): expected an angle above 0 radians, got 0\.0\."):
+    with pytest.raises(ValueError, match=r"lru\(max_phase\): expected a finite number above 0, got 0\.0\."):
         sj.lru(3, max_phase=0.0)
     with pytest.raises(
         ValueError, match=r"lru\(state_size\): expected a whole number of at least 1, got 0\."

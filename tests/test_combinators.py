@@ -85,7 +85,7 @@ def test_parallel_refuses_what_cannot_be_merged():
     with pytest.raises(ValueError, match=r"expected outputs of one shape, got \[9, 2, 2\], \[9, 2, 3\]"):
         unroll(layer, *setting(layer))
     with pytest.raises(
-        ValueError, match=r"parallel\(merge\): expected 'concatenate', 'sum' or 'gate', got 'mean'"
+        ValueError, match=r"parallel\(merge\): expected one of 'concatenate', 'sum', 'gate', got 'mean'"
     ):
         sj.parallel(elman(), merge="mean")
     with pytest.raises(ValueError, match="parallel: expected one layer or more"):
@@ -300,7 +300,7 @@ def test_zoneout_with_a_key_keeps_entries_or_updates_them(cell):
 
 
 def test_zoneout_rates_are_checked():
-    with pytest.raises(ValueError, match=r"zoneout\(rate\): expected a share in \[0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"zoneout\(rate\): expected a number in \[0, 1\), got 1"):
         sj.zoneout(sj.lstm(3), 1)
     layer = sj.recurrent(sj.zoneout(sj.lstm(3), (0.1,)))
     with pytest.raises(

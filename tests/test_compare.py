@@ -361,7 +361,7 @@ def returns(*parts):
         ),
         (lambda: Implementation(sj.recurrent(sj.gru(H))), ValueError, "two implementations of one function"),
         (lambda: Implementation(sj.bidirectional(SPEC, SPEC)), TypeError, "expected a causal layer"),
-        (lambda: Implementation(SPEC, "int32"), ValueError, "expected one of bfloat16"),
+        (lambda: Implementation(SPEC, "int32"), ValueError, "expected one of 'bfloat16'"),
         (lambda: Implementation(3), TypeError, "expected a Layer, a Cell or build"),
     ],
 )

@@ -151,16 +151,16 @@ def test_held_out_windows_are_evenly_spaced():
         (
             4,
             1000,
-            "expected data of at least length \\+ 1 = 1001 tokens, got 1000. Use longer data or a shorter length",
+            ": expected data of at least length \\+ 1 = 1001 tokens, got 1000. Use longer data or a shorter length",
         ),
-        (0, 5, "expected batch of at least 1, got 0"),
-        (4, -1, "expected length of at least 1, got -1"),
+        (0, 5, r"\(batch\): expected a whole number of at least 1, got 0"),
+        (4, -1, r"\(length\): expected a whole number of at least 1, got -1"),
     ],
 )
 def test_windows_say_what_is_wrong(batch, length, message):
-    with pytest.raises(ValueError, match=f"sample_windows: {message}"):
+    with pytest.raises(ValueError, match=f"sample_windows{message}"):
         sample_windows(DATA, 0, 0, batch, length)
-    with pytest.raises(ValueError, match=f"held_out_windows: {message}"):
+    with pytest.raises(ValueError, match=f"held_out_windows{message}"):
         held_out_windows(DATA, batch, length)
 
 

@@ -680,11 +680,11 @@ BEAM = {"max_length": 3, "beam_size": 2, "end_token": END}
         ),
         (lambda: sj.categorical(top_k=2.0), "categorical(top_k): expected a whole number of at least 1"),
         (lambda: sj.categorical(top_k=True), "categorical(top_k): expected a whole number of at least 1"),
-        (lambda: sj.categorical(top_p=0.0), "categorical(top_p): expected a probability above 0 and up to 1"),
-        (lambda: sj.categorical(top_p=1.1), "categorical(top_p): expected a probability above 0 and up to 1"),
+        (lambda: sj.categorical(top_p=0.0), "categorical(top_p): expected a number in (0, 1], or None"),
+        (lambda: sj.categorical(top_p=1.1), "categorical(top_p): expected a number in (0, 1], or None"),
         (
             lambda: sj.categorical(top_p=np.nan),
-            "categorical(top_p): expected a probability above 0 and up to 1",
+            "categorical(top_p): expected a number in (0, 1], or None",
         ),
     ],
 )
@@ -699,7 +699,11 @@ def test_samplers_out_of_range_are_refused(make, message):
         ({"max_length": 0}, ValueError, "(max_length): expected a whole number of at least 1, got 0."),
         ({"max_length": 2.5}, ValueError, "(max_length): expected a whole number of at least 1, got 2.5."),
         ({"max_length": True}, ValueError, "(max_length): expected a whole number of at least 1, got True."),
-        ({"end_token": -1}, ValueError, "(end_token): expected a whole number of at least 0, got -1."),
+        (
+            {"end_token": -1},
+            ValueError,
+            "(end_token): expected a whole number of at least 0, or None, got -1.",
+        ),
         ({"end_token": V}, ValueError, f"(end_token): expected a token below V = {V}, got {V}."),
         ({"pad_token": -1}, ValueError, "(pad_token): expected a whole number of at least 0, got -1."),
         ({"prompt": PROMPT[0]}, ValueError, "First tokens [B] are the prompt tokens[None]."),

@@ -177,13 +177,15 @@ def test_arguments_that_compare_equal_but_differ_in_type_make_different_values()
 
 
 def test_numbers_given_to_seqjax_keep_their_types():
-    rates = [sj.dropout(0), sj.dropout(0.0), sj.dropout(False)]
-    assert len(set(rates)) == 3
+    assert len({sj.dropout(0), sj.dropout(0.0)}) == 2
+    assert len({sj.lstm(8, forget_bias=0), sj.lstm(8, forget_bias=0.0), sj.lstm(8, forget_bias=False)}) == 3
     assert sj.lstm(8, forget_bias=1) != sj.lstm(8, forget_bias=1.0) != sj.lstm(8, forget_bias=True)
     with pytest.raises(ValueError, match=r"lstm\(hidden_size\): expected a whole number .* got True"):
         sj.lstm(True)
     with pytest.raises(ValueError, match=r"lstm\(hidden_size\): expected a whole number .* got 1\.0"):
         sj.lstm(1.0)
+    with pytest.raises(ValueError, match=r"dropout\(rate\): expected a number in \[0, 1\), got False"):
+        sj.dropout(False)
 
 
 def test_floats_are_equal_when_they_print_the_same():

@@ -188,7 +188,7 @@ def test_wrong_windows_and_batches_are_refused():
         ValueError, match=r"truncated_bptt\(window\): expected a whole number of at least 1, got 0"
     ):
         sj.truncated_bptt(0)
-    with pytest.raises(ValueError, match="expected a number that divides the window of 4, got 3"):
+    with pytest.raises(ValueError, match="expected a divisor of the window of 4, got 3"):
         sj.truncated_bptt(4, stride=3)
     params, carry = start(LAYERS["elman"], batch_of())
     _, update = sj.truncated_bptt(4, stride=2).bind(LAYERS["elman"], last_step(squares))
@@ -506,5 +506,5 @@ def test_random_truncation_is_refused_without_a_key_or_with_certain_cuts():
     _, update = sj.randomised_truncated_bptt(2).bind(LAYERS["elman"], squares)
     with pytest.raises(ValueError, match="expected a key to draw from, got None"):
         update(params, carry, (), batch)
-    with pytest.raises(ValueError, match=r"cut\): expected a probability in \[0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"cut\): expected a number in \[0, 1\), got 1"):
         sj.randomised_truncated_bptt(2, cut=1)

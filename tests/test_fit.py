@@ -146,7 +146,7 @@ def test_when_it_stops_and_which_is_best(early_stop, values, expected):
 
 
 def test_what_cannot_be_is_said():
-    with pytest.raises(ValueError, match="fit: expected eval_every of at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"fit\(eval_every\): expected a whole number of at least 1, got 0"):
         fit(step, START, batches, num_steps=1, eval_every=0)
     with pytest.raises(
         ValueError, match=r"expected evaluate to return 'loss', .* got 'accuracy'. Name another"
@@ -155,9 +155,9 @@ def test_what_cannot_be_is_said():
     with pytest.raises(ValueError, match="expected evaluate with early_stop, got none"):
         fit(step, START, batches, num_steps=1, early_stop=EarlyStop(patience=1))
     for options, message in (
-        ({"mode": "Min"}, "expected mode 'min' or 'max', got 'Min'"),
-        ({"patience": 0}, "expected patience of at least 1, or None, got 0"),
-        ({"min_change": -1.0}, "expected min_change of at least 0, got -1"),
+        ({"mode": "Min"}, r"EarlyStop\(mode\): expected one of 'min', 'max', got 'Min'"),
+        ({"patience": 0}, r"EarlyStop\(patience\): expected a whole number of at least 1, or None, got 0"),
+        ({"min_change": -1.0}, r"EarlyStop\(min_change\): expected a number of at least 0, got -1"),
     ):
         with pytest.raises(ValueError, match=message):
             EarlyStop(**options)

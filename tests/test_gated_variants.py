@@ -369,7 +369,7 @@ def test_a_time_without_room_is_refused(t_max):
 
 @pytest.mark.parametrize("epsilon", [0.0, -1e-5, math.nan])
 def test_a_variance_needs_something_added(epsilon):
-    message = f"layer_norm_lstm(epsilon): expected a number above 0, got {epsilon!r}."
+    message = f"layer_norm_lstm(epsilon): expected a finite number above 0, got {epsilon!r}."
     refuses(message, lambda: sj.layer_norm_lstm(3, epsilon=epsilon))
 
 
@@ -382,7 +382,7 @@ def test_a_projection_needs_a_cell():
 def test_other_arguments_of_indrnn_are_checked(w_min, w_max):
     message = f"indrnn: expected finite w_min <= w_max, got w_min={w_min}, w_max={w_max}."
     refuses(message, lambda: sj.indrnn(3, w_min=w_min, w_max=w_max))
-    message = "indrnn(activation): expected one of tanh, relu, identity, got 'gelu'."
+    message = "indrnn(activation): expected one of 'tanh', 'relu', 'identity', got 'gelu'."
     refuses(message, lambda: sj.indrnn(3, activation="gelu"))
 
 

@@ -233,7 +233,7 @@ def test_over_bfloat16_inputs_the_gradients_of_elementwise_weights_add_up_in_flo
         ),
         (
             lambda: sj.running_normalisation(epsilon=0.0),
-            "running_normalisation(epsilon): expected a number above 0, got",
+            "running_normalisation(epsilon): expected a finite number above 0, got",
         ),
     ],
 )

@@ -301,27 +301,27 @@ def test_two_streams_of_a_token_shift_make_a_qrnn_of_window_two():
             lambda: sj.rg_lru(4, num_blocks=0),
             "rg_lru(num_blocks): expected a whole number of at least 1, got 0.",
         ),
-        (lambda: sj.rg_lru(4, exponent=0.0), "rg_lru(exponent): expected a number above 0, got 0.0."),
+        (lambda: sj.rg_lru(4, exponent=0.0), "rg_lru(exponent): expected a finite number above 0, got 0.0."),
         (
             lambda: sj.rg_lru(4, a_max=1.0),
             "rg_lru: expected 0 < a_min < a_max < 1, got a_min=0.9, a_max=1.0.",
         ),
         (
             lambda: sj.min_gru(4, activation="g"),
-            "min_gru(activation): expected one of identity, positive, got 'g'.",
+            "min_gru(activation): expected one of 'identity', 'positive', got 'g'.",
         ),
         (
             lambda: sj.min_lstm(4, activation=None),
-            "min_lstm(activation): expected one of identity, positive, got None.",
+            "min_lstm(activation): expected one of 'identity', 'positive', got None.",
         ),
-        (lambda: sj.qrnn(4, pooling="fi"), "qrnn(pooling): expected one of f, fo, ifo, got 'fi'."),
+        (lambda: sj.qrnn(4, pooling="fi"), "qrnn(pooling): expected one of 'f', 'fo', 'ifo', got 'fi'."),
         (lambda: sj.hgrn(4, lower_bound=1.0), "hgrn(lower_bound): expected a number in [0, 1), got 1.0."),
         (
             lambda: sj.rtu(4, activation="gelu"),
-            "rtu(activation): expected one of relu, tanh, identity, got 'gelu'.",
+            "rtu(activation): expected one of 'relu', 'tanh', 'identity', got 'gelu'.",
         ),
         (lambda: sj.rtu(4, r_min=1.0), "rtu: expected 0 <= r_min < r_max <= 1, got r_min=1.0, r_max=1.0."),
-        (lambda: sj.rtu(4, max_phase=0.0), "rtu(max_phase): expected an angle above 0 radians, got 0.0."),
+        (lambda: sj.rtu(4, max_phase=0.0), "rtu(max_phase): expected a finite number above 0, got 0.0."),
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused(make, message):

@@ -158,11 +158,11 @@ def test_examples_say_what_is_wrong():
         streams(np.arange(5), batch=5, length=1)
     with pytest.raises(ValueError, match=r"expected integers \[N\], got \[3\] of float64"):
         streams(np.zeros(3), batch=1, length=1)
-    with pytest.raises(ValueError, match="expected length of at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"\(length\): expected a whole number of at least 1, got 0"):
         padded([np.arange(3)], batch=1, length=0)
     with pytest.raises(ValueError, match="packed: expected tokens that fit 32 bits, got 0 to 4294967295"):
         packed([np.array([0, 2**32 - 1], np.uint32)], batch=1, length=1)
-    with pytest.raises(ValueError, match="windows: expected a seed of at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"windows\(seed\): expected a whole number of at least 0, got -1"):
         windows(np.arange(5), batch=1, length=1, seed=-1)
     with pytest.raises(ValueError, match="expected numbers, got an array of object"):
         examples(np.full((3, 4), None), np.zeros(3), batch=1)
@@ -189,7 +189,7 @@ def test_prefetch_hands_on_every_batch_and_every_error_and_ends_its_thread():
     next(endless)
     endless.close()
     assert not [t for t in threading.enumerate() if t.name == "prefetch"]
-    with pytest.raises(ValueError, match="expected a depth of at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"prefetch\(depth\): expected a whole number of at least 1, got 0"):
         prefetch(loader, depth=0)
 
 

@@ -265,7 +265,7 @@ OPTIONS = [
     (
         sj.linear_attention,
         {"feature_map": "relu"},
-        "linear_attention(feature_map): expected 'elu' or 'identity', got",
+        "linear_attention(feature_map): expected one of 'elu', 'identity', got",
     ),
     (
         sj.linear_attention,
@@ -273,8 +273,8 @@ OPTIONS = [
         "expected normalise=False with feature_map='identity'",
     ),
     (sj.gla, {"rank": 0}, "gla(rank): expected a whole number of at least 1, got 0."),
-    (sj.gla, {"temperature": 0.0}, "gla(temperature): expected a number above 0, got 0.0."),
-    (sj.gla, {"temperature": math.nan}, "gla(temperature): expected a number above 0, got nan."),
+    (sj.gla, {"temperature": 0.0}, "gla(temperature): expected a finite number above 0, got 0.0."),
+    (sj.gla, {"temperature": math.nan}, "gla(temperature): expected a finite number above 0, got nan."),
     (sj.mlstm, {"forget_bias": 3.0}, "mlstm(forget_bias): expected two numbers, got 3.0."),
     (sj.ssd, {"num_groups": 3}, "ssd(num_groups): expected a divisor of num_heads=4, got 3."),
     (sj.ssd, {"num_groups": 0}, "ssd(num_groups): expected a whole number of at least 1, got 0."),

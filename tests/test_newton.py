@@ -474,8 +474,8 @@ def test_a_linear_recurrence_restarts_by_selection(form, length):
             r"Newton\(jacobian\): expected one of 'full', 'block', 'diagonal', got 'exact'",
         ),
         ({"guess": "ones"}, r"Newton\(guess\): expected one of 'initial', 'zeros', got 'ones'"),
-        ({"damping": 1.5}, r"Newton\(damping\): expected a share in \[0, 1\], got 1\.5"),
-        ({"tolerance": 0.0}, r"Newton\(tolerance\): expected a number above 0, or None, got 0\.0"),
+        ({"damping": 1.5}, r"Newton\(damping\): expected a number in \[0, 1\], got 1\.5"),
+        ({"tolerance": 0.0}, r"Newton\(tolerance\): expected a finite number above 0, or None, got 0\.0"),
         ({"max_iterations": 0}, r"Newton\(max_iterations\): expected a whole number of at least 1"),
     ],
 )

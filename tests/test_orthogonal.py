@@ -110,11 +110,11 @@ def test_without_modrelu_the_bias_starts_at_zero():
 
 def test_unknown_choices_of_orthogonal_rnn_are_refused():
     with pytest.raises(
-        ValueError, match=r"\(activation\): expected one of modrelu, tanh, identity, got 'relu'"
+        ValueError, match=r"\(activation\): expected one of 'modrelu', 'tanh', 'identity', got 'relu'"
     ):
         sj.orthogonal_rnn(3, activation="relu")
     with pytest.raises(
-        ValueError, match=r"orthogonal_rnn\(angles\): expected henaff or cayley, got 'haar'\."
+        ValueError, match=r"orthogonal_rnn\(angles\): expected one of 'henaff', 'cayley', got 'haar'\."
     ):
         sj.orthogonal_rnn(3, angles="haar")
 
@@ -163,7 +163,7 @@ def test_antisymmetric_rnn_starts_with_the_variances_of_the_paper():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"step_size": 0.0}, r"antisymmetric_rnn\(step_size\): expected a number above 0, got 0\.0\."),
+        ({"step_size": 0.0}, r"antisymmetric_rnn\(step_size\): expected a finite number above 0, got 0\.0\."),
         (
             {"diffusion": -0.1},
             r"antisymmetric_rnn\(diffusion\): expected a number of at least 0, got -0\.1\.",

@@ -88,7 +88,7 @@ def test_all_params_start_uniform_within_the_bound(cell, bound):
 @pytest.mark.parametrize(
     ("factory", "options", "message"),
     [
-        (sj.cornn, {"step_size": 0}, r"cornn\(step_size\): expected a number above 0, got 0\."),
+        (sj.cornn, {"step_size": 0}, r"cornn\(step_size\): expected a finite number above 0, got 0\."),
         (sj.cornn, {"gamma": -1.0}, r"cornn\(gamma\): expected a number of at least 0, got -1\.0\."),
         (sj.cornn, {"epsilon": -1.0}, r"cornn\(epsilon\): expected a number of at least 0, got -1\.0\."),
         (sj.lem, {"step_size": 1.5}, r"lem\(step_size\): expected a number in \(0, 1\], got 1\.5\."),

@@ -201,5 +201,5 @@ def test_memory_does_not_grow_with_time():
 def test_it_is_a_value():
     assert sj.reversible() == sj.reversible(max_resets=0) != sj.reversible(max_resets=1)
     assert dataclasses.is_dataclass(sj.reversible())
-    with pytest.raises(ValueError, match=r"reversible\(tolerance\): expected a number above 0"):
+    with pytest.raises(ValueError, match=r"reversible\(tolerance\): expected a finite number above 0"):
         sj.reversible(tolerance=0.0)

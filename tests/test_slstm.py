@@ -127,9 +127,9 @@ def test_slstm_starts_orthogonal_per_head_and_gate_with_its_forget_bias():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_heads": 4}, r"slstm\(num_heads\): expected a divisor of hidden_size, 6, got 4\."),
+        ({"num_heads": 4}, r"slstm\(num_heads\): expected a divisor of hidden_size=6, got 4\."),
         ({"num_heads": 0}, r"slstm\(num_heads\): expected a whole number of at least 1, got 0\."),
-        ({"forget_gate": "tanh"}, r"slstm\(forget_gate\): expected sigmoid or exp, got 'tanh'\."),
+        ({"forget_gate": "tanh"}, r"slstm\(forget_gate\): expected one of 'sigmoid', 'exp', got 'tanh'\."),
     ],
 )
 def test_arguments_of_slstm_are_checked(options, message):

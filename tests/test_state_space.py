@@ -276,11 +276,11 @@ def test_options_equal_the_reference(cell, reference):
         (lambda: sj.s4d(3, state_size=0), "s4d(state_size): expected a whole number of at least 1, got 0."),
         (
             lambda: sj.s4d(3, initialisation="legs"),
-            "s4d(initialisation): expected one of lin, inv, got 'legs'.",
+            "s4d(initialisation): expected one of 'lin', 'inv', got 'legs'.",
         ),
         (
             lambda: sj.s4d(3, discretisation="zoh"),
-            "s4d(discretisation): expected one of zero_order_hold, bilinear, got 'zoh'.",
+            "s4d(discretisation): expected one of 'zero_order_hold', 'bilinear', got 'zoh'.",
         ),
         (
             lambda: sj.s4d(3, step_min=0.0),
@@ -294,7 +294,7 @@ def test_options_equal_the_reference(cell, reference):
         (lambda: sj.s5(3, num_blocks=0), "s5(num_blocks): expected a whole number of at least 1, got 0."),
         (
             lambda: sj.s5(3, discretisation=None),
-            "s5(discretisation): expected one of zero_order_hold, bilinear, got ",
+            "s5(discretisation): expected one of 'zero_order_hold', 'bilinear', got ",
         ),
         (lambda: sj.mamba(3, step_rank=0), "mamba(step_rank): expected a whole number of at least 1, got 0."),
         (
@@ -303,7 +303,7 @@ def test_options_equal_the_reference(cell, reference):
         ),
         (
             lambda: sj.mamba(3, discretisation="bilinear"),
-            "mamba(discretisation): expected one of zero_order_hold, euler, got 'bilinear'.",
+            "mamba(discretisation): expected one of 'zero_order_hold', 'euler', got 'bilinear'.",
         ),
         (
             lambda: sj.mamba(3, step_min=1.0),

@@ -440,11 +440,13 @@ def test_adding_says_when_it_is_too_short(length):
 
 @pytest.mark.parametrize("name", ["num_symbols", "num_recall"])
 def test_copying_says_when_a_number_is_not_positive(name):
-    with pytest.raises(ValueError, match=f"copying: expected {name} of at least 1, got 0"):
+    with pytest.raises(ValueError, match=rf"copying\({name}\): expected a whole number of at least 1, got 0"):
         copying(50, **{name: 0})
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_batch_is_not_empty(name):
-    with pytest.raises(ValueError, match=f"{name}.sample: expected a batch of at least 1, got 0"):
+    with pytest.raises(
+        ValueError, match=rf"{name}\.sample\(batch\): expected a whole number of at least 1, got 0"
+    ):
         TASKS[name](36).sample(KEY, 0)

@@ -174,7 +174,9 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
         ValueError, match=r"file/run cannot be written \(Not a directory\). Choose another folder"
     ):
         Checkpoints(tmp_path / "file" / "run")
-    with pytest.raises(ValueError, match="expected keep of at least 1, got 0"):
+    with pytest.raises(
+        ValueError, match=r"Checkpoints\(keep\): expected a whole number of at least 1, got 0"
+    ):
         Checkpoints(tmp_path, keep=0)
 
 

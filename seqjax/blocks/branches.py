@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 
 from seqjax.base import Layer
+from seqjax.checks import check_one_of
 from seqjax.combinators import residual, serial
 from seqjax.definition import definition
 from seqjax.layers import fold_in, num_steps, pointwise, step_keys
@@ -107,8 +108,7 @@ def pre_norm(layer: Layer, norm: Norm = "rms") -> Layer:
 
 def norm_layer(norm: Norm) -> Layer:
     """RMSNorm or LayerNorm of flax, by name."""
-    if norm not in ("rms", "layer"):
-        raise ValueError(f"norm: expected 'rms' or 'layer', got {norm!r}.")
+    check_one_of("norm", norm, ("rms", "layer"))
     return pointwise(nn.RMSNorm() if norm == "rms" else nn.LayerNorm())
 
 

@@ -21,8 +21,8 @@ from seqjax.cells.heads import (
     unit,
     zero_state,
 )
-from seqjax.cells.initialise import check_size
 from seqjax.cells.labels import sets_recurrence
+from seqjax.checks import check_whole
 from seqjax.combinators import serial
 from seqjax.convolution import short_convolution
 from seqjax.definition import definition
@@ -165,7 +165,7 @@ def hybrid_delta(width: int, depth: int, *, num_heads: int, window: int = 2048) 
     References:
         Yang, Kautz, Hatamizadeh 2024, arXiv:2412.06464: figure 1 (left, H1), section 3.4.
     """
-    check_size("hybrid_delta(depth)", depth)
+    check_whole("hybrid_delta(depth)", depth)
     local = transformer_block(width, num_heads=num_heads, window=window)
     block = gated_delta_block(width, num_heads=num_heads)
     return serial(*(local if i % 2 else block for i in range(depth)), norm_layer("rms"))

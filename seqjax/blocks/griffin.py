@@ -5,8 +5,8 @@ import jax
 from seqjax.base import Layer, Method
 from seqjax.blocks.branches import dense, gated, norm_layer, pre_norm
 from seqjax.blocks.transformer import feed_forward, transformer_block
-from seqjax.cells.initialise import check_size
 from seqjax.cells.rg_lru import rg_lru
+from seqjax.checks import check_whole
 from seqjax.combinators import serial
 from seqjax.convolution import short_convolution
 from seqjax.definition import definition
@@ -55,7 +55,7 @@ def griffin_block(
         De et al. 2024, "Griffin: mixing gated linear recurrences with local attention for efficient language models",
         arXiv:2402.19427: figure 2, sections 2.1 to 2.3 (maps here have no biases).
     """
-    check_size("griffin_block(width)", width)
+    check_whole("griffin_block(width)", width)
     size = -(-4 * width // 3) if recurrent_size is None else recurrent_size
     recurrence = recurrent(rg_lru(size, num_blocks=num_blocks, input_map=False), method)
     mixing = serial(
@@ -94,7 +94,7 @@ def griffin(
     References:
         De et al. 2024, arXiv:2402.19427: section 3 (the order, a window of 1024), section 2.1 (the last norm).
     """
-    check_size("griffin(depth)", depth)
+    check_whole("griffin(depth)", depth)
     local = transformer_block(
         width, num_heads=num_heads, num_groups=1, window=window, hidden_size=3 * width, activation="geglu"
     )

@@ -5,8 +5,8 @@ import jax
 from seqjax.base import Layer, Method
 from seqjax.blocks.branches import dense, gated, norm_layer, pre_norm
 from seqjax.blocks.transformer import feed_forward, transformer_block
-from seqjax.cells.initialise import check_size
 from seqjax.cells.mamba import mamba
+from seqjax.checks import check_whole
 from seqjax.combinators import serial
 from seqjax.convolution import short_convolution
 from seqjax.definition import definition
@@ -52,8 +52,8 @@ def mamba_block(
         Gu, Dao 2023, "Mamba: linear-time sequence modeling with selective state spaces", arXiv:2312.00752: figure 3,
         section 3.4.
     """
-    check_size("mamba_block(width)", width)
-    check_size("mamba_block(expansion)", expansion)
+    check_whole("mamba_block(width)", width)
+    check_whole("mamba_block(expansion)", expansion)
     size = expansion * width
     recurrence = recurrent(mamba(size, state_size=state_size, input_map=False), method)
     mixing = serial(
@@ -88,7 +88,7 @@ def samba(width: int, depth: int, *, num_heads: int, window: int = 2048, state_s
         Ren et al. 2024, "Samba: simple hybrid state space models for efficient unlimited context language modeling",
         arXiv:2406.07522: figure 1, section 2.1.
     """
-    check_size("samba(depth)", depth)
+    check_whole("samba(depth)", depth)
     mixing = mamba_block(width, state_size=state_size)
     local = transformer_block(width, num_heads=num_heads, window=window)
     return serial(*(mixing, pre_norm(feed_forward(width)), local) * depth, norm_layer("rms"))

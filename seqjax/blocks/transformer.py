@@ -8,7 +8,7 @@ import jax
 from seqjax.base import Layer, Method
 from seqjax.blocks.branches import Norm, dense, gated, pre_norm
 from seqjax.cells.attention import attention
-from seqjax.cells.initialise import check_size
+from seqjax.checks import check_one_of, check_whole
 from seqjax.combinators import serial
 from seqjax.definition import definition
 from seqjax.layers import dropout, pointwise, recurrent
@@ -42,14 +42,11 @@ def feed_forward(width: int, *, hidden_size: int | None = None, activation: Acti
     References:
         Shazeer 2020, "GLU variants improve transformer", arXiv:2002.05202, eq. 6 and section 3 (the hidden size).
     """
-    if activation not in ("swiglu", "geglu", "gelu"):
-        raise ValueError(
-            f"feed_forward(activation): expected 'swiglu', 'geglu' or 'gelu', got {activation!r}."
-        )
-    check_size("feed_forward(width)", width)
+    check_one_of("feed_forward(activation)", activation, ("swiglu", "geglu", "gelu"))
+    check_whole("feed_forward(width)", width)
     default = 4 * width if activation == "gelu" else -(-8 * width // 3)
     size = default if hidden_size is None else hidden_size
-    check_size("feed_forward(hidden_size)", size)
+    check_whole("feed_forward(hidden_size)", size)
     if activation == "gelu":
         return serial(pointwise(nn.Dense(size)), pointwise(jax.nn.gelu), pointwise(nn.Dense(width)))
     phi = jax.nn.silu if activation == "swiglu" else jax.nn.gelu

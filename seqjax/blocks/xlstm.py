@@ -11,8 +11,9 @@ from seqjax.base import Cell, Layer, Matrix, MatrixCarry, MatrixInputs, MatrixOu
 from seqjax.blocks.branches import dense, fork, gated, norm_layer, pre_norm, unchanged
 from seqjax.blocks.transformer import feed_forward
 from seqjax.cells.heads import affine, check_heads, merge_heads, normalise, split_heads, with_ones, zero_state
-from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.initialise import zero_carry
 from seqjax.cells.slstm import slstm
+from seqjax.checks import check_divisor, check_whole
 from seqjax.combinators import serial
 from seqjax.convolution import short_convolution
 from seqjax.definition import definition
@@ -87,8 +88,8 @@ def mlstm_block(
         the figure of the block in the appendix; eq. 19-27 (the memory). That the gates see q, k and v is the authors'
         code's.
     """
-    check_size("mlstm_block(width)", width)
-    check_size("mlstm_block(expansion)", expansion)
+    check_whole("mlstm_block(width)", width)
+    check_whole("mlstm_block(expansion)", expansion)
     size = expansion * width
     cell = _mlstm(size, num_heads, block_size)
     inputs = fork(serial(short_convolution(convolution_width), pointwise(jax.nn.silu)), pointwise(unchanged))
@@ -99,11 +100,8 @@ def mlstm_block(
 def _mlstm(size: int, num_heads: int, block_size: int) -> Cell:
     """The matrix memory on pairs of channels, after and before the convolution, each ``[*B, E]``."""
     heads = check_heads("mlstm_block", size, num_heads, None, None, centred=True)
-    check_size("mlstm_block(block_size)", block_size)
-    if size % block_size:
-        raise ValueError(
-            f"mlstm_block(block_size): expected a divisor of the {size} channels, got {block_size}."
-        )
+    check_whole("mlstm_block(block_size)", block_size)
+    check_divisor("mlstm_block(block_size)", block_size, f"the {size} channels", size)
     blocks = (size // block_size, block_size, block_size)
 
     def init(key: jax.Array, x: Any) -> MLSTMBlockParams:
@@ -193,7 +191,7 @@ def slstm_block(
         There the input and forget gates see the convolution, z and the output gate the input itself, through
         block-diagonal maps; here every gate sees both, through a dense map, of which that is a special case.
     """
-    check_size("slstm_block(width)", width)
+    check_whole("slstm_block(width)", width)
     inputs = fork(serial(short_convolution(convolution_width), pointwise(jax.nn.silu)), pointwise(unchanged))
     cell = slstm(width, num_heads=num_heads)
     norm = nn.GroupNorm(num_groups=num_heads, use_bias=False, reduction_axes=-1)
@@ -223,7 +221,7 @@ def xlstm(width: int, depth: int, *, ratio: tuple[int, int] = (7, 1), num_heads:
         Beck et al. 2024, arXiv:2405.04517: section 4 (the notation; there the places of the sLSTM blocks are chosen per
         model, here they end each group).
     """
-    check_size("xlstm(depth)", depth)
+    check_whole("xlstm(depth)", depth)
     number, of_slstm = ratio
     if min(ratio) < 0 or sum(ratio) < 1:
         raise ValueError(f"xlstm(ratio): expected two numbers of blocks, got {ratio}.")

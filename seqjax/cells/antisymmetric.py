@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.initialise import check_at_least, check_size, zero_carry
+from seqjax.cells.initialise import zero_carry
+from seqjax.checks import check_above, check_at_least, check_whole
 from seqjax.definition import definition
 from seqjax.ops.fixed_point import fixed_point
 
@@ -74,8 +75,8 @@ def antisymmetric_rnn(
         arXiv:1902.09689, section 3: eq. 10 (Euler step), 12 (diffusion), 13 (gate), and its appendix on experiments
         (initialisation). It searches epsilon and gamma on a grid of powers of ten; the defaults are ours.
     """
-    check_size("antisymmetric_rnn(hidden_size)", hidden_size)
-    check_at_least("antisymmetric_rnn(step_size)", step_size, 0, strictly=True)
+    check_whole("antisymmetric_rnn(hidden_size)", hidden_size)
+    check_above("antisymmetric_rnn(step_size)", step_size)
     check_at_least("antisymmetric_rnn(diffusion)", diffusion, 0)
     check_at_least("antisymmetric_rnn(weight_scale)", weight_scale, 0)
     num_gates = 2 if gated else 1

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Attention, AttentionCarry, AttentionInputs, Cell
-from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.initialise import zero_carry
+from seqjax.checks import check_divisor, check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import expand, wide
 from seqjax.ops.step import spread
@@ -105,27 +106,24 @@ def attention(
         Dehghani et al. 2023, "Scaling vision transformers to 22 billion parameters", arXiv:2302.05442: section 2,
         qk_norm, with LayerNorm; here the root of the mean square.
     """
-    check_size("attention(hidden_size)", hidden_size)
-    check_size("attention(num_heads)", num_heads)
+    check_whole("attention(hidden_size)", hidden_size)
+    check_whole("attention(num_heads)", num_heads)
     groups = num_heads if num_groups is None else num_groups
-    check_size("attention(num_groups)", groups)
-    if num_heads % groups:
-        raise ValueError(f"attention(num_groups): expected a divisor of num_heads={num_heads}, got {groups}.")
-    if key_size is None and hidden_size % num_heads:
-        raise ValueError(
-            f"attention(num_heads): expected a divisor of hidden_size={hidden_size}, got {num_heads}. "
-            "Or give a key_size."
-        )
+    check_whole("attention(num_groups)", groups)
+    check_divisor("attention(num_groups)", groups, f"num_heads={num_heads}", num_heads)
+    if key_size is None:
+        hint = "Or give a key_size."
+        check_divisor("attention(num_heads)", num_heads, f"hidden_size={hidden_size}", hidden_size, hint=hint)
     size = hidden_size // num_heads if key_size is None else key_size
-    check_size("attention(key_size)", size)
+    check_whole("attention(key_size)", size)
     if (window is None) == (max_length is None):
         raise ValueError(
             f"attention: expected either window or max_length, got window={window}, max_length={max_length}."
         )
     if window is not None:
-        check_size("attention(window)", window)
+        check_whole("attention(window)", window)
     if max_length is not None:
-        check_size("attention(max_length)", max_length)
+        check_whole("attention(max_length)", max_length)
     if rotary_base is not None and (size % 2 or not rotary_base > 0):
         raise ValueError(
             f"attention: expected a rotary_base above 0 and an even key_size, got rotary_base={rotary_base}, "

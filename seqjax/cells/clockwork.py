@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Cell, Dense, Step
-from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.initialise import zero_carry
+from seqjax.checks import check_whole, is_whole
 from seqjax.definition import definition
 
 
@@ -73,10 +74,9 @@ def clockwork(
         Koutnik, Greff, Gomez, Schmidhuber 2014, "A clockwork RNN", arXiv:1402.3511: eq. 1 (the network), section 3
         (modules, the block-triangular matrix), section 4 (weights start Gaussian with a deviation of 0.1).
     """
-    check_size("clockwork(hidden_size)", hidden_size)
+    check_whole("clockwork(hidden_size)", hidden_size)
     rising = all(a < b for a, b in zip(periods, periods[1:], strict=False))
-    whole = all(isinstance(p, int) and not isinstance(p, bool) and p >= 1 for p in periods)
-    if not periods or not whole or not rising:
+    if not periods or not all(map(is_whole, periods)) or not rising:
         raise ValueError(f"clockwork(periods): expected rising whole numbers of at least 1, got {periods!r}.")
     modules = np.array_split(np.arange(hidden_size), len(periods))
     period = np.concatenate([np.full(len(m), p) for m, p in zip(modules, periods, strict=True)])

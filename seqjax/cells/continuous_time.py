@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Step
-from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.initialise import zero_carry
 from seqjax.cells.labels import elementwise
+from seqjax.checks import check_whole
 from seqjax.definition import definition
 from seqjax.ops.step import spread
 
@@ -76,8 +77,8 @@ def cfc(hidden_size: int, *, backbone_size: int | None = None, param_dtype: Any 
         scaled tanh of LeCun, and g and h (here k) end in tanh. Weights start Glorot-uniform, biases at zero.
     """
     size = hidden_size if backbone_size is None else backbone_size
-    check_size("cfc(hidden_size)", hidden_size)
-    check_size("cfc(backbone_size)", size)
+    check_whole("cfc(hidden_size)", hidden_size)
+    check_whole("cfc(backbone_size)", size)
 
     def init(key: jax.Array, inputs: TimedInputs) -> CfCParams:
         x, _ = _parts(inputs)
@@ -151,8 +152,8 @@ def ltc(hidden_size: int, *, unfolds: int = 6, param_dtype: Any = jnp.float32) -
         algorithm 1 (the solver, 6 unfolds). tau is kept as its logarithm, so that it is positive, and starts at 1; w_x
         and w_h start Glorot-uniform, b at zero, a uniform in [-1, 1]: the paper gives no initialisation.
     """
-    check_size("ltc(hidden_size)", hidden_size)
-    check_size("ltc(unfolds)", unfolds)
+    check_whole("ltc(hidden_size)", hidden_size)
+    check_whole("ltc(unfolds)", unfolds)
 
     def init(key: jax.Array, inputs: TimedInputs) -> LTCParams:
         x, _ = _parts(inputs)

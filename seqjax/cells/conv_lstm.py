@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Step
-from seqjax.cells.initialise import check_size
 from seqjax.cells.labels import elementwise
+from seqjax.checks import check_whole
 from seqjax.definition import definition
 from seqjax.ops.elementwise import tanh
 from seqjax.ops.step import spread
@@ -81,8 +81,8 @@ def conv_lstm(
         arXiv:1506.04214, eq. 3 (with peepholes). The paper gives no initialisation: kernels start Glorot-uniform per
         gate, peepholes at zero.
     """
-    check_size("conv_lstm(hidden_size)", hidden_size)
-    check_size("conv_lstm(kernel_size)", kernel_size)
+    check_whole("conv_lstm(hidden_size)", hidden_size)
+    check_whole("conv_lstm(kernel_size)", kernel_size)
 
     def init(key: jax.Array, x: jax.Array) -> ConvLSTMParams:
         key_x, key_h = jax.random.split(key)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.initialise import check_at_least, check_size, uniform, zero_carry
+from seqjax.cells.initialise import uniform, zero_carry
+from seqjax.checks import check_at_least, check_within, check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 
@@ -104,13 +105,12 @@ def echo_state(
         state networks with leaky-integrator neurons", Neural Networks 20 (the leak). Lukosevicius 2012, "A practical
         guide to applying echo state networks", eq. 2 and 3, section 3.2 (how to draw the reservoir; 10 connections).
     """
-    check_size("echo_state(hidden_size)", hidden_size)
+    check_whole("echo_state(hidden_size)", hidden_size)
     check_at_least("echo_state(radius)", radius, 0)
     check_at_least("echo_state(input_scale)", input_scale, 0)
-    if not 0 < leak <= 1:
-        raise ValueError(f"echo_state(leak): expected a number in (0, 1], got {leak!r}.")
+    check_within("echo_state(leak)", leak, "(0, 1]")
     if connections is not None:
-        check_size("echo_state(connections)", connections)
+        check_whole("echo_state(connections)", connections)
 
     def init(key: jax.Array, x: jax.Array) -> EchoStateParams:
         keys = jax.random.split(key, 4)

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.initialise import check_size, gated_weights, per_gate, zero_carry
+from seqjax.cells.initialise import gated_weights, per_gate, zero_carry
 from seqjax.cells.labels import elementwise
+from seqjax.checks import check_one_of, check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 
@@ -67,8 +68,8 @@ def elman(
         Elman 1990, "Finding structure in time", Cognitive Science 14.
         Pascanu, Mikolov, Bengio 2013, "On the difficulty of training recurrent neural networks", arXiv:1211.5063.
     """
-    check_size("elman(hidden_size)", hidden_size)
-    _check_activation("elman(activation)", activation)
+    check_whole("elman(hidden_size)", hidden_size)
+    check_one_of("elman(activation)", activation, ACTIVATIONS)
 
     def init(key: jax.Array, x: jax.Array) -> ElmanParams:
         w_x, w_h = gated_weights(key, x, hidden_size, 1, param_dtype)
@@ -120,7 +121,7 @@ def irnn(hidden_size: int, *, scale: float = 1.0, param_dtype: Any = jnp.float32
         Le, Jaitly, Hinton 2015, "A simple way to initialize recurrent networks of rectified linear units",
         arXiv:1504.00941, sections 3 (the cell) and 4 (the standard deviation).
     """
-    check_size("irnn(hidden_size)", hidden_size)
+    check_whole("irnn(hidden_size)", hidden_size)
 
     def init(key: jax.Array, x: jax.Array) -> ElmanParams:
         w_x = 0.001 * jax.random.normal(key, (x.shape[-1], hidden_size), wide(jnp.dtype(param_dtype)))
@@ -183,8 +184,8 @@ def indrnn(
         Li, Li, Cook, Zhu, Gao 2018, "Independently recurrent neural network (IndRNN): building a longer and deeper
         RNN", arXiv:1803.04831, eq. 2 (the cell), sections 3.1 (the bounds) and 5 (the initial weights).
     """
-    check_size("indrnn(hidden_size)", hidden_size)
-    _check_activation("indrnn(activation)", activation)
+    check_whole("indrnn(hidden_size)", hidden_size)
+    check_one_of("indrnn(activation)", activation, ACTIVATIONS)
     if not -math.inf < w_min <= w_max < math.inf:
         raise ValueError(f"indrnn: expected finite w_min <= w_max, got w_min={w_min}, w_max={w_max}.")
 
@@ -207,8 +208,3 @@ def indrnn(
         ),
         project=Dense(lambda params: (params.w_x, params.b)),
     )
-
-
-def _check_activation(name: str, activation: str) -> None:
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"{name}: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}.")

@@ -15,8 +15,8 @@ from seqjax.cells.heads import (
     split_heads,
     zero_state,
 )
-from seqjax.cells.initialise import check_size
 from seqjax.cells.labels import sets_recurrence
+from seqjax.checks import check_above, check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 
@@ -103,9 +103,8 @@ def gla(
         defaults=lambda share: (max(share // 2, 1), share),
         centred=True,
     )
-    check_size("gla(rank)", rank)
-    if not temperature > 0:
-        raise ValueError(f"gla(temperature): expected a number above 0, got {temperature}.")
+    check_whole("gla(rank)", rank)
+    check_above("gla(temperature)", temperature)
     number, key_size, value_size = heads
 
     def init(key: jax.Array, x: jax.Array) -> GLAParams:

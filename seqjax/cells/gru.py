@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights, Recurrence, Step
-from seqjax.cells.initialise import check_size, gated_weights, zero_carry
+from seqjax.cells.initialise import gated_weights, zero_carry
+from seqjax.checks import check_whole
 from seqjax.definition import definition
 from seqjax.ops.step import spread
 
@@ -63,7 +64,7 @@ def gru(hidden_size: int, *, reset_after: bool = True, param_dtype: Any = jnp.fl
     References:
         Cho et al. 2014, "Learning phrase representations using RNN encoder-decoder", arXiv:1406.1078, eq. 5-8.
     """
-    check_size("gru(hidden_size)", hidden_size)
+    check_whole("gru(hidden_size)", hidden_size)
 
     def init(key: jax.Array, x: jax.Array) -> GRUParams:
         w_x, w_h = gated_weights(key, x, hidden_size, 3, param_dtype)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.initialise import zero_carry
+from seqjax.checks import check_whole, is_whole
 from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left, spread
 
@@ -45,8 +46,8 @@ def check_heads(
         defaults: from ``hidden_size // num_heads`` to key_size and value_size.
         centred: whether a norm takes the mean from each head's output, which leaves nothing of a single number.
     """
-    check_size(f"{who}(hidden_size)", hidden_size)
-    check_size(f"{who}(num_heads)", num_heads)
+    check_whole(f"{who}(hidden_size)", hidden_size)
+    check_whole(f"{who}(num_heads)", num_heads)
     if (key_size is None or value_size is None) and hidden_size % num_heads:
         raise ValueError(
             f"{who}: expected a hidden_size that is a multiple of num_heads, got {hidden_size} and {num_heads}. "
@@ -55,8 +56,8 @@ def check_heads(
     default_key_size, default_value_size = defaults(hidden_size // num_heads)
     key_size = default_key_size if key_size is None else key_size
     value_size = default_value_size if value_size is None else value_size
-    check_size(f"{who}(key_size)", key_size)
-    check_size(f"{who}(value_size)", value_size)
+    check_whole(f"{who}(key_size)", key_size)
+    check_whole(f"{who}(value_size)", value_size)
     if centred and value_size == 1:
         raise ValueError(
             f"{who}(value_size): expected at least 2, got 1: each head's output is centred, and would be zero. "
@@ -73,7 +74,7 @@ def two_heads(factory: Callable, **fixed: Any) -> Callable:
 
     @functools.wraps(factory)
     def make(hidden_size: int, **options: Any) -> Any:
-        even = isinstance(hidden_size, int) and hidden_size > 2 and hidden_size % 2 == 0
+        even = is_whole(hidden_size, 3) and hidden_size % 2 == 0
         return factory(hidden_size, num_heads=2 if even else 1, **fixed, **options)
 
     return make

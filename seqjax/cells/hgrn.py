@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.initialise import zero_carry
 from seqjax.cells.labels import sets_recurrence
 from seqjax.cells.linear import affine, lecun_normal
+from seqjax.checks import check_within, check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide, wide_complex
 from seqjax.ops.step import expand_left
@@ -78,9 +79,8 @@ def hgrn(hidden_size: int, *, lower_bound: float = 0.0, param_dtype: Any = jnp.f
         Qin, Yang, Zhong 2023, "Hierarchically gated recurrent neural network for sequence modeling", arXiv:2311.04823,
         section 3.2: complex recurrence, lower bound, tied gates, output gate.
     """
-    check_size("hgrn(hidden_size)", hidden_size)
-    if not 0 <= lower_bound < 1:
-        raise ValueError(f"hgrn(lower_bound): expected a number in [0, 1), got {lower_bound}.")
+    check_whole("hgrn(hidden_size)", hidden_size)
+    check_within("hgrn(lower_bound)", lower_bound)
 
     def init(key: jax.Array, x: jax.Array) -> HGRNParams:
         keys = jax.random.split(key, 4)

@@ -33,19 +33,6 @@ def zero_carry(x: jax.Array, size: int, dtype: Any = None) -> jax.Array:
     return jnp.broadcast_to(zeros, (*x.shape[:-1], size))
 
 
-def check_size(name: str, size: int) -> None:
-    """Raise a ValueError unless the size is a whole number of at least 1."""
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"{name}: expected a whole number of at least 1, got {size!r}.")
-
-
-def check_at_least(name: str, value: float, least: float, *, strictly: bool = False) -> None:
-    """Raise a ValueError unless a number is at least, or strictly above, another."""
-    if not (value > least if strictly else value >= least):
-        bound = "above" if strictly else "of at least"
-        raise ValueError(f"{name}: expected a number {bound} {least}, got {value!r}.")
-
-
 def uniform(key: jax.Array, shape: tuple[int, ...], bound: float, dtype: Any) -> jax.Array:
     """Uniform in [-bound, bound)."""
     return jax.random.uniform(key, shape, dtype, -bound, bound)

@@ -53,25 +53,3 @@ def glorot(key: jax.Array, rows: int, columns: int, num_gates: int, dtype: Any) 
 def log_uniform(key: jax.Array, shape: tuple[int, ...], low: float, high: float, dtype: Any) -> jax.Array:
     """Logarithms, uniform between those of low and high."""
     return jax.random.uniform(key, shape, dtype, math.log(low), math.log(high))
-
-
-def check_range(name: str, low: float, high: float) -> None:
-    """Raise a ValueError unless 0 < low <= high, both finite; `name` is of the form "s5(step_min, step_max)"."""
-    if not 0 < low <= high < math.inf:
-        raise ValueError(f"{name}: expected 0 < {' <= '.join(_arguments(name))}, got {low} and {high}.")
-
-
-def check_choice(name: str, value: Any, choices: Any) -> None:
-    """Raise a ValueError unless the value is one of the choices."""
-    if value not in tuple(choices):
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}.")
-
-
-def check_even(name: str, size: int, divisor: int = 2) -> None:
-    """Raise a ValueError unless a positive size is a multiple of the divisor."""
-    if size % divisor:
-        raise ValueError(f"{name}: expected a multiple of {divisor}, got {size}.")
-
-
-def _arguments(name: str) -> list[str]:
-    return name[name.index("(") + 1 : -1].split(", ")

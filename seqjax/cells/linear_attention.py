@@ -16,6 +16,7 @@ from seqjax.cells.heads import (
     with_ones,
     zero_state,
 )
+from seqjax.checks import check_one_of
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 
@@ -90,8 +91,7 @@ def linear_attention(
         multi-head attention. The paper states no initialisation: the weights are normal of variance 1 / fan-in.
     """
     heads = check_heads("linear_attention", hidden_size, num_heads, key_size, value_size)
-    if feature_map not in ("elu", "identity"):
-        raise ValueError(f"linear_attention(feature_map): expected 'elu' or 'identity', got {feature_map!r}.")
+    check_one_of("linear_attention(feature_map)", feature_map, ("elu", "identity"))
     if normalise and feature_map == "identity":
         raise ValueError(
             "linear_attention: expected normalise=False with feature_map='identity', got normalise=True: weights that "

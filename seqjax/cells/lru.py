@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.initialise import zero_carry
 from seqjax.cells.labels import sets_recurrence
+from seqjax.checks import check_above, check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide, wide_complex
 
@@ -71,12 +72,11 @@ def lru(
         (the recurrence), lemma 3.2 (the ring), eq. 7 (gamma). D is the full matrix of eq. 1.
     """
     size = hidden_size if state_size is None else state_size
-    check_size("lru(hidden_size)", hidden_size)
-    check_size("lru(state_size)", size)
+    check_whole("lru(hidden_size)", hidden_size)
+    check_whole("lru(state_size)", size)
     if not 0 <= r_min < r_max <= 1:
         raise ValueError(f"lru: expected 0 <= r_min < r_max <= 1, got r_min={r_min}, r_max={r_max}.")
-    if not max_phase > 0:
-        raise ValueError(f"lru(max_phase): expected an angle above 0 radians, got {max_phase}.")
+    check_above("lru(max_phase)", max_phase)
 
     def init(key: jax.Array, x: jax.Array) -> LRUParams:
         keys = jax.random.split(key, 5)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.initialise import check_size, gated_weights, zero_carry
+from seqjax.cells.initialise import gated_weights, zero_carry
+from seqjax.checks import check_whole
 from seqjax.definition import definition
 from seqjax.ops.elementwise import tanh
 from seqjax.ops.select import wide
@@ -64,7 +65,7 @@ def lstm(hidden_size: int, *, forget_bias: float = 1.0, param_dtype: Any = jnp.f
         Jozefowicz, Zaremba, Sutskever 2015, "An empirical exploration of recurrent network architectures"
         (forget_bias 1).
     """
-    check_size("lstm(hidden_size)", hidden_size)
+    check_whole("lstm(hidden_size)", hidden_size)
 
     def init(key: jax.Array, x: jax.Array) -> LSTMParams:
         w_x, w_h = gated_weights(key, x, hidden_size, 4, param_dtype)
@@ -118,7 +119,7 @@ def chrono_lstm(hidden_size: int, *, t_max: float = 1000.0, param_dtype: Any = j
         Tallec, Ollivier 2018, "Can recurrent neural networks warp time?", arXiv:1804.11188, section 2: eq. 11-15
         (the cell) and 16 (the biases).
     """
-    check_size("chrono_lstm(hidden_size)", hidden_size)
+    check_whole("chrono_lstm(hidden_size)", hidden_size)
     if not 2 < t_max < math.inf:
         raise ValueError(f"chrono_lstm(t_max): expected a finite number of steps above 2, got {t_max!r}.")
 

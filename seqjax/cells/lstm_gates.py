@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.initialise import check_size, gated_weights, zero_carry
+from seqjax.cells.initialise import gated_weights, zero_carry
 from seqjax.cells.labels import elementwise
 from seqjax.cells.lstm import LSTMCarry
+from seqjax.checks import check_whole
 from seqjax.definition import definition
 from seqjax.ops.elementwise import tanh
 from seqjax.ops.select import wide
@@ -61,7 +62,7 @@ def peephole_lstm(hidden_size: int, *, forget_bias: float = 1.0, param_dtype: An
         Gers, Schmidhuber 2000, "Recurrent nets that time and count", IJCNN.
         Graves 2013, "Generating sequences with recurrent neural networks", arXiv:1308.0850, eq. 7-11.
     """
-    check_size("peephole_lstm(hidden_size)", hidden_size)
+    check_whole("peephole_lstm(hidden_size)", hidden_size)
 
     def init(key: jax.Array, x: jax.Array) -> PeepholeLSTMParams:
         w_x, w_h = gated_weights(key, x, hidden_size, 4, param_dtype)
@@ -132,7 +133,7 @@ def coupled_lstm(hidden_size: int, *, forget_bias: float = 1.0, param_dtype: Any
         Greff et al. 2015, "LSTM: a search space odyssey", arXiv:1503.04069, section 3 (variant CIFG,
         :math:`f_t = 1 - i_t`).
     """
-    check_size("coupled_lstm(hidden_size)", hidden_size)
+    check_whole("coupled_lstm(hidden_size)", hidden_size)
 
     def init(key: jax.Array, x: jax.Array) -> CoupledLSTMParams:
         w_x, w_h = gated_weights(key, x, hidden_size, 3, param_dtype)
@@ -196,7 +197,7 @@ def ur_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
         arXiv:1910.09890 (the UR-LSTM): eq. 9-11 (refine gate, effective forget gate, state), 12 (uniform gate
         initialisation).
     """
-    check_size("ur_lstm(hidden_size)", hidden_size)
+    check_whole("ur_lstm(hidden_size)", hidden_size)
 
     def init(key: jax.Array, x: jax.Array) -> URLSTMParams:
         key_w, key_b = jax.random.split(key)

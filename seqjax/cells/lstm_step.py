@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Dense, Step
-from seqjax.cells.initialise import check_size, gated_weights, per_gate, zero_carry
+from seqjax.cells.initialise import gated_weights, per_gate, zero_carry
 from seqjax.cells.labels import elementwise
 from seqjax.cells.lstm import LSTMCarry
+from seqjax.checks import check_above, check_whole
 from seqjax.definition import definition
 from seqjax.ops.elementwise import tanh
 from seqjax.ops.select import wide
@@ -66,9 +67,9 @@ def projection_lstm(
         Sak, Senior, Beaufays 2014, "Long short-term memory based recurrent neural network architectures for large
         vocabulary speech recognition", arXiv:1402.1128, section 2.2 (LSTMP).
     """
-    check_size("projection_lstm(hidden_size)", hidden_size)
+    check_whole("projection_lstm(hidden_size)", hidden_size)
     size = 2 * hidden_size if cell_size is None else cell_size
-    check_size("projection_lstm(cell_size)", size)
+    check_whole("projection_lstm(cell_size)", size)
 
     def init(key: jax.Array, x: jax.Array) -> ProjectionLSTMParams:
         key_x, key_h, key_p = jax.random.split(key, 3)
@@ -145,9 +146,8 @@ def layer_norm_lstm(
     References:
         Ba, Kiros, Hinton 2016, "Layer normalization", arXiv:1607.06450, eq. 20-22 and, for N, eq. 15-16.
     """
-    check_size("layer_norm_lstm(hidden_size)", hidden_size)
-    if not epsilon > 0:
-        raise ValueError(f"layer_norm_lstm(epsilon): expected a number above 0, got {epsilon!r}.")
+    check_whole("layer_norm_lstm(hidden_size)", hidden_size)
+    check_above("layer_norm_lstm(epsilon)", epsilon)
 
     def init(key: jax.Array, x: jax.Array) -> LayerNormLSTMParams:
         w_x, w_h = gated_weights(key, x, hidden_size, 4, param_dtype)

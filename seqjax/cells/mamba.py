@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.initialise import zero_carry
 from seqjax.cells.labels import sets_recurrence
-from seqjax.cells.linear import check_choice, check_range, init_input_map, log_uniform, to_channels
+from seqjax.cells.linear import init_input_map, log_uniform, to_channels
+from seqjax.checks import check_one_of, check_range, check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left
@@ -92,11 +93,11 @@ def mamba(
         Gu, Dao 2023, "Mamba: linear-time sequence modeling with selective state spaces", arXiv:2312.00752: eq. 2a-2b
         (the recurrence), eq. 4 (zero order hold), algorithm 2 (selection), section 3.6 (initialisation).
     """
-    check_size("mamba(hidden_size)", hidden_size)
-    check_size("mamba(state_size)", state_size)
+    check_whole("mamba(hidden_size)", hidden_size)
+    check_whole("mamba(state_size)", state_size)
     rank = -(-hidden_size // 16) if step_rank is None else step_rank
-    check_size("mamba(step_rank)", rank)
-    check_choice("mamba(discretisation)", discretisation, ("zero_order_hold", "euler"))
+    check_whole("mamba(step_rank)", rank)
+    check_one_of("mamba(discretisation)", discretisation, ("zero_order_hold", "euler"))
     check_range("mamba(step_min, step_max)", step_min, step_max)
     form = (hidden_size, state_size)
 

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.initialise import check_size, zero_carry
-from seqjax.cells.linear import affine, check_choice, glorot
+from seqjax.cells.initialise import zero_carry
+from seqjax.cells.linear import affine, glorot
+from seqjax.checks import check_one_of, check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 
@@ -66,8 +67,8 @@ def min_gru(
     References:
         Feng et al. 2024, "Were RNNs all we needed?", arXiv:2410.01201: section 3.1 (minGRU), appendix B (g).
     """
-    check_size("min_gru(hidden_size)", hidden_size)
-    check_choice("min_gru(activation)", activation, ("identity", "positive"))
+    check_whole("min_gru(hidden_size)", hidden_size)
+    check_one_of("min_gru(activation)", activation, ("identity", "positive"))
 
     def init(key: jax.Array, x: jax.Array) -> MinGRUParams:
         w_x = glorot(key, x.shape[-1], hidden_size, 2, param_dtype)
@@ -123,8 +124,8 @@ def min_lstm(
     References:
         Feng et al. 2024, "Were RNNs all we needed?", arXiv:2410.01201: section 3.2 (minLSTM), appendix B (log space).
     """
-    check_size("min_lstm(hidden_size)", hidden_size)
-    check_choice("min_lstm(activation)", activation, ("identity", "positive"))
+    check_whole("min_lstm(hidden_size)", hidden_size)
+    check_one_of("min_lstm(activation)", activation, ("identity", "positive"))
 
     def init(key: jax.Array, x: jax.Array) -> MinLSTMParams:
         w_x = glorot(key, x.shape[-1], hidden_size, 3, param_dtype)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights, Recurrence, Step
-from seqjax.cells.initialise import check_size, gated_weights, zero_carry
+from seqjax.cells.initialise import gated_weights, zero_carry
+from seqjax.checks import check_whole
 from seqjax.definition import definition
 
 SIGMOID, TANH = Activation.SIGMOID, Activation.TANH
@@ -60,7 +61,7 @@ def mgu(hidden_size: int, *, reset_after: bool = False, param_dtype: Any = jnp.f
     References:
         Zhou, Wu, Zhang, Zhou 2016, "Minimal gated unit for recurrent neural networks", arXiv:1603.09420 (table 1).
     """
-    check_size("mgu(hidden_size)", hidden_size)
+    check_whole("mgu(hidden_size)", hidden_size)
 
     def init(key: jax.Array, x: jax.Array) -> MGUParams:
         w_x, w_h = gated_weights(key, x, hidden_size, 2, param_dtype)
@@ -138,7 +139,7 @@ def ugrnn(hidden_size: int, *, update_bias: float = 1.0, param_dtype: Any = jnp.
         Collins, Sohl-Dickstein, Sussillo 2017, "Capacity and trainability in recurrent neural networks",
         arXiv:1611.09913, section 1.4, eq. 2-4 (the UGRNN).
     """
-    check_size("ugrnn(hidden_size)", hidden_size)
+    check_whole("ugrnn(hidden_size)", hidden_size)
 
     def init(key: jax.Array, x: jax.Array) -> UGRNNParams:
         w_x, w_h = gated_weights(key, x, hidden_size, 2, param_dtype)

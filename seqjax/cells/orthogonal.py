@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.initialise import zero_carry
+from seqjax.checks import check_one_of, check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left
@@ -88,18 +89,14 @@ def orthogonal_rnn(
         w_x (He et al. 2015) and of b (uniform in [-0.01, 0.01]) are those of the authors' code.
         Arjovsky, Shah, Bengio 2016, "Unitary evolution recurrent neural networks", arXiv:1511.06464, eq. 8 (modReLU).
     """
-    check_size("orthogonal_rnn(hidden_size)", hidden_size)
+    check_whole("orthogonal_rnn(hidden_size)", hidden_size)
     activations = {
         "modrelu": Activation.IDENTITY,
         "tanh": Activation.TANH,
         "identity": Activation.IDENTITY,
     }
-    if activation not in activations:
-        raise ValueError(
-            f"orthogonal_rnn(activation): expected one of {', '.join(activations)}, got {activation!r}."
-        )
-    if angles not in ("henaff", "cayley"):
-        raise ValueError(f"orthogonal_rnn(angles): expected henaff or cayley, got {angles!r}.")
+    check_one_of("orthogonal_rnn(activation)", activation, activations)
+    check_one_of("orthogonal_rnn(angles)", angles, ("henaff", "cayley"))
     modrelu = activation == "modrelu"
 
     def init(key: jax.Array, x: jax.Array) -> OrthogonalParams:

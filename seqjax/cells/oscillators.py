@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Dense, Step
-from seqjax.cells.initialise import check_at_least, check_size, uniform, zero_carry
+from seqjax.cells.initialise import uniform, zero_carry
+from seqjax.checks import check_above, check_at_least, check_within, check_whole
 from seqjax.definition import definition
 from seqjax.ops.fixed_point import fixed_point
 
@@ -76,8 +77,8 @@ def cornn(
         gamma and epsilon are by default those of the authors' code for sequential MNIST; all params start uniform
         within :math:`\pm 1/\sqrt{D + 2H}`, as there (one torch.nn.Linear of [x, z, y]).
     """
-    check_size("cornn(hidden_size)", hidden_size)
-    check_at_least("cornn(step_size)", step_size, 0, strictly=True)
+    check_whole("cornn(hidden_size)", hidden_size)
+    check_above("cornn(step_size)", step_size)
     check_at_least("cornn(gamma)", gamma, 0)
     check_at_least("cornn(epsilon)", epsilon, 0)
 
@@ -172,9 +173,8 @@ def lem(hidden_size: int, *, step_size: float = 1.0, param_dtype: Any = jnp.floa
         Rusch, Mishra, Erichson, Mahoney 2022, "Long expressive memory for sequence modeling", arXiv:2110.04744, eq. 3.
         All params start uniform within :math:`\pm 1/\sqrt{H}`, as in the authors' code.
     """
-    check_size("lem(hidden_size)", hidden_size)
-    if not 0 < step_size <= 1:
-        raise ValueError(f"lem(step_size): expected a number in (0, 1], got {step_size!r}.")
+    check_whole("lem(hidden_size)", hidden_size)
+    check_within("lem(step_size)", step_size, "(0, 1]")
 
     def init(key: jax.Array, x: jax.Array) -> LEMParams:
         shapes = (

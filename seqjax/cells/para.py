@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.initialise import check_size, gated_weights, zero_carry
+from seqjax.cells.initialise import gated_weights, zero_carry
 from seqjax.cells.labels import elementwise
+from seqjax.checks import check_whole
 from seqjax.definition import definition
 from seqjax.ops.elementwise import tanh
 
@@ -67,7 +68,7 @@ def para_gru(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
         4/(5H), the bias of z falling evenly from 0 to -1 over the units. Their input weights may be block-diagonal by
         heads; here they are dense.
     """
-    check_size("para_gru(hidden_size)", hidden_size)
+    check_whole("para_gru(hidden_size)", hidden_size)
 
     def init(key: jax.Array, x: jax.Array) -> ParaGRUParams:
         return ParaGRUParams(*_initial_weights(key, x, hidden_size, 1, param_dtype))
@@ -143,7 +144,7 @@ def para_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
         variance 4/(5H), the bias of f falling evenly from 0 to -1 over the units. Their input weights may be
         block-diagonal by heads; here they are dense.
     """
-    check_size("para_lstm(hidden_size)", hidden_size)
+    check_whole("para_lstm(hidden_size)", hidden_size)
 
     def init(key: jax.Array, x: jax.Array) -> ParaLSTMParams:
         key, key_c = jax.random.split(key)

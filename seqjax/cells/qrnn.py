@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.initialise import check_size, zero_carry
-from seqjax.cells.linear import affine, check_choice, glorot
+from seqjax.cells.initialise import zero_carry
+from seqjax.cells.linear import affine, glorot
+from seqjax.checks import check_one_of, check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 
@@ -63,8 +64,8 @@ def qrnn(
         Bradbury, Merity, Xiong, Socher 2017, "Quasi-recurrent neural networks", arXiv:1611.01576: eq. 1 (gates), 3
         (f-pooling), 4 (fo-pooling), 5 (ifo-pooling).
     """
-    check_size("qrnn(hidden_size)", hidden_size)
-    check_choice("qrnn(pooling)", pooling, GATES)
+    check_whole("qrnn(hidden_size)", hidden_size)
+    check_one_of("qrnn(pooling)", pooling, GATES)
     num_gates = GATES[pooling]
 
     def init(key: jax.Array, x: jax.Array) -> QRNNParams:

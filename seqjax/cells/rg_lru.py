@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.initialise import zero_carry
 from seqjax.cells.labels import sets_recurrence
 from seqjax.cells.linear import init_input_map, lecun_normal, to_channels
+from seqjax.checks import check_above, check_divisor, check_whole
 from seqjax.definition import definition
 from seqjax.ops.discretise import complement, log_softplus
 from seqjax.ops.select import wide
@@ -81,14 +82,10 @@ def rg_lru(
         De et al. 2024, "Griffin: mixing gated linear recurrences with local attention for efficient language models",
         arXiv:2402.19427: eq. 1-4 and 6 in appendix A (the logarithm), section 2.4 (initialisation, c = 8).
     """
-    check_size("rg_lru(hidden_size)", hidden_size)
-    check_size("rg_lru(num_blocks)", num_blocks)
-    if hidden_size % num_blocks:
-        raise ValueError(
-            f"rg_lru(num_blocks): expected a divisor of hidden_size={hidden_size}, got {num_blocks}."
-        )
-    if not exponent > 0:
-        raise ValueError(f"rg_lru(exponent): expected a number above 0, got {exponent}.")
+    check_whole("rg_lru(hidden_size)", hidden_size)
+    check_whole("rg_lru(num_blocks)", num_blocks)
+    check_divisor("rg_lru(num_blocks)", num_blocks, f"hidden_size={hidden_size}", hidden_size)
+    check_above("rg_lru(exponent)", exponent)
     if not 0 < a_min < a_max < 1:
         raise ValueError(f"rg_lru: expected 0 < a_min < a_max < 1, got a_min={a_min}, a_max={a_max}.")
     block = hidden_size // num_blocks

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs, Recurrence, Step
-from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.initialise import zero_carry
 from seqjax.cells.labels import sets_recurrence
-from seqjax.cells.linear import affine, check_choice
+from seqjax.cells.linear import affine
+from seqjax.checks import check_above, check_one_of, check_whole
 from seqjax.definition import definition
 from seqjax.ops.discretise import complement
 from seqjax.ops.select import wide, wide_complex
@@ -83,12 +84,11 @@ def rtu(
         Elelimy, White, Bowling, White 2024, "Real-time recurrent learning using trace units in reinforcement
         learning", arXiv:2409.01449 (both forms, the parametrisation of r and theta, the norm).
     """
-    check_size("rtu(hidden_size)", hidden_size)
-    check_choice("rtu(activation)", activation, ACTIVATIONS)
+    check_whole("rtu(hidden_size)", hidden_size)
+    check_one_of("rtu(activation)", activation, ACTIVATIONS)
     if not 0 <= r_min < r_max <= 1:
         raise ValueError(f"rtu: expected 0 <= r_min < r_max <= 1, got r_min={r_min}, r_max={r_max}.")
-    if not max_phase > 0:
-        raise ValueError(f"rtu(max_phase): expected an angle above 0 radians, got {max_phase}.")
+    check_above("rtu(max_phase)", max_phase)
     f = ACTIVATIONS[activation]
 
     def init(key: jax.Array, x: jax.Array) -> RTUParams:

@@ -18,8 +18,8 @@ from seqjax.cells.heads import (
     unit,
     zero_state,
 )
-from seqjax.cells.initialise import check_size
 from seqjax.cells.labels import elementwise, sets_recurrence
+from seqjax.checks import check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left, spread
@@ -114,8 +114,8 @@ def rwkv7(
         layer, but for W_o: zero there, which silences the branch it closes; here normal of variance 1 / fan-in.
     """
     heads = check_heads("rwkv7", hidden_size, num_heads, key_size, value_size, centred=True)
-    check_size("rwkv7(rank)", rank)
-    check_size("rwkv7(gate_rank)", gate_rank)
+    check_whole("rwkv7(rank)", rank)
+    check_whole("rwkv7(gate_rank)", gate_rank)
     number, key_size, value_size = heads
     keys_width, values_width = number * key_size, number * value_size
 

@@ -7,16 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.initialise import zero_carry
 from seqjax.cells.labels import elementwise, sets_recurrence
-from seqjax.cells.linear import (
-    check_choice,
-    check_even,
-    check_range,
-    init_input_map,
-    log_uniform,
-    to_channels,
-)
+from seqjax.cells.linear import init_input_map, log_uniform, to_channels
+from seqjax.checks import check_multiple, check_one_of, check_range, check_whole
 from seqjax.definition import definition
 from seqjax.ops.discretise import bilinear, zero_order_hold
 from seqjax.ops.select import wide, wide_complex
@@ -99,11 +93,11 @@ def s4d(
         arXiv:2206.11893: section 2 and 3 (both discretisations; the exponential of the real part; conjugate pairs),
         section 4 (S4D-Inv, S4D-Lin).
     """
-    check_size("s4d(hidden_size)", hidden_size)
-    check_size("s4d(state_size)", state_size)
-    check_even("s4d(state_size)", state_size)
-    check_choice("s4d(initialisation)", initialisation, ("lin", "inv"))
-    check_choice("s4d(discretisation)", discretisation, DISCRETISATIONS)
+    check_whole("s4d(hidden_size)", hidden_size)
+    check_whole("s4d(state_size)", state_size)
+    check_multiple("s4d(state_size)", state_size)
+    check_one_of("s4d(initialisation)", initialisation, ("lin", "inv"))
+    check_one_of("s4d(discretisation)", discretisation, DISCRETISATIONS)
     check_range("s4d(step_min, step_max)", step_min, step_max)
     modes = state_size // 2
     form = (hidden_size, modes)

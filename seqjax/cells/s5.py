@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.initialise import zero_carry
 from seqjax.cells.labels import sets_recurrence
-from seqjax.cells.linear import affine, check_choice, check_even, check_range, lecun_normal, log_uniform
+from seqjax.cells.linear import affine, lecun_normal, log_uniform
 from seqjax.cells.s4d import DISCRETISATIONS
+from seqjax.checks import check_multiple, check_one_of, check_range, check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide, wide_complex
 from seqjax.ops.step import expand_left
@@ -88,13 +89,13 @@ def s5(
         eq. 5-6 (zero order hold), section 3 (the recurrence), section 4.3 (blocks, time scales) and appendix B.1
         (HiPPO-N, conjugate symmetry).
     """
-    check_size("s5(hidden_size)", hidden_size)
-    check_size("s5(num_blocks)", num_blocks)
+    check_whole("s5(hidden_size)", hidden_size)
+    check_whole("s5(num_blocks)", num_blocks)
     unit = 2 * num_blocks
     size = unit * -(-hidden_size // unit) if state_size is None else state_size
-    check_size("s5(state_size)", size)
-    check_even("s5(state_size)", size, unit)
-    check_choice("s5(discretisation)", discretisation, DISCRETISATIONS)
+    check_whole("s5(state_size)", size)
+    check_multiple("s5(state_size)", size, unit)
+    check_one_of("s5(discretisation)", discretisation, DISCRETISATIONS)
     check_range("s5(step_min, step_max)", step_min, step_max)
     modes, block = size // 2, size // num_blocks
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.initialise import check_size, gated_weights, zero_carry
+from seqjax.cells.initialise import gated_weights, zero_carry
+from seqjax.checks import check_divisor, check_one_of, check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 
@@ -81,14 +82,10 @@ def slstm(
         stabiliser). The paper does not say how m starts; n = 0 as the sign of an empty carry is the authors' code's.
         The initial weights are those of `seqjax.lstm`, per head.
     """
-    check_size("slstm(hidden_size)", hidden_size)
-    check_size("slstm(num_heads)", num_heads)
-    if hidden_size % num_heads:
-        raise ValueError(
-            f"slstm(num_heads): expected a divisor of hidden_size, {hidden_size}, got {num_heads}."
-        )
-    if forget_gate not in ("sigmoid", "exp"):
-        raise ValueError(f"slstm(forget_gate): expected sigmoid or exp, got {forget_gate!r}.")
+    check_whole("slstm(hidden_size)", hidden_size)
+    check_whole("slstm(num_heads)", num_heads)
+    check_divisor("slstm(num_heads)", num_heads, f"hidden_size={hidden_size}", hidden_size)
+    check_one_of("slstm(forget_gate)", forget_gate, ("sigmoid", "exp"))
     head_size = hidden_size // num_heads
     bias = (1.0 if forget_gate == "sigmoid" else 0.0) if forget_bias is None else forget_bias
 

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs, Recurrence, Step
-from seqjax.cells.initialise import check_size, zero_carry
+from seqjax.cells.initialise import zero_carry
 from seqjax.cells.labels import elementwise
 from seqjax.cells.linear import affine
+from seqjax.checks import check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left
@@ -68,7 +69,7 @@ def sru(
         arXiv:1709.02755: the unnumbered equations of section 3 (light recurrence, highway network) and section 3.2
         (initialisation); version 1, section 2, for the form without v.
     """
-    check_size("sru(hidden_size)", hidden_size)
+    check_whole("sru(hidden_size)", hidden_size)
     alpha = math.sqrt(1 + 2 * math.exp(highway_bias))
 
     def init(key: jax.Array, x: jax.Array) -> SRUParams:

@@ -17,8 +17,8 @@ from seqjax.cells.heads import (
     step_sizes,
     zero_state,
 )
-from seqjax.cells.initialise import check_size
 from seqjax.cells.labels import sets_recurrence
+from seqjax.checks import check_divisor, check_whole
 from seqjax.definition import definition
 from seqjax.ops.step import spread
 
@@ -93,9 +93,8 @@ def ssd(
         [1, 16], softplus(b_dt) log-uniform in [0.001, 0.1], d = 1; weights normal of variance 1 / fan-in.
     """
     heads = check_heads("ssd", hidden_size, num_heads, key_size, value_size)
-    check_size("ssd(num_groups)", num_groups)
-    if num_heads % num_groups:
-        raise ValueError(f"ssd(num_groups): expected a divisor of num_heads={num_heads}, got {num_groups}.")
+    check_whole("ssd(num_groups)", num_groups)
+    check_divisor("ssd(num_groups)", num_groups, f"num_heads={num_heads}", num_heads)
     number, key_size, value_size = heads
 
     def init(key: jax.Array, x: jax.Array) -> SSDParams:

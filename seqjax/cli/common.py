@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from seqjax.checks import check_whole
+
 console = Console()
 
 MANY = 30
@@ -67,6 +69,7 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
 
 def at_least_one(option: str, number: int) -> int:
     """The number, if it is one or more."""
-    if number < 1:
-        raise UsageError(f"{option}: expected a whole number of at least 1, got {number}.")
-    return number
+    try:
+        return check_whole(option, number)
+    except ValueError as error:
+        raise UsageError(str(error)) from None

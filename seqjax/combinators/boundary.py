@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Layer
+from seqjax.checks import check_whole
 from seqjax.combinators.common import (
     STEP,
     Flags,
     View,
     batch_shape,
     check_layers,
-    check_whole,
     composed,
     wrapped,
     zero_counts,

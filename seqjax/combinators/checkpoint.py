@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Layer
-from seqjax.combinators.common import Flags, check_layers, check_whole
+from seqjax.checks import check_whole
+from seqjax.combinators.common import Flags, check_layers
 from seqjax.definition import Value, definition
 from seqjax.layers import num_steps, step_keys
 from seqjax.ops.chunks import over_chunks
@@ -29,6 +30,7 @@ class Nested(Value):
     levels: int = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_whole("Nested(levels)", self.levels)
 
 
@@ -49,6 +51,7 @@ class Binomial(Value):
     every: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_whole("Binomial(slots)", self.slots)
         check_whole("Binomial(every)", self.every)
 

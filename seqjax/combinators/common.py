@@ -217,9 +217,3 @@ def check_layers(who: str, layers: tuple[Any, ...], *, causal: bool = False) -> 
             raise TypeError(
                 f"{who}: expected a causal layer, got {layer!r}, which reads the whole sequence and has no step."
             )
-
-
-def check_whole(what: str, value: Any, least: int = 1) -> None:
-    """Raise a ValueError unless the value is a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{what}: expected a whole number of at least {least}, got {value!r}.")

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Layer
+from seqjax.checks import check_one_of, check_whole
 from seqjax.combinators.common import (
     Flags,
     View,
     batch_shape,
     check_layers,
-    check_whole,
     composed,
     example_of,
     output_of,
@@ -136,8 +136,7 @@ def parallel(
         Shazeer et al. 2017, "Outrageously large neural networks", arXiv:1701.06538, eq. 1-2 (a dense softmax gate over
         branches) and appendix A (gates start at zero).
     """
-    if merge not in ("concatenate", "sum", "gate"):
-        raise ValueError(f"parallel(merge): expected 'concatenate', 'sum' or 'gate', got {merge!r}.")
+    check_one_of("parallel(merge)", merge, ("concatenate", "sum", "gate"))
     if not layers:
         raise ValueError("parallel: expected one layer or more, got none.")
     check_layers("parallel", layers)

@@ -10,16 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Layer
-from seqjax.combinators.common import (
-    Flags,
-    View,
-    check_layers,
-    check_whole,
-    composed,
-    held,
-    length_of,
-    output_of,
-)
+from seqjax.checks import check_one_of, check_whole
+from seqjax.combinators.common import Flags, View, check_layers, composed, held, length_of, output_of
 from seqjax.definition import definition
 from seqjax.ops.select import keep
 
@@ -70,8 +62,7 @@ def conditioned(
     """
     check_layers("conditioned", (layer,))
     check_whole("conditioned(context_size)", context_size)
-    if merge not in ("concatenate", "add"):
-        raise ValueError(f"conditioned(merge): expected 'concatenate' or 'add', got {merge!r}.")
+    check_one_of("conditioned(merge)", merge, ("concatenate", "add"))
     adds = merge == "add"
 
     def joined(x: Any) -> Any:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Dense, Diagonal, DiagonalInputs, Gated, GatedWeights, Layer, Step
 from seqjax.cells.labels import elementwise
+from seqjax.checks import check_within
 from seqjax.combinators.common import Flags, View, check_layers, composed
 from seqjax.definition import definition
 from seqjax.layers import fold_in
@@ -64,7 +65,7 @@ def zoneout(cell: Cell, rate: float | tuple[float, ...]) -> Cell:
         raise TypeError(f"zoneout(cell): expected a Cell such as lstm(256), got {cell!r}.")
     rates = rate if isinstance(rate, tuple) else (rate,)
     for p in rates:
-        _check_rate("zoneout", p)
+        check_within("zoneout(rate)", p)
 
     def rates_for(carry: Any) -> list[float]:
         floating = [leaf for leaf in jax.tree.leaves(carry) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
@@ -170,7 +171,7 @@ def variational_dropout(part: Any, rate: float) -> Any:
         Gal, Ghahramani 2016, "A theoretically grounded application of dropout in recurrent neural networks",
         arXiv:1512.05287, section 4, eq. 7 (tied gates).
     """
-    _check_rate("variational_dropout", rate)
+    check_within("variational_dropout(rate)", rate)
     if isinstance(part, Cell):
         return _dropout_in_cell(part, rate)
     check_layers("variational_dropout", (part,))
@@ -376,8 +377,3 @@ def _inner_step(cell: Cell, params: Any) -> Any:
         weights = GatedWeights(*cell.recurrence.weights(params))
         return lambda carry, u: gated_step(cell.recurrence, weights, carry, u)
     return step_of(cell.recurrence, params, jnp.float32)
-
-
-def _check_rate(who: str, rate: Any) -> None:
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
-        raise ValueError(f"{who}(rate): expected a share in [0, 1), got {rate!r}.")

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Layer
+from seqjax.checks import check_one_of, check_whole
 from seqjax.combinators.common import (
     UNROLL,
     Flags,
     View,
     batch_shape,
     check_layers,
-    check_whole,
     composed,
     example_of,
     flip,
@@ -86,8 +86,7 @@ def bidirectional(
     References:
         Schuster, Paliwal 1997, "Bidirectional recurrent neural networks", IEEE Trans. Signal Processing 45.
     """
-    if merge not in ("concatenate", "sum"):
-        raise ValueError(f"bidirectional(merge): expected 'concatenate' or 'sum', got {merge!r}.")
+    check_one_of("bidirectional(merge)", merge, ("concatenate", "sum"))
     halves = (forward, forward if backward is None else backward)
     check_layers("bidirectional", halves)
     both = parallel(halves[0], reverse(halves[1]), merge=merge)
@@ -129,8 +128,7 @@ def strided(
     """
     check_layers("strided", (layer,), causal=True)
     check_whole("strided(stride)", stride)
-    if between not in ("hold", "zero"):
-        raise ValueError(f"strided(between): expected 'hold' or 'zero', got {between!r}.")
+    check_one_of("strided(between)", between, ("hold", "zero"))
 
     def initial_carry(params: Any, x: Any) -> StridedCarry:
         inner = layer.initial_carry(params, x)

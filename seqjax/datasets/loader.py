@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from seqjax.base import Batch
+from seqjax.checks import check_whole, check_whole_numbers
 
 
 @dataclass(frozen=True)
@@ -336,8 +337,5 @@ def _tokens(who: str, tokens: Any) -> np.ndarray:
 
 
 def _check_sizes(who: str, *, seed: int = 0, **sizes: int) -> None:
-    if seed < 0:
-        raise ValueError(f"{who}: expected a seed of at least 0, got {seed}.")
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{who}: expected {name} of at least 1, got {value}.")
+    check_whole(f"{who}(seed)", seed, 0)
+    check_whole_numbers(who, **sizes)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from seqjax.base import Batch
+from seqjax.checks import check_whole
 from seqjax.datasets.loader import Loader
 
 
@@ -37,8 +38,7 @@ def prefetch(
         >>> [batch.xs.shape for batch in prefetch(windows(np.arange(50), batch=3, length=4), 5, 7)]
         [(4, 3), (4, 3)]
     """
-    if depth < 1:
-        raise ValueError(f"prefetch: expected a depth of at least 1, got {depth}.")
+    check_whole("prefetch(depth)", depth)
     ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
     stopped = threading.Event()
 

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Integer, PRNGKeyArray, UInt8
 
+from seqjax.checks import check_whole_numbers
+
 Tokens = Integer[Array | np.ndarray, "N"]
 Part = Integer[Array | np.ndarray, "_"]
 Windows = tuple[Int[Array, "T B"], Int[Array, "T B"]]
@@ -215,9 +217,7 @@ def _windows(data: Tokens, starts: Int[Array, "B"], length: int) -> Windows:
 
 
 def _check_windows(who: str, data: Tokens, batch: int, length: int) -> None:
-    for name, value in (("batch", batch), ("length", length)):
-        if value < 1:
-            raise ValueError(f"{who}: expected {name} of at least 1, got {value}.")
+    check_whole_numbers(who, batch=batch, length=length)
     if len(data) < length + 1:
         raise ValueError(
             f"{who}: expected data of at least length + 1 = {length + 1} tokens, got {len(data)}. "

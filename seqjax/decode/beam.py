@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Layer
-from seqjax.decode.common import check_call, read_prompt, read_token, whole
+from seqjax.checks import check_whole, check_whole_or_none
+from seqjax.decode.common import check_call, read_prompt, read_token
 from seqjax.ops.select import expand, select, wide
 
 
@@ -125,7 +126,7 @@ def beam_search(
     check_call(who, layer, prompt, mask)
     if isinstance(length_penalty, bool) or not math.isfinite(length_penalty):
         raise ValueError(f"{who}(length_penalty): expected a finite number, got {length_penalty!r}.")
-    max_length = whole(f"{who}(max_length)", max_length, 1)
+    max_length = check_whole(f"{who}(max_length)", max_length)
     return _beam_search(
         layer,
         params,
@@ -133,9 +134,9 @@ def beam_search(
         prompt,
         mask,
         wu_length_penalty(np.arange(1, max_length + 1), length_penalty),
-        beam_size=whole(f"{who}(beam_size)", beam_size, 1),
-        end_token=None if end_token is None else whole(f"{who}(end_token)", end_token, 0),
-        pad_token=whole(f"{who}(pad_token)", pad_token, 0),
+        beam_size=check_whole(f"{who}(beam_size)", beam_size),
+        end_token=check_whole_or_none(f"{who}(end_token)", end_token, 0),
+        pad_token=check_whole(f"{who}(pad_token)", pad_token, 0),
     )
 
 

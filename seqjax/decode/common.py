@@ -1,6 +1,5 @@
 """What all ways of decoding share: the checks, and reading the prompt."""
 
-import operator
 from typing import Any
 
 import jax
@@ -34,17 +33,6 @@ def check_call(who: str, layer: Any, prompt: Any, mask: Any) -> None:
         raise ValueError(
             f"{who}(mask): expected bool {shape}, as the prompt, got {mask.dtype} {list(mask.shape)}."
         )
-
-
-def whole(what: str, value: Any, least: int) -> int:
-    """The value as an int; a ValueError unless it is a whole number of at least `least`."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise ValueError(f"{what}: expected a whole number of at least {least}, got {value!r}.")
-    return number
 
 
 def read_prompt(

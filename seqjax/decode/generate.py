@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Layer
-from seqjax.decode.common import check_call, read_prompt, read_token, whole
+from seqjax.checks import check_whole, check_whole_or_none
+from seqjax.decode.common import check_call, read_prompt, read_token
 from seqjax.decode.samplers import Sampler, greedy
 from seqjax.ops.select import wide
 
@@ -101,10 +102,10 @@ def generate(
         prompt,
         mask,
         key if sampler.random else None,
-        max_length=whole(f"{who}(max_length)", max_length, 1),
+        max_length=check_whole(f"{who}(max_length)", max_length),
         sampler=sampler,
-        end_token=None if end_token is None else whole(f"{who}(end_token)", end_token, 0),
-        pad_token=whole(f"{who}(pad_token)", pad_token, 0),
+        end_token=check_whole_or_none(f"{who}(end_token)", end_token, 0),
+        pad_token=check_whole(f"{who}(pad_token)", pad_token, 0),
     )
 
 

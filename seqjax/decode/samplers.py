@@ -1,12 +1,12 @@
 """How one token is chosen from logits. Samplers are values; the filters they are made of are plain functions."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
+from seqjax.checks import check_above, check_within, check_whole_or_none
 from seqjax.definition import Definition, definition
 
 
@@ -72,19 +72,11 @@ def categorical(*, temperature: float = 1.0, top_k: int | None = None, top_p: fl
         (temperature).
         Fan, Lewis, Dauphin 2018, "Hierarchical neural story generation", arXiv:1805.04833 (top-k).
     """
-    if isinstance(temperature, bool) or not 0 < temperature < math.inf:
-        raise ValueError(
-            f"categorical(temperature): expected a finite number above 0, got {temperature!r}. "
-            "For the most probable token use greedy()."
-        )
-    if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
-        raise ValueError(
-            f"categorical(top_k): expected a whole number of at least 1, or None, got {top_k!r}."
-        )
-    if top_p is not None and (isinstance(top_p, bool) or not 0 < top_p <= 1):
-        raise ValueError(
-            f"categorical(top_p): expected a probability above 0 and up to 1, or None, got {top_p!r}."
-        )
+    hint = "For the most probable token use greedy()."
+    check_above("categorical(temperature)", temperature, hint=hint)
+    check_whole_or_none("categorical(top_k)", top_k)
+    if top_p is not None:
+        check_within("categorical(top_p)", top_p, "(0, 1]", note=", or None")
 
     def choose(key: jax.Array, logits: jax.Array) -> jax.Array:
         # The greatest becomes 0 and is not divided, so that a temperature that underflows makes the others -inf.

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Batch, Estimate, Estimator, Layer
-from seqjax.combinators.common import check_layers, check_whole
+from seqjax.checks import check_divisor, check_whole
+from seqjax.combinators.common import check_layers
 from seqjax.definition import definition
 from seqjax.gradients.objective import Loss, loss_sum, objective
 from seqjax.gradients.sliding import sliding
@@ -103,10 +104,8 @@ def truncated_bptt(window: int, *, stride: int | None = None) -> Estimator:
     """
     check_whole("truncated_bptt(window)", window)
     check_whole("truncated_bptt(stride)", window if stride is None else stride)
-    if stride is not None and window % stride:
-        raise ValueError(
-            f"truncated_bptt(stride): expected a number that divides the window of {window}, got {stride}."
-        )
+    if stride is not None:
+        check_divisor("truncated_bptt(stride)", stride, f"the window of {window}", window)
     who = f"truncated_bptt({window}).update"
 
     def bind(layer: Layer, loss: Loss) -> Any:

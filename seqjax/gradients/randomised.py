@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Batch, Estimator, Layer
-from seqjax.combinators.common import check_layers, check_whole
+from seqjax.checks import check_within, check_whole
+from seqjax.combinators.common import check_layers
 from seqjax.definition import definition
 from seqjax.gradients.bptt import no_state, over_windows
 from seqjax.gradients.objective import Loss
@@ -50,8 +51,7 @@ def randomised_truncated_bptt(window: int, *, cut: float = 0.5) -> Estimator:
         constant probability of truncation).
     """
     check_whole("randomised_truncated_bptt(window)", window)
-    if not 0 <= cut < 1:
-        raise ValueError(f"randomised_truncated_bptt(cut): expected a probability in [0, 1), got {cut}.")
+    check_within("randomised_truncated_bptt(cut)", cut)
 
     def bind(layer: Layer, loss: Loss) -> Any:
         check_layers("randomised_truncated_bptt", (layer,), causal=True)

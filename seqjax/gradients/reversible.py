@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Batch, Estimate, Estimator, Layer
-from seqjax.combinators.common import check_layers, check_whole
+from seqjax.checks import check_above, check_whole
+from seqjax.combinators.common import check_layers
 from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.gradients.inverses import inverse_of
@@ -80,8 +81,8 @@ def reversible(
         neural networks", arXiv:1810.10999.
     """
     check_whole("reversible(max_resets)", max_resets, 0)
-    if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"reversible(tolerance): expected a number above 0, or None, got {tolerance!r}.")
+    if tolerance is not None:
+        check_above("reversible(tolerance)", tolerance, note=", or None")
 
     def bind(layer: Layer, loss: Loss) -> Any:
         check_layers("reversible", (layer,), causal=True)

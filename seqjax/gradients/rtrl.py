@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Estimator
+from seqjax.checks import check_one_of
 from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.gradients.online import Model, Rule, online
@@ -61,10 +62,7 @@ def rtrl(structure: str = "auto") -> Estimator:
         Computation 1(2). Zucchet et al. 2023, "Online learning of long-range dependencies", arXiv:2305.15947
         (diagonal recurrences).
     """
-    if structure not in STRUCTURES:
-        raise ValueError(
-            f"rtrl(structure): expected one of {', '.join(map(repr, STRUCTURES))}, got {structure!r}."
-        )
+    check_one_of("rtrl(structure)", structure, STRUCTURES)
     who = f"rtrl(structure={structure!r})"
 
     def rule_of(model: Model) -> Rule:

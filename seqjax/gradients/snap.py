@@ -1,7 +1,7 @@
 """The sparse n-step approximation of real-time recurrent learning."""
 
 from seqjax.base import Estimator
-from seqjax.combinators.common import check_whole
+from seqjax.checks import check_whole
 from seqjax.definition import definition
 from seqjax.gradients.online import online
 from seqjax.gradients.sparse import reach, sparse

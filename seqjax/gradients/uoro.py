@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Estimator
+from seqjax.checks import check_above
 from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.gradients.online import Model, Rule, online
@@ -64,8 +65,7 @@ def uoro(*, epsilon: float = 1e-7) -> Estimator:
     References:
         Tallec, Ollivier 2018, "Unbiased online recurrent optimization", arXiv:1702.05043.
     """
-    if not epsilon > 0:
-        raise ValueError(f"uoro(epsilon): expected a number above 0, got {epsilon!r}.")
+    check_above("uoro(epsilon)", epsilon)
 
     def rule_of(model: Model) -> Rule:
         dtype = jnp.result_type(model.carry.dtype, model.params.dtype)

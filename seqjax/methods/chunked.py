@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from seqjax.base import Attention, Cell, Diagonal, Matrix
+from seqjax.checks import check_whole
 from seqjax.definition import Value
-from seqjax.methods.common import check_positive, project_inputs
+from seqjax.methods.common import project_inputs
 from seqjax.ops import attention, matrix
 from seqjax.ops import diagonal as scans
 from seqjax.ops.chunks import over_chunks
@@ -36,9 +37,8 @@ class Chunked(Value):
     size: int = 64
 
     def __post_init__(self) -> None:
-        if self.size is None:
-            raise ValueError("Chunked(size): expected a whole number of at least 1, got None.")
-        check_positive("Chunked(size)", self.size)
+        super().__post_init__()
+        check_whole("Chunked(size)", self.size)
 
     def unroll(
         self,

@@ -31,9 +31,3 @@ def project_inputs(cell: Cell, params: Any, xs: Any, keys: Any) -> Any:
         return over_batch(u) if isinstance(u, DiagonalInputs) else u
 
     return jax.vmap(one)(xs, keys)
-
-
-def check_positive(what: str, value: int | None) -> None:
-    """Raise a ValueError unless the value is None or a whole number of at least 1."""
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ValueError(f"{what}: expected a whole number of at least 1, or None, got {value!r}.")

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Gated, GatedWeights, Step
+from seqjax.checks import check_above, check_one_of, check_within, check_whole_or_none
 from seqjax.compat import vary_like
 from seqjax.definition import Value
-from seqjax.methods.common import at_step, check_positive, project_inputs
+from seqjax.methods.common import at_step, project_inputs
 from seqjax.ops import newton, newton_linear
 from seqjax.ops.newton import NewtonReport
 from seqjax.ops.select import cast, keep, wide
@@ -87,17 +88,13 @@ class Newton(Value):
     batch_ndim: int | None = None
 
     def __post_init__(self) -> None:
-        check_positive("Newton(max_iterations)", self.max_iterations)
-        for name, choices in (("jacobian", ("full", "block", "diagonal")), ("guess", ("initial", "zeros"))):
-            if getattr(self, name) not in choices:
-                options = ", ".join(map(repr, choices))
-                raise ValueError(f"Newton({name}): expected one of {options}, got {getattr(self, name)!r}.")
-        if not 0 <= self.damping <= 1:
-            raise ValueError(f"Newton(damping): expected a share in [0, 1], got {self.damping!r}.")
-        if self.tolerance is not None and not self.tolerance > 0:
-            raise ValueError(
-                f"Newton(tolerance): expected a number above 0, or None, got {self.tolerance!r}."
-            )
+        super().__post_init__()
+        check_whole_or_none("Newton(max_iterations)", self.max_iterations)
+        check_one_of("Newton(jacobian)", self.jacobian, ("full", "block", "diagonal"))
+        check_one_of("Newton(guess)", self.guess, ("initial", "zeros"))
+        check_within("Newton(damping)", self.damping, "[0, 1]")
+        if self.tolerance is not None:
+            check_above("Newton(tolerance)", self.tolerance, note=", or None")
 
     def solve(
         self,

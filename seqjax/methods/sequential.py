@@ -6,8 +6,9 @@ from typing import Any, ClassVar, Literal
 import jax
 
 from seqjax.base import Attention, Cell, Dense, Diagonal, DiagonalInputs, Gated, GatedWeights, Matrix, Step
+from seqjax.checks import check_one_of, check_whole, check_whole_or_none
 from seqjax.definition import Value
-from seqjax.methods.common import check_positive, project_inputs
+from seqjax.methods.common import project_inputs
 from seqjax.ops import diagonal as scans
 from seqjax.ops.chunks import over_chunks
 from seqjax.ops.gated import gated
@@ -44,12 +45,10 @@ class Sequential(Value):
     unroll_factor: int = 1
 
     def __post_init__(self) -> None:
-        check_positive("Sequential(chunk)", self.chunk)
-        check_positive("Sequential(unroll_factor)", self.unroll_factor)
-        if self.gradient not in ("batched", "autodiff"):
-            raise ValueError(
-                f"Sequential(gradient): expected 'batched' or 'autodiff', got {self.gradient!r}."
-            )
+        super().__post_init__()
+        check_whole_or_none("Sequential(chunk)", self.chunk)
+        check_whole("Sequential(unroll_factor)", self.unroll_factor)
+        check_one_of("Sequential(gradient)", self.gradient, ("batched", "autodiff"))
 
     def unroll(
         self,

@@ -67,6 +67,7 @@ class TimeSharded(Value):
     inner: Method | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.inner is not None and (
             not isinstance(self.inner, Method) or isinstance(self.inner, TimeSharded)
         ):

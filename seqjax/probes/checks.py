@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Cell, Layer
+from seqjax.checks import check_whole
 
 CONTRACT = "lax.scan's contract, step(carry, x) -> (carry, y)"
 
@@ -71,25 +72,17 @@ def check_step(who: str, step: Callable, carry: Any, x: Any) -> None:
         )
 
 
-def check_count(who: str, name: str, value: Any, least: int, most: int | None = None, why: str = "") -> None:
-    """Raise a ValueError unless a value is a whole number from least to most."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{who}({name}): expected a whole number {bounds}{why}, got {value!r}.")
-
-
 def check_rank(who: str, k: int | None, size: int) -> int:
     """k, by default all of the state; a ValueError where it is larger."""
     if k is None:
         return size
-    check_count(who, "k", k, 1, size, f" (the state has {size} real numbers)")
-    return int(k)
+    note = f" (the state has {size} real numbers)"
+    return check_whole(f"{who}(k)", k, 1, size, note=note)
 
 
 def check_warm_up(who: str, warm_up: int, num_steps: int) -> None:
     """Raise a ValueError where nothing is left after the warm-up."""
-    check_count(who, "warm_up", warm_up, 0)
+    check_whole(f"{who}(warm_up)", warm_up, 0)
     if warm_up >= num_steps:
         raise ValueError(
             f"{who}(warm_up): expected fewer steps than the {num_steps} that there are, got {warm_up}."
@@ -103,7 +96,7 @@ def check_inputs(who: str, xs: Any, batched: bool) -> tuple[Any, int]:
             raise TypeError(
                 f"{who}: expected inputs xs [T, B, ...] for a bound layer, got {xs} steps without any."
             )
-        check_count(who, "num_steps", xs, 1)
+        check_whole(f"{who}(num_steps)", xs, 1)
         return None, int(xs)
     xs = jax.tree.map(jnp.asarray, xs)
     leaves = jax.tree.leaves(xs)

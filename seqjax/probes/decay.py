@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from seqjax.checks import check_within
+
 
 class Decay(NamedTuple):
     r"""What `fit_decay` finds in a profile of log norms over lags 0, 1, 2, ...
@@ -88,8 +90,7 @@ def horizon(log_norm: np.ndarray, share: float) -> float:
         >>> horizon(np.log([1.0, 1.0, 1.0, 1.0]), 0.5)
         1.0
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"horizon(share): expected a share in (0, 1], got {share!r}.")
+    check_within("horizon(share)", share, "(0, 1]")
     if np.ndim(log_norm) != 1:
         raise ValueError(
             f"horizon: expected log norms [T] by lag, got {list(np.shape(log_norm))}. Measure each example by itself."

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.probes.checks import check_count, check_rank, check_warm_up
+from seqjax.checks import check_whole
+from seqjax.probes.checks import check_rank, check_warm_up
 from seqjax.probes.system import prepare
 from seqjax.probes.tangents import count_steps, log_growth, sum_parts
 
@@ -75,7 +76,7 @@ def flossing_loss(
     system = prepare(who, step, carry, xs_or_num_steps, reset=reset, mask=mask, initial=initial)
     k = check_rank(who, k, system.size)
     check_warm_up(who, warm_up, system.num_steps)
-    check_count(who, "qr_every", qr_every, 1)
+    check_whole(f"{who}(qr_every)", qr_every, 1)
     counting = count_steps(system, warm_up, 1)
     growth = log_growth(system, counting, k, qr_every=qr_every, key=key)
     known = counting.steps > 0

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.checks import check_whole
 from seqjax.gradients.objective import Loss
 from seqjax.ops.select import expand
 from seqjax.ops.tap import norm
 from seqjax.probes.adjoint import adjoint, tangent
-from seqjax.probes.checks import check_count, check_loss
+from seqjax.probes.checks import check_loss
 from seqjax.probes.directions import basis, random_signs
 from seqjax.probes.profile import system_adjoint
 from seqjax.probes.scaled import Floating, Scaled, align, log_norm, logarithm, sum_of_squares, unscaled
@@ -90,7 +91,7 @@ def terminal_influence(
     if num_probes is None:
         directions = basis(leaves, 1)
     else:
-        check_count("terminal_influence", "num_probes", num_probes, 2)
+        check_whole("terminal_influence(num_probes)", num_probes, 2)
         if key is None:
             raise ValueError(
                 "terminal_influence(key): expected a key for the random probes, such as jax.random.key(0), got None. "
@@ -152,7 +153,7 @@ def spectral_influence(
     """
     who = "spectral_influence"
     system = prepare(who, step, carry, xs, reset=reset, mask=mask, initial=initial)
-    check_count(who, "num_iterations", num_iterations, 2)
+    check_whole(f"{who}(num_iterations)", num_iterations, 2)
     if key is None:
         raise ValueError(f"{who}(key): expected a key to begin with, such as jax.random.key(0), got None.")
     chosen = [operator.index(t) for t in times]

@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.checks import check_whole
 from seqjax.gradients.objective import Loss, loss_and_gradient
 from seqjax.ops.select import expand, keep, select, wide
 from seqjax.ops.tap import norm
-from seqjax.probes.checks import check_count, check_loss
+from seqjax.probes.checks import check_loss
 from seqjax.probes.scaled import Floating, Scaled, align, logarithm, scale, unscaled, without_float0
 from seqjax.probes.system import Bound, prepare
 from seqjax.probes.vectors import as_vector, cosine
@@ -149,7 +150,7 @@ def truncation_bias(
     """
     lag = max_window
     if lag is not None:
-        check_count("truncation_bias", "max_window", lag, 1)
+        check_whole("truncation_bias(max_window)", lag, 1)
         lag -= 1
     return _by_lag("truncation_bias", step, carry, xs, loss, targets, lag, reset, mask, initial)[1]
 
@@ -178,7 +179,7 @@ def _by_lag(
             f"jax.tree_util.Partial(fn, params) with fn(params, carry, x) -> (carry, y), got {step!r}."
         )
     if max_lag is not None:
-        check_count(who, "max_lag", max_lag, 0)
+        check_whole(f"{who}(max_lag)", max_lag, 0)
     num_lags = system.num_steps if max_lag is None else min(max_lag + 1, system.num_steps)
 
     # The full gradient, by plain backpropagation, and that by the outputs.

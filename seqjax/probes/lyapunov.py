@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.probes.checks import check_count, check_rank, check_warm_up
+from seqjax.checks import check_whole
+from seqjax.probes.checks import check_rank, check_warm_up
 from seqjax.probes.system import prepare
 from seqjax.probes.tangents import (
     check_qr_every,
@@ -136,7 +137,7 @@ def lyapunov_spectrum(
     k = check_rank(who, k, system.size)
     check_warm_up(who, warm_up, system.num_steps)
     check_qr_every(who, qr_every)
-    check_count(who, "blocks", blocks, FEWEST_BLOCKS)
+    check_whole(f"{who}(blocks)", blocks, FEWEST_BLOCKS)
     if direction not in ("forward", "backward"):
         raise ValueError(f'{who}(direction): expected "forward" or "backward", got {direction!r}.')
 

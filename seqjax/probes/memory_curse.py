@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.checks import check_whole
 from seqjax.ops.tap import norm
 from seqjax.probes.adjoint import tangent
-from seqjax.probes.checks import check_count
 from seqjax.probes.directions import basis, random_signs
 from seqjax.probes.scaled import Floating, Scaled, logarithm, sum_of_squares, unscaled
 from seqjax.probes.system import prepare
@@ -84,7 +84,7 @@ def memory_sensitivity(
     if num_probes is None:
         directions = basis(own.leaves, 0)
     else:
-        check_count(who, "num_probes", num_probes, 1)
+        check_whole(f"{who}(num_probes)", num_probes, 1)
         if key is None:
             raise ValueError(
                 f"{who}(key): expected a key for the random probes, such as jax.random.key(0), got None. "

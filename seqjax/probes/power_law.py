@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from seqjax.checks import check_within
+
 
 class PowerLaw(NamedTuple):
     r"""What `fit_power_law` finds.
@@ -100,8 +102,7 @@ def find_crossover(lengths: Any, first: Any, second: Any, *, confidence: float =
     """
     x, first = _checked("find_crossover", lengths, first)
     _, second = _checked("find_crossover", lengths, second)
-    if not 0 < confidence < 1:
-        raise ValueError(f"find_crossover(confidence): expected a share in (0, 1), got {confidence!r}.")
+    check_within("find_crossover(confidence)", confidence, "(0, 1)")
     costs = np.stack([first, second])
     if not np.all((costs > 0) & np.isfinite(costs)):
         raise ValueError(f"find_crossover: expected finite costs above zero, got {first} and {second}.")

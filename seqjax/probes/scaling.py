@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Layer
+from seqjax.checks import check_whole, is_whole
 from seqjax.layers import first_step
-from seqjax.probes.checks import check_count
 from seqjax.probes.cost import count_cost
 from seqjax.probes.power_law import Crossover, PowerLaw, find_crossover, fit_power_law
 
@@ -214,7 +214,7 @@ def time_scaling(
         ('seconds', (2, 3))
     """
     variants, lengths = _checked("time_scaling", layer, methods, lengths)
-    check_count("time_scaling", "rounds", rounds, 1)
+    check_whole("time_scaling(rounds)", rounds, 1)
     key = jax.random.key(0) if key is None else key
     seconds = {name: np.zeros((len(lengths), rounds)) for name in variants}
     for i, length in enumerate(lengths):
@@ -309,8 +309,7 @@ def by_method(who: str, layer: Any, methods: Any) -> dict[str, Layer]:
 def check_lengths(who: str, lengths: Any, least: int) -> list[int]:
     """The lengths as a list; a ValueError unless there are enough different ones, each a whole number of 1 or more."""
     found = list(lengths)
-    whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 1 for n in found)
-    if not whole or len(set(found)) < least:
+    if not all(map(is_whole, found)) or len(set(found)) < least:
         number = "one whole number" if least == 1 else f"{least} different whole numbers"
         raise ValueError(f"{who}(lengths): expected at least {number} above zero, got {found}.")
     return [int(n) for n in found]

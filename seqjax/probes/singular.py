@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seqjax.checks import check_whole
 from seqjax.ops.graded import Graded, identity, log_singular_values, multiply
 from seqjax.ops.select import select
-from seqjax.probes.checks import check_count, check_rank
+from seqjax.probes.checks import check_rank
 from seqjax.probes.system import Inputs, prepare
 
 
@@ -141,7 +142,7 @@ def _check_taus(who: str, taus: Sequence[int] | None, num_steps: int) -> np.ndar
     if taus is None:
         return np.unique([*(2 ** np.arange(num_steps.bit_length())), num_steps])
     for tau in taus:
-        check_count(who, "taus", tau, 1, num_steps)
+        check_whole(f"{who}(taus)", tau, 1, num_steps)
     lags = np.asarray(taus, int)
     if lags.size == 0 or np.any(np.diff(lags) <= 0):
         raise ValueError(f"{who}(taus): expected rising lags, got {list(taus)}.")

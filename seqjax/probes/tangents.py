@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.checks import check_whole
 from seqjax.ops.select import select
-from seqjax.probes.checks import check_count
 from seqjax.probes.system import Inputs, System
 
 PARTS = 16  # of a block: sums of sums lose less than one long sum
@@ -192,4 +192,4 @@ def sum_parts(counting: Counting, values: jax.Array) -> jax.Array:
 def check_qr_every(who: str, qr_every: Any) -> None:
     """Raise a ValueError unless it is a whole number or "adaptive"."""
     if qr_every != "adaptive":
-        check_count(who, "qr_every", qr_every, 1, why=', or "adaptive"')
+        check_whole(f"{who}(qr_every)", qr_every, 1, note=', or "adaptive"')

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from seqjax.base import Batch
+from seqjax.checks import check_whole
 from seqjax.definition import Definition
 
 NOT_SCORED = -1
@@ -176,15 +177,7 @@ def check_length(who: str, length: int, minimum: int, why: str) -> None:
 
 def check_batch(who: str, batch: int) -> None:
     """Refuse empty batches."""
-    if batch < 1:
-        raise ValueError(f"{who}.sample: expected a batch of at least 1, got {batch}.")
-
-
-def check_positive(who: str, **numbers: int) -> None:
-    """Refuse numbers below 1."""
-    for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"{who}: expected {name} of at least 1, got {value}.")
+    check_whole(f"{who}.sample(batch)", batch)
 
 
 def _check_outputs(who: str, last: str, ys: jax.Array, targets: jax.Array) -> None:

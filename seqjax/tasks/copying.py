@@ -6,16 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from seqjax.checks import check_whole_numbers
 from seqjax.definition import definition
-from seqjax.tasks.base import (
-    NOT_SCORED,
-    Success,
-    Task,
-    check_batch,
-    check_length,
-    check_positive,
-    cross_entropy,
-)
+from seqjax.tasks.base import NOT_SCORED, Success, Task, check_batch, check_length, cross_entropy
 
 
 @definition
@@ -66,7 +59,7 @@ def copying(length: int, num_symbols: int = 8, num_recall: int = 10) -> Task:
         Arjovsky, Shah and Bengio, "Unitary evolution recurrent neural networks", 2016, section 5.1, arXiv:1511.06464.
     """
     who = "copying"
-    check_positive(who, num_symbols=num_symbols, num_recall=num_recall)
+    check_whole_numbers(who, num_symbols=num_symbols, num_recall=num_recall)
     check_length(who, length, 2 * num_recall + 1, f"{num_recall} symbols, a go marker, {num_recall} recalls")
     blank, go = num_symbols, num_symbols + 1
 
@@ -130,7 +123,7 @@ def noisy_copying(length: int, num_symbols: int = 8, num_recall: int = 10, num_n
         units: on learning to forget", arXiv:1706.02761 (the need to forget noise).
     """
     who = "noisy_copying"
-    check_positive(who, num_symbols=num_symbols, num_recall=num_recall, num_noise=num_noise)
+    check_whole_numbers(who, num_symbols=num_symbols, num_recall=num_recall, num_noise=num_noise)
     check_length(who, length, 2 * num_recall + 1, f"{num_recall} symbols, a go marker, {num_recall} recalls")
     blank, go = num_symbols, num_symbols + 1
 
@@ -192,7 +185,7 @@ def selective_copying(length: int, num_symbols: int = 8, num_recall: int = 10) -
         Jing et al. 2019, arXiv:1706.02761 (the denoising task). Gu, Dao 2023, "Mamba", section 3.1, arXiv:2312.00752.
     """
     who = "selective_copying"
-    check_positive(who, num_symbols=num_symbols, num_recall=num_recall)
+    check_whole_numbers(who, num_symbols=num_symbols, num_recall=num_recall)
     check_length(who, length, 2 * num_recall + 1, f"{num_recall} symbols, a go marker, {num_recall} recalls")
     blank, go = num_symbols, num_symbols + 1
     before = length - num_recall - 1

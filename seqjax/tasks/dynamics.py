@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from seqjax.checks import check_multiple, check_whole, check_whole_numbers
 from seqjax.definition import definition
-from seqjax.tasks.base import Success, Task, check_batch, check_length, check_positive, squared_error
+from seqjax.tasks.base import Success, Task, check_batch, check_length, squared_error
 
 Series = tuple[Float[Array, "T B 1"], Float[Array, "T B"]]
 
@@ -49,7 +50,7 @@ def lorenz(length: int, horizon: int = 10) -> Task:
         Lorenz 1963, "Deterministic nonperiodic flow", Journal of the Atmospheric Sciences 20(2), equations 25-27.
     """
     who = "lorenz"
-    check_positive(who, horizon=horizon)
+    check_whole_numbers(who, horizon=horizon)
 
     def flow(s: Array) -> Array:
         x, y, z = s
@@ -113,7 +114,7 @@ def mackey_glass(length: int, horizon: int = 6, delay: int = 17) -> Task:
         "Harnessing nonlinearity", Science 304 (as a test of recurrent networks).
     """
     who = "mackey_glass"
-    check_positive(who, horizon=horizon, delay=delay)
+    check_whole_numbers(who, horizon=horizon, delay=delay)
     fine = 10  # Euler steps per unit of time
 
     def advance(state: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, Array, Array], Array]:
@@ -230,8 +231,7 @@ def linear_system(length: int, state_size: int = 8, slowest: float = 0.98, seed:
     """
     who = "linear_system"
     check_length(who, length, 2, "one step has no past")
-    if state_size < 2 or state_size % 2:
-        raise ValueError(f"{who}: expected an even state_size of at least 2, got {state_size}.")
+    check_multiple(f"{who}(state_size)", check_whole(f"{who}(state_size)", state_size))
     if not 0.5 < slowest < 1:
         raise ValueError(f"{who}: expected slowest between 0.5 and 1, got {slowest}.")
     rng = np.random.default_rng(seed)

@@ -7,16 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from seqjax.checks import check_whole_numbers
 from seqjax.definition import definition
-from seqjax.tasks.base import (
-    NOT_SCORED,
-    Success,
-    Task,
-    check_batch,
-    check_length,
-    check_positive,
-    cross_entropy,
-)
+from seqjax.tasks.base import NOT_SCORED, Success, Task, check_batch, check_length, cross_entropy
 
 
 @definition
@@ -111,7 +104,7 @@ def modular_arithmetic(length: int, modulus: int = 5) -> Task:
         there also with products).
     """
     who = "modular_arithmetic"
-    check_positive(who, modulus=modulus)
+    check_whole_numbers(who, modulus=modulus)
     check_length(who, length, 3, "two digits and an operator")
     digits = (length + 1) // 2
 
@@ -183,7 +176,7 @@ def dyck(length: int, num_types: int = 2, max_depth: int = 8) -> Task:
         arXiv:1911.03329.
     """
     who = "dyck"
-    check_positive(who, num_types=num_types, max_depth=max_depth)
+    check_whole_numbers(who, num_types=num_types, max_depth=max_depth)
     check_length(who, length, 2, "a bracket that opens and one that closes")
 
     def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:

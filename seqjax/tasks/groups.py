@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from seqjax.checks import check_one_of
 from seqjax.definition import definition
 from seqjax.tasks.base import Success, Task, check_batch, check_length, cross_entropy
 
@@ -51,8 +52,7 @@ def state_tracking(length: int, group: Literal["S5", "A5", "S3", "Z60"] = "S5") 
         Merrill, Petty, Sabharwal 2024, "The illusion of state in state-space models", arXiv:2404.08819, section 5.
     """
     who = "state_tracking"
-    if group not in GROUPS:
-        raise ValueError(f"{who}: expected group to be one of {', '.join(GROUPS)}, got {group!r}.")
+    check_one_of(f"{who}(group)", group, GROUPS)
     check_length(who, length, 2, "one element is no product")
     table = multiplication_table(group)
     size = len(table)

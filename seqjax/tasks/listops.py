@@ -9,16 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from seqjax.checks import check_whole_numbers
 from seqjax.definition import definition
-from seqjax.tasks.base import (
-    NOT_SCORED,
-    Success,
-    Task,
-    check_batch,
-    check_length,
-    check_positive,
-    cross_entropy,
-)
+from seqjax.tasks.base import NOT_SCORED, Success, Task, check_batch, check_length, cross_entropy
 
 OPERATORS = ("MAX", "MIN", "MED", "SM")
 CLOSE = 10 + len(OPERATORS)
@@ -64,7 +57,7 @@ def listops(length: int, max_depth: int = 4, max_arguments: int = 5) -> Task:
         Nangia, Bowman 2018, "ListOps", arXiv:1804.06028. Tay et al. 2021, "Long range arena", arXiv:2011.04006.
     """
     who = "listops"
-    check_positive(who, max_depth=max_depth, max_arguments=max_arguments)
+    check_whole_numbers(who, max_depth=max_depth, max_arguments=max_arguments)
     check_length(who, length, 4, "an operator, two digits, a closing bracket")
 
     def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:

@@ -6,16 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from seqjax.checks import check_whole_numbers
 from seqjax.definition import definition
-from seqjax.tasks.base import (
-    NOT_SCORED,
-    Success,
-    Task,
-    check_batch,
-    check_length,
-    check_positive,
-    cross_entropy,
-)
+from seqjax.tasks.base import NOT_SCORED, Success, Task, check_batch, check_length, cross_entropy
 
 
 @definition
@@ -55,7 +48,7 @@ def pathfinder(length: int, num_distractors: int = 2) -> Task:
         arXiv:1805.08315. Tay et al. 2021, "Long range arena", arXiv:2011.04006.
     """
     who = "pathfinder"
-    check_positive(who, num_distractors=num_distractors)
+    check_whole_numbers(who, num_distractors=num_distractors)
     check_length(who, length, 36, "6 x 6 pixels")
     side = math.isqrt(length)
     if side * side != length:

@@ -6,16 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from seqjax.checks import check_whole_numbers
 from seqjax.definition import definition
-from seqjax.tasks.base import (
-    NOT_SCORED,
-    Success,
-    Task,
-    check_batch,
-    check_length,
-    check_positive,
-    cross_entropy,
-)
+from seqjax.tasks.base import NOT_SCORED, Success, Task, check_batch, check_length, cross_entropy
 
 
 @definition
@@ -54,7 +47,7 @@ def delayed_recall(length: int, num_symbols: int = 8, num_noise: int = 8) -> Tas
         the start decides the end, between them distractors).
     """
     who = "delayed_recall"
-    check_positive(who, num_symbols=num_symbols, num_noise=num_noise)
+    check_whole_numbers(who, num_symbols=num_symbols, num_noise=num_noise)
     check_length(who, length, 2, "the symbol and its recall")
 
     def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
@@ -117,7 +110,7 @@ def induction_heads(length: int, num_symbols: int = 16) -> Task:
         hippos", arXiv:2212.14052, section 3.1, whose synthetic form this is.
     """
     who = "induction_heads"
-    check_positive(who, num_symbols=num_symbols)
+    check_whole_numbers(who, num_symbols=num_symbols)
     check_length(who, length, 3, "the mark, a symbol, the mark again")
 
     def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
@@ -182,7 +175,7 @@ def multi_query_recall(length: int, num_pairs: int = 4, num_keys: int = 16, num_
         There the gaps between pair and query follow a power law; here every place is equally likely.
     """
     who = "multi_query_recall"
-    check_positive(who, num_pairs=num_pairs, num_keys=num_keys, num_values=num_values)
+    check_whole_numbers(who, num_pairs=num_pairs, num_keys=num_keys, num_values=num_values)
     if num_keys < num_pairs:
         raise ValueError(f"{who}: expected num_keys of at least num_pairs = {num_pairs}, got {num_keys}.")
     check_length(who, length, 3 * num_pairs, f"{num_pairs} keys and values, {num_pairs} queries")

@@ -21,6 +21,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from seqjax.checks import check_whole
+
 # Orbax narrates every save, and prints the errors that it then raises, several times.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
@@ -52,8 +54,7 @@ class Checkpoints:
 
     def __init__(self, folder: str | os.PathLike, *, keep: int = 3, config: Mapping | None = None) -> None:
         self.folder = Path(folder).absolute()
-        if keep < 1:
-            raise ValueError(f"Checkpoints: expected keep of at least 1, got {keep}.")
+        check_whole("Checkpoints(keep)", keep)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):

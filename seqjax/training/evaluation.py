@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Batch, Layer
+from seqjax.checks import check_whole
 from seqjax.gradients.objective import Loss, loss_sum
 from seqjax.layers import first_step
 
@@ -43,8 +44,7 @@ def evaluation(
         >>> sorted(evaluate(State))
         ['accuracy', 'loss', 'solved']
     """
-    if num_batches < 1:
-        raise ValueError(f"evaluation: expected num_batches of at least 1, got {num_batches}.")
+    check_whole("evaluation(num_batches)", num_batches)
 
     @jax.jit
     def of_batch(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:

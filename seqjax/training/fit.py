@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from seqjax.base import Batch
+from seqjax.checks import check_at_least, check_one_of, check_whole_numbers, check_whole_or_none
 from seqjax.datasets.prefetch import prefetch
 from seqjax.training.bar import Bar
 from seqjax.training.checkpoints import Checkpoints
@@ -58,12 +59,9 @@ class EarlyStop:
     target: float | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in ("min", "max"):
-            raise ValueError(f"EarlyStop: expected mode 'min' or 'max', got {self.mode!r}.")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"EarlyStop: expected patience of at least 1, or None, got {self.patience}.")
-        if not self.min_change >= 0:
-            raise ValueError(f"EarlyStop: expected min_change of at least 0, got {self.min_change}.")
+        check_one_of("EarlyStop(mode)", self.mode, ("min", "max"))
+        check_whole_or_none("EarlyStop(patience)", self.patience)
+        check_at_least("EarlyStop(min_change)", self.min_change, 0)
 
     def better(self, value: float, best: float | None) -> bool:
         """Whether a value is better than the best so far; one that is not finite never is."""
@@ -170,15 +168,8 @@ def fit(
         >>> int(fitted.state.step), fitted.reason, bool(fitted.best_value < task.baseline)
         (300, 'reached 300 steps', True)
     """
-    for name, value in (
-        ("num_steps", num_steps),
-        ("eval_every", eval_every),
-        ("checkpoint_every", checkpoint_every),
-        ("log_every", log_every),
-        ("max_skipped", max_skipped),
-    ):
-        if value < 1:
-            raise ValueError(f"fit: expected {name} of at least 1, got {value}.")
+    check_whole_numbers("fit", num_steps=num_steps, eval_every=eval_every, checkpoint_every=checkpoint_every)
+    check_whole_numbers("fit", log_every=log_every, max_skipped=max_skipped)
     if evaluate is None and early_stop != EarlyStop():
         raise ValueError("fit: expected evaluate with early_stop, got none. Make one with evaluation(...).")
     if place is None:  # a step over a mesh places batches itself

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Batch, Estimate, Layer
+from seqjax.checks import check_at_least
 from seqjax.definition import Value, definition
 from seqjax.gradients.objective import Loss
 from seqjax.layers import first_step
@@ -65,6 +66,7 @@ class Precision(Value):
     growth_interval: int = 2000
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.compute is not None:
             try:
                 floating = jnp.issubdtype(jnp.dtype(self.compute), jnp.floating)
@@ -77,8 +79,8 @@ class Precision(Value):
             object.__setattr__(self, "compute", jnp.dtype(self.compute).name)
         for name in ("loss_scale", "growth_interval"):
             number = getattr(self, name)
-            if number is not None and not number >= 1:
-                raise ValueError(f"Precision({name}): expected a number of at least 1, got {number!r}.")
+            if number is not None:
+                check_at_least(f"Precision({name})", number, 1)
         if self.loss_scale is not None and math.frexp(self.loss_scale)[0] != 0.5:
             raise ValueError(
                 f"Precision(loss_scale): expected a power of two, which rounds nothing, got {self.loss_scale!r}."

@@ -24,7 +24,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 from seqjax.base import Batch, Estimator, Layer
-from seqjax.combinators.common import check_whole
+from seqjax.checks import check_whole
 from seqjax.gradients.bptt import full_bptt
 from seqjax.gradients.objective import Loss
 from seqjax.training.guard import all_finite, choose, guarded_update, norm

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from seqjax.cells.initialise import check_at_least
+from seqjax.checks import check_above, check_within
 from seqjax.ops.select import wide
 from seqjax.training.guard import all_finite, choose
 
@@ -34,7 +34,7 @@ def clip_by_layer_norm(max_norm: float) -> optax.GradientTransformation:
         >>> clip_by_layer_norm(1.0).update(gradients, ())[0]["a"]["w"].round(3)
         Array([0.6, 0.8], dtype=float32)
     """
-    check_at_least("clip_by_layer_norm(max_norm)", max_norm, 0, strictly=True)
+    check_above("clip_by_layer_norm(max_norm)", max_norm)
 
     def clip(updates: Any, params: Any) -> Any:
         leaves, structure = jax.tree_util.tree_flatten_with_path(updates)
@@ -88,8 +88,7 @@ def average_params(decay: float) -> optax.GradientTransformation:
         Polyak, Juditsky 1992, "Acceleration of stochastic approximation by averaging"; the correction as in Kingma, Ba
         2015, "Adam", arXiv:1412.6980, section 3.
     """
-    if not 0 <= decay < 1:
-        raise ValueError(f"average_params(decay): expected a number in [0, 1), got {decay!r}.")
+    check_within("average_params(decay)", decay)
 
     def init(params: Any) -> AverageState:
         average = jax.tree.map(lambda p: jnp.array(p, wide(p.dtype) if _inexact(p) else p.dtype), params)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Layer
+from seqjax.checks import check_one_of
 from seqjax.layers import recurrent
 
 CONTRACT = (
@@ -58,10 +59,7 @@ class Implementation:
             )
         if self.dtype is not None:
             name = jnp.dtype(self.dtype).name
-            if name not in DTYPES:
-                raise ValueError(
-                    f"Implementation(dtype): expected one of {', '.join(DTYPES)}, got {self.dtype!r}."
-                )
+            check_one_of("Implementation(dtype)", name, DTYPES)
             object.__setattr__(self, "dtype", name)
 
     def __str__(self) -> str:

@@ -1,0 +1,116 @@
+"""Checks of arguments that every part of the package shares; each returns the value that it accepts.
+
+`what` names the argument in the error, such as "lstm(hidden_size)". A `note` belongs to what is expected, such as
+", or None"; a `hint` follows as a sentence of its own. Numbers may be NumPy's: they are returned as Python's, so that
+definitions compare and hash by value.
+"""
+
+import math
+import numbers
+import operator
+from collections.abc import Iterable
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+
+Interval = Literal["[0, 1)", "(0, 1]", "[0, 1]", "(0, 1)"]
+
+
+def check_whole(what: str, value: Any, least: int = 1, most: int | None = None, *, note: str = "") -> int:
+    """Return the value as an int; raise a ValueError unless it is a whole number of at least `least`.
+
+    Python's and NumPy's integers are whole numbers, and so is all that Python takes as an index. Booleans and floats
+    are not.
+    """
+    try:
+        number = None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least or (most is not None and number > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        _refuse(what, f"a whole number {bounds}{note}", value)
+    return number
+
+
+def check_whole_or_none(what: str, value: Any, least: int = 1) -> int | None:
+    """Return None for None; otherwise as `check_whole`, whose error then names None as well."""
+    return None if value is None else check_whole(what, value, least, note=", or None")
+
+
+def check_whole_numbers(who: str, **values: Any) -> None:
+    """Raise a ValueError unless all are whole numbers of at least 1; `who` takes them by these names."""
+    for name, value in values.items():
+        check_whole(f"{who}({name})", value)
+
+
+def is_whole(value: Any, least: int = 1) -> bool:
+    """Return whether `check_whole` accepts the value."""
+    try:
+        check_whole("", value, least)
+    except ValueError:
+        return False
+    return True
+
+
+def check_divisor(what: str, value: int, of: str, total: int, *, hint: str = "") -> None:
+    """Raise a ValueError unless a positive value divides the total, which `of` names."""
+    if total % value:
+        _refuse(what, f"a divisor of {of}", value, hint)
+
+
+def check_multiple(what: str, value: int, divisor: int = 2) -> None:
+    """Raise a ValueError unless a positive value is a multiple of the divisor."""
+    if value % divisor:
+        _refuse(what, f"a multiple of {divisor}", value)
+
+
+def check_at_least(what: str, value: Any, least: float, *, note: str = "", hint: str = "") -> Any:
+    """Return a number, which may be infinite; raise a ValueError unless it is at least `least`."""
+    number = _number(value)
+    if number is None or not number >= least:
+        _refuse(what, f"a number of at least {least}{note}", value, hint)
+    return number
+
+
+def check_above(what: str, value: Any, bound: float = 0, *, note: str = "", hint: str = "") -> Any:
+    """Return a finite number; raise a ValueError unless it is above the bound."""
+    number = _number(value)
+    if number is None or not bound < number < math.inf:
+        _refuse(what, f"a finite number above {bound}{note}", value, hint)
+    return number
+
+
+def check_within(what: str, value: Any, within: Interval = "[0, 1)", *, note: str = "") -> Any:
+    """Return a number; raise a ValueError unless it lies within the interval."""
+    number = _number(value)
+    inside = number is not None and (
+        0 < number < 1 or (number == 0 and within[0] == "[") or (number == 1 and within[-1] == "]")
+    )
+    if not inside:
+        _refuse(what, f"a number in {within}{note}", value)
+    return number
+
+
+def check_range(what: str, low: float, high: float) -> None:
+    """Raise a ValueError unless 0 < low <= high, both finite; `what` is of the form "s5(step_min, step_max)"."""
+    if not 0 < low <= high < math.inf:
+        names = what[what.index("(") + 1 : -1].split(", ")
+        raise ValueError(f"{what}: expected 0 < {' <= '.join(names)}, got {low} and {high}.")
+
+
+def check_one_of(what: str, value: Any, choices: Iterable[str]) -> None:
+    """Raise a ValueError unless the value is one of the choices."""
+    names = tuple(choices)
+    if not isinstance(value, str) or value not in names:
+        _refuse(what, f"one of {', '.join(map(repr, names))}", value)
+
+
+def _number(value: Any) -> Any:
+    """A real number as Python's; None for anything else, booleans and arrays among them."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _refuse(what: str, wanted: str, value: Any, hint: str = "") -> NoReturn:
+    raise ValueError(f"{what}: expected {wanted}, got {value!r}.{hint and ' ' + hint}")
