@@ -10,9 +10,9 @@ import pytest
 
 import seqjax as sj
 from seqjax.gradients import last_step
-from seqjax.gradients.coordinates import Coordinates
 from seqjax.gradients.online import example_step, model_of
 from seqjax.gradients.reach import step_pattern
+from seqjax.ops.vectors import Coordinates
 
 T, B, D, H = 6, 3, 2, 3
 F64 = {"param_dtype": jnp.float64}

@@ -12,9 +12,10 @@ import seqjax as sj
 from seqjax.base import Activation
 from seqjax.cells import ElmanCarry, ElmanParams
 from seqjax.ops import newton
-from seqjax.ops.newton_linear import Packing, full_jacobian, gated_jacobian, linear_recurrence
+from seqjax.ops.newton_linear import full_jacobian, gated_jacobian, linear_recurrence
 from seqjax.ops.step import step_of
 from seqjax.ops.tap import dummies
+from seqjax.ops.vectors import Coordinates
 
 T, B, D, H = 12, 3, 2, 4
 SPECIFICATION = sj.Sequential(gradient="autodiff")
@@ -98,8 +99,8 @@ def test_the_adjoint_takes_exactly_one_iteration_too():
         h = jnp.tanh(u + h @ w_h)
         return h, h
 
-    def jacobian(w_h, packing, entering, us):
-        return full_jacobian(functools.partial(step, w_h), packing, entering, us)
+    def jacobian(w_h, space, entering, us):
+        return full_jacobian(functools.partial(step, w_h), space, entering, us)
 
     adjoint = newton.adjoint_of(newton.System(step, jacobian, "full"))
     inputs = newton._AdjointInputs(
@@ -404,20 +405,20 @@ def test_blocks_and_diagonals_are_those_of_the_jacobian(emit, heads):
     shapes = {None: (H, num_gates * H), "diagonal": (num_gates, H), 2: (2, H // 2, num_gates, H // 2)}
     weights = sj.GatedWeights(normal(0, *shapes[heads]))
     carry = tuple(normal(i, B, H) for i in range(2 if emit else 1))
-    packing = Packing.of(carry, 1)
-    entering, us = normal(5, T, B, packing.pack(carry).shape[-1]), normal(6, T, B, num_gates * H)
+    space = Coordinates(carry, batch_ndim=1)
+    entering, us = normal(5, T, B, space.vector(carry).shape[-1]), normal(6, T, B, num_gates * H)
     step = step_of(recurrence, weights.w_h, us.dtype)
-    whole = full_jacobian(step, packing, entering, us)
+    whole = full_jacobian(step, space, entering, us)
 
     s, u = entering[2, 1], us[2, 1]  # one example, by JAX alone
-    expected = jax.jacrev(lambda s: packing.pack(step(packing.unpack(s), u)[0]))(s)
+    expected = jax.jacrev(lambda s: space.vector(step(space.tree(s), u)[0]))(s)
     assert_close(whole[2, 1], expected, rtol=1e-13)
     leaves = len(carry)
     by_unit = whole.reshape(T, B, leaves, H, leaves, H)
     by_unit = jnp.moveaxis(jnp.diagonal(by_unit, axis1=3, axis2=5), -1, 2)
-    assert_close(gated_jacobian("block", recurrence, weights, packing, entering, us), by_unit, rtol=1e-13)
+    assert_close(gated_jacobian("block", recurrence, weights, space, entering, us), by_unit, rtol=1e-13)
     diagonal = jnp.diagonal(whole, axis1=-2, axis2=-1)
-    assert_close(gated_jacobian("diagonal", recurrence, weights, packing, entering, us), diagonal, rtol=1e-13)
+    assert_close(gated_jacobian("diagonal", recurrence, weights, space, entering, us), diagonal, rtol=1e-13)
 
 
 def test_blocks_are_exact_for_diagonal_recurrent_weights():

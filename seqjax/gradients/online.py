@@ -22,7 +22,6 @@ import jax.numpy as jnp
 from seqjax.base import Batch, Estimate, Estimator, Layer
 from seqjax.combinators.common import check_layers
 from seqjax.compat import vary_like
-from seqjax.gradients.coordinates import Coordinates
 from seqjax.gradients.objective import Loss, loss_sum
 from seqjax.gradients.reach import params_reaching
 from seqjax.gradients.windows import (
@@ -36,6 +35,7 @@ from seqjax.gradients.windows import (
 )
 from seqjax.layers import first_step, num_steps, step_keys
 from seqjax.ops.select import keep, select
+from seqjax.ops.vectors import Coordinates
 
 
 class Model(NamedTuple):

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.compat import vary_like
-from seqjax.gradients.coordinates import Coordinates
 from seqjax.gradients.online import Model, Rule
 from seqjax.gradients.reach import step_pattern
+from seqjax.ops.vectors import Coordinates
 
 
 class Pattern(NamedTuple):

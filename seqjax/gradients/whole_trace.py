@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Cell
-from seqjax.gradients.coordinates import Coordinates
 from seqjax.gradients.local import Trace
 from seqjax.gradients.online import by_row
 from seqjax.layers import first_step
 from seqjax.methods.common import at_step
+from seqjax.ops.vectors import Coordinates
 
 
 def whole_trace(cell: Cell, pattern: Callable[[Any], np.ndarray]) -> Trace:

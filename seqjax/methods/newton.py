@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Gated, GatedWeights, Step
-from seqjax.checks import check_above, check_one_of, check_within, check_whole_or_none
+from seqjax.checks import check_above, check_one_of, check_whole_or_none, check_within
 from seqjax.compat import vary_like
 from seqjax.definition import Value
 from seqjax.methods.common import at_step, project_inputs
@@ -234,13 +234,13 @@ class Newton(Value):
         return newton.System(step, self._jacobian(recurrence, step), self.jacobian), theta
 
     def _jacobian(self, recurrence: Any, step: Callable) -> Callable:
-        """``(theta, packing, entering, us) -> A``."""
+        """``(theta, space, entering, us) -> A``."""
 
-        def jacobian(theta: Any, packing: Any, entering: jax.Array, us: Any) -> jax.Array:
+        def jacobian(theta: Any, space: Any, entering: jax.Array, us: Any) -> jax.Array:
             if self.jacobian != "full" and isinstance(recurrence, Gated):
-                return newton_linear.gated_jacobian(self.jacobian, recurrence, theta, packing, entering, us)
+                return newton_linear.gated_jacobian(self.jacobian, recurrence, theta, space, entering, us)
             of = newton_linear.full_jacobian if self.jacobian == "full" else newton_linear.diagonal_jacobian
-            return of(lambda carry, u: step(theta, carry, u), packing, entering, us)
+            return of(lambda carry, u: step(theta, carry, u), space, entering, us)
 
         return jacobian
 

@@ -45,10 +45,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.ops.newton_linear import Form, Packing, apply, linear_entering, masked, transposed
+from seqjax.ops.newton_linear import Form, apply, largest_in_leaf, linear_entering, masked, transposed
 from seqjax.ops.select import keep, select
 from seqjax.ops.shards import Shards
 from seqjax.ops.tap import norm
+from seqjax.ops.vectors import Coordinates
 
 
 class NewtonReport(NamedTuple):
@@ -68,7 +69,7 @@ class NewtonReport(NamedTuple):
 class System(NamedTuple):
     """A recurrence to solve.
 
-    ``step: (theta, carry, u) -> (carry, h)``; ``jacobian: (theta, packing, entering, us) -> A`` for all steps, from
+    ``step: (theta, carry, u) -> (carry, h)``; ``jacobian: (theta, space, entering, us) -> A`` for all steps, from
     packed states ``[T, *B, S]``, in the given form.
     """
 
@@ -119,19 +120,19 @@ def solve(system: System, settings: Settings, operands: Operands) -> Solution:
         operands: T of at least 1; carry leaves ``[*B, ...]`` real or complex, at least float32.
     """
     theta, us, carry, initial, reset, mask, limit, guess, _ = operands
-    packing = Packing.of(carry, settings.batch_ndim)
-    info = jnp.finfo(packing.dtype)
+    space = Coordinates(carry, batch_ndim=settings.batch_ndim)
+    info = jnp.finfo(space.dtype)
     shards = settings.shards
     tolerance = settings.tolerance or (1e-12 if info.bits == 64 else 1e-5)
-    first, fresh = packing.pack(carry), packing.pack(initial)
+    first, fresh = space.vector(carry), space.vector(initial)
 
     def evaluate(s: jax.Array) -> tuple:
         """Entering states, F of them, what the steps emit, and the residual."""
         entering = _entering(s, first, fresh, reset, shards)
-        states, hs = _all_steps(system, theta, packing.unpack(entering), us, mask)
-        f = packing.pack(states)
-        scale = packing.largest(jnp.where(jnp.abs(entering) > jnp.abs(f), entering, f))
-        ratio = jnp.abs(f - s) / jnp.maximum(scale, jnp.asarray(info.tiny / info.eps**2, packing.dtype))
+        states, hs = _all_steps(system, theta, space.tree(entering), us, mask)
+        f = space.vector(states)
+        scale = largest_in_leaf(space, jnp.where(jnp.abs(entering) > jnp.abs(f), entering, f))
+        ratio = jnp.abs(f - s) / jnp.maximum(scale, jnp.asarray(info.tiny / info.eps**2, space.dtype))
         ratio = jnp.where(jnp.isnan(ratio), jnp.full_like(ratio, jnp.inf), ratio)
         same = (f == s) | (jnp.isnan(f) & jnp.isnan(s))
         largest = jnp.max(jnp.where(same, jnp.zeros_like(ratio), ratio), initial=0)
@@ -139,7 +140,7 @@ def solve(system: System, settings: Settings, operands: Operands) -> Solution:
 
     def iterate(now: tuple) -> tuple:
         count, s, (entering, f, _, _) = now
-        a = system.jacobian(theta, packing, entering, us)
+        a = system.jacobian(theta, space, entering, us)
         a = masked(system.form, a * (1 - settings.damping) if settings.damping else a, mask)
         before = linear_entering(system.form, a, f - s, reset, shards)
         s = f + apply(system.form, a, before if reset is None else keep(~reset, before))
@@ -150,12 +151,12 @@ def solve(system: System, settings: Settings, operands: Operands) -> Solution:
         count, _, (_, _, _, residual) = now
         return (count < limit) & ~(residual <= tolerance)
 
-    s = packing.pack(jax.lax.stop_gradient(guess))
+    s = space.vector(jax.lax.stop_gradient(guess))
     count, _, (_, f, hs, residual) = jax.lax.while_loop(
         unsolved, iterate, (jnp.zeros_like(limit), s, evaluate(s))
     )
     converged = residual <= tolerance
-    states = packing.unpack(f)
+    states = space.tree(f)
     if settings.fallback:
 
         def loop() -> tuple[Any, Any]:
@@ -248,8 +249,8 @@ def adjoint_of(system: System) -> System:
         (d_entering,) = jax.vjp(forward, inputs.entering)[1]((total, inputs.d_h))
         return jax.tree.map(jnp.conj, d_entering), ()
 
-    def jacobian(theta: Any, packing: Packing, state: jax.Array, inputs: _AdjointInputs) -> jax.Array:
-        a = system.jacobian(theta, packing, packing.pack(inputs.entering), inputs.u)
+    def jacobian(theta: Any, space: Coordinates, state: jax.Array, inputs: _AdjointInputs) -> jax.Array:
+        a = system.jacobian(theta, space, space.vector(inputs.entering), inputs.u)
         return transposed(system.form, masked(system.form, a, inputs.mask))
 
     return System(step, jacobian, system.form)

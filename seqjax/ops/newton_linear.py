@@ -17,9 +17,8 @@ form         A                           work of the prefix, times 2T B memory, 
 Products of Jacobians of an expanding recurrence overflow; what is not finite is for the caller to repair.
 """
 
-import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,86 +28,43 @@ from seqjax.compat import vary_like
 from seqjax.ops.diagonal import associative
 from seqjax.ops.elementwise import elementwise_jacobian
 from seqjax.ops.gated_step import advance, arguments_of, gates_of, recurrent
-from seqjax.ops.select import keep, select, wide
+from seqjax.ops.select import keep, select
 from seqjax.ops.shards import Shards
 from seqjax.ops.step import recurrent_product
+from seqjax.ops.vectors import Coordinates
 
 Form = Literal["full", "block", "diagonal"]
 
 
-class Packing(NamedTuple):
-    """How the leaves ``[*B, ...]`` of a carry lie in one real vector ``[*B, S]``: a complex leaf as two halves."""
-
-    treedef: Any
-    shapes: tuple[tuple[int, ...], ...]  # of one example
-    dtypes: tuple[Any, ...]
-    dtype: Any  # of the vector: float32 at least
-    batch_ndim: int
-
-    @classmethod
-    def of(cls, carry: Any, batch_ndim: int) -> "Packing":
-        """From a carry with inexact leaves ``[*B, ...]``."""
-        leaves, treedef = jax.tree.flatten(carry)
-        reals = [jnp.dtype(wide(jnp.finfo(leaf.dtype).dtype)) for leaf in leaves]
-        dtype = max(reals, key=lambda real: real.itemsize)
-        shapes = tuple(leaf.shape[batch_ndim:] for leaf in leaves)
-        return cls(treedef, shapes, tuple(leaf.dtype for leaf in leaves), dtype, batch_ndim)
-
-    @property
-    def sizes(self) -> list[int]:
-        """Of each leaf's part of the vector."""
-        halves = [2 if jnp.issubdtype(dtype, jnp.complexfloating) else 1 for dtype in self.dtypes]
-        return [half * math.prod(shape) for half, shape in zip(halves, self.shapes, strict=True)]
-
-    def pack(self, tree: Any) -> jax.Array:
-        """Leaves ``[..., *shape]`` as ``[..., S]``."""
-        parts = []
-        for leaf, shape in zip(jax.tree.leaves(tree), self.shapes, strict=True):
-            lead = leaf.shape[: leaf.ndim - len(shape)]
-            flat = leaf.reshape(*lead, math.prod(shape))
-            halves = [flat.real, flat.imag] if jnp.iscomplexobj(flat) else [flat]
-            parts += [half.astype(self.dtype) for half in halves]
-        return jnp.concatenate(parts, -1)
-
-    def unpack(self, vector: jax.Array) -> Any:
-        """The tree of a vector ``[..., S]``."""
-        leaves, start = [], 0
-        for shape, dtype, size in zip(self.shapes, self.dtypes, self.sizes, strict=True):
-            part, start = vector[..., start : start + size], start + size
-            if jnp.issubdtype(dtype, jnp.complexfloating):
-                part = jax.lax.complex(part[..., : size // 2], part[..., size // 2 :])
-            leaves.append(part.reshape(*vector.shape[:-1], *shape).astype(dtype))
-        return jax.tree.unflatten(self.treedef, leaves)
-
-    def largest(self, vector: jax.Array) -> jax.Array:
-        """For each entry the largest finite magnitude in its leaf of the same example and step, ``[..., S]``."""
-        magnitude = jnp.abs(vector)
-        magnitude = jnp.where(jnp.isfinite(magnitude), magnitude, jnp.zeros_like(magnitude))
-        parts, start = [], 0
-        for size in self.sizes:
-            part, start = magnitude[..., start : start + size], start + size
-            parts.append(jnp.broadcast_to(jnp.max(part, -1, keepdims=True, initial=0), part.shape))
-        return jnp.concatenate(parts, -1)
+def largest_in_leaf(space: Coordinates, vector: jax.Array) -> jax.Array:
+    """For each entry the largest finite magnitude in its leaf of the same example and step, ``[..., S]``."""
+    magnitude = jnp.abs(vector)
+    magnitude = jnp.where(jnp.isfinite(magnitude), magnitude, jnp.zeros_like(magnitude))
+    parts, start = [], 0
+    for size in space.sizes:
+        part, start = magnitude[..., start : start + size], start + size
+        parts.append(jnp.broadcast_to(jnp.max(part, -1, keepdims=True, initial=0), part.shape))
+    return jnp.concatenate(parts, -1)
 
 
 # ---------------------------------------------------------------- Jacobians
 
 
-def full_jacobian(step: Callable, packing: Packing, entering: jax.Array, us: Any) -> jax.Array:
+def full_jacobian(step: Callable, space: Coordinates, entering: jax.Array, us: Any) -> jax.Array:
     """Jacobians ``[T, *B, S, S]`` of a step ``(carry, u) -> (carry, h)``, by S tangents each.
 
     Each example is differentiated by itself (its batch axes are of size 1), so that products of tangents with weights
     are taken once for all examples and steps where the step applies the weights to the carry itself.
     """
-    batch_ndim, size = packing.batch_ndim, entering.shape[-1]
+    batch_ndim, size = space.batch_ndim, entering.shape[-1]
     batch = entering.shape[1 : 1 + batch_ndim]
     leaves, treedef = jax.tree.flatten(us)
     has_batch = [leaf.shape[1 : 1 + batch_ndim] == batch for leaf in leaves]
 
     def of_one(s: jax.Array, us: list) -> jax.Array:
         alone = [u[(None,) * batch_ndim] if has else u for u, has in zip(us, has_batch, strict=True)]
-        carry = packing.unpack(s.reshape(*(1,) * batch_ndim, size))
-        return packing.pack(step(carry, jax.tree.unflatten(treedef, alone))[0]).reshape(size)
+        carry = space.tree(s.reshape(*(1,) * batch_ndim, size))
+        return space.vector(step(carry, jax.tree.unflatten(treedef, alone))[0]).reshape(size)
 
     jacobian = jax.jacfwd(of_one)
     for _ in range(batch_ndim):
@@ -116,11 +72,11 @@ def full_jacobian(step: Callable, packing: Packing, entering: jax.Array, us: Any
     return jax.vmap(jacobian)(entering, leaves)
 
 
-def diagonal_jacobian(step: Callable, packing: Packing, entering: jax.Array, us: Any) -> jax.Array:
+def diagonal_jacobian(step: Callable, space: Coordinates, entering: jax.Array, us: Any) -> jax.Array:
     """Their diagonals ``[T, *B, S]``, by S tangents one after another: T B S numbers at a time."""
 
     def steps(s: jax.Array) -> jax.Array:
-        return packing.pack(jax.vmap(step)(packing.unpack(s), us)[0])
+        return space.vector(jax.vmap(step)(space.tree(s), us)[0])
 
     tangent_of = jax.linearize(steps, entering)[1]
     size = entering.shape[-1]
@@ -160,17 +116,17 @@ def _own_weights(cell: Gated, w_h: jax.Array, size: int) -> jax.Array:
 
 
 def gated_jacobian(
-    form: Form, cell: Gated, weights: GatedWeights, packing: Packing, entering: jax.Array, u: jax.Array
+    form: Form, cell: Gated, weights: GatedWeights, space: Coordinates, entering: jax.Array, u: jax.Array
 ) -> jax.Array:
     """The "block" or "diagonal" form of a `Gated` step's Jacobians."""
-    leaves = tuple(jax.tree.leaves(packing.unpack(entering)))
+    leaves = tuple(jax.tree.leaves(space.tree(entering)))
     rows = gated_blocks(cell, weights, leaves, u)
     filled = [[jnp.zeros_like(leaves[0]) if p is None else p for p in row] for row in rows]
     if form == "block":
         blocks = jnp.stack([jnp.stack(row, -1) for row in filled], -2)
     else:
         blocks = jnp.concatenate([row[j] for j, row in enumerate(filled)], -1)
-    return blocks.astype(packing.dtype)
+    return blocks.astype(space.dtype)
 
 
 # ---------------------------------------------------------------- linear recurrences in these forms

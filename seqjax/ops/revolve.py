@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.ops.select import wide
+from seqjax.ops.vectors import Floating
 
 
 class Action(NamedTuple):
@@ -150,15 +151,14 @@ def reversed_loop(
 
     def backward(residuals: Any, cotangents: Any) -> Any:
         params, before, buffers, inputs = residuals
-        some, merge = _split_floating(params)
-        xs_some, merge_x = _split_floating(inputs)
-        carry_some, merge_c = _split_floating(before)
+        of_params, of_inputs, of_carry = Floating(params), Floating(inputs), Floating(before)
+        some = of_params.leaves
         d_after, d_outs = cotangents
         d_outs_floating = [d for d in jax.tree.leaves(d_outs) if d.dtype != jax.dtypes.float0]
-        d_carry = [_like(d, c) for d, c in zip(_split_as(before, d_after), carry_some, strict=True)]
+        d_carry = [_like(d, c) for d, c in zip(of_carry.leaves_of(d_after), of_carry.leaves, strict=True)]
         # Sums over time, in float32 at least.
         d_params = [jnp.zeros(p.shape, wide(p.dtype)) for p in some]
-        d_inputs = [jnp.zeros_like(a) for a in xs_some]
+        d_inputs = [jnp.zeros_like(a) for a in of_inputs.leaves]
 
         def body(state: Any, action: Any) -> Any:
             working, buffers, d_carry, d_params, d_inputs = state
@@ -166,19 +166,20 @@ def reversed_loop(
             loaded = at(buffers, jnp.maximum(load, 0))
             working = jax.tree.map(lambda a, b: jnp.where(load >= 0, a, b), loaded, working)
             x = at(inputs, t)
-            x_some, merge_now = _split_floating(x)
-            c_some, merge_carry = _split_floating(working)
+            of_x, of_working = Floating(x), Floating(working)
 
             def advance(d_carry: Any, d_params: Any) -> Any:
                 after, _ = step(params, working, x)
-                return after, d_carry, d_params, [jnp.zeros_like(a) for a in x_some]
+                return after, d_carry, d_params, [jnp.zeros_like(a) for a in of_x.leaves]
 
             def tape(d_carry: Any, d_params: Any) -> Any:
                 def floating(p: Any, c: Any, x: Any) -> Any:
-                    after, out = step(merge(p), merge_carry(c), merge_now(x))
-                    return _split_floating(after)[0], _split_floating(out)[0]
+                    after, out = step(
+                        of_params.with_leaves(p), of_working.with_leaves(c), of_x.with_leaves(x)
+                    )
+                    return Floating(after).leaves, Floating(out).leaves
 
-                _, pull = jax.vjp(floating, some, c_some, x_some)
+                _, pull = jax.vjp(floating, some, of_working.leaves, of_x.leaves)
                 d_p, d_c, d_x = pull((d_carry, at(d_outs_floating, t)))
                 d_params = [a + b.astype(a.dtype) for a, b in zip(d_params, d_p, strict=True)]
                 return working, d_c, d_params, d_x
@@ -193,42 +194,10 @@ def reversed_loop(
         state = (before, buffers, d_carry, d_params, d_inputs)
         (_, _, d_carry, d_params, d_inputs), _ = jax.lax.scan(body, state, actions)
         d_params = [d.astype(p.dtype) for d, p in zip(d_params, some, strict=True)]
-        return merge.gradients(d_params), merge_c.gradients(d_carry), merge_x.gradients(d_inputs)
+        return of_params.tree_of(d_params), of_carry.tree_of(d_carry), of_inputs.tree_of(d_inputs)
 
     run.defvjp(forward, backward)
     return run(params, carry, inputs)
-
-
-class _Merge:
-    """Puts the floating leaves of a tree back among the others."""
-
-    def __init__(self, tree: Any):
-        self.leaves, self.treedef = jax.tree.flatten(tree)
-        self.floating = [i for i, a in enumerate(self.leaves) if jnp.issubdtype(a.dtype, jnp.inexact)]
-
-    def __call__(self, some: list) -> Any:
-        leaves = list(self.leaves)
-        for i, leaf in zip(self.floating, some, strict=True):
-            leaves[i] = leaf
-        return jax.tree.unflatten(self.treedef, leaves)
-
-    def gradients(self, some: list) -> Any:
-        """Gradients in the form of the tree; None where there are none."""
-        leaves: list[Any] = [None] * len(self.leaves)
-        for i, leaf in zip(self.floating, some, strict=True):
-            leaves[i] = leaf
-        return jax.tree.unflatten(self.treedef, leaves)
-
-
-def _split_floating(tree: Any) -> tuple[list, _Merge]:
-    merge = _Merge(tree)
-    return [merge.leaves[i] for i in merge.floating], merge
-
-
-def _split_as(tree: Any, cotangents: Any) -> list:
-    """The cotangents of the floating leaves of a tree."""
-    leaves = jax.tree.leaves(cotangents)
-    return [leaves[i] for i in _Merge(tree).floating]
 
 
 def _like(cotangent: Any, leaf: Any) -> jax.Array:

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from seqjax.ops.tap import norm
+from seqjax.ops.vectors import as_vector
 from seqjax.probes.checks import check_gradients
-from seqjax.probes.vectors import as_vector, unit
+from seqjax.probes.vectors import unit
 
 
 class ClippingStatistics(NamedTuple):

@@ -15,11 +15,12 @@ from seqjax.checks import check_whole
 from seqjax.gradients.objective import Loss
 from seqjax.ops.select import expand
 from seqjax.ops.tap import norm
+from seqjax.ops.vectors import Floating
 from seqjax.probes.adjoint import adjoint, tangent
 from seqjax.probes.checks import check_loss
 from seqjax.probes.directions import basis, random_signs
 from seqjax.probes.profile import system_adjoint
-from seqjax.probes.scaled import Floating, Scaled, align, log_norm, logarithm, sum_of_squares, unscaled
+from seqjax.probes.scaled import Scaled, align, log_norm, logarithm, sum_of_squares, unscaled
 from seqjax.probes.system import System, prepare
 
 

@@ -25,10 +25,11 @@ from seqjax.checks import check_whole
 from seqjax.gradients.objective import Loss, loss_and_gradient
 from seqjax.ops.select import expand, keep, select, wide
 from seqjax.ops.tap import norm
+from seqjax.ops.vectors import Floating, as_vector
 from seqjax.probes.checks import check_loss
-from seqjax.probes.scaled import Floating, Scaled, align, logarithm, scale, unscaled, without_float0
+from seqjax.probes.scaled import Scaled, align, logarithm, scale, unscaled, without_float0
 from seqjax.probes.system import Bound, prepare
-from seqjax.probes.vectors import as_vector, cosine
+from seqjax.probes.vectors import cosine
 
 
 class LagDecomposition(NamedTuple):

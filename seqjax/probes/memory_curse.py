@@ -15,9 +15,10 @@ import jax.numpy as jnp
 
 from seqjax.checks import check_whole
 from seqjax.ops.tap import norm
+from seqjax.ops.vectors import Floating
 from seqjax.probes.adjoint import tangent
 from seqjax.probes.directions import basis, random_signs
-from seqjax.probes.scaled import Floating, Scaled, logarithm, sum_of_squares, unscaled
+from seqjax.probes.scaled import Scaled, logarithm, sum_of_squares, unscaled
 from seqjax.probes.system import prepare
 
 

@@ -19,11 +19,11 @@ from seqjax.base import Layer
 from seqjax.combinators.common import check_layers
 from seqjax.gradients.objective import Loss, loss_sum
 from seqjax.ops.select import expand, wide
+from seqjax.ops.vectors import Floating, as_vector
 from seqjax.probes.checks import check_batch, check_gradients, check_loss, check_sequence
 from seqjax.probes.profile import system_adjoint
-from seqjax.probes.scaled import Floating, Scaled, normalise, scale
+from seqjax.probes.scaled import Scaled, normalise, scale
 from seqjax.probes.system import prepare
-from seqjax.probes.vectors import as_vector
 
 
 class SignalToNoise(NamedTuple):

@@ -16,6 +16,7 @@ from seqjax.base import Batch, Layer
 from seqjax.gradients.objective import Loss, objective
 from seqjax.layers import first_step, num_steps
 from seqjax.ops.select import wide_complex
+from seqjax.ops.vectors import as_host_vector
 from seqjax.probes.checks import check_loss, check_sequence
 from seqjax.probes.rounding import (
     TF32,
@@ -171,7 +172,7 @@ def _at_length(
     some = next(iter(variants.values()))
     wide = _arguments(some, params, carry, batch, jnp.float64)
     exact = jax.jit(_gradient(step_by_step(some), loss))
-    reference = _vector(exact(*wide))
+    reference = as_host_vector(exact(*wide))
 
     rows = []
     for name in names:
@@ -184,12 +185,12 @@ def _at_length(
             "state": jax.jit(_gradient(step_by_step(some, _carry_formats(low[1])), loss))(*wide),
             "products": jax.jit(_with_products(_gradient(step_by_step(some), loss), low, name))(*wide),
         }
-        parts = {part: _vector(gradient) - reference for part, gradient in effects.items()}
+        parts = {part: as_host_vector(gradient) - reference for part, gradient in effects.items()}
         for method, made in variants.items():
             gradient = _gradient(made, loss)
             if name == "tf32":
                 gradient = with_rounded_products(gradient, lambda kind: TF32)
-            found = _vector(jax.jit(gradient)(*_arguments(made, params, carry, batch, dtype)))
+            found = as_host_vector(jax.jit(gradient)(*_arguments(made, params, carry, batch, dtype)))
             rows.append(_row(name, method, length, found, reference, parts))
     return rows
 
@@ -260,16 +261,6 @@ def _cut(batch: Batch, length: int) -> Batch:
 
 
 # ---------------------------------------------------------------- numbers
-
-
-def _vector(tree: Any) -> np.ndarray:
-    """All numbers of a gradient in float64, real and imaginary parts one after the other."""
-    parts = []
-    for leaf in jax.tree.leaves(tree):
-        if leaf.dtype != jax.dtypes.float0:
-            wide = np.asarray(leaf, np.complex128 if jnp.iscomplexobj(leaf) else np.float64)
-            parts.append(wide.ravel().view(np.float64))
-    return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def _scaled(vector: np.ndarray) -> tuple[np.ndarray, float]:

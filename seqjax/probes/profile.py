@@ -16,9 +16,10 @@ from seqjax.gradients.objective import Loss, loss_and_gradient, objective
 from seqjax.layers import first_step, num_steps, step_keys
 from seqjax.ops.select import select
 from seqjax.ops.tap import dummies
+from seqjax.ops.vectors import Floating
 from seqjax.probes.adjoint import adjoint
 from seqjax.probes.checks import check_loss, check_sequence, check_step
-from seqjax.probes.scaled import Floating, Scaled, log_norm, scale
+from seqjax.probes.scaled import Scaled, log_norm, scale
 from seqjax.probes.system import System, bind, prepare
 
 

@@ -95,34 +95,3 @@ def logarithm(number: jax.Array, exponent: jax.Array) -> jax.Array:
 def without_float0(tree: Any) -> Any:
     """A gradient with plain zeros where JAX has float0, the dtype of gradients by integers, which no loop takes."""
     return jax.tree.map(lambda d: jnp.zeros(d.shape, bool) if d.dtype == jax.dtypes.float0 else d, tree)
-
-
-def _is_floating(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
-
-
-class Floating:
-    """The floating leaves of a tree, apart from the others (integers, keys), which have no gradient."""
-
-    def __init__(self, tree: Any) -> None:
-        self.all, self.treedef = jax.tree.flatten(tree)
-        self.where = [i for i, leaf in enumerate(self.all) if _is_floating(leaf)]
-
-    @property
-    def leaves(self) -> list[jax.Array]:
-        """The floating leaves, in order."""
-        return [self.all[i] for i in self.where]
-
-    def with_leaves(self, leaves: Sequence[jax.Array]) -> Any:
-        """The tree with other floating leaves."""
-        merged = list(self.all)
-        for i, leaf in zip(self.where, leaves, strict=True):
-            merged[i] = leaf
-        return jax.tree.unflatten(self.treedef, merged)
-
-    def tree_of(self, values: Sequence[Any]) -> Any:
-        """A tree of the same form with one value per floating leaf, and None for the others."""
-        merged: list[Any] = [None] * len(self.all)
-        for i, value in zip(self.where, values, strict=True):
-            merged[i] = value
-        return jax.tree.unflatten(self.treedef, merged)

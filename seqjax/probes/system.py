@@ -9,7 +9,6 @@ the initial one before the step, so that the Jacobian across it is zero; where `
 happen, and its Jacobian is the identity. A reset happens at masked steps, too.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,8 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Layer
 from seqjax.layers import first_step
-from seqjax.ops.select import keep, select, wide
+from seqjax.ops.select import keep, select
+from seqjax.ops.vectors import Coordinates, as_vector
 from seqjax.probes.checks import (
     check_batch,
     check_callable,
@@ -127,30 +127,11 @@ class System:
 
     def vector(self, carry: Any) -> jax.Array:
         """The floating leaves of a carry as one vector ``[S]``; complex ones as all real, then all imaginary parts."""
-        pieces = []
-        for leaf in jax.tree.leaves(carry):
-            if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-                pieces += [leaf.real.ravel(), leaf.imag.ravel()]
-            elif jnp.issubdtype(leaf.dtype, jnp.floating):
-                pieces.append(leaf.ravel())
-        return jnp.concatenate([piece.astype(self.dtype) for piece in pieces])
+        return as_vector(carry)
 
     def with_vector(self, carry: Any, vector: jax.Array) -> Any:
         """The carry with its floating leaves taken from a vector ``[S]``."""
-        leaves, treedef = jax.tree.flatten(carry)
-        start = 0
-
-        def take(leaf: Any) -> jax.Array:
-            nonlocal start
-            start += leaf.size
-            return vector[start - leaf.size : start].reshape(leaf.shape).astype(jnp.finfo(leaf.dtype).dtype)
-
-        for i, leaf in enumerate(leaves):
-            if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-                leaves[i] = jax.lax.complex(take(leaf), take(leaf))
-            elif jnp.issubdtype(leaf.dtype, jnp.floating):
-                leaves[i] = take(leaf)
-        return jax.tree.unflatten(treedef, leaves)
+        return Coordinates(carry).tree(vector, carry)
 
     def flow(self, carry: Any, x: Any) -> Callable[[jax.Array], tuple[jax.Array, Any]]:
         """One step as a function of the carry's vector: ``vector -> (vector after it, (carry after it, y))``."""
@@ -233,9 +214,8 @@ def prepare(
         raise ValueError(
             f"{who}: expected initial in the form of the carry, {form(carry)}, got {form(initial)}."
         )
-    floats = [leaf for leaf in jax.tree.leaves(carry) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    size = sum(math.prod(leaf.shape[batched:]) * (2 if jnp.iscomplexobj(leaf) else 1) for leaf in floats)
-    if size == 0:
+    space = Coordinates(carry, batch_ndim=int(batched))
+    if space.size == 0:
         raise ValueError(f"{who}: expected a carry with floating numbers in it, got {form(carry)}.")
     batch = (jax.tree.leaves(carry)[0].shape[0],) if batched else ()
     flags = [
@@ -253,8 +233,7 @@ def prepare(
     else:
         carry, initial = jax.tree.map(lambda a: a[None], (carry, initial))
         inputs = jax.tree.map(lambda a: a[:, None], inputs)
-    dtype = wide(jnp.result_type(*(jnp.finfo(leaf.dtype).dtype for leaf in floats)))
-    return System(one, carry, initial, inputs, num_steps, size, dtype, batched)
+    return System(one, carry, initial, inputs, num_steps, space.size, space.dtype, batched)
 
 
 def _strong(leaf: Any) -> jax.Array:

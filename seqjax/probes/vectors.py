@@ -1,24 +1,9 @@
-"""Trees of arrays as one real vector."""
-
-from typing import Any
+"""Directions of vectors: unit vectors, and the cosine between two."""
 
 import jax
 import jax.numpy as jnp
 
-from seqjax.ops.select import wide
 from seqjax.ops.tap import norm
-
-
-def as_vector(tree: Any) -> jax.Array:
-    """All floating numbers of a tree in one real vector, in float32 at least; a complex one is two."""
-    parts = []
-    for leaf in jax.tree.leaves(tree):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            continue
-        leaf = jnp.ravel(leaf.astype(wide(leaf.dtype)))
-        complex_ = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
-        parts += [jnp.real(leaf), jnp.imag(leaf)] if complex_ else [leaf]
-    return jnp.concatenate(parts) if parts else jnp.zeros(0)
 
 
 def unit(vector: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from seqjax.combinators import serial
 from seqjax.gradients import full_bptt, rtrl, truncated_bptt
 from seqjax.layers import recurrent
 from seqjax.methods import Sequential
+from seqjax.ops.vectors import as_vector
 from seqjax.probes.calibration.base import Check, Values
 from seqjax.probes.calibration.exact import gaussian
 from seqjax.probes.calibration.influence import leaky
@@ -172,7 +173,7 @@ def real_time(dtype: Any) -> Values:
         return jax.tree.map(jnp.add, first.gradients, second.gradients)
 
     trees = (_gradient(full_bptt(), layer, loss, params, carry, xs), run(params, carry))
-    exact, measured = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in trees)
+    exact, measured = (np.asarray(as_vector(tree)) for tree in trees)
     return Values(exact / np.max(np.abs(exact)), measured / np.max(np.abs(exact)))
 
 

@@ -15,6 +15,7 @@ import polars as pl
 
 from seqjax import gradients
 from seqjax.base import Batch, Estimator
+from seqjax.ops.vectors import as_vector
 from seqjax.report.blocks import (
     Block,
     Caption,
@@ -121,10 +122,7 @@ def _estimate(
 
     def run(params: Any, carry: Any, state: Any, batch: Batch, key: jax.Array) -> jax.Array:
         found = update(params, carry, state, batch, key=key)[0]
-        leaves = [jnp.ravel(leaf / found.count) for leaf in jax.tree.leaves(found.gradients)]
-        return jnp.concatenate(
-            [part for leaf in leaves for part in (leaf.real, leaf.imag)[: 1 + jnp.iscomplexobj(leaf)]]
-        )
+        return as_vector(jax.tree.map(lambda leaf: leaf / found.count, found.gradients))
 
     keys = [jax.random.key(seed) for seed in range(DRAWS)]
     program = jax.jit(run).lower(params, carry, state, batch, keys[0]).compile()
