@@ -12,6 +12,7 @@ from seqjax.definition import definition, origin
 from seqjax.gradients.gated_trace import Weights, is_gated, weights_of
 from seqjax.gradients.inside import cell_of
 from seqjax.gradients.local import Trace, local
+from seqjax.jaxprs import depends
 from seqjax.methods.common import at_step
 from seqjax.ops.select import cast, wide
 from seqjax.ops.step import gated_step, recurrent_product
@@ -206,7 +207,7 @@ def _check(layer: Layer, params: Any, carry: Any, x: Any) -> None:
     if len(recurrent) != 1 or carrying != recurrent or jax.tree.leaves(part_params[: recurrent[0]]):
         raise TypeError(f"kf_rtrl(): expected {what}, got {layer!r}. Use uoro or snap, which take any.")
     cell: Any = cell_of(parts[recurrent[0]])
-    if _depends(lambda p: parts[recurrent[0]].initial_carry(p, x), part_params[recurrent[0]]):
+    if any(map(any, depends(lambda p: parts[recurrent[0]].initial_carry(p, x), part_params[recurrent[0]]))):
         raise TypeError(
             f"kf_rtrl(): expected an initial carry without params, got {cell!r}. Use uoro or rtrl."
         )
@@ -221,11 +222,3 @@ def _parts(layer: Layer, params: Any, carry: Any) -> tuple[list, list, list]:
         for all_, some in zip(found, _parts(*part), strict=True):
             all_ += some
     return found
-
-
-def _depends(fn: Callable, tree: Any) -> bool:
-    """Whether the program of a function uses any array of its argument."""
-    jaxpr = jax.make_jaxpr(fn)(tree).jaxpr
-    inputs = set(map(id, jaxpr.invars))
-    used = [atom for equation in jaxpr.eqns for atom in equation.invars] + list(jaxpr.outvars)
-    return any(id(atom) in inputs for atom in used)

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.gradients.coordinates import Coordinates
+from seqjax.jaxprs import is_jit, propagate
+from seqjax.ops.vectors import Coordinates
 
 
 def params_reaching(step: Callable, params: Coordinates, carry: Coordinates) -> tuple[bool, ...]:
@@ -51,23 +52,20 @@ def _generic_pullback(step: Callable, params: Coordinates, carry: Coordinates) -
 
 def _evaluate(jaxpr: Any, inputs: list, random: np.random.Generator) -> list:
     """Outputs of a program, in NumPy; None stands for what does not depend on the cotangent."""
-    values = dict(zip(jaxpr.invars, inputs, strict=True))
 
-    def read(atom: Any) -> Any:
-        return None if hasattr(atom, "val") else values.get(atom)
+    def through(equation: Any, operands: list) -> list:
+        if all(operand is None for operand in operands):
+            return [None] * len(equation.outvars)
+        return _apply(equation, operands, random)
 
-    for equation in jaxpr.eqns:
-        operands = [read(atom) for atom in equation.invars]
-        if any(operand is not None for operand in operands):
-            values.update(zip(equation.outvars, _apply(equation, operands, random), strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+    return propagate(jaxpr, inputs, None, through)
 
 
 def _apply(equation: Any, operands: list, random: np.random.Generator) -> list:
     name, settings = equation.primitive.name, equation.params
     avals, outs = ([atom.aval for atom in atoms] for atoms in (equation.invars, equation.outvars))
     there = [a for a in operands if a is not None]
-    if name in ("jit", "pjit"):
+    if is_jit(equation):
         return _evaluate(settings["jaxpr"].jaxpr, operands, random)
     if name in ("neg", "copy", "convert_element_type", "reduce_precision"):
         return operands

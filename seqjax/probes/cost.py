@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import Jaxpr
 
 from seqjax.compat import manual_axes, scan_counts
+from seqjax.jaxprs import body_of, is_constant, opened
 from seqjax.probes.primitives import FREE, flops_of, traffic_of
 
 
@@ -129,7 +130,7 @@ def _times(tally: _Tally, n: int) -> _Tally:
 
 def _count(jaxpr: Jaxpr, used: Sequence[bool]) -> tuple[_Tally, list[bool]]:
     """The tally of what the used results depend on, and which inputs they depend on."""
-    needed = {v for v, u in zip(jaxpr.outvars, used, strict=True) if u and not isinstance(v, Literal)}
+    needed = {v for v, u in zip(jaxpr.outvars, used, strict=True) if u and not is_constant(v)}
     tallies = []
     for eqn in reversed(jaxpr.eqns):
         results = [v in needed for v in eqn.outvars]
@@ -137,9 +138,7 @@ def _count(jaxpr: Jaxpr, used: Sequence[bool]) -> tuple[_Tally, list[bool]]:
             continue
         tally, operands = _equation(eqn, results)
         tallies.append(tally)
-        needed.update(
-            v for v, u in zip(eqn.invars, operands, strict=True) if u and not isinstance(v, Literal)
-        )
+        needed.update(v for v, u in zip(eqn.invars, operands, strict=True) if u and not is_constant(v))
     return _add(*tallies), [v in needed for v in jaxpr.invars]
 
 
@@ -171,10 +170,10 @@ def _equation(eqn: Any, used: list[bool]) -> tuple[_Tally, list[bool]]:
     flops = flops_of(eqn)
     if flops is not None:
         return _Tally(Counter({name: flops}), traffic_of(eqn)), everything
-    for inner in (params.get("jaxpr"), params.get("call_jaxpr"), params.get("fun_jaxpr")):
-        body = inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
-        fits = isinstance(body, Jaxpr) and len(body.invars) == len(eqn.invars)
-        if fits and len(body.outvars) == len(used):
+    body = body_of(eqn)
+    if body is not None:
+        body = opened(body)[0]
+        if len(body.invars) == len(eqn.invars) and len(body.outvars) == len(used):
             return _count(body, used)
     unknown = frozenset() if name in FREE else frozenset([name])
     return _Tally(Counter(), traffic_of(eqn), uncounted=unknown), everything

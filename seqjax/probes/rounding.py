@@ -7,21 +7,19 @@ gives zero, as XLA does on CPUs where the exponent has the eight bits of float32
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import Jaxpr
 
 from seqjax.base import Layer
 from seqjax.compat import bind, scan_counts
+from seqjax.jaxprs import CALLS, body_of, equations, evaluate, executed_jaxprs, rewritten
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
-# What only wraps a part of a program, by its names in different versions of JAX.
-CALLS = frozenset(
-    "jit pjit remat2 remat checkpoint closed_call core_call custom_jvp_call custom_vjp_call".split()
-)
 
 
 class Format(NamedTuple):
@@ -135,34 +133,15 @@ def with_rounded_products(function: Callable, form_of: Callable[[tuple], Format]
     Raises:
         TypeError: where a product lies inside a primitive that cannot be looked into (a kernel, a sharded map).
     """
-
-    def run(*args: Any) -> Any:
-        closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
-        results = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args), form_of)
-        return jax.tree.unflatten(jax.tree.structure(shape), results)
-
-    return run
+    return rewritten(function, partial(_apply, form_of))
 
 
-def _evaluate(jaxpr: Jaxpr, consts: Any, args: Any, form_of: Callable) -> list:
-    env: dict = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
-
-    def read(v: Any) -> Any:
-        return v.val if isinstance(v, Literal) else env[v]
-
-    for eqn in jaxpr.eqns:
-        results = _apply(eqn, [read(v) for v in eqn.invars], form_of)
-        env.update(zip(eqn.outvars, results, strict=True))
-    return [read(v) for v in jaxpr.outvars]
-
-
-def _apply(eqn: Any, operands: list, form_of: Callable) -> list:
+def _apply(form_of: Callable, eqn: Any, operands: list) -> list:
     """The results of one equation."""
     name, params = eqn.primitive.name, eqn.params
 
     def call(closed: Any) -> Callable:
-        body, consts = (closed.jaxpr, closed.consts) if isinstance(closed, ClosedJaxpr) else (closed, ())
-        return lambda *args: _evaluate(body, consts, args, form_of)
+        return lambda *args: evaluate(closed, args, partial(_apply, form_of))
 
     match name:
         case "scan":
@@ -188,21 +167,12 @@ def _apply(eqn: Any, operands: list, form_of: Callable) -> list:
             )
         case "cond":
             return lax.switch(operands[0], [call(branch) for branch in params["branches"]], *operands[1:])
-        case (
-            "jit"
-            | "pjit"
-            | "remat2"
-            | "checkpoint"
-            | "closed_call"
-            | "core_call"
-            | "custom_jvp_call"
-            | "custom_vjp_call"
-        ):
-            return call(params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"])(*operands)
+    if name in CALLS:
+        return call(body_of(eqn))(*operands)
     if name in PRODUCTS:
         if all(jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in operands):
             operands = round_to(operands, form_of(_kind(eqn)))
-    elif any(True for inner in _executed(name, params) for _ in _products(inner)):
+    elif any(True for inner in executed_jaxprs(eqn) for _ in _products(inner)):
         raise TypeError(
             f"cannot round the operands of products inside {name}: expected loops and calls only."
         )
@@ -214,22 +184,4 @@ def _kind(eqn: Any) -> tuple:
 
 
 def _products(jaxpr: Jaxpr) -> Iterator[Any]:
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name in PRODUCTS:
-            yield eqn
-        for inner in _inner(eqn.params):
-            yield from _products(inner)
-
-
-def _executed(name: str, params: Any) -> Iterator[Jaxpr]:
-    """The jaxprs inside a primitive that run when it does; of a linear solve its products serve derivatives alone."""
-    return _inner({"solve": params["jaxprs"].solve} if name == "custom_linear_solve" else params)
-
-
-def _inner(params: Any) -> Iterator[Jaxpr]:
-    for value in params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, ClosedJaxpr):
-                yield item.jaxpr
-            elif isinstance(item, Jaxpr):
-                yield item
+    return (eqn for eqn in equations(jaxpr) if eqn.primitive.name in PRODUCTS)

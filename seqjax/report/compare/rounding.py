@@ -40,6 +40,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from seqjax import jaxprs
 from seqjax.compat import bind
 from seqjax.report.compare.evaluate import Outcome, evaluate, gradients_of
 from seqjax.report.compare.implementation import System
@@ -116,38 +117,26 @@ def _noisy_inside(function: Callable, key: jax.Array, size: jax.Array) -> Callab
     def run(*args: Any) -> Any:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
         draws = _draws(key, list(_rounded(closed.jaxpr)))
-        results = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args), draws, size)
+
+        def apply(equation: Any, operands: list) -> list:
+            if jaxprs.is_jit(equation):
+                return jaxprs.evaluate(equation.params["jaxpr"], operands, apply)
+            results = bind(equation, operands)
+            if equation.primitive.name in EXACT:
+                return results
+            return [_with_noise(result, draws, size) for result in results]
+
+        results = jaxprs.evaluate(closed, jax.tree.leaves(args), apply)
         return jax.tree.unflatten(jax.tree.structure(shapes), results)
 
     return run
 
 
 def _rounded(jaxpr: Any) -> Iterator[Any]:
-    """The results of a program that are rounded, in the order of `_evaluate`."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in ("jit", "pjit"):
-            yield from _rounded(equation.params["jaxpr"].jaxpr)
-        elif equation.primitive.name not in EXACT:
+    """The results of a program that are rounded, in the order in which it is evaluated."""
+    for equation in jaxprs.equations(jaxpr, enter=jaxprs.is_jit):
+        if not jaxprs.is_jit(equation) and equation.primitive.name not in EXACT:
             yield from (result.aval for result in equation.outvars)
-
-
-def _evaluate(jaxpr: Any, consts: Any, args: Any, draws: Iterator[jax.Array], size: jax.Array) -> list:
-    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
-
-    def read(atom: Any) -> Any:
-        return atom.val if hasattr(atom, "val") else values[atom]
-
-    for equation in jaxpr.eqns:
-        operands = [read(atom) for atom in equation.invars]
-        if equation.primitive.name in ("jit", "pjit"):
-            inner = equation.params["jaxpr"]
-            results = _evaluate(inner.jaxpr, inner.consts, operands, draws, size)
-        else:
-            results = bind(equation, operands)
-            if equation.primitive.name not in EXACT:
-                results = [_with_noise(result, draws, size) for result in results]
-        values.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
 
 
 def _draws(key: jax.Array, leaves: list) -> Iterator[jax.Array]:
