@@ -13,7 +13,7 @@ from seqjax.checks import check_whole
 from seqjax.combinators.common import Flags, check_layers
 from seqjax.definition import Value, definition
 from seqjax.layers import num_steps, step_keys
-from seqjax.ops.chunks import over_chunks
+from seqjax.ops.chunks import join, over_chunks, split
 from seqjax.ops.revolve import reversed_loop
 
 
@@ -165,15 +165,12 @@ def _nested(levels: int, piece: Callable, carry: Any, inputs: Any) -> Any:
 
 def _binomial(schedule: Binomial, piece: Callable, params: Any, carry: Any, inputs: Any) -> Any:
     """A piece over the inputs by `reversed_loop`; what is left of the last piece is kept, or run again, by itself."""
-    length, size = num_steps(inputs), schedule.every
-    count = length // size
+    count, whole, rest = split(inputs, schedule.every)
     outs = []
     if count:
-        whole = jax.tree.map(lambda a: a[: count * size].reshape(count, size, *a.shape[1:]), inputs)
         carry, ys = reversed_loop(piece, params, carry, whole, schedule.slots)
-        outs.append(jax.tree.map(lambda a: a.reshape(count * size, *a.shape[2:]), ys))
-    if length > count * size:
-        rest = jax.tree.map(lambda a: a[count * size :], inputs)
+        outs.append(join(ys))
+    if rest is not None:
         carry, ys = jax.checkpoint(piece)(params, carry, rest)
         outs.append(ys)
     return carry, jax.tree.map(lambda *a: jnp.concatenate(a), *outs)

@@ -17,13 +17,12 @@ from seqjax.gradients.windows import (
     as_params,
     check_batch,
     enter,
-    join_windows,
     losses_per_step,
     no_estimate,
     own_params,
-    scan_windows,
 )
 from seqjax.layers import num_steps, step_keys
+from seqjax.ops.chunks import over_chunks
 
 
 @definition
@@ -149,7 +148,7 @@ def truncated_bptt(window: int, *, stride: int | None = None) -> Estimator:
             else:
                 found = jax.eval_shape(whole, params, entering, (), start[0], key=start[1])[0]
                 estimate, rest = no_estimate(found, batch.xs), (batch, keys)
-            (estimate, carry), _ = scan_windows(one, (estimate, entering), rest, window)
+            (estimate, carry), _ = over_chunks(one, (estimate, entering), rest, window)
             return as_params(estimate, params), carry, state
 
         return no_state, update
@@ -181,8 +180,8 @@ def over_windows(
 
         times = jnp.arange(num_steps(batch.xs), dtype=jnp.uint32)
         inputs = ((batch.xs, batch.reset, batch.mask), keys, times)
-        after, ys = scan_windows(one, enter(layer, params, carry, batch), inputs, window)
-        total, count = loss_sum(loss(join_windows(*ys), batch.targets), batch.mask)
+        after, ys = over_chunks(one, enter(layer, params, carry, batch), inputs, window)
+        total, count = loss_sum(loss(ys, batch.targets), batch.mask)
         return total, (count, after)
 
     (total, (count, after)), gradients = jax.value_and_grad(total_of, has_aux=True)(params)

@@ -1,6 +1,5 @@
 """Chunks of sequences: what estimators check, begin with and cut into windows of time."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -69,30 +68,6 @@ def losses_per_step(layer: Layer, loss: Loss, params: Any, carry: Any, batch: Ba
     ):  # of B = T sequences: one step has a target, and as many outputs as before
         return None
     return whole[1:] if found == (1, *whole[1:]) else None
-
-
-def scan_windows(step: Callable, carry: Any, tree: Any, window: int) -> tuple[Any, Any]:
-    """A loop over windows, ``(carry, outputs of the whole ones, output of the rest)`` with the rest None if T divides.
-
-    Args:
-        step: ``(carry, part) -> (carry, output)``.
-        carry: what goes from window to window.
-        tree: arrays ``[T, ...]``, of which each part has the leaves ``[window, ...]``, the last one fewer.
-        window: how many steps.
-    """
-    number, rest = divmod(num_steps(tree), window)
-    whole = jax.tree.map(lambda a: a[: number * window].reshape(number, window, *a.shape[1:]), tree)
-    carry, outputs = jax.lax.scan(step, carry, whole)
-    if not rest:
-        return carry, (outputs, None)
-    carry, last = step(carry, jax.tree.map(lambda a: a[number * window :], tree))
-    return carry, (outputs, last)
-
-
-def join_windows(outputs: Any, last: Any) -> Any:
-    """Outputs of `scan_windows`, each over the time of its window, over the whole time."""
-    joined = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), outputs)
-    return joined if last is None else jax.tree.map(lambda a, b: jnp.concatenate([a, b]), joined, last)
 
 
 # ---------------------------------------------------------------- sums over windows

@@ -24,18 +24,15 @@ def over_chunks(
     """
     length = len(jax.tree.leaves(xs)[0])
     size = max(1, min(chunk or length, length))
-    count = length // size
-    whole = jax.tree.map(lambda a: a[: count * size].reshape(count, size, *a.shape[1:]), xs)
-    rest = jax.tree.map(lambda a: a[count * size :], xs)
-    has_rest = length > count * size
+    count, whole, rest = split(xs, size)
 
     def run_whole(carry: Any) -> tuple[Any, Any]:
         if count == 1:
             return fn(carry, jax.tree.map(lambda a: a[0], whole))
         carry, outs = jax.lax.scan(fn, carry, whole, reverse=reverse)
-        return carry, jax.tree.map(lambda a: a.reshape(count * size, *a.shape[2:]), outs)
+        return carry, join(outs)
 
-    if not has_rest:
+    if rest is None:
         return run_whole(carry)
     if reverse:
         carry, last = fn(carry, rest)
@@ -44,3 +41,17 @@ def over_chunks(
         carry, first = run_whole(carry)
         carry, last = fn(carry, rest)
     return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, last)
+
+
+def split(xs: Any, size: int) -> tuple[int, Any, Any]:
+    """The whole chunks of leaves ``[T, ...]``: their number n, leaves ``[n, size, ...]``, and the rest or None."""
+    length = len(jax.tree.leaves(xs)[0])
+    count = length // size
+    whole = jax.tree.map(lambda a: a[: count * size].reshape(count, size, *a.shape[1:]), xs)
+    rest = jax.tree.map(lambda a: a[count * size :], xs) if length > count * size else None
+    return count, whole, rest
+
+
+def join(outs: Any) -> Any:
+    """Leaves ``[n, size, ...]`` of n chunks as ``[n * size, ...]``."""
+    return jax.tree.map(lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), outs)
