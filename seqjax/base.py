@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 
+from seqjax.affine import affine
 from seqjax.definition import Definition
 
 # ---------------------------------------------------------------- recurrences: which structure may be exploited
@@ -213,13 +213,7 @@ class Dense:
     weights: Callable
 
     def __call__(self, params: Any, xs: jax.Array, key: Any = None) -> jax.Array:
-        w, b = self.weights(params)
-        us = xs @ w.astype(xs.dtype)
-        if b is None:
-            return us
-        # Cast when it has been spread: its gradient is a sum over all steps, which bfloat16 could not add up.
-        wide = us.dtype if jnp.finfo(us.dtype).bits >= 32 else jnp.float32
-        return us + jnp.broadcast_to(b.astype(wide), us.shape).astype(us.dtype)
+        return affine(xs, *self.weights(params))
 
 
 def _inputs_as_they_are(params: Any, xs: Any, key: Any = None) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import spread
 from seqjax.base import Layer
 from seqjax.cells.labels import elementwise
 from seqjax.checks import check_whole
@@ -14,7 +15,7 @@ from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.ops.lags import lagged
 from seqjax.ops.select import keep, select
-from seqjax.ops.step import loop, spread
+from seqjax.ops.step import loop
 
 
 class ConvolutionParams(NamedTuple):

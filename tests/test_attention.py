@@ -348,6 +348,7 @@ def test_sizes_that_make_no_sense_are_refused(options, message):
 def test_inputs_of_another_width_are_refused():
     layer, params, carry, xs = setting(full())
     with pytest.raises(
-        ValueError, match=r"expected floating xs \[\.\.\., 5\] \(w_q is \[5, 32\]\), got float64"
+        ValueError,
+        match=r"expected floating xs \[\.\.\., 5\] \(the input weights are \[5, 32\]\), got float64",
     ):
         layer.unroll(params, carry, xs[..., :3])

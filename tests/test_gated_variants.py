@@ -390,7 +390,8 @@ def test_inputs_of_layer_norm_lstm_are_checked():
     cell = sj.layer_norm_lstm(H)
     params, layer = init(cell), sj.recurrent(cell)
     carry = cell.initial_carry(params, jnp.zeros((B, D)))
-    message = f"layer_norm_lstm(hidden_size={H}).unroll: expected floating xs [..., {D}] (w_x is [{D}, {4 * H}]), got "
+    weights = f"(the input weights are [{D}, {4 * H}])"
+    message = f"layer_norm_lstm(hidden_size={H}).unroll: expected floating xs [..., {D}] {weights}, got "
     for xs in (jnp.zeros((T, B, D + 1)), jnp.zeros((T, B, D), int)):
         with pytest.raises(ValueError, match=re.escape(f"{message}{xs.dtype} [{B}, {xs.shape[-1]}].")):
             layer.unroll(params, carry, xs)

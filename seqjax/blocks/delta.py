@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import affine
 from seqjax.base import Cell, Layer, Matrix, MatrixInputs, MatrixOutputs, Method
 from seqjax.blocks.branches import dense, fork, gated, norm_layer, pre_norm, unchanged
 from seqjax.blocks.transformer import feed_forward, transformer_block
 from seqjax.cells.heads import (
     Heads,
-    affine,
     check_heads,
     fan_in_normal,
     merge_heads,

@@ -7,10 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import affine, spread
 from seqjax.base import Cell, Layer, Matrix, MatrixCarry, MatrixInputs, MatrixOutputs, Method
 from seqjax.blocks.branches import dense, fork, gated, norm_layer, pre_norm, unchanged
 from seqjax.blocks.transformer import feed_forward
-from seqjax.cells.heads import affine, check_heads, merge_heads, normalise, split_heads, with_ones, zero_state
+from seqjax.cells.heads import check_heads, merge_heads, normalise, split_heads, with_ones, zero_state
 from seqjax.cells.initialise import zero_carry
 from seqjax.cells.slstm import slstm
 from seqjax.checks import check_divisor, check_whole
@@ -20,7 +21,6 @@ from seqjax.definition import definition
 from seqjax.layers import pointwise, recurrent
 from seqjax.methods import Auto
 from seqjax.ops.select import wide
-from seqjax.ops.step import spread
 
 
 class MLSTMBlockParams(NamedTuple):

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import affine, spread
 from seqjax.base import Attention, AttentionCarry, AttentionInputs, Cell
 from seqjax.cells.initialise import zero_carry
 from seqjax.checks import check_divisor, check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import expand, wide
-from seqjax.ops.step import spread
 
 # Of a mean of squares of numbers near one; keeps the norm's derivative finite at zero.
 EPSILON = 1e-6
@@ -141,14 +141,8 @@ def attention(
         return AttentionParams(*weights, *biases, *scales)
 
     def project(params: AttentionParams, xs: jax.Array, key: Any = None) -> AttentionInputs:
-        if not jnp.issubdtype(xs.dtype, jnp.floating) or xs.shape[-1] != len(params.w_q):
-            raise ValueError(
-                f"expected floating xs [..., {len(params.w_q)}] (w_q is {list(params.w_q.shape)}), "
-                f"got {xs.dtype} {list(xs.shape)}."
-            )
-
         def heads(w: jax.Array, b: jax.Array | None, count: int) -> jax.Array:
-            return _affine(xs, w, b).reshape(*xs.shape[:-1], count, size)
+            return affine(xs, w, b).reshape(*xs.shape[:-1], count, size)
 
         q = heads(params.w_q, params.b_q, num_heads)
         k = heads(params.w_k, params.b_k, groups)
@@ -159,7 +153,7 @@ def attention(
         )
 
     def readout(params: AttentionParams, hs: jax.Array, xs: jax.Array) -> jax.Array:
-        return _affine(hs.reshape(*hs.shape[:-2], num_heads * size), params.w_o, params.b_o)
+        return affine(hs.reshape(*hs.shape[:-2], num_heads * size), params.w_o, params.b_o)
 
     def initial_carry(params: AttentionParams, x: jax.Array) -> AttentionCarry:
         batch = x.shape[:-1]
@@ -170,12 +164,6 @@ def attention(
     return Cell(
         init=init, initial_carry=initial_carry, recurrence=recurrence, project=project, readout=readout
     )
-
-
-def _affine(x: jax.Array, w: jax.Array, b: jax.Array | None) -> jax.Array:
-    """``x @ w + b`` in the dtype of x."""
-    y = x @ w.astype(x.dtype)
-    return y if b is None else y + spread(b, y)
 
 
 def _normalise(x: jax.Array, scale: jax.Array | None) -> jax.Array:

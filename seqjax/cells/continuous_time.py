@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import affine
 from seqjax.base import Cell, Step
 from seqjax.cells.initialise import zero_carry
 from seqjax.cells.labels import elementwise
 from seqjax.checks import check_whole
 from seqjax.definition import definition
-from seqjax.ops.step import spread
 
 
 class TimedInputs(NamedTuple):
@@ -197,8 +197,7 @@ def _project(params: CfCParams | LTCParams, xs: Any, key: Any = None) -> tuple[j
             f"expected floating TimedInputs(x [..., {width}], dt [...]), got x {x.dtype} {list(x.shape)} and "
             f"dt {dt.dtype} {list(dt.shape)}."
         )
-    u = x @ params.w_x.astype(x.dtype)
-    return u + spread(params.b, u), dt.astype(x.dtype)[..., None]
+    return affine(x, params.w_x, params.b), dt.astype(x.dtype)[..., None]
 
 
 def _initial_carry(hidden_size: int) -> Any:

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import spread
 from seqjax.base import Cell, Step
 from seqjax.cells.labels import elementwise
 from seqjax.checks import check_whole
 from seqjax.definition import definition
 from seqjax.ops.elementwise import tanh
-from seqjax.ops.step import spread
 
 
 @elementwise("b", "w_c")

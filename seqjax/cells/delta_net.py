@@ -5,12 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import affine, check_inputs
 from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
 from seqjax.cells.heads import (
     Heads,
-    affine,
     check_heads,
-    check_inputs,
     fan_in_normal,
     gated_readout,
     split_heads,

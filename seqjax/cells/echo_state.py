@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
 from seqjax.cells.initialise import uniform, zero_carry
-from seqjax.checks import check_at_least, check_within, check_whole
+from seqjax.checks import check_at_least, check_whole, check_within
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import spread
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights, Recurrence, Step
 from seqjax.cells.initialise import gated_weights, zero_carry
 from seqjax.checks import check_whole
 from seqjax.definition import definition
-from seqjax.ops.step import spread
 
 SIGMOID, TANH = Activation.SIGMOID, Activation.TANH
 

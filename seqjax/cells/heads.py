@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import affine
 from seqjax.cells.initialise import zero_carry
 from seqjax.checks import check_whole, is_whole
 from seqjax.ops.select import wide
-from seqjax.ops.step import expand_left, spread
+from seqjax.ops.step import expand_left
 
 # A vector shorter than this is scaled as if it had this length: the derivative of its direction stays below 1e6.
 SHORTEST = 1e-6
@@ -91,21 +92,6 @@ def zero_state(x: jax.Array, heads: Heads, *, normaliser: bool = False) -> jax.A
 def fan_in_normal(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
     """Normal weights ``[rows, columns]`` of variance 1 / rows."""
     return jax.random.normal(key, shape, dtype) / math.sqrt(shape[0])
-
-
-def check_inputs(xs: jax.Array, w: jax.Array) -> None:
-    """Raise a ValueError unless xs is floating and as wide as the weights ``w [D, ...]`` are tall."""
-    if not jnp.issubdtype(xs.dtype, jnp.floating) or xs.shape[-1] != w.shape[0]:
-        raise ValueError(
-            f"expected floating xs [..., {w.shape[0]}] (the input weights are {list(w.shape)}), "
-            f"got {xs.dtype} {list(xs.shape)}."
-        )
-
-
-def affine(xs: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
-    """``xs @ w + b`` in the dtype of xs."""
-    ys = xs @ w.astype(xs.dtype)
-    return ys if b is None else ys + spread(b, ys)
 
 
 def split_heads(xs: jax.Array, number: int) -> jax.Array:

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs
 from seqjax.cells.initialise import zero_carry
 from seqjax.cells.labels import sets_recurrence
-from seqjax.cells.linear import affine, lecun_normal
-from seqjax.checks import check_within, check_whole
+from seqjax.cells.linear import lecun_normal
+from seqjax.checks import check_whole, check_within
 from seqjax.definition import definition
 from seqjax.ops.select import wide, wide_complex
 from seqjax.ops.step import expand_left

@@ -6,18 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.ops.step import spread
-
-
-def affine(xs: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
-    """``xs @ w + b`` in the dtype of xs ``[..., D]``; a ValueError where xs does not fit."""
-    if not jnp.issubdtype(xs.dtype, jnp.floating) or xs.shape[-1] != len(w):
-        raise ValueError(
-            f"expected floating xs [..., {len(w)}] (the input weights are {list(w.shape)}), "
-            f"got {xs.dtype} {list(xs.shape)}."
-        )
-    us = xs @ w.astype(xs.dtype)
-    return us if b is None else us + spread(b, us)
+from seqjax.affine import affine
 
 
 def to_channels(xs: jax.Array, w_x: jax.Array | None, hidden_size: int) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs
 from seqjax.cells.initialise import zero_carry
 from seqjax.cells.labels import sets_recurrence
@@ -99,22 +100,17 @@ def lru(
         )
 
     def project(params: LRUParams, xs: jax.Array, key: Any = None) -> DiagonalInputs:
-        if not jnp.issubdtype(xs.dtype, jnp.floating) or xs.shape[-1] != len(params.w_b):
-            raise ValueError(
-                f"expected floating xs [..., {len(params.w_b)}] (w_b is {list(params.w_b.shape)}), "
-                f"got {xs.dtype} {list(xs.shape)}."
-            )
         real_dtype = wide(xs.dtype)
         nu, theta, gamma = (jnp.exp(p.astype(real_dtype)) for p in params[:3])
         decay = jnp.exp(-nu)
         a = jax.lax.complex(decay * jnp.cos(theta), decay * jnp.sin(theta))
-        real, imaginary = jnp.split((xs @ params.w_b.astype(xs.dtype)).astype(real_dtype), 2, -1)
+        real, imaginary = jnp.split(affine(xs, params.w_b).astype(real_dtype), 2, -1)
         gamma = jnp.broadcast_to(gamma, real.shape)
         return DiagonalInputs(a, jax.lax.complex(gamma * real, gamma * imaginary))
 
     def readout(params: LRUParams, hs: jax.Array, xs: jax.Array) -> jax.Array:
         halves = jnp.concatenate([hs.real, hs.imag], -1).astype(xs.dtype)
-        return halves @ params.w_c.astype(xs.dtype) + xs @ params.w_d.astype(xs.dtype)
+        return affine(halves, params.w_c) + affine(xs, params.w_d)
 
     def initial_carry(params: LRUParams, x: jax.Array) -> jax.Array:
         return zero_carry(x, size, wide_complex(x.dtype))

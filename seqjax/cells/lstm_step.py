@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import affine, spread
 from seqjax.base import Cell, Dense, Step
 from seqjax.cells.initialise import gated_weights, per_gate, zero_carry
 from seqjax.cells.labels import elementwise
@@ -13,7 +14,6 @@ from seqjax.checks import check_above, check_whole
 from seqjax.definition import definition
 from seqjax.ops.elementwise import tanh
 from seqjax.ops.select import wide
-from seqjax.ops.step import spread
 
 
 class ProjectionLSTMParams(NamedTuple):
@@ -163,12 +163,7 @@ def layer_norm_lstm(
         return spread(alpha, z) * normal
 
     def project(params: LayerNormLSTMParams, xs: jax.Array, key: Any = None) -> jax.Array:
-        if not jnp.issubdtype(xs.dtype, jnp.floating) or xs.shape[-1] != len(params.w_x):
-            raise ValueError(
-                f"expected floating xs [..., {len(params.w_x)}] (w_x is {list(params.w_x.shape)}), "
-                f"got {xs.dtype} {list(xs.shape)}."
-            )
-        us = scaled_norm(params.alpha_x, xs @ params.w_x.astype(xs.dtype))
+        us = scaled_norm(params.alpha_x, affine(xs, params.w_x))
         return us + spread(params.b, us)
 
     def step(params: LayerNormLSTMParams, carry: LSTMCarry, u: jax.Array) -> tuple[LSTMCarry, jax.Array]:

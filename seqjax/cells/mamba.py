@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs
 from seqjax.cells.initialise import zero_carry
 from seqjax.cells.labels import sets_recurrence
@@ -124,20 +125,19 @@ def mamba(
     def project(params: MambaParams, xs: jax.Array, key: Any = None) -> DiagonalInputs:
         us = to_channels(xs, params.w_x, hidden_size)
         dtype = wide(xs.dtype)
-        w_b, w_low, w_step = (w.astype(us.dtype) for w in (params.w_b, params.w_low, params.w_step))
-        raw = ((us @ w_low) @ w_step).astype(dtype)
+        raw = affine(affine(us, params.w_low), params.w_step).astype(dtype)
         step = jax.nn.softplus(raw + expand_left(params.b_step.astype(dtype), raw.ndim))[..., None]
         a = expand_left(-jnp.exp(params.a_log.astype(dtype)), us.ndim + 1)
         z = step * a
         gain = jnp.expm1(z) / a if discretisation == "zero_order_hold" else jnp.broadcast_to(step, z.shape)
-        b = (us @ w_b).astype(dtype)[..., None, :]
+        b = affine(us, params.w_b).astype(dtype)[..., None, :]
         flat = (*xs.shape[:-1], hidden_size * state_size)
         inputs = gain * b * us.astype(dtype)[..., None]
         return DiagonalInputs(jnp.exp(z).reshape(flat), inputs.reshape(flat))
 
     def readout(params: MambaParams, hs: jax.Array, xs: jax.Array) -> jax.Array:
         us = to_channels(xs, params.w_x, hidden_size)
-        c = (us @ params.w_c.astype(us.dtype)).astype(hs.dtype)
+        c = affine(us, params.w_c).astype(hs.dtype)
         ys = jnp.einsum("...hn,...n->...h", hs.reshape(*xs.shape[:-1], *form), c)
         d = expand_left(params.d.astype(hs.dtype), us.ndim)
         return (ys + d * us.astype(hs.dtype)).astype(xs.dtype)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Dense, Step
 from seqjax.cells.initialise import uniform, zero_carry
-from seqjax.checks import check_above, check_at_least, check_within, check_whole
+from seqjax.checks import check_above, check_at_least, check_whole, check_within
 from seqjax.definition import definition
 from seqjax.ops.fixed_point import fixed_point
 

@@ -5,9 +5,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs
 from seqjax.cells.initialise import zero_carry
-from seqjax.cells.linear import affine, glorot
+from seqjax.cells.linear import glorot
 from seqjax.checks import check_one_of, check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide

@@ -6,16 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import affine, check_inputs
 from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
-from seqjax.cells.heads import (
-    affine,
-    check_heads,
-    check_inputs,
-    fan_in_normal,
-    gated_readout,
-    split_heads,
-    zero_state,
-)
+from seqjax.cells.heads import check_heads, fan_in_normal, gated_readout, split_heads, zero_state
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 

@@ -6,10 +6,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs, Recurrence, Step
 from seqjax.cells.initialise import zero_carry
 from seqjax.cells.labels import sets_recurrence
-from seqjax.cells.linear import affine
 from seqjax.checks import check_above, check_one_of, check_whole
 from seqjax.definition import definition
 from seqjax.ops.discretise import complement

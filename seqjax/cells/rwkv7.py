@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import affine, check_inputs, spread
 from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
 from seqjax.cells.heads import (
-    affine,
     check_heads,
-    check_inputs,
     fan_in_normal,
     merge_heads,
     normalise,
@@ -22,7 +21,7 @@ from seqjax.cells.labels import elementwise, sets_recurrence
 from seqjax.checks import check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide
-from seqjax.ops.step import expand_left, spread
+from seqjax.ops.step import expand_left
 
 
 @sets_recurrence("b_d")

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs
 from seqjax.cells.initialise import zero_carry
 from seqjax.cells.labels import sets_recurrence
-from seqjax.cells.linear import affine, lecun_normal, log_uniform
+from seqjax.cells.linear import lecun_normal, log_uniform
 from seqjax.cells.s4d import DISCRETISATIONS
 from seqjax.checks import check_multiple, check_one_of, check_range, check_whole
 from seqjax.definition import definition
@@ -133,7 +134,7 @@ def s5(
 
     def readout(params: S5Params, hs: jax.Array, xs: jax.Array) -> jax.Array:
         halves = jnp.concatenate([hs.real, hs.imag], -1).astype(xs.dtype)
-        return 2 * (halves @ params.w_c.astype(xs.dtype)) + affine(xs, params.w_d)
+        return 2 * affine(halves, params.w_c) + affine(xs, params.w_d)
 
     return Cell(
         init=init,

@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import affine, check_inputs, spread
 from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
 from seqjax.cells.heads import (
-    affine,
     check_heads,
-    check_inputs,
     fan_in_normal,
     merge_heads,
     split_heads,
@@ -20,7 +19,6 @@ from seqjax.cells.heads import (
 from seqjax.cells.labels import sets_recurrence
 from seqjax.checks import check_divisor, check_whole
 from seqjax.definition import definition
-from seqjax.ops.step import spread
 
 
 @sets_recurrence("b_dt", "a_log")

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import affine
 from seqjax.base import Layer
 from seqjax.checks import check_one_of, check_whole
 from seqjax.combinators.common import (
@@ -19,7 +20,6 @@ from seqjax.combinators.common import (
 )
 from seqjax.definition import definition
 from seqjax.ops.select import keep
-from seqjax.ops.step import spread
 from seqjax.ops.tap import norm
 
 
@@ -170,8 +170,7 @@ def parallel(
         if merge == "sum":
             return after, sum(outs[1:], outs[0])
         safe = keep(flags.mask, xs)
-        logits = safe @ params.w_gate.astype(safe.dtype)
-        shares = jax.nn.softmax(logits + spread(params.b_gate, logits), -1).astype(outs[0].dtype)
+        shares = jax.nn.softmax(affine(safe, params.w_gate, params.b_gate), -1).astype(outs[0].dtype)
         weighted = [shares[..., i : i + 1] * y for i, y in enumerate(outs)]
         return after, sum(weighted[1:], weighted[0])
 

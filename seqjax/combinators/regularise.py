@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import affine, spread
 from seqjax.base import Cell, Dense, Diagonal, DiagonalInputs, Gated, GatedWeights, Layer, Step
 from seqjax.cells.labels import elementwise
 from seqjax.checks import check_within
@@ -12,7 +13,7 @@ from seqjax.combinators.common import Flags, View, check_layers, composed
 from seqjax.definition import definition
 from seqjax.layers import fold_in
 from seqjax.ops.select import keep, select, wide
-from seqjax.ops.step import expand_left, gated_step, spread, step_of
+from seqjax.ops.step import expand_left, gated_step, step_of
 
 NOT_DRAWN, DROPPED, KEPT = -1, 0, 1
 
@@ -345,7 +346,7 @@ def normalised(cell: Cell, *, epsilon: float = 1e-5, param_dtype: Any = jnp.floa
             raise ValueError(
                 f"expected xs [..., {w.shape[0]}] (the input weights are {list(w.shape)}), got {list(xs.shape)}."
             )
-        return normalise(xs @ w.astype(xs.dtype), params.gain_x, b)
+        return normalise(affine(xs, w), params.gain_x, b)
 
     def step(params: NormalisedParams, carry: Any, u: jax.Array) -> Any:
         weights = GatedWeights(*gated.weights(params.cell))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from seqjax.checks import check_above, check_within, check_whole_or_none
+from seqjax.checks import check_above, check_whole_or_none, check_within
 from seqjax.definition import Definition, definition
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Batch, Estimator, Layer
-from seqjax.checks import check_within, check_whole
+from seqjax.checks import check_whole, check_within
 from seqjax.combinators.common import check_layers
 from seqjax.definition import definition
 from seqjax.gradients.bptt import no_state, over_windows

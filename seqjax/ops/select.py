@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from seqjax.affine import wide as wide
+
 
 def select(flag: Any, on_true: Any, on_false: Any) -> Any:
     """``on_true`` where the flag ``[*B]`` holds, else ``on_false``; trees of arrays ``[*B, ...]``.
@@ -35,11 +37,6 @@ def cast(tree: Any, dtype: Any) -> Any:
     )
 
 
-def wide(dtype: Any) -> Any:
-    """The dtype, real or complex, or float32 where it is narrower."""
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
-
-
 def wide_complex(dtype: Any) -> Any:
     """The complex dtype of a real one, complex64 at least."""
-    return jnp.dtype(jnp.complex128 if jnp.finfo(dtype).bits > 32 else jnp.complex64)
+    return jnp.result_type(wide(dtype), jnp.complex64)

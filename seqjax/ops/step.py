@@ -128,15 +128,6 @@ def expand_left(array: jax.Array, ndim: int) -> jax.Array:
     return jnp.reshape(array, (1,) * (ndim - array.ndim) + array.shape)
 
 
-def spread(weight: jax.Array, like: jax.Array) -> jax.Array:
-    """A weight ``[H]``, one number per unit, in the shape and dtype of ``like [..., H]``.
-
-    Cast only then, so that its gradient, a sum over all examples and steps, adds up in float32 at least: bfloat16 loses
-    what is small beside the sum so far.
-    """
-    return jnp.broadcast_to(weight.astype(wide(like.dtype)), like.shape).astype(like.dtype)
-
-
 def gated_step(
     cell: Gated,
     weights: GatedWeights,

@@ -1,0 +1,36 @@
+"""Affine maps, and weights of one number per unit, with gradients that add up in float32 at least."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def wide(dtype: Any) -> Any:
+    """The dtype, real or complex, or float32 where it is narrower."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def spread(weight: jax.Array, like: jax.Array) -> jax.Array:
+    """A weight ``[H]``, one number per unit, in the shape and dtype of ``like [..., H]``.
+
+    Cast only then, so that its gradient, a sum over all examples and steps, adds up in float32 at least: bfloat16 loses
+    what is small beside the sum so far.
+    """
+    return jnp.broadcast_to(weight.astype(wide(like.dtype)), like.shape).astype(like.dtype)
+
+
+def affine(xs: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
+    """``xs @ w + b`` in the dtype of xs ``[..., D]``; a ValueError where xs does not fit."""
+    check_inputs(xs, w)
+    ys = xs @ w.astype(xs.dtype)
+    return ys if b is None else ys + spread(b, ys)
+
+
+def check_inputs(xs: jax.Array, w: jax.Array) -> None:
+    """Raise a ValueError unless xs ``[..., D]`` is floating and as wide as the weights ``w [D, ...]`` are tall."""
+    if not jnp.issubdtype(xs.dtype, jnp.floating) or xs.shape[-1] != w.shape[0]:
+        raise ValueError(
+            f"expected floating xs [..., {w.shape[0]}] (the input weights are {list(w.shape)}), "
+            f"got {xs.dtype} {list(xs.shape)}."
+        )
