@@ -11,6 +11,7 @@ import numpy as np
 import seqjax as sj
 from benchmarks.results import Case, Group, Measured, measured
 from benchmarks.timing import Mismatch, check, interleave, jax_arm
+from seqjax.ops.vectors import as_host_vector
 
 TITLE = "Gradient algorithms against each other"
 ABOUT = """\
@@ -98,8 +99,8 @@ def fidelity(
     found = []
     for seed in range(DRAWS if algorithm.draws else 1):
         g, best = (
-            _flat(gradient(params, xs, targets, jax.random.key_data(jax.random.key(seed)))),
-            _flat(exact),
+            as_host_vector(gradient(params, xs, targets, jax.random.key_data(jax.random.key(seed)))),
+            as_host_vector(exact),
         )
         size = np.linalg.norm(best)
         found.append((np.linalg.norm(g - best) / size, g @ best / (np.linalg.norm(g) * size)))
@@ -162,7 +163,3 @@ def run(lengths: Sequence[int], size: Size, rounds: int, say: Callable) -> list[
 
 def _squares(ys: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.sum(jnp.square(ys - targets), -1)
-
-
-def _flat(tree: Any) -> np.ndarray:
-    return np.concatenate([np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)])

@@ -30,6 +30,7 @@ from seqjax.gradients.online import check_online, check_state
 from seqjax.gradients.windows import check_batch, enter, own_params, zeros
 from seqjax.layers import first_step, num_steps, recurrent, step_keys
 from seqjax.ops.select import keep, select, wide
+from seqjax.ops.vectors import Floating
 
 
 class Trace(NamedTuple):
@@ -151,14 +152,7 @@ def _traced(cell: Cell, trace: Trace) -> Layer:
 
 def _attach(read: Callable, carry: Any, weights: Any, trace: Any) -> Any:
     """The carry, as a function of the weights with the derivative that the trace holds."""
-    leaves, form = jax.tree.flatten(carry)
-    inexact = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
-
-    def whole(chosen: Any) -> Any:
-        new = iter(chosen)
-        return jax.tree.unflatten(
-            form, [next(new) if i else leaf for i, leaf in zip(inexact, leaves, strict=True)]
-        )
+    floating = Floating(carry)
 
     @jax.custom_vjp
     def attached(chosen: Any, weights: Any, trace: Any) -> Any:
@@ -166,12 +160,12 @@ def _attach(read: Callable, carry: Any, weights: Any, trace: Any) -> Any:
 
     def backward(kept: Any, delta: Any) -> Any:
         weights, trace = kept
-        gradients = read(weights, trace, whole(delta))
+        gradients = read(weights, trace, floating.with_leaves(delta))
         gradients = jax.tree.map(lambda g, w: g.astype(w.dtype), gradients, weights)
         return jax.tree.map(jnp.zeros_like, delta), gradients, jax.tree.map(jnp.zeros_like, trace)
 
     attached.defvjp(lambda chosen, weights, trace: (chosen, (weights, trace)), backward)
-    return whole(attached([leaf for leaf, i in zip(leaves, inexact, strict=True) if i], weights, trace))
+    return floating.with_leaves(attached(floating.leaves, weights, trace))
 
 
 # ---------------------------------------------------------------- carries and traces of a model

@@ -17,6 +17,7 @@ from seqjax.gradients.online import check_carry, check_online
 from seqjax.gradients.windows import check_batch, enter, own_params, zeros
 from seqjax.layers import first_step, num_steps, step_keys
 from seqjax.ops.select import select, wide
+from seqjax.ops.vectors import Coordinates
 
 
 class Reconstruction(NamedTuple):
@@ -93,7 +94,7 @@ def reversible(
         def init(params: Any, carry: Any, x: Any) -> Reconstruction:
             carry = jax.eval_shape(layer.initial_carry, params, x) if carry is None else carry
             check_carry("reversible().init", layer, carry)
-            return Reconstruction(jnp.zeros(jax.tree.leaves(x)[0].shape[0], _real_dtype(carry)))
+            return Reconstruction(jnp.zeros(jax.tree.leaves(x)[0].shape[0], Coordinates(carry).dtype))
 
         def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
             batch = check_batch("reversible().update", batch)
@@ -203,7 +204,7 @@ class _Chunk(NamedTuple):
             sums = jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, Estimate(total, count, by_params))
             return (sums, before, beside, delta, error, kept), None
 
-        error = vary_like(jnp.zeros(len(rows), _real_dtype(after)), example)
+        error = vary_like(jnp.zeros(len(rows), Coordinates(after).dtype), example)
         if kept is not None:
             error = jnp.where(kept.number > self.max_resets, jnp.inf, error)
         dtype = wide(jax.eval_shape(self.loss, *self._one_step(entering, inputs)).dtype)
@@ -235,8 +236,3 @@ def _error(found: Any, true: Any, beside: Any) -> jax.Array:
     errors = jax.tree.leaves(jax.tree.map(relative, found, true, beside))
     dtype = jnp.result_type(*errors)
     return jnp.max(jnp.stack([error.astype(dtype) for error in errors]), 0)
-
-
-def _real_dtype(carry: Any) -> Any:
-    leaves = [a for a in jax.tree.leaves(carry) if jnp.issubdtype(a.dtype, jnp.inexact)]
-    return jnp.result_type(jnp.float32, *(jnp.finfo(a.dtype).dtype for a in leaves))

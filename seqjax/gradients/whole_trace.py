@@ -18,7 +18,7 @@ from seqjax.gradients.local import Trace
 from seqjax.gradients.online import by_row
 from seqjax.layers import first_step
 from seqjax.methods.common import at_step
-from seqjax.ops.vectors import Coordinates
+from seqjax.ops.vectors import Coordinates, Floating
 
 
 def whole_trace(cell: Cell, pattern: Callable[[Any], np.ndarray]) -> Trace:
@@ -83,7 +83,7 @@ def whole_trace(cell: Cell, pattern: Callable[[Any], np.ndarray]) -> Trace:
 def same_entry(carry: Any) -> np.ndarray:
     """The pattern of the diagonal: each number of the carry with itself, a complex one with both of its halves."""
     labels, start = [], 0
-    for leaf in _inexact(carry):
+    for leaf in Floating(carry).leaves:
         labels += _halves(np.arange(start, start + leaf.size), leaf)
         start += leaf.size
     return _equal(labels)
@@ -93,14 +93,10 @@ def same_unit(carry: Any) -> np.ndarray:
     """The pattern of the units: entries at one place of leaves of one shape, such as c and h of a unit."""
     labels: list = []
     shapes: dict = {}
-    for leaf in _inexact(carry):
+    for leaf in Floating(carry).leaves:
         start = shapes.setdefault(leaf.shape, sum(int(np.prod(shape)) for shape in shapes))
         labels += _halves(np.arange(start, start + leaf.size), leaf)
     return _equal(labels)
-
-
-def _inexact(carry: Any) -> list:
-    return [leaf for leaf in jax.tree.leaves(carry) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
 
 def _halves(labels: np.ndarray, leaf: Any) -> list:

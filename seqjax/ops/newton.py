@@ -49,7 +49,7 @@ from seqjax.ops.newton_linear import Form, apply, largest_in_leaf, linear_enteri
 from seqjax.ops.select import keep, select
 from seqjax.ops.shards import Shards
 from seqjax.ops.tap import norm
-from seqjax.ops.vectors import Coordinates
+from seqjax.ops.vectors import Coordinates, Floating
 
 
 class NewtonReport(NamedTuple):
@@ -218,7 +218,7 @@ def _backward(system: System, settings: Settings, residuals: tuple, cotangents: 
 
     def steps(theta: Any, us: Any) -> tuple:
         states, hs = _all_steps(system, theta, entering, us, mask)
-        return states, _inexact(hs)
+        return states, Floating(hs).leaves
 
     d_theta, d_us = jax.vjp(steps, theta, us)[1]((total, d_hs))
     at_start = jax.tree.map(lambda a: a[0], into)
@@ -243,7 +243,9 @@ def adjoint_of(system: System) -> System:
     def step(theta: Any, state: Any, inputs: _AdjointInputs) -> tuple[Any, tuple]:
         def forward(entering: Any) -> tuple:
             after, h = system.step(theta, entering, inputs.u)
-            return select(inputs.mask, after, entering) if inputs.mask is not None else after, _inexact(h)
+            return select(inputs.mask, after, entering) if inputs.mask is not None else after, Floating(
+                h
+            ).leaves
 
         total = jax.tree.map(lambda d, c: d + jnp.conj(c), inputs.d_state, state)
         (d_entering,) = jax.vjp(forward, inputs.entering)[1]((total, inputs.d_h))
@@ -295,11 +297,6 @@ def _following(array: jax.Array, shards: Shards | None) -> jax.Array:
 
 def _backwards(tree: Any) -> Any:
     return jax.tree.map(lambda a: a[::-1], tree)
-
-
-def _inexact(tree: Any) -> list:
-    """The leaves that have gradients."""
-    return [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
 
 
 def _norms(into: Any, tap: Any) -> Any:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Layer
+from seqjax.ops.vectors import Floating
 
 LENGTH = 13
 RTOL = 1e-10
@@ -143,18 +144,14 @@ def weighted_loss(
 def _outcome_and_gradients(
     unroll: Callable, params: Any, carry: Any, xs: Any, reset: Any, mask: Any, weights: Outcome
 ) -> tuple[Outcome, Gradients]:
-    leaves, treedef = jax.tree.flatten(xs)
-    floating = [i for i, a in enumerate(leaves) if jnp.issubdtype(a.dtype, jnp.inexact)]
+    floating = Floating(xs)
 
     def loss(params: Any, carry: Any, some: Any) -> tuple[jax.Array, Outcome]:
-        merged = list(leaves)
-        for i, leaf in zip(floating, some, strict=True):
-            merged[i] = leaf
-        outcome = Outcome(*unroll(params, carry, jax.tree.unflatten(treedef, merged), reset=reset, mask=mask))
+        outcome = Outcome(*unroll(params, carry, floating.with_leaves(some), reset=reset, mask=mask))
         return _weighted(outcome, weights), outcome
 
     grad = jax.grad(loss, (0, 1, 2), has_aux=True, allow_int=True)
-    gradients, outcome = grad(params, carry, [leaves[i] for i in floating])
+    gradients, outcome = grad(params, carry, floating.leaves)
     return outcome, Gradients(*gradients)
 
 
