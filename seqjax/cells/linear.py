@@ -1,4 +1,4 @@
-"""What the cells with a linear recurrence share: affine maps, checks of options, initial weights."""
+"""What the cells with a linear recurrence share: input maps, a check of eigenvalues, initial weights."""
 
 import math
 from typing import Any
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.affine import affine
+from seqjax.checks import check_above
 
 
 def to_channels(xs: jax.Array, w_x: jax.Array | None, hidden_size: int) -> jax.Array:
@@ -42,3 +43,10 @@ def glorot(key: jax.Array, rows: int, columns: int, num_gates: int, dtype: Any) 
 def log_uniform(key: jax.Array, shape: tuple[int, ...], low: float, high: float, dtype: Any) -> jax.Array:
     """Logarithms, uniform between those of low and high."""
     return jax.random.uniform(key, shape, dtype, math.log(low), math.log(high))
+
+
+def check_ring(who: str, r_min: float, r_max: float, max_phase: float) -> None:
+    """Raise a ValueError unless eigenvalues can be drawn between two radii of the unit disk, up to a phase."""
+    if not 0 <= r_min < r_max <= 1:
+        raise ValueError(f"{who}: expected 0 <= r_min < r_max <= 1, got r_min={r_min}, r_max={r_max}.")
+    check_above(f"{who}(max_phase)", max_phase)

@@ -10,7 +10,8 @@ from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs
 from seqjax.cells.initialise import zero_carry
 from seqjax.cells.labels import sets_recurrence
-from seqjax.checks import check_above, check_whole
+from seqjax.cells.linear import check_ring
+from seqjax.checks import check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide, wide_complex
 
@@ -75,9 +76,7 @@ def lru(
     size = hidden_size if state_size is None else state_size
     check_whole("lru(hidden_size)", hidden_size)
     check_whole("lru(state_size)", size)
-    if not 0 <= r_min < r_max <= 1:
-        raise ValueError(f"lru: expected 0 <= r_min < r_max <= 1, got r_min={r_min}, r_max={r_max}.")
-    check_above("lru(max_phase)", max_phase)
+    check_ring("lru", r_min, r_max, max_phase)
 
     def init(key: jax.Array, x: jax.Array) -> LRUParams:
         keys = jax.random.split(key, 5)

@@ -10,7 +10,8 @@ from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs, Recurrence, Step
 from seqjax.cells.initialise import zero_carry
 from seqjax.cells.labels import sets_recurrence
-from seqjax.checks import check_above, check_one_of, check_whole
+from seqjax.cells.linear import check_ring
+from seqjax.checks import check_one_of, check_whole
 from seqjax.definition import definition
 from seqjax.ops.discretise import complement
 from seqjax.ops.select import wide, wide_complex
@@ -86,9 +87,7 @@ def rtu(
     """
     check_whole("rtu(hidden_size)", hidden_size)
     check_one_of("rtu(activation)", activation, ACTIVATIONS)
-    if not 0 <= r_min < r_max <= 1:
-        raise ValueError(f"rtu: expected 0 <= r_min < r_max <= 1, got r_min={r_min}, r_max={r_max}.")
-    check_above("rtu(max_phase)", max_phase)
+    check_ring("rtu", r_min, r_max, max_phase)
     f = ACTIVATIONS[activation]
 
     def init(key: jax.Array, x: jax.Array) -> RTUParams:
