@@ -12,6 +12,7 @@ from seqjax.base import (
     DiagonalInputs,
     Estimate,
     Estimator,
+    Flags,
     Gated,
     GatedWeights,
     Layer,

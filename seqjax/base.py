@@ -15,6 +15,7 @@ import jax
 
 from seqjax.affine import affine
 from seqjax.definition import Definition
+from seqjax.inputs import Flags, run_step, run_unroll
 
 # ---------------------------------------------------------------- recurrences: which structure may be exploited
 
@@ -272,27 +273,57 @@ class Cell(Definition):
 class Layer(Definition):
     """A cell bound to a method, or any composition of layers, up to a whole model. Two equal views of one function.
 
+    ``step`` and ``unroll`` check what they are given and call the two functions that a layer is made of.
+
     Attributes:
         init: ``(key, x) -> params`` from one time step.
         initial_carry: ``(params, x) -> carry``.
-        step: ``(params, carry, x, *, reset=None, mask=None, key=None) -> (carry, y)``: one time step.
-        unroll: ``(params, carry, xs, *, reset=None, mask=None, key=None, tap=None) -> (carry, ys)``: the sequence.
+        step_fn: ``(params, carry, x, flags) -> (carry, y)``: one time step, with `seqjax.Flags`; checked inputs.
+        unroll_fn: ``(params, carry, xs, flags) -> (carry, ys)``: a sequence of at least one step.
         causal: False where y_t depends on later inputs; such a layer has no step.
         in_parts: whether ``unroll`` also runs inside ``jax.shard_map`` over a mesh axis "time", where each device holds
             a part of the steps: layers that act on each step by itself, `seqjax.TimeSharded`, and what is made of both.
-
-    ``reset [T, *B]`` bool: the carry restarts before this step. ``mask [T, *B]`` bool: where False the step does not
-    happen: the carry passes through and the output is zero. ``key``: None is deterministic; otherwise step t draws
-    from ``fold_in(key, t)`` (``unroll`` takes one key, or one key per step as a key array ``[T]``). ``tap``: see
-    `seqjax.ops.tap`; a pytree like the carry whose gradient is the norm of the carry's gradient, step by step.
+        batch_major: whether ``unroll`` takes and returns ``[B, T, ...]``; `seqjax.batch_major` sets it.
     """
 
     init: Callable
     initial_carry: Callable
-    step: Callable
-    unroll: Callable
+    step_fn: Callable
+    unroll_fn: Callable
     causal: bool = True
     in_parts: bool = False
+    batch_major: bool = False
+
+    def __post_init__(self) -> None:
+        # A bound method is a new object whenever it is looked up; jax.jit knows the same one again.
+        for view in ("step", "unroll"):
+            object.__setattr__(self, view, getattr(self, view))
+
+    def step(
+        self, params: Any, carry: Any, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None
+    ) -> tuple[Any, Any]:
+        """One time step: ``(carry, y)``. The flags are those of `unroll` without T; the key is one key."""
+        return run_step(self, params, carry, x, Flags(reset, mask, key))
+
+    def unroll(
+        self,
+        params: Any,
+        carry: Any,
+        xs: Any,
+        *,
+        reset: Any = None,
+        mask: Any = None,
+        key: Any = None,
+        tap: Any = None,
+    ) -> tuple[Any, Any]:
+        """A sequence ``xs [T, *B, ...]``: ``(carry, ys)``; a carry of None is ``initial_carry(params, xs[0])``.
+
+        ``reset [T, *B]`` bool: the carry restarts before this step. ``mask [T, *B]`` bool: where False the step does
+        not happen: the carry passes through and the output is zero. ``key``: None is deterministic; otherwise step t
+        draws from ``fold_in(key, t)``; a key array ``[T]`` has one key per step. ``tap``: see `seqjax.ops.tap`; a
+        pytree like the carry whose gradient is the norm of the carry's gradient, step by step.
+        """
+        return run_unroll(self, params, carry, xs, Flags(reset, mask, key, tap))
 
 
 @runtime_checkable
@@ -301,20 +332,8 @@ class Method(Protocol):
 
     kinds: ClassVar[tuple[type, ...]]
 
-    def unroll(
-        self,
-        cell: Cell,
-        params: Any,
-        carry: Any,
-        xs: Any,
-        *,
-        initial: Any,
-        reset: Any,
-        mask: Any,
-        keys: Any,
-        tap: Any,
-    ) -> tuple[Any, Any]:
-        """``(carry, ys)``. Inputs are checked and safe; `initial` is the carry that a reset restarts from."""
+    def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any]:
+        """``(carry, ys)``. Inputs are checked and safe; ``flags.initial`` is set, and there is one key per step."""
         ...
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.affine import spread
-from seqjax.base import Layer
+from seqjax.base import Flags, Layer
 from seqjax.cells.labels import elementwise
 from seqjax.checks import check_whole
 from seqjax.compat import vary_like
@@ -147,43 +147,24 @@ def _layer(init: Callable, combine: Callable[[Any, list[jax.Array]], jax.Array],
         window = jnp.concatenate([carry, x[..., None, :]], -2)
         return window[..., 1:, :], combine(params, [window[..., k, :] for k in range(num_lags + 1)])
 
-    def step(params: Any, carry: Any, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
-        x = keep(mask, x)
-        carry = select(reset, initial_carry(params, x), carry.astype(x.dtype))
+    def step(params: Any, carry: Any, x: Any, flags: Flags) -> Any:
+        x = keep(flags.mask, x)
+        carry = select(flags.reset, initial_carry(params, x), carry.astype(x.dtype))
         after, y = advance(params, carry, x)
-        return (after if mask is None else select(mask, after, carry)), keep(mask, y)
+        return (after if flags.mask is None else select(flags.mask, after, carry)), keep(flags.mask, y)
 
-    def unroll(
-        params: Any,
-        carry: Any,
-        xs: Any,
-        *,
-        reset: Any = None,
-        mask: Any = None,
-        key: Any = None,
-        tap: Any = None,
-    ) -> Any:
-        xs = keep(mask, xs)
+    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
+        xs = keep(flags.mask, xs)
         carry = vary_like(carry.astype(xs.dtype), xs, params)
-        if len(xs) == 0:
-            return carry, combine(params, [xs] * (num_lags + 1))
-        if tap is None:
-            carry, lags = lagged(xs, carry, reset, mask)
-            return carry, keep(mask, combine(params, lags))
+        if flags.tap is None:
+            carry, lags = lagged(xs, carry, flags.reset, flags.mask)
+            return carry, keep(flags.mask, combine(params, lags))
         # What enters each step is explicit only in the loop.
-        initial = initial_carry(params, xs[0])
-        carry, ys = loop(
-            lambda carry, x: advance(params, carry, x),
-            carry,
-            xs,
-            initial=initial,
-            reset=reset,
-            mask=mask,
-            tap=tap,
-        )
-        return carry, keep(mask, ys)
+        flags = flags._replace(initial=initial_carry(params, xs[0]))
+        carry, ys = loop(lambda carry, x: advance(params, carry, x), carry, xs, flags)
+        return carry, keep(flags.mask, ys)
 
-    return Layer(init=init, initial_carry=initial_carry, step=step, unroll=unroll)
+    return Layer(init=init, initial_carry=initial_carry, step_fn=step, unroll_fn=unroll)
 
 
 def _check_inputs(who: str, x: jax.Array, width: int) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Attention, Cell, Dense, Layer, Method
+from seqjax.base import Attention, Cell, Dense, Flags, Layer, Method
 from seqjax.checks import check_within
 from seqjax.compat import vary_like
 from seqjax.definition import definition
+from seqjax.inputs import first_step, fold_in, num_steps, step_keys  # noqa: F401
 from seqjax.methods import Auto, TimeSharded, at_step, check_method
 from seqjax.ops.select import cast, keep, wide
 
@@ -39,50 +40,33 @@ def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a fr
         raise TypeError(f"recurrent(cell): expected a Cell such as lstm(256), got {cell!r}.")
     check_method(method, cell)
 
-    def step(params: Any, carry: Any, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
-        _check_inputs(f"{cell!r}.step", cell, params, x, reset, mask, time=())
-        x = keep(mask, x)
+    def step(params: Any, carry: Any, x: Any, flags: Flags) -> Any:
+        _check_inputs(f"{cell!r}.step", cell, params, x, flags, time=())
+        x = keep(flags.mask, x)
         initial = cell.initial_carry(params, x)
-        carry = _fit_carry(f"{cell!r}.step", carry, initial)
-        carry, y = at_step(cell, params, carry, x, initial=initial, reset=reset, mask=mask, key=key)
-        return carry, keep(mask, y)
+        carry = _in_dtypes_of(initial, carry)
+        carry, y = at_step(cell, params, carry, x, flags._replace(initial=initial))
+        return carry, keep(flags.mask, y)
 
-    def unroll(
-        params: Any,
-        carry: Any,
-        xs: Any,
-        *,
-        reset: Any = None,
-        mask: Any = None,
-        key: Any = None,
-        tap: Any = None,
-    ) -> Any:
-        length = num_steps(xs)
-        _check_inputs(f"{cell!r}.unroll", cell, params, xs, reset, mask, time=(length,))
+    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
+        _check_inputs(f"{cell!r}.unroll", cell, params, xs, flags, time=(num_steps(xs),))
         _check_length(f"{cell!r}.unroll", cell, xs)
-        if length == 0:
-            return carry, _empty_outputs(step, params, carry, xs)
-        xs = keep(mask, xs)
+        xs = keep(flags.mask, xs)
         initial = cell.initial_carry(params, first_step(xs))
-        carry = _fit_carry(f"{cell!r}.unroll", carry, initial)
+        carry = _in_dtypes_of(initial, carry)
         carry, initial = vary_like((carry, initial), xs, params)
-        carry, ys = method.unroll(
-            cell,
-            params,
-            carry,
-            xs,
-            initial=initial,
-            reset=reset,
-            mask=mask,
-            keys=step_keys(key, length),
-            tap=tap,
-        )
-        return carry, keep(mask, ys)
+        carry, ys = method.unroll(cell, params, carry, xs, flags._replace(initial=initial))
+        return carry, keep(flags.mask, ys)
 
     in_parts = isinstance(method, TimeSharded) and method.axis == "time"
     return Layer(
-        init=cell.init, initial_carry=cell.initial_carry, step=step, unroll=unroll, in_parts=in_parts
+        init=cell.init, initial_carry=cell.initial_carry, step_fn=step, unroll_fn=unroll, in_parts=in_parts
     )
+
+
+def _in_dtypes_of(initial: Any, carry: Any) -> Any:
+    """The carry in the dtypes that the cell runs in."""
+    return jax.tree.map(lambda like, leaf: jnp.asarray(leaf).astype(like.dtype), initial, carry)
 
 
 def stateless(init: Callable, apply: Callable) -> Layer:
@@ -91,26 +75,15 @@ def stateless(init: Callable, apply: Callable) -> Layer:
     ``apply`` is given one step ``x [*B, ...]`` and one key or None; it is mapped over time.
     """
 
-    def step(params: Any, carry: Any, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
-        return carry, keep(mask, apply(params, keep(mask, x), key))
+    def step(params: Any, carry: Any, x: Any, flags: Flags) -> Any:
+        return carry, keep(flags.mask, apply(params, keep(flags.mask, x), flags.key))
 
-    def unroll(
-        params: Any,
-        carry: Any,
-        xs: Any,
-        *,
-        reset: Any = None,
-        mask: Any = None,
-        key: Any = None,
-        tap: Any = None,
-    ) -> Any:
-        if num_steps(xs) == 0:
-            return carry, _empty_outputs(step, params, carry, xs)
-        keys = step_keys(key, num_steps(xs))
-        axes = (None, 0, None if keys is None else 0)
-        return carry, keep(mask, jax.vmap(apply, axes)(params, keep(mask, xs), keys))
+    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
+        axes = (None, 0, None if flags.key is None else 0)
+        ys = jax.vmap(apply, axes)(params, keep(flags.mask, xs), flags.key)
+        return carry, keep(flags.mask, ys)
 
-    return Layer(init=init, initial_carry=lambda params, x: (), step=step, unroll=unroll, in_parts=True)
+    return Layer(init=init, initial_carry=lambda params, x: (), step_fn=step, unroll_fn=unroll, in_parts=True)
 
 
 @definition
@@ -235,60 +208,7 @@ def dropout(rate: float) -> Layer:
     return stateless(lambda key, x: (), apply)
 
 
-# ---------------------------------------------------------------- what every layer needs
-
-
-def num_steps(xs: Any) -> int:
-    """T of a tree of arrays ``[T, ...]``."""
-    return jax.tree.leaves(xs)[0].shape[0]
-
-
-def first_step(xs: Any) -> Any:
-    """The first step of a tree of arrays ``[T, ...]``."""
-    return jax.tree.map(lambda a: a[0], xs)
-
-
-def step_keys(key: jax.Array | None, length: int) -> jax.Array | None:
-    """One key per step: ``fold_in(key, t)``; an array of T keys is taken as it is."""
-    if key is None:
-        return None
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise TypeError(
-            f"key: expected a typed key such as jax.random.key(0), got {key.dtype} {list(key.shape)}."
-        )
-    return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(length))
-
-
-def fold_in(key: jax.Array | None, number: int) -> jax.Array | None:
-    """A key, or an array of keys, for part `number` of a composition."""
-    if key is None:
-        return None
-    return (
-        jax.vmap(jax.random.fold_in, (0, None))(key, number) if key.ndim else jax.random.fold_in(key, number)
-    )
-
-
-def _empty_outputs(step: Callable, params: Any, carry: Any, xs: Any) -> Any:
-    """Outputs ``[0, *B, ...]`` of an empty sequence, with the shapes that a step gives."""
-    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
-    y = jax.eval_shape(step, params, carry, x)[1]
-    return jax.tree.map(lambda a: jnp.zeros((0, *a.shape), a.dtype), y)
-
-
-def _fit_carry(who: str, carry: Any, expected: Any) -> Any:
-    """The carry in the dtypes that the cell runs in; a ValueError where the structure or a shape differs."""
-    form: Any = jax.tree.structure
-    if form(carry) != form(expected):
-        raise ValueError(f"{who}: expected a carry {form(expected)}, got {form(carry)}.")
-
-    def fit(path: Any, leaf: Any, like: Any) -> jax.Array:
-        leaf = jnp.asarray(leaf)
-        if leaf.shape != like.shape:
-            name = jax.tree_util.keystr(path)
-            raise ValueError(f"{who}: expected carry{name} {list(like.shape)}, got {list(leaf.shape)}.")
-        return leaf.astype(like.dtype)
-
-    return jax.tree.map_with_path(fit, carry, expected)
+# ---------------------------------------------------------------- checks
 
 
 def _check_length(who: str, cell: Cell, xs: Any) -> None:
@@ -301,9 +221,7 @@ def _check_length(who: str, cell: Cell, xs: Any) -> None:
         )
 
 
-def _check_inputs(
-    who: str, cell: Cell, params: Any, xs: Any, reset: Any, mask: Any, *, time: tuple[int, ...]
-) -> None:
+def _check_inputs(who: str, cell: Cell, params: Any, xs: Any, flags: Flags, *, time: tuple[int, ...]) -> None:
     """Raise a ValueError where inputs do not fit, from static shapes alone."""
     own = ["D"] if cell.event_ndim == 1 else [f"D{i + 1}" for i in range(cell.event_ndim)]
     letters = f"[{', '.join([*('T' for _ in time), '...', *own])}]"
@@ -335,12 +253,8 @@ def _check_inputs(
             jax.eval_shape(cell.project, params, x)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{who}: {error}") from error
-    for name, flag in (("reset", reset), ("mask", mask)):
-        if flag is None:
-            continue
-        if flag.dtype != jnp.bool_:
-            raise ValueError(f"{who}: expected {name} of dtype bool, got {flag.dtype}.")
-        if flag.shape != batch:
+    for name, flag in (("reset", flags.reset), ("mask", flags.mask)):
+        if flag is not None and flag.shape != batch:
             raise ValueError(
                 f"{who}: expected {name} {list(batch)}, as xs {list(leaf.shape)}, got {list(flag.shape)}."
             )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import DiagonalInputs, Layer
+from seqjax.base import DiagonalInputs, Flags, Layer
 from seqjax.checks import check_above
 from seqjax.compat import vary_like
 from seqjax.definition import definition
@@ -74,34 +74,23 @@ def running_normalisation(*, epsilon: float = 1e-5) -> Layer:
         after = RunningMoments(count, mean, carry.m2 + delta * (wide_x - mean))
         return after, normalise(wide_x - mean, after.m2 / jnp.maximum(count, 1)).astype(x.dtype)
 
-    def step(params: Any, carry: Any, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
-        x = keep(mask, x)
-        carry = select(reset, initial_carry(params, x), _fit(carry, x))
+    def step(params: Any, carry: Any, x: Any, flags: Flags) -> Any:
+        x = keep(flags.mask, x)
+        carry = select(flags.reset, initial_carry(params, x), _fit(carry, x))
         after, y = advance(carry, x)
-        return (after if mask is None else select(mask, after, carry)), keep(mask, y)
+        return (after if flags.mask is None else select(flags.mask, after, carry)), keep(flags.mask, y)
 
-    def unroll(
-        params: Any,
-        carry: Any,
-        xs: Any,
-        *,
-        reset: Any = None,
-        mask: Any = None,
-        key: Any = None,
-        tap: Any = None,
-    ) -> Any:
-        xs = keep(mask, xs)
+    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
+        xs = keep(flags.mask, xs)
         carry = vary_like(_fit(carry, xs), xs)
-        if len(xs) == 0:
-            return carry, xs
-        initial = vary_like(initial_carry(params, xs[0]), xs)
-        if tap is not None:
-            carry, ys = loop(advance, carry, xs, initial=initial, reset=reset, mask=mask, tap=tap)
-            return carry, keep(mask, ys)
-        after, *moments = _unrolled(carry, initial, xs.astype(carry.mean.dtype), reset, mask)
-        return after, keep(mask, normalise(*moments).astype(xs.dtype))
+        flags = flags._replace(initial=vary_like(initial_carry(params, xs[0]), xs))
+        if flags.tap is not None:
+            carry, ys = loop(advance, carry, xs, flags)
+            return carry, keep(flags.mask, ys)
+        after, *moments = _unrolled(carry, xs.astype(carry.mean.dtype), flags)
+        return after, keep(flags.mask, normalise(*moments).astype(xs.dtype))
 
-    return Layer(init=lambda key, x: (), initial_carry=initial_carry, step=step, unroll=unroll)
+    return Layer(init=lambda key, x: (), initial_carry=initial_carry, step_fn=step, unroll_fn=unroll)
 
 
 def _fit(carry: RunningMoments, x: jax.Array) -> RunningMoments:
@@ -109,7 +98,7 @@ def _fit(carry: RunningMoments, x: jax.Array) -> RunningMoments:
 
 
 def _unrolled(
-    carry: RunningMoments, initial: RunningMoments, xs: jax.Array, reset: Any, mask: Any
+    carry: RunningMoments, xs: jax.Array, flags: Flags
 ) -> tuple[RunningMoments, jax.Array, jax.Array]:
     """The moments after the sequence; deviations from the mean and variances of each step, by sums over time.
 
@@ -117,10 +106,11 @@ def _unrolled(
     variance is negative. Nothing depends on what the anchors are, so nor do gradients.
     """
     scan = scans.sequential if jax.default_backend() == "cpu" else scans.associative
+    reset, mask, _, _, initial = flags
 
     def running_sum(terms: jax.Array, start: jax.Array, restart: jax.Array, cut: Any = reset) -> jax.Array:
         inputs = DiagonalInputs(jnp.ones_like(terms), terms)
-        return scans.diagonal(scan, inputs, start, initial=restart, reset=cut, mask=mask, tap=None)[1]
+        return scans.diagonal(scan, inputs, start, Flags(cut, mask, initial=restart))[1]
 
     count = running_sum(jnp.ones_like(xs[..., :1]), carry.steps, initial.steps)
     none = count == 0

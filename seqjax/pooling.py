@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Layer
+from seqjax.base import Flags, Layer
 from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.ops.select import expand, keep, select, wide
@@ -31,34 +31,23 @@ def running_mean() -> Layer:
         total = jnp.zeros_like(x, dtype=wide(x.dtype))
         return total, jnp.zeros_like(total[..., :1])
 
-    def step(params: Any, carry: Any, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
-        x = keep(mask, x)
-        total, count = select(reset, initial_carry(params, x), carry)
+    def step(params: Any, carry: Any, x: Any, flags: Flags) -> Any:
+        x = keep(flags.mask, x)
+        total, count = select(flags.reset, initial_carry(params, x), carry)
         after = (total + x.astype(total.dtype), count + 1)
-        after = after if mask is None else select(mask, after, (total, count))
+        after = after if flags.mask is None else select(flags.mask, after, (total, count))
         y = after[0] / jnp.maximum(after[1], 1)
-        return after, keep(mask, y.astype(x.dtype))
+        return after, keep(flags.mask, y.astype(x.dtype))
 
-    def unroll(
-        params: Any,
-        carry: Any,
-        xs: Any,
-        *,
-        reset: Any = None,
-        mask: Any = None,
-        key: Any = None,
-        tap: Any = None,
-    ) -> Any:
-        carry = vary_like(carry, xs)
-
+    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
         def body(carry: Any, inputs: Any) -> Any:
-            x, reset, mask, tap = inputs
-            carry = tap_carry(select(reset, initial_carry(params, x), carry), tap)
-            return step(params, carry, x, mask=mask)
+            x, now = inputs
+            carry = tap_carry(select(now.reset, initial_carry(params, x), carry), now.tap)
+            return step(params, carry, x, Flags(mask=now.mask))
 
-        return jax.lax.scan(body, carry, (xs, reset, mask, tap))
+        return jax.lax.scan(body, vary_like(carry, xs), (xs, flags))
 
-    return Layer(init=lambda key, x: (), initial_carry=initial_carry, step=step, unroll=unroll)
+    return Layer(init=lambda key, x: (), initial_carry=initial_carry, step_fn=step, unroll_fn=unroll)
 
 
 def last(ys: jax.Array, mask: jax.Array | None = None) -> jax.Array:

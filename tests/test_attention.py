@@ -209,13 +209,13 @@ def test_flax_agrees(use_bias):
                 tree[name]["bias"] = getattr(params, f"b_{x}").reshape(shape[1:] if name != "out" else H)
         return tree
 
-    def unroll(params, carry, xs):
+    def unroll(params, carry, xs, flags):
         batch_major = jnp.swapaxes(xs, 0, 1)
         mask = nn.make_causal_mask(batch_major[..., 0])
         ys = module.apply({"params": theirs(params)}, batch_major, mask=mask)
         return carry, jnp.swapaxes(ys, 0, 1)
 
-    other = sj.Layer(init=None, initial_carry=None, step=None, unroll=unroll)
+    other = sj.Layer(init=None, initial_carry=layer.initial_carry, step_fn=None, unroll_fn=unroll)
     assert_equal(gradients(layer, params, carry, xs), gradients(other, params, carry, xs))
 
 

@@ -79,7 +79,7 @@ def carries(inputs):
 
 
 def sequential(inputs, carry, initial, reset, mask):
-    return loop(step_of(Matrix(), (), None), carry, inputs, initial=initial, reset=reset, mask=mask)
+    return loop(step_of(Matrix(), (), None), carry, inputs, sj.Flags(initial=initial, reset=reset, mask=mask))
 
 
 def value_and_gradients(run, inputs, carry, initial, reset, mask):
@@ -135,7 +135,7 @@ def test_the_size_changes_no_result(size):
 
 @functools.partial(jax.jit, static_argnames="size")
 def _chunked(inputs, carry, initial, reset, mask, size):
-    return matrix.chunked(inputs, carry, initial=initial, reset=reset, mask=mask, size=size)
+    return matrix.chunked(inputs, carry, sj.Flags(initial=initial, reset=reset, mask=mask), size=size)
 
 
 @pytest.mark.parametrize("trailing", [(), (K,)], ids=["per head", "per key"])
@@ -268,7 +268,7 @@ def test_blocks_equal_numpy(kind, with_mask):
     mask = flags(length=LENGTH)[1] if with_mask else None
     kept = np.ones((LENGTH, B), bool) if mask is None else np.asarray(mask)
     for size in (4, 64):
-        _, hs = attention.blockwise(kind, inputs, empty, initial=empty, reset=None, mask=mask, size=size)
+        _, hs = attention.blockwise(kind, inputs, empty, sj.Flags(initial=empty, mask=mask), size=size)
         assert_close(hs[kept], in_numpy(kind, inputs, kept)[kept], 1e-12)
 
 
@@ -282,10 +282,12 @@ def test_blocks_equal_the_loop(kind, with_flags, count):
     reset, mask = flags(length=LENGTH) if with_flags else (None, None)
 
     def looped(inputs, carry, initial, reset, mask):
-        return loop(step_of(kind, (), None), carry, inputs, initial=initial, reset=reset, mask=mask)
+        return loop(step_of(kind, (), None), carry, inputs, sj.Flags(initial=initial, reset=reset, mask=mask))
 
     def blocks(inputs, carry, initial, reset, mask):
-        return attention.blockwise(kind, inputs, carry, initial=initial, reset=reset, mask=mask, size=6)
+        return attention.blockwise(
+            kind, inputs, carry, sj.Flags(initial=initial, reset=reset, mask=mask), size=6
+        )
 
     found = value_and_gradients(blocks, inputs, cache, empty, reset, mask)
     expected = value_and_gradients(looped, inputs, cache, empty, reset, mask)
@@ -299,7 +301,7 @@ def test_rotary_scores_depend_on_distances_alone():
 
     def run(position, reset):
         carry = empty._replace(position=jnp.full(B, position, jnp.int32))
-        return attention.blockwise(kind, inputs, carry, initial=empty, reset=reset, mask=None, size=8)[1]
+        return attention.blockwise(kind, inputs, carry, sj.Flags(initial=empty, reset=reset), size=8)[1]
 
     # From position 1000 the window would hold the zeros of the empty cache: look at where it is full.
     assert_close(run(1000, None)[8:], run(0, None)[8:], 1e-12)
@@ -314,10 +316,10 @@ def test_nan_in_attention_reaches_what_the_loop_lets_it_reach(field):
     for flag in (None, reset):
         for size in (4, 64):
             carry, hs = attention.blockwise(
-                kind, spoilt, cache, initial=empty, reset=flag, mask=None, size=size
+                kind, spoilt, cache, sj.Flags(initial=empty, reset=flag), size=size
             )
             expected_carry, expected = loop(
-                step_of(kind, (), None), cache, spoilt, initial=empty, reset=flag, mask=None
+                step_of(kind, (), None), cache, spoilt, sj.Flags(initial=empty, reset=flag)
             )
             np.testing.assert_array_equal(np.isnan(hs).all((-1, -2)), np.isnan(expected).any((-1, -2)))
             fine = ~np.isnan(expected).any((-1, -2))
@@ -329,7 +331,7 @@ def test_scores_too_large_for_exp_do_not_overflow():
     kind, inputs = Attention(window=8), attention_inputs(dtype=np.float32)
     inputs = inputs._replace(q=200 * inputs.q)
     empty = jax.tree.map(lambda a: a.astype(jnp.float32) if a.ndim > 1 else a, caches(8, 0)[1])
-    hs = attention.blockwise(kind, inputs, empty, initial=empty, reset=None, mask=None, size=4)[1]
+    hs = attention.blockwise(kind, inputs, empty, sj.Flags(initial=empty), size=4)[1]
     wide = jax.tree.map(lambda a: a.astype(jnp.float64), inputs)
     expected = in_numpy(kind, wide, np.ones((LENGTH, B), bool))
     assert_close(hs, expected, 1e-4)

@@ -201,50 +201,48 @@ def broken(**changes):
 
 
 def forgets_mask(layer):
-    return lambda params, carry, xs, *, reset=None, mask=None, key=None, tap=None: layer.unroll(
-        params, carry, xs, reset=reset, key=key
-    )
+    return lambda params, carry, xs, flags: layer.unroll_fn(params, carry, xs, flags._replace(mask=None))
 
 
 def resets_by_multiplying(layer):
-    def unroll(params, carry, xs, *, reset=None, mask=None, key=None, tap=None):
+    def unroll(params, carry, xs, flags):
         def body(carry, inputs):
-            x, reset, mask = inputs
-            if reset is not None:
-                carry = jax.tree.map(lambda c: c * (1 - reset[:, None]), carry)
-            return layer.step(params, carry, x, mask=mask)
+            x, now = inputs
+            if now.reset is not None:
+                carry = jax.tree.map(lambda c: c * (1 - now.reset[:, None]), carry)
+            return layer.step(params, carry, x, mask=now.mask)
 
-        return jax.lax.scan(body, carry, (xs, reset, mask))
+        return jax.lax.scan(body, carry, (xs, flags))
 
     return unroll
 
 
 def looks_ahead(layer):
-    def unroll(params, carry, xs, **options):
-        carry, ys = layer.unroll(params, carry, xs, **options)
+    def unroll(params, carry, xs, flags):
+        carry, ys = layer.unroll_fn(params, carry, xs, flags)
         return carry, jnp.concatenate([ys[1:], ys[:1]])
 
     return unroll
 
 
 def mixes_rows(layer):
-    def unroll(params, carry, xs, **options):
-        carry, ys = layer.unroll(params, carry, xs, **options)
+    def unroll(params, carry, xs, flags):
+        carry, ys = layer.unroll_fn(params, carry, xs, flags)
         return carry, ys - jnp.mean(ys, 1, keepdims=True)
 
     return unroll
 
 
 def detached(layer):
-    def unroll(params, carry, xs, **options):
-        return layer.unroll(jax.lax.stop_gradient(params), carry, xs, **options)
+    def unroll(params, carry, xs, flags):
+        return layer.unroll_fn(jax.lax.stop_gradient(params), carry, xs, flags)
 
     return unroll
 
 
 def upcasts(layer):
-    def unroll(params, carry, xs, **options):
-        carry, ys = layer.unroll(params, carry, xs, **options)
+    def unroll(params, carry, xs, flags):
+        carry, ys = layer.unroll_fn(params, carry, xs, flags)
         return carry, ys.astype(jnp.promote_types(ys.dtype, jnp.float32))
 
     return unroll
@@ -267,7 +265,7 @@ def upcasts(layer):
 def test_a_faulty_layer_fails(fault, check):
     (run,) = [c for c in CHECKS if c.__name__ == check]
     with pytest.raises(AssertionError, match=check):
-        run(broken(unroll=fault), X)
+        run(broken(unroll_fn=fault), X)
 
 
 def test_check_cell_runs_a_cell_of_ones_own():

@@ -80,19 +80,19 @@ def table(logits):
 def at_count(logits_of):
     """A layer whose carry counts its steps: ``logits_of(count, token)``, the first count being 1."""
 
-    def step(params, carry, x, *, reset=None, mask=None, key=None):
+    def step(params, carry, x, flags):
         after = carry + 1
-        after = after if mask is None else jnp.where(mask, after, carry)
+        after = after if flags.mask is None else jnp.where(flags.mask, after, carry)
         return after, logits_of(after, x)
 
-    def unroll(params, carry, xs, **options):
-        return jax.lax.scan(lambda carry, x: step(params, carry, x), carry, xs)
+    def unroll(params, carry, xs, flags):
+        return jax.lax.scan(lambda carry, x: step(params, carry, x, sj.Flags()), carry, xs)
 
     return sj.Layer(
         init=lambda key, x: (),
         initial_carry=lambda params, x: jnp.zeros(x.shape, jnp.int32),
-        step=step,
-        unroll=unroll,
+        step_fn=step,
+        unroll_fn=unroll,
     )
 
 
@@ -790,10 +790,10 @@ def test_arguments_of_beam_search_that_do_not_fit_are_refused(options, message):
 
 
 def test_a_carry_without_batch_axes_cannot_follow_hypotheses():
-    def step(params, carry, x, **options):
+    def step(params, carry, x, flags):
         return carry, jnp.zeros((*x.shape, V))
 
-    layer = dataclasses.replace(at_count(None), step=step, unroll=None)
+    layer = dataclasses.replace(at_count(None), step_fn=step, unroll_fn=None)
     with pytest.raises(
         ValueError, match=r"beam_search\(carry\): expected leaves \[\*B, \.\.\.\] with \*B = \[3\]"
     ):

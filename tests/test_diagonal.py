@@ -113,8 +113,8 @@ def test_the_recurrence_runs_in_the_dtype_of_its_carry(scan):
     a, b, carry, initial = operands(float, False)
     inputs = DiagonalInputs(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16))
     carry, initial = carry.astype(jnp.float32), initial.astype(jnp.float32)
-    run = jax.jit(functools.partial(diagonal, scan, reset=None, mask=None, tap=None))
-    after, hs = run(inputs, carry, initial=initial)
+    run = jax.jit(functools.partial(diagonal, scan))
+    after, hs = run(inputs, carry, sj.Flags(initial=initial))
     assert after.dtype == hs.dtype == jnp.float32
     expected = numpy_loop(*(np.asarray(x, np.float64) for x in (*inputs, carry, initial)))
     assert_close(hs, expected, rtol=1e-6)
@@ -126,7 +126,7 @@ def test_the_recurrence_runs_in_the_dtype_of_its_carry(scan):
 def by_specification(inputs, carry, initial, reset, mask):
     """The step-by-step loop that JAX differentiates."""
     us = DiagonalInputs(jnp.broadcast_to(inputs.a, inputs.b.shape), inputs.b)
-    return loop(step_of(Diagonal(), None, None), carry, us, initial=initial, reset=reset, mask=mask)
+    return loop(step_of(Diagonal(), None, None), carry, us, sj.Flags(initial=initial, reset=reset, mask=mask))
 
 
 def gradients(run, kind, constant, reset, mask):
@@ -148,7 +148,7 @@ def specified_gradients(kind, constant, flagged):
 
 def by_scan(scan):
     def run(inputs, carry, initial, reset, mask):
-        return diagonal(scan, inputs, carry, initial=initial, reset=reset, mask=mask, tap=None)
+        return diagonal(scan, inputs, carry, sj.Flags(initial=initial, reset=reset, mask=mask))
 
     return run
 
@@ -178,8 +178,8 @@ def test_values_and_gradients_by_every_operand_equal_the_specification(scan, kin
 def test_values_with_a_mask_equal_the_loop(scan):
     a, b, carry, initial = operands(complex, True)
     reset, mask = flags()
-    run = jax.jit(functools.partial(diagonal, scan, tap=None))
-    after, hs = run(DiagonalInputs(a, b), carry, initial=initial, reset=reset, mask=mask)
+    run = jax.jit(functools.partial(diagonal, scan))
+    after, hs = run(DiagonalInputs(a, b), carry, sj.Flags(initial=initial, reset=reset, mask=mask))
     expected = numpy_loop(a, b, carry, initial, reset, mask)
     assert_close((after, hs), (expected[-1], expected))
 
@@ -244,7 +244,7 @@ def test_a_tap_reads_the_norm_of_the_gradient_by_the_entering_carry(scan):
         """By the definition, with an array added to the carry after its reset; or by the tap."""
         if tap is not None:
             after, hs = diagonal(
-                scan, DiagonalInputs(a, b), carry, initial=initial, reset=reset, mask=mask, tap=tap
+                scan, DiagonalInputs(a, b), carry, sj.Flags(initial=initial, reset=reset, mask=mask, tap=tap)
             )
             return weighted(after, keep(mask, hs))
 
@@ -308,7 +308,7 @@ def test_what_masked_steps_hold_changes_nothing(scan, poison):
     def run(a, b):
         def loss(a, b, carry, initial):
             after, hs = diagonal(
-                scan, DiagonalInputs(a, b), carry, initial=initial, reset=reset, mask=mask, tap=None
+                scan, DiagonalInputs(a, b), carry, sj.Flags(initial=initial, reset=reset, mask=mask)
             )
             return weighted(after, hs), (after, hs)
 

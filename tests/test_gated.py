@@ -243,7 +243,7 @@ def test_keeping_the_gates_changes_no_result(name):
             return weighted(
                 *gated(
                     cell.recurrence, cell.recurrence.weights(params), cell.project.weights(params), carry, xs,
-                    initial=cell.initial_carry(params, xs[0]), reset=reset, mask=mask, tap=None, chunk=3,
+                    sj.Flags(reset, mask, initial=cell.initial_carry(params, xs[0])), chunk=3,
                     keep_gates=keep_gates,
                 )
             )  # fmt: skip

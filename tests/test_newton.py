@@ -108,7 +108,7 @@ def test_the_adjoint_takes_exactly_one_iteration_too():
     )
     zero = jnp.zeros((B, H))
     operands = newton.Operands(
-        params.w_h, inputs, zero, zero, reset, None, jnp.int32(T), jnp.zeros((T, B, H)), None
+        params.w_h, inputs, zero, sj.Flags(reset, initial=zero), jnp.int32(T), jnp.zeros((T, B, H))
     )
     settings = newton.Settings(None, 0.0, False, 1)
     report = jax.jit(functools.partial(newton.solve, adjoint, settings))(operands).report

@@ -4,7 +4,7 @@ A block takes and returns vectors of one width and holds its residual connection
 blocks, a norm and a head: ``serial(pointwise(Embed), block, block, pointwise(RMSNorm), pointwise(Dense))``.
 """
 
-from seqjax.blocks.branches import fork, gated, pre_norm
+from seqjax.blocks.branches import gated, pre_norm
 from seqjax.blocks.delta import gated_delta_block, hybrid_delta
 from seqjax.blocks.griffin import griffin, griffin_block
 from seqjax.blocks.mamba import mamba_block, samba
@@ -13,7 +13,6 @@ from seqjax.blocks.xlstm import mlstm_block, slstm_block, xlstm
 
 __all__ = [
     "feed_forward",
-    "fork",
     "gated",
     "gated_delta_block",
     "griffin",

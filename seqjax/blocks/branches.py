@@ -1,81 +1,24 @@
 """What blocks are made of: branches side by side, a gate, a residual branch with a norm before it."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
 
 from seqjax.base import Layer
 from seqjax.checks import check_one_of
-from seqjax.combinators import residual, serial
+from seqjax.combinators import parallel, residual, serial
 from seqjax.definition import definition
-from seqjax.layers import fold_in, num_steps, pointwise, step_keys
+from seqjax.layers import pointwise
 
 Norm = Literal["rms", "layer"]
-
-
-@definition
-def fork(*layers: Layer) -> Layer:
-    """Layers side by side on the same input; the output is the tuple of their outputs.
-
-    Params and carry are tuples, one entry per layer. What reads the tuple is the next layer's affair: a cell whose
-    inputs have several parts, or a function lifted by `pointwise`.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, seqjax as sj
-        >>> layer = sj.blocks.fork(sj.recurrent(sj.lstm(8)), sj.recurrent(sj.gru(5)))
-        >>> xs = jnp.ones((10, 4, 3))
-        >>> params = layer.init(jax.random.key(0), xs[0])
-        >>> carry, ys = layer.unroll(params, layer.initial_carry(params, xs[0]), xs)
-        >>> jax.tree.map(jnp.shape, ys)
-        ((10, 4, 8), (10, 4, 5))
-    """
-    if not layers or not all(isinstance(layer, Layer) for layer in layers):
-        raise TypeError(f"fork: expected one layer or more, got {layers!r}.")
-
-    def step(
-        params: tuple, carry: tuple, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None
-    ) -> Any:
-        pairs = [
-            layer.step(params[i], carry[i], x, reset=reset, mask=mask, key=fold_in(key, i))
-            for i, layer in enumerate(layers)
-        ]
-        return tuple(zip(*pairs, strict=True))
-
-    def unroll(
-        params: tuple,
-        carry: tuple,
-        xs: Any,
-        *,
-        reset: Any = None,
-        mask: Any = None,
-        key: Any = None,
-        tap: Any = None,
-    ) -> Any:
-        keys = step_keys(key, num_steps(xs))
-        taps = (None,) * len(layers) if tap is None else tap
-        pairs = [
-            layer.unroll(params[i], carry[i], xs, reset=reset, mask=mask, key=fold_in(keys, i), tap=taps[i])
-            for i, layer in enumerate(layers)
-        ]
-        return tuple(zip(*pairs, strict=True))
-
-    return Layer(
-        init=lambda key, x: tuple(h.init(jax.random.fold_in(key, i), x) for i, h in enumerate(layers)),
-        initial_carry=lambda params, x: tuple(
-            h.initial_carry(p, x) for h, p in zip(layers, params, strict=True)
-        ),
-        step=step,
-        unroll=unroll,
-        causal=all(layer.causal for layer in layers),
-    )
 
 
 @definition
 def gated(layer: Layer, gate: Layer) -> Layer:
     r"""The product of two branches on the same input, :math:`y = \mathrm{layer}(x) \odot \mathrm{gate}(x)`.
 
-    Params and carry are those of ``serial(fork(layer, gate), product)``.
+    Params and carry are those of ``serial(parallel(layer, gate, merge="tuple"), pointwise(product))``.
 
     Example:
         >>> import seqjax as sj, flax.linen as nn, jax
@@ -87,7 +30,7 @@ def gated(layer: Layer, gate: Layer) -> Layer:
     References:
         Dauphin et al. 2017, "Language modeling with gated convolutional networks", arXiv:1612.08083, eq. 1.
     """
-    return serial(fork(layer, gate), pointwise(product))
+    return serial(parallel(layer, gate, merge="tuple"), pointwise(product))
 
 
 @definition
@@ -118,10 +61,10 @@ def dense(size: int) -> Layer:
 
 
 def product(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Of the two outputs of a `fork`."""
+    """The product of the two outputs of a `parallel`."""
     return pair[0] * pair[1]
 
 
 def unchanged(x: jax.Array) -> jax.Array:
-    """The input: a branch of a `fork` that does nothing."""
+    """The input: a branch of a `parallel` that does nothing."""
     return x

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine
 from seqjax.base import Cell, Layer, Matrix, MatrixInputs, MatrixOutputs, Method
-from seqjax.blocks.branches import dense, fork, gated, norm_layer, pre_norm, unchanged
+from seqjax.blocks.branches import dense, gated, norm_layer, pre_norm, unchanged
 from seqjax.blocks.transformer import feed_forward, transformer_block
 from seqjax.cells.heads import (
     Heads,
@@ -23,7 +23,7 @@ from seqjax.cells.heads import (
 )
 from seqjax.cells.labels import sets_recurrence
 from seqjax.checks import check_whole
-from seqjax.combinators import serial
+from seqjax.combinators import parallel, serial
 from seqjax.convolution import short_convolution
 from seqjax.definition import definition
 from seqjax.layers import pointwise, recurrent
@@ -107,7 +107,8 @@ def gated_delta_block(
         convolution = short_convolution(convolution_width, bias=False)
         return serial(dense(size), convolution, pointwise(jax.nn.silu))
 
-    inputs = fork(convolved(keys), convolved(keys), convolved(values), pointwise(unchanged))
+    branches = convolved(keys), convolved(keys), convolved(values), pointwise(unchanged)
+    inputs = parallel(*branches, merge="tuple")
     memory = serial(inputs, recurrent(_gated_delta(heads, 2.0 if negative_eigenvalues else 1.0), method))
     mixing = serial(gated(memory, serial(dense(values), pointwise(jax.nn.silu))), dense(width))
     return serial(pre_norm(mixing), pre_norm(feed_forward(width, hidden_size=hidden_size)))

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine, spread
 from seqjax.base import Cell, Layer, Matrix, MatrixCarry, MatrixInputs, MatrixOutputs, Method
-from seqjax.blocks.branches import dense, fork, gated, norm_layer, pre_norm, unchanged
+from seqjax.blocks.branches import dense, gated, norm_layer, pre_norm, unchanged
 from seqjax.blocks.transformer import feed_forward
 from seqjax.cells.heads import check_heads, merge_heads, normalise, split_heads, with_ones, zero_state
 from seqjax.cells.initialise import zero_carry
 from seqjax.cells.slstm import slstm
-from seqjax.checks import check_divisor, check_whole
+from seqjax.checks import check_divisor
+from seqjax.checks import check_whole
+from seqjax.combinators import parallel
 from seqjax.combinators import serial
 from seqjax.convolution import short_convolution
 from seqjax.definition import definition
@@ -92,7 +94,8 @@ def mlstm_block(
     check_whole("mlstm_block(expansion)", expansion)
     size = expansion * width
     cell = _mlstm(size, num_heads, block_size)
-    inputs = fork(serial(short_convolution(convolution_width), pointwise(jax.nn.silu)), pointwise(unchanged))
+    convolved = serial(short_convolution(convolution_width), pointwise(jax.nn.silu))
+    inputs = parallel(convolved, pointwise(unchanged), merge="tuple")
     memory = serial(dense(size), inputs, recurrent(cell, method))
     return pre_norm(serial(gated(memory, serial(dense(size), pointwise(jax.nn.silu))), dense(width)), "layer")
 
@@ -192,7 +195,8 @@ def slstm_block(
         block-diagonal maps; here every gate sees both, through a dense map, of which that is a special case.
     """
     check_whole("slstm_block(width)", width)
-    inputs = fork(serial(short_convolution(convolution_width), pointwise(jax.nn.silu)), pointwise(unchanged))
+    convolved = serial(short_convolution(convolution_width), pointwise(jax.nn.silu))
+    inputs = parallel(convolved, pointwise(unchanged), merge="tuple")
     cell = slstm(width, num_heads=num_heads)
     norm = nn.GroupNorm(num_groups=num_heads, use_bias=False, reduction_axes=-1)
     mixing = serial(inputs, pointwise(jnp.concatenate), recurrent(cell, method), pointwise(norm))

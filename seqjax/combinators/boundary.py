@@ -1,16 +1,16 @@
 """What happens at a layer's borders: the layout of the data, where it restarts, where gradients end."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Layer
+from seqjax.base import Flags, Layer
 from seqjax.checks import check_whole
 from seqjax.combinators.common import (
     STEP,
-    Flags,
     View,
     batch_shape,
     check_layers,
@@ -19,7 +19,6 @@ from seqjax.combinators.common import (
     zero_counts,
 )
 from seqjax.definition import definition
-from seqjax.layers import step_keys
 from seqjax.ops.select import select
 
 
@@ -39,35 +38,7 @@ def batch_major(layer: Layer) -> Layer:
     """
     check_layers("batch_major", (layer,))
 
-    def swap(tree: Any) -> Any:
-        return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), tree)
-
-    def unroll(
-        params: Any,
-        carry: Any,
-        xs: Any,
-        *,
-        reset: Any = None,
-        mask: Any = None,
-        key: Any = None,
-        tap: Any = None,
-    ) -> Any:
-        for leaf in jax.tree.leaves(xs):
-            if leaf.ndim < 2:
-                raise ValueError(f"batch_major(...).unroll: expected xs [B, T, ...], got {list(leaf.shape)}.")
-        keys = step_keys(key, jax.tree.leaves(xs)[0].shape[1])
-        carry, ys = layer.unroll(
-            params, carry, swap(xs), reset=swap(reset), mask=swap(mask), key=keys, tap=tap
-        )
-        return carry, swap(ys)
-
-    return Layer(
-        init=layer.init,
-        initial_carry=layer.initial_carry,
-        step=layer.step,
-        unroll=unroll,
-        causal=layer.causal,
-    )
+    return dataclasses.replace(layer, batch_major=True, in_parts=False)
 
 
 @definition
@@ -91,10 +62,9 @@ def frozen(layer: Layer) -> Layer:
 
     return composed(
         apply,
+        parts=(layer,),
         init=layer.init,
         initial_carry=initial_carry,
-        causal=layer.causal,
-        in_parts=layer.in_parts,
     )
 
 
@@ -207,4 +177,4 @@ def bptt_barrier(layer: Layer, *, every: int, event_ndim: int | None = None) -> 
 
         return view.scan(one, carry, (xs, flags))
 
-    return composed(apply, init=layer.init, initial_carry=initial_carry)
+    return composed(apply, parts=(layer,), init=layer.init, initial_carry=initial_carry, in_parts=False)

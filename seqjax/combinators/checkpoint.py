@@ -1,5 +1,6 @@
 """Time for memory: which carries are kept for the backward pass, and what is run again."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,11 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Layer
+from seqjax.base import Flags, Layer
 from seqjax.checks import check_whole
-from seqjax.combinators.common import Flags, check_layers
+from seqjax.combinators.common import Flags, check_layers, check_whole
 from seqjax.definition import Value, definition
-from seqjax.layers import num_steps, step_keys
+from seqjax.inputs import num_steps
+from seqjax.layers import num_steps
 from seqjax.ops.chunks import join, over_chunks, split
 from seqjax.ops.revolve import reversed_loop
 
@@ -117,25 +119,11 @@ def checkpointed(
             "For pieces of K steps: checkpointed(layer, every=K)."
         )
 
-    def unroll(
-        params: Any,
-        carry: Any,
-        xs: Any,
-        *,
-        reset: Any = None,
-        mask: Any = None,
-        key: Any = None,
-        tap: Any = None,
-    ) -> Any:
-        length = num_steps(xs)
-        if length == 0:
-            return layer.unroll(params, carry, xs, reset=reset, mask=mask, key=key)
-
+    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
         def piece(params: Any, carry: Any, inputs: Any) -> Any:
-            xs, flags = inputs
-            return layer.unroll(params, carry, xs, **flags._asdict())
+            return layer.unroll_fn(params, carry, *inputs)
 
-        inputs = (xs, Flags(reset, mask, step_keys(key, length), tap))
+        inputs = (xs, flags)
         if isinstance(schedule, Binomial):
             return _binomial(schedule, piece, params, carry, inputs)
 
@@ -146,7 +134,7 @@ def checkpointed(
             return _nested(schedule.levels, bound, carry, inputs)
         return over_chunks(jax.checkpoint(bound), carry, inputs, every)
 
-    return Layer(init=layer.init, initial_carry=layer.initial_carry, step=layer.step, unroll=unroll)
+    return dataclasses.replace(layer, unroll_fn=unroll, in_parts=False)
 
 
 def _nested(levels: int, piece: Callable, carry: Any, inputs: Any) -> Any:

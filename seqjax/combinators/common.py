@@ -11,31 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Layer
+from seqjax.base import Cell, Flags, Layer
 from seqjax.compat import vary_like
-from seqjax.layers import first_step, fold_in, num_steps, step_keys
+from seqjax.inputs import first_step, num_steps, remembered_shape
 from seqjax.ops.tap import tap as tap_carry
-
-
-class Flags(NamedTuple):
-    """What goes with the inputs of one step or of a sequence; any of them may be None."""
-
-    reset: Any = None
-    mask: Any = None
-    key: Any = None
-    tap: Any = None
-
-    def part(self, number: int) -> "Flags":
-        """The flags of part `number` of a composition whose carry is a tuple: its own key, its own tap."""
-        return self.part_key(number).of(lambda tap: tap[number])
-
-    def part_key(self, number: Any) -> "Flags":
-        """The flags with the key of part `number`."""
-        return self._replace(key=fold_in(self.key, number))
-
-    def of(self, pick: Callable) -> "Flags":
-        """The flags for a part of the carry, whose tap ``pick`` takes out of the whole tap."""
-        return self if self.tap is None else self._replace(tap=pick(self.tap))
 
 
 class View(NamedTuple):
@@ -51,15 +30,15 @@ class View(NamedTuple):
 
 def _run_step(layer: Layer, params: Any, carry: Any, x: Any, flags: Flags) -> Any:
     if flags.tap is None:
-        return layer.step(params, carry, x, reset=flags.reset, mask=flags.mask, key=flags.key)
+        return layer.step_fn(params, carry, x, flags)
     # Only unroll knows where the layer's carry is tapped: after the reset, before the step.
     xs, flags = jax.tree.map(lambda a: a[None], (x, flags))
-    carry, ys = _run_unroll(layer, params, carry, xs, flags)
+    carry, ys = layer.unroll_fn(params, carry, xs, flags)
     return carry, first_step(ys)
 
 
 def _run_unroll(layer: Layer, params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
-    return layer.unroll(params, carry, xs, **flags._asdict())
+    return layer.unroll_fn(params, carry, xs, flags)
 
 
 def _scan(fn: Callable, carry: Any, inputs: Any) -> Any:
@@ -71,59 +50,47 @@ UNROLL = View(_run_unroll, _scan)
 
 
 def composed(
-    apply: Callable, *, init: Callable, initial_carry: Callable, causal: bool = True, in_parts: bool = False
+    apply: Callable,
+    *,
+    parts: tuple[Layer, ...],
+    init: Callable,
+    initial_carry: Callable,
+    causal: bool = True,
+    in_parts: bool = True,
 ) -> Layer:
     """A layer whose two views are one function of the views of its parts.
+
+    The layer can do what all its parts can: it is causal where they are, and runs in parts of a sequence where they do.
 
     Args:
         apply: ``(view, params, carry, xs, flags) -> (carry, ys)``; in the unrolled view flags.key holds one key per
             step.
+        parts: the layers that `apply` runs.
         init: as in `Layer`.
         initial_carry: as in `Layer`.
-        causal: as in `Layer`.
-        in_parts: as in `Layer`.
+        causal: False where the composition itself reads later steps.
+        in_parts: False where the composition itself has a memory over time, or moves steps.
     """
 
-    def step(params: Any, carry: Any, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
-        return apply(STEP, params, carry, x, Flags(reset, mask, key))
+    def step(params: Any, carry: Any, x: Any, flags: Flags) -> Any:
+        return apply(STEP, params, carry, x, flags)
 
-    def unroll(
-        params: Any,
-        carry: Any,
-        xs: Any,
-        *,
-        reset: Any = None,
-        mask: Any = None,
-        key: Any = None,
-        tap: Any = None,
-    ) -> Any:
-        return apply(UNROLL, params, carry, xs, Flags(reset, mask, step_keys(key, num_steps(xs)), tap))
+    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
+        return apply(UNROLL, params, carry, xs, flags)
 
     return Layer(
-        init=init, initial_carry=initial_carry, step=step, unroll=unroll, causal=causal, in_parts=in_parts
+        init=init,
+        initial_carry=initial_carry,
+        step_fn=step,
+        unroll_fn=unroll,
+        causal=causal and all(part.causal for part in parts),
+        in_parts=in_parts and all(part.in_parts for part in parts),
     )
 
 
 def wrapped(layer: Layer, apply: Callable) -> Layer:
     """`composed` for one layer whose params and carry stay as they are, and an apply that has no memory of its own."""
-    return composed(
-        apply,
-        init=layer.init,
-        initial_carry=layer.initial_carry,
-        causal=layer.causal,
-        in_parts=layer.in_parts,
-    )
-
-
-def no_step(who: str) -> Callable:
-    """The step of a layer that has none."""
-
-    def step(*args: Any, **options: Any) -> Any:
-        raise TypeError(
-            f"{who}(...) has no step: it reads the whole sequence. Use unroll, or a causal layer for decoding."
-        )
-
-    return step
+    return composed(apply, parts=(layer,), init=layer.init, initial_carry=layer.initial_carry)
 
 
 def held(view: View, array: jax.Array, length: int | None, tap: Any) -> tuple[jax.Array, jax.Array]:
@@ -161,34 +128,14 @@ def flip(tree: Any) -> Any:
     return jax.tree.map(lambda a: a[::-1], tree)
 
 
-_OUTPUTS: dict[Any, Any] = {}
-MOST_OUTPUTS = 1000
-
-
 def output_of(layer: Layer, params: Any, x: Any) -> Any:
-    """What a layer makes of one time step, as a shape.
-
-    Remembered: otherwise each level of a nest of layers would trace all that is in it twice, for its carry and for its
-    output, and a nest of n levels 2^n times.
-    """
+    """What a layer makes of one time step, as a shape; see `remembered_shape`."""
 
     def run(params: Any, x: Any) -> Any:
-        ys = layer.unroll(params, layer.initial_carry(params, x), jax.tree.map(lambda a: a[None], x))[1]
-        return first_step(ys)
+        xs = jax.tree.map(lambda a: a[None], x)
+        return first_step(layer.unroll_fn(params, layer.initial_carry(params, x), xs, Flags())[1])
 
-    leaves, treedef = jax.tree.flatten((params, x))
-    types = tuple(leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf) for leaf in leaves)
-    key = (layer, treedef, types, jax.config.jax_enable_x64, jax.sharding.get_abstract_mesh())  # type: ignore[attr-defined]
-    try:
-        found = _OUTPUTS.get(key)
-    except TypeError:  # a layer of one's own that has no hash
-        return jax.eval_shape(run, params, x)
-    if found is None:  # computed here, so that an error in it has no other before it
-        found = jax.eval_shape(run, params, x)
-        if len(_OUTPUTS) >= MOST_OUTPUTS:
-            _OUTPUTS.clear()
-        _OUTPUTS[key] = found
-    return found
+    return remembered_shape("output", layer, run, params, x)
 
 
 def batch_shape(who: str, x: Any, event_ndim: int | None) -> tuple[int, ...]:
@@ -210,9 +157,16 @@ def check_layers(who: str, layers: tuple[Any, ...], *, causal: bool = False) -> 
     """Raise a TypeError unless all are layers, and causal where that is asked for."""
     for layer in layers:
         if not isinstance(layer, Layer):
-            hint = " Bind a cell with recurrent(cell)." if type(layer).__name__ == "Cell" else ""
-            hint = hint or (" Lift a module or function with pointwise(...)." if callable(layer) else "")
+            hint = " Lift a module or function with pointwise(...)." if callable(layer) else ""
+            if isinstance(layer, Cell):
+                hint = " Bind a cell with recurrent(cell)."
+            elif isinstance(layer, tuple):
+                hint = f" Give the layers one by one: {who}(a, b), or {who}(*layers)."
             raise TypeError(f"{who}: expected layers, got {layer!r}.{hint}")
+        if layer.batch_major:
+            raise TypeError(
+                f"{who}: expected a time-major layer, got {layer!r}. Put batch_major around the whole model."
+            )
         if causal and not layer.causal:
             raise TypeError(
                 f"{who}: expected a causal layer, got {layer!r}, which reads the whole sequence and has no step."

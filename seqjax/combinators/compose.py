@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.affine import affine
+from seqjax.base import Flags
 from seqjax.base import Layer
-from seqjax.checks import check_one_of, check_whole
+from seqjax.checks import check_one_of
+from seqjax.checks import check_whole
 from seqjax.combinators.common import (
-    Flags,
     View,
     batch_shape,
     check_layers,
@@ -59,8 +60,7 @@ def serial(*layers: Layer) -> Layer:
             after.append(c)
         return tuple(after), xs
 
-    causal, in_parts = all(layer.causal for layer in layers), all(layer.in_parts for layer in layers)
-    return composed(apply, init=init, initial_carry=initial_carry, causal=causal, in_parts=in_parts)
+    return composed(apply, parts=layers, init=init, initial_carry=initial_carry)
 
 
 @definition
@@ -100,7 +100,7 @@ class ParallelParams(NamedTuple):
 @definition
 def parallel(
     *layers: Layer,
-    merge: Literal["concatenate", "sum", "gate"] = "concatenate",
+    merge: Literal["concatenate", "sum", "gate", "tuple"] = "concatenate",
     param_dtype: Any = jnp.float32,
 ) -> Layer:
     r"""Layers side by side on the same input.
@@ -113,12 +113,13 @@ def parallel(
 
     W_g and b_g start at zero, so that all branches start with the same share 1/n.
 
-    Shapes: x ``[*B, D]`` -> y ``[*B, H_1 + ... + H_n]`` ("concatenate") or ``[*B, H]``. The carry is a tuple, one
-    entry per layer; so are the params, or `ParallelParams` for "gate".
+    Shapes: x ``[*B, D]`` -> y ``[*B, H_1 + ... + H_n]`` ("concatenate"), the n outputs ("tuple"), or ``[*B, H]``. The
+    carry is a tuple, one entry per layer; so are the params, or `ParallelParams` for "gate".
 
     Args:
         layers: one or more, of any kind.
-        merge: "concatenate" on the last axis, "sum", or "gate".
+        merge: "concatenate" on the last axis, "sum", "gate", or "tuple": the outputs as they are, of any shapes, for a
+            cell whose inputs have several parts, or a function lifted by `pointwise`.
         param_dtype: of the params of the gate.
 
     Raises:
@@ -136,7 +137,7 @@ def parallel(
         Shazeer et al. 2017, "Outrageously large neural networks", arXiv:1701.06538, eq. 1-2 (a dense softmax gate over
         branches) and appendix A (gates start at zero).
     """
-    check_one_of("parallel(merge)", merge, ("concatenate", "sum", "gate"))
+    check_one_of("parallel(merge)", merge, ("concatenate", "sum", "gate", "tuple"))
     if not layers:
         raise ValueError("parallel: expected one layer or more, got none.")
     check_layers("parallel", layers)
@@ -162,6 +163,8 @@ def parallel(
         branches = params.branches if gated else params
         pairs = [view.run(h, branches[i], carry[i], xs, flags.part(i)) for i, h in enumerate(layers)]
         after, outs = zip(*pairs, strict=True)
+        if merge == "tuple":
+            return after, outs
         if merge == "concatenate":
             return after, jnp.concatenate(outs, -1)
         if len({y.shape for y in outs}) > 1:
@@ -174,8 +177,7 @@ def parallel(
         weighted = [shares[..., i : i + 1] * y for i, y in enumerate(outs)]
         return after, sum(weighted[1:], weighted[0])
 
-    causal, in_parts = all(layer.causal for layer in layers), all(layer.in_parts for layer in layers)
-    return composed(apply, init=init, initial_carry=initial_carry, causal=causal, in_parts=in_parts)
+    return composed(apply, parts=layers, init=init, initial_carry=initial_carry)
 
 
 @definition
@@ -239,9 +241,7 @@ def repeat(layer: Layer, depth: int, *, remat: bool = False, event_ndim: int | N
         ys, carry = jax.lax.scan(jax.checkpoint(one) if remat else one, xs, (numbers, params, carry, taps))
         return jax.tree.map(lambda c: jnp.moveaxis(c, 0, axis), carry), ys
 
-    return composed(
-        apply, init=init, initial_carry=initial_carry, causal=layer.causal, in_parts=layer.in_parts
-    )
+    return composed(apply, parts=(layer,), init=init, initial_carry=initial_carry)
 
 
 def _spread(dummy: jax.Array, depth: int) -> jax.Array:

@@ -9,9 +9,18 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Layer
+from seqjax.base import Flags, Layer
 from seqjax.checks import check_one_of, check_whole
-from seqjax.combinators.common import Flags, View, check_layers, composed, held, length_of, output_of
+from seqjax.combinators.common import (
+    Flags,
+    View,
+    check_layers,
+    check_whole,
+    composed,
+    held,
+    length_of,
+    output_of,
+)
 from seqjax.definition import definition
 from seqjax.ops.select import keep
 
@@ -99,7 +108,7 @@ def conditioned(
         after, ys = view.run(layer, inner, carry.carry, xs, flags.of(lambda tap: tap.carry))
         return ConditionedCarry(after, context), ys
 
-    return composed(apply, init=init, initial_carry=initial_carry, causal=layer.causal)
+    return composed(apply, parts=(layer,), init=init, initial_carry=initial_carry)
 
 
 class MemoryParams(NamedTuple):
@@ -201,7 +210,7 @@ def with_memory(layer: Layer, attention: Any, *, memory_size: int) -> Layer:
             [hs, found.astype(hs.dtype)], -1
         )
 
-    return composed(apply, init=init, initial_carry=initial_carry, causal=layer.causal)
+    return composed(apply, parts=(layer,), init=init, initial_carry=initial_carry)
 
 
 def set_context(carry: Any, context: jax.Array) -> Any:

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.affine import affine, spread
-from seqjax.base import Cell, Dense, Diagonal, DiagonalInputs, Gated, GatedWeights, Layer, Step
+from seqjax.base import Cell, Dense, Diagonal, DiagonalInputs, Flags, Gated, GatedWeights, Layer, Step
 from seqjax.cells.labels import elementwise
 from seqjax.checks import check_within
 from seqjax.combinators.common import Flags, View, check_layers, composed
 from seqjax.definition import definition
-from seqjax.layers import fold_in
+from seqjax.inputs import fold_in
 from seqjax.ops.select import keep, select, wide
 from seqjax.ops.step import expand_left, gated_step, step_of
 
@@ -219,7 +219,7 @@ def _dropout_before_layer(layer: Layer, rate: float) -> Layer:
         inner, ys = view.run(layer, params, carry.carry, xs, flags.part_key(0).of(lambda tap: tap.carry))
         return DropoutCarry(inner, kept), ys
 
-    return composed(apply, init=layer.init, initial_carry=initial_carry, causal=layer.causal)
+    return composed(apply, parts=(layer,), init=layer.init, initial_carry=initial_carry, in_parts=False)
 
 
 def _dropout_in_cell(cell: Cell, rate: float) -> Cell:

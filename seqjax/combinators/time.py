@@ -1,29 +1,26 @@
 """Layers that run through time in another way: backward, in both directions, at every k-th step, in k threads."""
 
-import dataclasses
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Layer
+from seqjax.base import Flags, Layer
 from seqjax.checks import check_one_of, check_whole
 from seqjax.combinators.common import (
     UNROLL,
-    Flags,
     View,
     batch_shape,
     check_layers,
     composed,
     example_of,
     flip,
-    no_step,
     output_of,
     zero_counts,
 )
 from seqjax.combinators.compose import parallel
 from seqjax.definition import definition
-from seqjax.layers import num_steps
+from seqjax.inputs import num_steps
 from seqjax.ops.select import keep, select
 from seqjax.ops.tap import tap as tap_carry
 
@@ -54,8 +51,14 @@ def reverse(layer: Layer) -> Layer:
         carry, ys = view.run(layer, params, carry, *flip((xs, flags)))
         return carry, flip(ys)
 
-    backward = composed(apply, init=layer.init, initial_carry=layer.initial_carry, causal=False)
-    return dataclasses.replace(backward, step=no_step("reverse"))
+    return composed(
+        apply,
+        parts=(layer,),
+        init=layer.init,
+        initial_carry=layer.initial_carry,
+        causal=False,
+        in_parts=False,
+    )
 
 
 @definition
@@ -89,8 +92,7 @@ def bidirectional(
     check_one_of("bidirectional(merge)", merge, ("concatenate", "sum"))
     halves = (forward, forward if backward is None else backward)
     check_layers("bidirectional", halves)
-    both = parallel(halves[0], reverse(halves[1]), merge=merge)
-    return dataclasses.replace(both, step=no_step("bidirectional"))
+    return parallel(halves[0], reverse(halves[1]), merge=merge)
 
 
 class StridedCarry(NamedTuple):
@@ -171,7 +173,7 @@ def strided(
         held, ys = view.scan(hold_step, carry.held, (ys, runs, reset, tap))
         return StridedCarry(inner, held, count), keep(mask, ys)
 
-    return composed(apply, init=layer.init, initial_carry=initial_carry)
+    return composed(apply, parts=(layer,), init=layer.init, initial_carry=initial_carry, in_parts=False)
 
 
 @definition
@@ -220,11 +222,11 @@ def dilated(layer: Layer, dilation: int, *, event_ndim: int | None = None) -> La
             return side_by_side(params, carry, xs, axis)
 
         def one(threads: Any, inputs: Any) -> Any:
-            x, (reset, mask, key, tap) = inputs
+            x, now = inputs
             fresh = initial_carry(params, x)
-            threads = tap_carry(select(reset, fresh, threads), tap)
+            threads = tap_carry(select(now.reset, fresh, threads), now.tap)
             first = jax.tree.map(lambda c: jax.lax.index_in_dim(c, 0, axis, keepdims=False), threads)
-            after, y = layer.step(params, first, x, mask=mask, key=key)
+            after, y = layer.step_fn(params, first, x, Flags(mask=now.mask, key=now.key))
             moved = jax.tree.map(
                 lambda c, a: jnp.concatenate(
                     [jax.lax.slice_in_dim(c, 1, dilation, axis=axis), jnp.expand_dims(a, axis)], axis
@@ -232,7 +234,7 @@ def dilated(layer: Layer, dilation: int, *, event_ndim: int | None = None) -> La
                 threads,
                 after,
             )
-            return (moved if mask is None else select(mask, moved, threads)), y
+            return (moved if now.mask is None else select(now.mask, moved, threads)), y
 
         return view.scan(one, carry, (xs, flags))
 
@@ -252,9 +254,9 @@ def dilated(layer: Layer, dilation: int, *, event_ndim: int | None = None) -> La
 
         batch = batch_shape("dilated", example_of(UNROLL, xs), event_ndim)
         mask = split(jnp.ones((length, *batch), bool)) if missing else None
-        after, ys = layer.unroll(params, carry, jax.tree.map(split, xs), mask=mask)
+        after, ys = layer.unroll_fn(params, carry, jax.tree.map(split, xs), Flags(mask=mask))
         # The thread to be used next comes first.
         after = jax.tree.map(lambda c: jnp.roll(c, missing, axis), after)
         return after, jax.tree.map(join, ys)
 
-    return composed(apply, init=layer.init, initial_carry=initial_carry)
+    return composed(apply, parts=(layer,), init=layer.init, initial_carry=initial_carry, in_parts=False)

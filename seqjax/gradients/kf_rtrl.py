@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Cell, Estimator, GatedWeights, Layer
+from seqjax.base import Cell, Estimator, Flags, GatedWeights, Layer
 from seqjax.combinators.compose import serial
 from seqjax.definition import definition, origin
 from seqjax.gradients.gated_trace import Weights, is_gated, weights_of
@@ -117,7 +117,7 @@ def _trace(cell: Cell) -> Trace:
         )
 
     def step(params: Any, carry: Any, x: Any, key: Any) -> Any:
-        return at_step(cell, params, carry, x, initial=None, reset=None, mask=None, key=key)
+        return at_step(cell, params, carry, x, Flags(key=key))
 
     def advance(params: Any, carry: Any, trace: Any, x: Any, key: Any) -> Any:
         products, elementwise = trace

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Batch, Cell, Estimate, Estimator, Layer
+from seqjax.base import Batch, Cell, Estimate, Estimator, Flags, Layer
 from seqjax.combinators.common import check_layers
 from seqjax.compat import vary_like
 from seqjax.gradients.inside import replace_recurrent
@@ -130,7 +130,8 @@ def _traced(cell: Cell, trace: Trace) -> Layer:
         carry = plain.initial_carry(params, x)
         return Traced(carry, trace.zero(params, carry))
 
-    def step(params: Any, carry: Any, x: Any, *, reset: Any = None, mask: Any = None, key: Any = None) -> Any:
+    def step(params: Any, carry: Any, x: Any, flags: Flags) -> Any:
+        reset, mask, key, *_ = flags
         x = keep(mask, x)
         influence = select(reset, jax.tree.map(jnp.zeros_like, carry.trace), carry.trace)
         entering = _attach(trace.read, jax.lax.stop_gradient(carry.carry), trace.weights(params), influence)
@@ -142,12 +143,12 @@ def _traced(cell: Cell, trace: Trace) -> Layer:
             after, advanced = select(mask, (after, advanced), (entering, influence))
         return Traced(after, jax.lax.stop_gradient(advanced)), keep(mask, y)
 
-    def unroll(params: Any, carry: Any, xs: Any, **options: Any) -> Any:
+    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
         """For the shape of what the layer emits alone: the trace stays as it is."""
-        after, ys = plain.unroll(params, carry.carry, xs, **options)
+        after, ys = plain.unroll_fn(params, carry.carry, xs, flags)
         return Traced(after, carry.trace), ys
 
-    return Layer(init=cell.init, initial_carry=initial_carry, step=step, unroll=unroll)
+    return Layer(init=cell.init, initial_carry=initial_carry, step_fn=step, unroll_fn=unroll)
 
 
 def _attach(read: Callable, carry: Any, weights: Any, trace: Any) -> Any:

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.base import Cell
+from seqjax.base import Cell, Flags
+from seqjax.gradients.coordinates import Coordinates
 from seqjax.gradients.local import Trace
 from seqjax.gradients.online import by_row
 from seqjax.layers import first_step
@@ -44,7 +45,7 @@ def whole_trace(cell: Cell, pattern: Callable[[Any], np.ndarray]) -> Trace:
         return Coordinates(params).gradient(jnp.einsum("bn,bnp->p", rows, trace))
 
     def at(params: Any, carry: Any, x: Any, key: Any) -> Any:
-        return at_step(cell, params, carry, x, initial=None, reset=None, mask=None, key=key)
+        return at_step(cell, params, carry, x, Flags(key=key))
 
     def keys_of(key: Any, carry: Any) -> Any:
         number = len(jax.tree.leaves(carry)[0])

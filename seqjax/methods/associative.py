@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from seqjax.base import Cell, Diagonal
+from seqjax.base import Cell, Diagonal, Flags
 from seqjax.definition import Value
 from seqjax.methods.common import project_inputs
 from seqjax.ops import diagonal as scans
@@ -19,22 +19,8 @@ class Associative(Value):
 
     kinds: ClassVar[tuple[type, ...]] = (Diagonal,)
 
-    def unroll(
-        self,
-        cell: Cell,
-        params: Any,
-        carry: Any,
-        xs: Any,
-        *,
-        initial: Any,
-        reset: Any,
-        mask: Any,
-        keys: Any,
-        tap: Any,
-    ) -> tuple[Any, Any]:
+    def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any]:
         """See `seqjax.Method`."""
-        us = project_inputs(cell, params, xs, keys)
-        carry, hs = scans.diagonal(
-            scans.associative, us, carry, initial=initial, reset=reset, mask=mask, tap=tap
-        )
+        us = project_inputs(cell, params, xs, flags.key)
+        carry, hs = scans.diagonal(scans.associative, us, carry, flags)
         return carry, cell.readout(params, hs, xs)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import jax
 
-from seqjax.base import Attention, Cell, Diagonal, Gated, Matrix, Method, Step
+from seqjax.base import Attention, Cell, Diagonal, Flags, Gated, Matrix, Method, Step
 from seqjax.definition import Value
 from seqjax.methods.associative import Associative
 from seqjax.methods.chunked import Chunked
@@ -61,12 +61,12 @@ class Auto(Value):
                 return Chunked(64) if on_cpu else Chunked(128)
         return Sequential()
 
-    def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, **options: Any) -> tuple[Any, Any]:
+    def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any]:
         """See `seqjax.Method`."""
         method = self.select(cell, xs)
-        if options["tap"] is not None and isinstance(cell.recurrence, Matrix | Attention):
+        if flags.tap is not None and isinstance(cell.recurrence, Matrix | Attention):
             method = Sequential()  # inside a chunk there is no carry to tap
-        return method.unroll(cell, params, carry, xs, **options)
+        return method.unroll(cell, params, carry, xs, flags)
 
 
 def _gated_on_cpu(xs: Any) -> Sequential:

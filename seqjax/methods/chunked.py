@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from seqjax.base import Attention, Cell, Diagonal, Matrix
+from seqjax.base import Attention, Cell, Diagonal, Flags, Matrix
 from seqjax.checks import check_whole
 from seqjax.definition import Value
 from seqjax.methods.common import project_inputs
@@ -40,43 +40,28 @@ class Chunked(Value):
         super().__post_init__()
         check_whole("Chunked(size)", self.size)
 
-    def unroll(
-        self,
-        cell: Cell,
-        params: Any,
-        carry: Any,
-        xs: Any,
-        *,
-        initial: Any,
-        reset: Any,
-        mask: Any,
-        keys: Any,
-        tap: Any,
-    ) -> tuple[Any, Any]:
+    def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any]:
         """See `seqjax.Method`."""
         if isinstance(cell.recurrence, Diagonal):
 
             def run(carry: Any, piece: Any) -> tuple[Any, Any]:
-                xs, reset, mask, keys, tap = piece
-                us = project_inputs(cell, params, xs, keys)
-                carry, hs = scans.diagonal(
-                    scans.associative, us, carry, initial=initial, reset=reset, mask=mask, tap=tap
-                )
+                xs, now = piece
+                us = project_inputs(cell, params, xs, now.key)
+                carry, hs = scans.diagonal(scans.associative, us, carry, now._replace(initial=flags.initial))
                 return carry, cell.readout(params, hs, xs)
 
-            return over_chunks(run, carry, (xs, reset, mask, keys, tap), self.size)
+            return over_chunks(run, carry, (xs, flags.over_time()), self.size)
 
-        if tap is not None:
+        if flags.tap is not None:
             raise TypeError(
                 f"{self!r} cannot tap the carry of {cell!r}: inside a chunk it is never computed. "
                 "Use Sequential, or gradient_profile(extended_range=True)."
             )
-        us = project_inputs(cell, params, xs, keys)
-        flags = {"initial": initial, "reset": reset, "mask": mask, "size": self.size}
+        us = project_inputs(cell, params, xs, flags.key)
         hs: Any
         match cell.recurrence:
             case Matrix():
-                carry, hs = matrix.chunked(us, carry, **flags)
+                carry, hs = matrix.chunked(us, carry, flags, size=self.size)
             case Attention():
-                carry, hs = attention.blockwise(cell.recurrence, us, carry, **flags)
+                carry, hs = attention.blockwise(cell.recurrence, us, carry, flags, size=self.size)
         return carry, cell.readout(params, hs, xs)

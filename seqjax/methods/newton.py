@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Cell, Gated, GatedWeights, Step
+from seqjax.base import Cell, Flags, Gated, GatedWeights, Step
 from seqjax.checks import check_above, check_one_of, check_whole_or_none, check_within
 from seqjax.compat import vary_like
 from seqjax.definition import Value
+from seqjax.inputs import first_step, num_steps, step_keys
 from seqjax.methods.common import at_step, project_inputs
 from seqjax.ops import newton, newton_linear
 from seqjax.ops.newton import NewtonReport
@@ -125,40 +126,31 @@ class Newton(Value):
             TypeError: for a cell of another kind, ``jacobian="block"`` with a `Step`, or a carry with integer leaves.
         """
         xs = keep(mask, xs)
-        first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
-        length = jax.tree.leaves(xs)[0].shape[0]
-        if length == 0:
+        if num_steps(xs) == 0:
             y = jax.eval_shape(
-                lambda carry, x: at_step(
-                    cell, params, carry, x, initial=carry, reset=None, mask=None, key=None
-                )[1],
-                carry,
-                first,
+                lambda carry, x: at_step(cell, params, carry, x, Flags())[1], carry, first_step(xs)
             )
             ys = jax.tree.map(lambda a: jnp.zeros((0, *a.shape), a.dtype), y)
             report = NewtonReport(jnp.int32(0), jnp.float32(0), jnp.asarray(True), jnp.asarray(False))
             return carry, ys, report
-        initial = cell.initial_carry(params, jax.tree.map(lambda a: a[0], xs))
+        initial = cell.initial_carry(params, first_step(xs))
         carry = jax.tree.map(lambda c, i: jnp.asarray(c, i.dtype), carry, initial)
-        if key is not None and key.ndim == 0:
-            key = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(length))
-        carry, ys, report = self._run(
-            cell, params, carry, xs, initial=initial, reset=reset, mask=mask, keys=key, tap=None, guess=guess
-        )
+        flags = Flags(reset, mask, step_keys(key, num_steps(xs)), initial=initial)
+        carry, ys, report = self._run(cell, params, carry, xs, flags, guess=guess)
         return carry, keep(mask, ys), report
 
-    def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, **options: Any) -> tuple[Any, Any]:
+    def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any]:
         """See `seqjax.Method`."""
-        return self._run(cell, params, carry, xs, guess=None, **options)[:2]
+        return self._run(cell, params, carry, xs, flags)[:2]
 
     def unroll_part(
-        self, cell: Cell, params: Any, carry: Any, xs: Any, *, shards: Shards, **options: Any
+        self, cell: Cell, params: Any, carry: Any, xs: Any, flags: Flags, shards: Shards
     ) -> tuple[Any, Any]:
         """As unroll, where devices hold the parts of a sequence (`seqjax.TimeSharded`): ``(carry, ys)``.
 
         The carry is the one before the whole sequence; the one that comes out is the one after this device's part.
         """
-        return self._run(cell, params, carry, xs, guess=None, shards=shards, **options)[:2]
+        return self._run(cell, params, carry, xs, flags, shards=shards)[:2]
 
     def _run(
         self,
@@ -166,17 +158,13 @@ class Newton(Value):
         params: Any,
         carry: Any,
         xs: Any,
+        flags: Flags,
         *,
-        initial: Any,
-        reset: Any,
-        mask: Any,
-        keys: Any,
-        tap: Any,
-        guess: Any,
+        guess: Any = None,
         shards: Shards | None = None,
     ) -> tuple[Any, Any, NewtonReport]:
         self._check_carry(cell, carry)
-        us = project_inputs(cell, params, xs, keys)
+        us, initial = project_inputs(cell, params, xs, flags.key), flags.initial
         first = jax.tree.leaves(xs)[0]
         narrow = first.dtype
         dtype = wide(narrow) if jnp.issubdtype(narrow, jnp.inexact) else narrow
@@ -190,10 +178,10 @@ class Newton(Value):
         else:
             guess = jax.tree.map(lambda g, a: jnp.asarray(g, a.dtype).reshape(a.shape), guess, repeated)
         limit = jnp.asarray(self.max_iterations or first.shape[0], jnp.int32)
-        batch_ndim = self._batch_ndim(cell, carry, xs, reset, mask, tap)
+        batch_ndim = self._batch_ndim(cell, carry, xs, flags)
         settings = newton.Settings(self.tolerance, self.damping, self.fallback, batch_ndim, shards)
         theta, carry, initial, guess = vary_like((theta, carry, initial, guess), us, carry)
-        operands = newton.Operands(theta, us, carry, initial, reset, mask, limit, guess, tap)
+        operands = newton.Operands(theta, us, carry, flags._replace(key=None, initial=initial), limit, guess)
         if shards is not None:
             operands = shards.varying(operands)._replace(limit=limit)
         states, hs, report = newton.solve(system, settings, operands)
@@ -201,7 +189,7 @@ class Newton(Value):
         if dtype != narrow:
             # What the cell itself would emit in its dtype.
             step = step_of(cell.recurrence, params, narrow)
-            one = jax.tree.map(lambda a: a[0], project_inputs(cell, params, xs, keys))
+            one = jax.tree.map(lambda a: a[0], project_inputs(cell, params, xs, flags.key))
             emitted = jax.eval_shape(step, entered, one)[1]
             after, hs = jax.tree.map(lambda a, like: a.astype(like.dtype), (after, hs), (entered, emitted))
         return after, cell.readout(params, hs, xs), report
@@ -244,11 +232,11 @@ class Newton(Value):
 
         return jacobian
 
-    def _batch_ndim(self, cell: Cell, carry: Any, xs: Any, *flags: Any) -> int:
+    def _batch_ndim(self, cell: Cell, carry: Any, xs: Any, flags: Flags) -> int:
         leaves = jax.tree.leaves(carry)
         if isinstance(cell.recurrence, Gated):
             return leaves[0].ndim - 1
-        for flag in jax.tree.leaves(flags):
+        for flag in jax.tree.leaves(flags.over_time()._replace(key=None)):
             return flag.ndim - 1
         if self.batch_ndim is not None:
             return self.batch_ndim

@@ -5,7 +5,18 @@ from typing import Any, ClassVar, Literal
 
 import jax
 
-from seqjax.base import Attention, Cell, Dense, Diagonal, DiagonalInputs, Gated, GatedWeights, Matrix, Step
+from seqjax.base import (
+    Attention,
+    Cell,
+    Dense,
+    Diagonal,
+    DiagonalInputs,
+    Flags,
+    Gated,
+    GatedWeights,
+    Matrix,
+    Step,
+)
 from seqjax.checks import check_one_of, check_whole, check_whole_or_none
 from seqjax.definition import Value
 from seqjax.methods.common import project_inputs
@@ -50,19 +61,7 @@ class Sequential(Value):
         check_whole("Sequential(unroll_factor)", self.unroll_factor)
         check_one_of("Sequential(gradient)", self.gradient, ("batched", "autodiff"))
 
-    def unroll(
-        self,
-        cell: Cell,
-        params: Any,
-        carry: Any,
-        xs: Any,
-        *,
-        initial: Any,
-        reset: Any,
-        mask: Any,
-        keys: Any,
-        tap: Any,
-    ) -> tuple[Any, Any]:
+    def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any]:
         """See `seqjax.Method`."""
         batched = self.gradient == "batched"
         if batched and isinstance(cell.recurrence, Gated):
@@ -72,11 +71,8 @@ class Sequential(Value):
                 GatedWeights(*cell.recurrence.weights(params)),
                 dense,
                 carry,
-                xs if dense is not None else project_inputs(cell, params, xs, keys),
-                initial=initial,
-                reset=reset,
-                mask=mask,
-                tap=tap,
+                xs if dense is not None else project_inputs(cell, params, xs, flags.key),
+                flags,
                 chunk=self.chunk,
                 keep_gates=self.keep_gates,
             )
@@ -85,25 +81,15 @@ class Sequential(Value):
         step = step_of(cell.recurrence, params, jax.tree.leaves(xs)[0].dtype)
 
         def run(carry: Any, piece: Any) -> tuple[Any, Any]:
-            xs, reset, mask, keys, tap = piece
-            us = project_inputs(cell, params, xs, keys)
+            xs, now = piece
+            us = project_inputs(cell, params, xs, now.key)
+            now = now._replace(initial=flags.initial)
             if isinstance(cell.recurrence, Diagonal):
                 if batched:
-                    carry, hs = scans.diagonal(
-                        scans.sequential, us, carry, initial=initial, reset=reset, mask=mask, tap=tap
-                    )
+                    carry, hs = scans.diagonal(scans.sequential, us, carry, now)
                     return carry, cell.readout(params, hs, xs)
                 us = scans.over_batch(scans.in_carry_dtype(DiagonalInputs(*us), carry.dtype))
-            carry, hs = loop(
-                step,
-                carry,
-                us,
-                initial=initial,
-                reset=reset,
-                mask=mask,
-                tap=tap,
-                unroll=self.unroll_factor,
-            )
+            carry, hs = loop(step, carry, us, now, unroll=self.unroll_factor)
             return carry, cell.readout(params, hs, xs)
 
-        return over_chunks(run, carry, (xs, reset, mask, keys, tap), self.chunk)
+        return over_chunks(run, carry, (xs, flags.over_time()), self.chunk)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from seqjax.base import Cell, Diagonal, DiagonalInputs, Gated, Matrix, Method, Recurrence, Step
+from seqjax.base import Cell, Diagonal, DiagonalInputs, Flags, Gated, Matrix, Method, Recurrence, Step
 from seqjax.compat import varying_axes
 from seqjax.definition import Value
 from seqjax.methods.auto import Auto
@@ -91,26 +91,13 @@ class TimeSharded(Value):
             )
         return inner
 
-    def unroll(
-        self,
-        cell: Cell,
-        params: Any,
-        carry: Any,
-        xs: Any,
-        *,
-        initial: Any,
-        reset: Any,
-        mask: Any,
-        keys: Any,
-        tap: Any,
-    ) -> tuple[Any, Any]:
+    def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any]:
         """See `seqjax.Method`."""
         inner = self.select(cell.recurrence)
         mesh = jax.sharding.get_abstract_mesh()
         size = mesh.shape.get(self.axis, 1)
-        flags = {"initial": initial, "reset": reset, "mask": mask, "keys": keys, "tap": tap}
         if size == 1 or (self.axis in mesh.manual_axes and not _is_part(xs, self.axis)):
-            return inner.unroll(cell, params, carry, xs, **flags)
+            return inner.unroll(cell, params, carry, xs, flags)
         run = partial(self._part, cell, inner, Shards(self.axis, size))
         if self.axis in mesh.explicit_axes:
             raise ValueError(
@@ -118,12 +105,12 @@ class TimeSharded(Value):
                 "jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,) * n)."
             )
         if self.axis in mesh.manual_axes:
-            return run(params, carry, initial, (xs, reset, mask, keys, tap))
+            return run(params, carry, flags.initial, (xs, flags.over_time()))
 
         length = jax.tree.leaves(xs)[0].shape[0]
-        over_time = (xs, reset, mask, keys, tap)
+        over_time = (xs, flags.over_time())
         if length % size:
-            over_time = _filled(cell, over_time, -length % size)
+            over_time = _filled(cell, *over_time, -length % size)
         whole, parts = PartitionSpec(), PartitionSpec(self.axis)
         shared = jax.shard_map(
             run,
@@ -131,34 +118,32 @@ class TimeSharded(Value):
             in_specs=(whole, whole, whole, parts),
             out_specs=(whole, parts),
         )
-        carry, ys = shared(params, carry, initial, over_time)
+        carry, ys = shared(params, carry, flags.initial, over_time)
         return carry, jax.tree.map(lambda y: y[:length], ys)
 
     def _part(
         self, cell: Cell, inner: Any, shards: Shards, params: Any, carry: Any, initial: Any, over_time: Any
     ) -> tuple[Any, Any]:
         """``(carry after the whole sequence, ys of this part)``."""
-        xs, reset, mask, keys, tap = over_time
+        xs, flags = over_time
         params, carry, initial = shards.varying((params, carry, initial))
-        flags = {"initial": initial, "reset": reset, "mask": mask, "tap": tap}
+        flags = flags._replace(initial=initial)
         if isinstance(inner, Newton):
-            carry, ys = inner.unroll_part(cell, params, carry, xs, keys=keys, shards=shards, **flags)
+            carry, ys = inner.unroll_part(cell, params, carry, xs, flags, shards)
             return shards.of_last(carry), ys
-        us = project_inputs(cell, params, xs, keys)
-        operands = shards.varying(Operands(us, carry, initial, reset, mask, tap))
+        us = project_inputs(cell, params, xs, flags.key)
+        operands = shards.varying(Operands(us, carry, flags._replace(key=None)))
         carry, hs = in_parts(partial(_run, inner, cell.recurrence), form_of(us), shards, operands)
         return shards.of_last(carry), cell.readout(params, hs, xs)
 
 
-def _run(
-    inner: Method, recurrence: Recurrence, us: Any, carry: Any, initial: Any, reset: Any, mask: Any, tap: Any
-) -> tuple[Any, Any]:
+def _run(inner: Method, recurrence: Recurrence, us: Any, carry: Any, flags: Flags) -> tuple[Any, Any]:
     """A recurrence by itself, by a method: ``(carry, hs)``."""
     constant = isinstance(us, DiagonalInputs) and us.a.ndim < us.b.ndim
-    cell = Cell(init=_no_params, initial_carry=lambda params, x: initial, recurrence=recurrence)
+    cell = Cell(init=_no_params, initial_carry=lambda params, x: flags.initial, recurrence=recurrence)
     cell = dataclasses.replace(cell, project=_with_decays) if constant else cell
     params, xs = (us.a, us.b) if constant else ((), us)
-    return inner.unroll(cell, params, carry, xs, initial=initial, reset=reset, mask=mask, keys=None, tap=tap)
+    return inner.unroll(cell, params, carry, xs, flags)
 
 
 def _no_params(key: Any, x: Any) -> tuple:
@@ -176,16 +161,16 @@ def _is_part(xs: Any, axis: str) -> bool:
     )
 
 
-def _filled(cell: Cell, over_time: Any, number: int) -> Any:
+def _filled(cell: Cell, xs: Any, flags: Flags, number: int) -> tuple[Any, Flags]:
     """The inputs with so many masked steps at the end."""
-    xs, reset, mask, keys, tap = over_time
     first = jax.tree.leaves(xs)[0]
 
     def zeros(a: jax.Array) -> jax.Array:
         return jnp.concatenate([a, jnp.zeros_like(a, shape=(number, *a.shape[1:]))])
 
-    if mask is None:
-        mask = jnp.ones_like(first, shape=first.shape[: first.ndim - cell.event_ndim], dtype=bool)
-    keys = None if keys is None else jnp.concatenate([keys, jnp.repeat(keys[-1:], number)])
-    xs, reset, mask, tap = jax.tree.map(zeros, (xs, reset, mask, tap))
-    return xs, reset, mask, keys, tap
+    if flags.mask is None:
+        batch = first.shape[: first.ndim - cell.event_ndim]
+        flags = flags._replace(mask=jnp.ones_like(first, shape=batch, dtype=bool))
+    key = None if flags.key is None else jnp.concatenate([flags.key, jnp.repeat(flags.key[-1:], number)])
+    xs, filled = jax.tree.map(zeros, (xs, flags._replace(key=None)))
+    return xs, filled._replace(key=key)

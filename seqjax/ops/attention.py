@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Attention, AttentionCarry, AttentionInputs
+from seqjax.base import Attention, AttentionCarry, AttentionInputs, Flags
 from seqjax.ops.chunks import over_chunks
 from seqjax.ops.rotary import rotate
 from seqjax.ops.segments import all_finite, only_finite, segments, spoil
@@ -59,17 +59,16 @@ def blockwise(
     attention: Attention,
     inputs: AttentionInputs,
     carry: AttentionCarry,
+    flags: Flags,
     *,
-    initial: AttentionCarry,
-    reset: Any,
-    mask: Any,
     size: int,
 ) -> tuple[AttentionCarry, jax.Array]:
     """``(carry, hs)`` of an `Attention` recurrence in blocks of `size` steps; T need not be a multiple.
 
-    Shapes: inputs as `AttentionInputs`; carry and initial as `AttentionCarry`; reset and mask ``[T, *B]`` or None;
-    hs ``[T, *B, N, V]``.
+    Shapes: inputs as `AttentionInputs`; carry and flags.initial as `AttentionCarry`; hs ``[T, *B, N, V]``. Keys and
+    taps are not used.
     """
+    reset, mask, _, _, initial = flags
     length, *batch = inputs.q.shape[:-2]
     lead = 1 + len(batch)
     segment = segments(reset, inputs.q[..., 0, 0])

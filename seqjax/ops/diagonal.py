@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Inexact
 
-from seqjax.base import DiagonalInputs
+from seqjax.base import DiagonalInputs, Flags
 from seqjax.ops.select import keep, select
 from seqjax.ops.step import expand_left
 from seqjax.ops.tap import norm
@@ -130,16 +130,10 @@ linear_scan.defvjp(_forward, _backward)
 
 
 def diagonal(
-    scan: Scan,
-    inputs: DiagonalInputs,
-    carry: jax.Array,
-    *,
-    initial: jax.Array,
-    reset: jax.Array | None,
-    mask: jax.Array | None,
-    tap: jax.Array | None,
+    scan: Scan, inputs: DiagonalInputs, carry: jax.Array, flags: Flags
 ) -> tuple[jax.Array, jax.Array]:
-    """``(carry, hs)`` of a `Diagonal` recurrence; a masked step has ``a = 1, b = 0``."""
+    """``(carry, hs)`` of a `Diagonal` recurrence; a masked step has ``a = 1, b = 0``. The key is not used."""
+    reset, mask, _, tap, initial = flags
     inputs = in_carry_dtype(inputs, carry.dtype)
     a, b = inputs.a, inputs.b
     if mask is not None:

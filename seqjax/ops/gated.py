@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Gated, GatedWeights
+from seqjax.base import Flags, Gated, GatedWeights
 from seqjax.compat import vary_like
 from seqjax.ops.chunks import over_chunks
 from seqjax.ops.gated_adjoint import adjoint_of, of_inputs, weight_gradients
@@ -37,16 +37,16 @@ from seqjax.ops.tap import norm
 
 
 class Operands(NamedTuple):
-    """All that a gated scan reads; leaves of carry and initial are ``(*state, h)``, or ``state`` without emit."""
+    """All that a gated scan reads.
+
+    Leaves of carry, and of flags.initial and flags.tap, are ``(*state, h)``, or ``state`` without emit.
+    """
 
     dense: tuple[Any, Any] | None  # (w_x, b) of the projection; None where xs are the projected inputs
     weights: GatedWeights
     carry: tuple
-    initial: tuple
     xs: Any
-    reset: Any
-    mask: Any
-    tap: Any
+    flags: Flags
 
 
 def gated(
@@ -55,11 +55,8 @@ def gated(
     dense: tuple[Any, Any] | None,
     carry: Any,
     xs: jax.Array,
+    flags: Flags,
     *,
-    initial: Any,
-    reset: jax.Array | None,
-    mask: jax.Array | None,
-    tap: Any,
     chunk: int | None,
     keep_gates: bool = False,
 ) -> tuple[Any, jax.Array]:
@@ -73,10 +70,7 @@ def gated(
         dense: the projection, where it is one affine map.
         carry: leaves ``[*B, H]``.
         xs: inputs; all is computed in their dtype.
-        initial: the carry at a reset.
-        reset: ``[T, *B]`` or None.
-        mask: ``[T, *B]`` or None.
-        tap: dummies like the carry, or None.
+        flags: with the carry at a reset, flags.initial; the key is not used.
         chunk: steps per chunk; None for the whole sequence. A matter of speed alone.
         keep_gates: keep the gates for the backward pass instead of computing them again: less time, more memory.
     """
@@ -88,7 +82,7 @@ def gated(
             return tree
         return jax.tree.map(lambda a: a.reshape(*a.shape[:lead], -1, *a.shape[a.ndim - trail :]), tree)
 
-    dense, weights, carry, initial = vary_like((dense, weights, carry, initial), xs, carry)
+    dense, weights, carry, initial = vary_like((dense, weights, carry, flags.initial), xs, carry)
     leaves = partial(jax.tree.leaves, is_leaf=lambda leaf: leaf is None)
     after, hs = _scan(
         cell,
@@ -98,11 +92,13 @@ def gated(
             dense,
             weights,
             tuple(flat(jax.tree.leaves(carry), 0, 1)),
-            tuple(flat(jax.tree.leaves(initial), 0, 1)),
             flat(xs, 1, 1),
-            flat(reset, 1, 0),
-            flat(mask, 1, 0),
-            None if tap is None else tuple(flat(leaves(tap), 1, 0)),
+            Flags(
+                reset=flat(flags.reset, 1, 0),
+                mask=flat(flags.mask, 1, 0),
+                tap=None if flags.tap is None else tuple(flat(leaves(flags.tap), 1, 0)),
+                initial=tuple(flat(jax.tree.leaves(initial), 0, 1)),
+            ),
         ),
     )
     after = jax.tree.unflatten(treedef, [a.reshape(*batch, a.shape[-1]) for a in after])
@@ -118,7 +114,7 @@ def _scan(cell: Gated, chunk: int | None, keep_gates: bool, operands: Operands) 
 def _forward(
     cell: Gated, chunk: int | None, keep_gates: bool, operands: Operands
 ) -> tuple[tuple[tuple, jax.Array], Any]:
-    dense, weights, carry, initial, xs, reset, mask, _ = operands
+    dense, weights, carry, xs, flags = operands
     dense, weights = cast((dense, weights), xs.dtype)
 
     def run_chunk(carry: tuple, piece: Any) -> tuple[tuple, tuple]:
@@ -126,7 +122,7 @@ def _forward(
 
         def body(carry: tuple, inputs: Any) -> tuple[tuple, tuple]:
             u, reset, mask = inputs
-            carry = select(reset, initial, carry)
+            carry = select(reset, flags.initial, carry)
             gates = gates_of(cell, u, recurrent(cell, weights, carry[-1]))
             after = advance(cell, weights, carry, *arguments_of(cell, gates))
             after = after if mask is None else select(mask, after, carry)
@@ -134,7 +130,7 @@ def _forward(
 
         return jax.lax.scan(body, carry, (project(dense, xs), reset, mask))
 
-    after, (history, gates) = over_chunks(run_chunk, carry, (xs, reset, mask), chunk)
+    after, (history, gates) = over_chunks(run_chunk, carry, (xs, flags.reset, flags.mask), chunk)
     return (after, history[-1]), (operands, history, gates)
 
 
@@ -142,7 +138,7 @@ def _backward(
     cell: Gated, chunk: int | None, keep_gates: bool, residuals: Any, cotangents: Any
 ) -> tuple[Operands]:
     operands, history, gates = residuals
-    dense, weights, carry, initial, xs, reset, mask, tap = operands
+    dense, weights, carry, xs, (reset, mask, _, tap, initial) = operands
     dense, weights = cast((dense, weights), xs.dtype)
     d_carry, d_hs = cotangents
     sums = jax.tree.map(lambda w: jnp.zeros_like(w, dtype=wide(w.dtype)), (dense, weights))
@@ -208,7 +204,7 @@ def _backward(
             jnp.concatenate([f[None], n])[: len(t)].astype(t.dtype)
             for f, n, t in zip(first, norms, tap, strict=True)
         )
-    return (Operands(d_dense, d_weights, d_carry, d_initial, d_xs, None, None, d_tap),)
+    return (Operands(d_dense, d_weights, d_carry, d_xs, Flags(tap=d_tap, initial=d_initial)),)
 
 
 _scan.defvjp(_forward, _backward)

@@ -29,7 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import MatrixCarry, MatrixInputs, MatrixOutputs
+from seqjax.base import Flags, MatrixCarry, MatrixInputs, MatrixOutputs
 from seqjax.ops.chunks import over_chunks
 from seqjax.ops.decay import Decays
 from seqjax.ops.segments import all_finite, only_finite, running_any, segments, spoil
@@ -38,19 +38,17 @@ from seqjax.ops.step import check_matrix
 from seqjax.ops.triangular import solve_unit_lower
 
 
-def chunked(
-    inputs: MatrixInputs, carry: Any, *, initial: Any, reset: Any, mask: Any, size: int
-) -> tuple[Any, MatrixOutputs]:
+def chunked(inputs: MatrixInputs, carry: Any, flags: Flags, *, size: int) -> tuple[Any, MatrixOutputs]:
     """``(carry, outputs)`` of a `Matrix` recurrence in chunks of `size` steps; T need not be a multiple.
 
-    Shapes: inputs as `MatrixInputs`; carry and initial ``[*B, N, K, V]``, or `MatrixCarry` with ``log_input``; reset
-    and mask ``[T, *B]`` or None.
+    Shapes: inputs as `MatrixInputs`; carry and flags.initial ``[*B, N, K, V]``, or `MatrixCarry` with ``log_input``.
+    Keys and taps are not used.
     """
     dtype = jax.tree.leaves(carry)[0].dtype
     check_matrix(inputs)
     inputs = jax.tree.map(lambda a: a.astype(dtype), inputs)
-    run = partial(_chunk, initial=initial)
-    return over_chunks(jax.checkpoint(run), carry, (inputs, reset, mask), size)
+    run = partial(_chunk, initial=flags.initial)
+    return over_chunks(jax.checkpoint(run), carry, (inputs, flags.reset, flags.mask), size)
 
 
 def _chunk(carry: Any, piece: Any, *, initial: Any) -> tuple[Any, MatrixOutputs]:

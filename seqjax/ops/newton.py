@@ -45,7 +45,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.ops.newton_linear import Form, apply, largest_in_leaf, linear_entering, masked, transposed
+from seqjax.base import Flags
+from seqjax.ops.newton_linear import Form
+from seqjax.ops.newton_linear import Packing
+from seqjax.ops.newton_linear import apply
+from seqjax.ops.newton_linear import largest_in_leaf
+from seqjax.ops.newton_linear import linear_entering
+from seqjax.ops.newton_linear import masked
+from seqjax.ops.newton_linear import transposed
 from seqjax.ops.select import keep, select
 from seqjax.ops.shards import Shards
 from seqjax.ops.tap import norm
@@ -89,17 +96,14 @@ class Settings(NamedTuple):
 
 
 class Operands(NamedTuple):
-    """What is solved for; flags as everywhere; limit: int32, of iterations; guess: carries after each step."""
+    """What is solved for; flags without keys; limit: int32, of iterations; guess: carries after each step."""
 
     theta: Any
     us: Any
     carry: Any
-    initial: Any
-    reset: Any
-    mask: Any
+    flags: Flags
     limit: Any
     guess: Any
-    tap: Any
 
 
 class Solution(NamedTuple):
@@ -119,12 +123,13 @@ def solve(system: System, settings: Settings, operands: Operands) -> Solution:
         settings: how to solve it.
         operands: T of at least 1; carry leaves ``[*B, ...]`` real or complex, at least float32.
     """
-    theta, us, carry, initial, reset, mask, limit, guess, _ = operands
+    theta, us, carry, flags, limit, guess = operands
+    reset, mask = flags.reset, flags.mask
     space = Coordinates(carry, batch_ndim=settings.batch_ndim)
     info = jnp.finfo(space.dtype)
     shards = settings.shards
     tolerance = settings.tolerance or (1e-12 if info.bits == 64 else 1e-5)
-    first, fresh = space.vector(carry), space.vector(initial)
+    first, fresh = space.vector(carry), space.vector(flags.initial)
 
     def evaluate(s: jax.Array) -> tuple:
         """Entering states, F of them, what the steps emit, and the residual."""
@@ -161,9 +166,9 @@ def solve(system: System, settings: Settings, operands: Operands) -> Solution:
 
         def loop() -> tuple[Any, Any]:
             if shards is None:
-                return _loop(system, theta, carry, us, initial, reset, mask)
-            whole = shards.whole((us, reset, mask))
-            return shards.part(_loop(system, theta, carry, whole[0], initial, *whole[1:]))
+                return _loop(system, theta, carry, us, flags)
+            whole, over_time = shards.whole((us, Flags(reset, mask)))
+            return shards.part(_loop(system, theta, carry, whole, over_time._replace(initial=flags.initial)))
 
         states, hs = jax.lax.cond(converged, lambda: (states, hs), loop)
     fell_back = ~converged if settings.fallback else jnp.zeros_like(converged)
@@ -187,7 +192,7 @@ class _AdjointInputs(NamedTuple):
 
 def _backward(system: System, settings: Settings, residuals: tuple, cotangents: Solution) -> tuple[Operands]:
     operands, states, fell_back = residuals
-    theta, us, carry, initial, reset, mask, limit, _, tap = operands
+    theta, us, carry, (reset, mask, _, tap, initial), limit, _ = operands
     d_states, d_hs, _ = cotangents
     d_hs = [d for d in jax.tree.leaves(d_hs) if d.dtype != jax.dtypes.float0]
     shards = settings.shards
@@ -204,12 +209,9 @@ def _backward(system: System, settings: Settings, residuals: tuple, cotangents: 
             theta,
             _backwards(_AdjointInputs(entering, us, mask, d_states, d_hs)),
             zero,
-            zero,
-            _backwards(cut),
-            None,
+            Flags(reset=_backwards(cut), initial=zero),
             jnp.where(fell_back, jnp.zeros_like(limit), limit),  # where the one diverged the other would
             jax.tree.map(jnp.zeros_like, states),
-            None,
         ),
     )
     into = jax.tree.map(jnp.conj, _backwards(solution.states))
@@ -227,7 +229,7 @@ def _backward(system: System, settings: Settings, residuals: tuple, cotangents: 
         d_carry = jax.tree.map(lambda d: jnp.where(shards.is_first(), d, jnp.zeros_like(d)), d_carry)
     d_initial = None if reset is None else jax.tree.map(lambda a: jnp.sum(a, 0), keep(reset, into))
     d_tap = None if tap is None else _norms(into, tap)
-    return (Operands(d_theta, d_us, d_carry, d_initial, None, None, None, None, d_tap),)
+    return (Operands(d_theta, d_us, d_carry, Flags(tap=d_tap, initial=d_initial), None, None),)
 
 
 solve.defvjp(_forward, _backward)
@@ -264,19 +266,17 @@ def _all_steps(system: System, theta: Any, entering: Any, us: Any, mask: Any) ->
     return (states if mask is None else select(mask, states, entering)), hs
 
 
-def _loop(
-    system: System, theta: Any, carry: Any, us: Any, initial: Any, reset: Any, mask: Any
-) -> tuple[Any, Any]:
+def _loop(system: System, theta: Any, carry: Any, us: Any, flags: Flags) -> tuple[Any, Any]:
     """The same, one step after another."""
 
     def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
-        u, reset_now, mask_now = inputs
-        carry = select(reset_now, initial, carry)
+        u, now = inputs
+        carry = select(now.reset, flags.initial, carry)
         after, h = system.step(theta, carry, u)
-        after = after if mask_now is None else select(mask_now, after, carry)
+        after = after if now.mask is None else select(now.mask, after, carry)
         return after, (after, h)
 
-    return jax.lax.scan(body, carry, (us, reset, mask))[1]
+    return jax.lax.scan(body, carry, (us, Flags(flags.reset, flags.mask)))[1]
 
 
 def _entering(

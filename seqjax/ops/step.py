@@ -18,6 +18,7 @@ from seqjax.base import (
     AttentionInputs,
     Diagonal,
     DiagonalInputs,
+    Flags,
     Gated,
     GatedWeights,
     Matrix,
@@ -70,11 +71,8 @@ def loop(
     step: Callable[[Any, Any], tuple[Any, Any]],
     carry: Any,
     us: Any,
+    flags: Flags = Flags(),  # noqa: B008 (a tuple)
     *,
-    initial: Any = None,
-    reset: jax.Array | None = None,
-    mask: jax.Array | None = None,
-    tap: Any = None,
     unroll: int = 1,
 ) -> tuple[Any, Any]:
     """A step scanned over time: ``(carry, hs)``.
@@ -83,20 +81,18 @@ def loop(
         step: ``(carry, u) -> (carry, h)``.
         carry: leaves ``[*B, ...]``.
         us: a tree of arrays ``[T, ...]``.
-        initial: the carry that a reset restarts from.
-        reset: ``[T, *B]``; where True the step begins from `initial`.
-        mask: ``[T, *B]``; where False the carry passes through (a reset happens all the same).
-        tap: dummies like the carry, ``[T, *B]``.
+        flags: at a reset the step begins from ``flags.initial``; where the mask is False the carry passes through (a
+            reset happens all the same). The key is not used.
         unroll: how many steps one iteration of the compiled loop holds.
     """
 
     def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
-        u, reset_now, mask_now, tap_now = inputs
-        carry = tap_carry(select(reset_now, initial, carry), tap_now)
+        u, now = inputs
+        carry = tap_carry(select(now.reset, flags.initial, carry), now.tap)
         after, h = step(carry, u)
-        return (after if mask_now is None else select(mask_now, after, carry)), h
+        return (after if now.mask is None else select(now.mask, after, carry)), h
 
-    return jax.lax.scan(body, carry, (us, reset, mask, tap), unroll=unroll)
+    return jax.lax.scan(body, carry, (us, flags.over_time()._replace(key=None)), unroll=unroll)
 
 
 def recurrent_product(h: jax.Array, w_h: jax.Array, num_gates: int) -> jax.Array:

@@ -32,7 +32,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import DiagonalInputs, MatrixCarry
+from seqjax.base import DiagonalInputs, Flags, MatrixCarry
 from seqjax.compat import vary_like
 from seqjax.ops.select import expand, keep, select
 from seqjax.ops.shards import Shards
@@ -42,14 +42,11 @@ Run = Callable[..., tuple[Any, Any]]
 
 
 class Operands(NamedTuple):
-    """Inputs of the recurrence ``[T/n, ...]``; the sequence's first carry; flags and dummies of this part."""
+    """Inputs of the recurrence ``[T/n, ...]``; the sequence's first carry; the flags of this part, without keys."""
 
     us: Any
     carry: Any
-    initial: Any
-    reset: Any
-    mask: Any
-    tap: Any
+    flags: Flags
 
 
 class Summary(NamedTuple):
@@ -75,7 +72,7 @@ def in_parts(run: Run, form: Form, shards: Shards, operands: Operands) -> tuple[
     """``(carry that leaves this part, hs of this part)`` of a `Diagonal` or `Matrix` recurrence.
 
     Args:
-        run: ``(us, carry, initial, reset, mask, tap) -> (carry, hs)``, any way to run the recurrence on one device.
+        run: ``(us, carry, flags) -> (carry, hs)``, any way to run the recurrence on one device.
         form: of the inputs, by `form_of`.
         shards: where the parts are.
         operands: of this part, all marked as varying over the axis.
@@ -84,7 +81,7 @@ def in_parts(run: Run, form: Form, shards: Shards, operands: Operands) -> tuple[
 
 
 def _forward(run: Run, form: Form, shards: Shards, operands: Operands) -> tuple[Any, Any]:
-    us, first, initial, reset, mask, tap = operands
+    us, first, flags = operands
     lead = us.b.ndim - 2 if form == "diagonal" else us.q.ndim - 2  # [*B], or [*B, N]
     summarise = {
         "diagonal": _of_decays,
@@ -101,9 +98,9 @@ def _forward(run: Run, form: Form, shards: Shards, operands: Operands) -> tuple[
     carry = jax.tree.map(lambda a: a[shards.number()], entering)
 
     def of_part(us: Any, carry: Any, initial: Any, tap: Any) -> tuple[Any, Any]:
-        return run(us, carry, initial, reset, mask, tap)
+        return run(us, carry, flags._replace(initial=initial, tap=tap))
 
-    results, pull = jax.vjp(of_part, us, carry, initial, tap)
+    results, pull = jax.vjp(of_part, us, carry, flags.initial, flags.tap)
     return results, (pull, summaries, entering)
 
 
@@ -123,7 +120,7 @@ def _backward(run: Run, form: Form, shards: Shards, residuals: Any, cotangents: 
     d_after = jax.tree.map(lambda d, later: d + later[shards.number()], d_after, laters)
     d_us, d_carry, d_initial, d_tap = pull((d_after, d_hs))
     d_carry = jax.tree.map(lambda d: jnp.where(shards.is_first(), d, jnp.zeros_like(d)), d_carry)
-    return (Operands(d_us, d_carry, d_initial, None, None, d_tap),)
+    return (Operands(d_us, d_carry, Flags(tap=d_tap, initial=d_initial)),)
 
 
 in_parts.defvjp(_forward, _backward)
@@ -151,45 +148,46 @@ def _after(form: Form, summary: Summary, carry: Any) -> Any:
 
 
 def _of_decays(run: Run, operands: Operands) -> Summary:
-    us, carry, initial, reset, mask, _ = operands
-    end, _ = run(us, jnp.zeros_like(carry), initial, reset, mask, None)
+    us, carry, flags = operands
+    mask = flags.mask
+    end, _ = run(us, jnp.zeros_like(carry), flags._replace(tap=None))
     a = us.a if us.a.ndim == us.b.ndim else expand_left(us.a, us.b.ndim)
     a = jnp.broadcast_to(a, us.b.shape).astype(carry.dtype)
     factor = jnp.prod(a if mask is None else select(mask, a, jnp.ones_like(a)), 0)
-    return Summary(end, factor, _cut(reset, factor[..., :1]))
+    return Summary(end, factor, _cut(flags.reset, factor[..., :1]))
 
 
 def _of_log_decays(run: Run, operands: Operands) -> Summary:
     """The factor is the log of A: ``[*B, N, K]``, or ``[*B, N, 1]``."""
-    us, carry, initial, reset, mask, _ = operands
-    end, _ = run(us, jax.tree.map(jnp.zeros_like, carry), initial, reset, mask, None)
+    us, carry, flags = operands
+    end, _ = run(us, jax.tree.map(jnp.zeros_like, carry), flags._replace(tap=None))
     dtype = jax.tree.leaves(carry)[0].dtype
     if us.log_decay is None:
         factor = jnp.zeros_like(us.q[0, ..., :1], dtype=dtype)
     else:
-        factor = jnp.sum(keep(mask, us.log_decay).astype(dtype), 0)
+        factor = jnp.sum(keep(flags.mask, us.log_decay).astype(dtype), 0)
         factor = factor if us.log_decay.ndim == us.q.ndim else factor[..., None]
-    return Summary(end, factor, _cut(reset, factor[..., 0]))
+    return Summary(end, factor, _cut(flags.reset, factor[..., 0]))
 
 
 def _of_scaled(run: Run, operands: Operands) -> Summary:
     """The scale of nothing is the least, far enough from the least number that decays can be added to it."""
     m = operands.carry.m
     least = operands.carry._replace(m=jnp.full_like(m, jnp.finfo(m.dtype).min / 4))
-    return _of_log_decays(lambda us, nothing, *rest: run(us, nothing._replace(m=least.m), *rest), operands)
+    return _of_log_decays(lambda us, nothing, flags: run(us, nothing._replace(m=least.m), flags), operands)
 
 
 def _of_erasure(run: Run, operands: Operands) -> Summary:
     """Columns that begin as the identity, and are never written to, end as the product of decays and erasures."""
-    us, carry, initial, reset, mask, _ = operands
+    us, carry, flags = operands
     *lead, key_size, value_size = carry.shape
     one = jnp.eye(key_size, dtype=carry.dtype).reshape(*(1,) * len(lead), key_size, key_size)
     one = jnp.broadcast_to(one, (*lead, key_size, key_size))
     wider = us._replace(v=jnp.concatenate([us.v, jnp.zeros_like(us.k, dtype=us.v.dtype)], -1))
     start = jnp.concatenate([jnp.zeros_like(carry), one], -1)
-    again = jnp.concatenate([initial, jnp.zeros_like(one)], -1)
-    end, _ = run(wider, vary_like(start, us), again, reset, mask, None)
-    return Summary(end[..., :value_size], end[..., value_size:], _cut(reset, end[..., 0, 0]))
+    again = jnp.concatenate([flags.initial, jnp.zeros_like(one)], -1)
+    end, _ = run(wider, vary_like(start, us), flags._replace(tap=None, initial=again))
+    return Summary(end[..., :value_size], end[..., value_size:], _cut(flags.reset, end[..., 0, 0]))
 
 
 def _cut(reset: Any, like: jax.Array) -> jax.Array:

@@ -281,7 +281,7 @@ def _with_params(step: Any, params: list[jax.Array]) -> Any:
         return jax.tree_util.Partial(lambda params, carry, x: narrowed(params)(carry, x), params)
     layer = dataclasses.replace(
         step.layer,
-        step=lambda params, carry, x: narrowed(params)(carry, x),
+        step_fn=lambda params, carry, x, flags: narrowed(params)(carry, x),
         initial_carry=lambda params, x: narrowed(params).initial_carry(x),
     )
     return Bound(layer, params)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Jaxpr
 
-from seqjax.base import Layer
+from seqjax.base import Flags, Layer
 from seqjax.compat import bind, scan_counts
 from seqjax.jaxprs import CALLS, body_of, equations, evaluate, executed_jaxprs, rewritten
 
@@ -85,24 +85,14 @@ def step_by_step(layer: Layer, forms: Any = None) -> Layer:
         kept = [x if form is None else kept_in(x, form) for x, form in zip(leaves, forms, strict=True)]
         return jax.tree.unflatten(treedef, kept)
 
-    def unroll(
-        params: Any,
-        carry: Any,
-        xs: Any,
-        *,
-        reset: Any = None,
-        mask: Any = None,
-        key: Any = None,
-        tap: Any = None,
-    ) -> Any:
+    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
         def body(carry: Any, inputs: Any) -> Any:
-            x, reset, mask = inputs
-            after, y = layer.step(params, carry, x, reset=reset, mask=mask)
+            after, y = layer.step_fn(params, carry, *inputs)
             return keep(after), y
 
-        return lax.scan(body, keep(carry), (xs, reset, mask))
+        return lax.scan(body, keep(carry), (xs, Flags(flags.reset, flags.mask)))
 
-    return dataclasses.replace(layer, unroll=unroll)
+    return dataclasses.replace(layer, unroll_fn=unroll)
 
 
 def product_formats(function: Callable, *args: Any) -> dict[tuple, Format]:

@@ -125,15 +125,15 @@ def in_precision(layer: Layer, dtype: Any) -> Layer:
 
         return jax.tree.map(one, x)
 
-    def step(params: Any, carry: Any, x: Any, **flags: Any) -> Any:
-        carry, y = layer.step(lower(params), carry, cast(x, dtype), **flags)
+    def step(params: Any, carry: Any, x: Any, flags: Any) -> Any:
+        carry, y = layer.step_fn(lower(params), carry, cast(x, dtype), flags)
         return carry, widened(y)
 
-    def unroll(params: Any, carry: Any, xs: Any, **flags: Any) -> Any:
-        carry, ys = layer.unroll(lower(params), carry, cast(xs, dtype), **flags)
+    def unroll(params: Any, carry: Any, xs: Any, flags: Any) -> Any:
+        carry, ys = layer.unroll_fn(lower(params), carry, cast(xs, dtype), flags)
         return carry, widened(ys)
 
-    return dataclasses.replace(layer, initial_carry=initial_carry, step=step, unroll=unroll)
+    return dataclasses.replace(layer, initial_carry=initial_carry, step_fn=step, unroll_fn=unroll)
 
 
 def computing(model: Layer, precision: Precision) -> Layer:

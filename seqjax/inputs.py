@@ -1,0 +1,294 @@
+"""What goes into a layer: the record of flags, and the checks that every layer makes before it runs."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Flags(NamedTuple):
+    """What goes with the inputs of a sequence ``[T, *B, ...]``, or of one step without T. Any entry may be None.
+
+    Attributes:
+        reset: ``[T, *B]`` bool; where True the carry restarts before the step.
+        mask: ``[T, *B]`` bool; where False the step does not happen.
+        key: one key per step, ``[T]``; for one step, one key.
+        tap: dummies ``[T, *B]``, one per leaf of the carry; see `seqjax.ops.tap`.
+        initial: the carry that a reset restarts from, ``[*B, ...]``. It is the only entry without a time axis.
+            `seqjax.recurrent` sets it for the methods; layers receive None.
+    """
+
+    reset: Any = None
+    mask: Any = None
+    key: Any = None
+    tap: Any = None
+    initial: Any = None
+
+    def over_time(self) -> "Flags":
+        """The entries that have a time axis: these flags can be scanned, or cut into pieces."""
+        return self._replace(initial=None)
+
+    def part(self, number: int) -> "Flags":
+        """The flags of part `number` of a composition whose carry is a tuple: its own key, its own tap."""
+        return self.part_key(number).of(lambda tap: tap[number])
+
+    def part_key(self, number: Any) -> "Flags":
+        """The flags with the key of part `number`."""
+        return self._replace(key=fold_in(self.key, number))
+
+    def of(self, pick: Callable) -> "Flags":
+        """The flags for a part of the carry, whose tap ``pick`` takes out of the whole tap."""
+        return self if self.tap is None else self._replace(tap=pick(self.tap))
+
+
+# ---------------------------------------------------------------- time steps and keys
+
+
+def num_steps(xs: Any) -> int:
+    """T of a tree of arrays ``[T, ...]``."""
+    return jax.tree.leaves(xs)[0].shape[0]
+
+
+def first_step(xs: Any) -> Any:
+    """The first step of a tree of arrays ``[T, ...]``; zeros where T is 0."""
+    return jax.tree.map(lambda a: a[0] if a.shape[0] else jnp.zeros(a.shape[1:], a.dtype), xs)
+
+
+def step_keys(key: jax.Array | None, length: int) -> jax.Array | None:
+    """One key per step: ``fold_in(key, t)``; an array of T keys is taken as it is."""
+    if key is None:
+        return None
+    if not hasattr(key, "dtype") or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        found = f"{key.dtype} {list(key.shape)}" if hasattr(key, "dtype") else repr(key)
+        raise TypeError(f"key: expected a typed key such as jax.random.key(0), got {found}.")
+    if key.shape not in ((), (length,)):
+        raise ValueError(f"key: expected one key, or one per step, [{length}], got {list(key.shape)}.")
+    return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(length))
+
+
+def fold_in(key: jax.Array | None, number: Any) -> jax.Array | None:
+    """A key, or an array of keys, for part `number` of a composition."""
+    if key is None:
+        return None
+    return (
+        jax.vmap(jax.random.fold_in, (0, None))(key, number) if key.ndim else jax.random.fold_in(key, number)
+    )
+
+
+def swap_axes(tree: Any) -> Any:
+    """Arrays ``[B, T, ...]`` as ``[T, B, ...]``, and back."""
+
+    def swap(a: Any) -> jax.Array:
+        if jnp.ndim(a) < 2:
+            raise ValueError(f"batch_major(...).unroll: expected xs [B, T, ...], got {list(jnp.shape(a))}.")
+        return jnp.swapaxes(_array(a), 0, 1)
+
+    return jax.tree.map(swap, tree, is_leaf=lambda node: isinstance(node, list))
+
+
+# ---------------------------------------------------------------- shapes of what a layer returns
+
+
+_SHAPES: dict[Any, Any] = {}
+MOST_SHAPES = 1000
+
+
+def remembered_shape(kind: str, layer: Any, fn: Callable, *args: Any) -> Any:
+    """``jax.eval_shape(fn, *args)`` for a function that depends on its kind and a layer alone, computed once.
+
+    Without the memory each level of a nest of layers would trace all its parts twice, once for its carry and once for
+    its output, and a nest of n levels 2^n times.
+    """
+    leaves, treedef = jax.tree.flatten(args)
+    types = tuple(leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf) for leaf in leaves)
+    x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    key = (kind, layer, treedef, types, x64, jax.sharding.get_abstract_mesh())
+    try:
+        found = _SHAPES.get(key)
+    except TypeError:  # a layer written by hand that has no hash
+        return jax.eval_shape(fn, *args)
+    if found is None:  # computed here, so that an error in it has no other before it
+        found = jax.eval_shape(fn, *args)
+        if len(_SHAPES) >= MOST_SHAPES:
+            _SHAPES.clear()
+        _SHAPES[key] = found
+    return found
+
+
+def empty_outputs(layer: Any, params: Any, carry: Any, xs: Any) -> Any:
+    """The outputs ``[0, *B, ...]`` of a layer for a sequence without steps."""
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), xs)
+    ys = jax.eval_shape(layer.unroll_fn, params, carry, one, Flags())[1]
+    return jax.tree.map(lambda a: jnp.zeros((0, *a.shape[1:]), a.dtype), ys)
+
+
+# ---------------------------------------------------------------- the two views of a layer, and their checks
+
+
+def run_step(layer: Any, params: Any, carry: Any, x: Any, flags: Flags) -> tuple[Any, Any]:
+    """`Layer.step`."""
+    if not layer.causal:
+        raise TypeError(
+            f"{layer!r} has no step: it reads the whole sequence. Use unroll, or a causal layer for decoding."
+        )
+    carry, x, flags = checked(layer, "step", params, carry, x, flags)
+    return layer.step_fn(params, carry, x, flags)
+
+
+def run_unroll(layer: Any, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any]:
+    """`Layer.unroll`."""
+    if layer.batch_major:
+        xs = swap_axes(xs)
+        flags = flags._replace(reset=swap_axes(flags.reset), mask=swap_axes(flags.mask))
+    carry, xs, flags = checked(layer, "unroll", params, carry, xs, flags)
+    if num_steps(xs):
+        carry, ys = layer.unroll_fn(params, carry, xs, flags)
+    else:
+        ys = empty_outputs(layer, params, carry, xs)
+    return carry, swap_axes(ys) if layer.batch_major else ys
+
+
+def checked(layer: Any, view: str, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any, Flags]:
+    """``(carry, xs, flags)`` in the form that `Layer.step_fn` and `Layer.unroll_fn` take.
+
+    Lists and NumPy arrays become arrays, one key becomes one key per step, and a carry of None the initial one.
+
+    Args:
+        layer: the layer that is called.
+        view: "step" or "unroll".
+        params: of the layer.
+        carry: its carry, or None.
+        xs: inputs of one step, or of a sequence.
+        flags: as they came.
+
+    Raises:
+        TypeError: for a key that is no typed key.
+        ValueError: for flags of another dtype or shape, or a carry that is not the layer's.
+    """
+    whole = view == "unroll"
+    xs = jax.tree.map(_array, xs)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(xs)]
+    if whole and (not all(shapes) or len({shape[0] for shape in shapes}) != 1):
+        found = ", ".join(str(list(shape)) for shape in shapes) or "no array"
+        raise ValueError(
+            f"{layer!r}.unroll: expected xs [T, *B, ...] with one number of steps T, got {found}. For one time step "
+            "use step."
+        )
+    reset, mask = (
+        _flag(layer, view, name, flag, shapes)
+        for name, flag in (("reset", flags.reset), ("mask", flags.mask))
+    )
+    if reset is not None and mask is not None and reset.shape != mask.shape:
+        raise ValueError(
+            f"{layer!r}.{view}: expected reset and mask of one shape, got {list(reset.shape)} and {list(mask.shape)}."
+        )
+    key = flags.key
+    if whole:
+        key = step_keys(key, shapes[0][0])
+    elif key is not None:
+        step_keys(key, 0 if jnp.ndim(key) == 0 else -1)
+    carry = _carry(layer, view, params, carry, xs)
+    return carry, xs, flags._replace(reset=reset, mask=mask, key=key)
+
+
+def _array(leaf: Any) -> jax.Array:
+    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
+
+
+def _flag(layer: Any, view: str, name: str, flag: Any, shapes: list) -> jax.Array | None:
+    if flag is None:
+        return None
+    flag = _array(flag)
+    if flag.dtype != jnp.bool_:
+        raise ValueError(
+            f"{layer!r}.{view}: expected {name} of dtype bool, got {flag.dtype} {list(flag.shape)}. "
+            f"Convert with {name}.astype(bool)."
+        )
+    wrong = [shape for shape in shapes if shape[: flag.ndim] != flag.shape]
+    if (view == "unroll" and flag.ndim == 0) or wrong:
+        shape = (wrong or shapes)[0]
+        axes = "[T, *B]" if view == "unroll" else "[*B]"
+        swapped = view == "unroll" and flag.ndim > 1 and shape[:2] == flag.shape[1::-1]
+        raise ValueError(
+            f"{layer!r}.{view}: expected {name} {axes}, as xs {list(shape)}, got {list(flag.shape)}."
+            + (_TIME_MAJOR if swapped else "")
+        )
+    return flag
+
+
+_TIME_MAJOR = (
+    " Sequences are time-major, [T, *B, ...]: swap the first two axes with jnp.swapaxes(xs, 0, 1), or wrap the model "
+    "in batch_major(...)."
+)
+
+
+def _carry(layer: Any, view: str, params: Any, carry: Any, xs: Any) -> Any:
+    """The carry as arrays; a ValueError where it is not the layer's, from shapes alone."""
+    whole = view == "unroll"
+    if carry is None:
+        return layer.initial_carry(params, first_step(xs) if whole else xs)
+    given, carry = carry, jax.tree.map(_array, carry)
+
+    def expected_for(params: Any) -> Any:
+        def initial_carry(params: Any, xs: Any) -> Any:
+            return layer.initial_carry(params, first_step(xs) if whole else xs)
+
+        return remembered_shape(f"carry of {view}", layer, initial_carry, params, xs)
+
+    form: Any = jax.tree.structure
+    swapped = f" Params and carry are swapped: write layer.{view}(params, carry, {'xs' if whole else 'x'})."
+    try:
+        expected = expected_for(params)
+    except Exception:
+        if not _is_swapped(expected_for, params, carry):
+            return carry  # the run itself says better what does not fit
+        raise ValueError(
+            f"{layer!r}.{view}: expected params, got its carry {_kind(params)}.{swapped}"
+        ) from None
+    if form(carry) != form(expected):
+        if form(params) == form(expected):
+            remedy = swapped
+        else:
+            remedy = " Use the carry of this layer: layer.initial_carry(params, x), or None."
+        raise ValueError(f"{layer!r}.{view}: expected a carry {_kind(expected)}, got {_kind(given)}.{remedy}")
+    pairs = zip(jax.tree_util.tree_leaves_with_path(carry), jax.tree.leaves(expected), strict=True)
+    wrong = [(path, leaf.shape, like.shape) for (path, leaf), like in pairs if not _fits(leaf, like)]
+    if wrong:
+        path, found, like = wrong[0]
+        raise ValueError(
+            f"{layer!r}.{view}: expected carry{jax.tree_util.keystr(path)} {list(like)}, got {list(found)}."
+            + _remedy(view, jax.tree.leaves(xs)[0].shape, found, like)
+        )
+    return carry
+
+
+def _fits(leaf: Any, like: Any) -> bool:
+    """Whether a leaf of a carry has the expected shape; a memory that starts with no entries may have any number."""
+    return leaf.ndim == len(like.shape) and all(
+        b in (a, 0) for a, b in zip(leaf.shape, like.shape, strict=True)
+    )
+
+
+def _is_swapped(expected_for: Callable, params: Any, carry: Any) -> bool:
+    form: Any = jax.tree.structure
+    try:
+        return form(expected_for(carry)) == form(params)
+    except Exception:
+        return False
+
+
+def _remedy(view: str, xs: tuple[int, ...], found: tuple[int, ...], like: tuple[int, ...]) -> str:
+    """What to write instead, by the shapes of xs and of a leaf of the carry."""
+    if view == "unroll" and found[1:] == like:
+        return " The carry was made from a whole sequence: give one time step, layer.initial_carry(params, xs[0])."
+    if view == "step" and like[1:] == found:
+        return " step takes one time step, x [*B, ...]; for a sequence use unroll."
+    if view == "unroll" and found and like and len(xs) > 1 and (found[0], like[0]) == xs[:2]:
+        return f" It fits a batch of {found[0]}, and xs is {list(xs)}.{_TIME_MAJOR}"
+    return f" {'xs' if view == 'unroll' else 'x'} is {list(xs)}."
+
+
+def _kind(tree: Any) -> str:
+    """The structure of a tree with a * for each array."""
+    return str(jax.tree.structure(tree)).removeprefix("PyTreeDef(").removesuffix(")")
