@@ -11,76 +11,16 @@ import pytest
 import seqjax as sj
 from seqjax import blocks
 from seqjax.blocks.xlstm import MLSTMBlockParams
-from seqjax.testing import CHECKS
-from seqjax.testing.checks import (
-    masked_steps_do_not_happen,
-    resets_separate_packed_sequences,
-    unroll_is_the_loop_of_step,
-)
+from seqjax.testing.layers import LAYERS, WIDE
 
 D = 6
 X = jnp.zeros((3, D))
 recurrent_gate = sj.serial(sj.pointwise(nn.Dense(4)), sj.pointwise(jax.nn.sigmoid))
 
-# The first of them are the fast tier.
-FAST = {
-    "gated": blocks.gated(sj.recurrent(sj.lstm(4)), recurrent_gate),
-    "transformer": sj.transformer_block(D, num_heads=3, num_groups=1, window=5),
-}
-SLOW = {
-    "fork": sj.serial(
-        blocks.fork(sj.recurrent(sj.gru(3)), sj.dropout(0.5), sj.recurrent(sj.lru(2))),
-        sj.pointwise(jnp.concatenate),
-    ),
-    "gpt": sj.transformer_block(
-        D,
-        num_heads=2,
-        max_length=16,
-        rotary_base=None,
-        use_bias=True,
-        activation="gelu",
-        norm="layer",
-        dropout_rate=0.1,
-    ),
-    "feed forward": sj.feed_forward(D, activation="geglu"),
-    "griffin block": sj.griffin_block(D, num_blocks=2),
-    "mamba block": sj.mamba_block(D, state_size=3),
-    "mlstm block": sj.mlstm_block(D, num_heads=2),
-    "slstm block": sj.slstm_block(D, num_heads=2),
-    "gated delta block": sj.gated_delta_block(D, num_heads=2, negative_eigenvalues=True),
-}
-STACKS = {
-    "griffin": sj.griffin(D, 3, num_heads=3, window=4),
-    "samba": sj.samba(D, 1, num_heads=3, window=4, state_size=2),
-    "xlstm": sj.xlstm(D, 2, ratio=(1, 1), num_heads=2),
-    "hybrid delta": sj.hybrid_delta(D, 2, num_heads=3, window=4),
-}
 
-
-def every_block():
-    for tier, marks in ((FAST, ()), (SLOW, pytest.mark.slow)):
-        for name, layer in tier.items():
-            yield pytest.param(layer, id=name, marks=marks)
-
-
-every = pytest.mark.parametrize("layer", list(every_block()))
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@every
-def test_conformance(layer, check):
-    check(layer, X)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "check",
-    [unroll_is_the_loop_of_step, resets_separate_packed_sequences, masked_steps_do_not_happen],
-    ids=lambda check: check.__name__,
+every = pytest.mark.parametrize(
+    "layer", [pytest.param(e.make(sj.Auto()), id=name) for name, e in LAYERS.items() if e.x is WIDE]
 )
-@pytest.mark.parametrize("name", STACKS)
-def test_stacks(name, check):
-    check(STACKS[name], X)
 
 
 @every
@@ -131,9 +71,9 @@ def swiglu_by_hand(params, x, phi=silu):
 # ---------------------------------------------------------------- values
 
 
-def test_the_outputs_of_a_fork_are_those_of_its_layers():
+def test_the_outputs_of_parallel_layers_as_a_tuple_are_those_of_its_layers():
     layers = (sj.recurrent(sj.gru(3)), sj.recurrent(sj.lru(2)))
-    params, xs, ys = run(blocks.fork(*layers))
+    params, xs, ys = run(sj.parallel(*layers, merge="tuple"))
     for layer, p, y in zip(layers, params, ys, strict=True):
         assert_close(y, part(layer, p, xs))
 
@@ -342,9 +282,3 @@ def test_options_that_do_not_exist_are_refused():
         sj.transformer_block(4, num_heads=1, window=3, norm="batch")
     with pytest.raises(ValueError, match=r"feed_forward\(hidden_size\): expected a whole number .* got 0\."):
         sj.feed_forward(4, hidden_size=0)
-    with pytest.raises(
-        TypeError, match=r"fork: expected one layer or more, got \(lstm\(hidden_size=4\),\)\."
-    ):
-        blocks.fork(sj.lstm(4))
-    with pytest.raises(TypeError, match=r"fork: expected one layer or more, got \(\)\."):
-        blocks.fork()

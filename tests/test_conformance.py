@@ -3,14 +3,13 @@
 import dataclasses
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 
 import seqjax as sj
 from seqjax.cells import REGISTRY
-from seqjax.combinators.boundary import BarrierCarry
+from seqjax.combinators.context import ConditionedCarry, MemoryCarry
 from seqjax.testing import CHECKS, check_cell, methods_for, params_do_not_depend_on_method, strict
 from seqjax.testing.cases import make_case, random_like, weighted_loss
 from seqjax.testing.checks import (
@@ -20,7 +19,9 @@ from seqjax.testing.checks import (
     resets_separate_packed_sequences,
     second_derivatives_work,
     streaming_equals_whole,
+    unroll_is_the_loop_of_step,
 )
+from seqjax.testing.layers import LAYERS, WIDE
 
 X = jnp.zeros((3, 4))
 EXAMPLES = {name: entry.example((3,), 4) for name, entry in REGISTRY.items()}
@@ -96,14 +97,6 @@ def test_forward_mode_equals_reverse_mode(name, method):
     assert abs(along - expected) <= 1e-10 * max(1, abs(expected))
 
 
-def tanh_twice(x):
-    return jnp.tanh(2 * x)
-
-
-def first_is_large(x):
-    return x[..., 0] > 0.8
-
-
 def with_context(layer):
     """The layer with a context, or a memory of three entries with one masked, in its initial carry."""
 
@@ -121,77 +114,39 @@ def with_context(layer):
     return dataclasses.replace(layer, initial_carry=initial_carry)
 
 
-LAYERS = {
-    "serial": sj.serial(sj.pointwise(nn.Dense(4)), sj.recurrent(sj.lstm(4)), sj.pointwise(tanh_twice)),
-    "tokens": sj.serial(sj.pointwise(nn.Embed(2, 4)), sj.recurrent(sj.gru(3)), sj.pointwise(nn.Dense(2))),
-    "residual": sj.residual(sj.serial(sj.pointwise(nn.LayerNorm()), sj.recurrent(sj.lru(4)))),
-    "dropout": sj.serial(sj.dropout(0.5), sj.recurrent(sj.elman(3)), sj.dropout(0.2)),
-    "flax dropout": sj.pointwise(nn.Dropout(0.5)),
-    "bidirectional": sj.bidirectional(sj.recurrent(sj.gru(3))),
-    "bidirectional sum": sj.bidirectional(sj.recurrent(sj.lru(3)), sj.recurrent(sj.lstm(3)), merge="sum"),
-    "checkpointed": sj.checkpointed(
-        sj.residual(sj.serial(sj.recurrent(sj.lstm(4)), sj.dropout(0.3))), every=4
-    ),
-    "short convolution": sj.short_convolution(4),
-    "short convolution of one step": sj.short_convolution(1, bias=False),
-    "token shift": sj.serial(sj.token_shift(num_outputs=2), sj.recurrent(sj.qrnn(3)), sj.token_shift()),
-    "running normalisation": sj.running_normalisation(epsilon=0.1),
-    "checkpointed nested": sj.checkpointed(sj.recurrent(sj.elman(3)), sj.Nested(3)),
-    "checkpointed binomial": sj.checkpointed(
-        sj.strided(sj.serial(sj.recurrent(sj.elman(3)), sj.dropout(0.3)), 2), sj.Binomial(2, every=2)
-    ),
-    "parallel": sj.parallel(sj.recurrent(sj.elman(3)), sj.pointwise(tanh_twice)),
-    "parallel gate": sj.parallel(sj.recurrent(sj.elman(3)), sj.recurrent(sj.lru(3)), merge="gate"),
-    "reverse": sj.reverse(sj.recurrent(sj.gru(3))),
-    "repeat": sj.repeat(sj.serial(sj.recurrent(sj.elman(4)), sj.dropout(0.3)), 2, remat=True),
-    "strided": sj.strided(sj.recurrent(sj.elman(3)), 2),
-    "strided zero": sj.strided(sj.recurrent(sj.lru(3)), 3, between="zero"),
-    "dilated": sj.dilated(sj.recurrent(sj.elman(3)), 2),
-    "zoneout": sj.recurrent(sj.zoneout(sj.lstm(3), (0.3, 0.1))),
-    "zoneout diagonal": sj.recurrent(sj.zoneout(sj.lru(3), 0.3)),
-    "variational dropout": sj.variational_dropout(
-        sj.recurrent(sj.variational_dropout(sj.elman(3), 0.3)), 0.3
-    ),
-    "normalised": sj.recurrent(sj.normalised(sj.lstm(3))),
-    "frozen": sj.frozen(sj.recurrent(sj.elman(3))),
-    "reset_on": sj.reset_on(sj.recurrent(sj.elman(3)), first_is_large),
-    "running mean": sj.serial(sj.running_mean(), sj.recurrent(sj.elman(3)), sj.running_mean()),
+# The conformance of these is in the slow tier, and of the stacks in a few checks: their parts are all here.
+SLOW_LAYERS = {"recurrent", "pre_norm", *(name for name in LAYERS if LAYERS[name].x is WIDE)} - {
+    "gated",
+    "transformer_block",
 }
+STACKS = ("griffin", "samba", "xlstm", "hybrid_delta")
+OF_STACKS = (unroll_is_the_loop_of_step, resets_separate_packed_sequences, masked_steps_do_not_happen)
 
 
-CHECKS_OF_LAYERS = [
-    pytest.param(check, id=check.__name__, marks=pytest.mark.slow if check in TWICE else ())
-    for check in CHECKS
-]
+def layer_of(name):
+    layer = LAYERS[name].make(sj.Auto())
+    carry = jax.eval_shape(lambda x: layer.initial_carry(layer.init(jax.random.key(0), x), x), LAYERS[name].x)
+    return with_context(layer) if isinstance(carry, ConditionedCarry | MemoryCarry) else layer
 
 
-@pytest.mark.parametrize("check", CHECKS_OF_LAYERS)
-@pytest.mark.parametrize("name", LAYERS)
+def every_layer_and_check():
+    for name, entry in LAYERS.items():
+        if name == "batch_major":  # the checks are for time-major sequences
+            continue
+        for check in CHECKS:
+            if check.__name__ in entry.besides or (name in STACKS and check not in OF_STACKS):
+                continue
+            slow = name in SLOW_LAYERS or (check in TWICE and entry.x is not WIDE)
+            marks = pytest.mark.slow if slow else ()
+            yield pytest.param(name, check, id=f"{name}-{check.__name__}", marks=marks)
+
+
+LAYERS_MADE = functools.cache(layer_of)
+
+
+@pytest.mark.parametrize(("name", "check"), list(every_layer_and_check()))
 def test_layers(name, check):
-    check(LAYERS[name], jnp.zeros(3, int) if name == "tokens" else X)
-
-
-# One check each does not apply. A reset leaves a context alone, so that documents after the first keep the context
-# that the sequence entered with; the gradient that a barrier truncates is not the gradient of any function, so that it
-# has no derivative to compare with. tests/test_combinators.py has what holds instead.
-LAYERS_BUT_ONE_CHECK = {
-    "conditioned": with_context(sj.conditioned(sj.recurrent(sj.elman(3)), 2)),
-    "conditioned add": with_context(sj.conditioned(sj.recurrent(sj.elman(3)), 2, merge="add")),
-    "with_memory": with_context(
-        sj.with_memory(sj.recurrent(sj.elman(3)), sj.multiplicative_attention(), memory_size=2)
-    ),
-    "bptt_barrier": sj.bptt_barrier(sj.recurrent(sj.elman(3)), every=3),
-}
-DOES_NOT_APPLY = {BarrierCarry: "second_derivatives_work"}
-
-
-@pytest.mark.parametrize("check", CHECKS_OF_LAYERS)
-@pytest.mark.parametrize("name", LAYERS_BUT_ONE_CHECK)
-def test_layers_but_one_check(name, check):
-    layer = LAYERS_BUT_ONE_CHECK[name]
-    kind = type(jax.eval_shape(layer.initial_carry, layer.init(jax.random.key(0), X), X))
-    if check.__name__ != DOES_NOT_APPLY.get(kind, "resets_separate_packed_sequences"):
-        check(layer, X)
+    check(LAYERS_MADE(name), jnp.asarray(LAYERS[name].x))
 
 
 def broken(**changes):
