@@ -284,6 +284,7 @@ class Layer(Definition):
         in_parts: whether ``unroll`` also runs inside ``jax.shard_map`` over a mesh axis "time", where each device holds
             a part of the steps: layers that act on each step by itself, `seqjax.TimeSharded`, and what is made of both.
         batch_major: whether ``unroll`` takes and returns ``[B, T, ...]``; `seqjax.batch_major` sets it.
+        event_ndim: as in `Cell`, where that is known: flags must then have all the batch axes.
     """
 
     init: Callable
@@ -293,6 +294,7 @@ class Layer(Definition):
     causal: bool = True
     in_parts: bool = False
     batch_major: bool = False
+    event_ndim: int | None = None
 
     def __post_init__(self) -> None:
         # A bound method is a new object whenever it is looked up; jax.jit knows the same one again.

@@ -59,12 +59,16 @@ def step_keys(key: jax.Array | None, length: int) -> jax.Array | None:
     """One key per step: ``fold_in(key, t)``; an array of T keys is taken as it is."""
     if key is None:
         return None
-    if not hasattr(key, "dtype") or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        found = f"{key.dtype} {list(key.shape)}" if hasattr(key, "dtype") else repr(key)
-        raise TypeError(f"key: expected a typed key such as jax.random.key(0), got {found}.")
+    _check_key(key)
     if key.shape not in ((), (length,)):
         raise ValueError(f"key: expected one key, or one per step, [{length}], got {list(key.shape)}.")
     return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(length))
+
+
+def _check_key(key: Any) -> None:
+    if not hasattr(key, "dtype") or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        found = f"{key.dtype} {list(key.shape)}" if hasattr(key, "dtype") else repr(key)
+        raise TypeError(f"key: expected a typed key such as jax.random.key(0), got {found}.")
 
 
 def fold_in(key: jax.Array | None, number: Any) -> jax.Array | None:
@@ -187,7 +191,9 @@ def checked(layer: Any, view: str, params: Any, carry: Any, xs: Any, flags: Flag
     if whole:
         key = step_keys(key, shapes[0][0])
     elif key is not None:
-        step_keys(key, 0 if jnp.ndim(key) == 0 else -1)
+        _check_key(key)
+        if key.shape:
+            raise ValueError(f"key: expected one key, got {list(key.shape)}.")
     carry = _carry(layer, view, params, carry, xs)
     return carry, xs, flags._replace(reset=reset, mask=mask, key=key)
 
@@ -205,14 +211,15 @@ def _flag(layer: Any, view: str, name: str, flag: Any, shapes: list) -> jax.Arra
             f"{layer!r}.{view}: expected {name} of dtype bool, got {flag.dtype} {list(flag.shape)}. "
             f"Convert with {name}.astype(bool)."
         )
-    wrong = [shape for shape in shapes if shape[: flag.ndim] != flag.shape]
-    if (view == "unroll" and flag.ndim == 0) or wrong:
+    whole = view == "unroll"
+    ndim = flag.ndim if layer.event_ndim is None else max(0, len(shapes[0]) - layer.event_ndim)
+    wrong = [shape for shape in shapes if shape[:ndim] != flag.shape]
+    if wrong or (whole and flag.ndim == 0):
         shape = (wrong or shapes)[0]
-        axes = "[T, *B]" if view == "unroll" else "[*B]"
-        swapped = view == "unroll" and flag.ndim > 1 and shape[:2] == flag.shape[1::-1]
+        swapped = whole and flag.ndim > 1 and shape[:2] == flag.shape[1::-1]
         raise ValueError(
-            f"{layer!r}.{view}: expected {name} {axes}, as xs {list(shape)}, got {list(flag.shape)}."
-            + (_TIME_MAJOR if swapped else "")
+            f"{layer!r}.{view}: expected {name} {list(shape[: max(ndim, int(whole))])}, as {'xs' if whole else 'x'} "
+            f"{list(shape)}, got {list(flag.shape)}." + (_TIME_MAJOR if swapped else "")
         )
     return flag
 
@@ -226,14 +233,15 @@ _TIME_MAJOR = (
 def _carry(layer: Any, view: str, params: Any, carry: Any, xs: Any) -> Any:
     """The carry as arrays; a ValueError where it is not the layer's, from shapes alone."""
     whole = view == "unroll"
-    if carry is None:
+
+    def initial_carry(params: Any, xs: Any) -> Any:
         return layer.initial_carry(params, first_step(xs) if whole else xs)
-    given, carry = carry, jax.tree.map(_array, carry)
+
+    if carry is None:
+        return initial_carry(params, xs)
+    carry = jax.tree.map(_array, carry)
 
     def expected_for(params: Any) -> Any:
-        def initial_carry(params: Any, xs: Any) -> Any:
-            return layer.initial_carry(params, first_step(xs) if whole else xs)
-
         return remembered_shape(f"carry of {view}", layer, initial_carry, params, xs)
 
     form: Any = jax.tree.structure
@@ -251,10 +259,13 @@ def _carry(layer: Any, view: str, params: Any, carry: Any, xs: Any) -> Any:
             remedy = swapped
         else:
             remedy = " Use the carry of this layer: layer.initial_carry(params, x), or None."
-        raise ValueError(f"{layer!r}.{view}: expected a carry {_kind(expected)}, got {_kind(given)}.{remedy}")
+        raise ValueError(f"{layer!r}.{view}: expected a carry {_kind(expected)}, got {_kind(carry)}.{remedy}")
     pairs = zip(jax.tree_util.tree_leaves_with_path(carry), jax.tree.leaves(expected), strict=True)
     wrong = [(path, leaf.shape, like.shape) for (path, leaf), like in pairs if not _fits(leaf, like)]
     if wrong:
+        # Inputs that do not fit the params say so themselves.
+        run = layer.unroll_fn if whole else layer.step_fn
+        jax.eval_shape(lambda params, xs: run(params, initial_carry(params, xs), xs, Flags()), params, xs)
         path, found, like = wrong[0]
         raise ValueError(
             f"{layer!r}.{view}: expected carry{jax.tree_util.keystr(path)} {list(like)}, got {list(found)}."
@@ -289,6 +300,13 @@ def _remedy(view: str, xs: tuple[int, ...], found: tuple[int, ...], like: tuple[
     return f" {'xs' if view == 'unroll' else 'x'} is {list(xs)}."
 
 
+class _Array:
+    """Stands for an array where a tree is printed."""
+
+    def __repr__(self) -> str:
+        return "*"
+
+
 def _kind(tree: Any) -> str:
-    """The structure of a tree with a * for each array."""
-    return str(jax.tree.structure(tree)).removeprefix("PyTreeDef(").removesuffix(")")
+    """A tree with a * for each array."""
+    return repr(jax.tree.map(lambda _: _Array(), tree))

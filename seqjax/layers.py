@@ -37,7 +37,10 @@ def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a fr
         ((10, 4, 8), (4, 8))
     """
     if not isinstance(cell, Cell):
-        raise TypeError(f"recurrent(cell): expected a Cell such as lstm(256), got {cell!r}.")
+        remedy = " It is a layer already." if isinstance(cell, Layer) else ""
+        if callable(cell):
+            remedy = " Call the factory: recurrent(lstm(256))."
+        raise TypeError(f"recurrent(cell): expected a Cell such as lstm(256), got {cell!r}.{remedy}")
     check_method(method, cell)
 
     def step(params: Any, carry: Any, x: Any, flags: Flags) -> Any:
@@ -58,9 +61,13 @@ def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a fr
         carry, ys = method.unroll(cell, params, carry, xs, flags._replace(initial=initial))
         return carry, keep(flags.mask, ys)
 
-    in_parts = isinstance(method, TimeSharded) and method.axis == "time"
     return Layer(
-        init=cell.init, initial_carry=cell.initial_carry, step_fn=step, unroll_fn=unroll, in_parts=in_parts
+        init=cell.init,
+        initial_carry=cell.initial_carry,
+        step_fn=step,
+        unroll_fn=unroll,
+        in_parts=isinstance(method, TimeSharded) and method.axis == "time",
+        event_ndim=cell.event_ndim,
     )
 
 

@@ -85,7 +85,8 @@ def test_parallel_refuses_what_cannot_be_merged():
     with pytest.raises(ValueError, match=r"expected outputs of one shape, got \[9, 2, 2\], \[9, 2, 3\]"):
         unroll(layer, *setting(layer))
     with pytest.raises(
-        ValueError, match=r"parallel\(merge\): expected one of 'concatenate', 'sum', 'gate', 'tuple', got 'mean'"
+        ValueError,
+        match=r"parallel\(merge\): expected one of 'concatenate', 'sum', 'gate', 'tuple', got 'mean'",
     ):
         sj.parallel(elman(), merge="mean")
     with pytest.raises(ValueError, match="parallel: expected one layer or more"):

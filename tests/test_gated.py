@@ -559,7 +559,7 @@ def lstm_setting():
     return sj.recurrent(cell), params, LSTMCarry(jnp.zeros((B, 8)), jnp.zeros((B, 8))), jnp.ones((T, B, 3))
 
 
-UNROLL = r"lstm\(hidden_size=8\)\.unroll: "
+UNROLL = r"lstm\(hidden_size=8\)\)?\.unroll: "
 
 
 @pytest.mark.parametrize(
@@ -582,8 +582,8 @@ UNROLL = r"lstm\(hidden_size=8\)\.unroll: "
         ({"mask": jnp.ones(T, bool)}, r"expected mask \[8, 3\], .* got \[8\]"),
         ({"reset": jnp.ones((T, B))}, r"expected reset of dtype bool, got float64"),
         ({"reset": jnp.ones((T + 1, B), bool)}, r"expected reset \[8, 3\], .* got \[9, 3\]"),
-        ({"carry": jnp.zeros((B, 8))}, r"expected a carry PyTreeDef\(CustomNode\(namedtuple\[LSTMCarry\]"),
-        ({"carry": (jnp.zeros((B, 8)),) * 2}, r"expected a carry .*LSTMCarry.*, got PyTreeDef\(\(\*, \*\)\)"),
+        ({"carry": jnp.zeros((B, 8))}, r"expected a carry LSTMCarry\(c=\*, h=\*\), got \*\."),
+        ({"carry": (jnp.zeros((B, 8)),) * 2}, r"expected a carry LSTMCarry\(c=\*, h=\*\), got \(\*, \*\)\."),
         (
             {"carry": LSTMCarry(jnp.zeros((B, 8)), jnp.zeros((B, 7)))},
             r"expected carry\.h \[3, 8\], got \[3, 7\]",
@@ -622,7 +622,7 @@ def test_inputs_of_unroll_that_do_not_fit_are_named(change, message):
 def test_inputs_of_step_that_do_not_fit_are_named(change, message):
     layer, params, carry, xs = lstm_setting()
     arguments = {"carry": carry, "x": xs[0], "reset": None, "mask": None, **change}
-    with pytest.raises(ValueError, match=r"lstm\(hidden_size=8\)\.step: " + message):
+    with pytest.raises(ValueError, match=r"lstm\(hidden_size=8\)\)?\.step: " + message):
         layer.step(
             params, arguments["carry"], arguments["x"], reset=arguments["reset"], mask=arguments["mask"]
         )

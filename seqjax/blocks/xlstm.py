@@ -14,10 +14,8 @@ from seqjax.blocks.transformer import feed_forward
 from seqjax.cells.heads import check_heads, merge_heads, normalise, split_heads, with_ones, zero_state
 from seqjax.cells.initialise import zero_carry
 from seqjax.cells.slstm import slstm
-from seqjax.checks import check_divisor
-from seqjax.checks import check_whole
-from seqjax.combinators import parallel
-from seqjax.combinators import serial
+from seqjax.checks import check_divisor, check_whole
+from seqjax.combinators import parallel, serial
 from seqjax.convolution import short_convolution
 from seqjax.definition import definition
 from seqjax.layers import pointwise, recurrent

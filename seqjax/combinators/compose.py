@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.affine import affine
-from seqjax.base import Flags
-from seqjax.base import Layer
-from seqjax.checks import check_one_of
-from seqjax.checks import check_whole
+from seqjax.base import Flags, Layer
+from seqjax.checks import check_one_of, check_whole
 from seqjax.combinators.common import (
     View,
     batch_shape,

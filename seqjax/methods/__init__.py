@@ -26,7 +26,14 @@ METHODS: tuple[type, ...] = (Sequential, Associative, Chunked, Newton, TimeShard
 
 
 def check_method(method: Method, cell: Cell) -> None:
-    """Raise a TypeError unless the method runs the cell's kind of recurrence."""
+    """Raise a TypeError unless the method is one, and runs the cell's kind of recurrence."""
+    if isinstance(method, type) or not isinstance(method, Method):
+        named = [m.__name__ for m in METHODS if m is method or m.__name__.lower() == str(method).lower()]
+        remedy = f"Write {named[0]}()." if named else "Write Auto(), or leave the argument out."
+        found = f"the class {method.__name__}" if isinstance(method, type) else repr(method)
+        raise TypeError(
+            f"recurrent(method): expected a method such as Auto() or Chunked(), got {found}. {remedy}"
+        )
     if isinstance(cell.recurrence, method.kinds):
         return
     kind = type(cell.recurrence)

@@ -46,13 +46,14 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Flags
-from seqjax.ops.newton_linear import Form
-from seqjax.ops.newton_linear import Packing
-from seqjax.ops.newton_linear import apply
-from seqjax.ops.newton_linear import largest_in_leaf
-from seqjax.ops.newton_linear import linear_entering
-from seqjax.ops.newton_linear import masked
-from seqjax.ops.newton_linear import transposed
+from seqjax.ops.newton_linear import (
+    Form,
+    apply,
+    largest_in_leaf,
+    linear_entering,
+    masked,
+    transposed,
+)
 from seqjax.ops.select import keep, select
 from seqjax.ops.shards import Shards
 from seqjax.ops.tap import norm
