@@ -311,7 +311,7 @@ def test_either_window_or_max_length(limits):
     [
         (
             {"num_heads": 3},
-            r"attention\(num_heads\): expected a divisor of hidden_size=8, got 3\. Or give a key_size",
+            r"attention\(num_heads\): expected a divisor of hidden_size=8, got 3\. Or pass `key_size=`",
         ),
         (
             {"num_heads": 4, "num_groups": 3},
@@ -331,7 +331,7 @@ def test_either_window_or_max_length(limits):
         (
             {"num_heads": 8},
             r"attention: expected a rotary_base above 0 and an even key_size, got rotary_base=10000\.0, key_size=1\. "
-            r"For no positions give rotary_base=None\.",
+            r"Pass `rotary_base=None` to disable positions\.",
         ),
         (
             {"num_heads": 2, "rotary_base": 0.0},

@@ -1,4 +1,4 @@
-"""The recurrent network with an antisymmetric matrix."""
+"""Recurrent network with an antisymmetric recurrent matrix."""
 
 import math
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ def antisymmetric_rnn(
     weight_scale: float = 1.0,
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""Euler steps of a differential equation with an antisymmetric matrix, with or without an input gate.
+    r"""Antisymmetric recurrent network: Euler steps of a stable differential equation, with or without an input gate.
 
     .. math::
         A &= W_h - W_h^\top - \gamma I \\
@@ -49,16 +49,16 @@ def antisymmetric_rnn(
     params ``AntisymmetricParams(w_x [D, G*H], w_h [H, H], b [G*H])``, G = 1, or 2 with columns in the order z, h.
 
     Gradients: :math:`\partial h_t / \partial h_{t-1} = I + \epsilon A D_t` with slopes D_t in [0, 1] (without a gate):
-    the eigenvalues of :math:`A D_t` have real parts in :math:`[-\gamma, 0]`, so that the differential equation neither
+    the eigenvalues of :math:`A D_t` have real parts in :math:`[-\gamma, 0]`, so the differential equation neither
     loses nor amplifies gradients. The Euler step adds :math:`O(\epsilon^2)` per step, which diffusion counteracts.
 
     Args:
         hidden_size: H.
-        gated: with the gate z; the paper's W_h is shared by gate and candidate.
+        gated: whether to use the gate z. Gate and candidate share W_h, as in the paper.
         step_size: epsilon.
         diffusion: gamma.
-        weight_scale: sigma_w; w_h starts normal with variance sigma_w^2 / H, w_x with 1 / D.
-        param_dtype: of the params.
+        weight_scale: sigma_w. w_h starts normal with variance sigma_w^2 / H, w_x with variance 1 / D.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for a step_size that is not positive, a negative diffusion or weight_scale, or a hidden_size below
@@ -73,7 +73,8 @@ def antisymmetric_rnn(
     References:
         Chang, Chen, Haber, Chi 2019, "AntisymmetricRNN: a dynamical system view on recurrent neural networks",
         arXiv:1902.09689, section 3: eq. 10 (Euler step), 12 (diffusion), 13 (gate), and its appendix on experiments
-        (initialisation). It searches epsilon and gamma on a grid of powers of ten; the defaults are ours.
+        (initialisation). The paper searches epsilon and gamma on a grid of powers of ten; it gives no defaults, so
+        seqjax chose them.
     """
     check_whole("antisymmetric_rnn(hidden_size)", hidden_size)
     check_above("antisymmetric_rnn(step_size)", step_size)
@@ -101,7 +102,7 @@ def antisymmetric_rnn(
         return (state[0] + step_size * change,)
 
     def inverse(params: AntisymmetricParams, carry: AntisymmetricCarry, u: jax.Array) -> AntisymmetricCarry:
-        """By iteration, as the step is short: h' = h - epsilon (...)(h')."""
+        """Solve h' = h - epsilon (...)(h') by fixed-point iteration, which converges because the step is small."""
         w_h = weights(params).w_h.astype(u.dtype)
 
         def earlier(h: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Causal softmax attention: full or over a sliding window, with as many heads of keys and values as one wants."""
+"""Causal softmax attention, full or over a sliding window, with multi-head, grouped or multi-query heads."""
 
 from typing import Any, NamedTuple
 
@@ -12,14 +12,14 @@ from seqjax.checks import check_divisor, check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import expand, wide
 
-# Of a mean of squares of numbers near one; keeps the norm's derivative finite at zero.
+# Added to a mean square near one. It keeps the derivative of the norm finite at zero.
 EPSILON = 1e-6
 
 
 class AttentionParams(NamedTuple):
-    """w_q ``[D, N*K]``; w_k, w_v ``[D, G*K]``; w_o ``[N*K, H]``; columns of w_q, rows of w_o in the order of heads.
+    """w_q ``[D, N*K]``; w_k, w_v ``[D, G*K]``; w_o ``[N*K, H]``; columns of w_q and rows of w_o follow the heads.
 
-    Where asked for, else None: b_q ``[N*K]``, b_k and b_v ``[G*K]``, b_o ``[H]``; scale_q and scale_k ``[K]``.
+    Optional, None by default: b_q ``[N*K]``, b_k and b_v ``[G*K]``, b_o ``[H]``; scale_q and scale_k ``[K]``.
     """
 
     w_q: jax.Array
@@ -48,26 +48,26 @@ def attention(
     use_bias: bool = False,
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""Causal softmax attention with several heads, over all earlier steps or a window of them.
+    r"""Causal softmax attention with several heads, over all earlier steps or a sliding window.
 
     .. math::
         q_t = R_p\, x_t W_q, \qquad k_t &= R_p\, x_t W_k, \qquad v_t = x_t W_v && \text{(per head)} \\
         a_{ts} &= \mathrm{softmax}_s(q_t^\top k_s / \sqrt{K}), \qquad t - L < s \le t \\
         y_t &= [\textstyle\sum_s a_{ts} v_s]_{\text{heads}}\, W_o
 
-    Each of N heads has its queries; G groups of N/G heads share keys and values: G = N is multi-head, G = 1
-    multi-query attention. R turns pairs of entries by angles in proportion to the position p, the number of steps
-    since the reset (`seqjax.ops.rotary`). Values have the keys' size. With ``qk_norm`` each query and key is divided
-    by the root of its mean square and multiplied by a learnt scale, before R.
+    Each of the N heads has its own queries. The N/G heads of a group share keys and values: G = N is multi-head
+    attention, G = 1 is multi-query attention. R rotates pairs of entries by angles proportional to the position p, the
+    number of steps since the reset (`seqjax.ops.rotary`). Values have the size of keys. With ``qk_norm`` each query and
+    key is divided by its root mean square and multiplied by a learned scale before R.
 
     Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry ``AttentionCarry(k [*B, L, G, K], v [*B, L, G, K], position [*B])``,
-    keys turned; params `AttentionParams`.
+    where k holds rotated keys; params `AttentionParams`.
 
-    Gradients: between any two steps there is one softmax weight and no product over the lag:
-    :math:`\partial o_t / \partial v_s = a_{ts}`, :math:`\partial o_t / \partial k_s = a_{ts} (v_s - o_t) q_t^\top /
-    \sqrt{K}` with o the head's output. They neither vanish with the lag nor explode; they are shared out, as the
-    weights of a row sum to one, and the way over keys and queries closes where a weight is near 0 or 1. Beyond the
-    window they are zero.
+    Gradients: one softmax weight connects any two steps, without a product over the lag:
+    :math:`\partial o_t / \partial v_s = a_{ts}`,
+    :math:`\partial o_t / \partial k_s = a_{ts} (v_s - o_t) q_t^\top / \sqrt{K}` where o is the output of the head.
+    Gradients neither vanish with the lag nor explode. The weights of a row sum to one, so the steps share the gradient.
+    The gradient through keys and queries is small where a weight is near 0 or 1. Beyond the window gradients are zero.
 
     Args:
         hidden_size: H.
@@ -75,12 +75,12 @@ def attention(
         num_groups: G, a divisor of N; N by default.
         key_size: K; by default H / N.
         window: L, for a sliding window that includes the present step.
-        max_length: L, for sequences of at most L steps; `unroll` refuses longer ones, `step` forgets the oldest, and
-            so do several unrolls in a row that hand on the carry. Give one of window and max_length.
-        rotary_base: pair i turns by ``rotary_base ** (-2 i / K)`` per step, in radians; None for no positions.
+        max_length: L, for sequences of at most L steps. `unroll` refuses longer sequences. `step`, and `unroll` from a
+            carry, drop the oldest steps. Pass either window or max_length.
+        rotary_base: pair i rotates by ``rotary_base ** (-2 i / K)`` radians per step; None disables positions.
         qk_norm: normalise queries and keys.
         use_bias: add a bias to each of the four maps.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for sizes that do not divide or are below 1, both or neither of window and max_length, or an odd
@@ -97,14 +97,14 @@ def attention(
 
     References:
         Vaswani et al. 2017, "Attention is all you need", arXiv:1706.03762: eq. 1 and section 3.2.2; the paper's maps
-        have no biases. Weights start uniform by Glorot and Bengio (2010), which it does not state.
+        have no biases. The paper states no initialisation; weights start uniform by Glorot and Bengio (2010).
         Ainslie et al. 2023, "GQA: training generalized multi-query transformer models from multi-head checkpoints",
         arXiv:2305.13245: section 2.2.
         Su et al. 2021, "RoFormer: enhanced transformer with rotary position embedding", arXiv:2104.09864: eq. 14-16.
-        Beltagy et al. 2020, "Longformer: the long-document transformer", arXiv:2004.05150: section 3.1, whose window
-        looks both ways; here it looks back alone.
+        Beltagy et al. 2020, "Longformer: the long-document transformer", arXiv:2004.05150: section 3.1. The paper's
+        window covers both directions; here it covers earlier steps only.
         Dehghani et al. 2023, "Scaling vision transformers to 22 billion parameters", arXiv:2302.05442: section 2,
-        qk_norm, with LayerNorm; here the root of the mean square.
+        qk_norm, with LayerNorm in the paper and RMS norm here.
     """
     check_whole("attention(hidden_size)", hidden_size)
     check_whole("attention(num_heads)", num_heads)
@@ -112,7 +112,7 @@ def attention(
     check_whole("attention(num_groups)", groups)
     check_divisor("attention(num_groups)", groups, f"num_heads={num_heads}", num_heads)
     if key_size is None:
-        hint = "Or give a key_size."
+        hint = "Or pass `key_size=`."
         check_divisor("attention(num_heads)", num_heads, f"hidden_size={hidden_size}", hidden_size, hint=hint)
     size = hidden_size // num_heads if key_size is None else key_size
     check_whole("attention(key_size)", size)
@@ -127,7 +127,7 @@ def attention(
     if rotary_base is not None and (size % 2 or not rotary_base > 0):
         raise ValueError(
             f"attention: expected a rotary_base above 0 and an even key_size, got rotary_base={rotary_base}, "
-            f"key_size={size}. For no positions give rotary_base=None."
+            f"key_size={size}. Pass `rotary_base=None` to disable positions."
         )
     recurrence = Attention(window=window, max_length=max_length, rotary_base=rotary_base)
 
@@ -167,7 +167,7 @@ def attention(
 
 
 def _normalise(x: jax.Array, scale: jax.Array | None) -> jax.Array:
-    """Divided by the root of the mean square over the last axis, times the scale; as it is without a scale."""
+    """Divide by the root mean square over the last axis and multiply by the scale; return x where the scale is None."""
     if scale is None:
         return x
     y = x.astype(wide(x.dtype))

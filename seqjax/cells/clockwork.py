@@ -1,4 +1,4 @@
-"""The clockwork recurrent network."""
+"""Clockwork recurrent network."""
 
 from typing import Any, NamedTuple
 
@@ -31,33 +31,32 @@ class ClockworkCarry(NamedTuple):
 def clockwork(
     hidden_size: int, *, periods: tuple[int, ...] = (1, 2, 4, 8), param_dtype: Any = jnp.float32
 ) -> Cell:
-    r"""Clockwork network: modules that are updated at periods of their own, the slow ones feeding the fast.
+    r"""Clockwork network: each module updates at its own period, and slow modules feed faster ones.
 
     .. math::
         \hat h_t &= \tanh(x_t W_x + h_{t-1} W_h + b) \\
         h_{t,i} &= \hat h_{t,i} \;\text{ if } t \bmod T_i = 0, \quad\text{else } h_{t-1,i}
 
-    for the modules i = 1..G with periods T_1 < ... < T_G; the block of W_h from module j to module i counts only for
-    T_j >= T_i. t is the number of steps that happened since the reset, so all modules are updated at the first.
-
-    The H units are dealt to the modules as evenly as possible, the first modules getting one more where H is no
-    multiple of G.
+    for the modules i = 1..G with periods T_1 < ... < T_G; the block of W_h from module j to module i is used only where
+    T_j >= T_i. t is the number of steps since the reset, so all modules are updated at the first step. The modules
+    share the H units as evenly as possible; the first modules have one more unit where H is not a multiple of G.
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``ClockworkCarry(h [*B, H], position [*B])``;
     params ``ClockworkParams(w_x [D, H], w_h [H, H], b [H])``.
 
-    Gradients: a module of period T_i passes them unchanged over T_i - 1 of T_i steps, so that they meet W_h and the
-    slope of tanh a T_i-th as often. W_h is block-triangular: its eigenvalues are those of the modules' own blocks.
+    Gradients: a module of period T_i passes gradients unchanged over T_i - 1 of T_i steps; W_h and the slope of tanh
+    act on them at every T_i-th step only. W_h is block-triangular: its eigenvalues are those of its diagonal blocks.
 
-    Deviation: the paper's network has an output layer (eq. 2); add one with ``serial(..., pointwise(Dense(...)))``.
+    Deviation: the paper's network has an output layer (eq. 2). Add an output layer with
+    ``serial(..., pointwise(Dense(...)))``.
 
     Args:
         hidden_size: H.
         periods: T_1 < ... < T_G; the paper's are powers of two.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Raises:
-        ValueError: for a size below 1, or periods that do not rise.
+        ValueError: for a size below 1, or periods that do not increase.
 
     Example:
         >>> import jax.numpy as jnp, seqjax as sj
@@ -77,7 +76,7 @@ def clockwork(
     check_whole("clockwork(hidden_size)", hidden_size)
     rising = all(a < b for a, b in zip(periods, periods[1:], strict=False))
     if not periods or not all(map(is_whole, periods)) or not rising:
-        raise ValueError(f"clockwork(periods): expected rising whole numbers of at least 1, got {periods!r}.")
+        raise ValueError(f"clockwork(periods): expected increasing whole numbers of at least 1, got {periods!r}.")
     modules = np.array_split(np.arange(hidden_size), len(periods))
     period = np.concatenate([np.full(len(m), p) for m, p in zip(modules, periods, strict=True)])
     connected = period[:, None] >= period[None, :]  # from slower or equal to faster

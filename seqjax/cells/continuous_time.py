@@ -1,4 +1,4 @@
-"""Cells in continuous time, for samples at uneven intervals: the closed-form network and the liquid network."""
+"""Continuous-time cells for samples at uneven intervals: the closed-form network and the liquid network."""
 
 import math
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from seqjax.definition import definition
 
 
 class TimedInputs(NamedTuple):
-    """Features x ``[*B, D]`` and the time dt ``[*B]`` that has gone by since the step before, in any one unit."""
+    """Features x ``[*B, D]`` and the time dt ``[*B]`` since the previous step, in any unit."""
 
     x: jax.Array
     dt: jax.Array
@@ -39,28 +39,28 @@ class CfCParams(NamedTuple):
 
 @definition
 def cfc(hidden_size: int, *, backbone_size: int | None = None, param_dtype: Any = jnp.float32) -> Cell:
-    r"""Closed-form continuous-time network: a gate of the elapsed time between two candidates.
+    r"""Closed-form continuous-time network: a gate that depends on the elapsed time mixes two candidates.
 
     .. math::
         s_t &= a \tanh(\tfrac{2}{3}(x_t W_x + h_{t-1} W_h + b)), \qquad a = 1.7159 \\
         (f_t, g_t, k_t) &= s_t W_o + b_o \\
         h_t &= \sigma(-f_t \,\delta_t) \odot \tanh(g_t) + (1 - \sigma(-f_t \,\delta_t)) \odot \tanh(k_t)
 
-    :math:`\delta_t` is the time since the step before.
+    :math:`\delta_t` is the time since the previous step.
 
     Shapes: inputs ``TimedInputs(x [*B, D], dt [*B])`` -> h ``[*B, H]``; carry ``ContinuousTimeCarry(h [*B, H])``;
     params ``CfCParams(w_x [D, K], w_h [H, K], b [K], w_o [K, 3H], b_o [3H])``, heads in the order f, g, k.
 
-    Gradients: every path along h goes through W_h and W_o: there is no additive path, so that they vanish or explode as
-    in a simple recurrent network; the paper therefore puts an LSTM beside it for long memories.
+    Gradients: every path along h goes through W_h and W_o. There is no additive path, so gradients vanish or explode as
+    in a simple recurrent network. The paper therefore combines the network with an LSTM for long memories.
 
     Args:
         hidden_size: H.
         backbone_size: K; hidden_size by default.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Raises:
-        ValueError: for a size below 1; from `unroll`, for inputs of another form.
+        ValueError: for a size below 1; from `unroll`, for inputs of another structure.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -73,8 +73,8 @@ def cfc(hidden_size: int, *, backbone_size: int | None = None, param_dtype: Any 
 
     References:
         Hasani et al. 2022, "Closed-form continuous-time neural networks", Nature Machine Intelligence 4, eq. 10
-        (arXiv:2106.13898, eq. 4): three heads on a shared backbone; as in the authors' code that has one layer with the
-        scaled tanh of LeCun, and g and h (here k) end in tanh. Weights start Glorot-uniform, biases at zero.
+        (arXiv:2106.13898, eq. 4): three heads on a shared backbone; as in the authors' code, the backbone is one layer
+        with the scaled tanh of LeCun, and g and h (here k) end in tanh. Weights start Glorot-uniform, biases at zero.
     """
     size = hidden_size if backbone_size is None else backbone_size
     check_whole("cfc(hidden_size)", hidden_size)
@@ -116,7 +116,7 @@ class LTCParams(NamedTuple):
 
 @definition
 def ltc(hidden_size: int, *, unfolds: int = 6, param_dtype: Any = jnp.float32) -> Cell:
-    r"""Liquid time-constant network: an equation whose time constants depend on the input, by the fused solver.
+    r"""Liquid time-constant network: a differential equation whose time constants depend on the input (fused solver).
 
     .. math::
         \frac{dh}{dt} &= -\left(\frac{1}{\tau} + f(h, x_t)\right) \odot h + f(h, x_t) \odot a, \qquad
@@ -124,21 +124,21 @@ def ltc(hidden_size: int, *, unfolds: int = 6, param_dtype: Any = jnp.float32) -
         h &\leftarrow \frac{h + \delta f(h, x_t) \odot a}{1 + \delta (1/\tau + f(h, x_t))}
         \qquad L \text{ times, with } \delta = \max(\delta_t, 0) / L
 
-    :math:`\delta_t` is the time since the step before; a negative one counts as zero.
+    :math:`\delta_t` is the time since the previous step; a negative time counts as zero.
 
     Shapes: inputs ``TimedInputs(x [*B, D], dt [*B])`` -> h ``[*B, H]``; carry ``ContinuousTimeCarry(h [*B, H])``;
     params ``LTCParams(w_x [D, H], w_h [H, H], b [H], log_tau [H], a [H])``.
 
-    Gradients: the direct path along h shrinks by :math:`(1 + \delta (1/\tau + f))^{-L}` per step, whatever W_h is: the
-    longer the elapsed time, the less is kept; none where no time goes by.
+    Gradients: the direct path along h shrinks by :math:`(1 + \delta (1/\tau + f))^{-L}` per step, whatever W_h is. The
+    factor falls with the elapsed time and is 1 where no time elapses.
 
     Args:
         hidden_size: H.
         unfolds: L, solver steps per time step.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Raises:
-        ValueError: for a size below 1; from `unroll`, for inputs of another form.
+        ValueError: for a size below 1; from `unroll`, for inputs of another structure.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -149,8 +149,8 @@ def ltc(hidden_size: int, *, unfolds: int = 6, param_dtype: Any = jnp.float32) -
 
     References:
         Hasani et al. 2021, "Liquid time-constant networks", arXiv:2006.04439, eq. 1 (the equation), eq. 3 and
-        algorithm 1 (the solver, 6 unfolds). tau is kept as its logarithm, so that it is positive, and starts at 1; w_x
-        and w_h start Glorot-uniform, b at zero, a uniform in [-1, 1]: the paper gives no initialisation.
+        algorithm 1 (the solver, 6 unfolds). The params store the logarithm of tau, so tau is positive; tau starts at 1;
+        w_x and w_h start Glorot-uniform, b at zero, a uniform in [-1, 1]: the paper gives no initialisation.
     """
     check_whole("ltc(hidden_size)", hidden_size)
     check_whole("ltc(unfolds)", unfolds)
@@ -188,7 +188,7 @@ def _parts(inputs: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def _project(params: CfCParams | LTCParams, xs: Any, key: Any = None) -> tuple[jax.Array, jax.Array]:
-    """The inputs' part of the pre-activations, and the time gaps with an axis to multiply features by."""
+    """Return ``x @ w + b`` and the elapsed times with an extra axis that broadcasts against features."""
     x, dt = _parts(xs)
     width = len(params.w_x)
     floating = all(jnp.issubdtype(a.dtype, jnp.floating) for a in (x, dt))

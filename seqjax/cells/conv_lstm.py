@@ -1,4 +1,4 @@
-"""The convolutional LSTM."""
+"""Convolutional LSTM."""
 
 import math
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ def conv_lstm(
     forget_bias: float = 1.0,
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""LSTM over images: the products of an LSTM are convolutions in the plane.
+    r"""Convolutional LSTM over images: 2D convolutions replace the matrix products of an LSTM.
 
     .. math::
         (i_t, f_t, g_t, o_t) &= x_t * W_x + h_{t-1} * W_h + b \\
@@ -48,22 +48,21 @@ def conv_lstm(
             + \sigma(i_t + w_{ci} \odot c_{t-1}) \odot \tanh(g_t) \\
         h_t &= \sigma(o_t + w_{co} \odot c_t) \odot \tanh(c_t)
 
-    with the peepholes w_c left out by default. Convolutions are those of the field, without a flip; zeros lie around
-    the image, so that P x Q stays.
+    The peepholes w_c are off by default. The convolutions do not flip the kernel; zero padding keeps the size P x Q.
 
     Shapes: x ``[*B, P, Q, D]`` -> h ``[*B, P, Q, H]``; carry ``ConvLSTMCarry(c, h)``, each ``[*B, P, Q, H]``;
     params ``ConvLSTMParams(w_x [K, K, D, 4H], w_h [K, K, H, 4H], b [4H], w_c [3, P, Q, H] or None)``; gates in the
     order i, f, g, o, peepholes i, f, o.
 
-    Gradients: along c the product of the forget gates, pixel by pixel; through h they spread by a kernel's radius
-    per step.
+    Gradients: along c the Jacobian is the product of the forget gates, pixel by pixel. Along h gradients spread by the
+    radius of the kernel per step.
 
     Args:
         hidden_size: H, channels of h.
-        kernel_size: K, pixels, of both convolutions.
-        peepholes: with w_c, which ties the params to images of P x Q.
+        kernel_size: K, in pixels, of both convolutions.
+        peepholes: whether to use w_c, which fixes the image size P x Q in the params.
         forget_bias: initial bias of the forget gate.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for a size below 1; from `unroll`, for images that do not fit the params.
@@ -110,7 +109,7 @@ def conv_lstm(
         if params.w_c is not None and xs.shape[-3:-1] != params.w_c.shape[1:3]:
             raise ValueError(
                 f"expected images of {' x '.join(map(str, params.w_c.shape[1:3]))} (w_c is {list(params.w_c.shape)}), "
-                f"got {list(xs.shape)}. Without peepholes images of any size fit."
+                f"got {list(xs.shape)}. Pass `peepholes=False` for images of any size."
             )
         us = _convolve(xs, params.w_x.astype(xs.dtype))
         return us + spread(params.b, us)
@@ -131,7 +130,7 @@ def conv_lstm(
 
 
 def _convolve(x: jax.Array, w: jax.Array) -> jax.Array:
-    """``x [..., P, Q, D]`` with the kernel ``w [K, K, D, E]``: ``[..., P, Q, E]``."""
+    """Convolve ``x [..., P, Q, D]`` with the kernel ``w [K, K, D, E]``; return ``[..., P, Q, E]``."""
     *lead, rows, columns, channels = x.shape
     y = jax.lax.conv_general_dilated(
         x.reshape(math.prod(lead), rows, columns, channels),

@@ -1,4 +1,4 @@
-"""The delta rule: what a key reads is replaced, not added to; with a gate as well."""
+"""DeltaNet and Gated DeltaNet: a write replaces the value stored under a key."""
 
 from typing import Any, NamedTuple
 
@@ -65,7 +65,7 @@ def _common_weights(
 def _writes(
     params: Any, xs: jax.Array, number: int, largest: float
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """q, k of length 1, v and beta ``[..., N, 1]``, float32 at least."""
+    """Return q and k of length 1, v, and beta ``[..., N, 1]``, in float32 at least."""
     check_inputs(xs, params.w_q)
     q, k, v = (split_heads(jax.nn.silu(affine(xs, w)), number) for w in (params.w_q, params.w_k, params.w_v))
     beta = largest * jax.nn.sigmoid(affine(xs, params.w_beta).astype(wide(xs.dtype)))
@@ -82,7 +82,7 @@ def delta_net(
     negative_eigenvalues: bool = False,
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""DeltaNet: a matrix memory in which a write replaces, in part or whole, what its key reads.
+    r"""DeltaNet: a matrix memory in which a write replaces the value stored under its key, in part or whole.
 
     .. math::
         q_t, k_t &= \frac{\mathrm{silu}(x_t W_q)}{\|\cdot\|_2},\; \frac{\mathrm{silu}(x_t W_k)}{\|\cdot\|_2}, \qquad
@@ -90,21 +90,21 @@ def delta_net(
         S_t &= (I - \beta_t k_t k_t^\top) S_{t-1} + \beta_t k_t v_t^\top \\
         y_t &= \mathrm{norm}(S_t^\top q_t) W_o
 
-    with norm the RMS norm of each head. With beta = 1, :math:`S_t^\top k_t = v_t`.
+    where norm is the RMS norm of each head. With beta = 1, :math:`S_t^\top k_t = v_t`.
 
     Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry S ``[*B, N, K, V]``, float32 at least; params `DeltaNetParams`.
 
     Gradients: :math:`\partial S_t / \partial S_{t-1} = I - \beta_t k_t k_t^\top`, symmetric, with eigenvalue
-    :math:`1 - \beta_t` along the key and 1 across: never above 1, and only what a key overwrites is forgotten. The
-    Lyapunov exponents of each column of S add up to the mean of :math:`\ln |1 - \beta|`.
+    :math:`1 - \beta_t` along the key and 1 across it. No eigenvalue exceeds 1, and the memory forgets only along
+    written keys. The Lyapunov exponents of each column of S add up to the mean of :math:`\ln |1 - \beta|`.
 
     Args:
         hidden_size: H.
         num_heads: N.
         key_size: K; hidden_size // num_heads by default.
         value_size: V; hidden_size // num_heads by default.
-        negative_eigenvalues: beta in (0, 2) instead of (0, 1), so that a write may reflect; state tracking needs it.
-        param_dtype: of the params.
+        negative_eigenvalues: beta in (0, 2) instead of (0, 1), so that a write may reflect. State tracking needs this.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for a size below 1, or heads that do not divide the hidden size.
@@ -120,11 +120,11 @@ def delta_net(
         Schlag, Irie, Schmidhuber 2021, "Linear transformers are secretly fast weight programmers", arXiv:2102.11174,
         section 4.2, eq. 20-25 (the update rule is eq. 24).
         Yang et al. 2024, "Parallelizing linear transformers with the delta rule", arXiv:2406.06484, section 2.2 (the
-        recurrence; equations without numbers), section 3.3 (feature map, L2 norm, output norm). Its short convolutions
-        are layers of their own.
+        recurrence; equations without numbers), section 3.3 (feature map, L2 norm, output norm). The paper's short
+        convolutions are separate layers here.
         Grazzi et al. 2024, "Unlocking state-tracking in linear RNNs through negative eigenvalues", arXiv:2411.12537.
-        The norm has no gain, as W_o can hold it. Weights normal of variance 1 / fan-in; the papers state no
-        initialisation.
+        The norm has no gain, since W_o can absorb a gain. The papers state no initialisation; weights start normal with
+        variance 1 / fan-in.
     """
     heads = check_heads("delta_net", hidden_size, num_heads, key_size, value_size)
     largest = 2.0 if negative_eigenvalues else 1.0
@@ -155,28 +155,28 @@ def gated_delta_net(
     negative_eigenvalues: bool = False,
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""Gated DeltaNet: the delta rule on a memory that decays, with the decay of Mamba-2.
+    r"""Gated DeltaNet: the delta rule on a memory that decays as in Mamba-2.
 
     .. math::
         S_t &= \alpha_t (I - \beta_t k_t k_t^\top) S_{t-1} + \beta_t k_t v_t^\top, \qquad
         \alpha_t = \exp\big(-e^{a}\, \mathrm{softplus}(x_t W_\Delta + b_\Delta)\big) \\
         y_t &= \big(\mathrm{silu}(x_t W_g) \odot \mathrm{norm}(S_t^\top q_t)\big) W_o
 
-    with q, k, v, beta and norm as in `delta_net`.
+    where q, k, v, beta and norm are as in `delta_net`.
 
     Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry S ``[*B, N, K, V]``, float32 at least; params `GatedDeltaNetParams`.
 
-    Gradients: :math:`\partial S_t / \partial S_{t-1} = \alpha_t (I - \beta_t k_t k_t^\top)`: alpha across the key,
-    :math:`\alpha_t (1 - \beta_t)` along it, never above 1. The Lyapunov exponents of each column of S add up to the
-    mean of :math:`K \ln \alpha + \ln |1 - \beta|`.
+    Gradients: :math:`\partial S_t / \partial S_{t-1} = \alpha_t (I - \beta_t k_t k_t^\top)`: its eigenvalues are alpha
+    across the key and :math:`\alpha_t (1 - \beta_t)` along it, never above 1. The Lyapunov exponents of each column of
+    S add up to the mean of :math:`K \ln \alpha + \ln |1 - \beta|`.
 
     Args:
         hidden_size: H.
         num_heads: N.
         key_size: K; hidden_size // num_heads by default.
         value_size: V; hidden_size // num_heads by default.
-        negative_eigenvalues: beta in (0, 2) instead of (0, 1), so that a write may reflect; state tracking needs it.
-        param_dtype: of the params.
+        negative_eigenvalues: beta in (0, 2) instead of (0, 1), so that a write may reflect. State tracking needs this.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for a size below 1, or heads that do not divide the hidden size.
@@ -192,10 +192,12 @@ def gated_delta_net(
 
     References:
         Yang, Kautz, Hatamizadeh 2024, "Gated delta networks", arXiv:2412.06464: eq. 10 (the recurrence), section 3.4
-        and figure 1 (projections, norm and gate; its short convolutions are layers of their own; alpha "as Mamba-2").
+        and figure 1 (projections, norm and gate; alpha "as Mamba-2"). The paper's short convolutions are separate
+        layers here.
         Grazzi et al. 2024, "Unlocking state-tracking in linear RNNs through negative eigenvalues", arXiv:2411.12537.
-        The norm has no gain, as W_o can hold it. Decay rates and step sizes start as in `ssd` (the authors' code draws
-        the rates from [0, 16], whose logarithm may be infinite); weights normal of variance 1 / fan-in.
+        The norm has no gain, since W_o can absorb a gain. Decay rates and step sizes start as in `ssd` (the authors'
+        code draws the rates from [0, 16], whose logarithm may be infinite). Weights start normal with variance 1 /
+        fan-in.
     """
     heads = check_heads("gated_delta_net", hidden_size, num_heads, key_size, value_size)
     largest = 2.0 if negative_eigenvalues else 1.0

@@ -1,4 +1,4 @@
-"""The echo state network's reservoir."""
+"""Reservoir of an echo state network."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from seqjax.ops.select import wide
 
 
 class EchoStateParams(NamedTuple):
-    """w_x ``[D, H]``, w_h ``[H, H]``, b ``[H]``; drawn once, never trained."""
+    """w_x ``[D, H]``, w_h ``[H, H]``, b ``[H]``; drawn once and never trained."""
 
     w_x: jax.Array
     w_h: jax.Array
@@ -27,10 +27,11 @@ class EchoStateCarry(NamedTuple):
 
 
 def spectral_radius(w: jax.Array) -> jax.Array:
-    r"""The largest modulus of an eigenvalue of ``w [H, H]``, by :math:`\rho = \lim \lVert W^k \rVert^{1/k}`.
+    r"""Return the spectral radius of ``w [H, H]``, by :math:`\rho = \lim \lVert W^k \rVert^{1/k}`.
 
-    W is squared 40 times, so k is 2^40 and the limit is reached to rounding; norms are taken out on the way. Unlike the
-    eigenvalues of a matrix without symmetry this runs on every platform. O(H^3) work; 0 for a nilpotent matrix.
+    The function squares W 40 times, so k is 2^40 and the limit is exact to rounding; it divides by the norm after each
+    product. Unlike the eigenvalues of a general matrix, this runs on every platform. O(H^3) work; 0 for a nilpotent
+    matrix.
 
     Example:
         >>> import jax.numpy as jnp
@@ -69,25 +70,26 @@ def echo_state(
     .. math::
         h_t = (1 - \alpha)\, h_{t-1} + \alpha \tanh(x_t W_x + h_{t-1} W_h + b)
 
-    What is trained is the readout, a layer on top: ``serial(recurrent(echo_state(500)), pointwise(nn.Dense(1)))``.
+    Only the readout, a layer on top, is trained: ``serial(recurrent(echo_state(500)), pointwise(nn.Dense(1)))``.
 
-    The reservoir lies in the params, so that it is drawn from `init`'s key, saved and loaded like all params, but
-    ``stop_gradient`` stands before it: its gradient is exactly zero. An optimizer that changes params without a
-    gradient (weight decay) has to leave them out (``optax.masked``).
+    The reservoir is part of the params: `init` draws it from its key, and checkpoints contain it. The cell applies
+    ``stop_gradient`` to it, so its gradient is exactly zero. Exclude the reservoir (``optax.masked``) from an optimizer
+    that changes params without a gradient, such as weight decay.
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``EchoStateCarry(h [*B, H])``;
     params ``EchoStateParams(w_x [D, H], w_h [H, H], b [H])``.
 
-    Gradients: none by the params; by inputs and carry those of the network. At h = 0 the Jacobian has the eigenvalues
-    :math:`1 - \alpha + \alpha\lambda`, with lambda those of W_h: with a radius below 1 they decay there.
+    Gradients: zero for the params; those of a simple recurrent network for inputs and carry. At h = 0 the Jacobian has
+    the eigenvalues :math:`1 - \alpha + \alpha\lambda`, where lambda are those of W_h: with a radius below 1 gradients
+    decay there.
 
     Args:
         hidden_size: H.
         radius: the spectral radius of W_h, to rounding.
         leak: alpha, in (0, 1]; 1 for no leak.
         connections: how many units each unit reads, at most H; None for all.
-        input_scale: w_x and b are uniform in plus or minus this.
-        param_dtype: of the params.
+        input_scale: s; w_x and b are uniform in [-s, s].
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for a leak outside (0, 1], a negative radius or input_scale, or a size below 1.
@@ -117,7 +119,8 @@ def echo_state(
         square = (hidden_size, hidden_size)
         w_h = uniform(keys[0], square, 1.0, wide(jnp.dtype(param_dtype)))
         if connections is not None:
-            # Exactly so many per column, so that there are cycles, and a radius above zero, however small H is.
+            # Each column has exactly this number of connections. The graph then has cycles, and the radius is
+            # above zero for every H.
             rank = jnp.argsort(jnp.argsort(jax.random.uniform(keys[1], square), 0), 0)
             w_h = jnp.where(rank < connections, w_h, jnp.zeros_like(w_h))
         return EchoStateParams(

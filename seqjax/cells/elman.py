@@ -1,4 +1,4 @@
-"""Simple recurrent networks: Elman's, with identity weights (irnn), with one recurrent weight per unit (indrnn)."""
+"""Simple recurrent networks: elman, irnn (identity weights) and indrnn (one recurrent weight per unit)."""
 
 import dataclasses
 import math
@@ -38,7 +38,7 @@ def elman(
     activation: Literal["tanh", "relu", "identity"] = "tanh",
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""The simple recurrent network.
+    r"""Simple recurrent network (Elman network).
 
     .. math::
         h_t = \phi(x_t W_x + h_{t-1} W_h + b)
@@ -46,14 +46,14 @@ def elman(
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``ElmanCarry(h [*B, H])``;
     params ``ElmanParams(w_x [D, H], w_h [H, H], b [H])``.
 
-    Gradients: :math:`\partial h_t / \partial h_{t-1} = W_h \,\mathrm{diag}(\phi')` is applied at every step, so that
-    gradients vanish or explode exponentially, at a rate that the singular values of W_h and the slopes set
-    (Pascanu et al. 2013, eq. 5-7). W_h starts orthogonal, so that only the slopes shrink them at first.
+    Gradients: :math:`\partial h_t / \partial h_{t-1} = W_h \,\mathrm{diag}(\phi')` applies at every step, so gradients
+    vanish or explode exponentially. The singular values of W_h and the slopes set the rate (Pascanu et al. 2013, eq.
+    5-7). W_h starts orthogonal, so only the slopes shrink gradients at first.
 
     Args:
         hidden_size: H.
         activation: phi: "tanh", "relu" or "identity" (a linear network).
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for another activation, or a hidden_size below 1.
@@ -91,25 +91,25 @@ def elman(
 
 @definition
 def irnn(hidden_size: int, *, scale: float = 1.0, param_dtype: Any = jnp.float32) -> Cell:
-    r"""Simple recurrent network of rectified linear units that starts as an integrator.
+    r"""Simple recurrent network with relu units and an identity recurrent matrix at initialisation (IRNN).
 
     .. math::
         h_t = \max(0, x_t W_x + h_{t-1} W_h + b)
 
-    It is ``elman(activation="relu")`` with other initial weights: :math:`W_h = scale \cdot I`, b zero, W_x normal with
-    standard deviation .001.
+    The cell is ``elman(activation="relu")`` with other initial weights: :math:`W_h = scale \cdot I`, b zero, W_x normal
+    with standard deviation .001.
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``ElmanCarry(h [*B, H])``;
     params ``ElmanParams(w_x [D, H], w_h [H, H], b [H])``.
 
-    Gradients: at initialisation :math:`\partial h_T / \partial h_t = scale^{T-t} I` on the units that stay active,
-    exactly, and zero on those that do not; in training W_h leaves the identity, and they vanish or explode as those of
-    any `elman`.
+    Gradients: at initialisation :math:`\partial h_T / \partial h_t = scale^{T-t} I` exactly on the units that stay
+    active, and zero on the other units. Training moves W_h away from the identity; gradients then vanish or explode as
+    in any `elman`.
 
     Args:
         hidden_size: H.
-        scale: of the identity; the paper takes 1 for long memories and .01 for speech.
-        param_dtype: of the params.
+        scale: factor of the identity; the paper uses 1 for long memories and .01 for speech.
+        param_dtype: dtype of the params.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -149,27 +149,27 @@ def indrnn(
     w_max: float = 1.0,
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""Independently recurrent network: each unit sees of h itself alone.
+    r"""Independently recurrent network: one recurrent weight per unit, without connections between units (IndRNN).
 
     .. math::
         h_t = \phi(x_t W_x + w_h \odot h_{t-1} + b)
 
-    w_h starts uniform in [w_min, w_max], W_x uniform by Glorot and Bengio (2010). The paper also clips w_h to
-    [-w_max, w_max] after every update, which is a matter of the optimizer.
+    w_h starts uniform in [w_min, w_max], W_x uniform by Glorot and Bengio (2010). The paper also clips w_h to [-w_max,
+    w_max] after every update; here that is left to the optimizer.
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``ElmanCarry(h [*B, H])``;
     params ``IndRNNParams(w_x [D, H], w_h [H], b [H])``.
 
-    Gradients: :math:`\partial h_T / \partial h_t = \prod w_h \phi'`, unit by unit; with relu :math:`w_h^{T-t}` on
-    units that stay active. Those with |w_h| <= 2^(1/T) at most double in T steps, those above 2^(-1/T) lose at most
-    half.
+    Gradients: :math:`\partial h_T / \partial h_t = \prod w_h \phi'`, per unit; with relu it is :math:`w_h^{T-t}` on
+    units that stay active. The gradient of a unit with |w_h| <= 2^(1/T) at most doubles in T steps; with |w_h| >=
+    2^(-1/T) it loses at most half.
 
     Args:
         hidden_size: H.
         activation: phi: "relu" (the paper's), "tanh" or "identity".
-        w_min: least recurrent weight at initialisation; 2^(-1/T) for a last layer that must remember T steps.
+        w_min: least recurrent weight at initialisation; 2^(-1/T) for a last layer with a memory of T steps.
         w_max: greatest recurrent weight at initialisation; 2^(1/T) in the paper, for sequences of T steps.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for another activation, unless w_min <= w_max and both are finite, or for a hidden_size below 1.

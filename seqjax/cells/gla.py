@@ -1,4 +1,4 @@
-"""Gated linear attention: decays per key, of the input."""
+"""Gated linear attention: input-dependent decays per key dimension."""
 
 from typing import Any, NamedTuple
 
@@ -43,7 +43,7 @@ def gla(
     temperature: float = 16.0,
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""Gated linear attention: linear attention that forgets, key by key, at rates that the input sets.
+    r"""Gated linear attention: linear attention with one input-dependent decay per key dimension.
 
     .. math::
         q_t, k_t, v_t &= x_t W_q,\; x_t W_k,\; x_t W_v \\
@@ -51,13 +51,13 @@ def gla(
         S_t &= \mathrm{diag}(\alpha_t) S_{t-1} + k_t v_t^\top \\
         y_t &= \big(\mathrm{silu}(x_t W_g + b_g) \odot \mathrm{norm}(S_t^\top q_t)\big) W_o
 
-    with norm the layer norm of each head.
+    where norm is the layer norm of each head.
 
     Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry S ``[*B, N, K, V]``, float32 at least; params `GLAParams`.
 
-    Gradients: :math:`\partial S_T / \partial S_t = \mathrm{diag}(\prod_s \alpha_s)`, diagonal: row by row the product
-    of the decays, never above 1; the Lyapunov exponents of S are the means of :math:`\ln \alpha`. The temperature holds
-    the decays near 1: at a pre-activation of 0, where they start, the e-folding length is
+    Gradients: :math:`\partial S_T / \partial S_t = \mathrm{diag}(\prod_s \alpha_s)`, diagonal. Each row is multiplied
+    by the product of its decays, never above 1; the Lyapunov exponents of S are the means of :math:`\ln \alpha`. The
+    temperature keeps the decays near 1: at a pre-activation of 0, the initial value, the e-folding length is
     :math:`\tau / \ln 2`, 23 steps.
 
     Args:
@@ -65,9 +65,9 @@ def gla(
         num_heads: N.
         key_size: K; half of hidden_size // num_heads by default, as in the paper.
         value_size: V, at least 2; hidden_size // num_heads by default.
-        rank: R, of the decay's projection.
+        rank: R, the rank of the decay's projection.
         temperature: tau.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for a size below 1, heads that do not divide the hidden size, a value_size of 1, or a temperature
@@ -84,8 +84,8 @@ def gla(
     References:
         Yang et al. 2023, "Gated linear attention transformers with hardware-efficient training", arXiv:2312.06635,
         eq. 3 (the recurrence) and section 4.4 (equations without numbers): the recurrence per head, the low-rank decay
-        with tau = 16, the norm and the gate. The norm has no gain, as W_o can hold it, and no bias. Weights normal of
-        variance 1 / fan-in, biases zero; the paper states no initialisation.
+        with tau = 16, the norm and the gate. The norm has no bias, and no gain, since W_o can absorb a gain. The paper
+        states no initialisation; weights start normal with variance 1 / fan-in, biases at zero.
     """
     heads = check_heads(
         "gla",

@@ -1,4 +1,4 @@
-"""Gated recurrent units."""
+"""Gated recurrent unit."""
 
 from typing import Any, NamedTuple
 
@@ -40,20 +40,20 @@ def gru(hidden_size: int, *, reset_after: bool = True, param_dtype: Any = jnp.fl
         n_t &= \tanh(x_t W_{xn} + b_n + (r_t \odot h_{t-1}) W_{hn} + b_{hn}) && \text{(before)} \\
         h_t &= (1 - z_t) \odot n_t + z_t \odot h_{t-1}
 
-    "After" is the form of PyTorch and cuDNN, and elementwise but for one product (`Gated`); "before" is the paper's,
-    whose second product waits for r (`Step`). Chung et al. 2014 (arXiv:1412.3555) have z and
-    1 - z the other way round; b_h is PyTorch's.
+    "After" is the form of PyTorch and cuDNN; it is elementwise except for one product (`Gated`). "Before" is the form
+    of the paper; its second product depends on r (`Step`). Chung et al. 2014 (arXiv:1412.3555) exchange z and 1 - z.
+    b_h is a bias of PyTorch's form.
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``GRUCarry(h [*B, H])``;
     params ``GRUParams(w_x [D, 3H], w_h [H, 3H], b [3H], b_h [3H])``.
 
-    Gradients: the path :math:`z_t` carries them without a matrix, as the forget gate of an LSTM does; at
-    initialisation z is near 1/2.
+    Gradients: the direct path multiplies gradients by :math:`z_t`, without a matrix, as the forget gate of an LSTM
+    does. At initialisation z is near 1/2.
 
     Args:
         hidden_size: H.
-        reset_after: where the reset gate acts.
-        param_dtype: of the params.
+        reset_after: whether the reset gate acts after the recurrent product.
+        param_dtype: dtype of the params.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj

@@ -1,4 +1,4 @@
-"""What the cells with heads share: sizes, projections into heads, norms per head, step sizes, the zero state."""
+"""Helpers of cells with heads: sizes, projections into heads, norms per head, step sizes, the zero state."""
 
 import functools
 import math
@@ -14,12 +14,12 @@ from seqjax.checks import check_whole, is_whole
 from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left
 
-# A vector shorter than this is scaled as if it had this length: the derivative of its direction stays below 1e6.
+# A vector shorter than this is divided by this length, so the derivative of its direction stays below 1e6.
 SHORTEST = 1e-6
 
 
 class Heads(NamedTuple):
-    """N heads of keys of size K and values of size V."""
+    """Sizes of a cell with heads: N heads, keys of size K, values of size V."""
 
     number: int
     key_size: int
@@ -36,7 +36,7 @@ def check_heads(
     defaults: Callable[[int], tuple[int, int]] = lambda share: (share, share),
     centred: bool = False,
 ) -> Heads:
-    """The sizes, with defaults for those left out; a ValueError where they do not fit.
+    """Return the sizes with defaults filled in; raise a ValueError where they do not fit.
 
     Args:
         who: the factory's name.
@@ -44,15 +44,15 @@ def check_heads(
         num_heads: N.
         key_size: K or None.
         value_size: V or None.
-        defaults: from ``hidden_size // num_heads`` to key_size and value_size.
-        centred: whether a norm takes the mean from each head's output, which leaves nothing of a single number.
+        defaults: maps ``hidden_size // num_heads`` to the default key_size and value_size.
+        centred: whether a norm subtracts the mean from each head's output, which turns a single number into zero.
     """
     check_whole(f"{who}(hidden_size)", hidden_size)
     check_whole(f"{who}(num_heads)", num_heads)
     if (key_size is None or value_size is None) and hidden_size % num_heads:
         raise ValueError(
             f"{who}: expected a hidden_size that is a multiple of num_heads, got {hidden_size} and {num_heads}. "
-            "Give another num_heads, or both key_size and value_size."
+            "Pass another `num_heads=`, or both `key_size=` and `value_size=`."
         )
     default_key_size, default_value_size = defaults(hidden_size // num_heads)
     key_size = default_key_size if key_size is None else key_size
@@ -62,15 +62,15 @@ def check_heads(
     if centred and value_size == 1:
         raise ValueError(
             f"{who}(value_size): expected at least 2, got 1: each head's output is centred, and would be zero. "
-            "Give fewer heads or a larger value_size."
+            "Pass fewer heads or a larger `value_size=`."
         )
     return Heads(num_heads, key_size, value_size)
 
 
 def two_heads(factory: Callable, **fixed: Any) -> Callable:
-    """The factory with two heads where that leaves each two numbers or more, else with one: it takes any hidden size.
+    """Wrap a factory to use two heads when `hidden_size` is even and above 2, otherwise one.
 
-    The other arguments may be fixed.
+    The wrapper passes all other arguments to the factory.
     """
 
     @functools.wraps(factory)
@@ -82,7 +82,7 @@ def two_heads(factory: Callable, **fixed: Any) -> Callable:
 
 
 def zero_state(x: jax.Array, heads: Heads, *, normaliser: bool = False) -> jax.Array:
-    """The state ``[*B, N, K, V]`` of zeros in float32 at least, with one more column for a normaliser."""
+    """Return a state of zeros ``[*B, N, K, V]``, float32 at least; with a normaliser it has one more column."""
     number, key_size, value_size = heads
     value_size += normaliser
     flat = zero_carry(x, number * key_size * value_size, wide(x.dtype))
@@ -90,27 +90,27 @@ def zero_state(x: jax.Array, heads: Heads, *, normaliser: bool = False) -> jax.A
 
 
 def fan_in_normal(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
-    """Normal weights ``[rows, columns]`` of variance 1 / rows."""
+    """Draw normal weights ``[rows, columns]`` of variance 1 / rows."""
     return jax.random.normal(key, shape, dtype) / math.sqrt(shape[0])
 
 
 def split_heads(xs: jax.Array, number: int) -> jax.Array:
-    """``[..., N*K]`` as ``[..., N, K]``."""
+    """Reshape ``[..., N*K]`` to ``[..., N, K]``."""
     return xs.reshape(*xs.shape[:-1], number, xs.shape[-1] // number)
 
 
 def merge_heads(xs: jax.Array) -> jax.Array:
-    """``[..., N, V]`` as ``[..., N*V]``."""
+    """Reshape ``[..., N, V]`` to ``[..., N*V]``."""
     return xs.reshape(*xs.shape[:-2], xs.shape[-2] * xs.shape[-1])
 
 
 def with_ones(v: jax.Array) -> jax.Array:
-    """Values ``[..., V]`` and a column of ones: what it adds up to is the normaliser."""
+    """Append a column of ones to values ``[..., V]``; the recurrence sums this column to the normaliser."""
     return jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)
 
 
 def unit(xs: jax.Array) -> jax.Array:
-    """Vectors ``[..., K]`` of length 1, in float32 at least; zero stays zero, with finite derivatives of every order.
+    """Scale vectors ``[..., K]`` to length 1, in float32 at least. Zero stays zero; all derivatives are finite.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -125,14 +125,14 @@ def unit(xs: jax.Array) -> jax.Array:
 
 
 def normalise(o: jax.Array, *, centre: bool, epsilon: float = 1e-5) -> jax.Array:
-    """Each head's output ``[..., N, V]`` with mean square 1, after its mean is taken away where `centre` is set.
+    """Scale each head's output ``[..., N, V]`` to mean square 1; with `centre`, subtract its mean first.
 
-    RMS norm, or layer norm per head, which is group norm with one group per head. Without a gain.
+    This is RMS norm, or with `centre` layer norm, per head (group norm with one group per head), without a gain.
 
     Args:
-        o: emitted outputs, float32 at least.
-        centre: whether the mean is taken away.
-        epsilon: is added to the mean square.
+        o: outputs of the heads, float32 at least.
+        centre: whether to subtract the mean.
+        epsilon: added to the mean square.
     """
     if centre:
         o = o - jnp.mean(o, -1, keepdims=True)
@@ -142,15 +142,15 @@ def normalise(o: jax.Array, *, centre: bool, epsilon: float = 1e-5) -> jax.Array
 def gated_readout(
     o: jax.Array, gate: jax.Array | None, w_o: jax.Array, dtype: Any, *, centre: bool
 ) -> jax.Array:
-    """``(gate * normalise(o)) @ w_o`` in a dtype, ``[..., H]``; o ``[..., N, V]``, gate ``[..., N*V]`` or None."""
+    """Return ``(gate * normalise(o)) @ w_o [..., H]`` in a dtype; o ``[..., N, V]``, gate ``[..., N*V]`` or None."""
     ys = merge_heads(normalise(o, centre=centre)).astype(dtype)
     return affine(ys if gate is None else gate * ys, w_o)
 
 
 def step_size_params(key: jax.Array, num_heads: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """``a_log, b_dt [N]``: decay rates uniform in [1, 16], step sizes softplus(b_dt) log-uniform in [0.001, 0.1].
+    """Draw ``a_log, b_dt [N]``: rates exp(a_log) uniform in [1, 16], steps softplus(b_dt) log-uniform in [0.001, 0.1].
 
-    As Mamba-2's authors initialise them; b_dt is the inverse of softplus.
+    This is the initialisation of Mamba-2's authors.
     """
     key_a, key_dt = jax.random.split(key)
     working = wide(jnp.dtype(dtype))
@@ -162,7 +162,7 @@ def step_size_params(key: jax.Array, num_heads: int, dtype: Any) -> tuple[jax.Ar
 def step_sizes(
     xs: jax.Array, w_dt: jax.Array, b_dt: jax.Array, a_log: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """``dt = softplus(xs @ w_dt + b_dt)`` and ``log_decay = -exp(a_log) dt``, both ``[..., N]``, float32 at least."""
+    """Return ``dt = softplus(xs @ w_dt + b_dt)`` and ``log_decay = -exp(a_log) dt``, ``[..., N]``, float32 at least."""
     dtype = wide(xs.dtype)
     dt = affine(xs, w_dt).astype(dtype)
     dt = jax.nn.softplus(dt + expand_left(b_dt.astype(dtype), dt.ndim))

@@ -1,4 +1,4 @@
-"""Hierarchically gated recurrent networks."""
+"""Hierarchically gated recurrent network."""
 
 import math
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ EPSILON = 1e-5
 class HGRNParams(NamedTuple):
     """w_c, w_g ``[D, 2H]``, w_f ``[D, H]``, w_o ``[2H, H]``; b_c, b_g, scale, shift ``[2H]``; b_f, theta, b_o ``[H]``.
 
-    The columns of w_c and the rows of w_o: real, imaginary.
+    The columns of w_c and the rows of w_o are in the order real, imaginary.
     """
 
     w_c: jax.Array
@@ -41,7 +41,7 @@ class HGRNParams(NamedTuple):
 
 @definition
 def hgrn(hidden_size: int, *, lower_bound: float = 0.0, param_dtype: Any = jnp.float32) -> Cell:
-    r"""Hierarchically gated recurrent unit: complex, with forget gates that are bounded from below.
+    r"""Hierarchically gated recurrent unit: a complex recurrence whose forget gates have a lower bound.
 
     .. math::
         \mathrm{Re}\,c_t &= \mathrm{SiLU}(x_t W_{cr} + b_{cr}), \qquad
@@ -54,18 +54,18 @@ def hgrn(hidden_size: int, *, lower_bound: float = 0.0, param_dtype: Any = jnp.f
     Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry s ``[*B, H]`` complex; params `HGRNParams`. The recurrence runs in
     complex64 at least; :math:`1 - \lambda` is computed as :math:`(1 - \gamma)\sigma(-\cdot)`.
 
-    The paper's bounds are learned across the layers of a stack: :math:`\gamma^k` is a cumulative sum of a softmax over
-    layers, per unit. A cell knows no other layers, so its bound is given: ``lower_bound=k / num_layers`` for layer
-    k = 0, 1, .. is the paper's at the start. :math:`\theta_j` starts as :math:`10000^{-2j/H}`, as in the authors' code;
-    weights normal with variance one over their inputs, biases zero.
+    The paper learns the bounds across the layers of a stack: :math:`\gamma^k` is a cumulative sum of a softmax over
+    layers, per unit. A cell has no access to other layers, so its bound is an argument: ``lower_bound=k / num_layers``
+    for layer k = 0, 1, .. is the paper's initial bound. :math:`\theta_j` starts as :math:`10000^{-2j/H}`, as in the
+    authors' code; weights start normal with variance 1 / fan-in, biases at zero.
 
     Gradients: :math:`|\partial s_T / \partial s_t| = \prod \lambda_s \ge \gamma^{T-t}`: a layer cannot forget faster
-    than its bound, so that high layers keep long paths open.
+    than its bound, so high layers keep long-range gradients.
 
     Args:
         hidden_size: H.
         lower_bound: gamma, in [0, 1).
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for a bound outside [0, 1) or a hidden_size below 1.

@@ -11,7 +11,7 @@ from seqjax.ops.select import wide
 def gated_weights(
     key: jax.Array, x: jax.Array, hidden_size: int, num_gates: int, dtype: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """``w_x [D, G*H]``, uniform by Glorot and Bengio (2010) per gate, and ``w_h [H, G*H]``, orthogonal per gate."""
+    """Draw ``w_x [D, G*H]``, Glorot-uniform per gate, and ``w_h [H, G*H]``, orthogonal per gate."""
     key_x, key_h = jax.random.split(key)
     w_x = per_gate(jax.nn.initializers.glorot_uniform(), key_x, (x.shape[-1], hidden_size), num_gates, dtype)
     w_h = per_gate(jax.nn.initializers.orthogonal(), key_h, (hidden_size, hidden_size), num_gates, dtype)
@@ -21,18 +21,19 @@ def gated_weights(
 def per_gate(
     initialise: Any, key: jax.Array, shape: tuple[int, int], num_gates: int, dtype: Any
 ) -> jax.Array:
-    """One matrix of the shape per gate, drawn by itself: side by side, ``[rows, G*columns]``."""
-    # Drawn in float32 at least: the orthogonal matrices come from a QR decomposition, which has no bfloat16.
+    """Draw one matrix of the shape per gate, each from its own key; return them side by side, ``[rows, G*columns]``."""
+    # Draw in float32 at least: orthogonal matrices come from a QR decomposition, which does not support
+    # bfloat16.
     blocks = [initialise(k, shape, wide(jnp.dtype(dtype))) for k in jax.random.split(key, num_gates)]
     return jnp.concatenate(blocks, -1).astype(dtype)
 
 
 def zero_carry(x: jax.Array, size: int, dtype: Any = None) -> jax.Array:
-    """Zeros ``[*B, size]`` with the batch axes, dtype and sharding of x ``[*B, D]``; x's values are not read."""
+    """Return zeros ``[*B, size]`` with the batch axes, dtype and sharding of x ``[*B, D]``, without reading values."""
     zeros = jnp.zeros_like(x, dtype=dtype or x.dtype)[..., :1]
     return jnp.broadcast_to(zeros, (*x.shape[:-1], size))
 
 
 def uniform(key: jax.Array, shape: tuple[int, ...], bound: float, dtype: Any) -> jax.Array:
-    """Uniform in [-bound, bound)."""
+    """Draw uniform numbers in [-bound, bound)."""
     return jax.random.uniform(key, shape, dtype, -bound, bound)

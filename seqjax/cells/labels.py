@@ -1,4 +1,4 @@
-"""Which params set the recurrence, and which act on each unit by itself: a cell says so beside their class."""
+"""Decorators that mark which params of a cell set the recurrence, and which are elementwise."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -7,12 +7,12 @@ C = TypeVar("C", bound=type)
 
 
 def sets_recurrence(*names: str) -> Callable[[C], C]:
-    """Decorator of a class of params: these of its fields set decays, phases or step sizes of the recurrence.
+    """Mark fields of a params class that set decays, phases or step sizes of the recurrence.
 
-    A field belongs here where all of it is elementwise, one number per unit, state or head: the eigenvalues of an
-    `lru`, the bias of a decay that the input sets. Weights by which the input sets it do not, nor biases of which only
-    some columns do. `seqjax.training.parameter_labels` reads it, for a learning rate of their own, and
-    `seqjax.training.Precision`, which keeps them in float32.
+    Mark a field if the whole field is elementwise, with one number per unit, state or head. Examples are the
+    eigenvalues of an `lru` and the bias of an input-dependent decay. Do not mark weights that multiply the input, nor
+    biases of which only some columns set a decay. `seqjax.training.parameter_labels` reads the mark to give these
+    params their own learning rate; `seqjax.training.Precision` reads it to keep them in float32.
 
     Raises:
         ValueError: for a name that is not a field.
@@ -31,9 +31,9 @@ def sets_recurrence(*names: str) -> Callable[[C], C]:
 
 
 def elementwise(*names: str) -> Callable[[C], C]:
-    """Decorator of a class of params: these of its fields hold one number per unit, gate or channel, and no others do.
+    """Mark the fields of a params class that hold one number per unit, gate or channel; all others do not.
 
-    Needed only where the names of fields do not say it: see `seqjax.training.parameter_labels`.
+    Use this only where the names of the fields do not show it: see `seqjax.training.parameter_labels`.
 
     Raises:
         ValueError: for a name that is not a field.
@@ -42,12 +42,12 @@ def elementwise(*names: str) -> Callable[[C], C]:
 
 
 def recurrence_fields(params: Any) -> tuple[str, ...]:
-    """The fields that `sets_recurrence` names, of the params of one cell; none for anything else."""
+    """Return the fields of a cell's params that `sets_recurrence` marks; an empty tuple for any other value."""
     return getattr(type(params), "_recurrence_fields", ())
 
 
 def elementwise_fields(params: Any) -> tuple[str, ...] | None:
-    """The fields that `elementwise` names, of the params of one cell; None where it was not used."""
+    """Return the fields of a cell's params that `elementwise` marks; None where the class has no mark."""
     return getattr(type(params), "_elementwise_fields", None)
 
 

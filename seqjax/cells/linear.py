@@ -1,4 +1,4 @@
-"""What the cells with a linear recurrence share: input maps, a check of eigenvalues, initial weights."""
+"""Helpers of cells with a linear recurrence: input maps, a check of eigenvalues, initial weights."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from seqjax.checks import check_above
 
 
 def to_channels(xs: jax.Array, w_x: jax.Array | None, hidden_size: int) -> jax.Array:
-    """The H channels that a recurrence acts on: ``xs @ w_x``, or xs itself ``[..., H]`` without input map."""
+    """Return the H channels of a recurrence: ``xs @ w_x``, or xs ``[..., H]`` without an input map."""
     if w_x is not None:
         return affine(xs, w_x)
     if not jnp.issubdtype(xs.dtype, jnp.floating) or xs.shape[-1] != hidden_size:
@@ -25,23 +25,23 @@ def to_channels(xs: jax.Array, w_x: jax.Array | None, hidden_size: int) -> jax.A
 def init_input_map(
     key: jax.Array, x: jax.Array, hidden_size: int, input_map: bool, dtype: Any
 ) -> jax.Array | None:
-    """``w_x [D, H]``, normal of variance 1/D; None without input map."""
+    """Draw ``w_x [D, H]``, normal with variance 1/D; return None without an input map."""
     return lecun_normal(key, (x.shape[-1], hidden_size), dtype) if input_map else None
 
 
 def lecun_normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """Normal numbers of variance one over the last axis but one."""
+    """Draw normal numbers whose variance is 1 / fan-in, the size of the second-to-last axis."""
     return jax.random.normal(key, shape, dtype) / math.sqrt(shape[-2])
 
 
 def glorot(key: jax.Array, rows: int, columns: int, num_gates: int, dtype: Any) -> jax.Array:
-    """``[rows, num_gates * columns]``, uniform by Glorot and Bengio (2010) per gate."""
+    """Draw ``[rows, num_gates * columns]``, uniform by Glorot and Bengio (2010) per gate."""
     bound = math.sqrt(6 / (rows + columns))
     return jax.random.uniform(key, (rows, num_gates * columns), dtype, -bound, bound)
 
 
 def log_uniform(key: jax.Array, shape: tuple[int, ...], low: float, high: float, dtype: Any) -> jax.Array:
-    """Logarithms, uniform between those of low and high."""
+    """Draw the logarithms of numbers that are log-uniform between low and high."""
     return jax.random.uniform(key, shape, dtype, math.log(low), math.log(high))
 
 

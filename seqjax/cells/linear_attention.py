@@ -12,7 +12,7 @@ from seqjax.checks import check_one_of
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 
-# A sum of weights below this counts as this: the authors' code adds as much to every sum.
+# Lower bound of a sum of weights. The authors' code adds this number to every sum instead.
 SMALLEST_SUM = 1e-6
 
 
@@ -26,7 +26,7 @@ class LinearAttentionParams(NamedTuple):
 
 
 def _elu_plus_one(z: jax.Array) -> jax.Array:
-    """``elu(z) + 1`` without the difference of two numbers near one: exp(z) below zero."""
+    """Return ``elu(z) + 1``, computed as exp(z) below zero to avoid cancellation."""
     return jnp.where(z > 0, z + 1, jnp.exp(jnp.minimum(z, 0)))
 
 
@@ -48,13 +48,14 @@ def linear_attention(
         S_t &= S_{t-1} + k_t v_t^\top, \qquad z_t = z_{t-1} + k_t \\
         y_t &= \big(S_t^\top q_t \,/\, q_t^\top z_t\big) W_o
 
-    per head, the heads side by side before :math:`W_o`. z is one more column of S, whose values are ones.
+    per head; the outputs of the heads are concatenated before :math:`W_o`. z is an extra column of S with values of
+    one.
 
     Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry S ``[*B, N, K, V+1]``, or ``[*B, N, K, V]`` without normaliser,
     float32 at least; params `LinearAttentionParams`.
 
-    Gradients: :math:`\partial S_T / \partial S_t = I`: through the state they neither vanish nor explode, however long
-    the sequence. The normaliser grows with t, so that the weight of one step in :math:`y_T` falls like 1/T.
+    Gradients: :math:`\partial S_T / \partial S_t = I`: through the state gradients neither vanish nor explode at any
+    sequence length. The normaliser grows with t, so the weight of one step in :math:`y_T` falls like 1/T.
 
     Args:
         hidden_size: H.
@@ -62,9 +63,9 @@ def linear_attention(
         key_size: K; hidden_size // num_heads by default.
         value_size: V; hidden_size // num_heads by default.
         feature_map: "elu" or "identity".
-        normalise: whether outputs are divided by the sum of their weights; only for weights that are positive, those
-            of "elu". A sum below 1e-6 counts as 1e-6.
-        param_dtype: of the params.
+        normalise: whether to divide outputs by the sum of their weights. This needs positive weights, as those of
+            "elu". A sum below 1e-6 counts as 1e-6.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for a size below 1, heads that do not divide the hidden size, an unknown feature map, or a
@@ -79,15 +80,15 @@ def linear_attention(
 
     References:
         Katharopoulos et al. 2020, "Transformers are RNNs", arXiv:2006.16236: eq. 7 (the feature map), eq. 16-20 (the
-        recurrence). Eq. 20 adds x_t and applies a feed-forward layer, which are a model's; the heads' W_o is that of
-        multi-head attention. The paper states no initialisation: the weights are normal of variance 1 / fan-in.
+        recurrence). Eq. 20 also adds x_t and applies a feed-forward layer, which belong to the model here. W_o is that
+        of multi-head attention. The paper states no initialisation; weights start normal with variance 1 / fan-in.
     """
     heads = check_heads("linear_attention", hidden_size, num_heads, key_size, value_size)
     check_one_of("linear_attention(feature_map)", feature_map, ("elu", "identity"))
     if normalise and feature_map == "identity":
         raise ValueError(
-            "linear_attention: expected normalise=False with feature_map='identity', got normalise=True: weights that "
-            "may be negative may add up to zero."
+            "linear_attention: expected normalise=False with feature_map='identity', got normalise=True. Weights "
+            "of both signs may add up to zero."
         )
     number, key_size, value_size = heads
 

@@ -1,4 +1,4 @@
-"""The linear recurrent unit."""
+"""Linear recurrent unit."""
 
 import math
 from typing import Any, NamedTuple
@@ -45,11 +45,12 @@ def lru(
         s_t &= \lambda \odot s_{t-1} + e^{\gamma} \odot (x_t B), \qquad s \in \mathbb{C}^N \\
         y_t &= \mathrm{Re}(s_t C) + x_t D
 
-    Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry s ``[*B, N]`` complex; params `LRUParams`. B and C are kept as real
-    and imaginary halves: ``w_b = [Re B, Im B]``, ``w_c = [Re C; -Im C]``. The recurrence runs in complex64 at least.
+    Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry s ``[*B, N]`` complex; params `LRUParams`. The params store the real
+    and imaginary halves of B and C: ``w_b = [Re B, Im B]``, ``w_c = [Re C; -Im C]``. The recurrence runs in complex64
+    at least.
 
-    Gradients: :math:`\partial s_T / \partial s_t = \lambda^{T-t}`, exactly and whatever the inputs are: |lambda| < 1 by
-    construction, so they never explode. With :math:`|\lambda|^2` uniform in [r_min^2, r_max^2], the mean of
+    Gradients: :math:`\partial s_T / \partial s_t = \lambda^{T-t}`, exactly, for all inputs. |lambda| < 1 by
+    construction, so gradients never explode. With :math:`|\lambda|^2` uniform in [r_min^2, r_max^2], the mean of
     :math:`|\lambda|^{2T}` is a power law in T, :math:`1/(T+1)` for the default ring.
 
     Args:
@@ -58,7 +59,7 @@ def lru(
         r_min: least modulus of lambda at initialisation.
         r_max: greatest modulus of lambda at initialisation.
         max_phase: greatest angle of lambda at initialisation, in radians.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: unless 0 <= r_min < r_max <= 1, for an angle that is not positive, or a size below 1.
@@ -80,8 +81,8 @@ def lru(
 
     def init(key: jax.Array, x: jax.Array) -> LRUParams:
         keys = jax.random.split(key, 5)
-        # Uniform in (0, 1]: a modulus or an angle of exactly zero has no logarithm. In float32 at least: near 1
-        # bfloat16 has four numbers for memories of 100 to 1000 steps.
+        # Uniform in (0, 1], since zero has no logarithm. Draw in float32 at least: near 1, bfloat16 has only
+        # four numbers for memories of 100 to 1000 steps.
         dtype = wide(jnp.dtype(param_dtype))
         u_1, u_2 = (1 - jax.random.uniform(k, (size,), dtype) for k in keys[:2])
         modulus_squared = r_min**2 + u_1 * (r_max**2 - r_min**2)

@@ -44,14 +44,14 @@ def lstm(hidden_size: int, *, forget_bias: float = 1.0, param_dtype: Any = jnp.f
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``LSTMCarry(c [*B, H], h [*B, H])``;
     params ``LSTMParams(w_x [D, 4H], w_h [H, 4H], b [4H])``.
 
-    Gradients: along c the derivative of one step is :math:`\sigma(f_t)`, without a matrix: a forget gate near one
-    carries gradients far. A bias b of the forget gate gives them an e-folding length of :math:`-1/\ln\sigma(b)` steps
+    Gradients: along c the derivative of one step is :math:`\sigma(f_t)`, without a matrix. Gradients decay slowly where
+    the forget gate is near one. A bias b of the forget gate gives an e-folding length of :math:`-1/\ln\sigma(b)` steps
     at initialisation, 3.2 for the default of 1.
 
     Args:
         hidden_size: H.
         forget_bias: initial bias of the forget gate.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -88,22 +88,22 @@ def lstm(hidden_size: int, *, forget_bias: float = 1.0, param_dtype: Any = jnp.f
 
 @definition
 def chrono_lstm(hidden_size: int, *, t_max: float = 1000.0, param_dtype: Any = jnp.float32) -> Cell:
-    r"""Long short-term memory whose biases start at time scales from 1 to t_max steps (chrono initialisation).
+    r"""Long short-term memory with chrono initialisation: biases start at time scales from 1 to t_max steps.
 
     .. math::
         b_f = \ln u, \quad u \sim \mathcal{U}[1, t_{max} - 1], \qquad b_i = -b_f, \qquad b_g = b_o = 0
 
-    in `lstm`, whose equations, shapes and params it has.
+    in an `lstm`; equations, shapes and params are those of `lstm`.
 
-    Gradients: with inputs and h of zero the forget gate of a unit is :math:`u / (1 + u)`, so that along c its
-    gradients have an e-folding length of :math:`1 / \ln(1 + 1/u) \approx u + 1/2` steps, uniform from 1.4 to t_max.
-    Their mean over units is nearly :math:`E_2(lag / t_{max})`, an exponential integral, .15 at a lag of t_max, where
-    `lstm` has one exponential for all. The input gate, :math:`1 / (1 + u)`, keeps c of one size.
+    Gradients: where inputs and h are zero, the forget gate of a unit is :math:`u / (1 + u)`. Along c, its gradients
+    have an e-folding length of :math:`1 / \ln(1 + 1/u) \approx u + 1/2` steps, uniform from 1.4 to t_max. Their mean
+    over units is nearly :math:`E_2(lag / t_{max})`, an exponential integral, which is .15 at a lag of t_max. An `lstm`
+    has one exponential for all units instead. The input gate, :math:`1 / (1 + u)`, keeps the size of c constant.
 
     Args:
         hidden_size: H.
-        t_max: the longest dependency that is expected, in steps, above 2.
-        param_dtype: of the params.
+        t_max: the longest expected dependency in steps, above 2.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: unless t_max is a finite number above 2, or for a hidden_size below 1.

@@ -31,26 +31,26 @@ class PeepholeLSTMParams(NamedTuple):
 
 @definition
 def peephole_lstm(hidden_size: int, *, forget_bias: float = 1.0, param_dtype: Any = jnp.float32) -> Cell:
-    r"""Long short-term memory whose gates see c, each unit its own.
+    r"""Long short-term memory with peepholes: the gates of each unit read its c.
 
     .. math::
         (i_t, f_t, g_t, o_t) &= x_t W_x + h_{t-1} W_h + b \\
         c_t &= \sigma(f_t + w_{cf} \odot c_{t-1}) \odot c_{t-1} + \sigma(i_t + w_{ci} \odot c_{t-1}) \odot \tanh(g_t) \\
         h_t &= \sigma(o_t + w_{co} \odot c_t) \odot \tanh(c_t)
 
-    The peepholes start at zero, so that the cell starts as an `lstm`; the papers draw them as their other weights.
+    The peepholes start at zero, so the cell starts as an `lstm`; the papers initialise peepholes as all other weights.
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``LSTMCarry(c [*B, H], h [*B, H])``;
     params ``PeepholeLSTMParams(w_x [D, 4H], w_h [H, 4H], b [4H], w_ci [H], w_cf [H], w_co [H])``.
 
-    Gradients: along c the derivative of one step is elementwise, with F and I the two gates:
-    :math:`F + w_{cf} F(1 - F) c_{t-1} + w_{ci} I(1 - I) \tanh(g_t)`. Peepholes can push it above one, so that c alone
-    can explode, as it cannot in an `lstm`.
+    Gradients: along c the derivative of one step is elementwise; for the gates F and I it is
+    :math:`F + w_{cf} F(1 - F) c_{t-1} + w_{ci} I(1 - I) \tanh(g_t)`. Peepholes can raise the derivative above one, so
+    gradients along c can explode, unlike in an `lstm`.
 
     Args:
         hidden_size: H.
         forget_bias: initial bias of the forget gate.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -102,26 +102,26 @@ class CoupledLSTMParams(NamedTuple):
 
 @definition
 def coupled_lstm(hidden_size: int, *, forget_bias: float = 1.0, param_dtype: Any = jnp.float32) -> Cell:
-    r"""Long short-term memory that forgets exactly as much as it writes: one gate for both (CIFG).
+    r"""Long short-term memory with a coupled input and forget gate, f = 1 - i (CIFG).
 
     .. math::
         (i_t, g_t, o_t) &= x_t W_x + h_{t-1} W_h + b \\
         c_t &= (1 - \sigma(i_t)) \odot c_{t-1} + \sigma(i_t) \odot \tanh(g_t) \\
         h_t &= \sigma(o_t) \odot \tanh(c_t)
 
-    1 - sigma(i) is computed as sigma(-i), so that a nearly shut gate keeps its relative accuracy. The paper's LSTM has
-    peepholes as well (`peephole_lstm`); here there are none.
+    1 - sigma(i) is computed as sigma(-i), which keeps the relative accuracy of a nearly closed gate. The paper's LSTM
+    also has peepholes (see `peephole_lstm`); this cell has none.
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``LSTMCarry(c [*B, H], h [*B, H])``;
     params ``CoupledLSTMParams(w_x [D, 3H], w_h [H, 3H], b [3H])``.
 
-    Gradients: along c the derivative of one step is :math:`1 - \sigma(i_t)`, without a matrix. What is kept is not
-    written over: c stays a weighted mean of values of tanh, within (-1, 1).
+    Gradients: along c the derivative of one step is :math:`1 - \sigma(i_t)`, without a matrix. c is a weighted mean of
+    values of tanh and stays within (-1, 1).
 
     Args:
         hidden_size: H.
-        forget_bias: initial bias of the forget gate: that of i is its negative.
-        param_dtype: of the params.
+        forget_bias: initial bias of the forget gate; the bias of i is its negative.
+        param_dtype: dtype of the params.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -164,7 +164,7 @@ class URLSTMParams(NamedTuple):
 
 @definition
 def ur_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
-    r"""Long short-term memory with a refined forget gate whose bias starts uniform over all time scales.
+    r"""Long short-term memory with a refined forget gate and uniform gate initialisation (UR-LSTM).
 
     .. math::
         (f_t, r_t, o_t) &= \sigma(x_t W_{f,r,o} + h_{t-1} U_{f,r,o} + b_{f,r,o}) \\
@@ -172,19 +172,19 @@ def ur_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
         c_t &= g_t \odot c_{t-1} + (1 - g_t) \odot \tanh(x_t W_u + h_{t-1} U_u + b_u) \\
         h_t &= o_t \odot \tanh(c_t)
 
-    It starts with :math:`b_f = -\ln(1/u - 1)`, u uniform in [1/H, 1 - 1/H], and :math:`b_r = -b_f`. The paper adds
-    :math:`\pm b_f` to projections with biases of their own; here each sum is one bias, free after the start. g and
-    1 - g are computed as :math:`f^2 + 2 f (1 - f) r` and :math:`(1 - f)^2 + 2 f (1 - f) (1 - r)`: no cancellation.
+    Biases start at :math:`b_f = -\ln(1/u - 1)`, u uniform in [1/H, 1 - 1/H], and :math:`b_r = -b_f`. The paper adds
+    :math:`\pm b_f` to projections that have trainable biases; here their sum is one trainable bias. g and 1 - g
+    are computed as :math:`f^2 + 2 f (1 - f) r` and :math:`(1 - f)^2 + 2 f (1 - f) (1 - r)`, without cancellation.
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``LSTMCarry(c [*B, H], h [*B, H])``;
     params ``URLSTMParams(w_x [D, 4H], w_h [H, 4H], b [4H])``.
 
     Gradients: along c the derivative of one step is g, without a matrix. At a forget gate near one, 1 - g reaches
-    :math:`(1 - f)^2`: an e-folding length of L steps by f becomes up to L^2, where the slope of f still is 1/L.
+    :math:`(1 - f)^2`: an e-folding length of L steps of f becomes up to L^2 steps, while the slope of f still is 1/L.
 
     Args:
         hidden_size: H.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -203,7 +203,7 @@ def ur_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
         key_w, key_b = jax.random.split(key)
         w_x, w_h = gated_weights(key_w, x, hidden_size, 4, param_dtype)
         dtype = wide(jnp.dtype(param_dtype))
-        low = 1 / max(2, hidden_size)  # [1/H, 1 - 1/H] is empty for one unit, and a point, 1/2, for two
+        low = 1 / max(2, hidden_size)  # [1/H, 1 - 1/H] is empty for one unit, and the point 1/2 for two
         u = jax.random.uniform(key_b, (hidden_size,), dtype, low, 1 - low)
         b_f = jnp.log(u) - jnp.log1p(-u)
         b = jnp.concatenate([b_f, -b_f, jnp.zeros(2 * hidden_size, dtype)])

@@ -1,4 +1,4 @@
-"""Long short-term memories whose step is more than one product and gates: projection, layer normalisation."""
+"""Long short-term memories with a projection of h or with layer normalisation."""
 
 from typing import Any, NamedTuple
 
@@ -33,26 +33,27 @@ def projection_lstm(
     forget_bias: float = 1.0,
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""Long short-term memory with many cells behind a narrow h, their linear projection.
+    r"""Long short-term memory with a projection: h is a narrow linear projection of M memory cells (LSTMP).
 
     .. math::
         (i_t, f_t, g_t, o_t) &= x_t W_x + h_{t-1} W_h + b \\
         c_t &= \sigma(f_t) \odot c_{t-1} + \sigma(i_t) \odot \tanh(g_t) \\
         h_t &= (\sigma(o_t) \odot \tanh(c_t)) W_p
 
-    The weights number 4 (D + H) M + M H, where an `lstm` of M cells has 4 (D + M) M. The paper's cell has peepholes as
-    well, and a second projection that is not fed back; PyTorch's (``proj_size``) is this one.
+    The cell has 4 (D + H) M + M H weights; an `lstm` of M cells has 4 (D + M) M. The paper's cell also has peepholes
+    and a second projection without recurrence; this form is PyTorch's (``proj_size``).
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``LSTMCarry(c [*B, M], h [*B, H])``;
     params ``ProjectionLSTMParams(w_x [D, 4M], w_h [H, 4M], b [4M], w_p [M, H])``.
 
-    Gradients: along c the product of the forget gates, as in `lstm`; the path through h has rank H at most.
+    Gradients: along c the Jacobian is the product of the forget gates, as in `lstm`; the path through h has rank H at
+    most.
 
     Args:
         hidden_size: H, the width of h (PyTorch's proj_size).
         cell_size: M, the number of memory cells (PyTorch's hidden_size); twice hidden_size by default.
         forget_bias: initial bias of the forget gate.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for a size below 1.
@@ -119,20 +120,21 @@ def layer_norm_lstm(
         c_t &= \sigma(f_t) \odot c_{t-1} + \sigma(i_t) \odot \tanh(g_t) \\
         h_t &= \sigma(o_t) \odot \tanh(\alpha_c \odot N(c_t) + b_c)
 
-    Means go over all 4H numbers of a product, and over the H of c, in float32 at least. The paper has no epsilon, and
-    so no value where h is zero; its :math:`\beta_1 + \beta_2 + b`, three biases that act as their sum, are one b here.
+    Means run over all 4H numbers of a product, and over the H numbers of c, in float32 at least. The paper has no
+    epsilon and is undefined where h is zero. The paper's three biases :math:`\beta_1 + \beta_2 + b` act as their sum;
+    here they are one b.
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``LSTMCarry(c [*B, H], h [*B, H])``; params
     ``LayerNormLSTMParams(w_x [D, 4H], w_h [H, 4H], b [4H], alpha_x [4H], alpha_h [4H], alpha_c [H], b_c [H])``.
 
-    Gradients: along c the product of the forget gates, as in `lstm`; what enters c from h is divided by the size of c,
-    and the scale of W_h has no effect, so that the path through h neither fades nor explodes by it.
+    Gradients: along c the Jacobian is the product of the forget gates, as in `lstm`. The path from h to c is divided by
+    the size of c. The scale of W_h has no effect, so it makes gradients neither vanish nor explode.
 
     Args:
         hidden_size: H.
         forget_bias: initial bias of the forget gate.
         epsilon: added to the variances.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: unless epsilon is above 0, or for a hidden_size below 1.

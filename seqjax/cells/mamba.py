@@ -1,4 +1,4 @@
-"""The selective state space model of Mamba."""
+"""Selective state space model of Mamba."""
 
 import math
 from typing import Any, Literal, NamedTuple
@@ -16,7 +16,7 @@ from seqjax.definition import definition
 from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left
 
-# The released code keeps initial steps above this.
+# Lower bound of the initial step sizes in the released code.
 STEP_FLOOR = 1e-4
 
 
@@ -46,7 +46,7 @@ def mamba(
     input_map: bool = True,
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""Selective state space model (S6), the recurrence of Mamba: step, B and C depend on the input.
+    r"""Selective state space model (S6), the recurrence of Mamba: step size, B and C depend on the input.
 
     .. math::
         u_t &= x_t W_x, \qquad B_t = u_t W_B, \qquad C_t = u_t W_C, \qquad A = -e^{\alpha} \\
@@ -57,29 +57,30 @@ def mamba(
 
     Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry s ``[*B, H*N]`` real, float32 at least; params `MambaParams`.
 
-    "zero_order_hold" is the paper's eq. 4; the released code has its first order in :math:`\Delta A`, "euler". Of the
-    block, the convolution, the activations and the gate are left to other layers; `short_convolution` goes before.
+    "zero_order_hold" is the paper's eq. 4; "euler" is its first order in :math:`\Delta A`, as in the released code. The
+    convolution, the activations and the gate of the block are separate layers; `short_convolution` goes before the
+    cell.
 
     Initialisation: :math:`A_{h,n} = -n`, n = 1 .. N; :math:`b_\Delta` such that :math:`\mathrm{softplus}(b_\Delta)` is
     log-uniform and at least 1e-4; :math:`W_\Delta` uniform within :math:`R^{-1/2}`, W_B, W_C and W_low within
     :math:`H^{-1/2}`; d one.
 
-    Gradients: :math:`\partial s_T / \partial s_t = \exp(A \sum \Delta)` over the steps between, below one: a channel
-    that sets its step near zero passes gradients on unchanged, one with a large step forgets.
+    Gradients: :math:`\partial s_T / \partial s_t = \exp(A \sum \Delta)` over the steps between, below one. A channel
+    with a step size near zero passes gradients unchanged; a channel with a large step size forgets.
 
     Args:
         hidden_size: H, the number of channels.
-        state_size: N, per channel.
-        step_rank: R, the rank of the map to the steps; a sixteenth of H, rounded up, by default.
-        discretisation: of the inputs, as above.
-        step_min: least initial length of a step.
-        step_max: greatest initial length of a step.
-        input_map: False for channels that are the inputs themselves (D = H), as in the paper's block, where a linear
-            map and a convolution come before; the map W_x is the block's.
-        param_dtype: of the params.
+        state_size: N, states per channel.
+        step_rank: R, the rank of the projection to the step sizes; by default H / 16, rounded up.
+        discretisation: of the inputs: "zero_order_hold" or "euler", as above.
+        step_min: smallest initial step size.
+        step_max: largest initial step size.
+        input_map: False uses the inputs as channels (D = H), as in the paper's block, where W_x and a convolution come
+            before the recurrence.
+        param_dtype: dtype of the params.
 
     Raises:
-        ValueError: for a size below 1, another discretisation, or an empty range of steps.
+        ValueError: for a size below 1, another discretisation, or an empty range of step sizes.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -117,7 +118,7 @@ def mamba(
             uniform(keys[2], hidden_size, state_size),
             uniform(keys[3], hidden_size, rank),
             uniform(keys[4], rank, hidden_size),
-            (step + jnp.log(-jnp.expm1(-step))).astype(param_dtype),  # the inverse of softplus
+            (step + jnp.log(-jnp.expm1(-step))).astype(param_dtype),  # inverse of softplus
             jnp.broadcast_to(jnp.log(jnp.arange(1, state_size + 1, dtype=param_dtype))[None], form),
             jnp.ones((hidden_size,), param_dtype),
         )

@@ -1,4 +1,4 @@
-"""Minimal gated cells, whose gates read the input alone: minGRU, minLSTM."""
+"""Minimal gated cells, whose gates depend on the input alone: minGRU and minLSTM."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -34,7 +34,7 @@ class MinLSTMParams(NamedTuple):
 def min_gru(
     hidden_size: int, *, activation: CandidateActivation = "identity", param_dtype: Any = jnp.float32
 ) -> Cell:
-    r"""Minimal gated recurrent unit: a linear recurrence with one gate.
+    r"""Minimal gated recurrent unit: a linear recurrence with one gate (minGRU).
 
     .. math::
         (k_t, v_t) &= x_t W_x + b \\
@@ -45,16 +45,17 @@ def min_gru(
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry h ``[*B, H]``, float32 at least; params `MinGRUParams`.
 
-    The paper scans in logarithms of h, which needs g; this recurrence does not, so the equations of the paper's main
-    part (the identity) are the default. The weights start uniform by Glorot and Bengio (the paper names none).
+    The paper scans over logarithms of h, which requires the positive g. This recurrence works without logarithms, so
+    the default is the identity, as in the main part of the paper. The paper states no initialisation; weights start
+    uniform by Glorot and Bengio.
 
     Gradients: :math:`\partial h_T / \partial h_t = \prod (1 - z_s)` over the steps between, in (0, 1), and 1/2 per step
     at the start.
 
     Args:
         hidden_size: H.
-        activation: of the candidate: "identity" or "positive", which is g.
-        param_dtype: of the params.
+        activation: of the candidate: "identity", or "positive" for g.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for another activation or a hidden_size below 1.
@@ -91,27 +92,27 @@ def min_lstm(
     forget_bias: float = 0.0,
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""Minimal long short-term memory: a linear recurrence with two gates that add up to one.
+    r"""Minimal long short-term memory: a linear recurrence with two gates that add up to one (minLSTM).
 
     .. math::
         (p_t, k_t, v_t) &= x_t W_x + b, \qquad f_t = \sigma(p_t), \quad i_t = \sigma(k_t) \\
         h_t &= \frac{f_t}{f_t + i_t} \odot h_{t-1} + \frac{i_t}{f_t + i_t} \odot \phi(v_t)
 
-    with :math:`\phi` as in `min_gru`. The gates are computed as the paper's log-space form has them,
-    :math:`f' = \sigma(-\delta)`, :math:`i' = \sigma(\delta)`, :math:`\delta = \mathrm{softplus}(-p) -
-    \mathrm{softplus}(-k)`: nothing is divided by a sum that may vanish.
+    where :math:`\phi` is as in `min_gru`. The gates are computed in the paper's log-space form,
+    :math:`f' = \sigma(-\delta)`, :math:`i' = \sigma(\delta)`,
+    :math:`\delta = \mathrm{softplus}(-p) - \mathrm{softplus}(-k)`, which avoids a division by a sum that may vanish.
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry h ``[*B, H]``, float32 at least; params `MinLSTMParams`.
 
     Gradients: :math:`\partial h_T / \partial h_t = \prod f_s / (f_s + i_s)` over the steps between, in (0, 1), and
-    1/2 per step at the start; a forget_bias b gives :math:`2\sigma(b) / (2\sigma(b) + 1)`, at most 2/3: only an input
-    gate that shuts brings it near one.
+    1/2 per step at the start; a forget_bias b gives :math:`2\sigma(b) / (2\sigma(b) + 1)`, at most 2/3. The factor is
+    near one only where the input gate is nearly closed.
 
     Args:
         hidden_size: H.
         activation: of the candidate: "identity" or "positive".
         forget_bias: initial bias of the forget gate.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for another activation or a hidden_size below 1.

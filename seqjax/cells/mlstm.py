@@ -1,4 +1,4 @@
-"""The mLSTM: a matrix memory with exponential input gates."""
+"""mLSTM: a matrix memory with exponential input gates."""
 
 import math
 from typing import Any, NamedTuple
@@ -43,7 +43,7 @@ def mlstm(
     forget_bias: tuple[float, float] = (3.0, 6.0),
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""The matrix memory of xLSTM: exponential input gates, forget gates, a normaliser.
+    r"""Matrix memory of xLSTM, with exponential input gates, forget gates and a normaliser (mLSTM).
 
     .. math::
         q_t, k_t, v_t &= x_t W_q + b_q,\; (x_t W_k + b_k) / \sqrt{K},\; x_t W_v + b_v \\
@@ -51,26 +51,26 @@ def mlstm(
         C_t &= f_t C_{t-1} + i_t k_t v_t^\top, \qquad n_t = f_t n_{t-1} + i_t k_t \\
         h_t &= \sigma(x_t W_g + b_g) \odot \frac{C_t^\top q_t}{\max(|n_t^\top q_t|, 1)}, \qquad y_t = h_t W_o
 
-    per head. C and n, one more column of C, are kept as :math:`C_t e^{-m_t}` with
-    :math:`m_t = \max(\ln f_t + m_{t-1}, \tilde i_t)`, so that no gate overflows; the 1 then reads :math:`e^{-m_t}`.
+    per head. n is an extra column of C. The carry stores :math:`C_t e^{-m_t}` with
+    :math:`m_t = \max(\ln f_t + m_{t-1}, \tilde i_t)`, so no gate overflows; the 1 then becomes :math:`e^{-m_t}`.
 
     Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry ``MatrixCarry(s [*B, N, K, V+1], m [*B, N])``, float32 at least;
     params `MLSTMParams`.
 
     Gradients: :math:`\partial C_T / \partial C_t = \prod_s f_s`, one number per head, never above 1. Biases of the
     forget gate from 3 to 6 give e-folding lengths of 21 to 404 steps at initialisation. A step with a large input gate
-    outweighs all earlier ones in the quotient: that is how the past is forgotten, and how its gradient ends.
+    outweighs all earlier steps in the quotient: the cell forgets them, and their gradients vanish.
 
     Args:
         hidden_size: H.
         num_heads: N.
         key_size: K; hidden_size // num_heads by default.
         value_size: V; hidden_size // num_heads by default.
-        forget_bias: initial biases of the forget gate of the first and the last head; evenly spaced between.
-        param_dtype: of the params.
+        forget_bias: initial biases of the forget gate of the first and the last head, evenly spaced in between.
+        param_dtype: dtype of the params.
 
     Raises:
-        ValueError: for a size below 1, heads that do not divide the hidden size, or anything but two biases.
+        ValueError: for a size below 1, heads that do not divide the hidden size, or a number of biases other than two.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -83,11 +83,11 @@ def mlstm(
 
     References:
         Beck et al. 2024, "xLSTM: extended long short-term memory", arXiv:2405.04517: eq. 19-27 (the cell, here per
-        head and with a projection W_o), eq. 15-17 (the stabiliser, given there for the sLSTM). The paper also allows
-        f = exp. The norm after the cell and the block around it are a model's. Initialisation of the gates as in the
-        authors' code: weights zero, b_f spaced evenly, b_i normal of deviation 0.1; other weights normal of
-        variance 1 / fan-in, other biases zero. The quotient takes :math:`e^{-m}` within :math:`e^{\pm 39.9}` in float32
-        (:math:`e^{\pm 319}` in float64): beyond, it would overflow, or leave nothing to divide by.
+        head and with a projection W_o), eq. 15-17 (the stabiliser, given there for the sLSTM). The paper also allows f
+        = exp. The norm after the cell and the block around it belong to the model. The gates start as in the authors'
+        code: weights zero, b_f evenly spaced, b_i normal with standard deviation 0.1. Other weights start normal with
+        variance 1 / fan-in, other biases at zero. The quotient clips :math:`e^{-m}` to :math:`e^{\pm 39.9}` in float32
+        (:math:`e^{\pm 319}` in float64); beyond these bounds the denominator would overflow or vanish.
     """
     heads = check_heads("mlstm", hidden_size, num_heads, key_size, value_size)
     number, key_size, value_size = heads
@@ -122,7 +122,8 @@ def mlstm(
         return MatrixInputs(q, k / math.sqrt(key_size), with_ones(v), log_decay, log_input=log_input)
 
     def readout(params: MLSTMParams, hs: MatrixOutputs, xs: jax.Array) -> jax.Array:
-        # Neither e^-m nor the square of its reciprocal, which the derivative takes, leaves the range of the dtype.
+        # e^-m and the square of its reciprocal, which the derivative contains, stay in the range of the
+        # dtype.
         limit = 0.45 * math.log(float(jnp.finfo(hs.m.dtype).max))
         one = jnp.exp(jnp.clip(-hs.m, -limit, limit))[..., None]
         h = hs.o[..., :-1] / jnp.maximum(jnp.abs(hs.o[..., -1:]), one)

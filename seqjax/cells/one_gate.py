@@ -1,4 +1,4 @@
-"""Cells with a single gate: the minimal gated unit and the update gate network."""
+"""Cells with a single gate: the minimal gated unit and the update gate recurrent network."""
 
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ class MGUCarry(NamedTuple):
 
 @definition
 def mgu(hidden_size: int, *, reset_after: bool = False, param_dtype: Any = jnp.float32) -> Cell:
-    r"""Minimal gated unit: a GRU with one gate for both purposes.
+    r"""Minimal gated unit: a GRU whose one gate acts as update gate and as reset gate.
 
     .. math::
         f_t &= \sigma(x_t W_{xf} + h_{t-1} W_{hf} + b_f) \\
@@ -37,20 +37,20 @@ def mgu(hidden_size: int, *, reset_after: bool = False, param_dtype: Any = jnp.f
         n_t &= \tanh(x_t W_{xn} + f_t \odot (h_{t-1} W_{hn}) + b_n) && \text{(after)} \\
         h_t &= (1 - f_t) \odot h_{t-1} + f_t \odot n_t
 
-    "Before" is the paper's, whose second product waits for f (`Step`); "after" needs one product (`Gated`).
-    ``flax.linen.MGUCell`` is neither: it updates by :math:`h_t = (1 - f_t) \odot n_t + f_t \odot h_{t-1}`, so that the
-    gate that lets h into n also keeps it.
+    "Before" is the form of the paper; its second product depends on f (`Step`). "After" needs one product (`Gated`).
+    ``flax.linen.MGUCell`` has neither form: it updates by :math:`h_t = (1 - f_t) \odot n_t + f_t \odot h_{t-1}`, with f
+    and 1 - f exchanged.
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``MGUCarry(h [*B, H])``;
     params ``MGUParams(w_x [D, 2H], w_h [H, 2H], b [2H])``.
 
-    Gradients: the path :math:`1 - f_t` carries them without a matrix; where it is wide open, f near 0, the path
-    through n is shut twice, by f outside and inside.
+    Gradients: the direct path multiplies gradients by :math:`1 - f_t`, without a matrix. f multiplies the path through
+    n twice, outside and inside, so a gate near 0 closes that path.
 
     Args:
         hidden_size: H.
         reset_after: whether f acts after the recurrent product.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -109,26 +109,26 @@ class UGRNNCarry(NamedTuple):
 
 @definition
 def ugrnn(hidden_size: int, *, update_bias: float = 1.0, param_dtype: Any = jnp.float32) -> Cell:
-    r"""Update gate recurrent network: a simple recurrent network behind one gate.
+    r"""Update gate recurrent network: a simple recurrent network with one update gate (UGRNN).
 
     .. math::
         g_t &= \sigma(x_t W_{xg} + h_{t-1} W_{hg} + b_g) \\
         c_t &= \tanh(x_t W_{xc} + h_{t-1} W_{hc} + b_c) \\
         h_t &= g_t \odot h_{t-1} + (1 - g_t) \odot c_t
 
-    ``flax.linen.MGUCell(reset_gate=False)`` is this cell. The paper tries relu as well in place of tanh.
+    ``flax.linen.MGUCell(reset_gate=False)`` is this cell. The paper also tests relu in place of tanh.
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``UGRNNCarry(h [*B, H])``;
     params ``UGRNNParams(w_x [D, 2H], w_h [H, 2H], b [2H])``.
 
-    Gradients: the path :math:`g_t` carries them without a matrix, with an e-folding length of
-    :math:`-1/\ln\sigma(b_g)` steps at initialisation, 3.2 for the default bias of 1; beside it runs the path of an
+    Gradients: the direct path multiplies gradients by :math:`g_t`, without a matrix, with an e-folding length of
+    :math:`-1/\ln\sigma(b_g)` steps at initialisation, 3.2 for the default bias of 1. The second path is that of an
     `elman` network, times 1 - g.
 
     Args:
         hidden_size: H.
         update_bias: initial bias of the gate.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj

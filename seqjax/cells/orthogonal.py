@@ -1,4 +1,4 @@
-"""The recurrent network with an orthogonal matrix."""
+"""Recurrent network with an orthogonal recurrent matrix."""
 
 import math
 from typing import Any, Literal, NamedTuple
@@ -15,7 +15,7 @@ from seqjax.ops.step import expand_left
 
 
 class OrthogonalParams(NamedTuple):
-    """w_x ``[D, H]``, a ``[H, H]``, of which the entries above the diagonal are read, b ``[H]``."""
+    """w_x ``[D, H]``; a ``[H, H]``, of which only the entries above the diagonal are used; b ``[H]``."""
 
     w_x: jax.Array
     a: jax.Array
@@ -29,13 +29,13 @@ class OrthogonalCarry(NamedTuple):
 
 
 def orthogonal_matrix(a: jax.Array) -> jax.Array:
-    """``exp(A)`` with the antisymmetric A that has the entries of a ``[H, H]`` above its diagonal."""
+    """Return ``exp(A)``, where A is antisymmetric with the entries of a ``[H, H]`` above its diagonal."""
     upper = jnp.triu(a.astype(wide(a.dtype)), 1)
     return jax.scipy.linalg.expm(upper - upper.T)
 
 
 def _mod_relu(z: jax.Array, b: jax.Array) -> jax.Array:
-    # Not as sign(z) relu(|z| + b), whose derivative at z = 0 is 0 where b = 0 makes it the identity.
+    # Not sign(z) relu(|z| + b): at z = 0 its derivative is 0, although with b = 0 it is the identity.
     return jnp.where(jnp.abs(z) + b < 0, jnp.zeros_like(z), z + jnp.sign(z) * b)
 
 
@@ -55,22 +55,23 @@ def orthogonal_rnn(
         h_t &= \mathrm{sign}(z_t) \odot \mathrm{relu}(|z_t| + b) && \text{(modrelu)} \\
         h_t &= \phi(z_t + b) && \text{(tanh, identity)}
 
-    with triu the entries above the diagonal. The exponential is computed once per unroll (and at every `step`), in
-    float32 at least: W_h is orthogonal to rounding.
+    where triu takes the entries above the diagonal. The exponential is computed once per unroll (and at every `step`),
+    in float32 at least, so W_h is orthogonal to rounding.
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``OrthogonalCarry(h [*B, H])``;
     params ``OrthogonalParams(w_x [D, H], a [H, H], b [H])``.
 
-    Gradients: :math:`\partial h_t / \partial h_{t-1} = W_h D_t`, D_t the diagonal of slopes. W_h keeps norms, whatever
-    training does to a; the slopes of modrelu are 1 or, where :math:`|z| < -b`, 0. So gradients never explode, and with
-    the identity, or modrelu with b = 0, every singular value of the Jacobian over any number of steps is 1.
+    Gradients: :math:`\partial h_t / \partial h_{t-1} = W_h D_t`, where D_t is the diagonal matrix of slopes. W_h
+    preserves norms for every a. The slopes of modrelu are 1 or, where :math:`|z| < -b`, 0. Gradients therefore never
+    explode, and with the identity, or modrelu with b = 0, every singular value of the Jacobian over any number of steps
+    is 1.
 
     Args:
         hidden_size: H.
         activation: "modrelu", "tanh" or "identity".
-        angles: the angles by which W_h turns planes at the start: "henaff", uniform in [-pi, pi]; "cayley",
-            -tan(theta / 2) with theta uniform in [0, pi / 2]. With an odd H one axis stays.
-        param_dtype: of the params.
+        angles: initial rotation angles of W_h in its planes: "henaff", uniform in [-pi, pi]; "cayley", -tan(theta / 2)
+            with theta uniform in [0, pi / 2]. With an odd H one axis is not rotated.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for another activation or choice of angles, or a hidden_size below 1.
@@ -121,10 +122,10 @@ def orthogonal_rnn(
         h, w_h = carry.h, orthogonal_matrix(params.a).astype(u.dtype)
         if activation == "tanh":
             h = jnp.arctanh(h)
-        if modrelu:  # what modrelu set to zero is lost
+        if modrelu:  # modrelu is not invertible where its output is zero
             h = h - jnp.sign(h) * expand_left(params.b.astype(u.dtype), h.ndim)
         before = (h - u) @ w_h.T
-        # Once more with what is left: W_h is orthogonal to rounding in the dtype of the params.
+        # Refine once with the residual, since W_h is orthogonal only to rounding in the dtype of the params.
         return OrthogonalCarry(before + (h - u - before @ w_h) @ w_h.T)
 
     return Cell(

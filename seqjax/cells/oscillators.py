@@ -1,4 +1,4 @@
-"""Recurrent networks that discretise oscillators or equations with many time scales: coRNN and LEM."""
+"""Recurrent networks that discretise differential equations: coRNN (oscillators) and LEM (multiple time scales)."""
 
 import math
 from typing import Any, NamedTuple
@@ -46,22 +46,22 @@ def cornn(
             - \gamma\, y_{t-1} - \epsilon\, z_{\bar t}\right) \\
         y_t &= y_{t-1} + \Delta t\, z_t
 
-    with :math:`\bar t = t-1`, or t with implicit damping. It emits y.
+    where :math:`\bar t = t-1`, or t with implicit damping. The output is y.
 
     Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry ``CoRNNCarry(z [*B, H], y [*B, H])``;
     params ``CoRNNParams(w_x [D, H], w_y [H, H], w_z [H, H], b [H])``.
 
-    Gradients: one step is the identity plus :math:`O(\Delta t)`, so that over T steps with
-    :math:`T \Delta t = O(1)` they neither vanish nor explode (the paper derives bounds); the weights
-    enter only through slopes within [0, 1]. With weights of zero every unit is a damped oscillator of its own.
+    Gradients: the Jacobian of one step is the identity plus :math:`O(\Delta t)`. Over T steps with
+    :math:`T \Delta t = O(1)` gradients neither vanish nor explode (the paper derives bounds). The weights enter only
+    through slopes within [0, 1]. With weights of zero the units are independent damped oscillators.
 
     Args:
         hidden_size: H.
         step_size: Delta t.
         gamma: the squared frequency of each oscillator.
-        epsilon: the damping.
-        implicit_damping: damp by the new velocity; stable for any step_size * epsilon.
-        param_dtype: of the params.
+        epsilon: the damping coefficient.
+        implicit_damping: whether the new velocity enters the damping, which is stable for any step_size * epsilon.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for a step_size that is not positive, a negative gamma or epsilon, or a hidden_size below 1.
@@ -73,9 +73,9 @@ def cornn(
         CoRNNParams(w_x=(2, 3), w_y=(3, 3), w_z=(3, 3), b=(3,))
 
     References:
-        Rusch, Mishra 2021, "Coupled oscillatory recurrent neural network (coRNN)", arXiv:2010.00951, eq. 3. Step size,
-        gamma and epsilon are by default those of the authors' code for sequential MNIST; all params start uniform
-        within :math:`\pm 1/\sqrt{D + 2H}`, as there (one torch.nn.Linear of [x, z, y]).
+        Rusch, Mishra 2021, "Coupled oscillatory recurrent neural network (coRNN)", arXiv:2010.00951, eq. 3. The
+        defaults of step_size, gamma and epsilon are those of the authors' code for sequential MNIST. All params start
+        uniform within :math:`\pm 1/\sqrt{D + 2H}`, as in that code (one torch.nn.Linear of [x, z, y]).
     """
     check_whole("cornn(hidden_size)", hidden_size)
     check_above("cornn(step_size)", step_size)
@@ -99,7 +99,7 @@ def cornn(
         return CoRNNCarry(z, y), y
 
     def inverse(params: CoRNNParams, carry: CoRNNCarry, u: jax.Array) -> CoRNNCarry:
-        """The position in closed form; the velocity by iteration, as the step is short."""
+        """Solve for the position in closed form and for the velocity by fixed-point iteration, as the step is small."""
         w_y, w_z = params.w_y.astype(u.dtype), params.w_z.astype(u.dtype)
         y = carry.y - step_size * carry.z
         driven = u + y @ w_y
@@ -139,7 +139,7 @@ class LEMCarry(NamedTuple):
 
 @definition
 def lem(hidden_size: int, *, step_size: float = 1.0, param_dtype: Any = jnp.float32) -> Cell:
-    r"""Long expressive memory: two coupled equations, each with a step size that it learns from its input.
+    r"""Long expressive memory: two coupled equations, each with an input-dependent step size (LEM).
 
     .. math::
         \Delta_t &= \Delta t\, \sigma(x_t W_{x1} + y_{t-1} W_{y1} + b_1) \\
@@ -147,18 +147,18 @@ def lem(hidden_size: int, *, step_size: float = 1.0, param_dtype: Any = jnp.floa
         z_t &= (1 - \Delta_t) \odot z_{t-1} + \Delta_t \odot \tanh(x_t W_{xz} + y_{t-1} W_{yz} + b_z) \\
         y_t &= (1 - \bar\Delta_t) \odot y_{t-1} + \bar\Delta_t \odot \tanh(x_t W_{xy} + z_t W_z + b_y)
 
-    It emits y.
+    The output is y.
 
     Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry ``LEMCarry(z [*B, H], y [*B, H])``;
     params ``LEMParams(w_x [D, 4H], w_y [H, 3H], w_z [H, H], b [4H])``, columns in the order 1, 2, z, y (w_y without y).
 
-    Gradients: along z and along y the product of :math:`1 - \Delta_t`, without a matrix, as in an LSTM along c;
-    gradients from y reach z through W_z.
+    Gradients: along z and along y the Jacobian is the product of :math:`1 - \Delta_t`, without a matrix, as in an LSTM
+    along c. Gradients from y reach z through W_z.
 
     Args:
         hidden_size: H.
         step_size: Delta t, at most 1.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for a step_size outside (0, 1], or a hidden_size below 1.

@@ -1,4 +1,4 @@
-"""Gated cells with diagonal recurrent weights, for parallel execution by Newton's method: ParaGRU and ParaLSTM."""
+"""ParaGRU and ParaLSTM: gated cells with diagonal recurrent weights, designed for Newton's method."""
 
 import math
 from typing import Any, NamedTuple
@@ -41,17 +41,17 @@ def para_gru(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
         n_t &= \tanh(x_t W_{xn} + w_{hn} \odot r_t \odot h_{t-1} + b_n) \\
         h_t &= (1 - z_t) \odot h_{t-1} + z_t \odot n_t
 
-    z and 1 - z are the other way round than in `seqjax.gru`, as in the paper.
+    z and 1 - z are exchanged with respect to `seqjax.gru`, as in the paper.
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``ParaGRUCarry(h [*B, H])``;
     params ``ParaGRUParams(w_x [D, 3H], w_h [3, H], b [3H])``, in the order r, z, n.
 
-    Gradients: :math:`\partial h_t / \partial h_{t-1}` is diagonal: every unit carries its own gradient, and none is
-    mixed within the layer. Per unit it is :math:`1 - z_t` plus the paths through the gates.
+    Gradients: :math:`\partial h_t / \partial h_{t-1}` is diagonal: the layer does not mix the gradients of its units.
+    Each diagonal entry is :math:`1 - z_t` plus the paths through the gates.
 
     Args:
         hidden_size: H.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for a hidden_size below 1.
@@ -65,8 +65,8 @@ def para_gru(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
     References:
         Danieli et al. 2025, "ParaRNN: unlocking parallel training of nonlinear RNNs for large language models",
         arXiv:2510.21450. Initial values as in the authors' code: w_x by Glorot, w_h normal of variance
-        4/(5H), the bias of z falling evenly from 0 to -1 over the units. Their input weights may be block-diagonal by
-        heads; here they are dense.
+        4/(5H), the bias of z falling evenly from 0 to -1 over the units. The authors' input weights may be
+        block-diagonal by heads; here they are dense.
     """
     check_whole("para_gru(hidden_size)", hidden_size)
 
@@ -93,7 +93,7 @@ def para_gru(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
 
 @elementwise("w_h", "w_c", "b")
 class ParaLSTMParams(NamedTuple):
-    """w_x ``[D, 3H]``, w_h ``[3, H]`` (diagonals), w_c ``[2, H]`` (peepholes of f and o), b ``[3H]``; order f, g, o."""
+    """w_x ``[D, 3H]``, w_h ``[3, H]`` (diagonals), w_c ``[2, H]`` (peepholes of f, o), b ``[3H]``; order f, g, o."""
 
     w_x: jax.Array
     w_h: jax.Array
@@ -110,7 +110,7 @@ class ParaLSTMCarry(NamedTuple):
 
 @definition
 def para_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
-    r"""LSTM with diagonal recurrent weights, peepholes and i = 1 - f, whose Jacobian has blocks of 2 x 2 (ParaLSTM).
+    r"""LSTM with diagonal recurrent weights, peepholes and i = 1 - f, whose Jacobian has 2 x 2 blocks (ParaLSTM).
 
     .. math::
         f_t &= \sigma(x_t W_{xf} + w_{hf} \odot h_{t-1} + w_{cf} \odot c_{t-1} + b_f) \\
@@ -122,12 +122,12 @@ def para_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``ParaLSTMCarry(c [*B, H], h [*B, H])``;
     params ``ParaLSTMParams(w_x [D, 3H], w_h [3, H], w_c [2, H], b [3H])``, in the order f, g, o.
 
-    Gradients: unit j of (c, h) depends on unit j of the carry before alone: a block of 2 x 2 per unit. Along c it is
-    f_t plus the path through the peephole.
+    Gradients: unit j of (c, h) depends only on unit j of the previous carry, so the Jacobian has one 2 x 2 block per
+    unit. Along c its entry is f_t plus the path through the peephole.
 
     Args:
         hidden_size: H.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for a hidden_size below 1.
@@ -141,7 +141,7 @@ def para_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
     References:
         Danieli et al. 2025, "ParaRNN: unlocking parallel training of nonlinear RNNs for large language models",
         arXiv:2510.21450. Initial values as in the authors' code: w_x by Glorot, w_h and w_c normal of
-        variance 4/(5H), the bias of f falling evenly from 0 to -1 over the units. Their input weights may be
+        variance 4/(5H), the bias of f falling evenly from 0 to -1 over the units. The authors' input weights may be
         block-diagonal by heads; here they are dense.
     """
     check_whole("para_lstm(hidden_size)", hidden_size)
@@ -152,7 +152,7 @@ def para_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
         w_c = _diagonals(key_c, 2, hidden_size, param_dtype)
         return ParaLSTMParams(w_x, w_h, w_c, b)
 
-    # The gates with peepholes arrive before their sigmoid.
+    # Gates with peepholes arrive as pre-activations.
     def update(w: tuple, state: tuple, f: jax.Array, g: jax.Array) -> tuple:
         (c,) = state
         f = jax.nn.sigmoid(f + w[0] * c)
@@ -181,7 +181,7 @@ def _diagonals(key: jax.Array, num: int, size: int, dtype: Any) -> jax.Array:
 
 
 def _initial_weights(key: jax.Array, x: jax.Array, size: int, falling: int, dtype: Any) -> tuple:
-    """w_x ``[D, 3H]``, w_h ``[3, H]`` and b ``[3H]``, where one gate's bias falls from 0 to -1 over the units."""
+    """Draw w_x ``[D, 3H]``, w_h ``[3, H]`` and b ``[3H]``; one gate's bias falls from 0 to -1 over the units."""
     key_x, key_h = jax.random.split(key)
     w_x, _ = gated_weights(key_x, x, size, 3, dtype)
     b = jnp.zeros((3, size), dtype).at[falling].set(-jnp.linspace(0, 1, size, dtype=dtype))

@@ -1,4 +1,4 @@
-"""Quasi-recurrent networks."""
+"""Quasi-recurrent network."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +17,7 @@ GATES = {"f": 2, "fo": 3, "ifo": 4}
 
 
 class QRNNParams(NamedTuple):
-    """w_x ``[D, G*H]``, b ``[G*H]``; columns in the order z, f, o, i, as far as the pooling has them."""
+    """w_x ``[D, G*H]``, b ``[G*H]``; columns in the order z, f, o, i, without those that the pooling lacks."""
 
     w_x: jax.Array
     b: jax.Array
@@ -27,7 +27,7 @@ class QRNNParams(NamedTuple):
 def qrnn(
     hidden_size: int, *, pooling: Literal["f", "fo", "ifo"] = "fo", param_dtype: Any = jnp.float32
 ) -> Cell:
-    r"""Quasi-recurrent network: gates of the input alone, and a recurrence that only pools.
+    r"""Quasi-recurrent network: gates depend on the input alone, and the recurrence only pools.
 
     .. math::
         (z_t, f_t, o_t, i_t) &= x_t W_x + b \\
@@ -37,18 +37,18 @@ def qrnn(
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry c ``[*B, H]``, float32 at least; params `QRNNParams`.
 
-    The paper's gates read a window of inputs; a cell is pointwise in time, so here the window is 1. For a window of 2,
+    The paper's gates read a window of inputs; a cell reads one input, so here the window is 1. For a window of 2, use
     ``serial(token_shift(num_outputs=2), recurrent(qrnn(H)))``: two different mixtures of :math:`x_t` and
-    :math:`x_{t-1}` span what the paper's eq. 2 does. The paper adds zoneout on f, and names no initial weights: they
-    are uniform by Glorot and Bengio per gate, the biases zero.
+    :math:`x_{t-1}` span the maps of the paper's eq. 2. The paper also applies zoneout to f. The paper states no
+    initialisation; weights start uniform by Glorot and Bengio per gate, biases at zero.
 
     Gradients: :math:`\partial c_T / \partial c_t = \prod \sigma(f_s)` over the steps between, in (0, 1), and 1/2 per
     step at the start.
 
     Args:
         hidden_size: H.
-        pooling: which gates there are.
-        param_dtype: of the params.
+        pooling: "f", "fo" or "ifo", the gates that the cell has.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for another pooling or a hidden_size below 1.
@@ -74,7 +74,7 @@ def qrnn(
         return QRNNParams(w_x, jnp.zeros((num_gates * hidden_size,), param_dtype))
 
     def gate(params: QRNNParams, xs: jax.Array, first: int, last: int) -> list[jax.Array]:
-        """Pre-activations of the gates from `first` to before `last`, float32 at least."""
+        """Return the pre-activations of the gates `first` to `last`, exclusive, in float32 at least."""
         columns = slice(first * hidden_size, last * hidden_size)
         us = affine(xs, params.w_x[:, columns], params.b[columns]).astype(wide(xs.dtype))
         return jnp.split(us, last - first, -1)

@@ -32,26 +32,26 @@ def retention(
     value_size: int | None = None,
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""Multi-scale retention (RetNet): linear attention that forgets at a fixed rate, another one for each head.
+    r"""Multi-scale retention (RetNet): linear attention with a fixed decay per head.
 
     .. math::
         q_t, k_t, v_t &= x_t W_q,\; x_t W_k / \sqrt{K},\; x_t W_v \\
         S_t &= \gamma_n S_{t-1} + k_t v_t^\top, \qquad \gamma_n = 1 - 2^{-5-n}, \quad n = 0 \dots N-1 \\
         y_t &= \big(\mathrm{silu}(x_t W_g) \odot \mathrm{norm}(S_t^\top q_t)\big) W_o
 
-    with norm the group norm with one group per head.
+    where norm is the group norm with one group per head.
 
     Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry S ``[*B, N, K, V]``, float32 at least; params `RetentionParams`.
 
-    Gradients: :math:`\partial S_T / \partial S_t = \gamma_n^{T-t}`, whatever the inputs are: e-folding lengths of
-    31.5, 63.5, 127.5, ... steps, about :math:`2^{5+n}`.
+    Gradients: :math:`\partial S_T / \partial S_t = \gamma_n^{T-t}`, for all inputs. The e-folding lengths of the heads
+    are 31.5, 63.5, 127.5, ... steps, about :math:`2^{5+n}`.
 
     Args:
         hidden_size: H.
         num_heads: N.
         key_size: K; hidden_size // num_heads by default.
         value_size: V, at least 2; twice hidden_size // num_heads by default, as in the paper's section 3.1.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for a size below 1, heads that do not divide the hidden size, or a value_size of 1.
@@ -65,9 +65,10 @@ def retention(
 
     References:
         Sun et al. 2023, "Retentive network", arXiv:2307.08621: eq. 6 (the recurrence), eq. 8 (decays, norm and gate)
-        and section 2.2, "Retention score normalization" (the factor of 1 / sqrt K). Without the rotations
-        :math:`e^{in\theta}` of eq. 5, which depend on the absolute position: theta = 0. The norm has no gain, as W_o
-        can hold it, and no bias. Weights normal of variance 1 / fan-in; the paper states no initialisation.
+        and section 2.2, "Retention score normalization" (the factor of 1 / sqrt K). This cell omits the rotations
+        :math:`e^{in\theta}` of eq. 5, which depend on the absolute position (theta = 0). The norm has no bias, and no
+        gain, since W_o can absorb a gain. The paper states no initialisation; weights start normal with variance 1 /
+        fan-in.
     """
     heads = check_heads(
         "retention",

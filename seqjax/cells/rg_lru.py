@@ -1,4 +1,4 @@
-"""The real-gated linear recurrent unit of Griffin."""
+"""Real-gated linear recurrent unit of Griffin."""
 
 import math
 from typing import Any, NamedTuple
@@ -49,25 +49,26 @@ def rg_lru(
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry h ``[*B, H]``, float32 at least; params `RGLRUParams`.
 
-    The square root is taken from the logarithm of :math:`-\log a_t`, a sum of logarithms of sigmoids, so that value
-    and gradient are accurate and finite for every a (the authors' code bounds the gradient instead).
+    The square root is computed from the logarithm of :math:`-\log a_t`, a sum of logarithms of sigmoids. Value and
+    gradient are therefore accurate and finite for every a (the authors' code clips the gradient instead).
 
-    Initialisation: :math:`\sigma(\Lambda)^c` uniform in [a_min, a_max]; normal weights of variance one over their
-    inputs; biases zero.
+    Initialisation: :math:`\sigma(\Lambda)^c` uniform in [a_min, a_max]; weights normal with variance 1 / fan-in; biases
+    zero.
 
-    Gradients: :math:`\partial h_T / \partial h_t = \prod a_s` over the steps between, in (0, 1). At the start
-    :math:`r_t` is near 1/2, so that a unit forgets by half of :math:`-\log \sigma(\Lambda)^c` per step: e-folding
-    lengths of 19 to 2000 steps. A recurrence gate that shuts (r near zero) passes gradients on unchanged.
+    Gradients: :math:`\partial h_T / \partial h_t = \prod a_s` over the steps between, in (0, 1). At initialisation
+    :math:`r_t` is near 1/2, so a unit decays by half of :math:`-\log \sigma(\Lambda)^c` per step, which gives e-folding
+    lengths of 19 to 2000 steps. A closed recurrence gate (r near zero) passes gradients unchanged.
 
     Args:
         hidden_size: H, the number of channels.
-        num_blocks: N, of the gates' block-diagonal weights; 1 for dense ones (the paper's models use blocks).
+        num_blocks: N, the number of blocks in the gates' block-diagonal weights; 1 for dense weights (the paper's
+            models use blocks).
         exponent: c.
-        a_min: least initial decay at an open recurrence gate.
-        a_max: greatest initial decay at an open recurrence gate.
-        input_map: False for channels that are the inputs themselves (D = H), as in the paper's block, where a linear
-            map and a convolution come before; the map W_x is the block's.
-        param_dtype: of the params.
+        a_min: smallest initial decay at an open recurrence gate.
+        a_max: largest initial decay at an open recurrence gate.
+        input_map: False uses the inputs as channels (D = H), as in the paper's block, where W_x and a convolution come
+            before the recurrence.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: unless 0 < a_min < a_max < 1, exponent > 0, and num_blocks divides hidden_size.
@@ -105,7 +106,7 @@ def rg_lru(
         )
 
     def gate(us: jax.Array, w: jax.Array, b: jax.Array) -> jax.Array:
-        """Pre-activations, float32 at least."""
+        """Return the pre-activations of a gate, in float32 at least."""
         heads = us.reshape(*us.shape[:-1], num_blocks, block)
         z = jnp.einsum("...nd,nde->...ne", heads, w.astype(us.dtype)).reshape(us.shape)
         dtype = wide(us.dtype)
@@ -114,7 +115,7 @@ def rg_lru(
     def project(params: RGLRUParams, xs: jax.Array, key: Any = None) -> DiagonalInputs:
         us = to_channels(xs, params.w_x, hidden_size)
         dtype = wide(us.dtype)
-        # The logarithm of rho in a = exp(-rho): rho = c softplus(-Lambda) sigmoid(z).
+        # log(rho) for a = exp(-rho), where rho = c softplus(-Lambda) sigmoid(z).
         log_rate = math.log(exponent) + log_softplus(-params.a_logit.astype(dtype))
         log_rate = expand_left(log_rate, us.ndim) + jax.nn.log_sigmoid(gate(us, params.w_r, params.b_r))
         i = jax.nn.sigmoid(gate(us, params.w_i, params.b_i))

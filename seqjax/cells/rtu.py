@@ -40,7 +40,7 @@ def rtu(
     max_phase: float = 2 * math.pi,
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""Recurrent trace units: a complex diagonal recurrence in real terms, a scaled rotation of two numbers per unit.
+    r"""Recurrent trace unit: a complex diagonal recurrence, written as a scaled rotation of two real numbers per unit.
 
     .. math::
         r &= \exp(-e^{\nu}), \quad \theta = e^{\theta_{log}}, \quad
@@ -56,18 +56,18 @@ def rtu(
     Initialisation: :math:`r^2` uniform in [r_min^2, r_max^2] and :math:`\theta` uniform up to max_phase, as in `lru`;
     W_x normal with variance 1/D.
 
-    Gradients: linear units carry them by :math:`r^{T-t}` and a rotation, exactly: never more than one. Nonlinear ones
-    by slopes of f between the rotations. Either way no unit depends on another's past, so that real-time recurrent
-    learning costs as much as the forward pass.
+    Gradients: the Jacobian of linear units is exactly :math:`r^{T-t}` times a rotation, with norm at most one.
+    Nonlinear units have slopes of f between the rotations. In both forms no unit depends on the past of another unit,
+    so real-time recurrent learning costs as much as the forward pass.
 
     Args:
         hidden_size: H, the number of units; the outputs have twice the width.
-        nonlinear: f inside the recurrence (`Step`) instead of after it (`Diagonal`).
+        nonlinear: whether f acts inside the recurrence (`Step`) or after it (`Diagonal`).
         activation: f.
-        r_min: least modulus at initialisation.
-        r_max: greatest modulus at initialisation.
-        max_phase: greatest angle at initialisation, in radians.
-        param_dtype: of the params.
+        r_min: smallest modulus at initialisation.
+        r_max: largest modulus at initialisation.
+        max_phase: largest angle at initialisation, in radians.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: unless 0 <= r_min < r_max <= 1; for an angle that is not positive, another activation, or a size
@@ -92,7 +92,7 @@ def rtu(
 
     def init(key: jax.Array, x: jax.Array) -> RTUParams:
         keys = jax.random.split(key, 3)
-        # Uniform in (0, 1]: a modulus or an angle of exactly zero has no logarithm. In float32 at least, as in `lru`.
+        # Uniform in (0, 1], since zero has no logarithm. Draw in float32 at least, as in `lru`.
         dtype = wide(jnp.dtype(param_dtype))
         u_1, u_2 = (1 - jax.random.uniform(k, (hidden_size,), dtype) for k in keys[:2])
         tiny = jnp.finfo(dtype).eps
@@ -105,7 +105,7 @@ def rtu(
         )
 
     def rotation(params: RTUParams, dtype: Any) -> jax.Array:
-        """g + i phi ``[H]``."""
+        """Return g + i phi ``[H]``."""
         nu, theta = (jnp.exp(p.astype(dtype)) for p in params[:2])
         modulus = jnp.exp(-nu)
         return jax.lax.complex(modulus * jnp.cos(theta), modulus * jnp.sin(theta))

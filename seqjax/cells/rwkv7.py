@@ -1,4 +1,4 @@
-"""RWKV-7: a generalised delta rule."""
+"""RWKV-7, a generalised delta rule."""
 
 import math
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ class RWKV7Params(NamedTuple):
 
     w_d1 ``[D, R]``, w_d2 ``[R, N*K]``, b_d ``[N*K]``: the decay; w_a1, w_a2, b_a alike: the learning rate.
     w_g1 ``[D, R_g]``, w_g2 ``[R_g, N*V]``: the gate. xi, alpha, rho ``[N*K]``: removal key, replacement key, bonus.
-    gain, bias ``[N*V]``: of the norm.
+    gain, bias ``[N*V]``: gain and bias of the norm.
     """
 
     w_r: jax.Array
@@ -64,7 +64,7 @@ def rwkv7(
     gate_rank: int = 128,
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""The time mixing of RWKV-7 "Goose": a delta rule with a decay and a learning rate per channel.
+    r"""Time mixing of RWKV-7 "Goose": a delta rule with a decay and a learning rate per channel.
 
     .. math::
         r_t, k_t, v_t &= x_t W_r,\; x_t W_k,\; x_t W_v, \qquad
@@ -77,23 +77,24 @@ def rwkv7(
         p_t &= \mathrm{norm}(S_t^\top r_t) + \big(r_t \cdot (\rho \odot \tilde k_t)\big) v_t, \qquad
         y_t = (g_t \odot p_t) W_o
 
-    per head, with norm the layer norm of each head, with gain and bias.
+    per head, where norm is the layer norm of each head, with gain and bias.
 
     Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry S ``[*B, N, K, V]``, the transpose of the paper's, float32 at least;
     params `RWKV7Params`.
 
     Gradients: one step multiplies by :math:`\mathrm{diag}(w_t) - (a_t \odot \hat\kappa_t) \hat\kappa_t^\top`, of
     determinant :math:`\prod w_t \, (1 - \hat\kappa_t \cdot (a_t \odot \hat\kappa_t / w_t))`. Decays stay between 0.545
-    and 1: no channel forgets within a step or two, but what a removal key points at may be erased at once.
+    and 1, so no channel forgets within one or two steps by decay. A step may erase the value under its removal key at
+    once.
 
     Args:
         hidden_size: H.
         num_heads: N.
         key_size: K; hidden_size // num_heads by default.
         value_size: V, at least 2; hidden_size // num_heads by default.
-        rank: R, of the projections of decay and learning rate; 64 and 128 are the paper's at width 768.
-        gate_rank: R_g, of the projection of the gate.
-        param_dtype: of the params.
+        rank: R, the rank of the projections of decay and learning rate; 64 in the paper at width 768.
+        gate_rank: R_g, the rank of the projection of the gate; 128 in the paper at width 768.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for a size below 1, heads that do not divide the hidden size, or a value_size of 1.
@@ -107,10 +108,11 @@ def rwkv7(
 
     References:
         Peng et al. 2025, "RWKV-7 Goose with expressive dynamic state evolution", arXiv:2503.14456: eq. 4-7 and 11-14
-        (what enters), eq. 15-17 (the recurrence), eq. 20-22 (what leaves). The token shift of eq. 3 is a layer of its
-        own, so that one x enters all projections; the value residual of eq. 8-10 joins several layers, so that v is
-        that of the first. Initialisation as in the authors' code (RWKV-LM, of the time of the paper) for the first
-        layer, but for W_o: zero there, which silences the branch it closes; here normal of variance 1 / fan-in.
+        (the inputs of the recurrence), eq. 15-17 (the recurrence), eq. 20-22 (the readout). The token shift of eq. 3 is
+        a separate layer here, so one x enters all projections. The value residual of eq. 8-10 connects several layers;
+        here v is that of the first layer. The weights start as those of the first layer in the authors' code (RWKV-LM
+        at the time of the paper), except W_o. W_o starts at zero in that code, which sets the branch to zero; here it
+        is normal with variance 1 / fan-in.
     """
     heads = check_heads("rwkv7", hidden_size, num_heads, key_size, value_size, centred=True)
     check_whole("rwkv7(rank)", rank)
@@ -128,7 +130,8 @@ def rwkv7(
 
         def orthogonal(key: jax.Array, rows: int, columns: int) -> jax.Array:
             scale = 0.1 * math.sqrt(max(rows / columns, 1))
-            # Drawn in float32 at least: it comes from a QR decomposition, which has no bfloat16.
+            # Draw in float32 at least: the matrix comes from a QR decomposition, which does not support
+            # bfloat16.
             return jax.nn.initializers.orthogonal(scale)(key, (rows, columns), working).astype(param_dtype)
 
         place = jnp.arange(keys_width, dtype=working) / max(keys_width - 1, 1)
@@ -153,11 +156,11 @@ def rwkv7(
         )
 
     def weighted(xs: jax.Array, weights: jax.Array) -> jax.Array:
-        """``[..., N*K]`` times weights ``[N*K]``."""
+        """Multiply ``[..., N*K]`` by weights ``[N*K]``."""
         return xs * spread(weights, xs)
 
     def receptance_keys_rate(params: RWKV7Params, xs: jax.Array) -> tuple[jax.Array, ...]:
-        """r, the key, its replacement and a, all ``[..., N*K]``; the rate and what it enters in float32 at least."""
+        """Return r, the key, the replacement key and a, ``[..., N*K]``; all but r in float32 at least."""
         rate = affine(affine(xs, params.w_a1), params.w_a2, params.b_a)
         rate = jax.nn.sigmoid(rate.astype(wide(xs.dtype)))
         k = affine(xs, params.w_k).astype(rate.dtype)
@@ -177,7 +180,7 @@ def rwkv7(
         bonus = split_heads(weighted(r.astype(replacement.dtype) * replacement, params.rho), number)
         v = split_heads(affine(xs, params.w_v), number)
         bonus = jnp.sum(bonus, -1, keepdims=True) * v.astype(bonus.dtype)
-        # The authors' epsilon, 1e-5 per channel of a head of 64.
+        # The epsilon of the authors' code: 1e-5 per channel of a head with 64 channels.
         normal = weighted(merge_heads(normalise(hs.o, centre=True, epsilon=64e-5)), params.gain)
         normal = normal + expand_left(params.bias.astype(normal.dtype), normal.ndim)
         gate = affine(jax.nn.sigmoid(affine(xs, params.w_g1)), params.w_g2)

@@ -1,4 +1,4 @@
-"""State space models with a diagonal matrix: S4D, one small system per channel."""
+"""S4D, a diagonal state space model with one system per channel."""
 
 import math
 from typing import Any, Literal, NamedTuple
@@ -45,9 +45,9 @@ def s4d(
     input_map: bool = True,
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""Diagonal state space model, one single-input single-output system per channel.
+    r"""Diagonal state space model with one single-input single-output system per channel (S4D).
 
-    With M = N/2 modes per channel, each for itself and its complex conjugate:
+    With M = N/2 modes per channel, each of which stands for a complex conjugate pair:
 
     .. math::
         u_t &= x_t W_x, \qquad A = -e^{\alpha} + i\omega, \qquad \Delta = e^{\delta} \\
@@ -58,29 +58,29 @@ def s4d(
         y_t &= 2\,\mathrm{Re} \textstyle\sum_m C_m s_{t,m} + d \odot u_t
 
     Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry s ``[*B, H*M]`` complex; params `S4DParams`. The recurrence runs in
-    complex64 at least. What follows in the paper's layer (GELU, a linear map that mixes channels) is left to
-    `pointwise`.
+    complex64 at least. The rest of the paper's layer (GELU, a linear map that mixes channels) is left to `pointwise`.
 
     Initialisation: :math:`A_n = -\frac12 + i\pi n` ("lin") or
-    :math:`A_n = -\frac12 + i\frac{N}{\pi}(\frac{N}{2n+1} - 1)` ("inv"), n = 0 .. M-1, alike in all channels;
+    :math:`A_n = -\frac12 + i\frac{N}{\pi}(\frac{N}{2n+1} - 1)` ("inv"), n = 0 .. M-1, equal in all channels;
     :math:`\Delta` log-uniform per channel; B one; real and imaginary part of C, and d, standard normal.
 
-    Gradients: :math:`\partial s_T / \partial s_t = \bar A^{T-t}`, whatever the inputs are, and :math:`|\bar A| < 1` by
-    construction. At the start every mode of a channel forgets over :math:`2/\Delta` steps, 20 to 2000 by default.
+    Gradients: :math:`\partial s_T / \partial s_t = \bar A^{T-t}`, for all inputs, and :math:`|\bar A| < 1` by
+    construction. At initialisation every mode of a channel has an e-folding length of :math:`2/\Delta` steps, 20 to
+    2000 by default.
 
     Args:
         hidden_size: H, the number of channels.
-        state_size: N, per channel; even.
-        initialisation: of A.
+        state_size: N, states per channel; even.
+        initialisation: of A: "lin" or "inv".
         discretisation: from continuous to discrete time.
-        step_min: least initial length of a step.
-        step_max: greatest initial length of a step.
-        input_map: False for channels that are the inputs themselves (D = H), as in the paper; the map W_x is ours,
-            so that the cell takes inputs of any width.
-        param_dtype: of the params.
+        step_min: smallest initial step size.
+        step_max: largest initial step size.
+        input_map: False uses the inputs as channels (D = H), as in the paper; the map W_x is an addition that lets the
+            cell accept inputs of any width.
+        param_dtype: dtype of the params.
 
     Raises:
-        ValueError: for an odd state_size, another initialisation or discretisation, or an empty range of steps.
+        ValueError: for an odd state_size, another initialisation or discretisation, or an empty range of step sizes.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -154,5 +154,5 @@ def _system(params: S4DParams) -> tuple[jax.Array, ...]:
 
 
 def _contract(states: jax.Array, weights: jax.Array) -> jax.Array:
-    """``[..., H, M]`` and ``[H, M]`` to ``[..., H]``."""
+    """Contract ``[..., H, M]`` with ``[H, M]`` to ``[..., H]``."""
     return jnp.einsum("...hm,hm->...h", states, weights)

@@ -1,4 +1,4 @@
-"""Simplified state space layers: S5, one system with many inputs and outputs."""
+"""S5, a diagonal state space model with many inputs and outputs."""
 
 import math
 from typing import Any, Literal, NamedTuple
@@ -42,9 +42,9 @@ def s5(
     step_max: float = 0.1,
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""Diagonal state space model with many inputs and outputs.
+    r"""Diagonal state space model with many inputs and outputs (S5).
 
-    With M = N/2 modes, each for itself and its complex conjugate:
+    With M = N/2 modes, each of which stands for a complex conjugate pair:
 
     .. math::
         A &= -e^{\alpha} + i\omega, \qquad \Delta = e^{\delta}, \qquad u_t = x_t \tilde B \\
@@ -53,31 +53,32 @@ def s5(
         + \frac{\Delta}{1 - \Delta A / 2} \odot u_t && \text{(bilinear)} \\
         y_t &= 2\,\mathrm{Re}(s_t \tilde C) + x_t D, \qquad s \in \mathbb{C}^M
 
-    Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry s ``[*B, M]`` complex; params `S5Params`. B and C are kept as real and
-    imaginary halves: ``w_b = [Re B, Im B]``, ``w_c = [Re C; -Im C]``. The recurrence runs in complex64 at least.
+    Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry s ``[*B, M]`` complex; params `S5Params`. The params store the real
+    and imaginary halves of B and C: ``w_b = [Re B, Im B]``, ``w_c = [Re C; -Im C]``. The recurrence runs in complex64
+    at least.
 
     Initialisation: A is the spectrum of the normal part of the HiPPO-LegS matrix, in blocks of N / num_blocks,
-    :math:`A = -\frac12 + i\omega`, with B and C drawn real (variance one over their inputs) and turned into its
-    eigenvectors, so that the cell starts as a real system with that matrix. :math:`\Delta` is log-uniform per mode.
+    :math:`A = -\frac12 + i\omega`, B and C are drawn real (variance 1 / fan-in) and expressed in its eigenvectors, so
+    the cell starts as a real system with that matrix. :math:`\Delta` is log-uniform per mode.
 
-    Where it differs from the paper: the real part of A is :math:`-e^\alpha`, as in S4D, so that it stays negative;
-    D is a full matrix, drawn with variance 1/D, so that inputs and outputs may differ in width (the paper's is a
-    diagonal of standard normal numbers); C is drawn real.
+    Differences from the paper: the real part of A is :math:`-e^\alpha`, as in S4D, and stays negative; D is a full
+    matrix, drawn with variance 1/D, so inputs and outputs may differ in width (the paper's D is a diagonal of standard
+    normal numbers); C is drawn real.
 
-    Gradients: :math:`\partial s_T / \partial s_t = e^{\Delta A (T-t)}`, whatever the inputs are, and less than one by
-    construction. At the start a mode forgets over :math:`2/\Delta` steps, 20 to 2000 by default.
+    Gradients: :math:`\partial s_T / \partial s_t = e^{\Delta A (T-t)}`, for all inputs, with modulus below one by
+    construction. At initialisation a mode has an e-folding length of :math:`2/\Delta` steps, 20 to 2000 by default.
 
     Args:
         hidden_size: H, the width of the outputs.
-        state_size: N, a multiple of 2 num_blocks; by default the least that is at least hidden_size.
-        num_blocks: of the matrix that A starts as.
+        state_size: N, a multiple of 2 num_blocks; by default the smallest multiple that is at least hidden_size.
+        num_blocks: the number of blocks in the initial matrix of A.
         discretisation: from continuous to discrete time.
-        step_min: least initial length of a step.
-        step_max: greatest initial length of a step.
-        param_dtype: of the params.
+        step_min: smallest initial step size.
+        step_max: largest initial step size.
+        param_dtype: dtype of the params.
 
     Raises:
-        ValueError: for a size that does not fit, another discretisation, or an empty range of steps.
+        ValueError: for a size that does not fit, another discretisation, or an empty range of step sizes.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -104,7 +105,7 @@ def s5(
         keys = jax.random.split(key, 4)
         width = x.shape[-1]
         frequencies, vectors = hippo_modes(block)
-        # Drawn in float32 at least: their products with the eigenvectors are rounded once.
+        # Draw in float32 at least, so that the products with the eigenvectors are rounded once.
         dtype = wide(jnp.dtype(param_dtype))
         v = jnp.asarray(np.stack([vectors.real, vectors.imag]), dtype)
         b = jax.random.normal(keys[0], (width, num_blocks, block), dtype) / math.sqrt(width)
@@ -146,10 +147,10 @@ def s5(
 
 
 def hippo_modes(size: int) -> tuple[np.ndarray, np.ndarray]:
-    r"""Half the spectrum of HiPPO-N, the normal part of the HiPPO-LegS matrix: ``(omega [M], V [size, M])``.
+    r"""Return half the spectrum of HiPPO-N, the normal part of the HiPPO-LegS matrix: ``(omega [M], V [size, M])``.
 
     :math:`A_{nk} = \mp\sqrt{(n + \frac12)(k + \frac12)}` below and above the diagonal of :math:`-\frac12` has the
-    eigenvalues :math:`-\frac12 \pm i\omega`; V holds the eigenvectors of those with positive omega, ascending.
+    eigenvalues :math:`-\frac12 \pm i\omega`; V holds the eigenvectors for positive omega, in ascending order.
     """
     p = np.sqrt(np.arange(size) + 0.5)
     lower = np.tril(np.outer(p, p), -1)

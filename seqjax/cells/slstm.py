@@ -1,4 +1,4 @@
-"""The LSTM with exponential gates, a normaliser and a stabiliser."""
+"""sLSTM: an LSTM with exponential gates, a normaliser and a stabiliser."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +23,7 @@ class SLSTMParams(NamedTuple):
 
 
 class SLSTMCarry(NamedTuple):
-    """c, n, m, h ``[*B, H]``: cell and normaliser, both divided by exp(m); n = 0 where nothing was stored yet."""
+    """c, n, m, h ``[*B, H]``: cell and normaliser, both divided by exp(m); n = 0 before the first step."""
 
     c: jax.Array
     n: jax.Array
@@ -40,7 +40,7 @@ def slstm(
     forget_bias: float | None = None,
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""LSTM with exponential gates: h is a weighted mean of what was stored, with weights that may be revised (sLSTM).
+    r"""LSTM with exponential gates, whose h is a weighted mean of the stored values (sLSTM).
 
     .. math::
         (\tilde i_t, \tilde f_t, \tilde z_t, \tilde o_t) &= x_t W_x + h_{t-1} W_h + b \\
@@ -50,15 +50,15 @@ def slstm(
         n_t &= f'_t \odot n_{t-1} + i'_t \\
         h_t &= \sigma(\tilde o_t) \odot c_t / n_t
 
-    W_h is block-diagonal: units see their own head only. A carry with n = 0 is empty, whatever its m: then
-    :math:`m_t = \tilde i_t`, :math:`f'_t = 0`, as if m were :math:`-\infty`. Since one of i' and f' is 1, n is at least
-    1 from the first step on, and no gate of any size can overflow or divide by zero.
+    W_h is block-diagonal, with one block per head. A carry with n = 0 is empty, whatever its m: the next step then has
+    :math:`m_t = \tilde i_t` and :math:`f'_t = 0`, as if m were :math:`-\infty`. One of i' and f' is 1, so n is at least
+    1 from the first step on, and no gate can overflow or cause a division by zero.
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``SLSTMCarry(c, n, m, h)``, each ``[*B, H]``, in the dtype of x;
     params ``SLSTMParams(w_x [D, 4H], w_h [N, H/N, 4, H/N], b [4H])``, columns in the order i, f, z, o.
 
-    Gradients: along c the product of the gates f, without a matrix, as in an LSTM; divided by n, the share that the
-    past still has in the mean. An input gate that opens wide takes this share away, from value and gradient alike.
+    Gradients: along c the Jacobian is the product of the gates f, without a matrix, as in an LSTM. Divided by n, it is
+    the share of the past in the weighted mean. A large input gate reduces this share, in the value and in the gradient.
 
     Args:
         hidden_size: H.
@@ -66,7 +66,7 @@ def slstm(
         forget_gate: "sigmoid" or "exp".
         forget_bias: initial bias of the forget gate; by default 1 for a sigmoid, as in `seqjax.lstm`, and 0 for an
             exponential, where it is neutral.
-        param_dtype: of the params.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for heads that do not divide hidden_size, another forget gate, or a size below 1.
@@ -79,8 +79,8 @@ def slstm(
 
     References:
         Beck et al. 2024, "xLSTM: extended long short-term memory", arXiv:2405.04517, eq. 8-14 (the cell), 15-17 (the
-        stabiliser). The paper does not say how m starts; n = 0 as the sign of an empty carry is the authors' code's.
-        The initial weights are those of `seqjax.lstm`, per head.
+        stabiliser). The paper does not say how m starts; n = 0 marks an empty carry, as in the authors' code. The
+        initial weights are those of `seqjax.lstm`, per head.
     """
     check_whole("slstm(hidden_size)", hidden_size)
     check_whole("slstm(num_heads)", num_heads)
@@ -111,7 +111,8 @@ def slstm(
 
     def emit(w: Any, state: tuple, o: jax.Array) -> jax.Array:
         c, n, _ = state
-        # n = 0 only where a step did not happen; even there a division by zero would spoil second derivatives.
+        # n = 0 only where a step is masked out. A division by zero there would still make second derivatives
+        # NaN.
         return o * (c / jnp.where(n == 0, jnp.ones_like(n), n))
 
     def initial_carry(params: SLSTMParams, x: jax.Array) -> SLSTMCarry:

@@ -1,4 +1,4 @@
-"""Simple recurrent units."""
+"""Simple recurrent unit."""
 
 import math
 from typing import Any, NamedTuple
@@ -30,33 +30,33 @@ class SRUParams(NamedTuple):
 def sru(
     hidden_size: int, *, peepholes: bool = False, highway_bias: float = 0.0, param_dtype: Any = jnp.float32
 ) -> Cell:
-    r"""Simple recurrent unit: a light recurrence with a forget gate, and a highway past it.
+    r"""Simple recurrent unit: a light recurrence with a forget gate and a highway connection.
 
     .. math::
         f_t &= \sigma(x_t W_f + v_f \odot c_{t-1} + b_f), \qquad r_t = \sigma(x_t W_r + v_r \odot c_{t-1} + b_r) \\
         c_t &= f_t \odot c_{t-1} + (1 - f_t) \odot (x_t W_c) \\
         h_t &= r_t \odot c_t + (1 - r_t) \odot \alpha x_t
 
-    Without peepholes v is zero: the recurrence is linear (`Diagonal`); this is the first version of the paper (which
-    also has an activation of c, left out here as in the last version). With them it is the last version, whose gates
-    read the carry: nonlinear, so it runs step by step (`Step`).
+    Without peepholes v is zero and the recurrence is linear (`Diagonal`), as in the first version of the paper (the
+    activation of c in that version is omitted, as in the last version). With peepholes the gates read the carry, as in
+    the last version; the recurrence is nonlinear and runs step by step (`Step`).
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry c ``[*B, H]``, float32 at least without peepholes, in the inputs'
     dtype with them; params `SRUParams`. Where D differs from H, the highway passes ``x @ w_skip``.
 
     Initialisation: weights uniform within :math:`\sqrt{3/D}`; b_r is highway_bias and
-    :math:`\alpha = \sqrt{1 + 2 e^{b_r}}`, a constant, so that variances pass through a stack; b_f zero; v uniform
-    within :math:`\sqrt{3/H}` (the paper does not say).
+    :math:`\alpha = \sqrt{1 + 2 e^{b_r}}`, a constant, which preserves variances through a stack; b_f zero; v uniform
+    within :math:`\sqrt{3/H}` (the paper does not state this).
 
     Gradients: without peepholes :math:`\partial c_T / \partial c_t = \prod f_s` over the steps between, in (0, 1), and
-    1/2 per step at the start; with them :math:`f + (c - x W_c) f (1 - f) v_f` per step. The highway hands gradients
-    down a stack past the recurrence.
+    1/2 per step at initialisation. With peepholes it is :math:`f + (c - x W_c) f (1 - f) v_f` per step. The highway
+    passes gradients down a stack without the recurrence.
 
     Args:
         hidden_size: H.
-        peepholes: gates that read the carry, by v.
-        highway_bias: initial bias of r; below zero more of x passes.
-        param_dtype: of the params.
+        peepholes: whether the gates read the carry, through v.
+        highway_bias: initial bias of r; a negative bias passes more of x.
+        param_dtype: dtype of the params.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -92,7 +92,7 @@ def sru(
         return alpha * (xs if params.w_skip is None else affine(xs, params.w_skip))
 
     def columns(params: SRUParams, xs: jax.Array, gate: int) -> jax.Array:
-        """Pre-activations of one gate, or the candidate."""
+        """Return the pre-activations of one gate, or of the candidate."""
         at = slice(gate * hidden_size, (gate + 1) * hidden_size)
         return affine(xs, params.w_x[:, at], params.b[at] if gate < 2 else None)
 

@@ -1,4 +1,4 @@
-"""State space duality: the recurrence of Mamba-2."""
+"""State space duality (SSD), the recurrence of Mamba-2."""
 
 from typing import Any, NamedTuple
 
@@ -48,7 +48,7 @@ def ssd(
     num_groups: int = 1,
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""The selective state space of Mamba-2: linear attention with a decay per head, set by a step size.
+    r"""Selective state space model of Mamba-2: linear attention with an input-dependent decay per head (SSD).
 
     .. math::
         q_t, k_t, v_t &= \mathrm{silu}(x_t W_q),\; \mathrm{silu}(x_t W_k),\; \mathrm{silu}(x_t W_v) \\
@@ -56,13 +56,13 @@ def ssd(
         S_t &= e^{\Delta_t A} S_{t-1} + \Delta_t k_t v_t^\top \\
         y_t &= (S_t^\top q_t + d\, v_t) W_o
 
-    per head. In the paper's letters q is C, k is B and v is X; they are shared by the N / G heads of a group, v is each
-    head's own.
+    per head. In the paper q is called C, k is B and v is X. The N / G heads of a group share q and k; each head has its
+    own v.
 
     Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry S ``[*B, N, K, V]``, float32 at least; params `SSDParams`.
 
-    Gradients: :math:`\partial S_T / \partial S_t = \exp(A \sum_s \Delta_s)`, one number per head, never above 1: all
-    Lyapunov exponents of a head are the mean of :math:`A \Delta`. At initialisation, for small inputs, the e-folding
+    Gradients: :math:`\partial S_T / \partial S_t = \exp(A \sum_s \Delta_s)`, one number per head, never above 1. All
+    Lyapunov exponents of a head equal the mean of :math:`A \Delta`. At initialisation, for small inputs, the e-folding
     lengths :math:`1/(|A| \Delta)` lie between 0.6 and 1000 steps.
 
     Args:
@@ -70,8 +70,8 @@ def ssd(
         num_heads: N.
         key_size: K, the paper's state size N; hidden_size // num_heads by default.
         value_size: V, the paper's head dimension P; hidden_size // num_heads by default.
-        num_groups: G, a divisor of num_heads: of heads that share keys and queries.
-        param_dtype: of the params.
+        num_groups: G, the number of groups of heads that share keys and queries; a divisor of num_heads.
+        param_dtype: dtype of the params.
 
     Raises:
         ValueError: for a size below 1, heads that do not divide the hidden size, or groups that do not divide the
@@ -86,9 +86,9 @@ def ssd(
 
     References:
         Dao, Gu 2024, "Transformers are SSMs", arXiv:2405.21060: eq. 2 (the recurrence), section 6 (a scalar decay),
-        section 7.2, eq. 20 (the heads) and figure 6 (the block, whose convolution, gate and norm are a model's). Delta
-        multiplies B as in Mamba. Initialisation of a, b_dt and d as in the authors' code: :math:`e^a` uniform in
-        [1, 16], softplus(b_dt) log-uniform in [0.001, 0.1], d = 1; weights normal of variance 1 / fan-in.
+        section 7.2, eq. 20 (the heads) and figure 6 (the block, whose convolution, gate and norm belong to the model).
+        Delta multiplies B as in Mamba. a, b_dt and d start as in the authors' code: :math:`e^a` uniform in [1, 16],
+        softplus(b_dt) log-uniform in [0.001, 0.1], d = 1. Weights start normal with variance 1 / fan-in.
     """
     heads = check_heads("ssd", hidden_size, num_heads, key_size, value_size)
     check_whole("ssd(num_groups)", num_groups)
@@ -110,7 +110,7 @@ def ssd(
         )
 
     def for_each_head(groups: jax.Array) -> jax.Array:
-        """``[..., G, K]`` as ``[..., N, K]``."""
+        """Repeat the groups ``[..., G, K]`` for their heads, ``[..., N, K]``."""
         lead = groups.shape[:-2]
         per_group = (*lead, num_groups, number // num_groups, key_size)
         return jnp.broadcast_to(groups[..., None, :], per_group).reshape(*lead, number, key_size)
