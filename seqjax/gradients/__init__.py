@@ -1,4 +1,4 @@
-"""How gradients flow through time: the objective they are taken of, and the estimators that take them."""
+"""Gradient estimators for recurrent layers, and the objective that they differentiate."""
 
 from seqjax.gradients.bptt import full_bptt, truncated_bptt
 from seqjax.gradients.eprop import eprop

@@ -1,4 +1,4 @@
-"""Backpropagation through time, whole or cut into windows."""
+"""Backpropagation through time, full or truncated to windows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,11 +27,11 @@ from seqjax.ops.chunks import over_chunks
 
 @definition
 def full_bptt() -> Estimator:
-    r"""Backpropagation through the whole of each chunk: exact in it, and ending at its start.
+    r"""Full backpropagation through time: exact within a chunk, ending at the start of the chunk.
 
     .. math:: g = \nabla_\theta \sum_{t=1}^T \ell_t(\theta), \qquad s_0 \text{ held fixed}
 
-    Time and memory grow with T (memory less so in `seqjax.checkpointed` layers). Any loss will do: per step, per
+    Time and memory grow with T (memory grows less in `seqjax.checkpointed` layers). The loss may be per step, per
     sequence, or a scalar. In training each batch begins with the initial carry.
 
     Example:
@@ -68,29 +68,30 @@ def full_bptt() -> Estimator:
 
 @definition
 def truncated_bptt(window: int, *, stride: int | None = None) -> Estimator:
-    r"""Backpropagation through windows of K steps, one after another: time as the whole, memory for one window.
+    r"""Truncated backpropagation through time: windows of K steps, with the memory of one window.
 
-    The chunk is cut into windows of K steps, the last one with what remains; the carry goes on from window to window
-    and from chunk to chunk, gradients do not. A loss thus reaches back through 1 to K steps, by its place in its
-    window; the loss of a window's last step reaches through K. This is what most training loops do, and mean by it.
+    The estimator cuts the chunk into windows of K steps; the last window may be shorter. The carry passes from window
+    to window and from chunk to chunk, gradients do not. The gradient of a loss therefore covers 1 to K steps, depending
+    on its place in its window. Most training loops use this form of truncation.
 
-    With a stride S the window slides: each S losses reach back through the K steps that end with them, so that a loss
-    reaches through K - S + 1 to K steps of its chunk, with S = 1 exactly through K. Each step is computed K/S times.
+    With a stride S the window slides: the gradient of each S losses covers the K steps that end with them. A loss then
+    covers K - S + 1 to K steps of its chunk; with S = 1 it covers exactly K. Each step is computed K/S times.
 
-    Gradients: biased, the part that travels over a cut is missing. In a stationary linear recurrence of decay
-    :math:`\lambda` the last step's gradient lacks a share :math:`\lambda^{2K}` in expectation; where contributions of
-    different lags oppose each other, even its sign may be wrong.
+    Gradients: biased, since the part that crosses a cut is missing. In a stationary linear recurrence of decay
+    :math:`\lambda` the gradient of the last step misses a share :math:`\lambda^{2K}` in expectation. Where
+    contributions of different lags have opposite signs, even the sign of the estimate may be wrong.
 
-    A loss per step ``[T, *B]`` of targets per step takes memory for one window. With any other, per sequence or
-    scalar, the same gradient comes from one loss over all windows, each computed again on the way back.
+    A loss per step ``[T, *B]`` of targets per step needs the memory of one window. For a loss per sequence or a scalar
+    loss, the estimator computes the same gradient from one loss over all windows and recomputes each window in the
+    backward pass.
 
     Args:
-        window: K. At least T gives `full_bptt`, but that training hands the carry on from batch to batch.
-        stride: S, which divides K; None for K itself. Needs losses per step.
+        window: K. A window of at least T equals `full_bptt`, except that training passes the carry from batch to batch.
+        stride: S, a divisor of K; None for K itself. A stride needs losses per step.
 
     Raises:
-        ValueError: unless the window is a whole number of at least 1 and the stride one that divides it; from `update`,
-            with a stride, for losses that are not per step.
+        ValueError: unless the window is a whole number of at least 1 and the stride divides it; from `update`, with a
+            stride, for losses that are not per step.
 
     Example:
         >>> import seqjax as sj
@@ -122,8 +123,8 @@ def truncated_bptt(window: int, *, stride: int | None = None) -> Estimator:
             if stride is not None:
                 if axes is None:
                     raise ValueError(
-                        f"{who}: expected with a stride a loss per step [T, *B] of targets [T, *B, ...], for each has "
-                        "a window of its own. Leave the stride out."
+                        f"{who}: expected a loss per step [T, *B] of targets [T, *B, ...], since each loss has its own "
+                        "window with a stride. Omit the stride."
                     )
                 return *sliding(layer, loss, window, stride, params, carry, batch, keys, axes), state
             if axes is None:
@@ -142,7 +143,7 @@ def truncated_bptt(window: int, *, stride: int | None = None) -> Estimator:
                 return jax.tree.map(lambda a: a[first:last], (batch, keys))
 
             start, rest = steps(0, window), steps(window, None)
-            if carry is None:  # the gradient by way of a learned carry is the first window's alone
+            if carry is None:  # only the first window has a gradient through a learned initial carry
                 found, entering, _ = whole(params, None, (), start[0], key=start[1])
                 estimate = added(no_estimate(found, batch.xs), found)
             else:
@@ -166,9 +167,9 @@ def over_windows(
     batch: Batch,
     keys: Any,
 ) -> tuple[Estimate, Any]:
-    """The gradient of one loss over all windows, each computed again on the way back: ``(Estimate, carry)``.
+    """Return ``(Estimate, carry)`` of one loss over all windows; the backward pass recomputes each window.
 
-    ``border: (carry, t) -> carry`` acts between windows, of which the earlier begins with step t.
+    ``border: (carry, t) -> carry`` acts between two windows; the earlier window begins with step t.
     """
 
     def total_of(params: Any) -> Any:
@@ -189,5 +190,5 @@ def over_windows(
 
 
 def no_state(params: Any, carry: Any, x: Any) -> tuple:
-    """The `init` of an estimator without state."""
+    """Return the empty state of an estimator without state."""
     return ()

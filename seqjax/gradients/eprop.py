@@ -9,30 +9,31 @@ from seqjax.gradients.whole_trace import same_unit, whole_trace
 
 @definition
 def eprop() -> Estimator:
-    r"""E-prop: eligibilities along the dynamics inside each unit, times the present learning signal; biased, local.
+    r"""E-prop: eligibility traces of the dynamics inside each unit, times the step's learning signal; biased, local.
 
-    With s the states of unit j, and z its input from others, which is held constant,
+    For the states s of unit j, and its input z from other units, which is held constant,
 
     .. math::
         \epsilon_t = \frac{\partial s_t}{\partial s_{t-1}} \epsilon_{t-1} + \frac{\partial s_t}{\partial w}, \qquad
         e_t = \frac{\partial h_t}{\partial s_t} \epsilon_t + \frac{\partial h_t}{\partial w}, \qquad
         g = \sum_t \frac{\partial \ell_t}{\partial h_t} e_t
 
-    where :math:`\partial \ell_t / \partial h_t` is that of step t alone. Kept is all that a unit remembers by itself;
-    dropped is what travels from h to any gate, the explicit recurrence. In general:
+    where :math:`\partial \ell_t / \partial h_t` is the derivative of step t alone. E-prop keeps the dynamics inside a
+    unit and drops the path from h to any gate, the explicit recurrence. In general:
 
-    * `Gated` cells with a `Dense` projection: kept is the derivative of the states of a unit by all of them, with the
-      recurrent product constant; dropped is that product. For an LSTM it is the forget gate, so that e-prop and `rflo`
-      agree; they differ for cells of several states, such as `slstm`. A diagonal product, ``w_h [G, H]``, stays inside
-      the unit and is kept. Memory per example: n copies of the weights for n states.
-    * Every other cell: kept are the entries of the Jacobian between numbers at one place of leaves of one shape (z and
-      y of a unit of `cornn`), recurrent weights of a unit to itself included. Memory per example: one copy of the
-      params per number of the carry. The step that a loss belongs to is differentiated exactly, only what goes on from
-      step to step is cut.
+    * `Gated` cells with a `Dense` projection: e-prop keeps the derivative of the states of a unit with respect to all
+      states of the unit, with the recurrent product constant; it drops the product. For an LSTM the kept part is the
+      forget gate, so e-prop and `rflo` agree; they differ for cells with several states, such as `slstm`. A diagonal
+      product, ``w_h [G, H]``, stays inside the unit and is kept. Memory per example: n copies of the weights for n
+      states.
+    * Every other cell: e-prop keeps the entries of the Jacobian between numbers at the same index of leaves of the same
+      shape (z and y of a unit of `cornn`), including recurrent weights from a unit to itself. Memory per example: one
+      copy of the params per number of the carry. The step of a loss is differentiated exactly; the approximation
+      concerns only the influence across steps.
 
     Exact where nothing is dropped: one layer of `indrnn`, `para_gru`, `para_lstm`, `lru` or another `Diagonal` cell.
-    In a stack each recurrent layer keeps its own traces, and learning signals pass between layers at the present step
-    alone; feed-forward layers are exact there. A learned initial carry gets what passes at the step after it.
+    In a stack each recurrent layer keeps its own traces. Learning signals pass between layers within a step only, where
+    feed-forward layers are exact. A learned initial carry receives the gradient of the step after it.
 
     Shapes: state leaves ``[B, ...]``; one batch axis; a loss per step ``[T, B]``.
 

@@ -1,8 +1,7 @@
-r"""Traces of `Gated` cells: every weight acts on one unit, so its influence is one number per state of that unit.
+r"""Traces of `Gated` cells: every weight acts on one unit, so its influence has one number per state of the unit.
 
-With the recurrent product held constant the step of unit j depends on the states of unit j alone. So for each weight
-into unit j there are n numbers, n the number of states, instead of n H: as much memory as n copies of the weights,
-per example.
+With the recurrent product held constant, the step of unit j depends on the states of unit j alone. The influence of a
+weight into unit j then has n numbers, one per state, instead of n H. The memory per example is n copies of the weights.
 """
 
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from seqjax.ops.select import cast, wide
 
 
 class Weights(NamedTuple):
-    """What a `Gated` cell with a `Dense` projection computes with."""
+    """The weights of a `Gated` cell with a `Dense` projection."""
 
     w_x: Any
     b: Any
@@ -26,7 +25,7 @@ class Weights(NamedTuple):
 
 
 def weights_of(cell: Cell) -> Any:
-    """``params -> Weights``."""
+    """Return the function ``params -> Weights``."""
     project: Any = cell.project
     recurrence: Any = cell.recurrence
 
@@ -38,24 +37,24 @@ def weights_of(cell: Cell) -> Any:
 
 
 def is_gated(cell: Cell) -> bool:
-    """Whether all weights of the recurrence enter by products or unit by unit."""
+    """Return whether all weights of the recurrence enter by products or elementwise."""
     return isinstance(cell.recurrence, Gated) and isinstance(cell.project, Dense)
 
 
 def kept_step(
     cell: Gated, weights: GatedWeights, leaves: tuple, u: jax.Array, *, cross: bool, on_r: Any = 0
 ) -> tuple:
-    """The leaves of the carry after a step, with derivatives by those before that stay inside each unit.
+    """Return the leaves of the carry after a step; their derivatives by the earlier leaves stay inside each unit.
 
-    The recurrent product reads a constant h, unless it is diagonal and so stays inside the unit.
+    The recurrent product reads a constant h, unless it is diagonal and stays inside the unit.
 
     Args:
         cell: the recurrence.
-        weights: in the dtype of u.
-        leaves: of the carry before.
+        weights: the weights, in the dtype of u.
+        leaves: leaves of the carry before the step.
         u: ``[B, G*H]``.
-        cross: whether states of a unit depend on its other states, or on themselves alone.
-        on_r: is added to r.
+        cross: whether a state of a unit depends on the other states of the unit, or on itself alone.
+        on_r: added to r.
     """
     hold = jax.lax.stop_gradient
     h = leaves[-1] if _is_diagonal(cell, weights, leaves[-1]) else hold(leaves[-1])
@@ -71,12 +70,12 @@ def kept_step(
 
 
 def gated_trace(cell: Cell, *, cross: bool) -> Trace:
-    """The trace of a `Gated` cell, one array ``[B, n, M, H]``: n states, M weights into each of H units."""
+    """Return the trace of a `Gated` cell, one array ``[B, n, M, H]``: n states, M weights into each of H units."""
     recurrence: Any = cell.recurrence
     num_gates, weights = len(recurrence.activations), weights_of(cell)
 
     def num_states(w: Weights, leaves: Any) -> int:
-        """Without an h that no later step reads but by a constant."""
+        """Drop the leaf h if later steps read it only as a constant."""
         emitted = recurrence.emit is not None and not _is_diagonal(recurrence, w.recurrent, leaves[-1])
         return len(leaves) - emitted
 
@@ -109,7 +108,7 @@ def gated_trace(cell: Cell, *, cross: bool) -> Trace:
             return jnp.stack(out[:n], 1)
 
         zero_r = jnp.zeros_like(u)
-        # Every argument acts unit by unit: one tangent of ones gives the slopes of all units.
+        # Every argument acts elementwise, so one tangent of ones gives the slopes of all units.
         ones = [tuple(jnp.full_like(s, i == k) for i, s in enumerate(leaves)) for k in range(n)]
         slopes = [jax.jvp(lambda s: after(s, u, zero_r, used.w), (leaves,), (one,))[1] for one in ones]
         through = jnp.stack(slopes, 2)
@@ -135,13 +134,13 @@ def gated_trace(cell: Cell, *, cross: bool) -> Trace:
 
 
 def _is_diagonal(cell: Gated, weights: GatedWeights, h: jax.Array) -> bool:
-    """Whether w_h is ``[G, H]``: neither blocks nor ``[H, G*H]``."""
+    """Return whether w_h is diagonal, ``[G, H]``: neither blocks nor ``[H, G*H]``."""
     size = h.shape[-1]
     return weights.w_h.ndim == 2 and weights.w_h.shape != (size, len(cell.activations) * size)
 
 
 def _rows(inputs: Any, weight: Any, slopes: jax.Array) -> Any:
-    """What a step adds to one weight's influences ``[B, n, M, H]``, from its inputs and slopes ``[B, n, G, H]``."""
+    """Return what a step adds to the influence ``[B, n, M, H]`` of a weight, for inputs and slopes ``[B, n, G, H]``."""
     if weight is None:
         return None
     batch, n, num_gates, size = slopes.shape
@@ -157,7 +156,7 @@ def _rows(inputs: Any, weight: Any, slopes: jax.Array) -> Any:
 
 
 def _from_rows(rows: jax.Array, weights: Weights) -> Weights:
-    """The inverse of laying all weights out as rows ``[M, H]``, each beneath the unit that it acts on."""
+    """Invert the layout of all weights as rows ``[M, H]``, where column j holds the weights into unit j."""
     leaves, form = jax.tree.flatten(weights)
     found, start = [], 0
     for leaf in leaves:

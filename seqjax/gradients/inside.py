@@ -1,4 +1,4 @@
-"""Going inside a model: its `recurrent` layers replaced, whatever they are part of."""
+"""Replacement of the `recurrent` layers inside a model."""
 
 import inspect
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from seqjax.layers import recurrent
 
 
 def cell_of(layer: Layer) -> Cell | None:
-    """The cell of a layer made by `seqjax.recurrent`, else None.
+    """Return the cell of a layer made by `seqjax.recurrent`, or None for another layer.
 
     Example:
         >>> import seqjax as sj
@@ -22,10 +22,10 @@ def cell_of(layer: Layer) -> Cell | None:
 
 
 def replace_recurrent(layer: Layer, new: Callable[[Cell], Layer]) -> Layer:
-    """The same composition with every ``recurrent(cell)`` in it replaced by ``new(cell)``.
+    """Return the composition with every ``recurrent(cell)`` in it replaced by ``new(cell)``.
 
-    Compositions are made again by their factories; blocks, which are factories of compositions, are opened. Layers
-    that were written by hand stay as they are.
+    The function rebuilds compositions with their factories, and opens blocks, which are factories of compositions.
+    Custom layers stay unchanged.
     """
     made = origin(layer)
     if made is None:

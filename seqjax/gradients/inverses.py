@@ -1,4 +1,4 @@
-"""Steps backwards: the carry before a step from the carry after it."""
+"""Inverse steps: the carry before a step, computed from the carry after the step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,15 +14,16 @@ from seqjax.layers import fold_in
 from seqjax.ops.step import expand_left
 
 HINT = (
-    "Cells with an inverse: Diagonal ones, orthogonal_rnn, cornn, antisymmetric_rnn and any with Cell(inverse=...). "
-    "Give your own, reversible(inverse=...), or use full_bptt with a checkpointed layer."
+    "Cells with an inverse: Diagonal cells, orthogonal_rnn, cornn, antisymmetric_rnn and Cell(inverse=...). "
+    "Pass `reversible(inverse=...)`, or use full_bptt with a checkpointed layer."
 )
 
 
 def inverse_of(layer: Layer) -> Callable:
-    """``(params, after, x, key) -> before``, of a step that happens and does not restart.
+    """Return ``(params, after, x, key) -> before`` for a step without mask and reset.
 
-    For `recurrent` layers of cells with an inverse, layers without carry, and `serial` and `residual` of such.
+    The layer may be a `recurrent` layer of a cell with an inverse, a layer without carry, or `serial` or `residual` of
+    such layers.
 
     Raises:
         TypeError: for other layers.
@@ -38,9 +39,7 @@ def inverse_of(layer: Layer) -> Callable:
 
     def of_stateless(params: Any, after: Any, x: Any, key: Any) -> Any:
         if jax.tree.leaves(after):
-            raise TypeError(
-                f"reversible(): expected a layer whose steps can be undone, got {layer!r}. {HINT}"
-            )
+            raise TypeError(f"reversible(): expected a layer with an inverse, got {layer!r}. {HINT}")
         return ()
 
     return of_stateless
@@ -49,7 +48,7 @@ def inverse_of(layer: Layer) -> Callable:
 def _of_cell(cell: Cell) -> Callable:
     inverse = _undo_diagonal if isinstance(cell.recurrence, Diagonal) else cell.inverse
     if inverse is None:
-        raise TypeError(f"reversible(): expected a cell whose steps can be undone, got {cell!r}. {HINT}")
+        raise TypeError(f"reversible(): expected a cell with an inverse, got {cell!r}. {HINT}")
 
     def before(params: Any, after: Any, x: Any, key: Any) -> Any:
         u = cell.project(params, x) if key is None else cell.project(params, x, key)

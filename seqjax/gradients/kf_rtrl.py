@@ -20,11 +20,11 @@ from seqjax.ops.step import gated_step, recurrent_product
 
 @definition
 def kf_rtrl() -> Estimator:
-    r"""KF-RTRL: the influence of weights that enter by a product, as one Kronecker product; unbiased.
+    r"""KF-RTRL: the influence of the weights of a product, approximated by one Kronecker product; unbiased.
 
-    With :math:`z_t = \hat h_t W`, :math:`\hat h_t = (x_t, h_{t-1}, 1)`, the step adds
-    :math:`\hat h_t \otimes D_t` to the influence, :math:`D_t = \partial s_t / \partial z_t`. The sum of two Kronecker
-    products is replaced by one with the same expectation: with independent random signs :math:`c_1, c_2`,
+    For :math:`z_t = \hat h_t W`, :math:`\hat h_t = (x_t, h_{t-1}, 1)`, the step adds :math:`\hat h_t \otimes D_t` to
+    the influence, where :math:`D_t = \partial s_t / \partial z_t`. The estimator replaces the sum of two Kronecker
+    products by one product with the same expectation: with independent random signs :math:`c_1, c_2`,
 
     .. math::
         M_t &= u_t \otimes A_t, \qquad
@@ -34,21 +34,23 @@ def kf_rtrl() -> Estimator:
         p_2 = \sqrt{\lVert D_t \rVert / \lVert \hat h_t \rVert}
 
     The gradient of step t, :math:`\partial \ell_t / \partial w + (\partial \ell_t / \partial s_{t-1}) M_{t-1}`, is
-    exact but for M. Time per step :math:`O(n G H \cdot n)`, memory :math:`O(n G H)` per example, for n numbers of the
-    carry: that of real-time recurrent learning divided by the width of :math:`\hat h`. The noise is far below `uoro`'s.
+    exact except for M. Time per step is :math:`O(n G H \cdot n)`, memory :math:`O(n G H)` per example, for n numbers of
+    the carry: the memory of real-time recurrent learning divided by the width of :math:`\hat h`. The variance is far
+    below that of `uoro`.
 
-    For `Gated` cells with a `Dense` projection: there, and only there, all large weights enter by products. Where a
-    gate is split (a GRU's candidate) the two products have a Kronecker product each. Elementwise weights
-    (peepholes) keep their influence exactly, as many numbers as one more gate. Blocks and diagonals of w_h are taken
-    out of the estimate for a dense matrix, and weights that are functions of others (`orthogonal_rnn`) are pulled back,
-    which both keep the expectation. The recurrent layer may be followed, in a `serial`, by layers without carry.
+    The estimator supports `Gated` cells with a `Dense` projection, the only kind where all large weights enter by
+    products. Where a gate is split (a GRU's candidate) each of the two products has its own Kronecker product. The
+    influence of elementwise weights (peepholes) is exact and has the size of one more gate. Blocks and diagonals of w_h
+    are extracted from the estimate for a dense matrix, and weights that are functions of other weights
+    (`orthogonal_rnn`) are pulled back; both operations preserve the expectation. In a `serial`, layers without carry
+    may follow the recurrent layer.
 
-    Each chunk needs a key of its own, or one key per step, and so does each device inside ``jax.shard_map``: signs used
-    twice would be correlated.
+    Each chunk needs a fresh key, or one key per step, and so does each device inside ``jax.shard_map``; otherwise the
+    signs would be correlated.
 
     Raises:
-        TypeError: for other models: another kind of cell, several recurrent layers, params before the recurrent one,
-            an initial carry that is learned.
+        TypeError: for other models: another kind of cell, several recurrent layers, params before the recurrent layer,
+            or a learned initial carry.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -69,17 +71,17 @@ def kf_rtrl() -> Estimator:
 
 
 def _trace(cell: Cell) -> Trace:
-    """Per product ``(u [B, I], A [B, n, Z])``; for elementwise weights their influence ``[B, n, size]``."""
+    """One pair ``(u [B, I], A [B, n, Z])`` per product; the influence ``[B, n, size]`` of elementwise weights."""
     if not is_gated(cell):
         raise TypeError(
             f"kf_rtrl(): expected a Gated cell with a Dense projection, whose weights enter by products, got {cell!r}. "
-            "Use uoro or snap, which take any."
+            "Use uoro or snap, which support any cell."
         )
     recurrence: Any = cell.recurrence
     weights, num_gates, split = weights_of(cell), len(recurrence.activations), bool(recurrence.split)
 
     def inputs_of(w: Weights, x: jax.Array, h: jax.Array) -> list[jax.Array]:
-        """What each product multiplies, a one last where there is a bias."""
+        """Return the input of each product, with a one appended where there is a bias."""
         one = jnp.ones((len(h), 1), h.dtype)
         u = [x, *([one] if w.b is not None else [])]
         r = [h, *([one] if w.recurrent.b_h is not None else [])]
@@ -143,7 +145,7 @@ def _trace(cell: Cell) -> Trace:
         nothing = jnp.zeros_like(u)
 
         def along(columns: jax.Array) -> jax.Array:
-            """J times columns ``[B, n, Z]``."""
+            """Return J times columns ``[B, n, Z]``."""
             through = lambda v: jax.jvp(lambda s: after(s, u, nothing, used.w), (s,), (v,))[1]  # noqa: E731
             return jax.vmap(through, 2, 2)(columns)
 
@@ -159,7 +161,7 @@ def _trace(cell: Cell) -> Trace:
         factors = zip(products, inputs_of(w, x, leaves[-1]), adding, strict=True)
         keys = jax.random.split(
             jax.random.fold_in(key, 0x4B46), len(products)
-        )  # not the noise of the layer itself
+        )  # a key apart from the noise of the layer
         products = [
             _join(k, v, along(a), inputs.astype(v.dtype), d.astype(v.dtype))
             for k, ((v, a), inputs, d) in zip(keys, factors, strict=True)
@@ -182,7 +184,7 @@ def _trace(cell: Cell) -> Trace:
 def _join(
     key: jax.Array, u: jax.Array, a: jax.Array, v: jax.Array, d: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Factors ``[B, I], [B, n, Z]`` whose product is that of (u, a) plus that of (v, d) in expectation over the key."""
+    """Return ``[B, I], [B, n, Z]`` whose product equals that of (u, a) plus that of (v, d) in expectation."""
     signs = jax.random.rademacher(key, (2, len(u)), u.dtype)
     joined = [jnp.zeros_like(v), jnp.zeros_like(d)]
     for sign, left, right in zip(signs, (u, v), (a, d), strict=True):
@@ -199,13 +201,15 @@ def _norm(a: jax.Array) -> jax.Array:
 
 
 def _check(layer: Layer, params: Any, carry: Any, x: Any) -> None:
-    """Raise a TypeError unless only one recurrent layer, and no params before it, reach its carry."""
+    """Raise a TypeError unless the params of one recurrent layer, and no earlier params, reach its carry."""
     parts, part_params, part_carries = _parts(layer, params, carry)
     recurrent = [i for i, part in enumerate(parts) if cell_of(part) is not None]
     carrying = [i for i, part in enumerate(part_carries) if jax.tree.leaves(part)]
-    what = "recurrent(cell), or serial(..., recurrent(cell), ...) of layers without carry, without params before it"
+    what = "recurrent(cell), or serial(..., recurrent(cell), ...) with no other carries and no earlier params"
     if len(recurrent) != 1 or carrying != recurrent or jax.tree.leaves(part_params[: recurrent[0]]):
-        raise TypeError(f"kf_rtrl(): expected {what}, got {layer!r}. Use uoro or snap, which take any.")
+        raise TypeError(
+            f"kf_rtrl(): expected {what}, got {layer!r}. Use uoro or snap, which support any layer."
+        )
     cell: Any = cell_of(parts[recurrent[0]])
     if any(map(any, depends(lambda p: parts[recurrent[0]].initial_carry(p, x), part_params[recurrent[0]]))):
         raise TypeError(

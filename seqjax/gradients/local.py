@@ -1,18 +1,18 @@
-r"""What local algorithms share: every recurrent layer of a model keeps an influence of its own.
+r"""Common part of local algorithms: each recurrent layer of a model keeps its own influence.
 
-With s the carry of one recurrent layer and w its weights,
+For the carry s of one recurrent layer and its weights w,
 
 .. math::
     M_t = K_t M_{t-1} + \frac{\partial s_t}{\partial w}, \qquad
     \frac{d \ell_t}{d w} \approx \frac{\partial \ell_t}{\partial w} +
     \frac{\partial \ell_t}{\partial s_{t-1}} M_{t-1}
 
-where an algorithm says which part :math:`K_t` of the Jacobian is kept, and how M is held (`Trace`). At the present step
-gradients pass from layer to layer exactly; over time they pass inside a layer alone, by M. State outside of
-`seqjax.recurrent` layers (the window of a convolution, say) is an input like any other.
+where an algorithm chooses the part :math:`K_t` of the Jacobian to keep, and the storage of M (`Trace`). Within a step
+gradients pass from layer to layer exactly; across steps they pass inside a layer alone, through M. State outside
+`seqjax.recurrent` layers (the window of a convolution, for example) is treated as an input.
 
-Noise inside a cell (`seqjax.zoneout`) is drawn for each example by a key of its own, as `seqjax.gradients.online` does
-for whole layers; other noise as the layers draw it.
+Noise inside a cell (`seqjax.zoneout`) is drawn with one key per example, as in the online algorithms; layers draw all
+other noise as usual.
 """
 
 from collections.abc import Callable
@@ -34,15 +34,15 @@ from seqjax.ops.vectors import Floating
 
 
 class Trace(NamedTuple):
-    """How the influence M of one recurrent layer is kept, for a batch ``[B]``.
+    """Storage of the influence M of one recurrent layer, for a batch ``[B]``.
 
     Attributes:
         zero: ``(params, carry) -> trace``, leaves ``[B, ...]``, for M = 0.
-        weights: ``params -> tree``, what M is an influence of.
+        weights: ``params -> tree``, the weights whose influence M is.
         read: ``(weights, trace, delta) -> delta M``, a tree like the weights, summed over the batch; delta is a tree
             like the carry, in the convention of `jax.grad`.
-        step: ``(params, carry, x, key) -> (carry, y)``, a step whose derivative by the carry is what is kept of it.
-        advance: ``(params, carry, trace, x, key) -> trace`` after the step that is entered with the carry.
+        step: ``(params, carry, x, key) -> (carry, y)``, a step whose derivative by the carry is the kept part K.
+        advance: ``(params, carry, trace, x, key) -> trace`` after the step, from the carry before the step.
     """
 
     zero: Callable
@@ -53,7 +53,7 @@ class Trace(NamedTuple):
 
 
 class Traced(NamedTuple):
-    """The carry of a recurrent layer with its trace."""
+    """Carry of a recurrent layer with its trace."""
 
     carry: Any
     trace: Any
@@ -62,13 +62,13 @@ class Traced(NamedTuple):
 def local(
     who: str, trace_of: Callable[[Cell], Trace], *, check: Callable | None = None, draws: bool = False
 ) -> Estimator:
-    """An estimator in which each recurrent layer keeps a trace.
+    """Make an estimator in which each recurrent layer keeps a trace.
 
     Args:
-        who: its name in errors.
+        who: name of the estimator in errors.
         trace_of: ``Cell -> Trace``.
-        check: ``(layer, params, carry, x)``; raises where a model will not do.
-        draws: whether it needs a key.
+        check: ``(layer, params, carry, x)``; raises for an unsupported model.
+        draws: whether the estimator needs a key.
     """
 
     def bind(layer: Layer, loss: Loss) -> Any:
@@ -84,7 +84,7 @@ def local(
         def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
             batch = check_batch(f"{who}.update", batch)
             if draws and key is None:
-                raise ValueError(f"{who}.update: expected a key, from which it draws, got None.")
+                raise ValueError(f"{who}.update: expected a key for random draws, got None. Pass `key=`.")
             params, begins = own_params(params, batch), carry is None
             carry = enter(layer, params, carry, batch)
             number, length = (
@@ -123,7 +123,7 @@ def local(
 
 
 def _traced(cell: Cell, trace: Trace) -> Layer:
-    """``recurrent(cell)`` with a trace beside its carry; only the trace carries gradients over time."""
+    """Return ``recurrent(cell)`` with a trace beside its carry; gradients pass over time through the trace alone."""
     plain = recurrent(cell)
 
     def initial_carry(params: Any, x: Any) -> Traced:
@@ -144,7 +144,7 @@ def _traced(cell: Cell, trace: Trace) -> Layer:
         return Traced(after, jax.lax.stop_gradient(advanced)), keep(mask, y)
 
     def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
-        """For the shape of what the layer emits alone: the trace stays as it is."""
+        """Compute only the outputs, for their shapes; the trace stays unchanged."""
         after, ys = plain.unroll_fn(params, carry.carry, xs, flags)
         return Traced(after, carry.trace), ys
 
@@ -152,7 +152,7 @@ def _traced(cell: Cell, trace: Trace) -> Layer:
 
 
 def _attach(read: Callable, carry: Any, weights: Any, trace: Any) -> Any:
-    """The carry, as a function of the weights with the derivative that the trace holds."""
+    """Return the carry as a function of the weights whose derivative is the trace."""
     floating = Floating(carry)
 
     @jax.custom_vjp
@@ -177,26 +177,26 @@ def _is_traced(node: Any) -> bool:
 
 
 def _begin(who: str, layer: Layer, traced: Layer, params: Any, x: Any) -> Any:
-    """The model's initial carry with traces; a TypeError where there is no recurrent layer to be found."""
+    """Return the initial carry of the model with traces; raise a TypeError without a recurrent layer."""
     x = jax.tree.map(jnp.zeros_like, x)
     begun = traced.initial_carry(params, x)
     if not any(map(_is_traced, jax.tree.leaves(begun, is_leaf=_is_traced))):
         raise TypeError(
-            f"{who}: expected a model with recurrent(cell) layers, got {layer!r}, in which none is to be seen. For "
-            "layers written by hand use snap or uoro, which take any."
+            f"{who}: expected a model with recurrent(cell) layers, got {layer!r} without any. For "
+            "custom layers use snap or uoro, which support any layer."
         )
     return begun
 
 
 def _split(traced: Any) -> tuple[Any, Any]:
-    """Carry and traces of a traced carry; the traces are a tuple."""
+    """Split a traced carry into carry and traces; the traces are a tuple."""
     leaves, form = jax.tree.flatten(traced, is_leaf=_is_traced)
     carry = jax.tree.unflatten(form, [node.carry if _is_traced(node) else node for node in leaves])
     return carry, tuple(node.trace for node in leaves if _is_traced(node))
 
 
 def _join(example: Any, carry: Any, traces: tuple) -> Any:
-    """A carry and the traces put together, in the form of the example."""
+    """Join a carry and traces in the structure of the example."""
     rest = iter(traces)
 
     def join(node: Any, part: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What is differentiated: a layer's outputs, a loss, and the mean over all that counts."""
+"""The objective that estimators differentiate: the mean loss of a layer's outputs over all counted steps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,16 +13,15 @@ Loss = Callable[[Any, Any], jax.Array]
 
 
 def loss_sum(losses: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """Total and count of what ``loss(ys, targets)`` returned, in float32 at least.
+    """Return total and count of the losses ``loss(ys, targets)``, in float32 at least.
 
     Args:
-        losses: one per step ``[T, *B]``, of which those count whose step happened; one per sequence ``[*B]``, of which
-            all count; or one scalar.
+        losses: one per step ``[T, *B]``, where masked steps do not count; one per sequence ``[*B]``; or one scalar.
         mask: ``[T, *B]`` or None.
 
     Raises:
-        TypeError: for anything but one real floating array.
-        ValueError: with a mask, for losses of another shape than these.
+        TypeError: unless losses are one real floating array.
+        ValueError: with a mask, for losses of any other shape.
     """
     if not (hasattr(losses, "dtype") and jnp.issubdtype(losses.dtype, jnp.floating)):
         found = f"{losses.dtype}{list(losses.shape)}" if hasattr(losses, "dtype") else type(losses).__name__
@@ -39,7 +38,7 @@ def loss_sum(losses: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.
 
 
 def loss_and_gradient(loss: Loss, ys: Any, targets: Any, mask: jax.Array | None) -> tuple[jax.Array, Any]:
-    """The mean loss over all that counts, and its gradient by the outputs; of dtype float0 for integers."""
+    """Return the mean loss over all counted steps and its gradient by the outputs (float0 for integers)."""
 
     def mean(ys: Any) -> jax.Array:
         total, count = loss_sum(loss(ys, targets), mask)
@@ -49,7 +48,7 @@ def loss_and_gradient(loss: Loss, ys: Any, targets: Any, mask: jax.Array | None)
 
 
 def last_step(loss: Loss) -> Loss:
-    """A loss per step ``[T, *B]`` as the loss per sequence ``[*B]`` of the last step alone.
+    """Turn a loss per step ``[T, *B]`` into the loss per sequence ``[*B]`` of the last step.
 
     Example:
         >>> import jax.numpy as jnp
@@ -60,7 +59,7 @@ def last_step(loss: Loss) -> Loss:
 
 
 def objective(layer: Layer, loss: Loss) -> Callable[..., tuple[jax.Array, tuple[jax.Array, Any]]]:
-    """``(params, carry, batch, *, key=None, tap=None) -> (total, (count, carry))``; the mean loss is total / count.
+    """Return ``(params, carry, batch, *, key=None, tap=None) -> (total, (count, carry))``; total / count is the mean.
 
     Args:
         layer: the model.

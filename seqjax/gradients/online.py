@@ -1,6 +1,6 @@
-r"""What online algorithms share: the influence of the params on the carry goes forward, so nothing is kept over time.
+r"""Common part of online algorithms: the influence of the params on the carry is computed forward in time.
 
-With s the carry and :math:`\theta` the params that reach it, as real vectors, for one example:
+For the carry s and the params :math:`\theta` that reach it, as real vectors, for one example:
 
 .. math::
     s_t = f_t(\theta, s_{t-1}), \qquad
@@ -8,9 +8,9 @@ With s the carry and :math:`\theta` the params that reach it, as real vectors, f
     \frac{d \ell_t}{d \theta} = \frac{\partial \ell_t}{\partial \theta} +
     \frac{\partial \ell_t}{\partial s_{t-1}} M_{t-1}
 
-where :math:`\ell_t(\theta, s_{t-1})` is the loss of step t. So step t itself is differentiated exactly, whatever an
-algorithm makes of M. How it keeps M, for one example, is a `Rule`; all else is here: the loop over a chunk, the batch,
-resets, which begin M anew, and masked steps, which leave it.
+where :math:`\ell_t(\theta, s_{t-1})` is the loss of step t. Step t itself is differentiated exactly, for any
+approximation of M. A `Rule` defines the storage of M for one example. This file has the rest: the loop over a chunk,
+the batch, resets, which restart M, and masked steps, which leave M unchanged.
 """
 
 from collections.abc import Callable
@@ -39,13 +39,13 @@ from seqjax.ops.vectors import Coordinates
 
 
 class Model(NamedTuple):
-    """What a rule may look at before anything runs: shapes alone.
+    """Static description of a model that rules use: structure and shapes.
 
     Attributes:
         layer: the model.
-        params: coordinates of the P params that reach the carry, alone or by way of others.
+        params: coordinates of the P params that reach the carry, directly or through other params.
         carry: coordinates of one example's carry, n of them.
-        step: ``(theta [P], s [n]) -> s [n]``, a step of one example, for its structure alone: its inputs are zeros.
+        step: ``(theta [P], s [n]) -> s [n]``, a step of one example with zero inputs, used only for its structure.
     """
 
     layer: Layer
@@ -55,14 +55,14 @@ class Model(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """How an online algorithm keeps the influence M ``[n, P]`` of one example.
+    """Storage and update of the influence M ``[n, P]`` of one example.
 
     Attributes:
-        zero: ``() -> influence``, a tree of arrays that stands for M = 0.
+        zero: ``() -> influence``, a tree of arrays that represents M = 0.
         read: ``(influence, delta [n]) -> delta M [P]``.
-        advance: ``(step, theta [P], s [n], influence, key) -> influence`` after ``step(theta, s) -> s``, entered with
-            s. Where the step restarts, it does not depend on s, and the influence is zero. What comes of a masked step
-            is not used, but at a restart.
+        advance: ``(step, theta [P], s [n], influence, key) -> influence`` after ``step(theta, s) -> s``, where s is the
+            carry before the step. At a reset the step does not depend on s, and the influence is zero. The result of a
+            masked step is used only at a reset.
         draws: whether `advance` needs a key.
     """
 
@@ -73,12 +73,13 @@ class Rule(NamedTuple):
 
 
 def online(who: str, rule_of: Callable[[Model], Rule]) -> Estimator:
-    """The estimator of a rule. It takes losses per step, targets per step, and one batch axis.
+    """Make the estimator of a rule, for losses per step, targets per step, and one batch axis.
 
-    Each example draws its noise by a key of its own, the step's key folded with its row; a single one by the step's.
+    Each example draws its noise with its own key, the key of the step folded with its row; a single example uses the
+    key of the step.
 
     Args:
-        who: the estimator's name in errors.
+        who: name of the estimator in errors.
         rule_of: called with the `Model` while tracing.
     """
 
@@ -105,7 +106,7 @@ def online(who: str, rule_of: Callable[[Model], Rule]) -> Estimator:
             model = model_of(layer, params, entering, first_step(batch.xs))
             rule = rule_of(model)
             if rule.draws and key is None:
-                raise ValueError(f"{who}.update: expected a key to draw from, got None.")
+                raise ValueError(f"{who}.update: expected a key for random draws, got None. Pass `key=`.")
             state = check_state(f"{who}.update", state, _of_all(rule.zero(), number))
             keys = step_keys(key, num_steps(batch.xs))
             return _run(loss, model, rule, params, entering, state, batch, keys)
@@ -116,13 +117,13 @@ def online(who: str, rule_of: Callable[[Model], Rule]) -> Estimator:
 
 
 def check_online(who: str, layer: Layer, loss: Loss, params: Any, carry: Any, batch: Batch) -> int:
-    """B; a ValueError unless there is one batch axis, and the loss and its targets are per step."""
+    """Return B; raise a ValueError unless there is one batch axis, and loss and targets are per step."""
     axes = losses_per_step(layer, loss, params, carry, batch)
     if axes is None or len(axes) != 1:
         raise ValueError(
             f"{who}: expected a loss per step [T, B] of targets [T, B, ...], as xs "
-            f"{list(jax.tree.leaves(batch.xs)[0].shape)}: an online algorithm has each step's gradient when the step "
-            "is made. For a loss per sequence use full_bptt, or the loss of every step with zero weights."
+            f"{list(jax.tree.leaves(batch.xs)[0].shape)}: an online algorithm computes the gradient of each step "
+            "at that step. For a loss per sequence use full_bptt, or losses per step with zero weights."
         )
     for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
         if leaf.shape[:1] != axes:
@@ -132,16 +133,16 @@ def check_online(who: str, layer: Layer, loss: Loss, params: Any, carry: Any, ba
 
 
 def check_carry(who: str, layer: Layer, carry: Any) -> None:
-    """Raise a TypeError for a carry without numbers, of which nothing has an influence."""
+    """Raise a TypeError for a carry without floating numbers, on which params have no influence."""
     if not any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(carry)):
         raise TypeError(
-            f"{who}: expected a layer with floating numbers in its carry, got {layer!r}, which keeps none. Use "
-            "full_bptt."
+            f"{who}: expected a layer with floating numbers in its carry, got {layer!r}, which has none. "
+            "Use full_bptt."
         )
 
 
 def check_state(who: str, state: Any, like: Any) -> Any:
-    """The state in the dtypes of another; a ValueError where the structure or a shape differs."""
+    """Return the state in the dtypes of another; raise a ValueError where the structure or a shape differs."""
 
     def shapes(tree: Any) -> list:
         return [list(leaf.shape) for leaf in jax.tree.leaves(tree)]
@@ -149,19 +150,19 @@ def check_state(who: str, state: Any, like: Any) -> Any:
     form: Any = jax.tree.structure
     if form(state) != form(like) or shapes(state) != shapes(like):
         raise ValueError(
-            f"{who}: expected a state of {shapes(like)}, got {shapes(state)}. Make one with init(params, carry, x), of "
-            "the same model and as many examples."
+            f"{who}: expected a state of {shapes(like)}, got {shapes(state)}. Make one with init(params, carry, x) "
+            "for this model and this number of examples."
         )
     return jax.tree.map(lambda a, like: jnp.asarray(a, like.dtype), state, like)
 
 
 def model_of(layer: Layer, params: Any, carry: Any, x: Any) -> Model:
-    """The model of a layer, from the shapes of params, carry ``[B, ...]`` and one time step ``[B, ...]``."""
+    """Return the `Model` of a layer, from the shapes of params, carry ``[B, ...]`` and one time step ``[B, ...]``."""
 
     def one(a: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(a.shape[1:], a.dtype)
 
-    # With a reset: at one, the initial carry may depend on the params.
+    # Include a reset, since the initial carry may depend on the params.
     carry, now = jax.tree.map(one, (carry, Batch(x, None)))
     now = now._replace(reset=jax.ShapeDtypeStruct((), bool))
     carry_space = Coordinates(carry)
@@ -185,7 +186,7 @@ def _of_all(influence: Any, number: int) -> Any:
 
 
 def example_step(layer: Layer, params: Any, carry: Any, now: Batch, key: Any) -> tuple[Any, Any]:
-    """``(carry, y)`` of one example at one time step: all trees without the batch axis."""
+    """Return ``(carry, y)`` of one example at one time step; no tree has a batch axis."""
     carry, now = jax.tree.map(lambda a: a[None], (carry, now))
     after = layer.step(params, carry, now.xs, reset=now.reset, mask=now.mask, key=key)
     return jax.tree.map(lambda a: a[0], after)
@@ -227,11 +228,11 @@ def _run(
     def body(carried: Any, inputs: Any) -> tuple[Any, None]:
         sums, carry, influence = carried
         now, key = inputs
-        # Selected, not multiplied: what came before a restart, or of a masked step, may not be finite.
+        # Select instead of multiplying: values before a reset, or of a masked step, may not be finite.
         influence = select(now.reset, jax.tree.map(jnp.zeros_like, influence), influence)
         *found, carry, advanced = of_step(carry, influence, now, key)
         sums = added(sums, tuple(found))
-        if now.mask is not None:  # a restart happens where its step does not, and may depend on the params
+        if now.mask is not None:  # a reset also takes effect at a masked step, and may depend on the params
             moved = now.mask if now.reset is None else now.mask | now.reset
             advanced = select(moved, advanced, influence)
         return (sums, carry, advanced), None
@@ -245,7 +246,7 @@ def _run(
 
 
 class _Keys(NamedTuple):
-    """Per example ``[B]``, of one step: the layer's, and the rule's own."""
+    """Return the keys of one step, one per example ``[B]``: for the layer and for the rule."""
 
     noise: Any
     own: Any
@@ -254,11 +255,11 @@ class _Keys(NamedTuple):
 def _example_keys(key: Any, number: int, draws: bool) -> _Keys:
     if key is None:
         return _Keys(None, None)
-    # The layer's keys come from small numbers.
+    # The layer folds in small numbers.
     own = by_row(jax.random.fold_in(key, 0x7FFFFFFF), number) if draws else None
     return _Keys(key[None] if number == 1 else by_row(key, number), own)
 
 
 def by_row(key: jax.Array, number: int) -> jax.Array:
-    """A key per example, ``[B]``."""
+    """Return one key per example, ``[B]``."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(number, dtype=jnp.uint32))

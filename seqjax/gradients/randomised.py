@@ -1,4 +1,4 @@
-"""Truncated backpropagation at random places, without bias."""
+"""Unbiased truncated backpropagation through time with random cuts."""
 
 from typing import Any
 
@@ -18,28 +18,28 @@ from seqjax.ops.select import expand
 
 @definition
 def randomised_truncated_bptt(window: int, *, cut: float = 0.5) -> Estimator:
-    r"""Truncation at random borders between windows, with weights that take the bias away.
+    r"""Truncated backpropagation with random cuts between windows, reweighted to be unbiased (ARTBP).
 
-    At each border the gradient by the carry ends with probability c, drawn for each example, and is divided by 1 - c
-    where it goes on:
+    At each border between windows the gradient by the carry is cut with probability c, drawn per example. Otherwise it
+    is divided by 1 - c:
 
     .. math::
         \delta_t \leftarrow \frac{X_t}{1-c}\, \delta_t, \qquad X_t \sim \mathrm{Bernoulli}(1 - c)
 
-    Gradients: unbiased, that of `full_bptt` in expectation over the draws: each factor has mean one and they are
-    independent. What travels over k borders has a variance that grows as :math:`(1-c)^{-k}`, so that c should be small
-    where gradients travel far. A gradient travels K/c steps on average. As in `full_bptt`, gradients end where the
-    chunk begins, and in training each batch begins anew.
+    Gradients: unbiased; the expectation over the draws is the gradient of `full_bptt`, since the factors are
+    independent with mean one. The part that crosses k borders has a variance that grows as :math:`(1-c)^{-k}`, so
+    choose a small c where long-range gradients matter. A gradient covers K/c steps on average. As in `full_bptt`,
+    gradients end at the start of the chunk, and in training each batch begins with the initial carry.
 
-    Memory: the carries at all borders, and one window, computed again on the way back. `seqjax.checkpointed` needs
-    that much as well, and is exact; this estimator is for the study of truncation.
+    Memory: the carries at all borders, and one window, which the backward pass recomputes. `seqjax.checkpointed` needs
+    the same memory and is exact; this estimator serves the study of truncation.
 
     Args:
         window: K; 1 gives a border at every step, as in the paper.
         cut: c, 0 <= c < 1.
 
     Raises:
-        ValueError: for a window below 1 or another c; from `update`, without a key.
+        ValueError: for a window below 1 or a c outside [0, 1); from `update`, without a key.
 
     Example:
         >>> import seqjax as sj
@@ -60,9 +60,9 @@ def randomised_truncated_bptt(window: int, *, cut: float = 0.5) -> Estimator:
             who = "randomised_truncated_bptt(...).update"
             batch = check_batch(who, batch)
             if key is None:
-                raise ValueError(f"{who}: expected a key to draw from, got None.")
+                raise ValueError(f"{who}: expected a key for random draws, got None. Pass `key=`.")
             keys = step_keys(key, num_steps(batch.xs))
-            # Steps draw from small numbers.
+            # Steps fold in small numbers.
             own = jax.random.fold_in(key if key.ndim == 0 else key[0], 0x7FFFFFFF)
 
             def border(carry: Any, t: jax.Array) -> Any:
@@ -79,13 +79,13 @@ def randomised_truncated_bptt(window: int, *, cut: float = 0.5) -> Estimator:
 
 
 def _draw(key: jax.Array, leaf: jax.Array, cut: float) -> jax.Array:
-    """A factor per example, the same for all leaves ``[B, ...]``."""
+    """Return a factor per example, equal for all leaves ``[B, ...]``."""
     kept = jax.random.bernoulli(key, 1 - cut, leaf.shape[:1])
     return jnp.where(kept, 1 / (1 - cut), 0.0)
 
 
 def _weigh(leaf: jax.Array, factor: jax.Array) -> jax.Array:
-    """The leaf, its gradient times a factor; where that is zero nothing passes, NaN neither."""
+    """Return the leaf with its gradient multiplied by a factor; a factor of zero also blocks NaN."""
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return leaf
 

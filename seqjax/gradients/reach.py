@@ -1,11 +1,11 @@
-r"""Which params reach which parts of the carry: the structure of a step, found from its derivative's program.
+r"""Sparsity pattern of a step: which params and which parts of the carry reach which parts of the next carry.
 
-The pullback of a step is a linear program whose coefficients depend on params, carry and inputs. To find which
-derivatives can differ from zero *anywhere*, it is evaluated with every coefficient replaced by a random positive
-number, every difference by a sum, every selection by the sum of what it selects from, and every operation whose wiring
-depends on data (a gather by token, a slice at a position), or that is not in the lists below, by one that connects
-everything. What then comes out as zero is zero for all inputs; the converse does not hold. So a pattern may be too
-large, never too small.
+The jaxpr of a step's pullback is linear, with coefficients that depend on params, carry and inputs. To find the
+derivatives that can differ from zero for *any* input, the pullback is evaluated with replacements. Every coefficient
+becomes a random positive number, every difference a sum, and every selection the sum of its operands. Every operation
+whose connections depend on data (a gather by token, a slice at a position), and every operation that is not in the
+lists below, connects all inputs with all outputs. A zero of the result is zero for all inputs; the converse does not
+hold. A pattern may therefore be too large, but never too small.
 """
 
 import math
@@ -21,14 +21,14 @@ from seqjax.ops.vectors import Coordinates
 
 
 def params_reaching(step: Callable, params: Coordinates, carry: Coordinates) -> tuple[bool, ...]:
-    """For each leaf of the params, whether any part of the carry after ``step(theta, s) -> s`` depends on it."""
+    """Return for each leaf of the params whether the carry after ``step(theta, s) -> s`` depends on it."""
     by_params, _ = _generic_pullback(step, params, carry)(np.ones(carry.size))
     pieces = iter(np.split(by_params, np.cumsum(params.sizes)[:-1]))
     return tuple(is_chosen and bool(np.any(next(pieces))) for is_chosen in params.chosen)
 
 
 def step_pattern(step: Callable, params: Coordinates, carry: Coordinates) -> tuple[np.ndarray, np.ndarray]:
-    """Where the derivatives of ``step(theta, s) -> s`` may be other than zero, by theta ``[n, P]`` and s ``[n, n]``."""
+    """Return where derivatives of ``step(theta, s) -> s`` may be nonzero, by theta ``[n, P]`` and s ``[n, n]``."""
     pull = _generic_pullback(step, params, carry)
     rows = [[part != 0 for part in pull(row)] for row in np.eye(carry.size)]
     by_params, by_carry = (np.stack(part) for part in zip(*rows, strict=True))
@@ -51,7 +51,7 @@ def _generic_pullback(step: Callable, params: Coordinates, carry: Coordinates) -
 
 
 def _evaluate(jaxpr: Any, inputs: list, random: np.random.Generator) -> list:
-    """Outputs of a program, in NumPy; None stands for what does not depend on the cotangent."""
+    """Evaluate a jaxpr in NumPy; None represents a value that does not depend on the cotangent."""
 
     def through(equation: Any, operands: list) -> list:
         if all(operand is None for operand in operands):
@@ -75,7 +75,7 @@ def _apply(equation: Any, operands: list, random: np.random.Generator) -> list:
         filled = [_coefficients(random, s) if a is None else a for a, s in zip(operands, avals, strict=True)]
         return [BILINEAR[name](*filled, **settings)]
     if name in LINEAR:
-        # Beside the cotangent there can only be zeros.
+        # All other operands can only be zeros.
         filled = [np.zeros(s.shape) if a is None else a for a, s in zip(operands, avals, strict=True)]
         found = LINEAR[name](*filled, **settings)
         return found if equation.primitive.multiple_results else [found]

@@ -1,4 +1,4 @@
-"""Backpropagation through time that computes earlier carries again from later ones."""
+"""Reversible backpropagation through time: the backward pass reconstructs carries by inverting steps."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,9 +21,9 @@ from seqjax.ops.vectors import Coordinates
 
 
 class Reconstruction(NamedTuple):
-    """How well the carries of the last chunk were found again: the largest error per example, ``[B]``.
+    """Reconstruction error of the carries in the last chunk: the largest error per example, ``[B]``.
 
-    It is relative to the largest entry of the carries before and after the step, leaf by leaf.
+    The error is relative to the largest entry of the carries before and after the step, leaf by leaf.
     """
 
     error: jax.Array
@@ -33,33 +33,34 @@ class Reconstruction(NamedTuple):
 def reversible(
     inverse: Callable | None = None, *, tolerance: float | None = None, max_resets: int = 0
 ) -> Estimator:
-    r"""Backpropagation through the whole of each chunk, in memory that does not grow with T.
+    r"""Full backpropagation through time by inverting steps, in memory that does not grow with T.
 
-    The forward pass keeps the last carry alone. The backward pass undoes step after step,
-    :math:`s_{t-1} = f_t^{-1}(s_t)`, and differentiates each one where it is found:
+    The forward pass stores the last carry alone. The backward pass inverts step after step,
+    :math:`s_{t-1} = f_t^{-1}(s_t)`, and differentiates each step at the reconstructed carry:
 
     .. math::
         \delta_{t-1} = J_t^\top \delta_t + \partial \ell_t / \partial s_{t-1}, \qquad
         g = \sum_t D_t^\top \delta_t + \partial \ell_t / \partial \theta
 
-    The gradient of `full_bptt`, as exact as the carries are found. Undoing a step that forgets amplifies rounding: a
-    decay a loses :math:`\log_{10} 1/a` digits per step, so that long sequences need steps that keep what they hold,
-    such as `orthogonal_rnn`, `lru` with moduli near 1, or `cornn` without damping.
+    The gradient is that of `full_bptt`, with the accuracy of the reconstructed carries. Inverting a step that forgets
+    amplifies rounding errors: a decay a loses :math:`\log_{10} 1/a` digits per step. Long sequences therefore need
+    steps that forget little, such as `orthogonal_rnn`, `lru` with moduli near 1, or `cornn` without damping.
 
-    Two errors are measured, at every step: between the carry and the step made anew from the carry that was found; and
-    at the start of the chunk, and after every reset, between the carry that was found and the true one. Together they
-    notice any inverse that is wrong, not only one that is ill-conditioned. **If either exceeds the tolerance, all
-    gradients are NaN**, so that none is silently wrong; `Reconstruction`, the estimator's state, has the error.
+    The estimator measures two errors. At every step it compares the carry with a forward step from the reconstructed
+    carry. At the start of the chunk, and after every reset, it compares the reconstructed carry with the true carry.
+    Together the two errors detect wrong inverses as well as ill-conditioned ones. **If either error exceeds the
+    tolerance, all gradients are NaN**, so no gradient is silently wrong. `Reconstruction`, the state of the estimator,
+    contains the error.
 
-    `Diagonal` cells, `orthogonal_rnn`, `cornn` and `antisymmetric_rnn` have inverses (the last two by iteration, for
-    small steps), and so have `serial` and `residual` layers made of them and of layers without carry.
+    `Diagonal` cells, `orthogonal_rnn`, `cornn` and `antisymmetric_rnn` have inverses (the last two by fixed-point
+    iteration, for small steps), and so do `serial` and `residual` layers of these cells and of layers without carry.
 
     Args:
-        inverse: ``(params, carry_after, x) -> carry_before`` of the whole layer, for others.
-        tolerance: of the relative error; by default :math:`\epsilon^{2/3}` of the carry's dtype, 4e-11 in float64 and
-            2e-5 in float32.
-        max_resets: how many resets per example a chunk may have. What a reset overwrites cannot be computed, so that
-            many carries are kept. More give gradients of NaN.
+        inverse: ``(params, carry_after, x) -> carry_before`` of the whole layer, for all other layers.
+        tolerance: bound of the relative error; by default :math:`\epsilon^{2/3}` of the carry's dtype, 4e-11 in float64
+            and 2e-5 in float32.
+        max_resets: the largest number of resets per example in a chunk. A carry that a reset overwrites cannot be
+            reconstructed, so the estimator stores this number of carries. More resets give gradients of NaN.
 
     Raises:
         TypeError: from `update`, for layers without an inverse.
@@ -100,8 +101,8 @@ def reversible(
             batch = check_batch("reversible().update", batch)
             if batch.reset is not None and max_resets == 0:
                 raise ValueError(
-                    "reversible().update: expected a batch without resets, as what a reset overwrites cannot be "
-                    "computed again; got some. Say how many there may be per example, reversible(max_resets=...)."
+                    "reversible().update: expected a batch without resets, since a carry that a reset overwrites "
+                    "cannot be reconstructed; got resets. Pass `reversible(max_resets=...)`, a number per example."
                 )
             params = own_params(params, batch)
             entering, to_params = jax.vjp(lambda params: enter(layer, params, carry, batch), params)
@@ -133,7 +134,7 @@ def reversible(
 
 
 class _Kept(NamedTuple):
-    """The carries that resets overwrote: leaves ``[max_resets, B, ...]``, and how many per example."""
+    """The carries that resets overwrote, leaves ``[max_resets, B, ...]``, and their number per example."""
 
     carries: Any
     number: jax.Array
@@ -147,7 +148,7 @@ class _Chunk(NamedTuple):
     max_resets: int
 
     def forward(self, carry: Any, inputs: Any) -> tuple[Any, Any]:
-        """The last carry, and what resets overwrote."""
+        """Return the last carry, and the carries that resets overwrote."""
         rows = jnp.arange(jax.tree.leaves(inputs[0].xs)[0].shape[1])
 
         def body(state: Any, inputs: Any) -> tuple[Any, None]:
@@ -156,7 +157,7 @@ class _Chunk(NamedTuple):
             if now.reset is not None:
                 place = jnp.where(
                     now.reset, kept.number, self.max_resets
-                )  # beyond the end nothing is written
+                )  # a write beyond the end has no effect
                 carries = jax.tree.map(
                     lambda s, c: s.at[place, rows].set(c, mode="drop"), kept.carries, carry
                 )
@@ -171,7 +172,7 @@ class _Chunk(NamedTuple):
         return jax.lax.scan(body, (carry, start), inputs)[0]
 
     def backward(self, entering: Any, after: Any, kept: Any, inputs: Any) -> tuple[Estimate, Any, jax.Array]:
-        """The estimate, the gradient by the entering carry, and the errors ``[B]``."""
+        """Return the estimate, the gradient by the entering carry, and the errors ``[B]``."""
         example = first_step(inputs[0].xs)
         initial = self.layer.initial_carry(self.params, example)
         rows = jnp.arange(jax.tree.leaves(example)[0].shape[0])
@@ -179,12 +180,12 @@ class _Chunk(NamedTuple):
         def body(state: Any, inputs: Any) -> tuple[Any, None]:
             sums, after, beside, delta, error, kept = state
             now, key = inputs
-            # What a carry is compared in size with: the initial one may be zero, and a masked step leaves it so.
+            # Reference sizes of the errors: the initial carry may be zero, and a masked step leaves it zero.
             beside = after if now.mask is None else select(now.mask, after, beside)
             before = self.undo(self.params, after, now.xs, key)
             before = before if now.mask is None else select(now.mask, before, after)
             if now.reset is not None:
-                # Before a step that restarts the true carry is the initial one; and what it overwrote was kept.
+                # At a reset the step starts from the initial carry; the overwritten carry was stored.
                 error = jnp.where(now.reset, jnp.maximum(error, _error(before, initial, beside)), error)
                 number = kept.number - now.reset
                 overwritten = jax.tree.map(
@@ -216,14 +217,14 @@ class _Chunk(NamedTuple):
         return sums, delta, jnp.maximum(error, _error(found, entering, beside))
 
     def _one_step(self, carry: Any, inputs: Any) -> tuple[Any, Any]:
-        """Shapes of outputs and targets of one step, with a time axis."""
+        """Return the shapes of outputs and targets of one step, with a time axis."""
         now = first_step(inputs[0])
         y = jax.eval_shape(lambda p, c, x: self.layer.step(p, c, x)[1], self.params, carry, now.xs)
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), (y, now.targets))
 
 
 def _error(found: Any, true: Any, beside: Any) -> jax.Array:
-    """The largest difference per example ``[B]``, leaf by leaf relative to the true or a neighbouring carry's size."""
+    """Return the largest difference per example ``[B]``, relative per leaf to the true or a neighboring carry."""
 
     def largest(a: jax.Array) -> jax.Array:
         return jnp.max(jnp.abs(a), tuple(range(1, a.ndim)), initial=0)

@@ -1,4 +1,4 @@
-"""Random-feedback local online learning, with the feedback of backpropagation."""
+"""Random-feedback local online learning (RFLO), with the exact feedback of backpropagation."""
 
 from seqjax.base import Cell, Estimator
 from seqjax.definition import definition
@@ -9,7 +9,7 @@ from seqjax.gradients.whole_trace import same_entry, whole_trace
 
 @definition
 def rflo() -> Estimator:
-    r"""RFLO: each weight keeps an eligibility that decays with the leak of its unit; biased, and local.
+    r"""RFLO: each weight keeps an eligibility trace that decays with the leak of its unit; biased, local.
 
     For a leaky network, :math:`h_t = (1 - \alpha) h_{t-1} + \alpha\, \phi(z_t)` with :math:`z_t = \hat h_t W`,
     :math:`\hat h_t = (x_t, h_{t-1}, 1)`,
@@ -18,23 +18,23 @@ def rflo() -> Estimator:
         p_{t,ij} = (1 - \alpha)\, p_{t-1,ij} + \alpha\, \phi'(z_{t,j})\, \hat h_{t,i}, \qquad
         g = \sum_t \sum_j \frac{\partial \ell_t}{\partial h_{t,j}}\, p_{t,ij}
 
-    Of the Jacobian :math:`\partial h_t / \partial h_{t-1}` the leak is kept, and the recurrent product dropped. In
+    RFLO keeps the leak in the Jacobian :math:`\partial h_t / \partial h_{t-1}` and drops the recurrent product. In
     general:
 
-    * `Gated` cells with a `Dense` projection: kept is the derivative of each state by itself with the recurrent
-      product constant (1 - alpha above, f of an LSTM, z of a GRU); dropped are that product and the effects of one
-      state of a unit on another. A diagonal product, ``w_h [G, H]``, stays inside the unit and is kept. Memory per
-      example: n copies of the weights for n states.
-    * Every other cell: kept is the diagonal of the Jacobian, recurrent weights of a unit to itself included (a complex
-      entry counts as one). Memory per example: one copy of the params per number of the carry. The step that a loss
-      belongs to is differentiated exactly, only what goes on from step to step is cut.
+    * `Gated` cells with a `Dense` projection: RFLO keeps the derivative of each state with respect to itself with the
+      recurrent product constant (1 - alpha above, f of an LSTM, z of a GRU). It drops the product and the effect of one
+      state of a unit on another state. A diagonal product, ``w_h [G, H]``, stays inside the unit and is kept. Memory
+      per example: n copies of the weights for n states.
+    * Every other cell: RFLO keeps the diagonal of the Jacobian, including recurrent weights from a unit to itself (a
+      complex entry counts as one). Memory per example: one copy of the params per number of the carry. The step of a
+      loss is differentiated exactly; the approximation concerns only the influence across steps.
 
     Exact where nothing is dropped: one layer of `indrnn`, `lru` or another `Diagonal` cell with a fixed or
-    input-driven decay. In a stack each recurrent layer keeps its own eligibilities, and gradients pass between layers
-    at the present step alone; feed-forward layers are exact there. A learned initial carry gets what passes at the
-    step after it.
+    input-driven decay. In a stack each recurrent layer keeps its own traces. Gradients pass between layers within a
+    step only, where feed-forward layers are exact. A learned initial carry receives the gradient of the step after it.
 
-    The paper replaces :math:`\partial \ell / \partial h` by fixed random feedback; here it is the true one.
+    The paper replaces :math:`\partial \ell / \partial h` by fixed random feedback; this estimator uses the true
+    derivative.
 
     Shapes: state leaves ``[B, ...]``; one batch axis; a loss per step ``[T, B]``.
 

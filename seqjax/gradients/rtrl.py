@@ -1,4 +1,4 @@
-"""Real-time recurrent learning: the exact influence, carried forward."""
+"""Real-time recurrent learning."""
 
 from typing import Any
 
@@ -17,34 +17,35 @@ STRUCTURES = ("auto", "dense", "diagonal")
 
 @definition
 def rtrl(structure: str = "auto") -> Estimator:
-    r"""Real-time recurrent learning: the exact gradient of all losses so far, in memory that does not grow with T.
+    r"""Real-time recurrent learning: the exact gradient of all losses, in memory that does not grow with T.
 
     .. math::
         M_t = J_t M_{t-1} + D_t, \qquad J_t = \frac{\partial s_t}{\partial s_{t-1}}, \quad
         D_t = \frac{\partial s_t}{\partial \theta}\Big|_{s_{t-1}}
 
-    for each example, s the n numbers of the carry of all layers together (a complex one counts twice), :math:`\theta`
-    the P params that reach it; those of a head or a readout do not, and cost what they cost in any step.
+    for each example, where s has the n numbers of the carry of all layers (a complex number counts twice), and
+    :math:`\theta` the P params that reach the carry. The params of a head or a readout do not reach the carry and add
+    no cost.
 
-    Gradients: exact; over chunks, too, where those of `full_bptt` end: the influence goes on with the carry, so that
-    the gradients of the chunks add up to that of the whole stream. When params change from chunk to chunk, what the
-    influence holds is that of the earlier ones.
+    Gradients: exact, also across chunks, where those of `full_bptt` end. The influence passes from chunk to chunk with
+    the carry, so the gradients of the chunks add up to the gradient of the whole stream. When params change from chunk
+    to chunk, the influence still contains derivatives at the earlier params.
 
-    Losses and targets are per step, with one batch axis.
+    Losses and targets must be per step, with one batch axis.
 
     Args:
-        structure: what the influence is taken to be; no choice of it changes the result.
+        structure: the storage of the influence; the choice does not change the result.
 
             * "dense": a matrix ``[n, P]`` per example. Time :math:`n^2 P` per step: :math:`N^4` for a dense network.
-            * "diagonal": for layers whose units do not hear each other over time (`lru`, `rg_lru`, `indrnn`): each
-              param reaches its own unit, and the influence is of the size of the params that reach one unit each.
-            * "auto": the params that can ever reach the same units share a block, found from the structure of the step
-              (`seqjax.gradients.reach`); as "diagonal" where that holds, as "dense" where all reach all. In a stack no
-              param reaches the layers below its own; stacks of diagonal layers gain the most.
+            * "diagonal": for layers with a diagonal recurrent Jacobian (`lru`, `rg_lru`, `indrnn`). Each param reaches
+              one unit, and the influence has the size of the params.
+            * "auto": params that can reach the same units share a block, which is derived from the sparsity pattern of
+              the step. This equals "diagonal" for a diagonal Jacobian, and "dense" where all params reach all units. In
+              a stack no param reaches the layers below; stacks of diagonal layers gain the most.
 
     Raises:
-        ValueError: for another structure; from `init` and `update`, with "diagonal" for a layer that is not, and for
-            losses that are not per step.
+        ValueError: for another structure; from `init` and `update`, with "diagonal" for another layer, and for losses
+            that are not per step.
         TypeError: from `bind`, for a layer without a step.
 
     Example:
@@ -71,8 +72,8 @@ def rtrl(structure: str = "auto") -> Estimator:
         pattern = reach(model, None)
         if structure == "diagonal" and not is_elementwise(model, pattern):
             raise ValueError(
-                f"{who}: expected a layer whose units do not hear each other over time, such as recurrent(lru(8)), got "
-                f"{model.layer!r}. Use structure='auto'."
+                f"{who}: expected a layer with a diagonal recurrent Jacobian, such as recurrent(lru(8)), got "
+                f"{model.layer!r}. Pass `structure='auto'`."
             )
         return dense(model) if pattern.kept.all() else sparse(model, pattern)
 
@@ -80,7 +81,7 @@ def rtrl(structure: str = "auto") -> Estimator:
 
 
 def dense(model: Model) -> Rule:
-    """The whole influence, one matrix ``[n, P]`` per example."""
+    """Return the rule of the dense influence, one matrix ``[n, P]`` per example."""
     shape = (model.carry.size, model.params.size)
 
     def advance(step: Any, theta: jax.Array, s: jax.Array, influence: jax.Array, key: Any) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Truncation by a window that slides along: every loss reaches back as far."""
+"""Truncated backpropagation through time with a sliding window."""
 
 from typing import Any
 
@@ -22,16 +22,16 @@ def sliding(
     keys: Any,
     axes: tuple,
 ) -> tuple[Estimate, Any]:
-    """The gradient of each S losses back through the K steps that end with them: ``(Estimate, carry)``.
+    """Return ``(Estimate, carry)``, where the gradient of each S losses covers the K steps that end with them.
 
     Args:
-        layer: a causal one.
-        loss: per step.
+        layer: a causal layer.
+        loss: a loss per step.
         window: K, a multiple of S.
         stride: S.
-        params: the layer's.
-        carry: entering, or None.
-        batch: with targets per step.
+        params: params of the layer.
+        carry: the initial carry of the chunk, or None.
+        batch: a batch with targets per step.
         keys: one per step, or None.
         axes: ``*B``.
     """
@@ -39,10 +39,10 @@ def sliding(
     entering = enter(layer, params, carry, batch)
     mask = jnp.ones((length, *axes), bool) if batch.mask is None else batch.mask
     reset = jnp.zeros((length, *axes), bool) if batch.reset is None else jnp.asarray(batch.reset)
-    if carry is None:  # so that each window that begins there begins with the learned carry
+    if carry is None:  # windows that begin at the start use the learned carry
         reset = reset.at[0].set(True)
 
-    # Steps that do not happen, before and after: so that every window is whole.
+    # Pad with masked steps before and after, so that every window has K steps.
     widths = (before, -length % stride)
 
     def padded(a: jax.Array) -> jax.Array:
@@ -68,7 +68,7 @@ def sliding(
         with_grad = jax.value_and_grad(of_window, has_aux=True)
         (total, (count, after)), gradients = with_grad(params, first_step(carries), part, keys_of_part)
         estimate = added(estimate, Estimate(total, count, gradients))
-        # Carries at the starts of this window and of those to come.
+        # Carries at the starts of this window and of later windows.
         return (
             estimate,
             jax.tree.map(lambda held, a: jnp.concatenate([held[1:], a[None]]), carries, after),

@@ -1,4 +1,4 @@
-"""The sparse n-step approximation of real-time recurrent learning."""
+"""SnAp, the sparse n-step approximation of real-time recurrent learning."""
 
 from seqjax.base import Estimator
 from seqjax.checks import check_whole
@@ -9,21 +9,22 @@ from seqjax.gradients.sparse import reach, sparse
 
 @definition
 def snap(steps: int) -> Estimator:
-    r"""SnAp-n: `rtrl` with the influence kept where params reach the carry within n steps, and zero elsewhere.
+    r"""SnAp-n: `rtrl` with an influence that is zero where params do not reach the carry within n steps.
 
     .. math:: M_t = \Pi_n \odot (J_t M_{t-1} + D_t), \qquad \Pi_1 = [D \ne 0], \quad
         \Pi_{n} = [D \ne 0] \lor [J \ne 0]\, \Pi_{n-1}
 
-    The pattern :math:`\Pi` belongs to the structure of the step, whatever params, carry and inputs are; it is found
-    from the step's derivative, with all coefficients in general position (`seqjax.gradients.reach`). A complex number
-    of the carry is reached as a whole.
+    The sparsity pattern :math:`\Pi` depends on the structure of the step, and not on params, carry and inputs; it is
+    derived from the jaxpr of the step's derivative, with all coefficients in general position. A complex number of the
+    carry counts as reached if either part is.
 
-    Gradients: exact where no param reaches further than n steps: for a diagonal recurrence with any n, for a dense one
-    from the n on at which each param reaches all. Biased otherwise. The loss of step t is differentiated by step t
-    itself exactly, here as in all online algorithms of this library; the paper applies the pattern to it as well.
+    Gradients: exact where no param reaches new units after n steps: for a diagonal recurrence with any n, and for a
+    dense recurrence once n is large enough that each param reaches all units. Otherwise biased. Step t is
+    differentiated exactly for the loss of step t, as in all online algorithms of this library; the paper applies the
+    pattern to it as well.
 
-    Memory is the pattern's size: P r for r rows per param, 1 or 2 in SnAp-1 of the usual cells. Time per step: P r^2,
-    and for J one pullback of the step by the carry for a diagonal recurrence, n for a dense one.
+    Memory is the size of the pattern: P r for r rows per param, 1 or 2 in SnAp-1 of common cells. Time per step is P
+    r^2, plus the pullbacks of the step by the carry for J: one for a diagonal recurrence, n for a dense one.
 
     Args:
         steps: n.

@@ -1,11 +1,11 @@
-r"""Influences that are kept where a pattern says: M ``[n, P]`` in blocks, one for each set of rows.
+r"""Influences with a sparsity pattern: M ``[n, P]`` in blocks, one per set of rows.
 
-Params that reach the same rows K of the carry share a block, whose update needs the block :math:`J_{KK}` alone:
+Params that reach the same rows K of the carry share a block. The update of a block needs :math:`J_{KK}` alone:
 
 .. math:: M_{K} \leftarrow J_{KK} M_{K} + D_{K}, \qquad J = \partial f/\partial s, \quad D = \partial f/\partial\theta
 
-J and D come from pullbacks of the step. Rows whose derivatives have no column in common share one pullback, by their
-sum: one is enough for any elementwise recurrence, n are needed for a dense one.
+J and D are computed by pullbacks of the step. Rows whose derivatives have no column in common share one pullback of
+their sum. An elementwise recurrence needs one pullback, a dense recurrence n.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from seqjax.ops.vectors import Coordinates
 
 
 class Pattern(NamedTuple):
-    """Where things may differ from zero: bool. ``kept`` and ``by_theta [n, P]``, ``by_s [n, n]``."""
+    """Sparsity patterns (bool): ``kept`` and ``by_theta [n, P]``, ``by_s [n, n]``."""
 
     kept: np.ndarray
     by_theta: np.ndarray
@@ -30,7 +30,7 @@ class Pattern(NamedTuple):
 
 
 def reach(model: Model, steps: int | None) -> Pattern:
-    """What of M the params reach within so many steps, or ever; a complex number of the carry is reached as a whole."""
+    """Return the entries of M that params reach within a number of steps, or ever; complex numbers as a whole."""
     by_theta, by_s = step_pattern(model.step, model.params, model.carry)
     partner = partners(model.carry)
     by_theta = by_theta | by_theta[partner]
@@ -46,7 +46,7 @@ def reach(model: Model, steps: int | None) -> Pattern:
 
 
 def partners(carry: Coordinates) -> np.ndarray:
-    """For each coordinate the other half of its complex number, or itself."""
+    """Return for each coordinate the index of the other half of its complex number, or its own index."""
     found, position = np.arange(carry.size), 0
     chosen = [leaf for leaf, is_chosen in zip(carry.leaves, carry.chosen, strict=True) if is_chosen]
     for leaf, size in zip(chosen, carry.sizes, strict=True):
@@ -57,20 +57,20 @@ def partners(carry: Coordinates) -> np.ndarray:
 
 
 def is_elementwise(model: Model, pattern: Pattern) -> bool:
-    """Whether no number of the carry depends on the one before of another, but for the halves of a complex one."""
+    """Return whether the recurrent Jacobian is diagonal, up to the two halves of a complex number."""
     own = np.eye(model.carry.size, dtype=bool)
     return not (pattern.by_s & ~(own | own[partners(model.carry)])).any()
 
 
 class Block(NamedTuple):
-    """G sets of rows of one number r, and the c columns of each: ``rows [G, r]``, ``columns [G, c]`` (P where none)."""
+    """G sets of r rows, and the c columns of each set: ``rows [G, r]``, ``columns [G, c]`` (padded with P)."""
 
     rows: np.ndarray
     columns: np.ndarray
 
 
 def blocks_of(kept: np.ndarray) -> list[Block]:
-    """The blocks of a pattern ``[n, P]``; columns without any row are in none."""
+    """Return the blocks of a pattern ``[n, P]``; columns without any row belong to no block."""
     sets, members = np.unique(kept.T, axis=0, return_inverse=True)
     order = [np.flatnonzero(members.ravel() == i) for i in range(len(sets))]
     found = []
@@ -85,7 +85,7 @@ def blocks_of(kept: np.ndarray) -> list[Block]:
 
 
 def colours(pattern: np.ndarray) -> np.ndarray:
-    """For each row of a pattern a number, such that rows of one number have no column in common: ``[n]``."""
+    """Return a color ``[n]`` for each row of a pattern; rows of one color have no column in common."""
     taken: list[np.ndarray] = []
     found = np.zeros(len(pattern), int)
     for i, row in enumerate(pattern):
@@ -99,12 +99,12 @@ def colours(pattern: np.ndarray) -> np.ndarray:
 
 
 def sparse(model: Model, pattern: Pattern) -> Rule:
-    """M on a pattern."""
+    """Return the rule that stores M on a pattern."""
     n, size = pattern.kept.shape
     dtype = jnp.promote_types(model.params.dtype, model.carry.dtype)
     blocks = blocks_of(pattern.kept)
     colours_theta, colours_s = colours(pattern.by_theta), colours(pattern.by_s)
-    # Of an entry that the pattern rules out, the sum over a colour's rows holds another row's.
+    # At entries outside the pattern, the sum over the rows of a color contains values of other rows.
     by_theta_or_none = np.concatenate([pattern.by_theta, np.zeros((n, 1), bool)], 1)
 
     def rows_of(pull: Callable, colour: np.ndarray, of: Any) -> jax.Array:

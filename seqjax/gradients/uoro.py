@@ -1,4 +1,4 @@
-"""Unbiased online recurrent optimization."""
+"""Unbiased online recurrent optimization (UORO)."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from seqjax.gradients.online import Model, Rule, online
 
 
 class RankOne(NamedTuple):
-    """Per example, an influence that is the outer product of s ``[n]`` and theta ``[P]``."""
+    """Influence of one example, the outer product of s ``[n]`` and theta ``[P]``."""
 
     s: jax.Array
     theta: jax.Array
@@ -21,9 +21,9 @@ class RankOne(NamedTuple):
 
 @definition
 def uoro(*, epsilon: float = 1e-7) -> Estimator:
-    r"""UORO: the influence of the params on the carry as one outer product; unbiased, of high variance.
+    r"""UORO: the influence of the params on the carry, approximated by one outer product; unbiased, high variance.
 
-    With random signs :math:`\nu_t` in the n coordinates of the carry, fresh at every step and for every example,
+    With independent random signs :math:`\nu_t` in the n coordinates of the carry for every step and every example,
 
     .. math::
         M_t &\approx \tilde s_t \tilde\theta_t^\top, \qquad
@@ -32,18 +32,18 @@ def uoro(*, epsilon: float = 1e-7) -> Estimator:
         \rho_0 &= \sqrt{\lVert \tilde\theta_{t-1} \rVert / (\lVert J_t \tilde s_{t-1} \rVert + \epsilon)} + \epsilon,
         \qquad \rho_1 = \sqrt{\lVert D_t^\top \nu_t \rVert / (\lVert \nu_t \rVert + \epsilon)} + \epsilon
 
-    with :math:`J_t = \partial s_t / \partial s_{t-1}` and :math:`D_t = \partial s_t / \partial \theta`. Since
-    :math:`E[\nu \nu^\top] = I` the outer product's expectation is the influence, whatever the two scales are; these
-    make its variance least. The gradient of step t, :math:`\partial \ell_t / \partial \theta +
-    (\partial \ell_t / \partial s_{t-1}) M_{t-1}`, is exact but for M.
+    where :math:`J_t = \partial s_t / \partial s_{t-1}` and :math:`D_t = \partial s_t / \partial \theta`. Since
+    :math:`E[\nu \nu^\top] = I`, the expectation of the outer product is the influence for any two scales; these scales
+    minimize the variance. The gradient of step t,
+    :math:`\partial \ell_t / \partial \theta + (\partial \ell_t / \partial s_{t-1}) M_{t-1}`, is exact except for M.
 
-    One forward and one backward derivative of the step, and n + P numbers per example: for any layer or stack, complex
-    carries and params included (a complex number is two coordinates). The variance grows with n and with the time that
-    influences live; mean over examples, or learn slowly. Params that do not reach the carry (a head) have exact
-    gradients.
+    Each step needs one forward and one backward derivative, and n + P numbers per example. UORO supports any layer or
+    stack, including complex carries and params (a complex number is two coordinates). The variance grows with n and
+    with the lifetime of influences; average over examples, or use a small learning rate. Params that do not reach the
+    carry (a head) have exact gradients.
 
-    Each chunk needs a key of its own, or one key per step, and so does each device inside ``jax.shard_map``: signs used
-    twice would be correlated.
+    Each chunk needs a fresh key, or one key per step, and so does each device inside ``jax.shard_map``; otherwise the
+    signs would be correlated.
 
     Args:
         epsilon: keeps the scales from zero and infinity.

@@ -1,9 +1,9 @@
-r"""Traces of any cell: the whole influence of its params on its carry, carried on by a part of the Jacobian.
+r"""Traces of any cell: the dense influence of its params on its carry, propagated by a part of the Jacobian.
 
 .. math:: M_t = (K \odot J_t) M_{t-1} + \partial s_t / \partial \theta
 
-with K a fixed pattern of zeros and ones. Memory is that of real-time recurrent learning, n P numbers per example, and
-time too: for cells whose structure says no more than that.
+where K is a fixed pattern of zeros and ones. Memory and time are those of real-time recurrent learning, n P numbers per
+example. This trace serves cells without more structure.
 """
 
 from collections.abc import Callable
@@ -23,12 +23,12 @@ from seqjax.ops.vectors import Coordinates, Floating
 
 
 def whole_trace(cell: Cell, pattern: Callable[[Any], np.ndarray]) -> Trace:
-    """The trace of any cell, ``[B, n, P]``.
+    """Return the trace of any cell, ``[B, n, P]``.
 
     Args:
         cell: the cell.
-        pattern: ``one example's carry -> [n, n]`` bool, in the order of `Coordinates`: which entries of the Jacobian
-            are kept.
+        pattern: ``carry of one example -> [n, n]`` bool, in the order of `Coordinates`: the entries of the Jacobian to
+            keep.
     """
 
     def one_of(carry: Any) -> Any:
@@ -40,7 +40,7 @@ def whole_trace(cell: Cell, pattern: Callable[[Any], np.ndarray]) -> Trace:
 
     def read(params: Any, trace: jax.Array, delta: Any) -> Any:
         space = Coordinates(one_of(delta))
-        # For z = x + iy a gradient is dL/dx - i dL/dy, and its coordinates are dL/dx, dL/dy.
+        # For z = x + iy the gradient is dL/dx - i dL/dy; its coordinates are dL/dx and dL/dy.
         rows = jax.vmap(lambda d: space.vector(jax.tree.map(jnp.conj, d)))(delta)
         return Coordinates(params).gradient(jnp.einsum("bn,bnp->p", rows, trace))
 
@@ -55,7 +55,7 @@ def whole_trace(cell: Cell, pattern: Callable[[Any], np.ndarray]) -> Trace:
         if key is None:
             return at(params, carry, x, None)
 
-        # With the noise that the trace sees, which goes through the step example by example.
+        # Use the same noise as the trace, which runs the step example by example.
         def one(carry: Any, x: Any, key: Any) -> Any:
             carry, x = jax.tree.map(lambda a: a[None], (carry, x))
             return first_step(at(params, carry, x, key))
@@ -82,7 +82,7 @@ def whole_trace(cell: Cell, pattern: Callable[[Any], np.ndarray]) -> Trace:
 
 
 def same_entry(carry: Any) -> np.ndarray:
-    """The pattern of the diagonal: each number of the carry with itself, a complex one with both of its halves."""
+    """Return the diagonal pattern: each number of the carry with itself, both halves of a complex number."""
     labels, start = [], 0
     for leaf in Floating(carry).leaves:
         labels += _halves(np.arange(start, start + leaf.size), leaf)
@@ -91,7 +91,7 @@ def same_entry(carry: Any) -> np.ndarray:
 
 
 def same_unit(carry: Any) -> np.ndarray:
-    """The pattern of the units: entries at one place of leaves of one shape, such as c and h of a unit."""
+    """Return the unit pattern: entries at the same index of leaves of the same shape, such as c and h of a unit."""
     labels: list = []
     shapes: dict = {}
     for leaf in Floating(carry).leaves:

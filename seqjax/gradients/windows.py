@@ -1,4 +1,4 @@
-"""Chunks of sequences: what estimators check, begin with and cut into windows of time."""
+"""Chunks and windows of time: checks of batches, initial carries, and the loop over windows."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from seqjax.ops.select import wide
 
 
 def check_batch(who: str, batch: Any) -> Batch:
-    """The batch; a TypeError for anything else, a ValueError for one without steps."""
+    """Return the batch; raise a TypeError for another type, a ValueError for an empty sequence."""
     if not isinstance(batch, Batch):
         raise TypeError(f"{who}: expected a Batch, got {type(batch).__name__}. Write Batch(xs, targets).")
     if num_steps(batch.xs) == 0:
@@ -22,32 +22,34 @@ def check_batch(who: str, batch: Any) -> Batch:
 
 
 def own_params(params: Any, batch: Batch) -> Any:
-    """The params, inside ``jax.shard_map`` a copy for each device: its estimate is of its own part of the batch alone.
+    """Return the params, inside ``jax.shard_map`` as one copy per device.
 
-    Differentiating by params that devices share would add up over them, at each step, even what belongs to one example.
+    The estimate of a device covers only its part of the batch. A derivative by params that devices share would be
+    summed over devices at each step, including the terms of a single example.
     """
     return vary_like(params, batch.xs)
 
 
 def enter(layer: Layer, params: Any, carry: Any, batch: Batch) -> Any:
-    """The carry that a chunk begins with, the given one or the initial one, in the dtypes that the layer keeps."""
+    """Return the given carry, or the initial carry, in the dtypes that the layer keeps."""
     initial = layer.initial_carry(params, first_step(batch.xs))
     form: Any = jax.tree.structure
     if carry is None:
         carry = initial
     elif form(carry) == form(initial):
         carry = jax.tree.map(lambda a, like: jnp.asarray(a, like.dtype), carry, initial)
-    # A carry made of constants does not vary over devices, and a loop wants carries that leave it as they came.
+    # A constant carry does not vary over devices, but a loop needs equal types of the carry at entry and
+    # exit.
     return vary_like(carry, batch.xs)
 
 
 def zeros(shapes: Any, like: Any) -> Any:
-    """Zeros in the given shapes, varying over devices as `like` does."""
+    """Return zeros in the given shapes, varying over devices as `like` does."""
     return vary_like(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes), like)
 
 
 def losses_per_step(layer: Layer, loss: Loss, params: Any, carry: Any, batch: Batch) -> tuple | None:
-    """``*B`` where the loss gives one loss per step ``[T, *B]`` of targets per step, else None; from shapes alone."""
+    """Return ``*B`` if the loss returns losses ``[T, *B]`` for targets per step, else None; reads shapes only."""
 
     def losses(params: Any, carry: Any, batch: Batch) -> jax.Array:
         ys = layer.unroll(params, carry, batch.xs, reset=batch.reset, mask=batch.mask)[1]
@@ -65,7 +67,7 @@ def losses_per_step(layer: Layer, loss: Loss, params: Any, carry: Any, batch: Ba
     except (
         TypeError,
         ValueError,
-    ):  # of B = T sequences: one step has a target, and as many outputs as before
+    ):  # one loss per sequence with B = T: test with the targets of one step
         return None
     return whole[1:] if found == (1, *whole[1:]) else None
 
@@ -74,17 +76,17 @@ def losses_per_step(layer: Layer, loss: Loss, params: Any, carry: Any, batch: Ba
 
 
 def no_estimate(shapes: Any, like: Any) -> Any:
-    """A sum before the first of its terms, in float32 at least."""
+    """Return an empty sum, in float32 at least."""
     return zeros(jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, wide(a.dtype)), shapes), like)
 
 
 def added(sums: Any, found: Any) -> Any:
-    """The sum of two trees, in the dtypes of the first."""
+    """Return the sum of two trees, in the dtypes of the first."""
     return jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, found)
 
 
 def as_params(estimate: Estimate, params: Any) -> Estimate:
-    """The estimate with gradients in the dtypes of the params."""
+    """Return the estimate with gradients in the dtypes of the params."""
     return estimate._replace(
         gradients=jax.tree.map(lambda g, p: g.astype(p.dtype), estimate.gradients, params)
     )
