@@ -1,4 +1,4 @@
-"""Synthetic tasks with known baselines. `TASKS` maps a name to a factory that takes the length."""
+"""Synthetic tasks with known baselines. `TASKS` maps a name to a factory with the argument length."""
 
 from collections.abc import Callable
 

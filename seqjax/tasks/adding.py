@@ -1,4 +1,4 @@
-"""The adding problem: find two marked numbers, far apart, and add them."""
+"""The adding problem: the sum of two marked numbers, far apart in time."""
 
 import jax
 import jax.numpy as jnp
@@ -10,23 +10,24 @@ from seqjax.tasks.base import Success, Task, check_batch, check_length, squared_
 
 @definition
 def adding(length: int) -> Task:
-    r"""Add the two marked ones among many random numbers.
+    r"""Adding problem: output the sum of the two marked numbers in a random sequence.
 
-    Each step brings a number :math:`v_t \sim \mathrm{Uniform}[0, 1)` and a marker :math:`m_t \in \{0, 1\}`. One
-    marker is set in the first half (the first ``length // 2`` steps), one in the second, each anywhere in its half:
+    The input of each step is a number :math:`v_t \sim \mathrm{Uniform}[0, 1)` and a marker :math:`m_t \in \{0, 1\}`.
+    One marker is set in the first half (the first ``length // 2`` steps), one in the second half, each at a uniformly
+    random step:
 
     .. math:: xs_t = (v_t, m_t), \qquad target_t = \sum_{s \le t} m_s v_s
 
-    The last target is that of the paper; the running sum up to there, which the paper does not have, gives every
-    step a target and hence a loss.
+    The last target is that of the paper. The earlier targets, the running sum, are an addition that gives every step a
+    loss.
 
-    Without memory the best guess of the last target is its mean 1, and the squared error is the variance of the sum
-    of two independent uniform numbers:
+    Without memory the best prediction of the last target is its mean 1, and the squared error is the variance of the
+    sum of two independent uniform numbers:
 
     .. math:: baseline = 2 \int_0^1 (v - 1/2)^2 dv = 2 \cdot \frac{1}{12} = \frac{1}{6}
 
-    at the last step. (The second marker is on the last step itself with probability ``1 / (length - length // 2)``;
-    a guess that looks at that step's input can gain a little, which the baseline, as the paper's, ignores.)
+    at the last step. (The second marker is on the last step itself with probability ``1 / (length - length // 2)``. A
+    prediction from the input of that step has a slightly smaller error; the baseline ignores this, as does the paper.)
 
     Shapes: xs ``[T, B, 2]``, targets ``[T, B]``, both float32; ys ``[T, B, 1]``.
 
@@ -34,10 +35,10 @@ def adding(length: int) -> Task:
         length: time steps T, at least 2.
 
     Returns:
-        A `Task` whose baseline is about the last step; solved at a squared error of 1e-3.
+        A `Task` whose baseline refers to the last step; solved at a squared error of 1e-3.
 
     Raises:
-        ValueError: when the length has no room for two markers.
+        ValueError: when the length is too short for two markers.
 
     Example:
         >>> import jax
@@ -49,9 +50,9 @@ def adding(length: int) -> Task:
         True
 
     References:
-        Hochreiter and Schmidhuber, "Long short-term memory", Neural Computation 9(8), 1997, there with numbers in
-        [-1, 1]. Arjovsky, Shah and Bengio, "Unitary evolution recurrent neural networks", 2016, section 5.1,
-        arXiv:1511.06464, whose form this is.
+        Hochreiter and Schmidhuber, "Long short-term memory", Neural Computation 9(8), 1997, with numbers in [-1, 1].
+        Arjovsky, Shah and Bengio, "Unitary evolution recurrent neural networks", 2016, section 5.1, arXiv:1511.06464
+        (the form used here).
     """
     who = "adding"
     check_length(who, length, 2, "one marker in each half")
@@ -60,7 +61,7 @@ def adding(length: int) -> Task:
     def sample(key: PRNGKeyArray, batch: int) -> tuple[Float[Array, "T B 2"], Float[Array, "T B"]]:
         check_batch(who, batch)
         for_values, for_first, for_second = jax.random.split(key, 3)
-        # Dtypes are given because the defaults follow jax_enable_x64, and with them the draws.
+        # Explicit dtypes, since the default dtypes, and with them the draws, depend on jax_enable_x64.
         values = jax.random.uniform(for_values, (length, batch), jnp.float32)
         first = jax.random.randint(for_first, (batch,), 0, half, dtype=jnp.int32)
         second = jax.random.randint(for_second, (batch,), half, length, dtype=jnp.int32)

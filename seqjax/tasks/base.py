@@ -1,4 +1,4 @@
-"""What a task is: batches, a loss per time step, the loss of who remembers nothing, and when it counts as solved."""
+"""Definition of a task: batches, a loss per time step, the memoryless baseline, and the criterion of success."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from seqjax.checks import check_whole
 from seqjax.definition import Definition
 
 NOT_SCORED = -1
-"""The class that stands where a step has no target."""
+"""Target class of steps without a target."""
 
 
 class Success(NamedTuple):
-    """When a task is solved: at an accuracy of at least, or a loss of at most, this threshold."""
+    """Criterion of success: an accuracy of at least, or a loss of at most, the threshold."""
 
     metric: Literal["accuracy", "loss"]
     threshold: float
 
 
 class Score(NamedTuple):
-    """Means over a batch: the loss that the baseline is about, accuracy (NaN for numbers), and whether it is solved."""
+    """Means over a batch: the loss that the baseline refers to, accuracy (NaN for numbers), and success."""
 
     loss: jax.Array
     accuracy: jax.Array
@@ -34,20 +34,21 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Task(Definition):
-    """A source of batches, the loss on them, and what that loss is worth. A value, as cells and layers are.
+    """A source of batches with a loss, a baseline and a criterion of success. A value, as cells and layers are.
 
     Attributes:
-        name: a short name for tables.
+        name: short name for tables.
         length: time steps T of every sequence.
         sample: ``(key, batch) -> (xs [T, B] or [T, B, D], targets [T, B])``, jittable with a static batch. Classes are
-            integers, `NOT_SCORED` where a step has no target; several numbers per step are ``[T, B, num_outputs]``.
+            integers, `NOT_SCORED` where a step has no target. Targets of several numbers per step are
+            ``[T, B, num_outputs]``.
         num_inputs: size of the input vocabulary; None where the inputs are real-valued ``[T, B, D]``.
         num_outputs: width of the outputs ``ys [T, B, num_outputs]``.
         loss: ``(ys, targets) -> losses [T, B]``, one loss per time step, zero at steps that are not scored.
-        baseline: the expected loss of the best guess that uses no memory.
-        baseline_at: which steps the baseline is about: the "mean" over all, the "last" one, or those that are "scored".
+        baseline: the expected loss of the best prediction without memory.
+        baseline_at: the steps that the baseline refers to: the "mean" over all, the "last" step, or the "scored" steps.
         success: when the task counts as solved.
-        reference: where the task and its baseline are from.
+        reference: source of the task and its baseline.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Task(Definition):
     reference: str
 
     def objective(self, ys: Array, targets: Array) -> Array:
-        """What to train on, and what the baseline is about: losses per step ``[T, B]``, or per sequence ``[B]``.
+        """Return the training objective, to which the baseline refers: losses per step ``[T, B]`` or sequence ``[B]``.
 
         Example:
             >>> import jax, jax.numpy as jnp
@@ -81,7 +82,7 @@ class Task(Definition):
         return jnp.sum(losses, 0) / jnp.maximum(jnp.sum(targets != NOT_SCORED, 0), 1).astype(losses.dtype)
 
     def batches(self, batch: int, *, seed: int = 0) -> Callable[[int], Batch]:
-        """Batches as a pure function of the step, as training takes them; another seed gives other batches.
+        """Return batches as a pure function of the step, the form that training expects; the seed selects the batches.
 
         Example:
             >>> from seqjax.tasks import parity
@@ -91,13 +92,14 @@ class Task(Definition):
             >>> bool((batches(7).xs == held_out(7).xs).all())
             False
         """
-        # A number far from those of splits and steps, so that params from the same seed are drawn from other keys.
+        # A number apart from those of splits and steps, so that params drawn from the same seed use other
+        # keys.
         key = jax.random.fold_in(jax.random.key(seed), 2**30)
         sample = jax.jit(lambda step: Batch(*self.sample(jax.random.fold_in(key, step), batch)))
         return lambda step: sample(step)
 
     def score(self, ys: Array, targets: Array) -> Score:
-        """How good outputs are, over a batch.
+        """Evaluate outputs over a batch.
 
         Example:
             >>> import jax, jax.numpy as jnp
@@ -129,7 +131,7 @@ def cross_entropy(ys: Float[Array, "..."], targets: Int[Array, "..."]) -> Float[
     Shapes: ys ``[T, B, num_outputs]``, targets ``[T, B]`` -> losses ``[T, B]``, in nats.
 
     Raises:
-        ValueError: when the shapes do not belong together.
+        ValueError: when the shapes do not match.
 
     Example:
         >>> import jax.numpy as jnp
@@ -144,12 +146,12 @@ def cross_entropy(ys: Float[Array, "..."], targets: Int[Array, "..."]) -> Float[
 
 
 def squared_error(ys: Float[Array, "..."], targets: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Squared difference of output and target; of several outputs, their mean.
+    """Squared difference of output and target; the mean over several outputs.
 
     Shapes: ys ``[T, B, 1]``, targets ``[T, B]`` -> losses ``[T, B]``; or both ``[T, B, num_outputs]``.
 
     Raises:
-        ValueError: when the shapes do not belong together.
+        ValueError: when the shapes do not match.
 
     Example:
         >>> import jax.numpy as jnp
@@ -162,16 +164,16 @@ def squared_error(ys: Float[Array, "..."], targets: Float[Array, "..."]) -> Floa
     _check_outputs("squared_error", "1", ys, targets)
     if ys.shape[-1] != 1:
         raise ValueError(
-            f"squared_error: expected ys [T, B, 1], got {list(ys.shape)}. Give the model one output, or select one."
+            f"squared_error: expected ys [T, B, 1], got {list(ys.shape)}. Use a model with one output."
         )
     return (ys[..., 0] - targets) ** 2
 
 
 def check_length(who: str, length: int, minimum: int, why: str) -> None:
-    """Refuse sequences that are too short for a task."""
+    """Raise a ValueError for sequences that are too short for a task."""
     if length < minimum:
         raise ValueError(
-            f"{who}: expected a length of at least {minimum} ({why}), got {length}. Use a longer one."
+            f"{who}: expected a length of at least {minimum} ({why}), got {length}. Use a longer sequence."
         )
 
 

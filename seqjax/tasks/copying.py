@@ -1,4 +1,4 @@
-"""Copying: keep symbols in mind over a delay, over noise, or pick them out of it."""
+"""Copying tasks: recall symbols after a delay of blanks, after noise, or from random positions."""
 
 import math
 
@@ -13,35 +13,35 @@ from seqjax.tasks.base import NOT_SCORED, Success, Task, check_batch, check_leng
 
 @definition
 def copying(length: int, num_symbols: int = 8, num_recall: int = 10) -> Task:
-    r"""Read num_recall random symbols, wait, and write them down once told to.
+    r"""Copying task: read num_recall random symbols, and write them after a delay and a go marker.
 
-    In the order of time: num_recall symbols, ``delay - 1`` blanks, one go marker, num_recall blanks. The target is
+    A sequence consists of num_recall symbols, ``delay - 1`` blanks, one go marker, and num_recall blanks. The target is
     blank up to and including the go marker, then the symbols. Symbols are ``0 .. num_symbols - 1``, blank is
-    ``num_symbols``, the go marker ``num_symbols + 1``. With 3 symbols, of which 2 are to be recalled, and a delay
-    of 4::
+    ``num_symbols``, the go marker ``num_symbols + 1``. An example with num_symbols=3, num_recall=2 and a delay of 4::
 
         xs       2 0 _ _ _ ! _ _
         targets  _ _ _ _ _ _ 2 0
 
-    Without memory one knows the time, hence every blank, and guesses the symbols among num_symbols equals:
+    A prediction without memory knows the time and therefore every blank, and guesses uniformly among num_symbols
+    symbols:
 
     .. math:: baseline = num\_recall \, \ln(num\_symbols) \,/\, length
 
-    nats per step, the :math:`10 \ln 8 / (delay + 20)` of the paper.
+    nats per step, as :math:`10 \ln 8 / (delay + 20)` in the paper.
 
     Shapes: xs ``[T, B]``, targets ``[T, B]``, both int32; ys ``[T, B, num_symbols + 1]``.
 
     Args:
-        length: all time steps T; the delay between a symbol and its recall is ``length - num_recall``, and the
+        length: number of time steps T. The delay between a symbol and its recall is ``length - num_recall``; the
             paper's delay is ``length - 2 * num_recall``.
-        num_symbols: how many symbols there are to choose from.
-        num_recall: how many symbols are to be recalled.
+        num_symbols: number of different symbols.
+        num_recall: number of symbols to recall.
 
     Returns:
-        A `Task` whose baseline is the mean over all steps; solved at a tenth of it.
+        A `Task` whose baseline is the mean over all steps; solved at a tenth of the baseline.
 
     Raises:
-        ValueError: when the length has no room for the symbols, the go marker and their recall, or a number is not
+        ValueError: when the length is too short for the symbols, the go marker and their recall, or a number is not
             positive.
 
     Example:
@@ -65,7 +65,7 @@ def copying(length: int, num_symbols: int = 8, num_recall: int = 10) -> Task:
 
     def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
         check_batch(who, batch)
-        # The dtype is given because the default follows jax_enable_x64, and with it the draw.
+        # Explicit dtype, since the default dtype, and with it the draw, depends on jax_enable_x64.
         symbols = jax.random.randint(key, (num_recall, batch), 0, num_symbols, dtype=jnp.int32)
         blanks = jnp.full((length, batch), blank, jnp.int32)
         xs = blanks.at[:num_recall].set(symbols).at[-num_recall - 1].set(go)
@@ -87,29 +87,29 @@ def copying(length: int, num_symbols: int = 8, num_recall: int = 10) -> Task:
 
 @definition
 def noisy_copying(length: int, num_symbols: int = 8, num_recall: int = 10, num_noise: int = 8) -> Task:
-    r"""Copying across noise: the delay is filled with symbols that mean nothing, instead of blanks.
+    r"""Copying over noise: the delay contains random noise symbols instead of blanks.
 
-    In the order of time: num_recall symbols, noise drawn anew at every step from an alphabet of its own, one go marker,
-    num_recall blanks, where the symbols are to be written. Only those last steps are scored, so
+    A sequence consists of num_recall symbols, independent noise from a separate alphabet at every step of the delay,
+    one go marker, and num_recall blanks, where the model writes the symbols. Only the steps of the recall are scored:
 
     .. math:: baseline = \ln(num\_symbols)
 
-    Symbols are ``0 .. num_symbols - 1``; then come blank, go and the noise. A memory that any input overwrites forgets
-    here, however well it holds on to its state over blanks.
+    Symbols are ``0 .. num_symbols - 1``; blank, go and the noise symbols follow. A memory that every input overwrites
+    fails here, even if it preserves its state over blanks.
 
     Shapes: xs ``[T, B]``, targets ``[T, B]``, both int32; ys ``[T, B, num_symbols]``.
 
     Args:
-        length: all time steps T.
-        num_symbols: how many symbols there are to choose from.
-        num_recall: how many symbols are to be recalled.
-        num_noise: how many symbols of noise there are.
+        length: number of time steps T.
+        num_symbols: number of different symbols.
+        num_recall: number of symbols to recall.
+        num_noise: number of noise symbols.
 
     Returns:
-        A `Task` about the scored steps; solved at an accuracy of 0.99.
+        A `Task` whose baseline refers to the scored steps; solved at an accuracy of 0.99.
 
     Raises:
-        ValueError: when the length has no room, or a number is not positive.
+        ValueError: when the length is too short, or a number is not positive.
 
     Example:
         >>> import jax
@@ -120,7 +120,7 @@ def noisy_copying(length: int, num_symbols: int = 8, num_recall: int = 10, num_n
 
     References:
         Arjovsky et al. 2016, section 5.1, arXiv:1511.06464 (over blanks). Jing et al. 2019, "Gated orthogonal recurrent
-        units: on learning to forget", arXiv:1706.02761 (the need to forget noise).
+        units: on learning to forget", arXiv:1706.02761 (the need to ignore noise).
     """
     who = "noisy_copying"
     check_whole_numbers(who, num_symbols=num_symbols, num_recall=num_recall, num_noise=num_noise)
@@ -151,28 +151,28 @@ def noisy_copying(length: int, num_symbols: int = 8, num_recall: int = 10, num_n
 
 @definition
 def selective_copying(length: int, num_symbols: int = 8, num_recall: int = 10) -> Task:
-    r"""Copying of symbols that stand anywhere: which steps matter depends on what they hold.
+    r"""Selective copying: symbols are at random positions, so the content of a step decides whether it matters.
 
-    num_recall symbols stand at random places, in random order, among ``length - num_recall - 1`` blanks; then a go
-    marker, and num_recall blanks, where the symbols are to be written in the order in which they came. Only those last
-    steps are scored:
+    num_recall random symbols are at random positions among ``length - num_recall - 1`` steps, the others of which are
+    blank. A go marker and num_recall blanks follow, where the model writes the symbols in their order. Only the steps
+    of the recall are scored:
 
     .. math:: baseline = \ln(num\_symbols)
 
-    A linear recurrence that does not depend on its input (an `lru`, an `s4d`) cannot tell the places apart.
+    A linear recurrence whose coefficients do not depend on its input (an `lru`, an `s4d`) cannot select the positions.
 
     Shapes: xs ``[T, B]``, targets ``[T, B]``, both int32; ys ``[T, B, num_symbols]``.
 
     Args:
-        length: all time steps T.
-        num_symbols: how many symbols there are to choose from.
-        num_recall: how many symbols are to be recalled.
+        length: number of time steps T.
+        num_symbols: number of different symbols.
+        num_recall: number of symbols to recall.
 
     Returns:
-        A `Task` about the scored steps; solved at an accuracy of 0.99.
+        A `Task` whose baseline refers to the scored steps; solved at an accuracy of 0.99.
 
     Raises:
-        ValueError: when the length has no room, or a number is not positive.
+        ValueError: when the length is too short, or a number is not positive.
 
     Example:
         >>> import jax
@@ -194,7 +194,7 @@ def selective_copying(length: int, num_symbols: int = 8, num_recall: int = 10) -
         check_batch(who, batch)
         for_symbols, for_places = jax.random.split(key)
         symbols = jax.random.randint(for_symbols, (num_recall, batch), 0, num_symbols, dtype=jnp.int32)
-        # The places of the num_recall largest of random numbers, in the order of time.
+        # The positions of the num_recall largest random numbers, in order of time.
         drawn = jax.random.uniform(for_places, (batch, before), jnp.float32)
         places = jnp.sort(jax.lax.top_k(drawn, num_recall)[1], -1).T
         xs = jnp.full((length, batch), blank, jnp.int32).at[before].set(go)

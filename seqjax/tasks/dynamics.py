@@ -1,4 +1,4 @@
-"""Time series from equations: a chaotic flow seen in part, a delay equation, systems to identify."""
+"""Time series from equations: a partially observed chaotic flow, a delay equation, system identification."""
 
 from collections.abc import Callable
 
@@ -20,24 +20,24 @@ def lorenz(length: int, horizon: int = 10) -> Task:
 
     .. math:: \dot x = 10 (y - x), \qquad \dot y = x (28 - z) - y, \qquad \dot z = x y - \tfrac83 z
 
-    by Runge-Kutta steps of 0.02, from random states on the attractor (1,000 steps after a normal start); the input is
-    x, scaled to unit variance, the target x a number of steps later. y and z are hidden: one must infer them from the
-    past.
+    integrated by Runge-Kutta steps of 0.02, from random states on the attractor (1,000 steps after a normal initial
+    state). The input is x, scaled to unit variance; the target is x `horizon` steps later. y and z are not observed;
+    the model infers them from the past.
 
-    The baseline is the squared error of the best straight line from the present x, :math:`1 - \rho^2` with the
-    autocorrelation at that horizon, measured over 256 sequences (standard error below 2%).
+    The baseline is the squared error of linear regression on the current x, :math:`1 - \rho^2` for the autocorrelation
+    :math:`\rho` at the horizon, measured over 256 sequences (standard error below 2%).
 
     Shapes: xs ``[T, B, 1]``, targets ``[T, B]``, both float32; ys ``[T, B, 1]``.
 
     Args:
         length: time steps T, at least 2.
-        horizon: how many steps ahead.
+        horizon: number of steps ahead.
 
     Returns:
-        A `Task` about all steps; solved at a tenth of the baseline.
+        A `Task` whose baseline refers to all steps; solved at a tenth of the baseline.
 
     Raises:
-        ValueError: when a number is too small.
+        ValueError: when an argument is too small.
 
     Example:
         >>> import jax
@@ -74,7 +74,7 @@ def lorenz(length: int, horizon: int = 10) -> Task:
 
 
 LORENZ_DEVIATION = 7.92
-"""Of x on the attractor; its mean is zero by the symmetry (x, y) -> (-x, -y). `tests/test_tasks.py` measures it."""
+"""Standard deviation of x on the attractor, measured in `tests/test_tasks.py`. The mean is zero by symmetry."""
 
 
 @definition
@@ -83,24 +83,24 @@ def mackey_glass(length: int, horizon: int = 6, delay: int = 17) -> Task:
 
     .. math:: \dot x(t) = \frac{0.2\, x(t - \tau)}{1 + x(t - \tau)^{10}} - 0.1\, x(t)
 
-    in Euler steps of 0.1, one input per unit of time, from random constant histories after 500 units; the input is
-    ``(x - 0.9) / 0.25``, the target the input a number of steps later.
+    integrated by Euler steps of 0.1, with one input per unit of time, from random constant histories after 500 units.
+    The input is ``(x - 0.9) / 0.25``; the target is the input `horizon` steps later.
 
-    The baseline is the squared error of the best straight line from the present input, measured over 256 sequences
-    (standard error below 2%).
+    The baseline is the squared error of linear regression on the current input, measured over 256 sequences (standard
+    error below 2%).
 
     Shapes: xs ``[T, B, 1]``, targets ``[T, B]``, both float32; ys ``[T, B, 1]``.
 
     Args:
         length: time steps T, at least 2.
-        horizon: how many steps ahead.
+        horizon: number of steps ahead.
         delay: tau, in units of time.
 
     Returns:
-        A `Task` about all steps; solved at a tenth of the baseline.
+        A `Task` whose baseline refers to all steps; solved at a tenth of the baseline.
 
     Raises:
-        ValueError: when a number is too small.
+        ValueError: when an argument is too small.
 
     Example:
         >>> import jax
@@ -122,7 +122,7 @@ def mackey_glass(length: int, horizon: int = 6, delay: int = 17) -> Task:
 
         def euler(_: Array, inner: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             history, place, x = inner
-            past = history[place]  # written `delay` units ago
+            past = history[place]  # written `delay` units earlier
             history = history.at[place].set(x)
             x = x + (0.2 * past / (1 + past**10) - 0.1 * x) / fine
             return history, (place + 1) % (fine * delay), x
@@ -142,14 +142,14 @@ def mackey_glass(length: int, horizon: int = 6, delay: int = 17) -> Task:
 
 @definition
 def narma10(length: int) -> Task:
-    r"""Identify a nonlinear system of order ten.
+    r"""Identify a nonlinear system of order ten (NARMA-10).
 
     .. math:: y_{t+1} = 0.3 y_t + 0.05 y_t \sum_{i=0}^{9} y_{t-i} + 1.5 u_{t-9} u_t + 0.1, \qquad u_t \sim U[0, 0.5]
 
-    Input ``4 u_t - 1``, in [-1, 1]; target ``(y_{t+1} - 0.4) / 0.1``. (The equation as published can diverge, rarely; y
-    is cut at 1.) Histories are zero at the start.
+    Input ``4 u_t - 1``, in [-1, 1]; target ``(y_{t+1} - 0.4) / 0.1``. (The published equation diverges in rare cases,
+    so y is clipped at 1.) Histories start at zero.
 
-    The baseline is the squared error of the best straight line from the present input, measured over 1,024 sequences.
+    The baseline is the squared error of linear regression on the current input, measured over 1,024 sequences.
 
     Shapes: xs ``[T, B, 1]``, targets ``[T, B]``, both float32; ys ``[T, B, 1]``.
 
@@ -157,7 +157,7 @@ def narma10(length: int) -> Task:
         length: time steps T, at least 2.
 
     Returns:
-        A `Task` about all steps; solved at a tenth of the baseline.
+        A `Task` whose baseline refers to all steps; solved at a tenth of the baseline.
 
     Raises:
         ValueError: when the length is below 2.
@@ -201,22 +201,22 @@ def linear_system(length: int, state_size: int = 8, slowest: float = 0.98, seed:
 
     A is block-diagonal with pairs of eigenvalues :math:`r e^{\pm i\theta}`, r uniform from 0.5 to slowest, theta
     uniform; B and C are normal, and C is scaled so that the stationary target has unit variance. With the impulse
-    response :math:`g_k = C A^k B`, what the present input does not explain is
+    response :math:`g_k = C A^k B`, the variance that the current input does not explain is
 
     .. math:: baseline = \frac1T \sum_{t} \sum_{1 \le k \le t} g_k^2
 
-    exactly. A diagonal recurrence of the same size can be the system.
+    exactly. A diagonal recurrence of the same size can represent the system.
 
     Shapes: xs ``[T, B, 1]``, targets ``[T, B]``, both float32; ys ``[T, B, 1]``.
 
     Args:
         length: time steps T, at least 2.
-        state_size: even.
-        slowest: the largest modulus of eigenvalues, between 0.5 and 1.
-        seed: of the system.
+        state_size: size of the state, an even number.
+        slowest: largest modulus of the eigenvalues, between 0.5 and 1.
+        seed: seed of the random system.
 
     Returns:
-        A `Task` about all steps; solved at a hundredth of the baseline.
+        A `Task` whose baseline refers to all steps; solved at a hundredth of the baseline.
 
     Raises:
         ValueError: for a length below 2, an odd size, or a modulus out of range.
@@ -267,7 +267,7 @@ def linear_system(length: int, state_size: int = 8, slowest: float = 0.98, seed:
 def _forecast(
     who: str, length: int, horizon: int, simulate: Callable[[PRNGKeyArray, int], Array], reference: str
 ) -> Task:
-    """A task to predict a series from its past."""
+    """Return a task that predicts a series from its past."""
     check_length(who, length, 2, "one step has no past")
 
     def sample(key: PRNGKeyArray, batch: int) -> Series:
@@ -304,7 +304,7 @@ def _regression(
 
 
 def _line_error(sample: Callable, batch: int) -> float:
-    """The squared error of the best straight line from the present input to the target."""
+    """Return the squared error of linear regression from the current input to the target."""
     drawn = jax.jit(sample, static_argnums=1)(jax.random.key(0), batch)
     xs, targets = (np.asarray(a, np.float64).ravel() for a in drawn)
     correlation = np.corrcoef(xs, targets)[0, 1]

@@ -1,4 +1,4 @@
-"""Formal languages: parity, arithmetic modulo a number, brackets. What a state must be able to count and to stack."""
+"""Formal languages: parity, modular arithmetic, nested brackets. They need a counter or a stack in the state."""
 
 import math
 
@@ -14,15 +14,15 @@ from seqjax.tasks.base import NOT_SCORED, Success, Task, check_batch, check_leng
 
 @definition
 def parity(length: int) -> Task:
-    r"""Whether the number of ones so far is odd, at every step.
+    r"""Parity: whether the number of ones so far is odd, at every step.
 
     .. math:: target_t = \sum_{s \le t} x_s \bmod 2, \qquad x_t \sim \mathrm{Bernoulli}(1/2)
 
-    Only the first step can be told without memory:
+    Only the first target is predictable without memory:
 
     .. math:: baseline = \ln 2 \; (length - 1) / length
 
-    A state that changes sign is needed: a linear recurrence with positive decays cannot do it at all lengths.
+    The task needs a state that changes sign: a linear recurrence with positive decays cannot solve it at all lengths.
 
     Shapes: xs ``[T, B]``, targets ``[T, B]``, both int32; ys ``[T, B, 2]``.
 
@@ -30,7 +30,7 @@ def parity(length: int) -> Task:
         length: time steps T, at least 2.
 
     Returns:
-        A `Task` about all steps; solved at an accuracy of 0.99.
+        A `Task` whose baseline refers to all steps; solved at an accuracy of 0.99.
 
     Raises:
         ValueError: when the length is below 2.
@@ -70,11 +70,11 @@ def parity(length: int) -> Task:
 
 @definition
 def modular_arithmetic(length: int, modulus: int = 5) -> Task:
-    r"""The value so far of a chain of sums and differences, modulo a number.
+    r"""Modular arithmetic: the value so far of a chain of sums and differences, modulo a number.
 
-    Digits stand at even steps, an operator + or - before each but the first. The target of a digit's step is the
-    value of the chain up to it; steps of operators are not scored. Of K digits all but the first need memory, for a
-    uniform number plus anything independent of it is uniform:
+    Digits are at even steps, with an operator + or - before each digit except the first. The target at a digit is the
+    value of the chain up to this digit; steps of operators are not scored. Of K digits all but the first need memory,
+    since the sum of a uniform number and any independent number is uniform:
 
     .. math:: baseline = \ln(modulus) \, (K - 1) / K, \qquad K = \lceil length / 2 \rceil
 
@@ -84,10 +84,10 @@ def modular_arithmetic(length: int, modulus: int = 5) -> Task:
 
     Args:
         length: time steps T, at least 3.
-        modulus: of the arithmetic.
+        modulus: modulus of the arithmetic.
 
     Returns:
-        A `Task` about the scored steps; solved at an accuracy of 0.99.
+        A `Task` whose baseline refers to the scored steps; solved at an accuracy of 0.99.
 
     Raises:
         ValueError: when the length is below 3 or the modulus below 1.
@@ -101,7 +101,7 @@ def modular_arithmetic(length: int, modulus: int = 5) -> Task:
 
     References:
         Delétang et al. 2023, "Neural networks and the Chomsky hierarchy", arXiv:2207.02098 (modular arithmetic, simple;
-        there also with products).
+        in the paper also with products).
     """
     who = "modular_arithmetic"
     check_whole_numbers(who, modulus=modulus)
@@ -134,16 +134,16 @@ def modular_arithmetic(length: int, modulus: int = 5) -> Task:
 
 @definition
 def dyck(length: int, num_types: int = 2, max_depth: int = 8) -> Task:
-    r"""Brackets of several types, nested: which one must be closed next?
+    r"""Nested brackets of several types (Dyck language): the type of the innermost open bracket, at every step.
 
-    A random walk on the depth: at depth 0 a bracket opens, at max_depth one closes, between them either with
-    probability 1/2; the type of an opening bracket is uniform, a closing one has the type of the last that is open.
-    The target of every step is the type of the bracket that is innermost after it, or num_types where none is open.
-    Sequences are prefixes of words of the language.
+    The depth is a random walk: at depth 0 a bracket opens, at max_depth a bracket closes, and in between either happens
+    with probability 1/2. The type of an opening bracket is uniform; a closing bracket has the type of the innermost
+    open bracket. The target of every step is the type of the innermost open bracket after the step, or num_types if no
+    bracket is open. Sequences are prefixes of words of the language.
 
-    After an opening bracket its type is the answer. After a closing one, nothing but a memory knows more than the
-    chance :math:`p_t` that nothing is open, and the types are alike: with :math:`c_t` the chance of a closing bracket
-    at step t, both from the walk's transition matrix,
+    After an opening bracket the target is its type. After a closing bracket, a prediction without memory knows only the
+    probability :math:`p_t` that no bracket is open, and all types are equally likely. With the probability :math:`c_t`
+    of a closing bracket at step t, both from the transition matrix of the walk,
 
     .. math:: baseline = \frac1T \sum_t c_t \left( H(p_t) + (1 - p_t) \ln(num\_types) \right), \qquad
         H(p) = -p \ln p - (1 - p) \ln(1 - p)
@@ -154,14 +154,14 @@ def dyck(length: int, num_types: int = 2, max_depth: int = 8) -> Task:
 
     Args:
         length: time steps T, at least 2.
-        num_types: how many types of brackets there are.
-        max_depth: how deep they nest.
+        num_types: number of bracket types.
+        max_depth: largest depth of nesting.
 
     Returns:
-        A `Task` about all steps; solved at an accuracy of 0.99.
+        A `Task` whose baseline refers to all steps; solved at an accuracy of 0.99.
 
     Raises:
-        ValueError: when the length is below 2, or a number not positive.
+        ValueError: when the length is below 2, or a number is not positive.
 
     Example:
         >>> import jax
@@ -216,7 +216,7 @@ def dyck(length: int, num_types: int = 2, max_depth: int = 8) -> Task:
 
 
 def _dyck_baseline(length: int, num_types: int, max_depth: int) -> float:
-    """See `dyck`."""
+    """Return the baseline of `dyck`."""
     depth = np.zeros(max_depth + 1)
     depth[0] = 1
     closing = np.full(max_depth + 1, 0.5)

@@ -1,4 +1,4 @@
-"""State tracking: the product of permutations so far."""
+"""State tracking: the running product of permutations."""
 
 import itertools
 import math
@@ -16,18 +16,19 @@ from seqjax.tasks.base import Success, Task, check_batch, check_length, cross_en
 
 @definition
 def state_tracking(length: int, group: Literal["S5", "A5", "S3", "Z60"] = "S5") -> Task:
-    r"""The product so far of random elements of a group, at every step.
+    r"""Group word problem: the running product of random elements of a group, at every step.
 
     .. math:: target_t = x_t \circ x_{t-1} \circ \dots \circ x_1
 
-    with inputs uniform over the group: S5, all 120 permutations of five things; A5, its 60 even ones; S3, the six of
-    three things; Z60, the cyclic group of A5's size, for comparison. S5 and A5 are not solvable, so no constant
-    number of layers of a diagonal linear recurrence (nor of a transformer) tracks them, as far as is known; a
-    nonlinear recurrence does. Only the first step can be told without memory:
+    where inputs are uniform over the group. The groups are S5, all 120 permutations of five elements; A5, the 60 even
+    permutations of S5; S3, the six permutations of three elements; and Z60, the cyclic group of the size of A5, for
+    comparison. S5 and A5 are not solvable. A constant number of layers of a diagonal linear recurrence (or of a
+    transformer) cannot track them, as far as is known; a nonlinear recurrence can. Only the first target is predictable
+    without memory:
 
     .. math:: baseline = \ln |G| \; (length - 1) / length
 
-    Elements are numbered in lexicographic order of the permutations, the identity first.
+    Elements are numbered in lexicographic order of the permutations; the identity is element 0.
 
     Shapes: xs ``[T, B]``, targets ``[T, B]``, both int32; ys ``[T, B, |G|]``.
 
@@ -36,10 +37,10 @@ def state_tracking(length: int, group: Literal["S5", "A5", "S3", "Z60"] = "S5") 
         group: one of "S5", "A5", "S3", "Z60".
 
     Returns:
-        A `Task` about all steps; solved at an accuracy of 0.99.
+        A `Task` whose baseline refers to all steps; solved at an accuracy of 0.99.
 
     Raises:
-        ValueError: when the length is below 2, or for another group.
+        ValueError: when the length is below 2, or for an unknown group.
 
     Example:
         >>> import jax
@@ -95,11 +96,11 @@ GROUPS = {
     "S3": lambda: _permutations(3, even=False),
     "Z60": lambda: [tuple(np.roll(range(60), -shift).tolist()) for shift in range(60)],
 }
-"""Each group as its permutations, the identity first."""
+"""Permutations of each group, the identity first."""
 
 
 def multiplication_table(group: str) -> np.ndarray:
-    """``table[a, b]``: the number of the permutation "first b, then a".
+    """Return ``table[a, b]``, the number of the permutation "first b, then a".
 
     Example:
         >>> from seqjax.tasks.groups import multiplication_table

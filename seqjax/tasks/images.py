@@ -1,4 +1,4 @@
-"""Images pixel by pixel, in the order of the page or in a shuffled one, from arrays of one's own."""
+"""Classification of images pixel by pixel, in row-major or shuffled order, from user-supplied arrays."""
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,15 @@ from seqjax.tasks.base import NOT_SCORED, Success, Task, check_batch, cross_entr
 def sequential_images(
     images: np.ndarray, labels: np.ndarray, *, permuted: bool = False, seed: int = 0, success: float = 0.95
 ) -> Task:
-    r"""Classify images from their pixels, one per step ("sequential MNIST"); shuffled, "permuted MNIST".
+    r"""Classify images from one pixel per step ("sequential MNIST"), optionally in shuffled order ("permuted MNIST").
 
-    Every batch draws images with replacement. The last step's target is the label. A guess that knows how frequent the
-    labels are, and nothing of the image, loses their entropy:
+    Every batch draws images with replacement. The target of the last step is the label. A prediction from the
+    frequencies of the labels alone has their entropy as loss:
 
     .. math:: baseline = -\sum_c p_c \ln p_c
 
-    (The last pixel, which one may look at without memory, is nearly always background.) As it holds arrays this task is
-    made by a plain function: two of the same images are not equal.
+    (The last pixel, which is available without memory, is nearly always background.) The task holds arrays, so this
+    factory is a plain function: two tasks of the same images are not equal.
 
     Shapes: images ``[N, height, width]`` or ``[N, height, width, channels]``; labels ``[N]``; xs ``[T, B, channels]``
     with ``T = height * width``, float32, integers scaled by 1/255; targets ``[T, B]`` int32; ys ``[T, B, classes]``.
@@ -27,15 +27,15 @@ def sequential_images(
     Args:
         images: 8-bit integers or floating numbers.
         labels: integers from 0.
-        permuted: one fixed random order of the pixels for all images.
-        seed: of that order.
+        permuted: whether to use one fixed random order of the pixels for all images.
+        seed: seed of the random order.
         success: the accuracy at which the task is solved.
 
     Returns:
-        A `Task` about the last step.
+        A `Task` whose baseline refers to the last step.
 
     Raises:
-        ValueError: for arrays that do not go together.
+        ValueError: for arrays that do not match.
 
     Example:
         >>> import jax, numpy as np
@@ -64,7 +64,7 @@ def sequential_images(
     length = images.shape[1] * images.shape[2]
     pixels = (images.reshape(len(images), length, -1) / scale).astype(np.float32)
     if not np.isfinite(pixels).all():
-        raise ValueError(f"{who}: expected finite images, got NaN or infinity in them.")
+        raise ValueError(f"{who}: expected finite images, got NaN or infinity.")
     if permuted:
         pixels = pixels[:, np.random.default_rng(seed).permutation(length)]
     p = np.bincount(labels) / len(labels)

@@ -1,4 +1,4 @@
-"""ListOps: nested lists of digits under MAX, MIN, MED and SM, to be evaluated."""
+"""ListOps: evaluation of nested lists of digits under MAX, MIN, MED and SM."""
 
 import functools
 import math
@@ -21,29 +21,29 @@ CLOSE = 10 + len(OPERATORS)
 def listops(length: int, max_depth: int = 4, max_arguments: int = 5) -> Task:
     r"""Evaluate a nested expression such as ``[MAX 2 9 [MIN 4 7 ] 0 ]``, of exactly T tokens.
 
-    MAX, MIN, MED (the lower median) and SM (the sum modulo 10) of one-digit numbers and of further lists. An expression
-    grows from left to right: within a list the next token is a closing bracket with probability 1/5, a new list with
-    1/4, a digit otherwise, as far as depth, number of arguments and the steps that are left allow; the outermost list
-    takes as many arguments as it needs to end with the last step. The last step's target is the value, a digit; no
-    other step is scored.
+    The operators MAX, MIN, MED (the lower median) and SM (the sum modulo 10) act on digits and on nested lists.
+    Expressions are generated from left to right: within a list the next token is a closing bracket with probability
+    1/5, a new list with probability 1/4, and a digit otherwise, within the limits of depth, number of arguments and
+    remaining steps. The outermost list has as many arguments as it needs to end with the last step. The target of the
+    last step is the value, a digit; no other step is scored.
 
-    The baseline is the entropy of that digit, which is not uniform; it is measured over 8,192 expressions (standard
-    error below 0.01 nats, bias below 0.001).
+    The baseline is the entropy of the value, which is not uniform, measured over 8,192 expressions (standard error
+    below 0.01 nats, bias below 0.001).
 
-    Digits are 0 to 9, then come the four opening brackets with their operators, then the closing bracket.
+    Tokens 0 to 9 are the digits; the four opening brackets with their operators and the closing bracket follow.
 
     Shapes: xs ``[T, B]``, targets ``[T, B]``, both int32; ys ``[T, B, 10]``.
 
     Args:
         length: time steps T, at least 4.
-        max_depth: how deep lists nest.
-        max_arguments: of a list, the outermost apart.
+        max_depth: largest depth of nesting.
+        max_arguments: largest number of arguments of a list, except the outermost list.
 
     Returns:
-        A `Task` about the last step; solved at an accuracy of 0.9.
+        A `Task` whose baseline refers to the last step; solved at an accuracy of 0.9.
 
     Raises:
-        ValueError: when the length is below 4, or a number not positive.
+        ValueError: when the length is below 4, or a number is not positive.
 
     Example:
         >>> import jax
@@ -81,7 +81,7 @@ def listops(length: int, max_depth: int = 4, max_arguments: int = 5) -> Task:
 def _sample(
     key: PRNGKeyArray, length: int, batch: int, max_depth: int, max_arguments: int
 ) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-    """Expressions, grown and evaluated at once with a stack of counts of digits ``[max_depth, 10]``."""
+    """Generate and evaluate expressions in one pass, with a stack of counts of digits ``[max_depth, 10]``."""
 
     def one(key: PRNGKeyArray) -> tuple[Array, Array]:
         for_moves, for_digits, for_operators = jax.random.split(key, 3)
@@ -102,7 +102,7 @@ def _sample(
 
     def grow(state: Any, drawn: Any) -> Any:
         depth, operators, counts, value = state
-        move, digit, operator, left = drawn  # `left` steps come after this one
+        move, digit, operator, left = drawn  # `left` steps remain after this step
         here = jnp.maximum(depth - 1, 0)
         arguments = jnp.sum(counts[here])
         must_close = left == depth - 1
@@ -129,11 +129,11 @@ def _sample(
 
 
 def _evaluate(operator: Array, counts: Int[Array, "10"]) -> Array:
-    """The value of a list from how often each digit is in it."""
+    """Return the value of a list from the count of each digit."""
     digits = jnp.arange(10, dtype=jnp.int32)
     largest = jnp.max(jnp.where(counts > 0, digits, 0))
     smallest = jnp.min(jnp.where(counts > 0, digits, 9))
-    middle = (jnp.sum(counts) + 1) // 2  # the lower median is the middle-th in order
+    middle = (jnp.sum(counts) + 1) // 2  # index of the lower median in sorted order
     median = jnp.argmax(jnp.cumsum(counts) >= middle)
     total = jnp.sum(counts * digits) % 10
     return jnp.stack([largest, smallest, median.astype(jnp.int32), total])[operator].astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""Pathfinder: are the two dots of an image on one dashed path? Pixel by pixel."""
+"""Pathfinder: whether the two dots of an image are on one dashed path, pixel by pixel."""
 
 import math
 
@@ -13,28 +13,28 @@ from seqjax.tasks.base import NOT_SCORED, Success, Task, check_batch, check_leng
 
 @definition
 def pathfinder(length: int, num_distractors: int = 2) -> Task:
-    r"""Whether two dots lie on the same dashed path, from the image row by row.
+    r"""Pathfinder: classify whether two dots are on the same dashed path, from an image read row by row.
 
-    An image of n x n pixels, ``length = n^2``, shows two long smooth dashed paths, shorter ones to distract, and two
-    dots (twice as bright, 1 against 0.5). In half of the images the dots mark the two ends of one path; in the others
-    one end of each. The last step's target is 1 where one path joins them:
+    An image of n x n pixels, ``length = n^2``, shows two long smooth dashed paths, shorter distractor paths, and two
+    dots (brightness 1, against 0.5 for paths). In half of the images the dots mark the two ends of one path, in the
+    other half one end of each path. The target of the last step is 1 if one path joins the dots:
 
     .. math:: baseline = \ln 2
 
-    Paths are random walks of the direction, of length n (distractors n/3), reflected at the border; of every four
-    pixels of a path three are drawn. Unlike in the original, paths may cross.
+    The direction of a path is a random walk. Paths have length n (distractors n/3) and are reflected at the border;
+    three of every four pixels of a path are drawn. Unlike in the original, paths may cross.
 
     Shapes: xs ``[T, B, 1]`` float32 in [0, 1], targets ``[T, B]`` int32; ys ``[T, B, 2]``.
 
     Args:
         length: pixels T, the square of a number of at least 6.
-        num_distractors: short paths.
+        num_distractors: number of distractor paths.
 
     Returns:
-        A `Task` about the last step; solved at an accuracy of 0.9.
+        A `Task` whose baseline refers to the last step; solved at an accuracy of 0.9.
 
     Raises:
-        ValueError: when the length is not a square, or too small, or there is less than one distractor.
+        ValueError: when the length is not a square or too small, or num_distractors is below 1.
 
     Example:
         >>> import jax
@@ -57,7 +57,7 @@ def pathfinder(length: int, num_distractors: int = 2) -> Task:
         )
 
     def path(key: PRNGKeyArray, steps: int) -> Float[Array, "S 2"]:
-        """A smooth walk of unit steps inside the image."""
+        """Return a smooth walk of unit steps inside the image."""
         for_start, for_angle, for_turns = jax.random.split(key, 3)
         start = jax.random.uniform(for_start, (2,), jnp.float32, 0, side - 1)
         angle = jax.random.uniform(for_angle, (), jnp.float32, 0, 2 * math.pi)

@@ -1,4 +1,4 @@
-"""Recall: what stood after this, what was said first, which value belongs to which key."""
+"""Recall tasks: the first symbol, the symbol after a mark, the value of a key."""
 
 import math
 
@@ -13,27 +13,27 @@ from seqjax.tasks.base import NOT_SCORED, Success, Task, check_batch, check_leng
 
 @definition
 def delayed_recall(length: int, num_symbols: int = 8, num_noise: int = 8) -> Task:
-    r"""Remember the first symbol across noise until the last step.
+    r"""First-symbol recall: output the first symbol at the last step, after noise.
 
-    The first input is one of num_symbols symbols, each of the others one of num_noise that mean nothing. The last
-    step's target is the first symbol; no other step is scored:
+    The first input is one of num_symbols symbols, all later inputs are noise symbols, of which there are num_noise. The
+    target of the last step is the first symbol; no other step is scored:
 
     .. math:: baseline = \ln(num\_symbols)
 
-    The one number that this task needs makes it the plainest test of a gradient's reach.
+    The task needs a single stored number, so it is the simplest test of long-range gradients.
 
     Shapes: xs ``[T, B]``, targets ``[T, B]``, both int32; ys ``[T, B, num_symbols]``.
 
     Args:
         length: time steps T, at least 2.
-        num_symbols: how many symbols there are to remember.
-        num_noise: how many symbols of noise there are.
+        num_symbols: number of different symbols.
+        num_noise: number of noise symbols.
 
     Returns:
-        A `Task` about the last step; solved at an accuracy of 0.99.
+        A `Task` whose baseline refers to the last step; solved at an accuracy of 0.99.
 
     Raises:
-        ValueError: when the length has no room, or a number is not positive.
+        ValueError: when the length is too short, or a number is not positive.
 
     Example:
         >>> import jax
@@ -43,8 +43,8 @@ def delayed_recall(length: int, num_symbols: int = 8, num_noise: int = 8) -> Tas
         True
 
     References:
-        Hochreiter and Schmidhuber, "Long short-term memory", Neural Computation 9(8), 1997, experiment 2 (a symbol at
-        the start decides the end, between them distractors).
+        Hochreiter and Schmidhuber, "Long short-term memory", Neural Computation 9(8), 1997, experiment 2 (the first
+        symbol determines the last, with distractors in between).
     """
     who = "delayed_recall"
     check_whole_numbers(who, num_symbols=num_symbols, num_noise=num_noise)
@@ -76,10 +76,10 @@ def delayed_recall(length: int, num_symbols: int = 8, num_noise: int = 8) -> Tas
 
 @definition
 def induction_heads(length: int, num_symbols: int = 16) -> Task:
-    r"""Say what stood after the mark, when the mark comes again.
+    r"""Induction heads: output the symbol that followed a mark, when the mark appears again.
 
-    Random symbols, among which a mark stands once at a random place before the last two; the last input is the mark
-    again, and its target the symbol that followed the first one:
+    The inputs are random symbols, with a mark at one random step before the last two. The last input is the mark again,
+    and its target is the symbol that followed the first mark:
 
     .. math:: baseline = \ln(num\_symbols)
 
@@ -92,10 +92,10 @@ def induction_heads(length: int, num_symbols: int = 16) -> Task:
         num_symbols: size of the alphabet.
 
     Returns:
-        A `Task` about the last step; solved at an accuracy of 0.99.
+        A `Task` whose baseline refers to the last step; solved at an accuracy of 0.99.
 
     Raises:
-        ValueError: when the length has no room, or there is no symbol.
+        ValueError: when the length is too short, or num_symbols is below 1.
 
     Example:
         >>> import jax
@@ -107,7 +107,7 @@ def induction_heads(length: int, num_symbols: int = 16) -> Task:
 
     References:
         Olsson et al. 2022, "In-context learning and induction heads", arXiv:2209.11895. Fu et al. 2023, "Hungry hungry
-        hippos", arXiv:2212.14052, section 3.1, whose synthetic form this is.
+        hippos", arXiv:2212.14052, section 3.1 (the synthetic form used here).
     """
     who = "induction_heads"
     check_whole_numbers(who, num_symbols=num_symbols)
@@ -139,28 +139,28 @@ def induction_heads(length: int, num_symbols: int = 16) -> Task:
 
 @definition
 def multi_query_recall(length: int, num_pairs: int = 4, num_keys: int = 16, num_values: int = 16) -> Task:
-    r"""Associative recall: pairs of keys and values, then keys in random order and places, each to be answered.
+    r"""Associative recall: pairs of keys and values, then queries by key at random positions.
 
-    First ``k_1 v_1 k_2 v_2 ...``, with num_pairs different keys; then, among blanks, each of these keys once, at random
-    places. The target at such a place is the key's value; no other step is scored:
+    A sequence starts with ``k_1 v_1 k_2 v_2 ...``, with num_pairs different keys. Each of these keys then appears once,
+    at a random position among blanks. The target at this position is the value of the key; no other step is scored:
 
     .. math:: baseline = \ln(num\_values)
 
-    Keys are ``0 .. num_keys - 1``; then come the values, and the blank.
+    Keys are ``0 .. num_keys - 1``; the values and the blank follow.
 
     Shapes: xs ``[T, B]``, targets ``[T, B]``, both int32; ys ``[T, B, num_values]``.
 
     Args:
         length: time steps T, at least ``3 num_pairs``.
-        num_pairs: how many pairs there are to remember.
-        num_keys: how many keys there are to choose from, at least num_pairs.
-        num_values: how many values there are to choose from.
+        num_pairs: number of pairs.
+        num_keys: number of different keys, at least num_pairs.
+        num_values: number of different values.
 
     Returns:
-        A `Task` about the scored steps; solved at an accuracy of 0.99.
+        A `Task` whose baseline refers to the scored steps; solved at an accuracy of 0.99.
 
     Raises:
-        ValueError: when the length has no room, keys are too few, or a number is not positive.
+        ValueError: when the length is too short, num_keys is below num_pairs, or a number is not positive.
 
     Example:
         >>> import jax
@@ -172,7 +172,7 @@ def multi_query_recall(length: int, num_pairs: int = 4, num_keys: int = 16, num_
 
     References:
         Arora et al. 2024, "Zoology: measuring and improving recall in efficient language models", arXiv:2312.04927.
-        There the gaps between pair and query follow a power law; here every place is equally likely.
+        In the paper the gaps between pair and query follow a power law; here every position is equally likely.
     """
     who = "multi_query_recall"
     check_whole_numbers(who, num_pairs=num_pairs, num_keys=num_keys, num_values=num_values)
@@ -189,7 +189,7 @@ def multi_query_recall(length: int, num_pairs: int = 4, num_keys: int = 16, num_
         keys = jax.lax.top_k(drawn, num_pairs)[1].T.astype(jnp.int32)
         values = jax.random.randint(for_values, (num_pairs, batch), 0, num_values, dtype=jnp.int32)
         drawn = jax.random.uniform(for_places, (batch, after), jnp.float32)
-        places = 2 * num_pairs + jax.lax.top_k(drawn, num_pairs)[1].T  # in an order of their own
+        places = 2 * num_pairs + jax.lax.top_k(drawn, num_pairs)[1].T  # in random order
         everyone = jnp.arange(batch)
         xs = jnp.full((length, batch), blank, jnp.int32)
         xs = xs.at[0 : 2 * num_pairs : 2].set(keys).at[1 : 2 * num_pairs : 2].set(values + num_keys)
