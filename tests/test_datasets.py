@@ -45,7 +45,7 @@ def test_read_bytes_says_what_is_wrong(tmp_path):
         FileNotFoundError, match=r"expected a file, got '.*gone.txt', which does not exist. Check the path"
     ):
         read_bytes(tmp_path / "gone.txt")
-    with pytest.raises(ValueError, match="expected a file, got the folder '.*'. Name one file in it"):
+    with pytest.raises(ValueError, match="expected a file, got the folder '.*'. Pass one of its files"):
         read_bytes(tmp_path)
     with pytest.raises(ValueError, match="expected at least one byte, got '.*empty.txt', which is empty"):
         read_bytes(tmp_path / "empty.txt")

@@ -218,13 +218,13 @@ def test_lines_that_are_none(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"text": "a"}\n{"text": "b', "expected JSON, got .* in line 2 of .* cut short"),
+        (b'{"text": "a"}\n{"text": "b', "expected JSON, got .* in line 2 of .* may be truncated"),
         (b'{"text": "a"}\n{"text": \xff}\n', r"expected UTF-8, got byte 0xff at 9 in line 2"),
         (b'{"body": "a"}\n', "expected an object with the text 'text', got {'body': 'a'} in line 1"),
         (b"[1]\n", r"expected an object with the text 'text', got \[1\] in line 1"),
         (b"\n", "whose lines are all empty"),
         (b"[" * 100_000, "expected JSON, got maximum recursion depth exceeded .* in line 1 of"),
-        (rb'{"text": "a\ud800"}', "expected text, got half a surrogate pair at 1 of 'text' in line 1 of"),
+        (rb'{"text": "a\ud800"}', "expected text, got an unpaired surrogate at 1 of 'text' in line 1 of"),
     ],
 )
 def test_json_lines_that_are_none(tmp_path, content, message):
@@ -245,7 +245,7 @@ def test_arrays_that_are_none(tmp_path):
     assert read_arrays(tmp_path / "one.npy")["xs"].shape == (4,)
     for content in (whole[:200], whole[:-30], b"not arrays", objects.read_bytes()):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="expected a whole .npy or .npz file of numbers, got"):
+        with pytest.raises(ValueError, match="expected a complete .npy or .npz file of numbers, got"):
             read_arrays(path)
     with pytest.raises(FileNotFoundError, match="which does not exist"):
         read_arrays(tmp_path / "nowhere")
@@ -271,6 +271,6 @@ def test_damaged_arrays_are_said_to_be_damaged(tmp_path):
         try:
             found = read_arrays(path)
         except ValueError as error:
-            assert str(error).startswith("read_arrays: expected a whole .npy or .npz file of numbers, got")
+            assert str(error).startswith("read_arrays: expected a complete .npy or .npz file of numbers, got")
         else:
             assert all(isinstance(array, np.ndarray) for array in found.values())

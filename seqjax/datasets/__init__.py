@@ -1,4 +1,4 @@
-"""Readers of real data, and batches of it. Everything is time-major: ``xs [T, B]``, ``targets [T, B]``."""
+"""Readers of files, and loaders of batches. All batches are time-major: ``xs [T, B]``, ``targets [T, B]``."""
 
 from seqjax.datasets.files import read_arrays, read_json_lines, read_lines
 from seqjax.datasets.loader import Loader, examples, packed, padded, streams, windows

@@ -1,4 +1,4 @@
-"""Files of one's own: lines, JSON lines and arrays. What is wrong with a file is said in one line."""
+"""Readers of text lines, JSON lines and arrays. Each error is one line that names the fault of the file."""
 
 import json
 from os import PathLike
@@ -10,19 +10,19 @@ from seqjax.datasets.text import read_bytes
 
 Name = str | PathLike[str]
 LONGEST_LINE = 2**24
-"""Bytes: a line of 16 MB is hardly meant to be one document."""
+"""Largest length of a line in bytes, 16 MB. A longer line is unlikely to be one document."""
 
 
 def read_lines(path: Name, *, longest: int = LONGEST_LINE) -> list[np.ndarray]:
-    r"""One document per line, as bytes ``[N_i]`` in any encoding; empty lines are left out.
+    r"""Read one document per line, as bytes ``[N_i]`` in any encoding; empty lines are skipped.
 
     Args:
         path: the file.
-        longest: bytes that a line may have.
+        longest: largest number of bytes in a line.
 
     Raises:
-        FileNotFoundError: when there is nothing at that path.
-        ValueError: when it cannot be read, is empty or binary (holds zero bytes), or has a longer line.
+        FileNotFoundError: when the path does not exist.
+        ValueError: when the file cannot be read, is empty or binary (contains zero bytes), or has a longer line.
 
     Example:
         >>> import tempfile, pathlib
@@ -36,14 +36,14 @@ def read_lines(path: Name, *, longest: int = LONGEST_LINE) -> list[np.ndarray]:
     if b"\0" in data:
         raise ValueError(
             f"read_lines: expected text, got '{path}', which is binary: byte {data.index(0)} is zero. "
-            "Read it whole with read_bytes."
+            "Use read_bytes for binary files."
         )
     lines = [line.rstrip(b"\r") for line in data.split(b"\n")]
     for number, line in enumerate(lines, 1):
         if len(line) > longest:
             raise ValueError(
                 f"read_lines: expected lines of at most {longest} bytes, got {len(line)} in line {number} of '{path}'. "
-                "Read it whole with read_bytes, or allow more with longest=."
+                "Use read_bytes, or pass a larger `longest=`."
             )
     found = [np.frombuffer(line, np.uint8) for line in lines if line]
     if not found:
@@ -52,16 +52,16 @@ def read_lines(path: Name, *, longest: int = LONGEST_LINE) -> list[np.ndarray]:
 
 
 def read_json_lines(path: Name, field: str = "text") -> list[np.ndarray]:
-    r"""One JSON object per line; the bytes (UTF-8) of one of its fields, a document each.
+    r"""Read one JSON object per line; return the bytes (UTF-8) of one of its fields as a document.
 
     Args:
         path: the file.
-        field: whose value is the text.
+        field: name of the field with the text.
 
     Raises:
-        FileNotFoundError: when there is nothing at that path.
-        ValueError: when it cannot be read or is empty, or a line is not UTF-8, no JSON (as the last one of a file that
-            was cut short), has no such field, or half a surrogate pair in it, which is no text.
+        FileNotFoundError: when the path does not exist.
+        ValueError: when the file cannot be read or is empty, or a line is not UTF-8, is not JSON (as the last line of a
+            truncated file), does not have the field, or has an unpaired surrogate in the field.
 
     Example:
         >>> import tempfile, pathlib
@@ -85,19 +85,19 @@ def read_json_lines(path: Name, field: str = "text") -> list[np.ndarray]:
                 "Convert the file to UTF-8."
             ) from None
         except (ValueError, RecursionError) as error:
-            last = " The file seems to be cut short." if number == len(lines) else ""
+            last = " The file may be truncated." if number == len(lines) else ""
             raise ValueError(f"read_json_lines: expected JSON, got {error} in {where}.{last}") from None
         if not isinstance(value, dict) or not isinstance(value.get(field), str):
             raise ValueError(
                 f"read_json_lines: expected an object with the text {field!r}, got {str(value)[:60]} in {where}. "
-                "Name the field with field=."
+                "Pass the name of the field with `field=`."
             )
         try:
             documents.append(np.frombuffer(value[field].encode(), np.uint8))
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"read_json_lines: expected text, got half a surrogate pair at {error.start} of {field!r} in {where}. "
-                "Write both halves, or none."
+                f"read_json_lines: expected text, got an unpaired surrogate at {error.start} of {field!r} in {where}. "
+                "Write surrogates in pairs."
             ) from None
     if not documents:
         raise ValueError(f"read_json_lines: expected an object, got '{path}', whose lines are all empty.")
@@ -105,14 +105,14 @@ def read_json_lines(path: Name, field: str = "text") -> list[np.ndarray]:
 
 
 def read_arrays(path: Name) -> dict[str, np.ndarray]:
-    """The arrays of a ``.npz`` file by their names, or of a ``.npy`` file by the name "xs".
+    """Read the arrays of a ``.npz`` file by their names, or the array of a ``.npy`` file by the name "xs".
 
     Args:
-        path: the file; arrays of Python objects are refused, for reading them would run code.
+        path: the file. Arrays of Python objects are refused, since reading them would run code.
 
     Raises:
-        FileNotFoundError: when there is nothing at that path.
-        ValueError: when the file is of another kind, cut short, or holds Python objects.
+        FileNotFoundError: when the path does not exist.
+        ValueError: when the file has another format, is truncated, or contains Python objects.
 
     Example:
         >>> import tempfile, pathlib, numpy as np
@@ -122,7 +122,7 @@ def read_arrays(path: Name) -> dict[str, np.ndarray]:
         >>> {name: array.shape for name, array in read_arrays(path).items()}
         {'xs': (2, 3), 'targets': (2,)}
     """
-    read_bytes(path)  # its errors are ours
+    read_bytes(path)  # raises the errors above
     try:
         loaded = np.load(Path(path), allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -133,8 +133,8 @@ def read_arrays(path: Name) -> dict[str, np.ndarray]:
             if not isinstance(array, np.ndarray):
                 raise ValueError(f"{name} is no array")
         return arrays
-    except Exception as error:  # whatever a damaged file makes numpy, zipfile, zlib and ast say
+    except Exception as error:  # numpy, zipfile, zlib and ast raise many types for damaged files
         raise ValueError(
-            f"read_arrays: expected a whole .npy or .npz file of numbers, got '{path}' ({error}). "
-            "Write it with numpy.savez."
+            f"read_arrays: expected a complete .npy or .npz file of numbers, got '{path}' ({error}). "
+            "Write the file with numpy.savez."
         ) from None

@@ -1,7 +1,7 @@
-r"""Batches as a pure function of the seed and the step: nothing to save, nothing to restore, any step at any time.
+r"""Batches as a pure function of the seed and the step: loaders have no state to save, and any step is accessible.
 
-Every loader answers ``loader(step) -> Batch``; the same step gives the same batch in every process and after every
-restart. Examples are visited in an order of their own in each epoch, a permutation drawn from (seed, epoch).
+Every loader is a function ``loader(step) -> Batch``; the same step gives the same batch in every process and after
+every restart. Each epoch visits the examples in a random order, a permutation drawn from (seed, epoch).
 """
 
 import functools
@@ -18,12 +18,12 @@ from seqjax.checks import check_whole, check_whole_numbers
 
 @dataclass(frozen=True)
 class Loader:
-    """What the functions of this module return.
+    """A loader of batches, returned by the functions of this module.
 
     Attributes:
-        rows: ``(step, rows) -> Batch``, the rows of a batch by their numbers ``[R]``.
-        batch_size: rows in a batch, B.
-        steps_per_epoch: batches until every example was seen once; None where there are no epochs.
+        rows: ``(step, rows) -> Batch``, selected rows ``[R]`` of a batch.
+        batch_size: B, the number of rows in a batch.
+        steps_per_epoch: number of batches in an epoch; None for loaders without epochs.
     """
 
     rows: Callable[[int, np.ndarray], Batch]
@@ -31,14 +31,14 @@ class Loader:
     steps_per_epoch: int | None
 
     def __call__(self, step: int) -> Batch:
-        """The batch of a step."""
+        """Return the batch of a step."""
         return self.rows(int(step), np.arange(self.batch_size))
 
     def part(self, step: int, index: int, count: int) -> Batch:
-        """The rows of one of several processes, contiguous and equally many.
+        """Return the loader of one of several processes: a contiguous block of rows, of equal size in all processes.
 
         Raises:
-            ValueError: when the batch does not divide among them.
+            ValueError: when the number of processes does not divide the batch size.
 
         Example:
             >>> import numpy as np
@@ -50,24 +50,25 @@ class Loader:
         if self.batch_size % count or not 0 <= index < count:
             raise ValueError(
                 f"Loader.part: expected a number of processes that divides the batch of {self.batch_size}, got process "
-                f"{index} of {count}. Choose another batch size."
+                f"{index} of {count}. Pass another batch size."
             )
         size = self.batch_size // count
         return self.rows(int(step), np.arange(index * size, (index + 1) * size))
 
 
 def streams(tokens: Any, *, batch: int, length: int) -> Loader:
-    r"""Continuous text for truncated backpropagation: row b goes on at step k + 1 where it stopped at step k.
+    r"""Continuous text for truncated backpropagation: row b continues at step k + 1 where it ended at step k.
 
-    The tokens are cut in B contiguous parts of :math:`S = \lfloor (N - 1) / B \rfloor` predictions; step k holds those
-    from :math:`k T` on. At the end a row begins again, with a reset (a batch may hold the end and the beginning).
+    The loader cuts the tokens into B contiguous parts of :math:`S = \lfloor (N - 1) / B \rfloor` predictions; step k
+    contains the predictions from :math:`k T` on. At its end a row starts again, with a reset (a batch may contain both
+    the end and the start).
 
-    Shapes: tokens ``[N]`` -> xs, targets, reset ``[T, B]``; targets are the inputs one later.
+    Shapes: tokens ``[N]`` -> xs, targets, reset ``[T, B]``; targets are the inputs one step later.
 
     Args:
         tokens: integers in order.
-        batch: B.
-        length: T.
+        batch: B, the batch size.
+        length: T, the sequence length.
 
     Raises:
         ValueError: when there are fewer than ``batch + 1`` tokens, or a size is not positive.
@@ -84,7 +85,7 @@ def streams(tokens: Any, *, batch: int, length: int) -> Loader:
     size = (len(tokens) - 1) // batch
     if size < 1:
         raise ValueError(
-            f"streams: expected at least batch + 1 = {batch + 1} tokens, got {len(tokens)}. Use a smaller batch."
+            f"streams: expected at least batch + 1 = {batch + 1} tokens, got {len(tokens)}. Pass a smaller batch size."
         )
 
     def of_rows(step: int, rows: np.ndarray) -> Batch:
@@ -97,7 +98,7 @@ def streams(tokens: Any, *, batch: int, length: int) -> Loader:
 
 
 def windows(tokens: Any, *, batch: int, length: int, seed: int = 0) -> Loader:
-    """Random windows, as `sample_windows` draws them, without replacement of places or epochs.
+    """Random windows as drawn by `sample_windows`; windows of different steps are independent, without epochs.
 
     Shapes: tokens ``[N]`` -> xs, targets ``[T, B]``.
 
@@ -115,7 +116,7 @@ def windows(tokens: Any, *, batch: int, length: int, seed: int = 0) -> Loader:
     _check_sizes("windows", seed=seed, batch=batch, length=length)
     if len(tokens) < length + 1:
         raise ValueError(
-            f"windows: expected at least length + 1 = {length + 1} tokens, got {len(tokens)}. Use a shorter length."
+            f"windows: expected at least length + 1 = {length + 1} tokens, got {len(tokens)}. Pass a shorter length."
         )
 
     def of_rows(step: int, rows: np.ndarray) -> Batch:
@@ -127,19 +128,19 @@ def windows(tokens: Any, *, batch: int, length: int, seed: int = 0) -> Loader:
 
 
 def packed(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) -> Loader:
-    r"""Documents of any length one after the other, each beginning with a reset: no step is wasted on padding.
+    r"""Documents of any length packed one after another, each beginning with a reset, without padding.
 
-    In the order of the epoch documents are joined and cut into rows of T predictions; a document of n tokens takes n
-    - 1 steps, and goes on in the next row where it does not fit, from a reset. Only the epoch's last rows hold masked
-    steps.
+    The loader concatenates the documents in the order of the epoch and cuts them into rows of T predictions. A document
+    of n tokens takes n - 1 steps; a document that does not fit continues in the next row, after a reset. Only the last
+    rows of an epoch contain masked steps.
 
     Shapes: documents of ``[N_i]`` -> xs, targets, reset, mask ``[T, B]``.
 
     Args:
-        documents: integers in order; those of fewer than two tokens have nothing to predict and are left out.
-        batch: B.
-        length: T.
-        seed: of the order.
+        documents: integers in order; documents of fewer than two tokens have no targets and are skipped.
+        batch: B, the batch size.
+        length: T, the sequence length.
+        seed: seed of the random order.
 
     Raises:
         ValueError: when no document has two tokens, or a size is not positive.
@@ -156,10 +157,10 @@ def packed(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) 
     _check_sizes("packed", seed=seed, batch=batch, length=length)
     documents = [d for d in (_tokens("packed", d) for d in documents) if len(d) > 1]
     if not documents:
-        raise ValueError("packed: expected a document of at least 2 tokens, got none. Check what was read.")
+        raise ValueError("packed: expected a document of at least 2 tokens, got none. Check the input files.")
     joined = np.concatenate(documents)
     sizes = np.array([len(d) - 1 for d in documents])
-    begins = np.concatenate([[0], np.cumsum(sizes + 1)[:-1]])  # in `joined`
+    begins = np.concatenate([[0], np.cumsum(sizes + 1)[:-1]])  # offsets in `joined`
     total = int(sizes.sum())
     steps_per_epoch = -(-total // (batch * length))
 
@@ -184,15 +185,15 @@ def packed(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) 
 
 
 def padded(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) -> Loader:
-    """One document per row, cut at T predictions, masked behind its end.
+    """One document per row, truncated to T predictions, masked after its end.
 
     Shapes: documents of ``[N_i]`` -> xs, targets, mask ``[T, B]``.
 
     Args:
         documents: integers in order.
-        batch: B. Where the documents of an epoch do not fill its last batch, rows are masked.
-        length: T.
-        seed: of the order.
+        batch: B, the batch size. Where the documents of an epoch do not fill its last batch, rows are masked.
+        length: T, the sequence length.
+        seed: seed of the random order.
 
     Raises:
         ValueError: when there is no document, or a size is not positive.
@@ -208,7 +209,7 @@ def padded(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) 
     _check_sizes("padded", seed=seed, batch=batch, length=length)
     documents = [_tokens("padded", d) for d in documents]
     if not documents:
-        raise ValueError("padded: expected at least one document, got none. Check what was read.")
+        raise ValueError("padded: expected at least one document, got none. Check the input files.")
 
     def of_row(place: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         row = np.zeros((3, length), np.int32)
@@ -238,7 +239,7 @@ def examples(
     lengths: Any = None,
     per_step: bool | None = None,
 ) -> Loader:
-    """Arrays of examples, batch-major as one has them, in batches that are time-major.
+    """Time-major batches of batch-major arrays of examples.
 
     Shapes: xs ``[N, T, ...]``; targets ``[N, T, ...]`` for targets per step, else ``[N, ...]``; lengths ``[N]`` ->
     xs ``[T, B, ...]``, targets ``[T, B, ...]`` or ``[B, ...]``, mask ``[T, B]`` with lengths.
@@ -246,14 +247,14 @@ def examples(
     Args:
         xs: inputs.
         targets: per step, or per sequence; a tree of arrays.
-        batch: B; the last batch of an epoch begins again with the first examples of the next.
-        seed: of the order.
-        lengths: how many steps of each example there are; later ones are masked.
-        per_step: whether targets have an axis of time; None: those whose second axis has the length T do. Say False
-            where targets per sequence may happen to have it, such as T classes.
+        batch: B; the last batch of an epoch is filled up with the first examples of the next epoch.
+        seed: seed of the random order.
+        lengths: number of steps of each example; later steps are masked.
+        per_step: whether targets have a time axis. With None, targets whose second axis has length T do. Pass False
+            where targets per sequence may have this size by chance, such as T classes.
 
     Raises:
-        ValueError: when sizes differ, are not positive, or xs holds NaN or infinity where a step happens.
+        ValueError: when sizes differ or are not positive, or an unmasked step of xs contains NaN or infinity.
 
     Example:
         >>> import numpy as np
@@ -271,7 +272,7 @@ def examples(
             f"examples: expected xs [N, T, ...] with N and T of at least 1, got {list(xs.shape)}."
         )
     for leaf in jax.tree.leaves((xs, targets, lengths)):
-        if leaf.dtype.kind not in "biufcV":  # V: the narrow floats of ml_dtypes
+        if leaf.dtype.kind not in "biufcV":  # V: narrow floats of ml_dtypes
             raise ValueError(f"examples: expected numbers, got an array of {leaf.dtype}.")
         if np.shape(leaf)[:1] != xs.shape[:1]:
             raise ValueError(
@@ -284,7 +285,7 @@ def examples(
         if len(bad):
             raise ValueError(
                 f"examples: expected finite xs, got NaN or infinity in {len(bad)} steps, the first in example "
-                f"{bad[0][0]} at step {bad[0][1]}. Clean the data, or mask these steps."
+                f"{bad[0][0]} at step {bad[0][1]}. Clean the data, or mask these steps with `lengths=`."
             )
     timed = jax.tree.map(lambda leaf: leaf.shape[:2] == xs.shape[:2] and per_step is not False, targets)
     if per_step and not all(jax.tree.leaves(timed)):
@@ -310,7 +311,7 @@ def examples(
 
 
 def _epochs(count: int, batch: int, seed: int) -> Callable[[int, np.ndarray], list[int | None]]:
-    """``(step, rows) -> examples``, None where the last batch of an epoch has no more."""
+    """Return ``(step, rows) -> examples``, None where the last batch of an epoch has no more examples."""
     steps = -(-count // batch)
 
     @functools.lru_cache(maxsize=2)
@@ -329,7 +330,7 @@ def _tokens(who: str, tokens: Any) -> np.ndarray:
     array = np.asarray(tokens)
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
         raise ValueError(
-            f"{who}: expected integers [N], got {list(array.shape)} of {array.dtype}. Text is read by read_bytes."
+            f"{who}: expected integers [N], got {list(array.shape)} of {array.dtype}. Use read_bytes to read text."
         )
     if array.size and not (array.min() >= -(2**31) and array.max() < 2**31):
         raise ValueError(f"{who}: expected tokens that fit 32 bits, got {array.min()} to {array.max()}.")

@@ -1,4 +1,4 @@
-"""Batches on their way to the device while the step before still computes."""
+"""Prefetching: batches are loaded and moved to the device while earlier steps compute."""
 
 import queue
 import threading
@@ -20,17 +20,17 @@ def prefetch(
     depth: int = 2,
     place: Callable[[Any], Any] = jax.device_put,
 ) -> Generator[Batch, None, None]:
-    """The batches of the steps from start to before stop, made and placed by a thread ahead of their use.
+    """Iterate over the batches of steps start to stop - 1; a thread loads and places them ahead of their use.
 
     Args:
-        loader: step -> batch.
+        loader: function from step to batch.
         start: the first step.
-        stop: the step before which it ends; None for no end.
-        depth: how many batches are ahead at most.
-        place: what puts a batch on the device, or on several.
+        stop: the step after the last; None for an endless iterator.
+        depth: largest number of batches to load ahead.
+        place: function that moves a batch to one or several devices.
 
     Raises:
-        Exception: whatever the loader raises, at the step where it does.
+        Exception: any exception of the loader, at the step where the loader raises it.
 
     Example:
         >>> import numpy as np
@@ -57,7 +57,7 @@ def prefetch(
             while (stop is None or step < stop) and put((place(loader(step)), None)):
                 step += 1
             put((None, None))
-        except BaseException as error:  # handed over to the caller, at its step
+        except BaseException as error:  # re-raised to the caller at this step
             put((None, error))
 
     def batches() -> Generator[Batch, None, None]:

@@ -1,7 +1,7 @@
 """Text as bytes, and windows of it for next-byte prediction.
 
-A vocabulary of 256 fits any file, in any language and encoding, and needs no tokeniser. The functions that cut
-windows take any integer tokens ``[N]``, so a tokenised text works as well.
+A vocabulary of 256 fits any file, in any language and encoding, and needs no tokenizer. The functions that cut windows
+accept any integer tokens ``[N]``, so they also work for tokenized text.
 """
 
 from os import PathLike
@@ -23,7 +23,7 @@ def moby_dick() -> UInt8[np.ndarray, "N"]:
     r"""The first 65 chapters of *Moby-Dick; or, The Whale* by Herman Melville (1851), 641 kB; public domain.
 
     Returns:
-        The bytes of the text ``[N]``, read-only. `seqjax/datasets/README.md` says where they are from.
+        The bytes of the text ``[N]``, read-only. `seqjax/datasets/README.md` states the source.
 
     Example:
         >>> from seqjax.datasets import moby_dick
@@ -34,28 +34,28 @@ def moby_dick() -> UInt8[np.ndarray, "N"]:
 
 
 def read_bytes(path: str | PathLike[str]) -> UInt8[np.ndarray, "N"]:
-    """The bytes of any file, text or binary.
+    """Read the bytes of any file, text or binary.
 
     Args:
-        path: where the file is.
+        path: path of the file.
 
     Returns:
         The bytes ``[N]`` with N > 0, read-only.
 
     Raises:
-        FileNotFoundError: when there is nothing at that path.
-        ValueError: when it is a folder, cannot be read, or is empty.
+        FileNotFoundError: when the path does not exist.
+        ValueError: when the path is a folder, or the file cannot be read or is empty.
     """
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(
             f"read_bytes: expected a file, got '{path}', which does not exist. "
-            f"Check the path; relative ones start at {Path.cwd()}."
+            f"Check the path; relative paths start at {Path.cwd()}."
         ) from None
     except IsADirectoryError:
         raise ValueError(
-            f"read_bytes: expected a file, got the folder '{path}'. Name one file in it, or join several into one."
+            f"read_bytes: expected a file, got the folder '{path}'. Pass one of its files."
         ) from None
     except OSError as error:
         raise ValueError(
@@ -64,19 +64,19 @@ def read_bytes(path: str | PathLike[str]) -> UInt8[np.ndarray, "N"]:
         ) from None
     if not data:
         raise ValueError(
-            f"read_bytes: expected at least one byte, got '{path}', which is empty. Name another file."
+            f"read_bytes: expected at least one byte, got '{path}', which is empty. Pass another file."
         )
     return np.frombuffer(data, np.uint8)
 
 
 def split(data: Tokens, held_out: float = 0.1) -> tuple[Part, Part]:
-    """The beginning for training, the end held out: contiguous, so that no window of one overlaps the other.
+    """Split tokens into a training part and a held-out part at the end; windows of the two parts never overlap.
 
-    Shapes: data ``[N]`` -> train ``[N - M]``, held_out ``[M]`` with M the rounded fraction, at least 1.
+    Shapes: data ``[N]`` -> train ``[N - M]``, held_out ``[M]`` where M is N times the fraction, rounded, at least 1.
 
     Args:
         data: tokens in order.
-        held_out: the fraction to hold out, between 0 and 1.
+        held_out: fraction to hold out, between 0 and 1.
 
     Returns:
         ``(train, held_out)``.
@@ -92,7 +92,7 @@ def split(data: Tokens, held_out: float = 0.1) -> tuple[Part, Part]:
     """
     if not 0 < held_out < 1:
         raise ValueError(
-            f"split: expected a fraction held_out between 0 and 1, got {held_out}. Hold out a tenth with held_out=0.1."
+            f"split: expected a fraction held_out between 0 and 1, got {held_out}. Pass `held_out=0.1` for a tenth."
         )
     size = len(data)
     if size < 2:
@@ -110,23 +110,23 @@ def sample_windows(
     batch: int,
     length: int,
 ) -> Windows:
-    r"""Random windows of a text for next-token prediction: the batch of one training step.
+    r"""Draw random windows of a text for next-token prediction: the batch of one training step.
 
     .. math::
         xs_{t,b} = data_{s_b + t}, \qquad targets_{t,b} = data_{s_b + t + 1}, \qquad
         s_b \sim \mathrm{Uniform}\{0, \dots, N - T - 1\}
 
-    A pure function of the key and the step, so that a run that is resumed at a step sees the batches that it would
-    have seen. Under ``jax.jit`` `batch` and `length` are static; hand the data over as a JAX array.
+    The windows are a pure function of the key and the step, so a resumed run gets the same batches as an uninterrupted
+    run. Under ``jax.jit`` `batch` and `length` are static; pass the data as a JAX array.
 
     Shapes: data ``[N]`` -> xs ``[T, B]``, targets ``[T, B]``, both int32, with T = length and B = batch.
 
     Args:
-        data: tokens in order, N > length of them.
-        key: a key, or a seed to make one from.
-        step: which batch.
-        batch: how many windows.
-        length: how many time steps.
+        data: N tokens in order, N > length.
+        key: a key, or a seed of a key.
+        step: number of the batch.
+        batch: number of windows.
+        length: number of time steps.
 
     Returns:
         ``(xs, targets)``.
@@ -144,23 +144,23 @@ def sample_windows(
     _check_windows("sample_windows", data, batch, length)
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         key = jax.random.key(key)
-    # The dtype is given because the default follows jax_enable_x64, and with it the draw.
+    # Explicit dtype, since the default dtype, and with it the draw, depends on jax_enable_x64.
     key = jax.random.fold_in(key, step)
     starts = jax.random.randint(key, (batch,), 0, len(data) - length, dtype=jnp.int32)
     return _windows(data, starts, length)
 
 
 def held_out_windows(data: Tokens, batch: int, length: int) -> Windows:
-    """Evenly spaced windows from the first token to the last: the same in every run, to compare runs by.
+    """Return evenly spaced windows from the first token to the last, equal in every run, for comparisons of runs.
 
     Windows overlap where ``batch * length`` exceeds the data.
 
     Shapes: data ``[N]`` -> xs ``[T, B]``, targets ``[T, B]``, both int32, with T = length and B = batch.
 
     Args:
-        data: tokens in order, N > length of them.
-        batch: how many windows.
-        length: how many time steps.
+        data: N tokens in order, N > length.
+        batch: number of windows.
+        length: number of time steps.
 
     Returns:
         ``(xs, targets)``, where targets are the inputs one step later.
@@ -184,7 +184,7 @@ def held_out_windows(data: Tokens, batch: int, length: int) -> Windows:
 
 
 def unigram_entropy(data: Tokens) -> float:
-    r"""Entropy of single tokens: the loss of a model that knows how frequent they are, and no context.
+    r"""Entropy of single tokens: the loss of a model of token frequencies without context.
 
     .. math:: -\sum_v p_v \ln p_v
 
