@@ -673,7 +673,7 @@ BEAM = {"max_length": 3, "beam_size": 2, "end_token": END}
             lambda: sj.categorical(temperature=np.nan),
             "categorical(temperature): expected a finite number above 0",
         ),
-        (lambda: sj.categorical(temperature=np.inf), "For the most probable token use greedy()."),
+        (lambda: sj.categorical(temperature=np.inf), "Use greedy() for the most probable token."),
         (
             lambda: sj.categorical(top_k=0),
             "categorical(top_k): expected a whole number of at least 1, or None, got 0.",
@@ -706,7 +706,7 @@ def test_samplers_out_of_range_are_refused(make, message):
         ),
         ({"end_token": V}, ValueError, f"(end_token): expected a token below V = {V}, got {V}."),
         ({"pad_token": -1}, ValueError, "(pad_token): expected a whole number of at least 0, got -1."),
-        ({"prompt": PROMPT[0]}, ValueError, "First tokens [B] are the prompt tokens[None]."),
+        ({"prompt": PROMPT[0]}, ValueError, "Pass first tokens [B] as `tokens[None]`."),
         ({"prompt": PROMPT[:0]}, ValueError, "with P of at least 1 and a batch axis, got [0, 3]."),
         (
             {"prompt": 1.0 * PROMPT},
@@ -731,7 +731,7 @@ def test_samplers_out_of_range_are_refused(make, message):
         (
             {"layer": sj.bidirectional(LAYER)},
             TypeError,
-            "expected a causal layer, which can run token by token",
+            "expected a causal layer, which runs token by token",
         ),
         (
             {"layer": sj.pointwise(lambda token: token), "params": (), "carry": ()},

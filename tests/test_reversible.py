@@ -145,7 +145,9 @@ def test_too_many_resets_are_noticed_and_none_expected_refused():
     params, carry = start(layer, batch)
     batch = batch._replace(reset=jnp.zeros((T, B), bool).at[jnp.array([2, 5])].set(True))
     assert nans(run(sj.reversible(max_resets=1), layer, params, carry, batch)[0].gradients)
-    with pytest.raises(ValueError, match=r"expected a batch without resets, .* `reversible\(max_resets=...\)`"):
+    with pytest.raises(
+        ValueError, match=r"expected a batch without resets, .* `reversible\(max_resets=...\)`"
+    ):
         run(sj.reversible(), layer, params, carry, batch)
 
 

@@ -76,7 +76,9 @@ def clockwork(
     check_whole("clockwork(hidden_size)", hidden_size)
     rising = all(a < b for a, b in zip(periods, periods[1:], strict=False))
     if not periods or not all(map(is_whole, periods)) or not rising:
-        raise ValueError(f"clockwork(periods): expected increasing whole numbers of at least 1, got {periods!r}.")
+        raise ValueError(
+            f"clockwork(periods): expected increasing whole numbers of at least 1, got {periods!r}."
+        )
     modules = np.array_split(np.arange(hidden_size), len(periods))
     period = np.concatenate([np.full(len(m), p) for m, p in zip(modules, periods, strict=True)])
     connected = period[:, None] >= period[None, :]  # from slower or equal to faster

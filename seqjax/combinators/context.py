@@ -12,10 +12,8 @@ import jax.numpy as jnp
 from seqjax.base import Flags, Layer
 from seqjax.checks import check_one_of, check_whole
 from seqjax.combinators.common import (
-    Flags,
     View,
     check_layers,
-    check_whole,
     composed,
     held,
     length_of,

@@ -9,7 +9,7 @@ from seqjax.affine import affine, spread
 from seqjax.base import Cell, Dense, Diagonal, DiagonalInputs, Flags, Gated, GatedWeights, Layer, Step
 from seqjax.cells.labels import elementwise
 from seqjax.checks import check_within
-from seqjax.combinators.common import Flags, View, check_layers, composed
+from seqjax.combinators.common import View, check_layers, composed
 from seqjax.definition import definition
 from seqjax.inputs import fold_in
 from seqjax.ops.select import keep, select, wide

@@ -1,4 +1,4 @@
-"""Decoding: sequences of tokens from any causal layer that maps tokens ``[*B]`` to logits ``[*B, V]``."""
+"""Decoding of token sequences from any causal layer that maps tokens ``[*B]`` to logits ``[*B, V]``."""
 
 from seqjax.decode.beam import Beams, beam_search, wu_length_penalty
 from seqjax.decode.generate import Generated, generate

@@ -15,15 +15,15 @@ from seqjax.ops.select import expand, select, wide
 
 
 class Beams(NamedTuple):
-    """What `beam_search` returns: K hypotheses per row, the best first.
+    """Result of `beam_search`: K hypotheses per row, the best first.
 
     Attributes:
-        tokens: ``[T, *B, K]`` int32, T = max_length; the pad token after a hypothesis' end.
-        lengths: ``[*B, K]`` int32, the end token included; 0 where there are fewer than K hypotheses.
-        scores: ``[*B, K]``, by which they are sorted: log probabilities over length penalties; -inf where there is
-            none.
-        log_probabilities: ``[*B, K]``, each the sum over its tokens.
-        finished: ``[*B, K]`` bool: whether it has the end token, rather than being cut off at T tokens.
+        tokens: ``[T, *B, K]`` int32, T = max_length; the pad token after the end of a hypothesis.
+        lengths: ``[*B, K]`` int32, including the end token; 0 where there are fewer than K hypotheses.
+        scores: ``[*B, K]``, log probabilities divided by length penalties, in descending order; -inf where there is no
+            hypothesis.
+        log_probabilities: ``[*B, K]``, sums over the tokens of each hypothesis.
+        finished: ``[*B, K]`` bool, True for a hypothesis with an end token, False for one truncated at T tokens.
     """
 
     tokens: jax.Array
@@ -60,37 +60,37 @@ def beam_search(
     pad_token: int = 0,
     mask: jax.Array | None = None,
 ) -> Beams:
-    r"""The hypotheses of the highest score that a beam of K finds, K per row.
+    r"""Beam search: return the K hypotheses of the highest score per row.
 
     .. math::
         s(y) = \frac{\log p(y)}{\mathrm{lp}(|y|)}, \qquad \mathrm{lp}(n) = \left(\frac{5 + n}{5 + 1}\right)^\alpha
 
-    At each step the hypotheses of the beam are continued by every token, and the K continuations of the highest log
-    probability kept. Those with the end token leave the beam and join the finished ones, of which the K of the highest
-    score are kept; the others are the next beam. What is in the beam after T = max_length tokens is a hypothesis too,
-    cut off there. With K = 1 this is the greedy choice; with K of at least V^T nothing is lost and the result is exact.
+    Each step extends the hypotheses of the beam by every token and keeps continuations of the highest log probability.
+    Continuations with the end token join the finished hypotheses, of which the K with the highest score are kept. The K
+    best other continuations are the next beam. Hypotheses in the beam after T = max_length tokens are truncated and
+    also returned. K = 1 is greedy decoding; with K of at least V^T the result is exact.
 
-    A row stops once its K finished hypotheses cannot be beaten, which changes no result: log probabilities only fall,
-    so that what grows out of a beam whose best has :math:`l \le 0` after n tokens scores at most
-    :math:`l / \max_{n < m \le T} \mathrm{lp}(m)`. The loop ends when all rows have stopped.
+    A row stops once no continuation can improve its K finished hypotheses, which does not change the result. Log
+    probabilities only fall, so a continuation of a beam whose best hypothesis has :math:`l \le 0` after n tokens scores
+    at most :math:`l / \max_{n < m \le T} \mathrm{lp}(m)`. The loop ends when all rows have stopped.
 
-    Where one cannot choose (a logit is NaN or +inf, all are -inf, or the prompt of a row is empty) all scores of the
-    row are NaN and its tokens -1.
+    If no token can be chosen (a logit is NaN or +inf, all logits are -inf, or the prompt of a row is empty), all scores
+    of the row are NaN and its tokens are -1.
 
-    Shapes: prompt ``[P, *B]``; logits of the layer ``[*B, V]``, carry leaves ``[*B, ...]``, of any dtype. The beam is
-    part of the last batch axis when the layer runs; every leaf of the carry, an encoder's memory included, follows its
-    hypothesis, at each step.
+    Shapes: prompt ``[P, *B]``; logits of the layer ``[*B, V]``, carry leaves ``[*B, ...]``, of any dtype. When the
+    layer runs, the beam is part of the last batch axis. At each step every leaf of the carry, including the memory of
+    an encoder, is gathered for its hypothesis.
 
     Args:
         layer: causal, from tokens ``[*B]`` int32 to logits ``[*B, V]``.
-        params: of the layer.
-        carry: of the layer, before the prompt.
-        prompt: tokens, not part of the hypotheses; first tokens ``[B]`` are the prompt ``tokens[None]``.
+        params: params of the layer.
+        carry: carry of the layer before the prompt.
+        prompt: tokens, not part of the hypotheses; pass first tokens ``[B]`` as ``tokens[None]``.
         beam_size: K.
-        max_length: T, how many tokens a hypothesis has at most, the end token included.
-        end_token: the token that ends a hypothesis; None for none.
-        length_penalty: alpha; 0 ranks by log probability, 1 roughly by its mean per token.
-        pad_token: what follows the end token.
+        max_length: T, the largest number of tokens in a hypothesis, including the end token.
+        end_token: the token that ends a hypothesis, or None.
+        length_penalty: alpha; 0 ranks by log probability, 1 approximately by the mean log probability per token.
+        pad_token: the token that fills up a hypothesis after its end.
         mask: ``[P, *B]`` bool, True where the prompt has a token.
 
     Raises:
@@ -141,11 +141,11 @@ def beam_search(
 
 
 class _State(NamedTuple):
-    """The beam, of whose slots some may be empty; the finished hypotheses; and the rows that cannot go on."""
+    """State of the search: the beam, whose slots may be empty; the finished hypotheses; the rows that failed."""
 
     t: jax.Array  # []
-    carry: Any  # [*B', ...], B' the merged axes
-    token: jax.Array  # [*B, K], the last
+    carry: Any  # [*B', ...], where B' are the merged axes
+    token: jax.Array  # [*B, K], the last token
     log_p: jax.Array  # [*B, K], -inf where the slot is empty
     tokens: jax.Array  # [*B, K, T]
     done: Beams  # [*B, K], tokens [*B, K, T]
@@ -165,7 +165,7 @@ def _beam_search(
     end_token: int | None,
     pad_token: int,
 ) -> Beams:
-    """See `beam_search`; penalty ``[T]`` of the lengths 1 to T."""
+    """Run `beam_search` with a penalty ``[T]`` of the lengths 1 to T."""
     max_length = len(penalty)
     carry, first, form = read_prompt("beam_search", layer, params, carry, prompt, mask)
     batch, size = first.shape, form.shape[-1]
@@ -175,12 +175,12 @@ def _beam_search(
         if leaf.shape[: len(batch)] != batch:
             name = jax.tree_util.keystr(path)
             raise ValueError(
-                f"beam_search(carry): expected leaves [*B, ...] with *B = {list(batch)}, which can follow their "
-                f"hypothesis, got carry{name} {list(leaf.shape)}."
+                f"beam_search(carry): expected leaves [*B, ...] with *B = {list(batch)}, one per hypothesis, got "
+                f"carry{name} {list(leaf.shape)}."
             )
     dtype = wide(form.dtype)
     penalty = penalty.astype(dtype)
-    greatest = jax.lax.cummax(penalty, reverse=True)  # of the lengths from here on
+    greatest = jax.lax.cummax(penalty, reverse=True)  # over this and all larger lengths
 
     beam = (*batch, beam_size)
     first_only = jnp.broadcast_to(jnp.arange(beam_size) == 0, beam)
@@ -216,7 +216,7 @@ def _beam_search(
         done = _best(state.done, _only(ends & (log_p > -jnp.inf), ended, pad_token))
         log_p = jnp.where(ends, -jnp.inf, log_p)
 
-        # The best that can still come, against the worst that is there.
+        # Compare the best possible continuation with the worst finished hypothesis.
         bound = jnp.max(log_p, -1) / greatest[jnp.minimum(t + 1, max_length - 1)]
         stops = (done.scores[..., -1] >= bound) & (t + 1 < max_length)
         log_p = jnp.where(stops[..., None], -jnp.inf, log_p)
@@ -246,26 +246,26 @@ def _beam_search(
 
 
 def _spread(array: jax.Array, batch_ndim: int, count: int) -> jax.Array:
-    """``[*B, ...]`` as ``[*B, K, ...]``, K times the same."""
+    """Repeat ``[*B, ...]`` K times to ``[*B, K, ...]``."""
     array = jnp.expand_dims(array, batch_ndim)
     return jnp.broadcast_to(array, (*array.shape[:batch_ndim], count, *array.shape[batch_ndim + 1 :]))
 
 
 def _merge(array: jax.Array, batch_ndim: int) -> jax.Array:
-    """``[*B, K, ...]`` with K as part of the last batch axis, as a layer runs it."""
+    """Merge the axis K of ``[*B, K, ...]`` into the last batch axis, the form in which the layer runs."""
     *lead, last, count = array.shape[: batch_ndim + 1]
     return array.reshape(*lead, last * count, *array.shape[batch_ndim + 1 :])
 
 
 def _follow(array: jax.Array, parent: jax.Array) -> jax.Array:
-    """A leaf of the carry, of merged axes, for each hypothesis that of its parent ``[*B, K]``."""
+    """Gather a leaf of the carry, with merged axes, from the parent ``[*B, K]`` of each hypothesis."""
     batch_ndim = parent.ndim - 1
     split = array.reshape(*parent.shape, *array.shape[batch_ndim:])
     return _merge(jnp.take_along_axis(split, expand(parent, split.ndim), batch_ndim), batch_ndim)
 
 
 def _only(flag: jax.Array, beams: Beams, pad_token: int) -> Beams:
-    """The hypotheses where the flag holds; elsewhere none."""
+    """Keep the hypotheses where the flag is True; the others become empty."""
     none = Beams(
         jnp.full_like(beams.tokens, pad_token),
         jnp.zeros_like(beams.lengths),
@@ -277,7 +277,7 @@ def _only(flag: jax.Array, beams: Beams, pad_token: int) -> Beams:
 
 
 def _best(a: Beams, b: Beams) -> Beams:
-    """The K best by score of 2K hypotheses, sorted; of equal ones a's first."""
+    """Return the K best of 2K hypotheses, sorted by score; at equal scores those of a come first."""
     axis = a.scores.ndim - 1
     both = Beams(*(jnp.concatenate([x, y], axis) for x, y in zip(a, b, strict=True)))
     _, order = jax.lax.top_k(both.scores, a.scores.shape[-1])

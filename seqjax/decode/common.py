@@ -1,4 +1,4 @@
-"""What all ways of decoding share: the checks, and reading the prompt."""
+"""Common part of all decoders: checks of arguments, and reading the prompt."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from seqjax.ops.select import wide
 
 
 def check_call(who: str, layer: Any, prompt: Any, mask: Any) -> None:
-    """Raise unless the layer is causal, the prompt tokens ``[P, *B]`` and the mask, if any, of its shape."""
+    """Raise unless the layer is causal, the prompt has tokens ``[P, *B]``, and a mask has the shape of the prompt."""
     if not isinstance(layer, Layer):
         hint = " Bind a cell with recurrent(cell)." if type(layer).__name__ == "Cell" else ""
         raise TypeError(f"{who}(layer): expected a layer, got {layer!r}.{hint}")
     if not layer.causal:
         raise TypeError(
-            f"{who}({layer!r}): expected a causal layer, which can run token by token; this one reads the whole "
-            "sequence."
+            f"{who}({layer!r}): expected a causal layer, which runs token by token; this layer reads the "
+            "whole sequence."
         )
     shape = list(prompt.shape)
     if not jnp.issubdtype(prompt.dtype, jnp.integer):
@@ -27,7 +27,7 @@ def check_call(who: str, layer: Any, prompt: Any, mask: Any) -> None:
     if prompt.ndim < 2 or prompt.shape[0] < 1:
         raise ValueError(
             f"{who}(prompt): expected tokens [P, *B] with P of at least 1 and a batch axis, got {shape}. "
-            "First tokens [B] are the prompt tokens[None]."
+            "Pass first tokens [B] as `tokens[None]`."
         )
     if mask is not None and (mask.dtype != jnp.bool_ or mask.shape != prompt.shape):
         raise ValueError(
@@ -38,9 +38,9 @@ def check_call(who: str, layer: Any, prompt: Any, mask: Any) -> None:
 def read_prompt(
     who: str, layer: Layer, params: Any, carry: Any, prompt: jax.Array, mask: jax.Array | None
 ) -> tuple[Any, jax.Array, Any]:
-    """The carry after all of the prompt but its last token, that token ``[*B]``, and the form of the logits.
+    """Return the carry after all prompt tokens but the last, the last token ``[*B]``, and the shape of the logits.
 
-    The token of a row whose prompt is masked throughout is -1: there is nothing to go on from.
+    The token of a row whose prompt is fully masked is -1.
     """
     prompt = prompt.astype(jnp.int32)
     if mask is None:
@@ -53,7 +53,7 @@ def read_prompt(
         head = (mask & (steps < at[None]))[:-1]
     carry, logits = _fit(who, layer, params, carry, token)
     if len(prompt) > 1:
-        # The outputs are not used, so that the compiler drops the head, the larger part of a small language model.
+        # The outputs are unused, so the compiler removes the head, the larger part of a small language model.
         carry, _ = layer.unroll(params, carry, prompt[:-1], mask=head)
     return carry, token, logits
 
@@ -61,10 +61,10 @@ def read_prompt(
 def read_token(
     layer: Layer, params: Any, carry: Any, token: jax.Array, mask: jax.Array
 ) -> tuple[Any, jax.Array, jax.Array]:
-    """One step: the carry, logits ``[*B, V]`` in float32 at least, and whether one can choose from them ``[*B]``.
+    """Run one step: return the carry, logits ``[*B, V]`` in float32 at least, and whether they are valid ``[*B]``.
 
-    One cannot where a logit is NaN, or the greatest is not finite. Where there is no token (-1) the step does not
-    happen, and one cannot either.
+    Logits are invalid where one is NaN, or the largest is not finite. For the token -1 the step is masked out, and the
+    logits are invalid.
     """
     is_token = token >= 0
     carry, logits = layer.step(params, carry, jnp.maximum(token, 0), mask=mask & is_token)
@@ -73,7 +73,7 @@ def read_token(
 
 
 def _fit(who: str, layer: Layer, params: Any, carry: Any, token: jax.Array) -> tuple[Any, Any]:
-    """The carry in the dtypes that a step gives, and the form of the logits; a ValueError where they do not fit."""
+    """Return the carry in the dtypes of a step, and the shape of the logits; raise a ValueError if they do not fit."""
     happens = jax.ShapeDtypeStruct(token.shape, jnp.bool_)
     carry = jax.tree.map(jnp.asarray, carry)
     after, logits = jax.eval_shape(
@@ -84,7 +84,7 @@ def _fit(who: str, layer: Layer, params: Any, carry: Any, token: jax.Array) -> t
         a.shape != b.shape for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(carry))
     ):
         shapes = [jax.tree.map(lambda a: list(a.shape), tree) for tree in (after, carry)]
-        raise ValueError(f"{who}(carry): expected what {layer!r} returns, {shapes[0]}, got {shapes[1]}.")
+        raise ValueError(f"{who}(carry): expected the carry of {layer!r}, {shapes[0]}, got {shapes[1]}.")
     if (
         not isinstance(logits, jax.ShapeDtypeStruct)
         or logits.shape[:-1] != token.shape

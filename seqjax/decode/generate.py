@@ -14,13 +14,14 @@ from seqjax.ops.select import wide
 
 
 class Generated(NamedTuple):
-    """What `generate` returns.
+    """Result of `generate`.
 
     Attributes:
-        tokens: ``[T, *B]`` int32, T = max_length; the pad token after a row's end.
-        lengths: ``[*B]`` int32: how many tokens each row has, the end token included.
-        log_probabilities: ``[T, *B]`` of each token under the layer itself, whatever the sampler; 0 after the end.
-        carry: after the prompt and all of a row's tokens but the last; with that as the prompt it goes on.
+        tokens: ``[T, *B]`` int32, T = max_length; the pad token after the end of a row.
+        lengths: ``[*B]`` int32: the number of tokens in each row, including the end token.
+        log_probabilities: ``[T, *B]`` of each token under the layer, independent of the sampler; 0 after the end.
+        carry: the carry after the prompt and all tokens of a row but the last. Pass the last token as the prompt to
+            continue.
     """
 
     tokens: jax.Array
@@ -42,15 +43,15 @@ def generate(
     mask: jax.Array | None = None,
     key: jax.Array | None = None,
 ) -> Generated:
-    """Tokens after a prompt, one after the other; each is chosen from the logits and read by the next step.
+    """Generate tokens after a prompt one by one: each token is chosen from the logits and is the next input.
 
-    The prompt runs through ``layer.unroll``, what follows through ``layer.step`` in one compiled loop, which ends when
-    every row has ended. A row ends with its end token, or after `max_length` tokens. Where one cannot choose (a logit
-    is NaN or +inf, all are -inf, or the prompt of a row is empty) the row ends with the token -1, whose log
-    probability is NaN. Rows that have ended take no further part: their carry stays.
+    ``layer.unroll`` reads the prompt; ``layer.step`` runs in one compiled loop, which ends when every row has ended. A
+    row ends with its end token, or after `max_length` tokens. If no token can be chosen (a logit is NaN or +inf, all
+    logits are -inf, or the prompt of a row is empty), the row ends with the token -1, whose log probability is NaN. The
+    carry of a row that has ended does not change.
 
-    Row r draws its token t from ``fold_in(fold_in(key, r), t)``: what it draws depends on no other row. The layer
-    itself runs without a key (no dropout). There is no gradient by way of the choice of a token.
+    Row r draws its token t from ``fold_in(fold_in(key, r), t)``, so its draws do not depend on other rows. The layer
+    runs without a key (no dropout). Gradients do not pass through the choice of a token.
 
     Shapes: prompt ``[P, *B]``; logits of the layer ``[*B, V]``, carry leaves ``[*B, ...]``.
 
@@ -58,17 +59,17 @@ def generate(
         layer: causal, from tokens ``[*B]`` int32 to logits ``[*B, V]``.
         params: of the layer.
         carry: of the layer, before the prompt.
-        prompt: tokens; first tokens ``[B]`` are the prompt ``tokens[None]``.
-        max_length: T, how many tokens to generate at most, the prompt not included.
-        sampler: how a token is chosen: `greedy`, `categorical` or a `Sampler` of one's own.
-        end_token: the token that ends a row; None for none.
-        pad_token: what follows it.
-        mask: ``[P, *B]`` bool, True where the prompt has a token: rows may have prompts of different lengths,
-            padded before, after or in between.
-        key: for a random sampler: one key, or one per row, ``[*B]``, which take the place of ``fold_in(key, r)``.
+        prompt: tokens; pass first tokens ``[B]`` as ``tokens[None]``.
+        max_length: T, the largest number of tokens to generate, not counting the prompt.
+        sampler: `greedy`, `categorical` or a custom `Sampler`.
+        end_token: the token that ends a row, or None.
+        pad_token: the token that fills up a row after its end.
+        mask: ``[P, *B]`` bool, True where the prompt has a token. Rows may have prompts of different lengths, with
+            padding before, after or between tokens.
+        key: for a random sampler: one key, or one key per row, ``[*B]``, used instead of ``fold_in(key, r)``.
 
     Raises:
-        TypeError: for a layer that is not causal, or a key that is none.
+        TypeError: for a layer that is not causal, or a key that is not a typed key.
         ValueError: for shapes, dtypes or values that do not fit, and for a random sampler without a key.
 
     Example:
@@ -181,7 +182,7 @@ def _check_key(who: str, sampler: Sampler, key: Any, batch: tuple[int, ...]) -> 
 
 
 def _row_keys(key: jax.Array | None, batch: tuple[int, ...]) -> jax.Array | None:
-    """One key per row, ``[*B]``."""
+    """Return one key per row, ``[*B]``."""
     if key is None or key.shape == batch:
         return key
     rows = 1
@@ -191,7 +192,7 @@ def _row_keys(key: jax.Array | None, batch: tuple[int, ...]) -> jax.Array | None
 
 
 def _choose(sampler: Sampler, keys: jax.Array | None, t: jax.Array, logits: jax.Array) -> jax.Array:
-    """A token per row, ``[*B]`` int32, from logits ``[*B, V]``."""
+    """Choose a token per row, ``[*B]`` int32, from logits ``[*B, V]``."""
 
     def one(key: Any, logits: jax.Array) -> jax.Array:
         return sampler.choose(None if key is None else jax.random.fold_in(key, t), logits)

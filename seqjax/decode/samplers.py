@@ -1,4 +1,4 @@
-"""How one token is chosen from logits. Samplers are values; the filters they are made of are plain functions."""
+"""Samplers, which choose one token from logits, and the filters of logits that samplers use."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from seqjax.definition import Definition, definition
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Sampler(Definition):
-    """How one token is chosen.
+    """A rule that chooses one token from logits.
 
     Attributes:
-        choose: ``(key, logits [V]) -> token``, for one row; the key is None where `random` is False. It is given
-            logits in float32 at least, none of them NaN and the greatest finite.
-        random: whether it draws from the key.
+        choose: ``(key, logits [V]) -> token``, for one row; the key is None where `random` is False. The logits are
+            float32 at least, without NaN, and the largest logit is finite.
+        random: whether the sampler draws from the key.
 
     Example:
         A sampler of one's own is a value of this class; here the second best token:
@@ -34,7 +34,7 @@ class Sampler(Definition):
 
 @definition
 def greedy() -> Sampler:
-    """The most probable token; of equal ones the first.
+    """Choose the most probable token; the first one among equal logits.
 
     Example:
         >>> import jax.numpy as jnp, seqjax as sj
@@ -46,14 +46,14 @@ def greedy() -> Sampler:
 
 @definition
 def categorical(*, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Sampler:
-    r"""A token drawn from :math:`p_v \propto \exp(l_v / \tau)`, over all tokens or the more probable ones alone.
+    r"""Draw a token from :math:`p_v \propto \exp(l_v / \tau)`, over all tokens or over the most probable tokens.
 
-    The temperature comes first, then `keep_top_k`, then `keep_top_p` on what that left, renormalised.
+    The temperature applies first, then `keep_top_k`, then `keep_top_p` on the renormalized rest.
 
     Args:
-        temperature: tau > 0. Towards 0 it becomes `greedy`, save that equal logits share their probability.
-        top_k: how many tokens to draw from; None for all.
-        top_p: the probability, 0 < p <= 1, of the nucleus to draw from; None or 1 for all.
+        temperature: tau > 0. The limit of 0 is `greedy`, except that equal logits share their probability.
+        top_k: number of tokens to draw from; None for all.
+        top_p: probability of the nucleus to draw from, 0 < p <= 1; None or 1 for all tokens.
 
     Raises:
         ValueError: for a value out of range.
@@ -79,7 +79,7 @@ def categorical(*, temperature: float = 1.0, top_k: int | None = None, top_p: fl
         check_within("categorical(top_p)", top_p, "(0, 1]", note=", or None")
 
     def choose(key: jax.Array, logits: jax.Array) -> jax.Array:
-        # The greatest becomes 0 and is not divided, so that a temperature that underflows makes the others -inf.
+        # The largest logit becomes 0 and stays 0, so a temperature that underflows makes all others -inf.
         logits = logits - jnp.max(logits)
         logits = jnp.where(logits < 0, logits / temperature, logits)
         if top_k is not None:
@@ -92,7 +92,7 @@ def categorical(*, temperature: float = 1.0, top_k: int | None = None, top_p: fl
 
 
 def keep_top_k(logits: jax.Array, k: int) -> jax.Array:
-    """The k greatest of the logits ``[V]``, the others -inf; of equal ones the first, so that k remain.
+    """Keep the k largest logits ``[V]`` and set the others to -inf; among equal logits keep the first.
 
     Example:
         >>> import jax.numpy as jnp
@@ -107,9 +107,10 @@ def keep_top_k(logits: jax.Array, k: int) -> jax.Array:
 
 
 def keep_top_p(logits: jax.Array, p: float) -> jax.Array:
-    r"""The nucleus of the logits ``[V]``, the others -inf: the fewest tokens that have a probability of p together.
+    r"""Keep the nucleus of the logits ``[V]``, the smallest set of probability p; set the others to -inf.
 
-    Tokens are taken from the most probable on, of equal ones the first, while those before have less than p.
+    Tokens are added in order of probability (the first among equals), while the earlier tokens have less than p in
+    total.
 
     Example:
         >>> import jax.numpy as jnp
@@ -126,5 +127,5 @@ def keep_top_p(logits: jax.Array, p: float) -> jax.Array:
     values = logits[order]
     until = jnp.cumsum(jax.nn.softmax(values))
     before = jnp.concatenate([jnp.zeros_like(until[:1]), until[:-1]])
-    kept = (before < p).at[0].set(True)  # a p that underflows keeps the first too
+    kept = (before < p).at[0].set(True)  # keep the first token even if p underflows
     return jnp.full_like(logits, -jnp.inf).at[order].set(jnp.where(kept, values, -jnp.inf))

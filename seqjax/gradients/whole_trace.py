@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Cell, Flags
-from seqjax.gradients.coordinates import Coordinates
 from seqjax.gradients.local import Trace
 from seqjax.gradients.online import by_row
 from seqjax.layers import first_step
