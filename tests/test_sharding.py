@@ -17,7 +17,7 @@ import seqjax as sj
 from seqjax.base import Estimate
 from seqjax.layers import first_step
 from seqjax.training import init_train_state, make_train_step
-from seqjax.training.shares import added_up, gathered
+from seqjax.training.fsdp import added_up, gathered
 
 T, B, V, H = 16, 8, 5, 8
 CELLS = {

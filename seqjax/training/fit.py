@@ -26,8 +26,8 @@ from seqjax.base import Batch
 from seqjax.checks import check_at_least, check_one_of, check_whole_numbers, check_whole_or_none
 from seqjax.datasets.prefetch import prefetch
 from seqjax.training.bar import Bar
+from seqjax.training.checkpoint_policy import CheckpointPolicy, Progress
 from seqjax.training.checkpoints import Checkpoints
-from seqjax.training.keeper import Keeper, Progress
 from seqjax.training.metrics_log import EVALUATION, MetricsLog, flat
 from seqjax.training.signals import StopSignals
 
@@ -176,8 +176,8 @@ def fit(
         place = jax.device_put if getattr(step, "mesh", None) is None else lambda batch: batch
 
     first = jax.process_index() == 0
-    keeper = Keeper(checkpoints)
-    state, noted, restored = keeper.start(state)
+    policy = CheckpointPolicy(checkpoints)
+    state, noted, restored = policy.start(state)
     at = int(state.step)
     if log is not None and not isinstance(log, MetricsLog):
         log = MetricsLog(log)
@@ -188,7 +188,7 @@ def fit(
 
     with contextlib.ExitStack() as stack:
         stack.callback(report.end)
-        stack.callback(keeper.close)
+        stack.callback(policy.close)
         signals = stack.enter_context(StopSignals())
         bar = stack.enter_context(Bar(num_steps, at, progress if first else False))
         reason = early_stop.reason(noted)
@@ -208,7 +208,7 @@ def fit(
                 if bad is not None:
                     noted = noted._replace(rollbacks=noted.rollbacks + 1)
                     state, at = (
-                        _roll_back(keeper, guard, report, state, bad, noted.rollbacks, max_rollbacks),
+                        _roll_back(policy, guard, report, state, bad, noted.rollbacks, max_rollbacks),
                         bad,
                     )
                     if at < num_steps:
@@ -218,18 +218,18 @@ def fit(
                     report.evaluation(at, found)
                     noted = _judge(early_stop, found, noted, at)
                     if noted.best_step == at:
-                        keeper.save_best(at, state)
+                        policy.save_best(at, state)
                     reason = early_stop.reason(noted)
                 good = guard.in_a_row == 0
                 # Amid skipped steps a save would push out the states to go back to.
                 if (scheduled and (good or at == num_steps)) or stopping or reason is not None:
                     if good and scheduled:
                         noted = noted._replace(rollbacks=0)
-                    saved = keeper.save(
+                    saved = policy.save(
                         at, state, noted, good=good, scheduled=scheduled, wait=stopping or reason is not None
                     )
                     if stopping and at < num_steps and reason is None:
-                        _stop(signals.name, at, checkpoints, saved, keeper.last(), how_to_resume)
+                        _stop(signals.name, at, checkpoints, saved, policy.last(), how_to_resume)
                 if reason is not None:
                     break
             stream.close()
@@ -309,7 +309,7 @@ def _not_finite(metrics: Any) -> str:
 
 
 def _roll_back(
-    keeper: Keeper, guard: _Guard, report: _Report, state: Any, step: int, number: int, most: int
+    policy: CheckpointPolicy, guard: _Guard, report: _Report, state: Any, step: int, number: int, most: int
 ) -> Any:
     """The params of the last good checkpoint at this step."""
     advice = "Lower the learning rate, clip gradients, or look at the data of these steps."
@@ -319,9 +319,9 @@ def _roll_back(
             f"fit: {row}, after {most} rollbacks since the last good checkpoint. {advice}"
         )
     try:
-        found, state = keeper.roll_back(state, step=step, skipped=guard.skipped)
+        found, state = policy.roll_back(state, step=step, skipped=guard.skipped)
     except FileNotFoundError:
-        why = "no checkpoints were given" if keeper.checkpoints is None else "there is no good checkpoint"
+        why = "no checkpoints were given" if policy.checkpoints is None else "there is no good checkpoint"
         raise FloatingPointError(f"fit: {row}, and {why}, to go back to one. {advice}") from None
     reason = f"{row}: back to the params of step {found}"
     report.event(step, "rolled back", reason)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from seqjax.training.guard import norm
+from seqjax.training.nonfinite import norm
 
 Probe = Callable[[Any, Any, Any], Any]
 """``(params, gradients, updates) -> scalar or pytree``: of the params before the update, the gradient of the mean loss

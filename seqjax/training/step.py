@@ -9,8 +9,8 @@ over many devices as over one: each device forms the sum over its own part of th
 gradients are added up before the division. A mean of the devices' means would weight a sequence by how many masked
 steps its neighbours have.
 
-The parts are in files of their own: the sums (`sums.py`), what is done where something is not finite (`guard.py`), and
-what a step reports (`metrics.py`).
+The parts are in files of their own: `gradient_sums.py` sums losses and gradients, `nonfinite.py` guards the update, and
+`metrics.py` says what a step reports.
 """
 
 from collections.abc import Mapping
@@ -27,8 +27,9 @@ from seqjax.base import Batch, Estimator, Layer
 from seqjax.checks import check_whole
 from seqjax.gradients.bptt import full_bptt
 from seqjax.gradients.objective import Loss
-from seqjax.training.guard import all_finite, choose, guarded_update, norm
+from seqjax.training.gradient_sums import sums_in_turn, sums_over
 from seqjax.training.metrics import Metrics, Probe, check_probes
+from seqjax.training.nonfinite import all_finite, choose, guarded_update, norm
 from seqjax.training.precision import (
     FLOAT32,
     Precision,
@@ -40,7 +41,6 @@ from seqjax.training.precision import (
 )
 from seqjax.training.sharding import axes_of, batch_specs, check_micro_batches, places, put, with_auto_axes
 from seqjax.training.state import TrainState, check_kinds, state_specs
-from seqjax.training.sums import sums_in_turn, sums_over
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import optax
 
 from seqjax.checks import check_above, check_within
 from seqjax.ops.select import wide
-from seqjax.training.guard import all_finite, choose
+from seqjax.training.nonfinite import all_finite, choose
 
 
 def clip_by_layer_norm(max_norm: float) -> optax.GradientTransformation:

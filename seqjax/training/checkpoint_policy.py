@@ -28,7 +28,7 @@ class Progress(NamedTuple):
     rollbacks: int = 0
 
 
-class Keeper:
+class CheckpointPolicy:
     """Saves for `fit`: an error is said and training goes on, for the checkpoints before it are as good as they were.
 
     Args:

@@ -1,7 +1,7 @@
 """Sums of losses and gradients over a batch: whole, in micro-batches one after another, over the devices of a mesh.
 
 Adding up over the devices is a step's only communication: one all-reduce, or at most one per dtype among params and
-losses; for params in shares, one gather and one reduce-scatter besides (`shares.py`). That needs care: differentiating
+losses; for params in shares, one gather and one reduce-scatter besides (`fsdp.py`). That needs care: differentiating
 a loop by params that all devices share sums each step's gradient over the devices inside the backward loop, one
 all-reduce per time step. Here each device differentiates by a copy of its own.
 """
@@ -20,10 +20,10 @@ from seqjax.gradients.bptt import full_bptt
 from seqjax.gradients.objective import Loss
 from seqjax.gradients.windows import added, as_params, no_estimate
 from seqjax.layers import first_step
-from seqjax.training.guard import all_finite
+from seqjax.training.fsdp import added_up, gathered
+from seqjax.training.nonfinite import all_finite
 from seqjax.training.precision import scaled
 from seqjax.training.sharding import axes_of, batch_specs, check_in_parts, share_specs, stream_spec
-from seqjax.training.shares import added_up, gathered
 
 Sums = Callable[[Any, Any, Any, Batch, Any, Any], tuple[Estimate, Any, Any]]
 """``(params, carry, estimator_state, batch, key, factor) -> (Estimate, carry, estimator_state)``.
