@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from seqjax.cli.common import UsageError, console, progress_bar
+from seqjax.files import put_text
 from seqjax.probes import calibration
-from seqjax.report.files import put_text
 
 
 def check(

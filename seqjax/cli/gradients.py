@@ -9,9 +9,9 @@ import typer
 
 from seqjax.cells import REGISTRY, vector
 from seqjax.cli.common import UsageError, at_least_one, console, names, numbers, one_of, option, progress_bar
+from seqjax.files import why
 from seqjax.report import settings as options
 from seqjax.report import study
-from seqjax.report.files import why
 from seqjax.report.own import is_own
 from seqjax.report.page import render as render_page
 from seqjax.report.sections import NAMES

@@ -11,9 +11,9 @@ import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from seqjax.files import put_text
 from seqjax.report.blocks import Block, Figure, Fold, Panel
 from seqjax.report.drawing import COLOURS
-from seqjax.report.files import put_text
 from seqjax.report.frames import Data
 from seqjax.report.sections import chosen
 from seqjax.report.store import SCHEMA

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from seqjax.report.files import put, put_text
+from seqjax.files import put, put_text
 
 SCHEMA: dict[str, Any] = {
     "part": pl.String,
@@ -134,12 +134,12 @@ class Store:
         digest = hashlib.sha256(part.name.encode()).hexdigest()[:8]  # names of models may hold any letter
         file = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', part.name)[:80]}.{digest}.parquet"
         (self.folder / "parts").mkdir(exist_ok=True)
-        put(self.folder / "parts" / file, frame.write_parquet)
+        _put_table(self.folder / "parts" / file, frame)
 
     def merge(self) -> pl.DataFrame:
         """Unite the parts in ``results.parquet``."""
         frame = self._read().sort("section", "length", "cell", "seed", maintain_order=True)
-        put(self.folder / "results.parquet", frame.write_parquet)
+        _put_table(self.folder / "results.parquet", frame)
         shutil.rmtree(self.folder / "parts", ignore_errors=True)
         return frame
 
@@ -175,3 +175,11 @@ class Store:
         frames = [pl.read_parquet(path) for path in paths if path.exists()]
         # A part may stand in both, if the last merge was cut short.
         return pl.concat(frames).unique(maintain_order=True) if frames else pl.DataFrame(schema=SCHEMA)
+
+
+def _put_table(path: Path, frame: pl.DataFrame) -> None:
+    """Write a table as a whole; polars reports a full disk by an error of its own, which is raised as OSError."""
+    try:
+        put(path, frame.write_parquet)
+    except pl.exceptions.PolarsError as error:
+        raise OSError(str(error)) from None

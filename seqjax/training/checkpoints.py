@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from seqjax.checks import check_whole
+from seqjax.files import put_text, why
 
 # Orbax narrates every save, and prints the errors that it then raises, several times.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
@@ -61,7 +62,7 @@ class Checkpoints:
                 pass
         except OSError as error:
             raise ValueError(
-                f"Checkpoints: {self.folder} cannot be written ({error.strerror}). Choose another folder."
+                f"Checkpoints: {self.folder} cannot be written ({why(error)}). Choose another folder."
             ) from None
         if config is not None:
             self._check_config(json.loads(json.dumps(config)))
@@ -239,14 +240,11 @@ class Checkpoints:
                     "Use the same, or choose another folder."
                 )
         elif jax.process_index() == 0:
-            temporary = path.with_name(".config.json.part")
             try:
-                temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-                os.replace(temporary, path)
+                put_text(path, json.dumps(config, indent=2) + "\n")
             except OSError as error:
-                temporary.unlink(missing_ok=True)
                 raise ValueError(
-                    f"Checkpoints: {path} cannot be written ({error.strerror}). Make room, or choose another folder."
+                    f"Checkpoints: {path} cannot be written ({why(error)}). Make room, or choose another folder."
                 ) from None
 
 

@@ -1,12 +1,12 @@
 """Learning curves of a run, drawn from its log."""
 
 import json
-import os
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from seqjax.training.metrics_log import EVALUATION
+from seqjax.files import put
+from seqjax.training.evaluation import EVALUATION
 
 NOT_DRAWN = ("step", "seconds", "finite", "consecutive", "event", "reason")
 
@@ -58,12 +58,9 @@ def draw_curves(log: str | PathLike, out: str | PathLike) -> Path:
             axes.grid(linewidth=0.4, alpha=0.5)
             axes.legend(frameon=False)
         out = Path(out)
-        temporary = out.with_name(f".part.{out.name}")  # has its ending, which is its format
-        try:
-            figure.savefig(temporary, metadata={"Date": None} if out.suffix == ".svg" else None)
-            os.replace(temporary, out)
-        finally:
-            temporary.unlink(missing_ok=True)
+        metadata = {"Date": None} if out.suffix == ".svg" else None
+        # The temporary file has another ending, so the format is given.
+        put(out, lambda place: figure.savefig(place, format=out.suffix[1:], metadata=metadata))
     return out
 
 

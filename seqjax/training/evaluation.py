@@ -11,6 +11,9 @@ from seqjax.checks import check_whole
 from seqjax.gradients.objective import Loss, loss_sum
 from seqjax.layers import first_step
 
+EVALUATION = "evaluation/"
+"""The log names metrics of an evaluation ``evaluation/loss``, so that they stand beside those of training."""
+
 
 def evaluation(
     model: Layer,

@@ -28,7 +28,8 @@ from seqjax.datasets.prefetch import prefetch
 from seqjax.training.bar import Bar
 from seqjax.training.checkpoint_policy import CheckpointPolicy, Progress
 from seqjax.training.checkpoints import Checkpoints
-from seqjax.training.metrics_log import EVALUATION, MetricsLog, flat
+from seqjax.training.evaluation import EVALUATION
+from seqjax.training.metrics_log import MetricsLog, flat
 from seqjax.training.signals import StopSignals
 
 logger = logging.getLogger(__name__)

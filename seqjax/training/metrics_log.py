@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-EVALUATION = "evaluation/"
-"""What the names of metrics from an evaluation begin with."""
+from seqjax.files import put_text, why
+from seqjax.training.curves import draw_curves
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class MetricsLog:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(
-                f"MetricsLog: {self.folder} cannot be written ({error.strerror}). Choose another folder."
+                f"MetricsLog: {self.folder} cannot be written ({why(error)}). Choose another folder."
             ) from None
 
     def begin(self, step: int, *, resumed: bool = False) -> None:
@@ -81,13 +81,11 @@ class MetricsLog:
                 "Continue it from its checkpoints, or choose another folder."
             )
         try:
-            temporary = self.path.with_name(".metrics.jsonl.part")
-            temporary.write_text("".join(line for line, _ in kept), encoding="utf-8")
-            os.replace(temporary, self.path)
+            put_text(self.path, "".join(line for line, _ in kept))
             self._file = self.path.open("ab", buffering=0)
         except OSError as error:
             raise ValueError(
-                f"MetricsLog: {self.path} cannot be written ({error.strerror}). Choose another folder."
+                f"MetricsLog: {self.path} cannot be written ({why(error)}). Choose another folder."
             ) from None
         self._good = self._file.seek(0, os.SEEK_END)
         if self._tensorboard:
@@ -110,7 +108,7 @@ class MetricsLog:
             self._failing = False
         except OSError as error:
             if not self._failing:
-                logger.warning("%s cannot be written (%s): metrics are lost.", self.path, error.strerror)
+                logger.warning("%s cannot be written (%s): metrics are lost.", self.path, why(error))
             self._failing = True
             self._file.truncate(self._good)  # so that the next line does not begin inside of this one
             self._file.seek(self._good)
@@ -124,12 +122,10 @@ class MetricsLog:
             self._events.close()
             self._events = None
         if self._plots:
-            from seqjax.training.curves import draw_curves
-
             try:
                 draw_curves(self.path, self.folder / "curves.svg")
             except OSError as error:
-                logger.warning("%s cannot be written (%s).", self.folder / "curves.svg", error.strerror)
+                logger.warning("%s cannot be written (%s).", self.folder / "curves.svg", why(error))
 
     def _lines(self) -> list[tuple[str, int]]:
         """The whole lines there are, with their steps."""

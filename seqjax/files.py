@@ -1,18 +1,20 @@
-"""Files that are put in place whole: a reader sees the old one or the new one, and none is half written."""
+"""Write a file as a whole: a reader finds the old file or the new one, never half of either."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 
 def put(path: Path, write: Callable[[Path], Any]) -> None:
-    """What `write` writes to the path that it is given, at this path.
+    """Call ``write`` with a temporary path in the same folder, and rename the result to ``path``.
+
+    Args:
+        path: the file to create or replace.
+        write: writes the file at the path it is given. The temporary file is removed when it raises.
 
     Raises:
-        OSError: where it cannot be written; a table, too.
+        OSError: when the file cannot be written.
 
     Example:
         >>> import pathlib, tempfile
@@ -25,17 +27,15 @@ def put(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         write(temporary)
         os.replace(temporary, path)
-    except pl.exceptions.PolarsError as error:
-        raise OSError(str(error)) from None
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def put_text(path: Path, text: str) -> None:
-    """A text, likewise."""
+    """Write a text in UTF-8 as a whole, as `put` does."""
     put(path, lambda place: place.write_text(text, encoding="utf-8"))
 
 
 def why(error: OSError) -> str:
-    """What the system says, in few words."""
+    """Return the operating system's reason for an error, such as "No space left on device"."""
     return error.strerror or str(error)
