@@ -1,10 +1,13 @@
 """``seqjax train``: a run is what its config.json says, alone or in parts; one clear line for bad input."""
 
+import dataclasses
 import errno
+import inspect
 import json
 import logging
 import shlex
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,14 +16,15 @@ import numpy as np
 import pytest
 
 import seqjax as sj
-from seqjax import cli
-from seqjax.cli.recipe import OPTIMIZERS, STACKS, Recipe, load_run, prepare
-from seqjax.report import own
-from seqjax.training import Checkpoints
+from seqjax import cli, user_model
+from seqjax.training import Checkpoints, load_run
+from seqjax.training.recipe import OPTIMIZERS, STACKS, Recipe
+from seqjax.training.run import prepare
 
 TINY = "--length 6 --batch 4 --hidden-size 3 --steps 7 --eval-every 3 --eval-batches 2 --checkpoint-every 2".split()
 
 TRAIN = sys.modules["seqjax.cli.train"]
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +130,7 @@ def test_the_command_that_it_names_goes_on_to_the_same_bits(monkeypatch, tmp_pat
     assert "belongs to a run with another configuration: batch 4 -> 3." in capsys.readouterr().err
     text.write_bytes(bytes(range(97, 123)) * 30)
     assert run(monkeypatch, "train", "--out", halved, "--resume") == 2
-    assert "is not what it was when the run was made" in capsys.readouterr().err
+    assert "has changed since the run was made" in capsys.readouterr().err
 
 
 def test_a_model_of_ones_own_is_found_again_from_any_folder(monkeypatch, tmp_path):
@@ -137,7 +141,7 @@ def test_a_model_of_ones_own_is_found_again_from_any_folder(monkeypatch, tmp_pat
     monkeypatch.chdir(here)
     assert run(monkeypatch, "train", "parity", *TINY, "--model", "mine.py:build", "--out", "run") == 0
     monkeypatch.chdir(elsewhere)
-    for remembered in (own.find_function, own.own_layer):
+    for remembered in (user_model.find_function, user_model.own_layer):
         remembered.cache_clear()
     assert load_run(here / "run")[1] is not None
     assert run(monkeypatch, "train", "--config", here / "run" / "config.json", "--out", "again") == 0
@@ -258,7 +262,7 @@ def test_adamw_decays_weights_and_neither_biases_nor_decays():
         (["--resume"], "--resume: expected a run in"),
         (["parity", "--out", "{short}"], "expected a folder, got the file"),
         (["parity", "--out", "{full}"], "is not empty and holds no run"),
-        (["parity", "--out", "{old}"], "holds a run already. --resume goes on with it"),
+        (["parity", "--out", "{old}"], "holds a run already. --resume continues it"),
         (["parity", "--out", "/proc/nowhere"], "cannot be written"),
         (["--config", "{short}"], "cannot be read as JSON"),
         (["--config", "{full}/config"], "which does not exist"),
@@ -297,3 +301,31 @@ def test_a_run_is_replaced_where_that_is_asked_for(monkeypatch, tmp_path):
     (tmp_path / "mine.txt").touch()
     assert run(monkeypatch, "train", "parity", *TINY, "--seed", 1, "--overwrite", "--out", tmp_path) == 0
     assert params(tmp_path) != before and (tmp_path / "mine.txt").exists()
+
+
+LOADED = """
+import sys
+sys.modules.update(dict.fromkeys(("typer", "rich", "matplotlib", "polars", "jinja2")))  # importing these fails
+from seqjax.training import load_run
+model, params = load_run(sys.argv[1])
+print(type(model).__name__, not any(name.startswith(("seqjax.cli", "seqjax.report")) for name in sys.modules))
+"""
+
+
+def test_a_run_is_loaded_without_the_packages_of_the_command_line(monkeypatch, tmp_path):
+    assert run(monkeypatch, "train", "parity", *TINY, "--steps", 1, "--out", tmp_path) == 0
+    loaded = subprocess.run(
+        [sys.executable, "-c", LOADED, tmp_path], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert loaded.stdout == "Layer True\n"
+
+
+def test_options_and_checks_come_from_the_fields():
+    """The library names the field, the command line names the option."""
+    with pytest.raises(ValueError, match=r"^hidden_size: expected a whole number of at least 1, got 0\.$"):
+        prepare(Recipe(hidden_size=0))
+    with pytest.raises(ValueError, match=r"^model: unknown name 'lstn'\. Did you mean 'lstm'\?"):
+        prepare(Recipe(task="parity", model="lstn"))
+    options = inspect.signature(TRAIN.train).parameters
+    assert {field.name for field in dataclasses.fields(Recipe)} - set(options) == set(TRAIN.SUBJECT)
+    assert all(options[name].default is None for name in ("hidden_size", "patience", "until_solved"))

@@ -15,7 +15,8 @@ import seqjax as sj
 from seqjax.cells import REGISTRY, LSTMCarry, vector
 from seqjax.cli.common import UsageError
 from seqjax.cli.compare import inputs
-from seqjax.cli.specification import implementation, split
+from seqjax.cli.specification import implementation
+from seqjax.names import split
 from seqjax.report.compare import (
     Implementation,
     compare,

@@ -8,7 +8,7 @@ import pytest
 from test_cli import SMALL, run
 
 import seqjax as sj
-from seqjax.report.own import own_layer
+from seqjax.user_model import own_layer
 
 STEP = """
 import jax.numpy as jnp
@@ -107,4 +107,4 @@ def test_a_missing_file_and_a_cell_in_the_place_of_a_model_are_clear(monkeypatch
     assert run(monkeypatch, "gradients", tmp_path / "no.py:build", "--out", tmp_path / "out") == 2
     assert "which does not exist" in capsys.readouterr().err
     assert run(monkeypatch, "gradients", "lstm", "--out", tmp_path / "out") == 2
-    assert "A cell goes with --cells lstm" in capsys.readouterr().err
+    assert "Give a cell by --cells lstm" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""``seqjax gradients`` measures, ``seqjax render`` draws again."""
+"""``seqjax gradients`` measures gradients and writes the report; ``seqjax render`` writes the report again."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,57 +7,55 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from seqjax.cells import REGISTRY, vector
-from seqjax.cli.common import UsageError, at_least_one, console, names, numbers, one_of, option, progress_bar
+from seqjax.cli.common import UsageError, at_least_one, console, one_of, progress_bar, usage_errors
+from seqjax.cli.options import options_of
+from seqjax.fields import check_fields
 from seqjax.files import why
 from seqjax.report import settings as options
 from seqjax.report import study
-from seqjax.report.own import is_own
 from seqjax.report.page import render as render_page
 from seqjax.report.sections import NAMES
+from seqjax.report.settings import Settings
 from seqjax.report.store import Store
-from seqjax.tasks import TASKS
+from seqjax.user_model import is_own
 
 PROFILES = ", ".join(options.PROFILES)
 
 
-def _setting(what: str, name: str) -> Any:
-    default = getattr(options.Settings(), name)
+def _otherwise(name: str) -> str:
+    """Return when the default of a setting applies."""
+    default = getattr(Settings(), name)
     of_all = all(getattr(profile, name) == default for profile in options.PROFILES.values())
-    return option(what, default, otherwise="by default" if of_all else "without a profile")
+    return "by default" if of_all else "without a profile"
 
 
+@options_of(
+    Settings,
+    leave_out=("profile",),
+    help={"sections": f"Sections of the report, all by default: {', '.join(NAMES)}"},
+    otherwise=_otherwise,
+)
 def gradients(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A model of your own, file.py:function; with --cells beside these.", show_default=False
+            help="A model of your own, file.py:function; cells given by --cells are measured beside it.",
+            show_default=False,
         ),
     ] = None,
+    *,
     profile: Annotated[
         str | None,
-        typer.Option(help=f"Sizes of everything: one of {PROFILES}. The options below change single ones."),
+        typer.Option(
+            help=f"Sizes of everything: one of {PROFILES}. The options below change single settings."
+        ),
     ] = None,
-    cells: Annotated[
-        str | None, _setting("Cells to compare, separated by commas (see 'seqjax list')", "cells")
-    ] = None,
-    lengths: Annotated[str | None, _setting("Sequence lengths T, separated by commas", "lengths")] = None,
-    hidden_size: Annotated[int | None, _setting("Width of the recurrent layer", "hidden_size")] = None,
-    batch: Annotated[int | None, _setting("Sequences per training step, and per profile", "batch")] = None,
-    seeds: Annotated[int | None, _setting("How many seeds, from 0", "seeds")] = None,
-    training_steps: Annotated[int | None, _setting("Training steps per run", "training_steps")] = None,
-    learning_rate: Annotated[float | None, _setting("Learning rate of Adam", "learning_rate")] = None,
-    dtype: Annotated[str | None, _setting(f"One of {', '.join(options.DTYPES)}", "dtype")] = None,
-    method: Annotated[str | None, _setting(f"One of {', '.join(options.METHODS)}", "method")] = None,
-    task: Annotated[str | None, _setting(f"One of text, {', '.join(TASKS)}", "task")] = None,
-    data: Annotated[Path | None, typer.Option(help="Any file, text or binary, instead of Moby-Dick.")] = None,
-    sections: Annotated[
-        str | None, typer.Option(help=f"Sections of the report, all by default: {', '.join(NAMES)}.")
-    ] = None,
+    given: dict[str, Any],
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Cells measured at the same time; one per core by default, 8 at most.", show_default=False
+            help="Number of cells measured at the same time; by default one per core, 8 at most.",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
@@ -74,48 +72,28 @@ def gradients(
     Writes index.html (open it in any browser), results.parquet, summary.json and figures/*.svg. Ctrl-C keeps what is
     finished; --resume continues.
     """
-    known = [name for name, entry in REGISTRY.items() if entry.example is vector]
-    given: dict[str, Any] = {
-        "cells": (*([model] if model else []), *(names("--cells", cells, known) if cells is not None else []))
-        or None,
-        "lengths": lengths and numbers("--lengths", lengths),
-        "hidden_size": hidden_size,
-        "batch": batch,
-        "seeds": seeds,
-        "training_steps": training_steps,
-        "learning_rate": learning_rate,
-        "dtype": dtype and one_of("--dtype", dtype, options.DTYPES),
-        "method": method and one_of("--method", method, options.METHODS),
-        "task": task and one_of("--task", task, ("text", *TASKS)),
-        "data": None if data is None else str(data),
-        "sections": sections and names("--sections", sections, NAMES),
-    }
-    chosen = {name: value for name, value in given.items() if value is not None}
-    base = options.PROFILES[one_of("--profile", profile, options.PROFILES)] if profile else options.Settings()
-    if model is not None and not is_own(model):
-        raise UsageError(
-            f"{model}: expected a model of your own as file.py:function. A cell goes with --cells {model}."
-        )
-    settings = replace(base, **chosen)
-    for name in ("hidden_size", "batch", "seeds", "training_steps"):
-        at_least_one(f"--{name.replace('_', '-')}", getattr(settings, name))
+    base = options.PROFILES[one_of("--profile", profile, options.PROFILES)] if profile else Settings()
+    if model is not None:
+        if not is_own(model):
+            raise UsageError(
+                f"{model}: expected a model of your own as file.py:function. Give a cell by --cells {model}."
+            )
+        given["cells"] = (model, *given.get("cells", ()))
+    for section in given.get("sections", ()):
+        one_of("--sections", section, NAMES)
     if workers is not None:
         at_least_one("--workers", workers)
-    if settings.data is not None and settings.task != "text":
-        raise UsageError(f"--data goes with --task text, not with --task {settings.task}.")
-    if not 0 < settings.learning_rate < float("inf"):
-        raise UsageError(f"--learning-rate: expected a number above 0, got {settings.learning_rate}.")
-    if settings.dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
+    settings = replace(base, **given)
     store = Store(out)
-    try:
+    with usage_errors():
+        check_fields(settings)  # before the switch to float64
+        if settings.dtype == "float64":
+            jax.config.update("jax_enable_x64", True)
         options.check(settings)
         text = options.load_data(settings)
         for length in settings.lengths:
             options.check_text(text, length)
         store.open(settings.to_json(), resume=resume, overwrite=overwrite)
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        raise UsageError(" ".join(str(error).split())) from None
 
     try:
         with progress_bar() as bar:
@@ -142,17 +120,16 @@ def gradients(
 
 
 def render(folder: Annotated[Path, typer.Argument(help="A report's folder.")]) -> None:
-    """Write the page and the figures of a report again, without measuring."""
+    """Write the page and the figures of a report again, from the measurements in its folder."""
     store = Store(folder)
     try:
-        if store.summary is None:
-            raise ValueError(
-                f"{folder} holds no report: it has no summary.json. Make one with 'seqjax gradients'."
-            )
-        store.merge()
-        page = render_page(folder)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+        with usage_errors(of=(ValueError,)):
+            if store.summary is None:
+                raise ValueError(
+                    f"{folder} holds no report: it has no summary.json. Make one with 'seqjax gradients'."
+                )
+            store.merge()
+            page = render_page(folder)
     except OSError as error:
         raise UsageError(f"{folder} cannot be written ({why(error)}).") from None
     console.print(f"Open [bold]{page.resolve()}[/bold]", soft_wrap=True)

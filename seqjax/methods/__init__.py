@@ -11,6 +11,7 @@ from seqjax.methods.time_sharded import TimeSharded
 
 __all__ = [
     "METHODS",
+    "NAMED",
     "Associative",
     "Auto",
     "Chunked",
@@ -23,6 +24,16 @@ __all__ = [
 ]
 
 METHODS: tuple[type, ...] = (Sequential, Associative, Chunked, Newton, TimeSharded, Auto)
+
+NAMED: dict[str, Method] = {
+    "auto": Auto(),
+    "sequential": Sequential(chunk=64),
+    "autodiff": Sequential(gradient="autodiff"),
+    "associative": Associative(),
+    "chunked": Chunked(64),
+    "newton": Newton(),
+}
+"""The methods that settings of studies and runs give by name."""
 
 
 def check_method(method: Method, cell: Cell) -> None:

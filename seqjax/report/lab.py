@@ -9,8 +9,9 @@ import numpy as np
 
 from seqjax.base import Layer
 from seqjax.compat import QUICK_TO_COMPILE
+from seqjax.methods import NAMED
 from seqjax.report.models import layers_of, make_model
-from seqjax.report.settings import METHODS, Settings
+from seqjax.report.settings import Settings
 from seqjax.report.sources import Source, make_source
 from seqjax.report.store import Store
 from seqjax.report.training import Run, Snapshot
@@ -69,7 +70,7 @@ class Lab:
     def model(self, cell: str, length: int) -> Layer:
         """Input map, the cell, output map: what is trained."""
         s = self.settings
-        return make_model(cell, s.hidden_size, METHODS[s.method], s.dtype, self.source(length).task)
+        return make_model(cell, s.hidden_size, NAMED[s.method], s.dtype, self.source(length).task)
 
     def inner(
         self, cell: str, length: int, seed: int, moment: str = MOMENTS[0], batch: int | None = None
@@ -80,7 +81,7 @@ class Lab:
     def inner_of(self, cell: str, length: int, params: Any, batch: int | None = None) -> Inner:
         """The same with the params of the whole model given."""
         s, source = self.settings, self.source(length)
-        inputs, layer, _ = layers_of(cell, s.hidden_size, METHODS[s.method], s.dtype, source.task)
+        inputs, layer, _ = layers_of(cell, s.hidden_size, NAMED[s.method], s.dtype, source.task)
         xs = source.probe.xs[:, :batch]
         carry = inputs.initial_carry(params[0], xs[0])
         return Inner(layer, params[1], inputs.unroll(params[0], carry, xs)[1])

@@ -9,8 +9,8 @@ from seqjax.base import Layer, Method
 from seqjax.cells import REGISTRY
 from seqjax.combinators import serial
 from seqjax.layers import pointwise, recurrent
-from seqjax.report.own import is_own, own_layer
 from seqjax.tasks import Task
+from seqjax.user_model import is_own, own_layer
 
 
 def representatives(names: tuple[str, ...], most: int) -> tuple[str, ...]:

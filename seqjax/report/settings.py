@@ -11,20 +11,20 @@ import numpy as np
 
 from seqjax import datasets
 from seqjax.base import Layer
-from seqjax.methods import Associative, Auto, Chunked, Newton, Sequential
+from seqjax.cells import REGISTRY, vector
+from seqjax.fields import SettingError, above_zero, at_least_one, check_fields, flag, one_of, setting
+from seqjax.methods import NAMED
+from seqjax.names import known_name
 from seqjax.report.models import recurrent_layer
-from seqjax.report.own import is_own
 from seqjax.tasks import TASKS
+from seqjax.user_model import is_own
 
-METHODS: dict[str, Any] = {
-    "auto": Auto(),
-    "sequential": Sequential(chunk=64),
-    "autodiff": Sequential(gradient="autodiff"),
-    "associative": Associative(),
-    "chunked": Chunked(64),
-    "newton": Newton(),
-}
 DTYPES = ("float32", "float64", "bfloat16")
+
+
+def _cell(name: str) -> None:
+    if not is_own(name):
+        known_name(name, [each for each, entry in REGISTRY.items() if entry.example is vector])
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,25 @@ class Settings:
     """What is measured; saved with the results.
 
     ``profile`` sets the sizes that only single sections have (steps of a Lyapunov spectrum, lengths of the memory
-    scaling): each section's file holds its own, by profile. ``cells`` are names of the registry, or models of one's
-    own as ``file.py:function``. ``sections`` empty means all.
+    scaling): each section's file holds its own, by profile. ``cells`` are names of the registry, or models of the
+    user as ``file.py:function``. ``sections`` empty means all.
     """
 
-    profile: str = "cpu"
-    cells: tuple[str, ...] = ("elman", "lstm", "gru", "lru")
-    lengths: tuple[int, ...] = (64, 512)
-    hidden_size: int = 32
-    batch: int = 8
-    seeds: int = 8
-    training_steps: int = 64
-    learning_rate: float = 5e-3
-    dtype: str = "float32"
-    method: str = "auto"
-    task: str = "text"
-    data: str | None = None
-    sections: tuple[str, ...] = ()
+    profile: str = setting("cpu", "Sizes of everything")
+    cells: tuple[str, ...] = setting(
+        ("elman", "lstm", "gru", "lru"), "Cells to compare, separated by commas (see 'seqjax list')", _cell
+    )
+    lengths: tuple[int, ...] = setting((64, 512), "Sequence lengths T, separated by commas", at_least_one)
+    hidden_size: int = setting(32, "Hidden size of the recurrent layer", at_least_one)
+    batch: int = setting(8, "Sequences in a batch, in training and in measurements", at_least_one)
+    seeds: int = setting(8, "Number of seeds, from 0", at_least_one)
+    training_steps: int = setting(64, "Training steps per run", at_least_one)
+    learning_rate: float = setting(5e-3, "Learning rate of Adam", above_zero)
+    dtype: str = setting("float32", f"One of {', '.join(DTYPES)}", one_of(DTYPES))
+    method: str = setting("auto", f"One of {', '.join(NAMED)}", one_of(NAMED))
+    task: str = setting("text", f"One of text, {', '.join(TASKS)}", one_of(("text", *TASKS)))
+    data: str | None = setting(None, "Any file, text or binary, instead of Moby-Dick")
+    sections: tuple[str, ...] = setting((), "Sections of the report, separated by commas; all by default")
 
     def to_json(self) -> dict[str, Any]:
         """As JSON holds them: lists, not tuples."""
@@ -105,13 +107,13 @@ def command(settings: Settings) -> str:
     defaults = (PROFILES[settings.profile] if named else Settings()).to_json()
     if named:
         options.append(f" --profile {settings.profile}")
+    own = settings.cells[:1] if is_own(settings.cells[0]) else ()
     for name, value in settings.to_json().items():
         if name == "cells":
-            value = [cell for cell in value if not is_own(cell)]
+            value = value[len(own) :]
         if value and value != defaults[name]:
-            text = ",".join(map(str, value)) if isinstance(value, list) else shlex.quote(str(value))
-            options.append(f" --{name.replace('_', '-')} {text}")
-    own = [name for name in settings.cells if is_own(name)]
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            options.append(f" {flag(name)} {shlex.quote(text)}")
     return "seqjax gradients" + "".join(f" {shlex.quote(name)}" for name in own) + "".join(options)
 
 
@@ -124,8 +126,11 @@ def load_data(settings: Settings) -> np.ndarray | None:
 
 def check(settings: Settings) -> None:
     """Raise a ValueError or TypeError about the first setting that cannot be used, before anything is computed."""
+    check_fields(settings)
+    if settings.data is not None and settings.task != "text":
+        raise SettingError("{data} goes with {task} text, not with {task} {other}.", other=settings.task)
     for cell in settings.cells:
-        layer = recurrent_layer(cell, settings.hidden_size, METHODS[settings.method])
+        layer = recurrent_layer(cell, settings.hidden_size, NAMED[settings.method])
         _check_length(layer, max(settings.lengths), settings.hidden_size)
     for length in settings.lengths:
         if settings.task != "text":
@@ -146,7 +151,10 @@ def _check_length(layer: Layer, length: int, width: int) -> None:
 def check_text(data: np.ndarray | None, length: int) -> None:
     """Raise a ValueError when a text is too short for windows of this length in both of its parts."""
     if data is not None and len(data) < 2 or data is not None and len(datasets.split(data)[1]) < length + 1:
-        raise ValueError(
-            f"--data: expected at least {10 * (length + 1)} bytes for --lengths {length} (a tenth is held out), "
-            f"got {len(data)}. Use a longer file or shorter lengths."
+        raise SettingError(
+            "{data}: expected at least {least} bytes for {lengths} {length} (a tenth is held out), got {got}. "
+            "Use a longer file or shorter lengths.",
+            least=10 * (length + 1),
+            length=length,
+            got=len(data),
         )

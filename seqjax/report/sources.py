@@ -11,7 +11,8 @@ import numpy as np
 from seqjax import datasets
 from seqjax.base import Batch
 from seqjax.report.settings import Settings
-from seqjax.tasks import TASKS, Success, Task, cross_entropy
+from seqjax.tasks import TASKS, Task
+from seqjax.tasks.text import text_task
 
 HELD_OUT_TOKENS = 2**14
 """Held-out losses are means over at least this many predictions: about .02 nats of standard error on text."""
@@ -51,23 +52,6 @@ def make_source(settings: Settings, length: int, data: np.ndarray | None) -> Sou
         Batch(*datasets.held_out_windows(held_out, settings.batch, length)),
         Batch(*datasets.held_out_windows(held_out, wide, length)),
         {"unigram_entropy": task.baseline},
-    )
-
-
-def text_task(train: Any, held_out: Any, length: int) -> Task:
-    """The next byte of a text, from every byte so far; the baseline is the entropy of its held-out bytes, in nats."""
-    entropy = datasets.unigram_entropy(held_out)
-    return Task(
-        name="text",
-        length=length,
-        sample=lambda key, batch: datasets.sample_windows(train, key, 0, batch, length),
-        num_inputs=256,
-        num_outputs=256,
-        loss=cross_entropy,
-        baseline=entropy,
-        baseline_at="mean",
-        success=Success("loss", entropy),
-        reference="next-byte prediction",
     )
 
 

@@ -2,12 +2,14 @@
 
 from seqjax.training import distributed
 from seqjax.training.checkpoints import Checkpoints, DamagedCheckpointWarning
+from seqjax.training.early_stop import EarlyStop
 from seqjax.training.evaluation import evaluation
-from seqjax.training.fit import EarlyStop, Fitted, fit
+from seqjax.training.fit import Fitted, fit
 from seqjax.training.labels import parameter_labels
 from seqjax.training.metrics import Metrics, gradient_norms, update_norms
 from seqjax.training.metrics_log import MetricsLog
 from seqjax.training.precision import BFLOAT16, FLOAT16, FLOAT32, LossScale, Precision
+from seqjax.training.run import load_run
 from seqjax.training.state import TrainState, init_train_state
 from seqjax.training.step import TrainStep, make_train_step
 from seqjax.training.transforms import average_params, averaged_params, clip_by_layer_norm
@@ -34,6 +36,7 @@ __all__ = [
     "fit",
     "gradient_norms",
     "init_train_state",
+    "load_run",
     "make_train_step",
     "parameter_labels",
     "update_norms",

@@ -1,94 +1,49 @@
-"""The training loop: steps, evaluations, checkpoints and a log, to be interrupted at any time and gone on with exactly.
+"""The training loop: steps, evaluations, checkpoints and a log. It can be interrupted at any time and resumed exactly.
 
-All that a run depends on is its state and its batches, which are a function of the step. What is saved is the state
-and the few numbers of `Progress`; a run that was killed goes on from its newest checkpoint to the very bits that it
-would have reached.
+A run depends on its state and on its batches, and a batch is a function of the step. Checkpoints hold the state and the
+few numbers of `Progress`, so a run that was killed resumes from its newest checkpoint and reaches the same bits.
 
-The loop never waits for the step that it has just dispatched: metrics are read a few steps late. So what they say of a
-step (that it was not finite, say) is known late; the steps made since are then thrown away, so that the outcome does
-not depend on how late it was.
+The loop never waits for the step that it has just dispatched: it reads metrics a few steps late. When the metrics show
+that a step failed, the loop discards the steps taken since. The result therefore does not depend on the delay.
 """
 
 import contextlib
 import logging
-import math
-import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from seqjax.base import Batch
-from seqjax.checks import check_at_least, check_one_of, check_whole_numbers, check_whole_or_none
+from seqjax.checks import check_whole_numbers
 from seqjax.datasets.prefetch import prefetch
 from seqjax.training.bar import Bar
 from seqjax.training.checkpoint_policy import CheckpointPolicy, Progress
 from seqjax.training.checkpoints import Checkpoints
-from seqjax.training.evaluation import EVALUATION
-from seqjax.training.metrics_log import MetricsLog, flat
-from seqjax.training.signals import StopSignals
+from seqjax.training.early_stop import EarlyStop
+from seqjax.training.metrics_log import MetricsLog
+from seqjax.training.reporting import Reporter
+from seqjax.training.rollback import NonfiniteSteps, roll_back
+from seqjax.training.signals import StopSignals, stop
 
 logger = logging.getLogger(__name__)
 
 BEHIND = 4
-"""Steps on their way to the device while the metrics of the one before them are read."""
-
-
-@dataclass(frozen=True)
-class EarlyStop:
-    """Which evaluation is the best, and when to stop before the last step.
-
-    Attributes:
-        metric: of the evaluation.
-        mode: whether small or large values of it are good.
-        patience: stop after so many evaluations in a row without a better one; None for never.
-        min_change: by how much an evaluation must be better than the best to count as better.
-        target: stop at a value as good as this; None for never.
-
-    Raises:
-        ValueError: for another mode, a patience below 1 or a negative change.
-    """
-
-    metric: str = "loss"
-    mode: Literal["min", "max"] = "min"
-    patience: int | None = None
-    min_change: float = 0.0
-    target: float | None = None
-
-    def __post_init__(self) -> None:
-        check_one_of("EarlyStop(mode)", self.mode, ("min", "max"))
-        check_whole_or_none("EarlyStop(patience)", self.patience)
-        check_at_least("EarlyStop(min_change)", self.min_change, 0)
-
-    def better(self, value: float, best: float | None) -> bool:
-        """Whether a value is better than the best so far; one that is not finite never is."""
-        sign = 1 if self.mode == "min" else -1
-        return math.isfinite(value) and (best is None or sign * value < sign * best - self.min_change)
-
-    def reason(self, progress: Progress) -> str | None:
-        """Why to stop now, None to go on."""
-        best = progress.best_value
-        sign = 1 if self.mode == "min" else -1
-        if best is not None and self.target is not None and sign * best <= sign * self.target:
-            return f"{self.metric} reached {best:.6g} (target {self.target:g})"
-        if self.patience is not None and progress.waited >= self.patience:
-            return f"no better {self.metric} in {progress.waited} evaluations"
-        return None
+"""How many steps are dispatched before the metrics of the step ahead of them are read."""
 
 
 class Fitted(NamedTuple):
-    """What `fit` returns.
+    """The result of `fit`.
 
     Attributes:
-        state: after the last step.
-        reason: why it ended.
-        best_step: the step of the best evaluation; None without any.
-        best_value: its value.
-        skipped: how many steps were not finite and made no update.
+        state: the state after the last step.
+        reason: why training ended.
+        best_step: the step of the best evaluation; None without evaluations.
+        best_value: the value of the best evaluation.
+        skipped: the number of steps that were not finite and made no update.
     """
 
     state: Any
@@ -117,44 +72,44 @@ def fit(
     place: Callable[[Any], Any] | None = None,
     how_to_resume: str = "run the same program again",
 ) -> Fitted:
-    """Train until a number of steps is reached; from the newest of the checkpoints, where there is one.
+    """Train for a number of steps, and resume from the newest checkpoint if there is one.
 
-    SIGTERM and Ctrl-C end it after the step that is being made, with the state saved; the same call then goes on to the
-    same bits. Ctrl-C twice ends it at once. With several processes all stop at the same step.
+    SIGTERM and Ctrl-C end training after the current step and save the state; the same call then resumes and reaches
+    the same bits. A second Ctrl-C ends training at once. With several processes all of them stop at the same step.
 
-    Where a step is not finite, its reason is logged. After `max_skipped` of them in a row training goes back to the
-    params of the last good checkpoint and on from there with the batches that come next. Errors in saving are said,
-    and training goes on.
+    `fit` logs the reason of every non-finite step. After `max_skipped` of them in a row training rolls back: it
+    continues with the params of the last good checkpoint and the next batches. A failed save is logged and training
+    continues; earlier checkpoints remain valid.
 
     Args:
-        step: ``(state, batch) -> (state, metrics)``, as `make_train_step` returns.
-        state: the first; its ``step`` says which batch is next. It is donated where the step does so.
-        batches: step -> batch, a pure function: a `seqjax.datasets.Loader`, or ``task.batches(32)``. They are made
-            ahead of their use, in a thread.
+        step: ``(state, batch) -> (state, metrics)``, as `make_train_step` returns it.
+        state: the first state; its ``step`` says which batch is next. The state is donated if the step donates it.
+        batches: step -> batch, a pure function: a `seqjax.datasets.Loader`, or ``task.batches(32)``. A thread makes
+            batches ahead of their use.
         num_steps: the step at which training ends, counted from the beginning of the run.
-        evaluate: ``state -> {"loss": ..., ...}``, such as `evaluation` returns; it leaves the state alone.
+        evaluate: ``state -> {"loss": ..., ...}``, such as `evaluation` returns; it must not change the state.
         eval_every: steps between evaluations; the last step is evaluated, too.
         early_stop: which evaluation is the best, and when to stop early.
-        checkpoints: where states are saved; the best in its folder ``best``. They are not closed here.
-        checkpoint_every: steps between states that are saved, but for those amid skipped steps; the first and the last
-            are, too.
+        checkpoints: save states here, and the best state in the folder ``best`` inside. `fit` does not close them.
+        checkpoint_every: steps between checkpoints. The first and the last state are saved, too; no state is saved
+            amid non-finite steps.
         log: a `MetricsLog`, or the folder for one.
         log_every: steps between lines of the log.
-        max_skipped: how many steps in a row may be not finite.
-        max_rollbacks: how many times to go back without having reached another good checkpoint.
-        progress: show a bar; None for where a terminal is.
-        place: puts a batch on the device, or on several; None for what fits the step.
-        how_to_resume: what to do, as the message at a signal has it.
+        max_skipped: the number of non-finite steps in a row that causes a rollback.
+        max_rollbacks: the largest number of rollbacks without another good checkpoint in between.
+        progress: show a progress bar; None shows it on a terminal.
+        place: puts a batch on one device or on several; None chooses what fits the step.
+        how_to_resume: how to resume, for the message at a signal.
 
     Returns:
-        The state and why training ended.
+        The last state, and why training ended.
 
     Raises:
-        ValueError: for a count below 1, or early_stop without evaluate; where the log is that of another run; where the
-            evaluation has no such metric.
-        FloatingPointError: after `max_rollbacks` in a row, or where there is nothing to go back to.
-        KeyboardInterrupt: at Ctrl-C, with the state saved.
-        SystemExit: at SIGTERM (status 143), with the state saved.
+        ValueError: for a count below 1, or early_stop without evaluate; for the log of another run; when the evaluation
+            lacks the metric of early_stop.
+        FloatingPointError: after `max_rollbacks` rollbacks, or without a good checkpoint to roll back to.
+        KeyboardInterrupt: at Ctrl-C, after the state is saved.
+        SystemExit: at SIGTERM (status 143), after the state is saved.
 
     Example:
         >>> import jax, optax, seqjax as sj, flax.linen as nn
@@ -182,195 +137,132 @@ def fit(
     at = int(state.step)
     if log is not None and not isinstance(log, MetricsLog):
         log = MetricsLog(log)
-    report = _Report(log if first else None, log_every, at, restored)
-    guard = _Guard(state, max_skipped)
+    reporter = Reporter(log if first else None, log_every, at, restored)
     if restored and first:
         logger.warning("fit: goes on from step %d of %s.", at, checkpoints.folder)  # type: ignore[union-attr]
 
     with contextlib.ExitStack() as stack:
-        stack.callback(report.end)
+        stack.callback(reporter.end)
         stack.callback(policy.close)
-        signals = stack.enter_context(StopSignals())
-        bar = stack.enter_context(Bar(num_steps, at, progress if first else False))
-        reason = early_stop.reason(noted)
-        while at < num_steps and reason is None:
-            waiting: deque[tuple[int, Any]] = deque()
-            stream = stack.enter_context(contextlib.closing(prefetch(batches, at, num_steps, place=place)))
-            for batch in stream:
-                state, metrics = step(state, batch)
-                at += 1
-                waiting.append((at, _on_the_way(metrics)))
-                stopping = signals.asked()
-                evaluating = evaluate is not None and (at % eval_every == 0 or at == num_steps)
-                scheduled = at % checkpoint_every == 0 or at == num_steps
-                bad = None
-                while bad is None and len(waiting) > (0 if evaluating or scheduled or stopping else BEHIND):
-                    bad = guard.too_many(*waiting.popleft(), report, bar)
-                if bad is not None:
-                    noted = noted._replace(rollbacks=noted.rollbacks + 1)
-                    state, at = (
-                        _roll_back(policy, guard, report, state, bad, noted.rollbacks, max_rollbacks),
-                        bad,
-                    )
-                    if at < num_steps:
-                        break
-                if evaluating:
-                    found = dict(evaluate(state))  # type: ignore[misc]
-                    report.evaluation(at, found)
-                    noted = _judge(early_stop, found, noted, at)
-                    if noted.best_step == at:
-                        policy.save_best(at, state)
-                    reason = early_stop.reason(noted)
-                good = guard.in_a_row == 0
-                # Amid skipped steps a save would push out the states to go back to.
-                if (scheduled and (good or at == num_steps)) or stopping or reason is not None:
-                    if good and scheduled:
-                        noted = noted._replace(rollbacks=0)
-                    saved = policy.save(
-                        at, state, noted, good=good, scheduled=scheduled, wait=stopping or reason is not None
-                    )
-                    if stopping and at < num_steps and reason is None:
-                        _stop(signals.name, at, checkpoints, saved, policy.last(), how_to_resume)
-                if reason is not None:
-                    break
-            stream.close()
-    if reason is None:
-        reason = f"reached {at} steps"
-    return Fitted(state, reason, noted.best_step, noted.best_value, guard.skipped)
-
-
-class _Report:
-    """The log, in the process that writes one."""
-
-    def __init__(self, log: MetricsLog | None, every: int, at: int, restored: bool) -> None:
-        self._log, self._every, self._begun = log, every, time.monotonic()
-        if log is not None:
-            log.begin(at, resumed=restored)
-            if restored:
-                log.write(at, {"event": "resumed"})
-
-    def due(self, step: int) -> bool:
-        return self._log is not None and step % self._every == 0
-
-    def metrics(self, step: int, metrics: Any) -> None:
-        if self._log is not None:
-            self._log.write(step, {**flat(metrics), "seconds": round(time.monotonic() - self._begun, 3)})
-
-    def evaluation(self, step: int, found: Mapping[str, float]) -> None:
-        if self._log is not None:
-            self._log.write(step, {EVALUATION + name: value for name, value in found.items()})
-
-    def event(self, step: int, event: str, reason: str) -> None:
-        if self._log is not None:
-            self._log.write(step, {"event": event, "reason": reason})
-
-    def end(self) -> None:
-        if self._log is not None:
-            self._log.end()
-
-
-class _Guard:
-    """Reads the metrics of every step, and counts those that were not finite."""
-
-    def __init__(self, state: Any, most: int) -> None:
-        self.skipped = int(getattr(state, "skipped", 0))
-        self.in_a_row = int(getattr(state, "consecutive", 0))
-        self._most = most
-
-    def too_many(self, step: int, metrics: Any, report: _Report, bar: Bar) -> int | None:
-        """Say and log what there is to say; the step, if too many in a row were not finite."""
-        finite, in_a_row = (getattr(metrics, name, None) for name in ("finite", "consecutive"))
-        loss = getattr(metrics, "loss", None)
-        # Each number takes a while to fetch, so only those are that somebody wants.
-        fine = bool(finite) if finite is not None else loss is None or math.isfinite(float(loss))
-        if report.due(step):
-            report.metrics(step, metrics)
-        bar.update(step, loss)
-        if fine:
-            self.in_a_row = 0
-            return None
-        self.skipped += 1
-        # A step that knows its loss scale does not count overflows that a smaller scale will cure.
-        self.in_a_row = self.in_a_row + 1 if in_a_row is None else int(in_a_row)
-        reason = _not_finite(metrics)
-        report.event(step, "skipped", reason)
-        if jax.process_index() == 0:
-            logger.warning("fit: step %d is skipped: %s.", step, reason)
-        return step if self.in_a_row >= self._most else None
-
-
-def _not_finite(metrics: Any) -> str:
-    """Which of the metrics are not finite."""
-    wrong = []
-    for name, leaf in flat(metrics).items():
-        value = np.asarray(leaf)
-        if np.issubdtype(value.dtype, np.inexact) and not np.isfinite(value).all():
-            wrong.append(f"{name} {value[~np.isfinite(value)].flat[0]}")
-    return ", ".join(wrong) or "a gradient or a param is not finite"
-
-
-def _roll_back(
-    policy: CheckpointPolicy, guard: _Guard, report: _Report, state: Any, step: int, number: int, most: int
-) -> Any:
-    """The params of the last good checkpoint at this step."""
-    advice = "Lower the learning rate, clip gradients, or look at the data of these steps."
-    row = f"{guard.in_a_row} steps in a row, up to step {step}, were not finite"
-    if number > most:
-        raise FloatingPointError(
-            f"fit: {row}, after {most} rollbacks since the last good checkpoint. {advice}"
+        loop = _Loop(
+            step=step,
+            batches=lambda at: prefetch(batches, at, num_steps, place=place),
+            num_steps=num_steps,
+            evaluate=evaluate,
+            eval_every=eval_every,
+            early_stop=early_stop,
+            checkpoint_every=checkpoint_every,
+            max_rollbacks=max_rollbacks,
+            how_to_resume=how_to_resume,
+            policy=policy,
+            reporter=reporter,
+            nonfinite=NonfiniteSteps(state, max_skipped),
+            signals=stack.enter_context(StopSignals()),
+            bar=stack.enter_context(Bar(num_steps, at, progress if first else False)),
+            state=state,
+            at=at,
+            noted=noted,
         )
-    try:
-        found, state = policy.roll_back(state, step=step, skipped=guard.skipped)
-    except FileNotFoundError:
-        why = "no checkpoints were given" if policy.checkpoints is None else "there is no good checkpoint"
-        raise FloatingPointError(f"fit: {row}, and {why}, to go back to one. {advice}") from None
-    reason = f"{row}: back to the params of step {found}"
-    report.event(step, "rolled back", reason)
-    if jax.process_index() == 0:
-        logger.warning("fit: %s (rollback %d of at most %d).", reason, number, most)
-    guard.in_a_row = 0
-    return state
+        reason = loop.run()
+    noted = loop.noted
+    return Fitted(loop.state, reason, noted.best_step, noted.best_value, loop.nonfinite.skipped)
 
 
-def _judge(early_stop: EarlyStop, found: Mapping[str, float], noted: Progress, step: int) -> Progress:
-    """Whether an evaluation is the best one."""
-    if early_stop.metric not in found:
-        names = ", ".join(map(repr, found)) or "nothing"
-        raise ValueError(
-            f"fit: expected evaluate to return {early_stop.metric!r}, by which the best is known, got {names}. "
-            "Name another with early_stop=EarlyStop(metric=...)."
+@dataclass(kw_only=True)
+class _Loop:
+    """The arguments of `fit`, the helpers that it made of them, and what changes from step to step."""
+
+    step: Callable[[Any, Batch], tuple[Any, Any]]
+    batches: Callable[[int], Any]
+    num_steps: int
+    evaluate: Callable[[Any], Mapping[str, float]] | None
+    eval_every: int
+    early_stop: EarlyStop
+    checkpoint_every: int
+    max_rollbacks: int
+    how_to_resume: str
+    policy: CheckpointPolicy
+    reporter: Reporter
+    nonfinite: NonfiniteSteps
+    signals: StopSignals
+    bar: Bar
+    state: Any
+    at: int
+    noted: Progress
+
+    def run(self) -> str:
+        """Train until the end, and return why it came."""
+        reason = self.early_stop.reason(self.noted)
+        while self.at < self.num_steps and reason is None:
+            with contextlib.closing(self.batches(self.at)) as stream:
+                reason = self._run_on(stream)
+        return reason or f"reached {self.at} steps"
+
+    def _run_on(self, stream: Iterable[Batch]) -> str | None:
+        """Train on a stream of batches; return why training stops early, or None at its end and after a rollback."""
+        waiting: deque[tuple[int, Any]] = deque()
+        for batch in stream:
+            self.state, metrics = self.step(self.state, batch)
+            self.at += 1
+            waiting.append((self.at, _on_the_way(metrics)))
+            stopping = self.signals.asked()
+            evaluating = self.evaluate is not None and self._due(self.eval_every)
+            scheduled = self._due(self.checkpoint_every)
+            bad, behind = None, 0 if evaluating or scheduled or stopping else BEHIND
+            while bad is None and len(waiting) > behind:
+                bad = self.nonfinite.too_many(*waiting.popleft(), self.reporter, self.bar)
+            if bad is not None:
+                self._roll_back(bad)
+                if self.at < self.num_steps:
+                    return None
+            reason = self._judge() if evaluating else None
+            self._save(scheduled, stopping, reason)
+            if reason is not None:
+                return reason
+        return None
+
+    def _due(self, every: int) -> bool:
+        return self.at % every == 0 or self.at == self.num_steps
+
+    def _roll_back(self, step: int) -> None:
+        self.noted = self.noted._replace(rollbacks=self.noted.rollbacks + 1)
+        self.state = roll_back(
+            self.policy,
+            self.nonfinite,
+            self.reporter,
+            self.state,
+            step=step,
+            number=self.noted.rollbacks,
+            most=self.max_rollbacks,
         )
-    value = float(found[early_stop.metric])
-    if early_stop.better(value, noted.best_value):
-        return noted._replace(best_step=step, best_value=value, waited=0)
-    return noted._replace(waited=noted.waited + 1)
+        self.at = step
 
+    def _judge(self) -> str | None:
+        """Evaluate, save the state if it is the best, and return why to stop."""
+        found = dict(self.evaluate(self.state))  # type: ignore[misc]
+        self.reporter.evaluation(self.at, found)
+        self.noted = self.early_stop.judge(found, self.noted, self.at)
+        if self.noted.best_step == self.at:
+            self.policy.save_best(self.at, self.state)
+        return self.early_stop.reason(self.noted)
 
-def _stop(
-    name: str, step: int, checkpoints: Checkpoints | None, saved: bool, last: int | None, how: str
-) -> None:
-    """End at a signal, with what is needed to go on."""
-    if checkpoints is None:
-        text = f"{name}: stopped after step {step}. Nothing was saved, for fit has no checkpoints."
-    elif saved:
-        text = (
-            f"{name}: stopped after step {step}, which is saved in {checkpoints.folder}. "
-            f"To resume, {how}: it goes on from there, to the same result."
-        )
-    else:
-        text = (
-            f"{name}: stopped after step {step}, which could not be saved. To resume from step {last}, {how}, "
-            f"once {checkpoints.folder} can be written."
-        )
-    if name == "SIGINT":
-        raise KeyboardInterrupt(text)
-    if jax.process_index() == 0:
-        logger.warning("fit: %s", text)
-    raise SystemExit(128 + 15)
+    def _save(self, scheduled: bool, stopping: bool, reason: str | None) -> None:
+        """Save the state if it is due, and end the program if a signal asks for it."""
+        good, last = self.nonfinite.in_a_row == 0, self.at == self.num_steps
+        ending = stopping or reason is not None
+        # Amid skipped steps a checkpoint would replace those that training can roll back to.
+        if not ((scheduled and (good or last)) or ending):
+            return
+        if good and scheduled:
+            self.noted = self.noted._replace(rollbacks=0)
+        saved = self.policy.save(self.at, self.state, self.noted, good=good, scheduled=scheduled, wait=ending)
+        if stopping and not last and reason is None:
+            folder = None if self.policy.checkpoints is None else self.policy.checkpoints.folder
+            stop(self.signals.name, self.at, folder, saved, self.policy.last(), self.how_to_resume)
 
 
 def _on_the_way(metrics: Any) -> Any:
-    """The same metrics, being copied to the host as soon as they are there; on a CPU they are."""
+    """Return the metrics, and start their copy to the host; on a CPU no copy is needed."""
     for leaf in jax.tree.leaves(metrics) if jax.default_backend() != "cpu" else ():
         if isinstance(leaf, jax.Array):
             leaf.copy_to_host_async()

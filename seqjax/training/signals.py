@@ -1,13 +1,17 @@
 """Ctrl-C and SIGTERM end training after a step, once its state is saved."""
 
+import logging
 import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax.experimental import multihost_utils
+
+logger = logging.getLogger(__name__)
 
 
 class StopSignals:
@@ -65,3 +69,37 @@ class StopSignals:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             self._asked = True
+
+
+def stop(name: str, step: int, folder: Path | None, saved: bool, last: int | None, how: str) -> NoReturn:
+    """End the program at a signal, with a message that says how to resume.
+
+    Args:
+        name: the name of the signal.
+        step: the last step.
+        folder: the folder of the checkpoints; None without any.
+        saved: whether the state of the last step is saved.
+        last: the step of the newest checkpoint.
+        how: how to resume.
+
+    Raises:
+        KeyboardInterrupt: for SIGINT.
+        SystemExit: for SIGTERM, with status 143.
+    """
+    if folder is None:
+        text = f"{name}: stopped after step {step}. Nothing was saved, because fit has no checkpoints."
+    elif saved:
+        text = (
+            f"{name}: stopped after step {step}, which is saved in {folder}. "
+            f"To resume, {how}: it goes on from there, to the same result."
+        )
+    else:
+        text = (
+            f"{name}: stopped after step {step}, which could not be saved. To resume from step {last}, {how}, "
+            f"once {folder} can be written."
+        )
+    if name == "SIGINT":
+        raise KeyboardInterrupt(text)
+    if jax.process_index() == 0:
+        logger.warning("fit: %s", text)
+    raise SystemExit(128 + signal.SIGTERM)

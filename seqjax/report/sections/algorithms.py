@@ -36,11 +36,11 @@ from seqjax.report.drawing import label_of
 from seqjax.report.frames import Data
 from seqjax.report.lab import Lab
 from seqjax.report.models import representatives
-from seqjax.report.own import is_own
 from seqjax.report.seeds import interval, spread
 from seqjax.report.settings import Settings
 from seqjax.report.store import Part
 from seqjax.report.text import number
+from seqjax.user_model import is_own
 
 NAME = "algorithms"
 TITLE = "Gradient algorithms"

@@ -27,10 +27,10 @@ from seqjax.report.charts import Axis, Series, chart
 from seqjax.report.frames import Data
 from seqjax.report.lab import Lab
 from seqjax.report.models import recurrent_layer, representatives
-from seqjax.report.own import is_own
 from seqjax.report.settings import Settings
 from seqjax.report.store import Part
 from seqjax.report.text import number
+from seqjax.user_model import is_own
 
 NAME = "scaling"
 TITLE = "Memory and time against the length"

@@ -27,13 +27,13 @@ from seqjax.report.drawing import quarters
 from seqjax.report.frames import Data
 from seqjax.report.lab import MOMENTS, Lab
 from seqjax.report.models import representatives
-from seqjax.report.own import is_own
 from seqjax.report.seeds import shown
 from seqjax.report.settings import Settings
 from seqjax.report.statistics import bootstrap
 from seqjax.report.store import Part
 from seqjax.report.text import number, percent, ten
 from seqjax.report.training import CLIP
+from seqjax.user_model import is_own
 
 NAME = "signal"
 TITLE = "Gates, signal and noise, clipping"

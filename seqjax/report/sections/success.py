@@ -13,12 +13,13 @@ import polars as pl
 
 from seqjax.base import Batch
 from seqjax.gradients import objective
+from seqjax.methods import NAMED
 from seqjax.report.blocks import Caption, Figure, Note, Panel, Row, Table, Text, View, listed, row, say
 from seqjax.report.frames import Data
 from seqjax.report.grid import grid
 from seqjax.report.lab import Lab
 from seqjax.report.models import make_model, representatives
-from seqjax.report.settings import METHODS, Settings
+from seqjax.report.settings import Settings
 from seqjax.report.statistics import wilson
 from seqjax.report.store import Part
 from seqjax.report.text import number, plural
@@ -185,7 +186,7 @@ def _pad(array: jax.Array, length: int, value: int = 0) -> jax.Array:
 
 
 def _model(settings: Settings, cell: str, task: Task) -> Any:
-    return make_model(cell, settings.hidden_size, METHODS[settings.method], settings.dtype, task)
+    return make_model(cell, settings.hidden_size, NAMED[settings.method], settings.dtype, task)
 
 
 def _optimizer(settings: Settings) -> optax.GradientTransformation:
