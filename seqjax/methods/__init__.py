@@ -1,5 +1,7 @@
 """How a cell runs over time: one file per method. Params do not depend on the method, so methods may be swapped."""
 
+from typing import Any
+
 from seqjax.base import Cell, Method
 from seqjax.methods.associative import Associative
 from seqjax.methods.auto import Auto
@@ -25,7 +27,7 @@ __all__ = [
 
 METHODS: tuple[type, ...] = (Sequential, Associative, Chunked, Newton, TimeSharded, Auto)
 
-NAMED: dict[str, Method] = {
+NAMED: dict[str, Any] = {
     "auto": Auto(),
     "sequential": Sequential(chunk=64),
     "autodiff": Sequential(gradient="autodiff"),
