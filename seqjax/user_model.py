@@ -1,4 +1,4 @@
-"""Models of one's own: ``file.py:function`` or ``package.module:function``, made into a layer."""
+"""Load a model that the user wrote, ``file.py:function`` or ``package.module:function``, as a layer."""
 
 import functools
 import importlib
@@ -17,30 +17,33 @@ from seqjax.methods import Sequential
 from seqjax.ops.select import cast
 
 CONTRACT = (
-    "build() -> (params, step) or (params, step, carry), with step(params, carry, x) -> (carry, y) for one "
-    "example at one "
-    "time step, x [D] with D of --hidden-size; or build() -> a seqjax Cell or Layer from vectors to vectors"
+    "build() -> (params, step) or (params, step, carry), with step(params, carry, x) -> (carry, y) for one example at "
+    "one time step, x [D] with D the hidden size; or build() -> a seqjax Cell or Layer from vectors to vectors"
 )
 
 
 def is_own(name: str) -> bool:
-    """Whether a name stands for a model of one's own and not for a registered cell."""
+    """Return whether a name stands for a model of the user, not for a cell of the registry."""
     return ":" in name
 
 
 @functools.cache
 def find_function(name: str, contract: str = CONTRACT) -> Callable:
-    """The function ``file.py:function`` or ``package.module:function``; `contract` is what it should be, for the error.
+    """Return the function ``file.py:function`` or ``package.module:function``.
+
+    Args:
+        name: the file or module, a colon, and the name of the function.
+        contract: the signature that the function should have, for the error.
 
     Raises:
-        ValueError: when there is none, or when its file fails.
+        ValueError: when there is no such function, or when importing its file fails.
     """
     place, _, attribute = name.rpartition(":")
     is_file = place.endswith(".py")
     if is_file and not Path(place).is_file():
         raise ValueError(f"{name}: expected a Python file, got {place!r}, which does not exist.")
     folder = str(Path(place).resolve().parent if is_file else Path.cwd())
-    # What lies beside the file can be imported by it, as when Python runs it.
+    # The file can import modules from its own folder, as when Python runs it.
     sys.path.insert(0, folder)
     try:
         if is_file:
@@ -62,21 +65,21 @@ def find_function(name: str, contract: str = CONTRACT) -> Callable:
 
 @functools.cache
 def own_layer(name: str, width: int, method: Any) -> Layer:
-    """The layer that a ``build`` function makes.
+    """Return the layer that a ``build`` function makes.
 
-    * A `Cell` runs under the method; a `Layer` is taken as it is.
+    * A `Cell` runs under the method; a `Layer` is used as it is.
     * ``(params, step)`` or ``(params, step, carry)``: ``step(params, carry, x) -> (carry, y)`` is one time step of one
-      example. Every seed starts from these params. ``carry`` is the first carry, a pytree or ``(params, x) -> pytree``;
-      without it step must take None for it, and zeros in the form of the carry that it then returns are the first.
+      example. Every seed starts from these params. ``carry`` is the initial carry, a pytree or ``(params, x) ->
+      pytree``. Without it step must accept None; the initial carry is then zeros in the form of the carry it returns.
 
     Args:
-        name: of the function.
-        width: D, the width of x.
-        method: for a cell.
+        name: the name of the function, as `find_function` takes it.
+        width: the width D of x.
+        method: the method of a cell.
 
     Raises:
-        ValueError: where the function fails, or the step does not have this contract on x ``[D]``.
-        TypeError: where it returns something else.
+        ValueError: when the function fails, or the step does not have this contract on x ``[D]``.
+        TypeError: when the function returns something else.
     """
     try:
         made = find_function(name)()
@@ -90,7 +93,7 @@ def own_layer(name: str, width: int, method: Any) -> Layer:
         raise TypeError(f"{name}: expected {CONTRACT}; got {_described(made)}.")
     params = jax.tree.map(jnp.asarray, made[0])
     x = jax.ShapeDtypeStruct((width,), jnp.float32)
-    narrow = cast(params, x.dtype)  # as the layer has them
+    narrow = cast(params, x.dtype)  # the layer casts its params so
     first = _first_carry(name, narrow, made[1], made[2] if len(made) == 3 else None, x)
     _check_step(name, made[1], narrow, first, x)
     return recurrent(_cell(made[1], params, first), Sequential(gradient="autodiff"))
@@ -113,7 +116,7 @@ def _cell(step: Callable, params: Any, first: Callable) -> Cell:
 
 
 def _first_carry(name: str, params: Any, step: Callable, carry: Any, x: Any) -> Callable:
-    """``(params, x) -> carry`` of one example, floating leaves in the dtype of x."""
+    """Return ``(params, x) -> carry`` for one example, with floating leaves in the dtype of x."""
     if callable(carry):
         make = carry
     elif carry is not None:

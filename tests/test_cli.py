@@ -324,7 +324,7 @@ def test_help_breaks_lines_at_the_width_of_the_terminal_alone_and_names_defaults
     monkeypatch.setenv("COLUMNS", "200")
     assert run(monkeypatch, "train", "--help") == 0
     shown = capsys.readouterr().out
-    assert "curves.svg, and checkpoints in steps/ and best/. Ctrl-C and SIGTERM save and stop" in shown
+    assert "curves.svg, and checkpoints in steps/ and best/. Ctrl-C and SIGTERM save the state" in shown
     assert "Training steps; 2000 by default." in shown
     assert run(monkeypatch, "gradients", "--help") == 0
     shown = capsys.readouterr().out

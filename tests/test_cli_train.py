@@ -120,10 +120,10 @@ def test_the_command_that_it_names_goes_on_to_the_same_bits(monkeypatch, tmp_pat
         assert run(patch, "train", *options, "--out", halved) == code
     said = capsys.readouterr().err
     assert f"{number.name}: stopped after step 5" in said
-    command = shlex.split(said.split("run '", 1)[1].split("': it goes on")[0].replace("''", "'"))
+    command = shlex.split(said.split("run '", 1)[1].split("': training continues")[0].replace("''", "'"))
     assert command[:2] == ["seqjax", "train"] and command[-2:] == ["--resume", "--tensorboard"]
     assert run(monkeypatch, *command[1:]) == 0
-    assert "goes on from step 5" in capsys.readouterr().err
+    assert "continues from step 5" in capsys.readouterr().err
     assert params(halved) == params(whole) and measured(halved) == measured(whole)
 
     assert run(monkeypatch, "train", "--out", halved, "--resume", "--batch", 3) == 2

@@ -431,7 +431,7 @@ def test_what_cannot_be_saved_is_said_and_training_goes_on(tmp_path, monkeypatch
     same(fitted.state, loop(START, 0, 11)[0])
     for number in (4, 6, 8):
         assert f"the state of step {number} could not be saved: [Errno {code}] cannot write" in caplog.text
-    assert "Training goes on; the last good one is that of step 2." in caplog.text
+    assert "Training continues; the last good one is that of step 2." in caplog.text
 
 
 def test_a_best_state_that_cannot_be_saved_or_is_gone_is_said(tmp_path, caplog):

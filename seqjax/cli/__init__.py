@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Train recurrent networks, and measure how gradients travel through time in them.",
+    help="Train recurrent networks, and measure how their gradients travel through time.",
 )
 COMMANDS: dict[str, Callable[..., None]] = {
     "gradients": gradients,
@@ -28,18 +28,19 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_,
 }
 for name, command in COMMANDS.items():
-    # Lines of a paragraph are joined, so that they break where the terminal is at its end, and nowhere else.
+    # The lines of a paragraph are joined, so that they break only at the width of the terminal.
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
     app.command(name, help="\n\n".join(" ".join(each.split()) for each in paragraphs))(command)
 
 
 def main() -> None:
-    """Run the command line: bad input is one line on stderr and exit status 2."""
+    """Run the command line. Bad input prints one line on stderr and exits with status 2."""
     try:
         code = app(standalone_mode=False)
     except (UsageError, typer.TyperException) as error:
-        message = str(error) if isinstance(error, UsageError) else error.format_message()  # names the option
-        if message:  # none where nothing was asked for, and the help is shown
+        # Typer's own message names the option.
+        message = str(error) if isinstance(error, UsageError) else error.format_message()
+        if message:  # empty when no command was given and the help is shown
             print(f"seqjax: {message}", file=sys.stderr)
         code = 2
     except (typer.Abort, KeyboardInterrupt):

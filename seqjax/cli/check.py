@@ -1,4 +1,4 @@
-"""``seqjax check``: the probes against closed forms."""
+"""``seqjax check`` compares the probes with closed forms."""
 
 import json
 from collections.abc import Sequence
@@ -17,17 +17,18 @@ from seqjax.probes import calibration
 
 def check(
     dtype: Annotated[
-        str, typer.Option(help=f"What the probes compute in: {' or '.join(calibration.DTYPES)}.")
+        str, typer.Option(help=f"The dtype of the probes: {' or '.join(calibration.DTYPES)}.")
     ] = "float64",
     only: Annotated[
-        str | None, typer.Option(help="Ids of closed forms, such as C5,C12; all by default.")
+        str | None,
+        typer.Option(help="Ids of closed forms, separated by commas, such as C5,C12; all by default."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
-    out: Annotated[Path | None, typer.Option(help="A file for the JSON, beside what is printed.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the JSON to this file as well.")] = None,
 ) -> None:
-    """Run every probe on what is known in closed form, and show exact and measured values side by side.
+    """Run every probe on systems with closed forms, and show exact and measured values side by side.
 
-    The exit status is 0 where every check passes, 1 where one fails, 2 for bad input.
+    The exit status is 0 when every check passes, 1 when one fails, 2 for bad input.
     """
     ids = calibration.IDS if only is None else tuple(i.strip().upper() for i in only.split(",") if i.strip())
     for option, known, given in (("--dtype", calibration.DTYPES, [dtype]), ("--only", calibration.IDS, ids)):
@@ -61,7 +62,7 @@ def check(
 
 
 def show(rows: Sequence[calibration.Row], title: str) -> None:
-    """The rows as a table, and below it what was raised."""
+    """Print the rows as a table, and the errors of failed checks below it."""
     table = Table(title=f"Calibration: {title}", title_justify="left", box=box.SIMPLE, pad_edge=False)
     for column in ("id", "quantity", "exact", "measured", "error", "tolerance", "verdict"):
         table.add_column(column, justify="left" if column in ("id", "quantity", "verdict") else "right")

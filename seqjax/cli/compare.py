@@ -1,4 +1,4 @@
-"""``seqjax compare``: two implementations, or two studies."""
+"""``seqjax compare`` compares two implementations, or two studies."""
 
 import json
 import shlex
@@ -28,19 +28,17 @@ def compare_(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Inputs: 'random', a .npy file [T, B, D] or [T, D], or any file, as bytes; Moby-Dick by default."
+            help="Inputs: 'random', a .npy file [T, B, D] or [T, D], or any file, read as bytes; Moby-Dick by default."
         ),
     ] = None,
     length: Annotated[int, typer.Option(help="Time steps T.")] = 256,
     batch: Annotated[int, typer.Option(help="Sequences B.")] = 4,
     input_size: Annotated[int, typer.Option(help="Width D of the inputs.")] = 32,
-    hidden_size: Annotated[int, typer.Option(help="Of cells that are given by name alone.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of params, random inputs and cotangents.")] = 0,
+    hidden_size: Annotated[int, typer.Option(help="Hidden size of cells that are given by name alone.")] = 32,
+    seed: Annotated[int, typer.Option(help="Seed of params, random inputs and cotangents.")] = 0,
     quantities: Annotated[
         str | None,
-        typer.Option(
-            help="Of two studies: which to compare, separated by commas; what sums them up by default."
-        ),
+        typer.Option(help="Quantities of two studies to compare, separated by commas; a summary by default."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for index.html and comparison.json.")] = Path(
         "comparison"
@@ -48,9 +46,9 @@ def compare_(
 ) -> None:
     """Compare two implementations in value and gradient, or two studies by paired statistics.
 
-    A and B are cells with a method, dtype and device, or functions of your own,
-    build() -> (params, step), step(params, carry, x) -> (carry, y); or both are folders that 'seqjax gradients' wrote.
-    The exit status is 0 where they are equal, 1 where they differ, 2 for bad input and for too few seeds to decide.
+    A and B are cells with a method, dtype and device, or functions of your own, build() -> (params, step) with
+    step(params, carry, x) -> (carry, y); or both are folders that 'seqjax gradients' wrote.
+    The exit status is 0 when they are equal, 1 when they differ, 2 for bad input and for too few seeds to decide.
     """
     _check_out(out)
     found: Comparison | RunsComparison
@@ -84,9 +82,9 @@ def compare_(
 
 
 def inputs(data: str | None, length: int, batch: int, input_size: int, seed: int) -> np.ndarray:
-    """Inputs ``[T, B, D]``: random normal numbers, a file of them, or bytes as random vectors, one per byte.
+    """Return inputs ``[T, B, D]``: random normal numbers, an array from a file, or random vectors of bytes.
 
-    The bytes of a text are cut into windows spread over the whole, and the vectors depend on the seed alone.
+    Windows of the text are spread over the whole text. The vectors depend on the seed alone.
     """
     rng = np.random.default_rng(seed)
     if data == "random":
@@ -141,7 +139,7 @@ def _show(found: Comparison | RunsComparison) -> None:
     table.add_column(heads[0], overflow="fold")
     for head in heads[1:SHOWN_COLUMNS]:
         table.add_column(head, justify="right", no_wrap=True)
-    # Those that differ first, where there are too many to show.
+    # When there are too many rows to show, those that differ come first.
     order = (
         sorted(range(len(rows)), key=lambda i: not differ[i]) if len(rows) > SHOWN_ROWS else range(len(rows))
     )

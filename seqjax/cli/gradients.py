@@ -69,8 +69,8 @@ def gradients(
     A model of your own is a function build() -> (params, step) or (params, step, carry), with step(params, carry, x) ->
     (carry, y) for one example at one time step, x [D] with D of --hidden-size; or build() -> a seqjax Cell or Layer.
 
-    Writes index.html (open it in any browser), results.parquet, summary.json and figures/*.svg. Ctrl-C keeps what is
-    finished; --resume continues.
+    Writes index.html (open it in any browser), results.parquet, summary.json and figures/*.svg. Ctrl-C keeps the
+    finished parts; --resume continues.
     """
     base = options.PROFILES[one_of("--profile", profile, options.PROFILES)] if profile else Settings()
     if model is not None:

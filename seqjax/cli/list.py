@@ -1,4 +1,4 @@
-"""``seqjax list``: what there is."""
+"""``seqjax list`` shows the cells, methods and tasks."""
 
 from rich.table import Table
 
@@ -7,11 +7,11 @@ from seqjax.report import catalogue
 
 
 def list_() -> None:
-    """Show the cells, methods and tasks there are."""
+    """Show all cells, methods and tasks."""
     for table in (catalogue.cells(), catalogue.methods(), catalogue.tasks()):
         shown = Table(title=table.title, title_justify="left")
         for place, column in enumerate(table.columns):
-            shown.add_column(column, no_wrap=place == 0, overflow="fold")  # a name in two pieces is none
+            shown.add_column(column, no_wrap=place == 0, overflow="fold")  # a name must not be split
         for row in table.rows:
             shown.add_row(*row)
         console.print(shown)

@@ -1,4 +1,4 @@
-"""Training: one pure step of gradient descent, on one device or many; the loop around it; checkpoints."""
+"""Training: a pure training step on one device or many, the loop around it, checkpoints, and loading of runs."""
 
 from seqjax.training import distributed
 from seqjax.training.checkpoints import Checkpoints, DamagedCheckpointWarning

@@ -1,4 +1,4 @@
-"""The progress bar of training: the share done, steps per second, time left, the latest loss."""
+"""The progress bar of training: steps done, steps per second, time left, the latest loss."""
 
 import importlib.util
 import sys
@@ -7,12 +7,14 @@ from typing import Any
 
 
 class Bar:
-    """Shown while entered; updated a few times a second, because drawing takes time from training.
+    """A progress bar that is shown inside a ``with`` block.
+
+    It is drawn a few times a second at most, because drawing takes time from training.
 
     Args:
-        num_steps: in all.
-        done: before.
-        shown: None for where a terminal is and rich is installed.
+        num_steps: the number of steps in all.
+        done: the number of steps made before.
+        shown: whether to show the bar; None shows it on a terminal if rich is installed.
     """
 
     def __init__(self, num_steps: int, done: int, shown: bool | None) -> None:
@@ -45,7 +47,7 @@ class Bar:
         return self
 
     def update(self, step: int, loss: Any = None) -> None:
-        """After a step."""
+        """Show the step, and the loss if one is given."""
         if self._progress is None or time.monotonic() < self._next and step < self._num_steps:
             return
         self._next = time.monotonic() + 0.25

@@ -1,4 +1,4 @@
-"""What `fit` keeps on disk: the state now and then, the best one, and what it needs to go on from either."""
+"""Decide which states `fit` saves, resumes from and rolls back to."""
 
 import logging
 from typing import Any, NamedTuple
@@ -13,13 +13,13 @@ logger = logging.getLogger(__name__)
 
 
 class Progress(NamedTuple):
-    """What `fit` remembers beside the state; saved with it.
+    """The numbers that `fit` saves beside the state.
 
     Attributes:
         best_step: the step of the best evaluation so far.
-        best_value: its value.
-        waited: evaluations since then.
-        rollbacks: since the last good checkpoint.
+        best_value: the value of that evaluation.
+        waited: the number of evaluations since then.
+        rollbacks: the number of rollbacks since the last good checkpoint.
     """
 
     best_step: int | None = None
@@ -29,10 +29,12 @@ class Progress(NamedTuple):
 
 
 class CheckpointPolicy:
-    """Saves for `fit`: an error is said and training goes on, for the checkpoints before it are as good as they were.
+    """Save and restore the states of a run of `fit`.
+
+    A failed save is logged and training continues; earlier checkpoints remain valid.
 
     Args:
-        checkpoints: of the run; None to keep nothing.
+        checkpoints: the checkpoints of the run; None saves nothing.
     """
 
     def __init__(self, checkpoints: Checkpoints | None) -> None:
@@ -41,10 +43,10 @@ class CheckpointPolicy:
         self._last: int | None = None
 
     def start(self, state: Any) -> tuple[Any, Progress, bool]:
-        """Return the newest good state, what was noted with it, and whether it is from a checkpoint.
+        """Return ``(state, progress, restored)``: the newest good state, or the given one without a checkpoint.
 
-        Without any the given state is saved, so that a rollback has a place to go back to, and so that a folder that
-        cannot be written is noticed at once.
+        Without a checkpoint the given state is saved. A rollback can then return to it, and a folder that cannot be
+        written is detected at once.
         """
         if self.checkpoints is None:
             return state, Progress(), False
@@ -61,13 +63,22 @@ class CheckpointPolicy:
     def save(
         self, step: int, state: Any, progress: Progress, *, good: bool, scheduled: bool, wait: bool = False
     ) -> bool:
-        """Whether it was saved; in the background only, whether the one before was."""
+        """Save a state in the background, and return whether the save started and all earlier ones succeeded.
+
+        Args:
+            step: the number of the step.
+            state: the state after it.
+            progress: is saved with the state.
+            good: whether the step was finite, so that training may roll back to the state.
+            scheduled: whether the step is a multiple of ``checkpoint_every``, or the last.
+            wait: return after the state is written.
+        """
         if self.checkpoints is None:
             return False
         if self._best is not None:
-            self._tried(self._best.wait, "the best state")  # before anything refers to it
+            self._tried(self._best.wait, "the best state")  # before this checkpoint refers to the best state
         self.wait()
-        if self._last == step:  # is there
+        if self._last == step:  # is saved already
             return True
         notes = {"progress": progress._asdict(), "good": good, "scheduled": scheduled}
         checkpoints = self.checkpoints
@@ -78,7 +89,7 @@ class CheckpointPolicy:
         return self._last == step
 
     def save_best(self, step: int, state: Any) -> None:
-        """The state whose evaluation was the best so far, in a folder ``best`` of its own."""
+        """Save the state of the best evaluation so far in the folder ``best``."""
         if self.checkpoints is None:
             return
         folder = self.checkpoints.folder / "best"
@@ -86,7 +97,7 @@ class CheckpointPolicy:
         def save() -> None:
             if self._best is None:
                 self._best = Checkpoints(folder, keep=1)
-            self._best.drop_from(step)  # of a run that was killed after it
+            self._best.drop_from(step)  # a killed run may have left later ones
             self._best.save(step, state)
 
         if self._best is not None:
@@ -94,12 +105,16 @@ class CheckpointPolicy:
         self._tried(save, f"the best state, of step {step},")
 
     def roll_back(self, like: Any, **fields: int) -> tuple[int, Any]:
-        """``(checkpoint's step, state)``: the last good state, with some of its counts set anew.
+        """Return ``(step, state)`` of the last good checkpoint.
 
-        Those of scheduled saves come first, because they do not depend on when a run was interrupted.
+        Checkpoints of scheduled saves come first, because they do not depend on when a run was interrupted.
+
+        Args:
+            like: a state of the same structure.
+            fields: counters of the state that get these values.
 
         Raises:
-            FileNotFoundError: when there is none.
+            FileNotFoundError: without a good checkpoint.
         """
         self.wait()
         if self.checkpoints is None:
@@ -114,25 +129,25 @@ class CheckpointPolicy:
         return found, state._replace(**counts)
 
     def wait(self) -> None:
-        """Until the state is written that is being written; say so if it cannot be."""
+        """Wait until the current save has finished, and log its failure."""
         if self.checkpoints is not None and not self._tried(
             self.checkpoints.wait, f"the state of step {self._last}"
         ):
             self._last = None
 
     def close(self) -> None:
-        """Until all is written."""
+        """Wait until every save has finished."""
         self.wait()
         if self._best is not None:
             self._tried(self._best.close, "the best state")
 
     def last(self) -> int | None:
-        """The step of the newest checkpoint."""
+        """Return the step of the newest checkpoint."""
         steps = self.checkpoints.steps() if self.checkpoints is not None else []
         return steps[-1] if steps else None
 
     def _miss_best(self, step: int | None) -> None:
-        """Say so if the best state is gone; one of a later step is that of a run that was killed after it."""
+        """Log a warning if the best state is gone. A state of a later step is from a run that was killed after it."""
         if step is None or self.checkpoints is None or jax.process_index():
             return
         folder = self.checkpoints.folder / "best"
@@ -143,19 +158,19 @@ class CheckpointPolicy:
     def _tried(self, action: Any, what: str) -> bool:
         try:
             action()
-        except Exception as error:  # whatever orbax makes of a disk that is full, or gone
+        except Exception as error:  # orbax raises many kinds of errors when a disk is full or gone
             if jax.process_index() == 0:
                 text = str(error).splitlines()[0] if str(error) else type(error).__name__
                 last = self.last()
                 kept = (
-                    "there is none before it" if last is None else f"the last good one is that of step {last}"
+                    "there is no earlier one" if last is None else f"the last good one is that of step {last}"
                 )
-                logger.warning("fit: %s could not be saved: %s. Training goes on; %s.", what, text, kept)
+                logger.warning("fit: %s could not be saved: %s. Training continues; %s.", what, text, kept)
             return False
         return True
 
 
 def _like(leaf: Any, value: int) -> Any:
-    """A number in the place and with the dtype of another."""
+    """Return a number with the dtype and on the devices of a leaf."""
     number = np.asarray(value, leaf.dtype)
     return jax.device_put(number, leaf.sharding) if isinstance(leaf, jax.Array) else jnp.asarray(number)

@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or not there, that are checked when they are read, and that refuse to be misread.
+"""Checkpoints of a run: written as a whole, and verified when they are read.
 
-Orbax writes them, in the background, each into a folder of its own that gets its name at the end. It restores a flipped
-byte without a word, and casts to whatever dtype is asked for; so every leaf goes with its SHA-256, dtype and shape,
-and a checkpoint that does not agree with them counts as damaged.
+Orbax writes each checkpoint in the background, into a folder that gets its final name at the end. Orbax does not detect
+a flipped byte, and casts silently to the dtype that is asked for. Every leaf is therefore saved with its SHA-256, dtype
+and shape, and a checkpoint that does not agree with them counts as damaged.
 """
 
 import hashlib
@@ -24,21 +24,22 @@ from jax.experimental import multihost_utils
 from seqjax.checks import check_whole
 from seqjax.files import put_text, why
 
-# Orbax narrates every save, and prints the errors that it then raises, several times.
+# Orbax logs every save, and prints each error several times before it raises the error.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 
 class DamagedCheckpointWarning(UserWarning):
-    """A checkpoint could not be read back as it was written; an older one is used."""
+    """A checkpoint is damaged; an older one is used."""
 
 
 class Checkpoints:
     """The checkpoints of one run in one folder, newest last.
 
     Args:
-        folder: made where it is not there.
-        keep: how many of the newest are kept.
-        config: of the run, as JSON goes; written beside the checkpoints. A folder with another one is refused.
+        folder: the folder of the run; it is created if it does not exist.
+        keep: how many of the newest checkpoints to keep.
+        config: the configuration of the run, as JSON holds it; written beside the checkpoints. A folder with another
+            configuration raises an error.
 
     Raises:
         ValueError: when the folder cannot be written, or belongs to a run with another configuration.
@@ -70,26 +71,23 @@ class Checkpoints:
         self._manager = self._open()
 
     def save(self, step: int, state: Any, *, notes: Mapping | None = None, wait: bool = False) -> None:
-        """Write the state of a step, in the background unless told to wait.
+        """Write the state of a step in the background.
 
-        The state is copied before this returns, so that its memory may be reused. An error in the background, such as a
-        full disk, is raised by the next call of `save`, `wait` or `close`; checkpoints before it stay as they are.
+        `save` copies the state before it returns, so the memory of the state may be reused. The next call of `save`,
+        `wait` or `close` raises an error of the background, such as a full disk; earlier checkpoints remain valid.
 
         Args:
-            step: its number.
+            step: the number of the step.
             state: a pytree of arrays, random keys and numbers.
-            notes: what else is to be known of it, as JSON goes; read with `notes`.
-            wait: return when it is written.
+            notes: other facts about the state, as JSON holds them; `notes` reads them.
+            wait: return after the state is written.
         """
         leaves = _plain(state)
-        if (
-            jax.default_backend() == "cpu"
-        ):  # elsewhere orbax's copy to the host is one; here it may be the same memory
+        if jax.default_backend() == "cpu":  # on a CPU orbax may write from the memory of the state itself
             leaves = {name: leaf.copy() for name, leaf in leaves.items()}
         digests = {name: _described(leaf) | {"sha256": _digest(leaf)} for name, leaf in leaves.items()}
-        held = {
-            name: leaf for name, leaf in leaves.items() if leaf.size
-        }  # orbax refuses arrays without entries
+        # Orbax refuses arrays without entries.
+        held = {name: leaf for name, leaf in leaves.items() if leaf.size}
         text = json.dumps(dict(notes or {}))
         about = {"leaves": digests, "notes": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
         items = ocp.args.Composite(state=ocp.args.StandardSave(held), about=ocp.args.JsonSave(about))
@@ -102,7 +100,7 @@ class Checkpoints:
             self.wait()
 
     def wait(self) -> None:
-        """Return when everything is written; raise what went wrong."""
+        """Wait until every checkpoint is written, and raise the error of one that could not be."""
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -111,24 +109,24 @@ class Checkpoints:
             raise
 
     def steps(self) -> list[int]:
-        """The steps there are, in order."""
+        """Return the steps that have a checkpoint, in order."""
         return sorted(self._manager.all_steps())
 
     def notes(self, step: int) -> dict[str, Any]:
-        """What was noted with the state of a step.
+        """Return the notes that were saved with the state of a step.
 
         Raises:
             ValueError: when the checkpoint is damaged.
         """
         try:
             return self._about(step)[1]
-        except Exception as error:  # whatever a damaged file makes the reader say
+        except Exception as error:  # a damaged file makes its reader raise any kind of error
             raise ValueError(
                 f"Checkpoints: the notes of {self.folder / str(step)} are damaged: {error}"
             ) from None
 
     def drop_from(self, step: int) -> None:
-        """Remove the checkpoints from a step on: those of a run that is about to be gone through again."""
+        """Remove the checkpoints from a step on, because training is about to make these steps again."""
         for later in self.steps():
             if later >= step:
                 self._manager.delete(later)
@@ -136,18 +134,18 @@ class Checkpoints:
     def restore(
         self, like: Any, step: int | None = None, *, where: Callable[[dict[str, Any]], bool] | None = None
     ) -> tuple[int, Any]:
-        """``(step, state)`` of the newest good checkpoint, or of one step.
+        """Return ``(step, state)`` of the newest valid checkpoint, or of a given step.
 
-        Damaged checkpoints are passed over with a `DamagedCheckpointWarning`.
+        Damaged checkpoints are skipped with a `DamagedCheckpointWarning`.
 
         Args:
-            like: a state of the same structure, shapes and dtypes, with the shardings wanted.
-            step: this one and no other.
-            where: of their notes: only those of which it holds.
+            like: a state of the same structure, shapes and dtypes, with the shardings that the result gets.
+            step: restore the checkpoint of this step and no other.
+            where: a function of the notes; only checkpoints for which it returns True are restored.
 
         Raises:
             FileNotFoundError: when there is no such checkpoint.
-            ValueError: when every checkpoint is damaged, or one is whole and of another structure, shape or dtype.
+            ValueError: when every checkpoint is damaged, or a valid one has another structure, shape or dtype.
         """
         found = [step] if step is not None else self.steps()[::-1]
         reasons = []
@@ -158,7 +156,7 @@ class Checkpoints:
                 state = self._read(candidate, like)
             except _MismatchError as error:
                 raise ValueError(f"Checkpoints: {self.folder / str(candidate)} {error}") from None
-            except Exception as error:  # whatever a damaged file makes the readers below say
+            except Exception as error:  # a damaged file makes its reader raise any kind of error
                 reasons.append(
                     f"{candidate}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
                 )
@@ -175,7 +173,7 @@ class Checkpoints:
         raise FileNotFoundError(f"Checkpoints: expected a checkpoint in {self.folder}, got none.")
 
     def close(self) -> None:
-        """Return when everything is written."""
+        """Wait until every checkpoint is written, and close the folder."""
         try:
             self.wait()
         finally:
@@ -192,10 +190,10 @@ class Checkpoints:
         return ocp.CheckpointManager(self.folder / "steps", options=self._options, item_handlers=handlers)
 
     def _reopen(self) -> None:
-        """A manager with an error behind it refuses to go on."""
+        """Replace the manager, because a manager refuses further calls after an error."""
         try:
             self._manager.close()
-        except Exception:  # the error that is being raised already, once more
+        except Exception:  # the same error again, which the caller raises
             pass
         self._manager = self._open()
 
@@ -212,16 +210,16 @@ class Checkpoints:
         leaves = self._manager.restore(step, args=args)["state"]
         for name, leaf in leaves.items():
             if _digest(leaf) != about[name]["sha256"]:
-                raise ValueError(f"{name} has another SHA-256 than it was written with")
+                raise ValueError(f"{name} has another SHA-256 than when it was written")
         return _like({**wanted, **leaves}, like)
 
     def _about(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Shape, dtype and SHA-256 of each leaf, and the notes."""
+        """Return shape, dtype and SHA-256 of each leaf, and the notes."""
         about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
         if about is None:
-            raise ValueError("it says nothing of its leaves")
+            raise ValueError("it does not describe its leaves")
         if hashlib.sha256(about["notes"].encode()).hexdigest() != about["sha256"]:
-            raise ValueError("its notes have another SHA-256 than they were written with")
+            raise ValueError("its notes have another SHA-256 than when they were written")
         return about["leaves"], json.loads(about["notes"])
 
     def _check_config(self, config: Any) -> None:
@@ -237,7 +235,7 @@ class Checkpoints:
             if changed:
                 raise ValueError(
                     f"Checkpoints: {self.folder} belongs to a run with another configuration: {changed}. "
-                    "Use the same, or choose another folder."
+                    "Use the same configuration, or choose another folder."
                 )
         elif jax.process_index() == 0:
             try:
@@ -249,11 +247,11 @@ class Checkpoints:
 
 
 class _MismatchError(ValueError):
-    """A whole checkpoint of something else."""
+    """A valid checkpoint of another structure, shape or dtype."""
 
 
 def difference(before: Any, after: Any, name: str = "") -> list[str]:
-    """What differs between two configurations, ``name before -> after`` each.
+    """Return the differences between two configurations, ``name before -> after`` each.
 
     Example:
         >>> from seqjax.training.checkpoints import difference
@@ -271,7 +269,7 @@ def difference(before: Any, after: Any, name: str = "") -> list[str]:
 
 
 def _plain(state: Any) -> dict[str, Any]:
-    """The leaves by their paths; random keys as their numbers, Python's numbers as arrays."""
+    """Return the leaves by path: random keys as integers, Python numbers as arrays."""
 
     def plain(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -283,7 +281,7 @@ def _plain(state: Any) -> dict[str, Any]:
 
 
 def _like(leaves: Mapping[str, Any], like: Any) -> Any:
-    """The state from its leaves by path."""
+    """Return the state that has these leaves by path."""
 
     def typed(leaf: Any, want: Any) -> Any:
         if isinstance(want, jax.Array) and jnp.issubdtype(want.dtype, jax.dtypes.prng_key):
@@ -301,14 +299,14 @@ def _described(leaf: Any) -> dict[str, Any]:
 
 
 def _digest(leaf: Any) -> str:
-    """SHA-256 of a whole array, also of one that several processes hold together."""
+    """Return the SHA-256 of a whole array, also of an array that is split over several processes."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         leaf = multihost_utils.process_allgather(leaf, tiled=True)
     return hashlib.sha256(np.ascontiguousarray(np.asarray(leaf)).tobytes()).hexdigest()
 
 
 def _compare(about: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise where a checkpoint holds something else than is wanted."""
+    """Raise an error unless a checkpoint holds the leaves that are wanted."""
 
     def text(leaf: Mapping[str, Any] | None) -> str:
         return "nothing" if leaf is None else f"{leaf['dtype']}{leaf['shape']}"

@@ -1,4 +1,4 @@
-"""Learning curves of a run, drawn from its log."""
+"""Draw the learning curves of a run from its log."""
 
 import json
 from os import PathLike
@@ -12,13 +12,14 @@ NOT_DRAWN = ("step", "seconds", "finite", "consecutive", "event", "reason")
 
 
 def draw_curves(log: str | PathLike, out: str | PathLike) -> Path:
-    r"""Every metric of a log over the steps, one panel each, training beside evaluation; skipped steps are marked.
+    r"""Draw each metric of a log over the steps in a panel of its own, and return the path of the picture.
 
-    Axes of metrics that are positive and span more than a factor of 20 are logarithmic.
+    A panel shows training and evaluation together. Dotted lines mark skipped steps. The axis is logarithmic when all
+    values are positive and span more than a factor of 20.
 
     Args:
         log: a ``metrics.jsonl``.
-        out: the picture, in the format of its ending.
+        out: the picture; its suffix sets the format.
 
     Example:
         >>> import tempfile, pathlib
@@ -65,7 +66,7 @@ def draw_curves(log: str | PathLike, out: str | PathLike) -> Path:
 
 
 def _series(log: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int]]:
-    """``(step, value)`` of each metric that is a number, and the skipped steps."""
+    """Return ``(step, value)`` of each metric that is a number, and the skipped steps."""
     series: dict[str, list[tuple[int, float]]] = {}
     skipped = []
     for text in log.read_text(encoding="utf-8").splitlines():

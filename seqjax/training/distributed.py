@@ -1,7 +1,7 @@
-"""Several processes that train one model together: one per machine, or per GPU, each with some of the devices.
+"""Train one model with several processes: one process per machine or per GPU, each with some of the devices.
 
-The program is the same in all of them, and so is what they compute; each makes only its own rows of a batch. What is
-different is a call at its beginning, and that the first process alone writes logs (`fit` sees to that):
+All processes run the same program and compute the same results; each makes only its own rows of a batch. The program
+needs one more call at its beginning. Only the first process writes logs; `fit` takes care of that:
 
     from seqjax.training import distributed, fit, init_train_state, make_train_step
 
@@ -31,20 +31,20 @@ def start(
     *,
     timeout: int = 300,
 ) -> None:
-    """Join the other processes; to be called in each of them, before anything is computed.
+    """Join the other processes. Each process calls this before it computes anything.
 
-    Under SLURM, Kubernetes, Open MPI or mpirun, and on TPU pods, JAX finds out everything by itself. Elsewhere say it
-    all. On CPUs processes speak by gloo.
+    Under SLURM, Kubernetes, Open MPI or mpirun, and on TPU pods, JAX finds the cluster by itself. Elsewhere pass all
+    three arguments. Processes on CPUs communicate by gloo.
 
     Args:
-        coordinator: address and port of the first process, ``"10.0.0.1:1234"``, which all can reach.
-        num_processes: how many there are.
-        process_id: which one this is, from 0.
-        timeout: seconds to wait for the others.
+        coordinator: address and port of the first process, ``"10.0.0.1:1234"``, which all processes can reach.
+        num_processes: the number of processes.
+        process_id: the number of this process, from 0.
+        timeout: seconds to wait for the other processes.
 
     Raises:
-        ValueError: where some but not all of the three are given, or nothing is given and JAX finds no cluster.
-        RuntimeError: where the others do not come in time, or something was computed before.
+        ValueError: when some but not all of the three are given, or none is given and JAX finds no cluster.
+        RuntimeError: when a process does not join in time, or this process has computed something before.
     """
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
@@ -68,11 +68,11 @@ def start(
 
 
 def batches_of(loader: Loader, mesh: Mesh) -> Callable[[int], Batch]:
-    """``step -> batch`` as arrays over a mesh, of which each process makes the rows that its devices hold.
+    """Return ``step -> batch`` with arrays over a mesh; each process makes the rows that its devices hold.
 
     Args:
-        loader: of whole batches, the same in all processes; see `seqjax.datasets`.
-        mesh: the training step's.
+        loader: a loader of whole batches, the same in all processes; see `seqjax.datasets`.
+        mesh: the mesh of the training step.
 
     Raises:
         ValueError: for a batch that does not divide among the devices.
@@ -96,7 +96,7 @@ def batches_of(loader: Loader, mesh: Mesh) -> Callable[[int], Batch]:
 
     def batch(step: int) -> Batch:
         part = loader.rows(int(step), np.arange(first, end))
-        # Where the rows are in each leaf; the part need not divide as the whole does.
+        # The axis of the rows in each leaf; the part need not divide among the devices.
         of_part = batch_specs(part, dict.fromkeys(axes.batch or ("",), 1), dict.fromkeys(axes.time, 1))
         row_axes = jax.tree.map(lambda spec: len(spec) - 1, of_part)
 

@@ -1,4 +1,4 @@
-"""The loss, and other metrics, on data that training has not seen."""
+"""Evaluate the loss and other metrics on held-out data."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,15 +23,15 @@ def evaluation(
     *,
     metrics: Callable[[Any, Any], Any] | None = None,
 ) -> Callable[[Any], dict[str, float]]:
-    """``state -> {"loss": ..., ...}``: means over the batches 0 to num_batches - 1, each from the initial carry.
+    """Return ``state -> {"loss": ..., ...}``: means over the batches 0 to num_batches - 1, each from the initial carry.
 
     Args:
-        model: the model; it runs without a key, so without noise.
-        loss: as that of training. The mean is over all that counts in all batches together.
-        batches: number -> batch, of another seed or other data than those of training.
-        num_batches: how many.
+        model: the model; it runs without a key and therefore without noise.
+        loss: the loss of training. Its mean is over all losses that count in all batches together.
+        batches: number -> batch, with another seed or other data than in training.
+        num_batches: the number of batches.
         metrics: ``(ys, targets) -> scalars``, a NamedTuple or a mapping of means over a batch, such as
-            ``task.score``; their means over the batches are given under the same names, "loss" excepted.
+            ``task.score``. The result has the mean of each over the batches under the same name, "loss" excepted.
 
     Raises:
         ValueError: when there is no batch.

@@ -139,7 +139,7 @@ def fit(
         log = MetricsLog(log)
     reporter = Reporter(log if first else None, log_every, at, restored)
     if restored and first:
-        logger.warning("fit: goes on from step %d of %s.", at, checkpoints.folder)  # type: ignore[union-attr]
+        logger.warning("fit: continues from step %d of %s.", at, checkpoints.folder)  # type: ignore[union-attr]
 
     with contextlib.ExitStack() as stack:
         stack.callback(reporter.end)

@@ -1,7 +1,7 @@
-"""Params of which each device holds a share: gathered before a step's loops, their gradients added up after them.
+"""Fully sharded data parallelism: all-gather params before the loops of a step, reduce-scatter gradients after them.
 
-All leaves of one dtype travel in one message. For code inside ``jax.shard_map``; a leaf's PartitionSpec says by which
-of its axes it is shared, if at all.
+All leaves of one dtype travel in one message. The functions run inside ``jax.shard_map``. The PartitionSpec of a leaf
+says along which of its axes, if any, the leaf is sharded.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from seqjax.base import Estimate
 
 
 def gathered(params: Any, specs: Any) -> Any:
-    """The whole params from every device's shares: one gather per dtype."""
+    """Return the whole params from the shards of all devices, by one all-gather per dtype."""
 
     def gather(rows: jax.Array, axis: str) -> jax.Array:
         return jax.lax.all_gather(rows, axis, tiled=True)
@@ -24,9 +24,10 @@ def gathered(params: Any, specs: Any) -> Any:
 
 
 def added_up(estimate: Estimate, specs: Any, names: tuple[str, ...]) -> Estimate:
-    """The sum over the devices along the named axes; of the gradients of shared leaves each device keeps its share.
+    """Return the sum over the devices along the named axes; each device keeps its shard of sharded gradients.
 
-    One reduce-scatter per dtype, then one sum of all else, over the other axes the shares as well.
+    One reduce-scatter per dtype sums sharded gradients, and one all-reduce sums everything else. A further all-reduce
+    sums the shards over the other axes.
     """
     axes = _axes(specs)
 
@@ -47,15 +48,15 @@ def added_up(estimate: Estimate, specs: Any, names: tuple[str, ...]) -> Estimate
 
 
 def _axes(specs: Any) -> list[str | None]:
-    """The mesh axis by which each leaf is shared."""
+    """Return the mesh axis along which each leaf is sharded."""
     return [next((e for e in spec if e is not None), None) for spec in jax.tree.leaves(specs)]
 
 
-def _packed(tree: Any, specs: Any, talk: Callable, *, whole: bool) -> Any:
-    """The tree with whole leaves made shares, or shares made whole; those that are not shared as they are.
+def _packed(tree: Any, specs: Any, collective: Callable, *, whole: bool) -> Any:
+    """Return the tree with whole leaves turned into shards, or shards into whole leaves; other leaves stay.
 
-    ``talk: (rows, axis) -> rows``: from a matrix ``[n, S]``, a row for each device, to the one row of this device, or
-    the other way round. Its columns are the numbers of one share of all leaves of a dtype.
+    ``collective: (rows, axis) -> rows`` turns a matrix ``[n, S]``, with a row for each device, into the row of this
+    device, or the row into the matrix. The columns are the numbers of one shard of all leaves of a dtype.
     """
     leaves, treedef = jax.tree.flatten(tree)
     groups: dict[Any, list[tuple[int, int, str]]] = {}
@@ -67,7 +68,7 @@ def _packed(tree: Any, specs: Any, talk: Callable, *, whole: bool) -> Any:
         size = jax.lax.axis_size(axis)
         before, after = (size, 1) if whole else (1, size)
         fronts = [jnp.moveaxis(leaves[i], dim, 0) for i, dim, _ in group]
-        rows = talk(jnp.concatenate([front.reshape(before, -1) for front in fronts], 1), axis)
+        rows = collective(jnp.concatenate([front.reshape(before, -1) for front in fronts], 1), axis)
         ends = list(itertools.accumulate(front.size // before for front in fronts))
         columns = jnp.split(rows, ends[:-1], 1)
         for (i, dim, _), front, part in zip(group, fronts, columns, strict=True):

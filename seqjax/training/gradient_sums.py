@@ -1,9 +1,9 @@
-"""Sums of losses and gradients over a batch: whole, in micro-batches one after another, over the devices of a mesh.
+"""Sum losses and gradients over a batch: as a whole, in micro-batches one after another, or over the devices of a mesh.
 
-Adding up over the devices is a step's only communication: one all-reduce, or at most one per dtype among params and
-losses; for params in shares, one gather and one reduce-scatter besides (`fsdp.py`). That needs care: differentiating
-a loop by params that all devices share sums each step's gradient over the devices inside the backward loop, one
-all-reduce per time step. Here each device differentiates by a copy of its own.
+The devices communicate only to add up their sums: by one all-reduce, or at most one per dtype among params and losses.
+Sharded params need one all-gather and one reduce-scatter besides (`fsdp.py`). If all devices differentiated a loop by
+the same params, JAX would add up gradients inside the backward loop, by one all-reduce per time step. Each device
+therefore differentiates by its own copy.
 """
 
 import math
@@ -28,15 +28,15 @@ from seqjax.training.sharding import axes_of, batch_specs, check_in_parts, share
 Sums = Callable[[Any, Any, Any, Batch, Any, Any], tuple[Estimate, Any, Any]]
 """``(params, carry, estimator_state, batch, key, factor) -> (Estimate, carry, estimator_state)``.
 
-The factor, a scalar or None, multiplies each loss, and so total and gradients.
+The factor, a scalar or None, multiplies each loss and therefore the total and the gradients.
 """
 
 
 def sums_of(model: Layer, loss: Loss, estimator: Estimator) -> Sums:
-    """The sums over a batch as the estimator gives them.
+    """Return the sums over a batch by an estimator.
 
-    Streams that end in what is not finite, though no loss that counts has seen it, make the total NaN, so that the step
-    is skipped: no later step could be finite.
+    When a stream ends in a carry that is not finite, the total is NaN even if every loss is finite. The step is then
+    skipped, because no later step could be finite.
     """
 
     def sums(
@@ -47,7 +47,7 @@ def sums_of(model: Layer, loss: Loss, estimator: Estimator) -> Sums:
             estimate, *streams = update(params, carry, state, batch, key=key)
             total = jnp.where(all_finite(streams), estimate.total, jnp.nan)
             return estimate._replace(total=total), *streams
-        # In here the initial carry is made anew, because a learned one has a gradient.
+        # The initial carry is made inside the estimator, because a learned one has a gradient.
         estimate, _, _ = update(params, None, init(params, None, first_step(batch.xs)), batch, key=key)
         return estimate, None, None
 
@@ -55,7 +55,9 @@ def sums_of(model: Layer, loss: Loss, estimator: Estimator) -> Sums:
 
 
 def sums_in_turn(model: Layer, loss: Loss, estimator: Estimator, number: int) -> Sums:
-    """`sums_of` the whole batch, from so many micro-batches of neighbouring rows, in a loop: memory for one of them.
+    """Return `sums_of` for the whole batch, by a loop over micro-batches of neighbouring rows.
+
+    The loop needs the memory of one micro-batch.
 
     Row b is in micro-batch ``b // (B / number)``; micro-batch i draws its noise from ``fold_in(key, i)``.
     """
@@ -92,10 +94,10 @@ def sums_in_turn(model: Layer, loss: Loss, estimator: Estimator, number: int) ->
 
 
 def sums_over(model: Layer, loss: Loss, estimator: Estimator, mesh: Mesh, number: int = 1) -> Sums:
-    """`sums_in_turn` of the whole batch, each device working on its own part of it.
+    """Return `sums_in_turn` for the whole batch, with each device working on its own part.
 
-    Shared params are gathered before all loops, and what devices find is added up after them: they speak once, whatever
-    the number of micro-batches. The gradients are split as the params are.
+    Sharded params are gathered before all loops, and the sums of the devices are added up after them. Devices therefore
+    communicate once, whatever the number of micro-batches. The gradients are sharded as the params are.
     """
     axes = axes_of(mesh)
     if axes.time:
@@ -118,7 +120,7 @@ def sums_over(model: Layer, loss: Loss, estimator: Estimator, mesh: Mesh, number
         ) -> tuple[Estimate, Any, Any]:
             if key is not None and math.prod(axes.sizes.values()) > 1:
                 key = jax.random.fold_in(key, jax.lax.axis_index(names))
-            # A copy for each device, made before any loop: gradients by it are the device's own.
+            # Each device has its own copy, made before any loop, so that its gradient is not summed inside the loops.
             params = vary_like(gathered(params, of_params), part.xs)
             devices = "devices of mesh axis " + " and ".join(f"'{name}'" for name in names)
             where = f"over the {math.prod(axes.sizes.values())} {devices}"
@@ -137,7 +139,7 @@ def sums_over(model: Layer, loss: Loss, estimator: Estimator, mesh: Mesh, number
 
 
 def splitting(loss: Loss, specs: Batch, sizes: dict[str, int], how: str, part_name: str) -> Loss:
-    """The loss, checked to have as many entries for the whole batch as for its parts together."""
+    """Return the loss with a check: the whole batch must have as many losses as its parts together."""
 
     def of_all(part: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
         entries = [() if e is None else (e,) if isinstance(e, str) else e for e in spec]

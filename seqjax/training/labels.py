@@ -1,4 +1,4 @@
-"""Params by what they do, so that an optimizer may treat them differently."""
+"""Label params by their role, so that an optimizer can treat them differently."""
 
 import re
 from typing import Any, Literal
@@ -11,11 +11,11 @@ Label = Literal["recurrence", "elementwise", "other"]
 
 ELEMENTWISE_FIELDS = re.compile(r"(b|gain|scale|shift)(_\w+)?|bias|d|skip")
 ELEMENTWISE_KEYS = re.compile("bias|scale")
-"""Of dicts, as flax makes them: their keys may as well be names of layers."""
+"""Keys of flax's dicts; other keys may be names of layers."""
 
 
 def parameter_labels(params: Any) -> Any:
-    """The label of each parameter, as `optax.multi_transform` takes them.
+    """Return the label of each parameter, as `optax.multi_transform` takes them.
 
     ============= ========================================================================== =========================
     label         params                                                                     usual treatment
@@ -27,20 +27,20 @@ def parameter_labels(params: Any) -> Any:
     "other"       matrices, kernels, embeddings                                              weight decay
     ============= ========================================================================== =========================
 
-    A recurrence's step that is small for a weight may double a time constant, and at zero there is just another time
-    constant. A bias is no weight whose size should be small: that of a forget gate sets how long it remembers.
+    An update that is small for a weight may double the time constant of a recurrence, and zero is not a neutral value
+    of its params. The size of a bias should not be small either: the bias of a forget gate sets the length of memory.
 
-    Params are told by their classes and names, so that it does not matter where in a model they are, nor whether
-    `repeat` stacks them. A cell names those of a recurrence beside the class of its params, by
-    ``seqjax.cells.labels.sets_recurrence``; cells whose decays come from projections and packed biases alone have none.
-    "elementwise" are the fields b, gain, scale and shift, also as ``b_...``, and bias, d and skip, or what the class
-    names by ``seqjax.cells.labels.elementwise``; and "bias" and "scale" of flax modules.
+    Classes and names of the params give the labels; their place in a model does not matter, nor whether `repeat`
+    stacks them. A cell declares the params of its recurrence beside the class of its params, by
+    ``seqjax.cells.labels.sets_recurrence``. Cells whose decays come from projections and packed biases declare none.
+    "elementwise" are the fields b, gain, scale and shift, also as ``b_...``, the fields bias, d and skip, the fields
+    that the class declares by ``seqjax.cells.labels.elementwise``, and "bias" and "scale" of flax modules.
 
     Args:
-        params: of a model, or anything of the same structure, such as its gradients.
+        params: the params of a model, or a tree of the same structure, such as its gradients.
 
     Returns:
-        The same structure of strings.
+        A tree of strings of the same structure.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, seqjax as sj
@@ -64,7 +64,7 @@ def parameter_labels(params: Any) -> Any:
 
 
 def _labels(node: Any, label: Label) -> Any:
-    """Of a node's leaves: `label`, where nothing in it says more."""
+    """Return the labels of the leaves of a node; `label` is the label of leaves without one of their own."""
     parts, structure = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda part: part is not node)
     if not parts:  # None, or an empty tuple
         return node

@@ -1,4 +1,4 @@
-"""What a step reports, and probes that look into it."""
+"""The metrics that a training step returns, and probes of its gradients and updates."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -8,19 +8,22 @@ import jax
 from seqjax.training.nonfinite import norm
 
 Probe = Callable[[Any, Any, Any], Any]
-"""``(params, gradients, updates) -> scalar or pytree``: of the params before the update, the gradient of the mean loss
-before the optimizer clips it, and what the optimizer adds to the params, which is zero in a skipped step."""
+"""``(params, gradients, updates) -> scalar or pytree``.
+
+The arguments are the params before the update, the gradient of the mean loss before the optimizer clips it, and the
+update that the optimizer adds to the params. The update is zero in a skipped step.
+"""
 
 
 class Metrics(NamedTuple):
-    """Of one step, from before the update.
+    """The metrics of one training step, computed with the params before the update.
 
     Attributes:
         loss: the mean loss.
-        gradient_norm: the global 2-norm of its gradient, before the optimizer clips it.
-        finite: whether the step made its update: loss, norm of the gradient and new params were all finite.
-        consecutive: as in the state after the step.
-        probes: what each probe found, by name; an empty dict without probes.
+        gradient_norm: the global 2-norm of the gradient, before the optimizer clips it.
+        finite: whether the step made an update: loss, gradient norm and new params were all finite.
+        consecutive: the value in the state after the step.
+        probes: the results of the probes by name; an empty dict without probes.
     """
 
     loss: Any
@@ -31,7 +34,7 @@ class Metrics(NamedTuple):
 
 
 def gradient_norms(params: Any, gradients: Any, updates: Any) -> dict[str, jax.Array]:
-    """A probe: the 2-norm of the gradient of each parameter, by the parameter's path.
+    """Return the 2-norm of the gradient of each parameter by path; a probe for `make_train_step`.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, seqjax as sj
@@ -47,12 +50,12 @@ def gradient_norms(params: Any, gradients: Any, updates: Any) -> dict[str, jax.A
 
 
 def update_norms(params: Any, gradients: Any, updates: Any) -> dict[str, jax.Array]:
-    """A probe: the 2-norm of the update of each parameter, by the parameter's path."""
+    """Return the 2-norm of the update of each parameter by path; a probe for `make_train_step`."""
     return _norms(updates)
 
 
 def check_probes(probes: Mapping[str, Probe] | None) -> dict[str, Probe]:
-    """The probes by name; a TypeError for anything else."""
+    """Return the probes by name, and raise a TypeError for anything else."""
     wanted = 'a dict of functions (params, gradients, updates) -> pytree, such as {"norms": gradient_norms}'
     if probes is None:
         return {}

@@ -1,4 +1,4 @@
-"""What training measured, as lines of JSON, as TensorBoard's events, and as curves at the end."""
+"""Log the metrics of training as lines of JSON, as TensorBoard events, and as curves at the end."""
 
 import importlib.util
 import json
@@ -19,19 +19,19 @@ logger = logging.getLogger(__name__)
 
 
 class MetricsLog:
-    r"""The log of one run in a folder: ``metrics.jsonl``, one line per logged step, and what is drawn from it.
+    r"""The log of one run in a folder: ``metrics.jsonl``, with one line per logged step, and ``curves.svg``.
 
-    A line is ``{"step": 20, "loss": ...}`` with what the step returned, ``{"step": 20, "evaluation/loss": ...}``, or
-    ``{"step": 21, "event": "skipped", "reason": ...}``. Each is written as soon as it is known. Numbers that are not
-    finite are null. ``seconds`` are those since training began in this process.
+    A line is ``{"step": 20, "loss": ...}`` with the metrics of a step, ``{"step": 20, "evaluation/loss": ...}``, or
+    ``{"step": 21, "event": "skipped", "reason": ...}``. Each line is written at once. Numbers that are not finite are
+    null. ``seconds`` counts from the start of training in this process.
 
     Args:
-        folder: made where it is not there.
-        tensorboard: write TensorBoard's events as well, to ``folder/tensorboard``; needs the package tensorboardX.
+        folder: the folder of the run; it is created if it does not exist.
+        tensorboard: write TensorBoard events as well, to ``folder/tensorboard``; needs the package tensorboardX.
         plots: draw ``curves.svg`` at the end, if matplotlib is installed.
 
     Raises:
-        ImportError: when tensorboardX is asked for and not installed.
+        ImportError: for tensorboard=True without the package tensorboardX.
         ValueError: when the folder cannot be written.
 
     Example:
@@ -68,10 +68,14 @@ class MetricsLog:
             ) from None
 
     def begin(self, step: int, *, resumed: bool = False) -> None:
-        """Go on after a step: what was written of later ones, by a run that was cut short, goes.
+        """Open the log after a step, and remove lines of later steps, which an interrupted run has left.
+
+        Args:
+            step: the step at which training begins.
+            resumed: whether a run continues; otherwise the folder must hold no log.
 
         Raises:
-            ValueError: when a run begins and there is the log of another one, or the file cannot be written.
+            ValueError: when a run begins in a folder with the log of another run, or the file cannot be written.
         """
         there = self._lines()
         kept = [(line, at) for line, at in there if at <= step]
@@ -94,7 +98,7 @@ class MetricsLog:
             self._events = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """One line. A full disk is said once; what could not be written is lost, training is not."""
+        """Write one line. On a full disk the line is lost, one warning is logged, and training continues."""
         line = json.dumps({"step": step, **{name: _plain(value) for name, value in values.items()}})
         try:
             data = line.encode() + b"\n"
@@ -110,11 +114,11 @@ class MetricsLog:
             if not self._failing:
                 logger.warning("%s cannot be written (%s): metrics are lost.", self.path, why(error))
             self._failing = True
-            self._file.truncate(self._good)  # so that the next line does not begin inside of this one
+            self._file.truncate(self._good)  # removes the part of this line that was written
             self._file.seek(self._good)
 
     def end(self) -> None:
-        """Close the files, and draw the curves."""
+        """Close the log and draw the curves."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -128,7 +132,7 @@ class MetricsLog:
                 logger.warning("%s cannot be written (%s).", self.folder / "curves.svg", why(error))
 
     def _lines(self) -> list[tuple[str, int]]:
-        """The whole lines there are, with their steps."""
+        """Return the complete lines of the log with their steps."""
         try:
             text = self.path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
@@ -143,7 +147,7 @@ class MetricsLog:
 
 
 def flat(metrics: Any) -> dict[str, Any]:
-    """The leaves of a step's metrics by their paths, ``probes/gradient_norms/w`` say.
+    """Return the leaves of a step's metrics by path, such as ``probes/gradient_norms/w``.
 
     Example:
         >>> from seqjax.training.metrics_log import flat
@@ -155,7 +159,7 @@ def flat(metrics: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it."""
+    """Return a value as JSON holds it; numbers that are not finite become None."""
     if isinstance(value, str):
         return value
     value = np.asarray(value).tolist()

@@ -1,7 +1,7 @@
-"""A step that is not finite makes no update.
+"""Skip the update of a training step that is not finite.
 
-Next to nothing is paid for it: that a gradient is finite is read off its norm, which is computed anyway, and a branch
-leaves the optimizer to work in the memory of its old state, where a select would hold old and new at once.
+The check costs little. The norm of the gradient, which is computed anyway, shows whether the gradient is finite. A
+branch lets the optimizer reuse the memory of its old state; a select would hold old and new state at once.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from seqjax.ops.select import wide
 
 
 def norm(tree: Any) -> jax.Array:
-    """The 2-norm of all numbers in a tree, in float32 at least; infinite where their squares are.
+    """Return the 2-norm of all numbers in a tree, in float32 at least; it is infinite when a square overflows.
 
     Example:
         >>> import jax.numpy as jnp
@@ -32,15 +32,22 @@ def guarded_update(
     opt_state: Any,
     params: Any,
 ) -> tuple[Any, Any, Any, jax.Array]:
-    """``(params, opt_state, updates, finite)``: what the optimizer makes of gradients where they are whole.
+    """Return ``(params, opt_state, updates, finite)`` after an update by gradients that are finite.
 
-    Elsewhere all stays as it was and the updates are zero. An update that is not finite though the gradients are is not
-    added either; the optimizer, whose doing it is, keeps the state that it came to.
+    When ``whole`` is False, params and opt_state stay as they were and the updates are zero. When the gradients are
+    finite and the update is not, the params stay, but the optimizer keeps its new state, since the optimizer caused it.
+
+    Args:
+        optimizer: an optax optimizer.
+        whole: a boolean scalar; whether loss and gradients are finite.
+        gradients: the gradients of the mean loss.
+        opt_state: the state of the optimizer.
+        params: the params.
     """
 
     def update(params: Any, opt_state: Any) -> Any:
         updates, new = optimizer.update(gradients, opt_state, params)
-        # A loop of steps wants a state of one type.
+        # A loop over steps needs a state of constant dtypes.
         new = jax.tree.map(
             lambda a, like: a if a.dtype == like.dtype else a.astype(like.dtype), new, opt_state
         )
@@ -56,7 +63,7 @@ def guarded_update(
 
 
 def all_finite(*trees: Any) -> jax.Array:
-    """Whether every number in the trees is finite; integers and the like are.
+    """Return whether every number in the trees is finite; integers, booleans and keys always are.
 
     Example:
         >>> import jax.numpy as jnp
@@ -68,5 +75,5 @@ def all_finite(*trees: Any) -> jax.Array:
 
 
 def choose(finite: jax.Array, new: Any, old: Any) -> Any:
-    """The new tree where the flag, a scalar, holds, else the old one; a select, so that no NaN passes."""
+    """Return the new tree if the scalar flag is True, otherwise the old one; a select, so that no NaN passes."""
     return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)

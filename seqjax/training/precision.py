@@ -1,8 +1,9 @@
-r"""The dtypes of training: computing in a narrow one, with params, sums and the optimizer in float32.
+r"""Mixed precision: compute in a narrow dtype, with params, sums and the optimizer in float32.
 
-In float16 gradients below 6e-8 vanish. So the loss is multiplied by a scale S before it is differentiated, and the
-gradients are divided by it after, in float32: S is halved where a gradient overflows, and doubled when none has for a
-while. S is a power of two, so that it changes nothing else. bfloat16 has the range of float32 and needs none.
+In float16 gradients below 6e-8 vanish. The loss is therefore multiplied by a scale S before it is differentiated, and
+the gradients are divided by S afterwards, in float32. S is halved when a gradient overflows, and doubled after many
+steps without overflow. S is a power of two, so that scaling rounds nothing. bfloat16 has the range of float32 and needs
+no scale.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ LARGEST_SCALE = 2.0**24
 
 
 class LossScale(NamedTuple):
-    """S, a float32 scalar; and how many steps were good since it last changed, an int32 scalar."""
+    """The scale S, a float32 scalar, and the number of good steps since S last changed, an int32 scalar."""
 
     scale: Any
     good_steps: Any
@@ -36,11 +37,11 @@ class Precision(Value):
     """The dtypes of a training step. `FLOAT32`, `BFLOAT16` and `FLOAT16` are the usual ones.
 
     Attributes:
-        compute: the dtype that floating inputs and params are cast to inside of what is differentiated; None for as
-            they are. Outputs are float32 again, so that the loss is; gradients have the dtypes of the params. Params
-            that set a recurrence's decays (`parameter_labels`) are not cast: in bfloat16 a decay of 0.999 is 1.
-        loss_scale: S at the start, of the mean loss, 1 or more; None for none.
-        growth_interval: after so many good steps S is doubled, up to 2^24.
+        compute: the dtype that floating inputs and params are cast to inside the differentiated function; None casts
+            nothing. Outputs, and with them the loss, are float32 again; gradients have the dtypes of the params. Params
+            that set the decays of a recurrence (`parameter_labels`) are not cast: in bfloat16 a decay of 0.999 is 1.
+        loss_scale: the first S, for the mean loss, 1 or more; None scales nothing.
+        growth_interval: S is doubled after this many good steps, up to 2^24.
 
     Raises:
         ValueError: for a dtype that is not floating, or numbers below 1.
@@ -94,9 +95,9 @@ FLOAT16 = Precision("float16", loss_scale=2.0**15)
 
 @definition
 def in_precision(layer: Layer, dtype: Any) -> Layer:
-    """The layer, computing in a dtype: params and floating inputs are cast to it, outputs to float32 at least.
+    """Return the layer computing in a dtype: params and floating inputs are cast to it, outputs to float32 at least.
 
-    Params with the label "recurrence" stay as they are, see `Precision`.
+    Params with the label "recurrence" are not cast; see `Precision`.
     """
 
     def lower(params: Any) -> Any:
@@ -114,7 +115,7 @@ def in_precision(layer: Layer, dtype: Any) -> Layer:
         return layer.initial_carry(lower(params), like(x))
 
     def like(x: Any) -> Any:
-        """An example of one step, an array or a ShapeDtypeStruct, in the dtype."""
+        """Return an example of one step, an array or a ShapeDtypeStruct, in the dtype."""
 
         def one(leaf: Any) -> Any:
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -137,7 +138,7 @@ def in_precision(layer: Layer, dtype: Any) -> Layer:
 
 
 def computing(model: Layer, precision: Precision) -> Layer:
-    """The model in a precision."""
+    """Return the model computing in a precision."""
     return model if precision.compute is None else in_precision(model, precision.compute)
 
 
@@ -154,7 +155,7 @@ def check_precision(who: str, precision: Any) -> None:
 
 
 def first_scale(precision: Precision) -> LossScale | None:
-    """The loss scale before the first step."""
+    """Return the loss scale before the first step."""
     if precision.loss_scale is None:
         return None
     return LossScale(jnp.float32(precision.loss_scale), jnp.zeros((), jnp.int32))
@@ -163,10 +164,10 @@ def first_scale(precision: Precision) -> LossScale | None:
 def loss_factor(
     state: LossScale | None, model: Layer, loss: Loss, params: Any, batch: Batch
 ) -> jax.Array | None:
-    """By which each loss is multiplied: S over the number of losses, rounded up to a power of two.
+    """Return the factor of each loss: S over the number of losses, rounded up to a power of two.
 
-    The sum of losses is differentiated; so S means the same as for a mean, whatever the size of the batch, and whether
-    there is a loss per step, per sequence, or one that is a mean already.
+    The sum of losses is differentiated. With this factor S has the meaning that it has for a mean, for every batch size
+    and for a loss per step, per sequence, or of the whole batch.
     """
     if state is None:
         return None
@@ -181,7 +182,7 @@ def loss_factor(
 
 
 def scaled(loss: Loss, factor: jax.Array | None) -> Loss:
-    """The loss times a factor, in float32 at least."""
+    """Return the loss times a factor, in float32 at least."""
     if factor is None:
         return loss
 
@@ -193,7 +194,7 @@ def scaled(loss: Loss, factor: jax.Array | None) -> Loss:
 
 
 def without(factor: jax.Array | None, estimate: Estimate) -> Estimate:
-    """The estimate of the losses as they are, from that of losses times a factor."""
+    """Return the estimate of the losses, from the estimate of losses times a factor."""
     if factor is None:
         return estimate
     total, count, gradients = estimate
@@ -201,7 +202,7 @@ def without(factor: jax.Array | None, estimate: Estimate) -> Estimate:
 
 
 def next_scale(state: LossScale, interval: int, finite: jax.Array, overflow: jax.Array) -> LossScale:
-    """The loss scale after a step that was finite, or in which gradients overflowed, or neither."""
+    """Return the loss scale after a step that was finite, or in which gradients overflowed, or neither."""
     good = jnp.where(finite, state.good_steps + 1, 0)
     grow = good >= interval
     grown = jnp.where(grow, jnp.minimum(2 * state.scale, LARGEST_SCALE), state.scale)

@@ -1,19 +1,19 @@
-"""Where things go on a mesh of devices.
+"""How batches, params and states are sharded over a mesh of devices.
 
-What an axis is for is told by its name:
+The name of a mesh axis says what the axis splits:
 
 ========== ================================================================= ========================================
 axis       splits                                                            communication of a step
 ========== ================================================================= ========================================
 "data"     the batch                                                         one sum of gradients
-"fsdp"     the batch; params and optimizer state, leaf by leaf               one gather of params, one sum of gradients
-                                                                             of which each device keeps its share
+"fsdp"     the batch; params and optimizer state, leaf by leaf               one all-gather of params, one
+                                                                             reduce-scatter of gradients
 "time"     the steps of each sequence, and with them the work of each layer  one sum of gradients; in each
                                                                              `seqjax.TimeSharded` two gathers, or
                                                                              three messages per Newton iteration
 ========== ================================================================= ========================================
 
-The only axis of a mesh, of another name, is for data. Axes of other names beside these hold copies.
+A single axis of another name splits the batch. Axes of other names beside these hold copies.
 """
 
 import math
@@ -27,12 +27,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from seqjax.base import Batch
 from seqjax.definition import origin
 
-# Of a leaf with fewer numbers a share on each device would save less than 4 kB in float32, for a message more to pack.
+# Sharding a leaf with fewer numbers would save less than 4 kB in float32 on each device.
 SMALLEST_SHARED = 1024
 
 
 class Axes(NamedTuple):
-    """The axes of a mesh by what they split, with their sizes: B, params, T."""
+    """The axes of a mesh that split the batch B, the params and the time T, with their sizes."""
 
     batch: dict[str, int]
     fsdp: dict[str, int]
@@ -40,22 +40,22 @@ class Axes(NamedTuple):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """All of them."""
+        """Return all axes with their sizes."""
         return self.batch | self.time
 
     @property
     def num_batch(self) -> int:
-        """Into how many parts a batch is split."""
+        """Return the number of parts of a batch."""
         return math.prod(self.batch.values())
 
     @property
     def num_time(self) -> int:
-        """Into how many parts a sequence is split."""
+        """Return the number of parts of a sequence."""
         return math.prod(self.time.values())
 
 
 def axes_of(mesh: Mesh) -> Axes:
-    """What the axes of a mesh are for.
+    """Return the axes of a mesh by what they split.
 
     Raises:
         TypeError: for anything but a mesh.
@@ -90,30 +90,30 @@ def axes_of(mesh: Mesh) -> Axes:
 
 
 def with_auto_axes(mesh: Mesh) -> Mesh:
-    """The same mesh, with axes over which XLA, and not the types of arrays, says what lies where."""
+    """Return the mesh with automatic axes, over which XLA chooses the shardings of arrays."""
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
 def _over(names: Any) -> Any:
-    """An entry of a PartitionSpec: None, one name, or several."""
+    """Return an entry of a PartitionSpec: None, one name, or several names."""
     names = tuple(names)
     return None if not names else names[0] if len(names) == 1 else names
 
 
 def places(mesh: Mesh, specs: Any) -> Any:
-    """The shardings of a tree of PartitionSpecs."""
+    """Return the shardings of a tree of PartitionSpecs."""
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Every array in its place; what is there already stays. With several processes all have the same tree."""
+    """Return the tree with these shardings; every process passes the same tree."""
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
 
     def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             return jax.device_put(leaf, sharding)
-        # device_put would compare the values of all processes, at every step.
+        # device_put would compare the values between processes at every step.
         if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
             data = one(jax.random.key_data(leaf), sharding)
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
@@ -124,10 +124,10 @@ def put(tree: Any, shardings: Any) -> Any:
 
 
 def batch_specs(batch: Batch, batch_axes: dict[str, int], time_axes: dict[str, int] | None = None) -> Batch:
-    """How each leaf of a batch is split over axes of a mesh, given with their sizes.
+    """Return how each leaf of a batch is sharded over axes of a mesh, given with their sizes.
 
     Raises:
-        ValueError: where a leaf has no such axis as B, or B or T is not a multiple of the devices.
+        ValueError: when a leaf has no axis B, or when B or T is not a multiple of the number of devices.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -167,16 +167,16 @@ def batch_specs(batch: Batch, batch_axes: dict[str, int], time_axes: dict[str, i
 
 
 def stream_spec(axes: Axes) -> PartitionSpec:
-    """How what belongs to a stream ``[B, ...]`` is split."""
+    """Return how arrays ``[B, ...]`` of streams are sharded."""
     return PartitionSpec(_over(axes.batch))
 
 
 def share_specs(tree: Any, axes: Axes) -> Any:
-    """How params, and what an optimizer keeps of their shapes, are split over the axis "fsdp": leaf by leaf.
+    """Return how params and optimizer state are sharded over the axis "fsdp", leaf by leaf.
 
-    The largest axis that divides among the devices is split, of equal ones the first; a leaf of fewer than 1024
-    numbers, or without such an axis, stays whole on all devices. Arrays of one shape are split alike, so that an
-    optimizer works on its own device's numbers.
+    The largest axis that divides among the devices is sharded, the first of equal ones. A leaf of fewer than 1024
+    numbers, or without such an axis, is replicated. Arrays of one shape are sharded alike, so that the optimizer needs
+    no communication.
 
     Example:
         >>> import jax, jax.numpy as jnp

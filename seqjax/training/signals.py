@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end training after a step, once its state is saved."""
+"""End training at Ctrl-C or SIGTERM, after the current step is made and its state is saved."""
 
 import logging
 import os
@@ -15,11 +15,11 @@ logger = logging.getLogger(__name__)
 
 
 class StopSignals:
-    """While entered, SIGTERM and SIGINT only ask for a stop; the second SIGINT interrupts at once.
+    """Inside a ``with`` block SIGTERM and SIGINT only ask for a stop; the second SIGINT interrupts at once.
 
-    Handlers are those from before once it is left. Outside of the main thread, where Python allows no handlers,
-    and for signals that were ignored (as under nohup), nothing is changed. With several processes a signal to
-    one of them stops all at the same step: `jax.distributed` listens to SIGTERM, and SIGINT is turned into it.
+    The earlier handlers are restored afterwards. Nothing changes outside the main thread, where Python allows no
+    handlers, and for signals that were ignored before, as under nohup. With several processes a signal to one of them
+    stops all of them at the same step: `jax.distributed` handles SIGTERM, and SIGINT is sent on as SIGTERM.
 
     Example:
         >>> import signal
@@ -39,11 +39,11 @@ class StopSignals:
 
     @property
     def name(self) -> str:
-        """Of the signal that asks for the stop; other processes than the one that got it see SIGTERM."""
+        """Return the name of the signal that asked for the stop; it is SIGTERM in the other processes."""
         return signal.Signals(self._received or signal.SIGTERM).name
 
     def asked(self) -> bool:
-        """Whether to stop now; called once after every step, by every process."""
+        """Return whether to stop now. Every process calls this once after every step."""
         if self._several and not self._asked:
             self._calls += 1
             self._asked = multihost_utils.reached_preemption_sync_point(self._calls)
@@ -91,7 +91,7 @@ def stop(name: str, step: int, folder: Path | None, saved: bool, last: int | Non
     elif saved:
         text = (
             f"{name}: stopped after step {step}, which is saved in {folder}. "
-            f"To resume, {how}: it goes on from there, to the same result."
+            f"To resume, {how}: training continues from there, to the same result."
         )
     else:
         text = (

@@ -1,4 +1,4 @@
-"""What training carries from step to step."""
+"""The state of training, which a step maps to the next state."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,20 +16,20 @@ from seqjax.training.sharding import Axes, axes_of, places, put, share_specs, st
 
 
 class TrainState(NamedTuple):
-    """What training carries from step to step; all of it is needed to resume, and nothing else.
+    """The state of training: everything that is needed to resume, and nothing else.
 
     Attributes:
-        params: the model's.
-        opt_state: the optimizer's.
-        step: how many steps were made, those without an update among them, an int32 scalar.
-        key: where noise comes from, the same in all steps, each of which draws from ``fold_in(key, step)``; None for
-            deterministic training, without dropout.
-        carry: of the model, leaves ``[B, ...]``, where streams go on from batch to batch; otherwise None.
-        estimator_state: of the estimator, in the same case.
-        skipped: how many steps made no update because something was not finite, an int32 scalar.
-        consecutive: how many of them were the last ones, without a good step in between, an int32 scalar. Steps that a
-            smaller loss scale answers are not counted here.
-        loss_scale: of a `Precision` that has one, a `LossScale`; otherwise None.
+        params: the params of the model.
+        opt_state: the state of the optimizer.
+        step: the number of steps made, skipped ones included, an int32 scalar.
+        key: the source of noise, the same in all steps; each step draws from ``fold_in(key, step)``. None trains
+            deterministically, without dropout.
+        carry: the carry of the model, leaves ``[B, ...]``, when streams continue from batch to batch; otherwise None.
+        estimator_state: the state of the estimator in the same case; otherwise None.
+        skipped: the number of steps without an update because they were not finite, an int32 scalar.
+        consecutive: the number of skipped steps since the last good one, an int32 scalar. Overflows that a smaller loss
+            scale prevents are not counted.
+        loss_scale: the `LossScale` of a `Precision` that has one; otherwise None.
     """
 
     params: Any
@@ -53,19 +53,19 @@ def init_train_state(
     precision: Precision = FLOAT32,
     mesh: Mesh | None = None,
 ) -> TrainState:
-    """The state before the first step.
+    """Return the state before the first step.
 
-    Its arrays are all copies of their own, so that the step may reuse their memory.
+    All arrays are new copies, so that the step may reuse their memory.
 
     Args:
         model: the model.
         optimizer: an optax optimizer.
-        key: for the initial params and, by a different part of it, for the noise in training.
+        key: the key of the initial params and, after a split, of the noise in training.
         x: one time step of input ``[*B, ...]``; an array or a ShapeDtypeStruct.
-        estimator: the step's.
-        precision: the step's.
-        mesh: the step's. Each device makes its own share of a state that no device could hold alone, and several
-            processes make one state together.
+        estimator: the estimator of the step.
+        precision: the precision of the step.
+        mesh: the mesh of the step. Each device makes only its shard, so the state may be larger than the memory of a
+            device; several processes make one state together.
 
     Raises:
         TypeError: for another kind of model, optimizer, estimator or precision.
@@ -83,9 +83,8 @@ def init_train_state(
     model = computing(model, precision)
     if mesh is not None:
         mesh = with_auto_axes(mesh)
-        make = partial(
-            init_train_state, model, optimizer, x=x, estimator=estimator
-        )  # in the precision already
+        # The model computes in the precision already.
+        make = partial(init_train_state, model, optimizer, x=x, estimator=estimator)
         scale = first_scale(precision)
         shapes = jax.eval_shape(make, key)
         specs = places(mesh, state_specs(shapes, axes_of(mesh)))
@@ -99,13 +98,13 @@ def init_train_state(
         carry = model.initial_carry(params, x)
         init, _ = estimator.bind(model, lambda ys, targets: ys)  # the state does not depend on the loss
         state = state._replace(carry=carry, estimator_state=init(params, carry, x))
-    # Some optimizers begin with the params themselves, and a buffer cannot be donated twice. An explicit dtype makes
-    # weakly typed leaves strong, as the step returns them: otherwise the second step would be compiled again.
+    # Some optimizers begin with the params themselves, and a buffer cannot be donated twice. The step returns strongly
+    # typed leaves; an explicit dtype makes the first ones so, or the second step would be compiled again.
     return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.asarray(leaf).dtype), state)
 
 
 def state_specs(state: TrainState, axes: Axes) -> TrainState:
-    """How each leaf of a state is split: streams as the batch, params and optimizer state by `share_specs`.
+    """Return how each leaf of a state is sharded: streams as the batch, params and optimizer state by `share_specs`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -130,7 +129,7 @@ def state_specs(state: TrainState, axes: Axes) -> TrainState:
 
 
 def check_kinds(who: str, model: Any, optimizer: Any, estimator: Any) -> None:
-    """Raise a TypeError where one of them is of another kind."""
+    """Raise a TypeError if an argument is of another kind."""
     if not isinstance(model, Layer):
         hint = " Bind a cell with recurrent(cell)." if isinstance(model, Cell) else ""
         raise TypeError(f"{who}(model): expected a Layer, got {model!r}.{hint}")

@@ -1,13 +1,13 @@
-r"""One step of training: the gradient of the mean loss over a batch, and what an optimizer makes of it.
+r"""One training step: the gradient of the mean loss over a batch, and the update of an optimizer.
 
 With losses :math:`\ell_i` that count, of which there are n, the step descends along
 
 .. math::
     g = \frac1n \sum_{i=1}^n \nabla_\theta \ell_i(\theta)
 
-over many devices as over one: each device forms the sum over its own part of the batch, and totals, counts and
-gradients are added up before the division. A mean of the devices' means would weight a sequence by how many masked
-steps its neighbours have.
+on many devices as on one. Each device sums over its own part of the batch, and totals, counts and gradients are added
+up before the division. A mean of the means of all devices would weight a sequence by the masked steps of its
+neighbours.
 
 The parts are in files of their own: `gradient_sums.py` sums losses and gradients, `nonfinite.py` guards the update, and
 `metrics.py` says what a step reports.
@@ -45,10 +45,10 @@ from seqjax.training.state import TrainState, check_kinds, state_specs
 
 @dataclass(frozen=True)
 class TrainStep:
-    """``(state, batch) -> (state, metrics)``, compiled; what `make_train_step` returns.
+    """A compiled training step ``(state, batch) -> (state, metrics)``; `make_train_step` returns it.
 
-    ``lower(state, batch)`` is that of ``jax.jit``, from arrays or ShapeDtypeStructs: ``lower(...).compile()`` tells the
-    memory and the communication of a step.
+    ``lower(state, batch)`` lowers the step as ``jax.jit`` does, from arrays or ShapeDtypeStructs.
+    ``lower(...).compile()`` shows the memory and the communication of a step.
     """
 
     mesh: Mesh | None
@@ -58,7 +58,7 @@ class TrainStep:
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         places = self._places(state, batch)
-        if places is not None:  # what is in its place already stays as it is
+        if places is not None:  # arrays that have their sharding already are not copied
             state, batch = put((state, batch), places)
         return self.jitted(*state, batch)
 
@@ -73,7 +73,7 @@ class TrainStep:
         return self.jitted.lower(*state, batch)
 
     def _places(self, state: TrainState, batch: Batch) -> Any:
-        """The shardings of both, None without a mesh; an error where they cannot be right."""
+        """Check state and batch, and return their shardings; None without a mesh."""
         if not isinstance(state, TrainState):
             raise TypeError(
                 f"train step: expected a TrainState, got {type(state).__name__}. Make one with init_train_state."
@@ -115,70 +115,70 @@ def make_train_step(
     precision: Precision = FLOAT32,
     probes: Mapping[str, Probe] | None = None,
 ) -> TrainStep:
-    r"""A compiled training step ``(state, batch) -> (state, metrics)``, pure but for its memory.
+    r"""Return a compiled training step ``(state, batch) -> (state, metrics)``, pure except that it donates the state.
 
-    By default each batch starts from the model's initial carry and is differentiated through its whole length T. With
-    a streaming estimator (`truncated_bptt`, `rtrl` and other online ones) a batch goes on where the one before ended:
-    row b of all batches is one stream, and ``batch.reset`` says where a sequence begins. Make the state for it with
-    ``init_train_state(..., estimator=...)``.
+    By default each batch starts from the initial carry of the model and is differentiated through its whole length T.
+    With a streaming estimator (`truncated_bptt`, `rtrl` and other online ones) each batch continues the one before:
+    row b of all batches is one stream, and ``batch.reset`` says where a sequence begins. Make the state for such an
+    estimator with ``init_train_state(..., estimator=...)``.
 
-    The state, but for its key, is donated: its memory is reused for the new one, and the old one cannot be read again.
+    The state, except its key, is donated: the new state reuses its memory, and the old state cannot be read again.
 
     Shapes: batch.xs ``[T, *B, ...]``; reset, mask ``[T, *B]``; targets whatever the loss takes.
 
-    With a mesh, what its axes split is told by their names: "data" the first batch axis B; "fsdp" B, and params and
-    optimizer state as well, leaf by leaf (`seqjax.training.sharding`); "time" the steps T, for models whose recurrent
-    layers have the method `seqjax.TimeSharded` and whose other layers act on each step by itself, with losses per step
-    and `full_bptt`. An only axis of another name is for data. The step puts state and batch in their places; with
-    several processes see `seqjax.training.distributed`. The result is that of one device, to rounding, but for noise: a
-    layer draws it for its own part of the batch, so that device i of several draws from ``fold_in(key, i)``, and what
-    is drawn depends on the number of devices.
+    The names of the axes of a mesh say what they split. "data" splits the first batch axis B. "fsdp" splits B, and
+    shards params and optimizer state leaf by leaf (`seqjax.training.sharding`). "time" splits the steps T, for models
+    whose recurrent layers have the method `seqjax.TimeSharded` and whose other layers act on each step alone, with
+    losses per step and `full_bptt`. A single axis of another name splits the batch. The step shards state and batch
+    itself; for several processes see `seqjax.training.distributed`. The result equals that of one device to rounding,
+    except for noise: device i of several draws noise for its part of the batch from ``fold_in(key, i)``, so the noise
+    depends on the number of devices.
 
-    Targets are split by their shape. A leaf that begins with ``[T, B]`` holds targets per step, and is split on its
-    second axis; any other that begins with ``[B]`` holds targets per sequence, and is split on its first. So targets
-    per sequence ``[B, B, ...]`` in a batch of T = B steps would be taken for targets per step; expand them to
-    ``[B, 1, B, ...]``, or take another T.
+    Targets are split by their shape. A leaf that begins with ``[T, B]`` holds targets per step and is split on its
+    second axis; any other leaf that begins with ``[B]`` holds targets per sequence and is split on its first axis.
+    Targets per sequence ``[B, B, ...]`` in a batch of T = B steps would therefore be read as targets per step. Expand
+    them to ``[B, 1, B, ...]``, or choose another T.
 
-    With ``accumulate=n`` the batch is worked on in n micro-batches of B/n rows, on each device, one after another: the
-    result is that of the whole batch, to rounding, in the memory of one micro-batch, and still with one addition over
-    the devices. Noise is drawn for each, from ``fold_in(key, i)``.
+    With ``accumulate=n`` each device computes n micro-batches of B/n rows one after another. The result equals that of
+    the whole batch to rounding, in the memory of one micro-batch and still with one sum over the devices. Micro-batch i
+    draws its noise from ``fold_in(key, i)``.
 
-    A step makes no update where the loss, the norm of its gradient or the ends of streams are not finite: params,
-    opt_state, carry and estimator_state stay as they were, as if there had been no such batch; ``step`` goes on, so
-    that the next batch comes, and ``state.skipped`` and ``state.consecutive`` count it. Streams thus have a gap of one
-    batch: they go on from where the batch before it ended; if a sequence began in the gap, what remains of it is
-    entered with the end of the one before, up to the next reset. Where an optimizer makes something that is not finite
-    of a finite gradient, the step counts as skipped as well, but for the state of the optimizer, whose doing it is.
+    A step makes no update when the loss, the norm of the gradient or the last carry of a stream is not finite. Params,
+    opt_state, carry and estimator_state stay as they were; ``step`` increases, so that the next batch comes, and
+    ``state.skipped`` and ``state.consecutive`` count the step. Streams then have a gap of one batch: they continue from
+    the carry before the skipped batch. A sequence that began in the gap continues from the end of an earlier sequence,
+    up to the next reset. When an optimizer makes a non-finite update from a finite gradient, the step counts as skipped
+    as well, but the optimizer keeps its new state, since the optimizer caused it.
 
-    The optimizer says what happens to gradients: ``optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))``
-    clips them by their global norm, `clip_by_layer_norm` layer by layer, ``optax.adaptive_grad_clip`` by the weights of
-    each unit; `average_params` keeps an exponential average of the params, and `parameter_labels` tells the parameters
-    of state spaces from others.
+    The optimizer transforms the gradients: ``optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))`` clips them
+    by their global norm, `clip_by_layer_norm` layer by layer, and ``optax.adaptive_grad_clip`` by the weights of each
+    unit. `average_params` keeps an exponential average of the params. `parameter_labels` labels the params of
+    recurrences.
 
     Args:
         model: the model.
-        loss: ``(ys, targets) -> losses``, one per step ``[T, *B]``, of which the mean is taken over the steps that
-            happened, or one per sequence ``[*B]``. A scalar is minimised as it is, on one device and in one piece
-            only: whether it is a mean or a sum, and of how many terms, cannot be known.
+        loss: ``(ys, targets) -> losses``, one per step ``[T, *B]`` or one per sequence ``[*B]``. The step minimizes the
+            mean over the steps that are not masked. A scalar is minimized as it is, on one device and without
+            micro-batches only, because it may be a mean or a sum of any number of terms.
         optimizer: an optax optimizer.
         estimator: how gradients flow through time; see `seqjax.gradients`.
         mesh: the devices; None for one.
-        accumulate: the number of micro-batches, by which B must be divisible, on each device.
+        accumulate: the number of micro-batches; it must divide B on each device.
         precision: the dtypes of the computation; see `Precision`, and make the state for it with
             ``init_train_state(..., precision=...)``.
-        probes: functions ``(params, gradients, updates) -> pytree`` by name, such as `gradient_norms`; what they find
-            is in ``metrics.probes``.
+        probes: functions ``(params, gradients, updates) -> pytree`` by name, such as `gradient_norms`;
+            ``metrics.probes`` holds their results.
 
     Returns:
-        The step. Its `Metrics` are from before the update. A batch without any step that counts has a loss and a
-        gradient of zero.
+        The step. Its `Metrics` are computed with the params before the update. A batch without any loss that counts has
+        a loss and a gradient of zero.
 
     Raises:
-        TypeError: for another kind of model, optimizer, estimator, mesh, precision or probes; from the step, of state
-            or batch.
+        TypeError: for another kind of model, optimizer, estimator, mesh, precision or probes; the step raises it for
+            another kind of state or batch.
         ValueError: for a mesh of several axes with none of these names, another estimator with a time axis, or
-            accumulate below 1; from the step, for a state of another estimator or precision, a batch that does not
-            divide among the devices or into micro-batches, or a loss that does not split with it.
+            accumulate below 1. The step raises it for a state of another estimator or precision, a batch that does not
+            divide among the devices or into micro-batches, or a loss that does not split with the batch.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, seqjax as sj, flax.linen as nn
@@ -247,12 +247,12 @@ def make_train_step(
             loss_scale=loss_scale,
         )
         if mesh is not None and axes is not None:
-            # Results have a fixed place, so that the next step finds its state where this one did.
+            # The new state gets the shardings of the old one, so that the next step compiles no new program.
             state = jax.lax.with_sharding_constraint(state, places(mesh, state_specs(state, axes)))
         found = {name: probe(old.params, gradients, updates) for name, probe in probes.items()}
         return state, Metrics(total / count, size, finite, consecutive, found)
 
-    # The key is not donated: it is small, goes on unchanged, and is likely to be used elsewhere.
+    # The key is not donated: it is small, does not change, and is likely to be used elsewhere.
     donated = tuple(i for i, name in enumerate(TrainState._fields) if name != "key")
     jitted = jax.jit(train_step, donate_argnums=donated)
     return TrainStep(mesh, estimator, precision, jitted)

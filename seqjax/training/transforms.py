@@ -1,4 +1,4 @@
-"""What optax lacks: clipping layer by layer, and an exponential average of the params. Both go into `optax.chain`."""
+"""Gradient transformations that optax lacks: clipping by layer, and an exponential average of the params."""
 
 import math
 from collections import defaultdict
@@ -14,12 +14,12 @@ from seqjax.training.nonfinite import all_finite, choose
 
 
 def clip_by_layer_norm(max_norm: float) -> optax.GradientTransformation:
-    r"""Clips the gradient of each layer by itself to a 2-norm of at most ``max_norm``.
+    r"""Clip the gradient of each layer to a 2-norm of at most ``max_norm``.
 
     .. math:: g_l \leftarrow g_l \min\!\left(1, \frac{c}{\lVert g_l \rVert_2}\right) \quad\text{for each layer } l
 
-    A layer is what holds arrays side by side: the params of one cell, or kernel and bias of one flax module. Unlike
-    with `optax.clip_by_global_norm`, one layer whose gradient explodes does not stop all others.
+    A layer is a node of the params whose children are arrays: the params of one cell, or kernel and bias of one flax
+    module. Unlike with `optax.clip_by_global_norm`, one layer whose gradient explodes does not slow down the others.
 
     Args:
         max_norm: c.
@@ -49,22 +49,22 @@ def clip_by_layer_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 class AverageState(NamedTuple):
-    """How many updates there were, an int32 scalar; the average of the params after each of them."""
+    """The number of updates, an int32 scalar, and the average of the params after each of them."""
 
     count: Any
     average: Any
 
 
 def average_params(decay: float) -> optax.GradientTransformation:
-    r"""Keeps an exponential average of the params; put it last in `optax.chain`, and read it by `averaged_params`.
+    r"""Keep an exponential average of the params; put it last in `optax.chain`, and read it by `averaged_params`.
 
     .. math:: \bar\theta_t = \frac{\sum_{s=1}^t \beta^{t-s} \theta_s}{\sum_{s=1}^t \beta^{t-s}}
 
-    The division corrects the bias towards the start: after one update the average is what that update left, and
-    before any it is the first params. It is computed as
+    The division corrects the bias towards the first params: after one update the average equals the new params, and
+    before any update it equals the first params. The average is computed as
     :math:`\bar\theta_t = \bar\theta_{t-1} + \frac{1 - \beta}{1 - \beta^t} (\theta_t - \bar\theta_{t-1})`, in float32 at
-    least; integers are those of the last update. Updates pass through as they are; steps that are skipped, and
-    updates to what is not finite, do not count.
+    least; integers have the values of the last update. The updates do not change. Skipped steps, and updates to
+    params that are not finite, do not count.
 
     Args:
         decay: :math:`\beta`, in [0, 1); the average looks back about :math:`1/(1 - \beta)` updates.
@@ -109,17 +109,17 @@ def average_params(decay: float) -> optax.GradientTransformation:
             return (a + weight * (p.astype(a.dtype) - a)).astype(a.dtype) if _inexact(p) else p
 
         after = AverageState(count, jax.tree.map(nearer, state.average, new))
-        # The training step makes no such update, but keeps the state of the optimizer, whose doing it is.
+        # The training step skips a non-finite update but keeps the state of the optimizer, so the average checks again.
         return updates, choose(all_finite(new), after, state)
 
     return optax.GradientTransformation(init, update)
 
 
 def averaged_params(opt_state: Any) -> Any:
-    """The average that `average_params` keeps in the state of an optimizer, ``state.opt_state`` of a TrainState.
+    """Return the average that `average_params` keeps in the state of an optimizer, ``state.opt_state`` of a TrainState.
 
     Raises:
-        ValueError: when there is none, or more than one.
+        ValueError: when the state has no average, or more than one.
     """
 
     def is_average(node: Any) -> bool:
