@@ -37,7 +37,9 @@ def test_a_killed_training_comes_to_the_same_bits(tmp_path, kills, seed):
     assert {**run, "name": "whole"} == whole
     assert whole["fitted"][0] == "reached 160 steps" and whole["fitted"][1] <= 80 and whole["fitted"][3] == 3
     assert [n["event"] for n in whole["log"] if "event" in n] == ["skipped"] * 3 + ["rolled back"]
-    assert "SIGTERM: stopped after step" in ran.stderr and ran.stderr.count("continues from step") == kills + 2
+    assert (
+        "SIGTERM: stopped after step" in ran.stderr and ran.stderr.count("continues from step") == kills + 2
+    )
     # On a disk that was full for a while only what was to be written then is missing, and the best state was later.
     assert full["state"] == whole["state"] and full["log"][-60:] == whole["log"][-60:]
     assert "the state of step 70 could not be saved" in ran.stderr and "metrics are lost" in ran.stderr

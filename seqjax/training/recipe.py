@@ -66,8 +66,8 @@ def _seed(value: int) -> None:
 class Recipe:
     """Every setting that the result of a run depends on.
 
-    `fit` saves it as ``config.json``, and that file alone repeats the run. ``data`` is a file for the task "text", None
-    for Moby-Dick; ``data_sha256`` is the digest of the file.
+    The ``config.json`` of a run holds its recipe, and that file alone repeats the run. ``data`` is a file for the task
+    "text", None for Moby-Dick; ``data_sha256`` is the digest of the file.
 
     Example:
         >>> from seqjax.training.recipe import Recipe
