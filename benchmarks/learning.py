@@ -15,7 +15,7 @@ import optax
 import seqjax as sj
 from benchmarks.results import Group, Table
 from seqjax.gradients import objective
-from seqjax.report.intervals import wilson
+from seqjax.statistics import wilson
 from seqjax.tasks import Task, adding, copying, multi_query_recall, parity
 
 TITLE = "What is learned"

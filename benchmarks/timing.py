@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from seqjax.statistics import bootstrap
+
 
 class Mismatch(Exception):
     """An arm that computes something else than the reference: its time would mean nothing."""
@@ -132,9 +134,7 @@ def summary(seconds: Sequence[float]) -> Summary:
 def paired_ratio(seconds: Sequence[float], baseline: Sequence[float], *, resamples: int = 2000) -> Ratio:
     """How many times as long as the baseline, round by round: above 1 the baseline is faster."""
     ratios = np.asarray(seconds) / np.asarray(baseline)
-    picks = np.random.default_rng(0).integers(0, len(ratios), (resamples, len(ratios)))
-    low, high = np.percentile(np.median(ratios[picks], axis=1), [2.5, 97.5])
-    return Ratio(float(np.median(ratios)), float(low), float(high))
+    return Ratio(*bootstrap([ratios], np.median, resamples=resamples))
 
 
 def check(who: str, got: Any, expected: Any, tolerance: float) -> float:

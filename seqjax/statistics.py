@@ -11,26 +11,21 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
-from seqjax.report.intervals import LEVEL, Interval, block_mean_interval, checked, wilson
-
-__all__ = [
-    "Interval",
-    "Paired",
-    "block_mean_interval",
-    "bootstrap",
-    "horizon_interval",
-    "interquartile_mean",
-    "paired_comparison",
-    "probability_of_improvement",
-    "sign_flip_test",
-    "wilson",
-]
-
+LEVEL = 0.95
 RESAMPLES = 10_000
 _BLOCK = 2**21  # numbers drawn at a time, 16 MB of float64
 
 Statistic = Callable[..., Any]
+
+
+class Interval(NamedTuple):
+    """An estimate and its interval; ``low`` and ``high`` are NaN where the values cannot tell (a single seed)."""
+
+    estimate: Any
+    low: Any
+    high: Any
 
 
 class Paired(NamedTuple):
@@ -72,7 +67,7 @@ def interquartile_mean(values: Any, axis: int | None = None) -> Any:
     References:
         Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice", arXiv:2108.13264.
     """
-    array = np.sort(checked("interquartile_mean", values), axis=axis)
+    array = np.sort(_checked("interquartile_mean", values), axis=axis)
     if axis is None:
         array = array.ravel()
     array = np.moveaxis(array, -1 if axis is None else axis, -1)
@@ -175,12 +170,12 @@ def paired_comparison(
 def sign_flip_test(differences: Any, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
     r"""How probable so large a mean of paired differences is, if each was as likely to have the other sign.
 
-    Exact, over all :math:`2^n` assignments of signs, for as many as 12 pairs; of drawn assignments, itself counted, for
-    more. With n pairs no p is below :math:`2^{1-n}`: five seeds cannot show anything at a level of 5%. Zeros count.
+    Exact, over all :math:`2^n` assignments of signs, for as many as 12 pairs; for more, over drawn assignments and the
+    observed one. With n pairs no p is below :math:`2^{1-n}`: five seeds cannot show anything at a level of 5%.
 
     Args:
         differences: ``[N]``; infinite ones count as larger than any other.
-        resamples: how many assignments are drawn, for more than 12 pairs.
+        resamples: how many assignments are drawn, where there are more in all.
         seed: of these.
 
     Example:
@@ -189,16 +184,19 @@ def sign_flip_test(differences: Any, *, resamples: int = RESAMPLES, seed: int = 
     """
     array = _stratum("sign_flip_test", differences)
     n = len(array)
+    if n < 2:
+        return 1.0
     finite = np.abs(array[np.isfinite(array)])
     array = np.clip(array, *(np.array([-2.0, 2.0]) * n * (finite.max(initial=0.0) or 1.0)))
-    if n <= 12:
-        signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-    else:
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(resamples, n))
-        signs[0] = 1.0
-    # One rounding error per term must not tell equal sums apart.
-    slack = 1e-12 * np.abs(array).sum()
-    return float(np.mean(np.abs(signs @ array) >= abs(array.sum()) - slack))
+    found = stats.permutation_test(
+        (array,),
+        np.sum,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=max(resamples, 2**12),
+        random_state=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
 
 
 def probability_of_improvement(
@@ -316,8 +314,32 @@ def horizon_interval(
     return _interval(estimate, drawn, level)
 
 
+def wilson(successes: int, trials: int, *, level: float = LEVEL) -> Interval:
+    r"""A success rate with Wilson's score interval, which stays inside [0, 1] and is not empty at 0 and at n.
+
+    .. math::
+        \frac{\hat p + z^2 / 2n \pm z \sqrt{\hat p (1 - \hat p) / n + z^2 / 4n^2}}{1 + z^2 / n}
+
+    Args:
+        successes: how many.
+        trials: of how many, n of at least 1.
+        level: of confidence.
+
+    Example:
+        >>> wilson(0, 10)
+        Interval(estimate=0.0, low=0.0, high=0.2775327998628...)
+
+    References:
+        Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22.
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"wilson: expected 0 <= successes <= trials >= 1, got {successes} of {trials}.")
+    low, high = stats.binomtest(successes, trials).proportion_ci(level, "wilson")
+    return Interval(successes / trials, float(low), float(high))
+
+
 def _stratum(who: str, values: Any, log: bool = False) -> np.ndarray:
-    array = checked(who, values)
+    array = _checked(who, values)
     if array.ndim != 1:
         raise ValueError(f"{who}: expected strata [N], one value per seed, got {list(array.shape)}.")
     if not log:
@@ -348,12 +370,33 @@ def _interval(estimate: Any, drawn: np.ndarray | None, level: float, log: bool =
         raise ValueError(f"level: expected a share in (0, 1), got {level}.")
     low = high = math.nan
     if drawn is not None and not np.isnan(drawn).any():
-        # Order statistics, not interpolated: between infinite values there is nothing to interpolate.
-        tail, ordered = (1 - level) / 2 * (len(drawn) - 1), np.sort(drawn)
-        low, high = float(ordered[math.floor(tail)]), float(ordered[-1 - math.floor(tail)])
+        low, high = map(float, percentiles(drawn, level))
     parts = (float(estimate), low, high)
     return Interval(*(_exp(part) for part in parts)) if log else Interval(*parts)
 
 
+def percentiles(drawn: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the central interval of resampled values ``[R, ...]``, as order statistics.
+
+    `scipy.stats.bootstrap` would draw another stream, resample strata one by one, and interpolate between infinite
+    values.
+    """
+    tail, ordered = math.floor((1 - level) / 2 * (len(drawn) - 1)), np.sort(drawn, axis=0)
+    return ordered[tail], ordered[-1 - tail]
+
+
 def _exp(value: float) -> float:
     return float(np.exp(value))
+
+
+def _checked(who: str, values: Any) -> np.ndarray:
+    """Float64 values, at least one, none of them NaN."""
+    array = np.asarray(values, np.float64)
+    if not array.size:
+        raise ValueError(f"{who}: expected at least one value, got {list(array.shape)}.")
+    if np.isnan(array).any():
+        raise ValueError(
+            f"{who}: expected numbers, got {int(np.isnan(array).sum())} NaN of {array.size}. Leave out or count apart "
+            "what is not known."
+        )
+    return array

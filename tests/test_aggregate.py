@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from seqjax.report.seeds import BAND_POINTS, band, interval, middle, spread, spread_of_decades
-from seqjax.report.statistics import bootstrap, interquartile_mean
+from seqjax.report.aggregate import BAND_POINTS, band, interval, middle, spread, spread_of_decades
+from seqjax.statistics import bootstrap, interquartile_mean
 
 
 def test_the_middle_is_the_interquartile_mean_of_the_seeds_that_have_a_number():

@@ -7,13 +7,14 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.special import digamma
 
 from seqjax import cli
 from seqjax.ops import gated
 from seqjax.probes import calibration
 from seqjax.probes.calibration import algorithms, baselines, estimators, lyapunov, singular
 from seqjax.probes.calibration.base import Check, Values, run_checks
-from seqjax.probes.calibration.exact import digamma, gaussian_mean
+from seqjax.probes.calibration.exact import gaussian_mean
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -17,10 +18,11 @@ from references.gated import sigmoid
 
 from seqjax import __main__, cli
 from seqjax.cells import REGISTRY, Entry
-from seqjax.report import catalogue, study
-from seqjax.report.sections import training
-from seqjax.report.settings import Settings, load_data
-from seqjax.report.store import SCHEMA, Part, Store
+from seqjax.report import catalogue
+from seqjax.study import runner, sections
+from seqjax.study.sections import training
+from seqjax.study.settings import Settings, load_data
+from seqjax.study.store import SCHEMA, Part, Store
 from seqjax.testing import check_cell
 
 SMALL = "--sections training,decay --batch 2 --hidden-size 3".split()
@@ -63,7 +65,7 @@ def test_a_study_writes_page_table_and_summary(monkeypatch, tmp_path, capsys):
     # Rendering again needs no measurement and changes nothing.
     page = (out / "index.html").read_bytes()
     there = sorted(out.iterdir())
-    monkeypatch.setattr(study, "run", None)
+    monkeypatch.setattr(runner, "run", None)
     (out / "index.html").unlink()
     assert run(monkeypatch, "render", out) == 0
     assert (out / "index.html").read_bytes() == page
@@ -74,15 +76,13 @@ def test_an_interrupted_study_resumes_to_the_same_numbers(monkeypatch, tmp_path,
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     assert run(monkeypatch, "gradients", *TINY, "--out", whole) == 0
 
-    measure = training.measure
-
     def interrupted(lab, part):
         if part.seed == 1:
             raise KeyboardInterrupt
-        return measure(lab, part)
+        return training.measure(lab, part)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "measure", interrupted)
+        patch.setattr(sections, "MEASUREMENTS", (replace(training.MEASUREMENT, measure=interrupted),))
         assert run(patch, "gradients", *TINY, "--out", halved) == 130
     summary = json.loads((halved / "summary.json").read_text())
     assert not summary["complete"] and summary["runs_finished"] == 1
@@ -300,7 +300,9 @@ def test_gated_cells_learn_more_than_letter_frequencies(cell, tmp_path):
     )
     store = Store(tmp_path)
     store.open(settings.to_json(), resume=False, overwrite=False)
-    assert study.run(settings, load_data(settings), store, advance=lambda n: None, describe=lambda text: None)
+    assert runner.run(
+        settings, load_data(settings), store, advance=lambda n: None, describe=lambda text: None
+    )
     frame = pl.read_parquet(tmp_path / "results.parquet").filter(quantity="held_out_loss")
     entropy = store.summary["baselines"]["unigram_entropy"]
     assert frame.filter(training_step=100)["value"][0] < entropy < frame.filter(training_step=0)["value"][0]

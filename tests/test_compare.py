@@ -16,8 +16,7 @@ from seqjax.cells import REGISTRY, LSTMCarry, vector
 from seqjax.cli.common import UsageError
 from seqjax.cli.compare import inputs
 from seqjax.cli.specification import implementation
-from seqjax.names import split
-from seqjax.report.compare import (
+from seqjax.compare import (
     Implementation,
     compare,
     curves,
@@ -28,7 +27,8 @@ from seqjax.report.compare import (
     rounding,
     trees,
 )
-from seqjax.report.compare.evaluate import BY_INPUTS, BY_PARAMS, CARRY, OUTPUTS
+from seqjax.compare.evaluate import BY_INPUTS, BY_PARAMS, CARRY, OUTPUTS
+from seqjax.names import split
 from seqjax.testing import methods_for
 
 T, B, D, H = 20, 2, 3, 4

@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 from test_cli import ROOT, run
 
-from seqjax.report.compare import page, runs
-from seqjax.report.compare.runs import compare_runs
-from seqjax.report.store import SCHEMA
+from seqjax.compare import page, runs
+from seqjax.compare.runs import compare_runs
+from seqjax.study.store import SCHEMA
 
 SEEDS = 10
 

@@ -382,7 +382,7 @@ def test_intervals_are_those_of_student_for_block_means():
     rng = np.random.default_rng(0)
     means = rng.normal(size=(1, 20, 2))
     expected = student_t.ppf(0.975, 19) * means.std(1, ddof=1) / np.sqrt(20)
-    np.testing.assert_allclose(half_width(jnp.asarray(means)), expected, rtol=1e-4)
+    np.testing.assert_allclose(half_width(jnp.asarray(means)), expected, rtol=1e-12)
     growth = rng.normal(size=400)
     found = spectrum(lambda h, a: (a * h, None), 1.0, jnp.exp(growth))
     blocks = growth.reshape(20, 20).mean(1)

@@ -5,30 +5,30 @@ from concurrent.futures import wait
 
 import pytest
 
-from seqjax.report import measuring
-from seqjax.report.measuring import Measuring
-from seqjax.report.settings import Settings
-from seqjax.report.store import Part, Store
+from seqjax.study import measuring
+from seqjax.study.measuring import Measuring
+from seqjax.study.settings import Settings
+from seqjax.study.store import Part, Store
 
 
 class Section:
     """Parts of cells a and b, by a function of one's own; what happened, in order."""
 
-    def __init__(self, name, happen, events):
-        self.NAME, self.happen, self.events = name, happen, events
+    def __init__(self, name, happen, events, timed=False):
+        self.name, self.timed, self.happen, self.events = name, timed, happen, events
 
     def parts(self):
-        return [(self, Part(self.NAME, cell, 4, seed)) for cell in "ab" for seed in range(2)]
+        return [(self, Part(self.name, cell, 4, seed)) for cell in "ab" for seed in range(2)]
 
     def work(self, settings, part):
         return 1.0
 
     def measure(self, lab, part):
-        self.events.append(("begin", self.NAME, part.cell, part.seed))
+        self.events.append(("begin", self.name, part.cell, part.seed))
         lab.advance(0.25)
         self.happen(part)
         yield {"quantity": "x", "value": float(part.seed)}
-        self.events.append(("end", self.NAME, part.cell, part.seed))
+        self.events.append(("end", self.name, part.cell, part.seed))
 
 
 @pytest.fixture
@@ -41,13 +41,12 @@ def bench(tmp_path):
     return make
 
 
-def test_cells_are_measured_together_their_sections_in_turn_and_timed_ones_alone(bench, monkeypatch):
+def test_cells_are_measured_together_their_sections_in_turn_and_timed_ones_alone(bench):
     events, told = [], []
     both = threading.Barrier(2)  # each cell waits for the other: one after the other would never come through
     first = Section("first", lambda part: both.wait(300), events)
     second = Section("second", lambda part: None, events)
-    timed = Section("timed", lambda part: events.append(threading.current_thread()), events)
-    monkeypatch.setattr(measuring, "TIMED", (timed,))
+    timed = Section("timed", lambda part: events.append(threading.current_thread()), events, timed=True)
     jobs = [job for section in (timed, first, second) for job in section.parts()]
     measured = bench(told.append)
     measured.run(jobs, workers=2)

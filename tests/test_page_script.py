@@ -4,19 +4,19 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 
 from seqjax.report import page
-from seqjax.report.blocks import Caption, Figure, View
 from seqjax.report.charts import Axis, Series, chart
+from seqjax.report.content import Caption, Figure, View
 from seqjax.report.drawing import COLOURS
-from seqjax.report.frames import Profile
 from seqjax.report.heat import heat_map
-from seqjax.report.store import SCHEMA
+from seqjax.report.results import Profile
+from seqjax.report.section import Section
+from seqjax.study.store import SCHEMA
 
 engine = pytest.importorskip(
     "py_mini_racer", reason="the page's script runs in mini-racer, which is not installed"
@@ -81,7 +81,7 @@ def section():
         ),
         Figure("points", [exponents(FIRST, "points", dict(enumerate((FIRST, SECOND))))], Caption("", "", "")),
     ]
-    return SimpleNamespace(NAME="shown", TITLE="Shown", view=lambda data: View("", figures))
+    return Section("shown", "Shown", lambda data: View("", figures))
 
 
 class Tree(HTMLParser):

@@ -1,6 +1,7 @@
 """The report renderer, on synthetic measurements whose numbers are known."""
 
 import base64
+import dataclasses
 import io
 import json
 import math
@@ -15,10 +16,10 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from seqjax.report import drawing, page
+from seqjax.report import drawing, page, sections
 from seqjax.report import text as words
 from seqjax.report.sections import decay, losses
-from seqjax.report.store import SCHEMA, Part
+from seqjax.study.store import SCHEMA, Part
 
 CELLS, LENGTHS, SEEDS, STEPS = ("plain", "gated", "linear"), (16, 40), (0, 1), (0, 1, 4, 9)
 SVG = "{http://www.w3.org/2000/svg}"
@@ -289,7 +290,8 @@ def test_rendering_again_gives_the_same_bytes(study):
 def test_failing_template_leaves_nothing_behind(tmp_path, monkeypatch):
     folder = write_study(tmp_path / "s", ["gated"], [16])
     before = sorted(folder.rglob("*"))
-    monkeypatch.setattr(losses, "view", lambda data: object())
+    failing = dataclasses.replace(losses.SECTION, view=lambda data: object())
+    monkeypatch.setattr(sections, "SECTIONS", (failing,))
     with pytest.raises(Exception, match="no attribute 'blocks'|no attribute 'intro'"):
         page.render(folder)
     assert sorted(folder.rglob("*")) == before

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 
 import seqjax as sj
 from seqjax.probes import (
@@ -16,7 +17,6 @@ from seqjax.probes import (
     memory_scaling,
     time_scaling,
 )
-from seqjax.probes.power_law import student_quantile
 from seqjax.probes.scaling import gradient_of_carry, outputs
 
 X = jax.ShapeDtypeStruct((2, 3), jnp.float32)
@@ -89,7 +89,7 @@ def test_slopes_that_cannot_be_told_apart_leave_the_crossing_open():
     ],
 )
 def test_quantiles_are_those_of_the_tables(freedom, confidence, t):
-    assert abs(student_quantile(freedom, confidence) - t) < 6e-4
+    assert abs(stdtrit(freedom, (1 + confidence) / 2) - t) < 6e-4
 
 
 # ---------------------------------------------------------------- bytes, operations, seconds

@@ -19,15 +19,18 @@ from seqjax import probes
 from seqjax.gradients import last_step
 from seqjax.probes import calibration
 from seqjax.probes.scaling import gradient_of_carry
-from seqjax.report import page, study
-from seqjax.report.blocks import Figure, Fold, Table
-from seqjax.report.frames import Data
-from seqjax.report.lab import MOMENTS, Lab
-from seqjax.report.models import make_model
-from seqjax.report.sections import NAMES, chosen, decay, success
-from seqjax.report.settings import PROFILES, Settings, load_data
-from seqjax.report.statistics import interquartile_mean
-from seqjax.report.store import Store
+from seqjax.report import page
+from seqjax.report.content import Figure, Fold, Table
+from seqjax.report.results import StudyResults
+from seqjax.report.sections import NAMES, SECTIONS, chosen, decay
+from seqjax.statistics import interquartile_mean
+from seqjax.study import runner
+from seqjax.study.experiment import MOMENTS, Lab
+from seqjax.study.models import make_model
+from seqjax.study.presets import PROFILES, SIZES
+from seqjax.study.sections import MEASUREMENTS, success
+from seqjax.study.settings import Settings, load_data
+from seqjax.study.store import Store
 from seqjax.tasks import TASKS
 
 QUICK = Settings(
@@ -54,12 +57,12 @@ class Measured:
         text, store = load_data(settings), Store(folder)
         store.open(settings.to_json(), resume=False, overwrite=False)
         advanced = []
-        assert study.run(settings, text, store, advance=advanced.append, describe=lambda what: None)
+        assert runner.run(settings, text, store, advance=advanced.append, describe=lambda what: None)
         # The progress bar ends where it should, whatever the parts report on their way.
-        assert math.isclose(sum(advanced), study.total_work(settings), rel_tol=1e-9)
+        assert math.isclose(sum(advanced), runner.total_work(settings), rel_tol=1e-9)
         self.page = page.render(folder).read_text(encoding="utf-8")
         self.rows = pl.read_parquet(folder / "results.parquet")
-        self.data = Data(self.rows, json.loads((folder / "summary.json").read_text()))
+        self.data = StudyResults(self.rows, json.loads((folder / "summary.json").read_text()))
         self.lab = Lab(settings, text, store, lambda work: None)
 
     def values(self, section, **columns):
@@ -85,18 +88,27 @@ def words(text):
     return Markup(text).striptags()
 
 
+def test_every_measurement_is_shown_by_the_section_of_its_name():
+    shown = {section.name: section.measurement for section in SECTIONS if section.measurement}
+    assert shown == {each.name: each for each in MEASUREMENTS}
+
+
 @EITHER
 def test_every_section_has_rows_and_something_to_show(measured):
     for section in chosen(measured.settings.sections):
-        parts = {part.name for part in section.parts(measured.settings)}
-        found = measured.rows.filter(pl.col("section") == section.NAME)
+        parts = (
+            {part.name for part in section.measurement.parts(measured.settings)}
+            if section.measurement
+            else set()
+        )
+        found = measured.rows.filter(pl.col("section") == section.name)
         assert set(found["part"]) == parts
         for part in parts:
             known = found.filter(pl.col("part") == part)["value"].is_finite()
             assert known.any(), part
         view = section.view(measured.data)
         shown = list(blocks_of(view.blocks))
-        assert words(view.intro) and any(isinstance(block, Figure | Table) for block in shown), section.NAME
+        assert words(view.intro) and any(isinstance(block, Figure | Table) for block in shown), section.name
     assert measured.settings.sections or {
         name for name in NAMES if f'<section id="{name}">' in measured.page
     } == set(NAMES)
@@ -110,10 +122,10 @@ def test_every_caption_says_what_is_shown_how_it_was_measured_and_what_to_conclu
             if isinstance(figure, Figure):
                 count += 1
                 parts = [words(part) for part in figure.caption]
-                assert figure.panels and len(set(parts)) == 3, section.NAME
+                assert figure.panels and len(set(parts)) == 3, section.name
                 for part in parts:
-                    assert len(part) > 20 and part.rstrip().endswith("."), (section.NAME, part)
-                    assert not re.search(r"nan|None|\{|<", part), (section.NAME, part)
+                    assert len(part) > 20 and part.rstrip().endswith("."), (section.name, part)
+                    assert not re.search(r"nan|None|\{|<", part), (section.name, part)
     assert count == measured.page.count("<figure") > 5
     for label in ("Shows", "Measured", "Conclusion"):
         assert measured.page.count(f'<b class="what">{label}</b>') == count
@@ -131,7 +143,7 @@ def test_the_page_is_one_small_file_that_loads_nothing_and_calibration_heads_it(
     assert len(parsed.ids) == len(set(parsed.ids))
     named = [name for name in parsed.ids if name in NAMES]
     assert (
-        named == [section.NAME for section in chosen(measured.settings.sections)]
+        named == [section.name for section in chosen(measured.settings.sections)]
         and named[0] == "calibration"
     )
     assert measured.page.index('<section id="calibration">') == measured.page.index("<section")
@@ -339,7 +351,7 @@ def test_noise_gates_costs_and_tasks_are_those_of_programs_written_out(measured)
         used = program.compile().memory_analysis().temp_size_in_bytes
         assert measured.values("scaling", quantity="bytes", cell=cell, x=float(steps)).item() == used
 
-    size, task = success.SIZES["smoke"], TASKS["adding"](24)
+    size, task = SIZES["smoke"], TASKS["adding"](24)
     learner, optimizer = (
         make_model(cell, 6, sj.Auto(), "float32", task),
         success._optimizer(measured.settings),
@@ -348,15 +360,15 @@ def test_noise_gates_costs_and_tasks_are_those_of_programs_written_out(measured)
         measured.values("success", quantity="final_loss", cell=cell, group="adding")
     ):
         key, losses = jax.random.key(seed), []
-        weights = learner.init(key, task.sample(key, size.batch)[0][0])
+        weights = learner.init(key, task.sample(key, size.success_batch)[0][0])
         state = optimizer.init(weights)
 
         def loss_of(weights, xs, targets):
             ys = learner.unroll(weights, learner.initial_carry(weights, xs[0]), xs)[1]
             return jnp.mean(jnp.square(ys[-1, :, 0] - targets[-1]))
 
-        for step in range(size.steps):
-            xs, targets = task.sample(jax.random.fold_in(key, step + 1), size.batch)
+        for step in range(size.success_steps):
+            xs, targets = task.sample(jax.random.fold_in(key, step + 1), size.success_batch)
             loss, gradients = jax.value_and_grad(loss_of)(weights, xs.astype(jnp.float32), targets)
             updates, state = optimizer.update(gradients, state, weights)
             weights = optax.apply_updates(weights, updates)

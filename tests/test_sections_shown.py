@@ -7,9 +7,8 @@ import polars as pl
 import pytest
 from markupsafe import Markup
 
-from seqjax.report.blocks import Figure, Fold, Table
-from seqjax.report.frames import Data
-from seqjax.report.lab import MOMENTS
+from seqjax.report.content import Figure, Fold, Note, Table
+from seqjax.report.results import StudyResults
 from seqjax.report.sections import (
     algorithms,
     calibration,
@@ -24,15 +23,16 @@ from seqjax.report.sections import (
     summary,
     truncation,
 )
-from seqjax.report.statistics import wilson
-from seqjax.report.store import SCHEMA
+from seqjax.statistics import wilson
+from seqjax.study.experiment import MOMENTS
+from seqjax.study.store import SCHEMA
 
 A, B = "lstm", "lru"
 AFTER = {"group": MOMENTS[1]}
 
 
 def row(section, cell, quantity, value, **columns):
-    return {"section": section.NAME, "cell": cell, "quantity": quantity, "value": value} | columns
+    return {"section": section.SECTION.name, "cell": cell, "quantity": quantity, "value": value} | columns
 
 
 class Shown:
@@ -42,9 +42,10 @@ class Shown:
         tidy = [dict.fromkeys(SCHEMA) | {"part": "p", "length": 64} | each for each in rows]
         settings = {"cells": [A, B], "lengths": [64], "profile": "cpu"} | settings
         self.view = section.view(
-            Data(pl.DataFrame(tidy, schema=SCHEMA), {"settings": settings, "baselines": baselines})
+            StudyResults(pl.DataFrame(tidy, schema=SCHEMA), {"settings": settings, "baselines": baselines})
         )
         self.intro, self.lines, self.tables, self.captions = self.words(self.view.intro), {}, {}, []
+        self.notes = []
         self._collect(self.view.blocks)
 
     @staticmethod
@@ -60,6 +61,8 @@ class Shown:
                     for line in lines:
                         cells = [self.words(cell) for cell in line]
                         self.tables.setdefault((block.label, self.words(heading)), []).append(cells)
+            if isinstance(block, Note):
+                self.notes.append(self.words(block.text))
             if isinstance(block, Figure):
                 self.captions.append(self.words(" ".join(block.caption)))
                 for panel in block.panels:
@@ -111,7 +114,7 @@ def test_algorithms_show_the_middle_of_the_draws_and_name_the_nearest():
             for quantity, value in (("draws", len(errors)), ("bytes", size), ("seconds", seconds)):
                 rows.append(row(algorithms, A, quantity, value, **at))
             rows.append(row(algorithms, A, "error_of_mean", 0.5, **at))
-        rows.append(row(algorithms, A, "not_applicable", 1, group="KF-RTRL", x=x, leaf="not for this cell"))
+        rows.append(row(algorithms, A, "not_applicable", 1, group="KF-RTRL", x=x, note="not for this cell"))
     shown = Shown(algorithms, rows)
     by_name = {line[0]: line[1:] for line in shown.table("lstm, T = 64")}
     assert by_name["SnAp-1"] == ["0.900", "0.600", "", "500", "0.200", ""]
@@ -352,16 +355,14 @@ def test_the_summary_scores_what_the_sections_found():
          "0.250 (0.75)"],
         [B, "6.30 (0.10)", "−0.100 (0.37)", "0.250 (0.25)", "1.00 (0.00)", "0.500 (0.50)", "1.00 (0.00)"],
     ]  # fmt: skip
-    assert (
-        "Best by axis: reach: lstm; λ₁ near 0: lstm; isometry: all alike; bfloat16: lstm" in shown.captions[0]
-    )
-    assert "Another cell is at least as good on every axis and better on one than lru." in shown.captions[0]
+    assert "Best by axis: reach: lstm; λ₁ near 0: lstm; isometry: all alike; bfloat16: lstm" in shown.notes[0]
+    assert "Another cell is at least as good on every axis and better on one than lru." in shown.notes[0]
     # In bfloat16 the other way round: neither is better.
     turned = [
         each | {"value": 1e-3 if each["value"] == 1.0 else 1.0} if each["quantity"] == "error" else each
         for each in rows
     ]
-    assert "No cell is at least as good as another on every axis" in Shown(summary, turned).captions[0]
+    assert "No cell is at least as good as another on every axis" in Shown(summary, turned).notes[0]
 
 
 def test_calibration_names_the_closed_form_that_is_closest_to_its_tolerance():

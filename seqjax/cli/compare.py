@@ -14,10 +14,10 @@ from rich.table import Table
 from seqjax import datasets
 from seqjax.cli.common import UsageError, at_least_one, console
 from seqjax.cli.specification import implementation
+from seqjax.compare import page
+from seqjax.compare.divergence import Comparison, compare
+from seqjax.compare.runs import RunsComparison, compare_runs, is_run
 from seqjax.files import put_text
-from seqjax.report.compare import page
-from seqjax.report.compare.divergence import Comparison, compare
-from seqjax.report.compare.runs import RunsComparison, compare_runs, is_run
 
 SHOWN_ROWS, SHOWN_COLUMNS = 40, 5
 

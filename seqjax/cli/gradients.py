@@ -7,25 +7,32 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from seqjax.cli.common import UsageError, at_least_one, console, one_of, progress_bar, usage_errors
+from seqjax.cli.common import (
+    UsageError,
+    at_least_one,
+    console,
+    one_of,
+    progress_bar,
+    usage_errors,
+)
 from seqjax.cli.options import options_of
 from seqjax.fields import check_fields
 from seqjax.files import why
-from seqjax.report import settings as options
-from seqjax.report import study
 from seqjax.report.page import render as render_page
 from seqjax.report.sections import NAMES
-from seqjax.report.settings import Settings
-from seqjax.report.store import Store
+from seqjax.study import presets, runner
+from seqjax.study import settings as options
+from seqjax.study.settings import Settings
+from seqjax.study.store import Store
 from seqjax.user_model import is_own
 
-PROFILES = ", ".join(options.PROFILES)
+PROFILES = ", ".join(presets.PROFILES)
 
 
 def _otherwise(name: str) -> str:
     """Return when the default of a setting applies."""
     default = getattr(Settings(), name)
-    of_all = all(getattr(profile, name) == default for profile in options.PROFILES.values())
+    of_all = all(getattr(profile, name) == default for profile in presets.PROFILES.values())
     return "by default" if of_all else "without a profile"
 
 
@@ -72,7 +79,7 @@ def gradients(
     Writes index.html (open it in any browser), results.parquet, summary.json and figures/*.svg. Ctrl-C keeps the
     finished parts; --resume continues.
     """
-    base = options.PROFILES[one_of("--profile", profile, options.PROFILES)] if profile else Settings()
+    base = presets.PROFILES[one_of("--profile", profile, presets.PROFILES)] if profile else Settings()
     if model is not None:
         if not is_own(model):
             raise UsageError(
@@ -97,8 +104,8 @@ def gradients(
 
     try:
         with progress_bar() as bar:
-            job = bar.add_task("starting", total=study.total_work(settings))
-            complete = study.run(
+            job = bar.add_task("starting", total=runner.total_work(settings))
+            complete = runner.run(
                 settings,
                 text,
                 store,

@@ -6,10 +6,10 @@ import jax
 
 from seqjax.cells import REGISTRY
 from seqjax.cli.common import UsageError, one_of, usage_errors
+from seqjax.compare.implementation import CONTRACT, DTYPES, Implementation
 from seqjax.layers import recurrent
 from seqjax.methods import METHODS, Auto
 from seqjax.names import parse_call, split
-from seqjax.report.compare.implementation import CONTRACT, DTYPES, Implementation
 from seqjax.user_model import find_function
 
 FORM = "CELL[,method=METHOD][,dtype=DTYPE][,device=DEVICE] or FILE.py:FUNCTION[,dtype=DTYPE][,device=DEVICE]"

@@ -5,7 +5,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from seqjax.report.compare.divergence import Difference
+from seqjax.compare.divergence import Difference
 from seqjax.report.drawing import between_gaps
 from seqjax.report.svg import GRID, INK, printable, write
 from seqjax.report.text import power

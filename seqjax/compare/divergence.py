@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Layer
-from seqjax.definition import origin
-from seqjax.methods import Newton
-from seqjax.report.compare.evaluate import (
+from seqjax.compare.evaluate import (
     BY_CARRY,
     BY_INPUTS,
     BY_PARAMS,
@@ -21,10 +19,12 @@ from seqjax.report.compare.evaluate import (
     measure,
     placed,
 )
-from seqjax.report.compare.implementation import Implementation, System
-from seqjax.report.compare.prepare import check_step, prepare, with_carries
-from seqjax.report.compare.rounding import FACTOR, NoReference, responses
-from seqjax.report.compare.trees import coarser, doubled, named, rounded
+from seqjax.compare.implementation import Implementation, System
+from seqjax.compare.prepare import check_step, prepare, with_carries
+from seqjax.compare.rounding import FACTOR, NoReference, responses
+from seqjax.compare.trees import coarser, doubled, named, rounded
+from seqjax.definition import origin
+from seqjax.methods import Newton
 
 
 class Difference(NamedTuple):
@@ -111,7 +111,7 @@ def compare(a: Implementation, b: Implementation, xs: Any, *, seed: int = 0) -> 
 
     The loss is the product of outputs and final carry with fixed random cotangents. Params, first carry and inputs are
     rounded to the coarser of the two dtypes before, so that both sides are given the same numbers. The tolerance of
-    every quantity at every step comes from `seqjax.report.compare.rounding`.
+    every quantity at every step comes from `seqjax.compare.rounding`.
 
     Args:
         a: one side.
@@ -125,7 +125,7 @@ def compare(a: Implementation, b: Implementation, xs: Any, *, seed: int = 0) -> 
 
     Example:
         >>> import numpy as np, seqjax as sj
-        >>> from seqjax.report.compare import Implementation, compare
+        >>> from seqjax.compare import Implementation, compare
         >>> xs = np.random.default_rng(0).normal(size=(12, 2, 3))
         >>> a, b = (sj.recurrent(sj.lru(4), method) for method in (sj.Sequential(), sj.Associative()))
         >>> compare(Implementation(a), Implementation(b), xs).equal

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.report.compare.implementation import System
-from seqjax.report.compare.trees import cast, named
+from seqjax.compare.implementation import System
+from seqjax.compare.trees import cast, named
 
 Outcome = dict[tuple[str, str], np.ndarray]
 """Arrays by quantity and leaf."""

@@ -9,11 +9,11 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from seqjax.report.blocks import Caption
-from seqjax.report.compare import curves
-from seqjax.report.compare.divergence import Comparison, Difference
-from seqjax.report.compare.evaluate import BY_STEP
-from seqjax.report.compare.runs import FEWEST, RunsComparison
+from seqjax.compare import curves
+from seqjax.compare.divergence import Comparison, Difference
+from seqjax.compare.evaluate import BY_STEP
+from seqjax.compare.runs import FEWEST, RunsComparison
+from seqjax.report.content import Caption
 from seqjax.report.text import number
 
 Table = tuple[list[str], list[list[str]], list[bool]]

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Layer
-from seqjax.report.compare.implementation import CONTRACT, Implementation, System, takes_params
-from seqjax.report.compare.trees import (
+from seqjax.compare.implementation import CONTRACT, Implementation, System, takes_params
+from seqjax.compare.trees import (
     cast,
     coarser,
     doubled,

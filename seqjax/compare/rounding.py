@@ -41,10 +41,10 @@ import jax
 import jax.numpy as jnp
 
 from seqjax import jaxprs
+from seqjax.compare.evaluate import Outcome, evaluate, gradients_of
+from seqjax.compare.implementation import System
+from seqjax.compare.trees import cast
 from seqjax.compat import bind
-from seqjax.report.compare.evaluate import Outcome, evaluate, gradients_of
-from seqjax.report.compare.implementation import System
-from seqjax.report.compare.trees import cast
 
 FACTOR = 4.0
 """K: a step rounds not the few numbers that pass between steps alone but a dozen on the way, and not evenly."""

@@ -9,19 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from seqjax.report.lab import MOMENTS
-from seqjax.report.statistics import (
+from seqjax.statistics import (
     Interval,
     Paired,
     interquartile_mean,
     paired_comparison,
     probability_of_improvement,
 )
+from seqjax.study.experiment import MOMENTS
 
 LEVEL = 0.05
 """Of significance, for all quantities together."""
 _POSITIVE = ("parameter_gradient_norm", "exponential_length")  # span decades: compared by their ratio
-_NOT_KEYS = ("part", "seed", "training_step", "t", "value")
+_NOT_KEYS = ("part", "seed", "training_step", "t", "note", "value")
 _HOW = (
     "draws",
     "steps",

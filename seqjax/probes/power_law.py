@@ -8,6 +8,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 from seqjax.checks import check_within
 
@@ -143,37 +144,12 @@ def _fit(x: np.ndarray, y: np.ndarray) -> _Line:
 def _fieller(line: _Line, offset: float, confidence: float) -> tuple[float, float]:
     if line.points == 2:
         return math.nan, math.nan
-    t = student_quantile(line.points - 2, confidence)
+    t = float(stdtrit(line.points - 2, (1 + confidence) / 2))
     g = (t * line.deviation / line.slope) ** 2 / line.spread
     if g >= 1:
         return 0.0, math.inf
     width = abs(t * line.deviation / line.slope) * math.sqrt((1 - g) / line.points + offset**2 / line.spread)
     return _exp(line.mean_x + (offset - width) / (1 - g)), _exp(line.mean_x + (offset + width) / (1 - g))
-
-
-def student_quantile(freedom: int, confidence: float) -> float:
-    r"""t with :math:`P(|X| \le t)` equal to the confidence, X of Student's distribution.
-
-    For whole degrees of freedom the distribution is a finite sum (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4).
-
-    Example:
-        >>> round(student_quantile(3, 0.95), 4)
-        3.1824
-    """
-    low, high = 0.0, math.pi / 2
-    for _ in range(80):  # by bisection in the angle
-        angle = (low + high) / 2
-        odd = freedom % 2
-        term = math.cos(angle) if odd else 1.0
-        total = 0.0
-        for k in range(1 + odd, freedom, 2):
-            total += term
-            term *= math.cos(angle) ** 2 * k / (k + 1)
-        probability = math.sin(angle) * total
-        if odd:
-            probability = 2 / math.pi * (angle + probability)
-        low, high = (angle, high) if probability < confidence else (low, angle)
-    return math.sqrt(freedom) * math.tan((low + high) / 2)
 
 
 def _checked(who: str, lengths: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from seqjax.report.statistics import Interval, bootstrap, interquartile_mean
 from seqjax.report.text import between, decades, number
+from seqjax.statistics import Interval, bootstrap, interquartile_mean, percentiles
 
 Array = NDArray[np.float64]
 
@@ -50,9 +50,7 @@ def band(values: Array) -> tuple[Array, Array]:
         if len(seeds) < 2:
             continue
         drawn = seeds[rng.integers(len(seeds), size=(BAND_RESAMPLES, len(seeds)))]
-        found = np.sort(interquartile_mean(some[:, columns][drawn], axis=1), axis=0)  # [R, columns]
-        tail = math.floor(0.025 * (BAND_RESAMPLES - 1))
-        low[columns], high[columns] = found[tail], found[-1 - tail]
+        low[columns], high[columns] = percentiles(interquartile_mean(some[:, columns][drawn], axis=1))
     if len(points) == length:
         return low, high
     lags = np.arange(length)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from seqjax.report.blocks import Panel
+from seqjax.report.content import Panel
 from seqjax.report.drawing import (
     COLOURS,
     DASHES,
@@ -27,7 +27,7 @@ from seqjax.report.drawing import (
     limits,
     style,
 )
-from seqjax.report.frames import Array
+from seqjax.report.results import Array
 from seqjax.report.svg import printable, write
 
 _MOST_POINTS = 160

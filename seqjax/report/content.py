@@ -1,4 +1,4 @@
-"""What a section shows: figures with captions, tables, notes; and a section itself."""
+"""What a section shows: figures with captions, tables, notes."""
 
 from __future__ import annotations
 
@@ -6,20 +6,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup, escape
 
-from seqjax.report.store import Part
-
-if TYPE_CHECKING:
-    from seqjax.report.frames import Data
-    from seqjax.report.lab import Lab
-    from seqjax.report.settings import Settings
-
 Text = str | Markup
-Row = dict[str, Any]
 
 
 class Caption(NamedTuple):
@@ -120,34 +112,6 @@ class View:
 
     intro: Text
     blocks: Sequence[Block] = ()
-
-
-class Section(Protocol):
-    """One file in `seqjax.report.sections`, listed in `SECTIONS`."""
-
-    NAME: str
-    TITLE: str
-
-    def parts(self, settings: Settings) -> Iterable[Part]:
-        """What is measured and kept one by one; nothing for a section that shows what others measured."""
-        ...
-
-    def work(self, settings: Settings, part: Part) -> float:
-        """How long a part takes, roughly, in seconds on two cores; for the progress bar."""
-        ...
-
-    def measure(self, lab: Lab, part: Part) -> Iterable[Row]:
-        """The rows of one part, made with `row`."""
-        ...
-
-    def view(self, data: Data) -> View:
-        """What the page shows."""
-        ...
-
-
-def row(quantity: str, value: Any, **columns: Any) -> Row:
-    """One row of results: the columns of `SCHEMA` that apply, beside those that the part gives."""
-    return columns | {"quantity": quantity, "value": float(value)}
 
 
 def say(template: str, *values: Any, **named: Any) -> Markup:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from seqjax.report.frames import Array
+from seqjax.report.results import Array
 from seqjax.report.svg import GRID, HALO, INK, printable
 from seqjax.report.text import number, power
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 
-from seqjax.report.blocks import Panel
+from seqjax.report.content import Panel
 from seqjax.report.drawing import WIDTH, axes_at, label_of, style
-from seqjax.report.frames import Array
+from seqjax.report.results import Array
 from seqjax.report.svg import write
 
 

@@ -9,7 +9,7 @@ from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from seqjax.report.blocks import Panel
+from seqjax.report.content import Panel
 from seqjax.report.drawing import (
     FLOAT32_ZERO,
     as_power,
@@ -20,7 +20,7 @@ from seqjax.report.drawing import (
     style,
     thin,
 )
-from seqjax.report.frames import Array, Profile
+from seqjax.report.results import Array, Profile
 from seqjax.report.svg import ABSENT, LOST, write
 from seqjax.report.text import power
 

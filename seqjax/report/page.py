@@ -12,12 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from seqjax.files import put_text
-from seqjax.report.blocks import Block, Figure, Fold, Panel
+from seqjax.report.content import Block, Figure, Fold, Panel
 from seqjax.report.drawing import COLOURS
-from seqjax.report.frames import Data
+from seqjax.report.results import StudyResults
 from seqjax.report.sections import chosen
-from seqjax.report.store import SCHEMA
 from seqjax.report.svg import INK, standalone
+from seqjax.study.store import SCHEMA, read_results
 
 FOLDER = Path(__file__).parent
 
@@ -35,7 +35,7 @@ def render(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    data = Data(_load(folder), summary)
+    data = StudyResults(_load(folder), summary)
     names = tuple(data.settings.get("sections") or ())
     sections = [(section, section.view(data)) for section in chosen(names)]
     page = _environment().get_template("page.html.jinja").render(_context(data, sections))
@@ -51,7 +51,7 @@ def _load(folder: Path) -> pl.DataFrame:
     path = folder / "results.parquet"
     if not path.exists():
         return pl.DataFrame(schema=SCHEMA)
-    return pl.read_parquet(path, columns=list(SCHEMA)).cast(pl.Schema(SCHEMA))
+    return read_results(path)
 
 
 def _environment() -> Environment:
@@ -73,7 +73,7 @@ def _panels(blocks: Sequence[Block]) -> Iterator[Panel]:
             yield from (each for each in block.aside if isinstance(each, Panel))
 
 
-def _context(data: Data, sections: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
+def _context(data: StudyResults, sections: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
     summary = data.summary
     finished = summary.get("runs_finished", data.frame["part"].n_unique())
     planned = summary.get("runs_planned")

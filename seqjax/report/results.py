@@ -12,9 +12,10 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 
-from seqjax.report.blocks import listed, say
-from seqjax.report.seeds import Array, middle
+from seqjax.report.aggregate import Array, middle
+from seqjax.report.content import listed, say
 from seqjax.report.text import file_name
+from seqjax.study.presets import SIZES, Sizes
 
 Key = tuple[str, str, int, str | None, str | None]
 
@@ -42,7 +43,7 @@ class Profile:
         return math.nan if math.isinf(last) else first - last
 
 
-class Data:
+class StudyResults:
     """A study's rows and settings, and the order and names of its cells."""
 
     def __init__(self, frame: pl.DataFrame, summary: Mapping[str, Any]) -> None:
@@ -55,6 +56,11 @@ class Data:
         lengths = frame.filter(pl.col("section") == "training")["length"].drop_nulls().unique()
         self.lengths = sorted({*map(int, self.settings.get("lengths") or ()), *lengths})
         self._profiles: dict[str, dict[int, list[Profile]]] = {}
+
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes of the study's preset; those of "cpu" where the summary names none."""
+        return SIZES.get(str(self.settings.get("profile")), SIZES["cpu"])
 
     def rows(self, section: str, **columns: Any) -> pl.DataFrame:
         """The rows of a section, with these values in these columns."""

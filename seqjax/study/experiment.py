@@ -10,11 +10,11 @@ import numpy as np
 from seqjax.base import Layer
 from seqjax.compat import QUICK_TO_COMPILE
 from seqjax.methods import NAMED
-from seqjax.report.models import layers_of, make_model
-from seqjax.report.settings import Settings
-from seqjax.report.sources import Source, make_source
-from seqjax.report.store import Store
-from seqjax.report.training import Run, Snapshot
+from seqjax.study.models import layers_of, make_model
+from seqjax.study.settings import Settings
+from seqjax.study.sources import Source, make_source
+from seqjax.study.store import Store
+from seqjax.study.training import Run, Snapshot
 
 MOMENTS = ("initialisation", "after training")
 WORTH_OPTIMISING = 4000

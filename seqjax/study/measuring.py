@@ -7,13 +7,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 
-from seqjax.report.blocks import Row, Section
-from seqjax.report.lab import Lab
-from seqjax.report.sections import TIMED
-from seqjax.report.settings import Settings
-from seqjax.report.store import Part, Store
+from seqjax.study.experiment import Lab
+from seqjax.study.measurement import Measurement
+from seqjax.study.settings import Settings
+from seqjax.study.store import Part, Row, Store
 
-Job = tuple[Section, Part]
+Job = tuple[Measurement, Part]
 
 
 class _Stopped(Exception):
@@ -58,10 +57,10 @@ class Measuring:
         cells = {part.cell for _, part in jobs}
         self._labs = {cell: self.lab() for cell in cells}
         self._turns = {cell: threading.Lock() for cell in cells}
-        groups: dict[tuple[Section, str | None], list[Part]] = {}
-        for section, part in jobs:
-            groups.setdefault((section, part.cell), []).append(part)
-        alone = {key: parts for key, parts in groups.items() if key[0] in TIMED}
+        groups: dict[tuple[Measurement, str | None], list[Part]] = {}
+        for measurement, part in jobs:
+            groups.setdefault((measurement, part.cell), []).append(part)
+        alone = {key: parts for key, parts in groups.items() if key[0].timed}
         with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
             try:
                 shared = [key for key in groups if key not in alone]
@@ -72,25 +71,25 @@ class Measuring:
                 self._describe("stopping: what is being computed comes to its end")
                 pool.shutdown(cancel_futures=True)
                 raise
-        for (section, _), parts in alone.items():
-            self._group(section, parts)
+        for (measurement, _), parts in alone.items():
+            self._group(measurement, parts)
 
     def lab(self) -> Lab:
         """A new bench."""
         return Lab(self._settings, self._data, self._store, self._advance)
 
-    def _group(self, section: Section, parts: list[Part]) -> None:
+    def _group(self, measurement: Measurement, parts: list[Part]) -> None:
         try:
             with self._turns[parts[0].cell]:
                 for part in parts:
-                    self._measure(section, part)
+                    self._measure(measurement, part)
         except _Stopped:
             pass  # whoever stopped it has the error to raise
         except BaseException:
             self._stop.set()  # here, not where the error is raised again: this thread may begin its next group first
             raise
 
-    def _measure(self, section: Section, part: Part) -> None:
+    def _measure(self, measurement: Measurement, part: Part) -> None:
         told = 0.0
 
         def advance(work: float) -> None:
@@ -99,7 +98,7 @@ class Measuring:
             self._advance(work)
 
         def rows() -> Iterator[Row]:
-            for row in section.measure(lab, part):
+            for row in measurement.measure(lab, part):
                 if self._stop.is_set():
                     raise _Stopped
                 yield row
@@ -112,4 +111,4 @@ class Measuring:
             lab.advance = advance
             self._store.add(part, rows())
             self.done.add(part.name)
-        self._advance(section.work(self._settings, part) - told)
+        self._advance(measurement.work(self._settings, part) - told)

@@ -1,4 +1,4 @@
-"""The main job: every part of every section, kept as it finishes."""
+"""Run a study: measure every part of every section, and store each part when it is finished."""
 
 import platform
 from collections.abc import Callable
@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from seqjax.report.lab import Lab
-from seqjax.report.measuring import Job, Measuring
-from seqjax.report.sections import chosen
-from seqjax.report.settings import Settings, command
-from seqjax.report.store import Store
+from seqjax.study.experiment import Lab
+from seqjax.study.measuring import Job, Measuring
+from seqjax.study.presets import command
+from seqjax.study.sections import chosen
+from seqjax.study.settings import Settings
+from seqjax.study.store import Store
 
 
 def run(
@@ -51,11 +52,11 @@ def run(
 
 def total_work(settings: Settings) -> float:
     """The work of all parts, about seconds on two cores."""
-    return sum(section.work(settings, part) for section, part in _jobs(settings))
+    return sum(measurement.work(settings, part) for measurement, part in _jobs(settings))
 
 
 def _jobs(settings: Settings) -> list[Job]:
-    return [(section, part) for section in chosen(settings.sections) for part in section.parts(settings)]
+    return [(each, part) for each in chosen(settings.sections) for part in each.parts(settings)]
 
 
 def _baselines(lab: Lab) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """What a study measures: its settings, checked before anything runs, and saved with the results."""
 
-import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ import numpy as np
 from seqjax import datasets
 from seqjax.base import Layer
 from seqjax.cells import REGISTRY, vector
-from seqjax.fields import SettingError, above_zero, at_least_one, check_fields, flag, one_of, setting
+from seqjax.fields import SettingError, above_zero, at_least_one, check_fields, one_of, setting
 from seqjax.methods import NAMED
 from seqjax.names import known_name
-from seqjax.report.models import recurrent_layer
+from seqjax.study.models import recurrent_layer
 from seqjax.tasks import TASKS
 from seqjax.user_model import is_own
 
@@ -31,9 +30,9 @@ def _cell(name: str) -> None:
 class Settings:
     """What is measured; saved with the results.
 
-    ``profile`` sets the sizes that only single sections have (steps of a Lyapunov spectrum, lengths of the memory
-    scaling): each section's file holds its own, by profile. ``cells`` are names of the registry, or models of the
-    user as ``file.py:function``. ``sections`` empty means all.
+    ``profile`` names a row of `seqjax.study.presets.SIZES`: the sizes that only single sections have (steps of a
+    Lyapunov spectrum, lengths of the memory scaling). ``cells`` are names of the registry, or the user's own models
+    as ``file.py:function``. An empty ``sections`` means all sections.
     """
 
     profile: str = setting("cpu", "Sizes of everything")
@@ -60,61 +59,6 @@ class Settings:
         """The training steps at which profiles are taken: 0, the powers of two, and the last."""
         steps = {0, self.training_steps} | {2**k for k in range(self.training_steps.bit_length())}
         return sorted(step for step in steps if step <= self.training_steps)
-
-
-TWELVE = (
-    "lstm",
-    "gru",
-    "elman",
-    "chrono_lstm",
-    "orthogonal_rnn",
-    "slstm",
-    "lru",
-    "s5",
-    "mamba",
-    "min_gru",
-    "gla",
-    "gated_delta_net",
-)
-PROFILES = {
-    "smoke": Settings(
-        profile="smoke",
-        cells=("lstm", "lru"),
-        lengths=(24,),
-        hidden_size=6,
-        batch=2,
-        seeds=2,
-        training_steps=2,
-    ),
-    "cpu": Settings(profile="cpu", cells=TWELVE, lengths=(512,)),
-    "gpu": Settings(
-        profile="gpu",
-        cells=TWELVE,
-        lengths=(512,),
-        hidden_size=64,
-        batch=32,
-    ),
-}
-"""Named settings: "smoke" for a minute and "cpu" for ten on two cores, "gpu" for ten on a GPU; compilation included.
-
-Without a name they are those of "cpu" with four cells and two lengths.
-"""
-
-
-def command(settings: Settings) -> str:
-    """The command line that measures with these settings."""
-    options, named = [], settings.profile != "cpu" or settings.cells == TWELVE
-    defaults = (PROFILES[settings.profile] if named else Settings()).to_json()
-    if named:
-        options.append(f" --profile {settings.profile}")
-    own = settings.cells[:1] if is_own(settings.cells[0]) else ()
-    for name, value in settings.to_json().items():
-        if name == "cells":
-            value = value[len(own) :]
-        if value and value != defaults[name]:
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            options.append(f" {flag(name)} {shlex.quote(text)}")
-    return "seqjax gradients" + "".join(f" {shlex.quote(name)}" for name in own) + "".join(options)
 
 
 def load_data(settings: Settings) -> np.ndarray | None:

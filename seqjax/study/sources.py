@@ -10,7 +10,7 @@ import numpy as np
 
 from seqjax import datasets
 from seqjax.base import Batch
-from seqjax.report.settings import Settings
+from seqjax.study.settings import Settings
 from seqjax.tasks import TASKS, Task
 from seqjax.tasks.text import text_task
 

@@ -25,6 +25,7 @@ SCHEMA: dict[str, Any] = {
     "quantity": pl.String,
     "leaf": pl.String,
     "group": pl.String,
+    "note": pl.String,
     "t": pl.Int32,
     "x": pl.Float64,
     "value": pl.Float64,
@@ -32,8 +33,12 @@ SCHEMA: dict[str, Any] = {
 """The columns of ``results.parquet``, one row per number measured; null where a column does not apply.
 
 ``t`` counts time steps, lags or places in a list; ``x`` is any other abscissa; ``group`` tells rows of one quantity
-apart (a method, a dtype, an algorithm, a task).
+apart (a method, a dtype, an algorithm, a task); ``note`` says why something was not measured.
 """
+
+
+Row = dict[str, Any]
+"""One row of results by column."""
 
 
 class Part(NamedTuple):
@@ -57,6 +62,26 @@ class Part(NamedTuple):
     def tags(self) -> dict[str, Any]:
         """The columns that all of its rows have in common."""
         return self._asdict()
+
+
+def row(quantity: str, value: Any, **columns: Any) -> Row:
+    """One row of results: the columns of `SCHEMA` that apply, besides those that the part gives."""
+    return columns | {"quantity": quantity, "value": float(value)}
+
+
+def read_results(path: Path) -> pl.DataFrame:
+    """The rows of a Parquet file that `Store` wrote.
+
+    Raises:
+        ValueError: for a file that lacks a column of `SCHEMA`.
+    """
+    absent = set(SCHEMA) - set(pl.read_parquet_schema(path))
+    if absent:
+        raise ValueError(
+            f"{path} has no column {', '.join(sorted(absent))}: another version of seqjax wrote it. Measure again with "
+            "'seqjax gradients --overwrite'."
+        )
+    return pl.read_parquet(path, columns=list(SCHEMA)).cast(pl.Schema(SCHEMA))
 
 
 class Store:
@@ -172,7 +197,7 @@ class Store:
 
     def _read(self) -> pl.DataFrame:
         paths = [self.folder / "results.parquet", *sorted((self.folder / "parts").glob("*.parquet"))]
-        frames = [pl.read_parquet(path) for path in paths if path.exists()]
+        frames = [read_results(path) for path in paths if path.exists()]
         # A part may stand in both, if the last merge was cut short.
         return pl.concat(frames).unique(maintain_order=True) if frames else pl.DataFrame(schema=SCHEMA)
 

@@ -10,8 +10,8 @@ import optax
 from seqjax.base import Layer
 from seqjax.gradients import loss_sum
 from seqjax.ops.select import cast
-from seqjax.report.settings import Settings
-from seqjax.report.sources import Source
+from seqjax.study.settings import Settings
+from seqjax.study.sources import Source
 from seqjax.training import TrainState, init_train_state, make_train_step
 
 CLIP = 1.0

@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import digamma
 
 from seqjax.cells.delta_net import delta_net
 from seqjax.cells.gla import gla
 from seqjax.cells.ssd import ssd
 from seqjax.probes.calibration.base import Check, Values, eps
-from seqjax.probes.calibration.exact import digamma, gaussian, orthogonal, sigmoid
+from seqjax.probes.calibration.exact import gaussian, orthogonal, sigmoid
 from seqjax.probes.calibration.networks import initialised, network
 from seqjax.probes.lyapunov import lyapunov_spectrum
 from seqjax.probes.system import Bound

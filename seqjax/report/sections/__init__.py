@@ -1,10 +1,12 @@
-"""The sections of the report, one file each, in the order of the page.
+"""The sections of the page, one file each.
 
-A new section is one file here with ``NAME``, ``TITLE``, ``parts``, ``work``, ``measure`` and ``view`` (see
-`seqjax.report.blocks.Section`), and one line in `SECTIONS`.
+A new section is one file here with a `seqjax.report.section.Section`, and one line in `SECTIONS`. Where it measures
+something, that is one file in `seqjax.study.sections`, and one line in `MEASUREMENTS` there.
 """
 
-from seqjax.report.blocks import Section
+from collections.abc import Sequence
+
+from seqjax.report.section import Section
 from seqjax.report.sections import (
     algorithms,
     calibration,
@@ -22,28 +24,25 @@ from seqjax.report.sections import (
 )
 
 SECTIONS: tuple[Section, ...] = (
-    calibration,
-    training,
-    decay,
-    singular,
-    lyapunov,
-    precision,
-    algorithms,
-    truncation,
-    scaling,
-    success,
-    signal,
-    losses,
-    summary,
+    calibration.SECTION,
+    training.SECTION,
+    decay.SECTION,
+    singular.SECTION,
+    lyapunov.SECTION,
+    precision.SECTION,
+    algorithms.SECTION,
+    truncation.SECTION,
+    scaling.SECTION,
+    success.SECTION,
+    signal.SECTION,
+    losses.SECTION,
+    summary.SECTION,
 )
-"""Every section, in the order in which it is measured and shown."""
+"""Every section, in the order of the page."""
 
-TIMED = (algorithms, scaling)
-"""Those that take the time of something."""
-
-NAMES = tuple(section.NAME for section in SECTIONS)
+NAMES = tuple(section.name for section in SECTIONS)
 
 
-def chosen(names: tuple[str, ...] | list[str]) -> tuple[Section, ...]:
+def chosen(names: Sequence[str]) -> tuple[Section, ...]:
     """The sections of these names, in the order of the page; all for none."""
-    return tuple(section for section in SECTIONS if not names or section.NAME in names)
+    return tuple(section for section in SECTIONS if not names or section.name in names)

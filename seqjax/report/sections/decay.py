@@ -3,60 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from seqjax.probes import fit_decay, horizon
-from seqjax.report.blocks import (
+from seqjax.report.aggregate import band, shown, spread
+from seqjax.report.charts import Axis, Series, chart, decade_limits
+from seqjax.report.content import (
     Block,
     Caption,
     Figure,
     Fold,
     Note,
     Panel,
-    Row,
     Table,
     Text,
     View,
     listed,
     say,
 )
-from seqjax.report.charts import Axis, Series, chart, decade_limits
 from seqjax.report.drawing import float32_marks, label_of, quarters
-from seqjax.report.frames import Array, Data, Profile, by_length
-from seqjax.report.lab import MOMENTS, Lab
-from seqjax.report.seeds import band, shown, spread
-from seqjax.report.settings import Settings
-from seqjax.report.statistics import horizon_interval
-from seqjax.report.store import Part
+from seqjax.report.results import Array, Profile, StudyResults, by_length
+from seqjax.report.section import Section
 from seqjax.report.text import decades, number, plural, ten
+from seqjax.statistics import horizon_interval
+from seqjax.study.experiment import MOMENTS
 
-NAME = "decay"
-TITLE = "Decay with distance"
 HORIZON_RESAMPLES = 1000
 """A horizon is measured on every resample."""
 _FIT = ("exponential_rate", "exponential_length", "exponential_aic", "power_exponent", "power_aic")
 
 
-def parts(settings: Settings) -> Iterable[Part]:
-    """None: the profiles are those of training."""
-    return ()
-
-
-def work(settings: Settings, part: Part) -> float:
-    """Nothing is measured here."""
-    return 0.0
-
-
-def measure(lab: Lab, part: Part) -> Iterable[Row]:
-    """Nothing is measured here."""
-    return ()
-
-
-def view(data: Data) -> View:
+def view(data: StudyResults) -> View:
     """Curves by length, both fits for every cell at the greatest length, the table of horizons."""
     last, mean = data.profiles("last"), data.profiles("mean")
     if not last:
@@ -87,7 +68,7 @@ _ABOUT_HORIZONS = say(
 # ---------------------------------------------------------------- curves
 
 
-def _curves(data: Data, loss: str, length: int, profiles: Sequence[Profile]) -> Figure:
+def _curves(data: StudyResults, loss: str, length: int, profiles: Sequence[Profile]) -> Figure:
     snapshots = [0, -1] if len(profiles[0].steps) > 1 else [0]
     drawn = np.concatenate([profile.values[:, [0, -1]].ravel() for profile in profiles])
     limits = decade_limits(drawn)
@@ -110,7 +91,7 @@ def _curves(data: Data, loss: str, length: int, profiles: Sequence[Profile]) -> 
 
 
 def _panel(
-    data: Data,
+    data: StudyResults,
     loss: str,
     length: int,
     profiles: Sequence[Profile],
@@ -181,7 +162,7 @@ def _extremes(falls: Mapping[str, Sequence[float]], snapshots: Sequence[int]) ->
 # ---------------------------------------------------------------- both fits
 
 
-def _fits(data: Data, length: int, profiles: Sequence[Profile]) -> Figure:
+def _fits(data: StudyResults, length: int, profiles: Sequence[Profile]) -> Figure:
     found = {profile.cell: _both(profile) for profile in profiles}
     panels = [_fit_panel(data, profile, *found[profile.cell]) for profile in profiles]
     better: dict[str, list[str]] = {"exponential": [], "power": []}
@@ -229,7 +210,7 @@ def _both(profile: Profile) -> tuple[Any, Array, Array]:
     return decay, lines[0], lines[1]
 
 
-def _fit_panel(data: Data, profile: Profile, decay: Any, exponential: Array, power: Array) -> Panel:
+def _fit_panel(data: StudyResults, profile: Profile, decay: Any, exponential: Array, power: Array) -> Panel:
     y, lags = profile.middle[-1, ::-1], np.arange(profile.length)
     shown = np.unique(np.linspace(0, profile.length - 1, min(profile.length, 40)).round().astype(int))
     series = [
@@ -255,7 +236,7 @@ def _fit_panel(data: Data, profile: Profile, decay: Any, exponential: Array, pow
 # ---------------------------------------------------------------- horizons
 
 
-def _horizons(data: Data) -> Table:
+def _horizons(data: StudyResults) -> Table:
     profiles = data.profiles("last")
     rows = []
     for length, cell in data.measured:
@@ -310,3 +291,6 @@ def fit_cells(values: Mapping[str, list[float]]) -> tuple[Text, Text]:
 
 def _lag(share: int) -> Markup:
     return say("lag<sub>{}</sub>", share)
+
+
+SECTION = Section("decay", "Decay with distance", view)

@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
-from seqjax.report.blocks import Block, Fold, Note, Row, Table, Text, View, say
-from seqjax.report.frames import Data, by_length
-from seqjax.report.lab import Lab
-from seqjax.report.seeds import interval, shown, spread
-from seqjax.report.settings import Settings
-from seqjax.report.statistics import paired_comparison
-from seqjax.report.store import Part
+from seqjax.report.aggregate import interval, shown, spread
+from seqjax.report.content import Block, Fold, Note, Table, Text, View, say
+from seqjax.report.results import StudyResults, by_length
+from seqjax.report.section import Section
 from seqjax.report.text import number
-
-NAME = "losses"
-TITLE = "Losses"
+from seqjax.statistics import paired_comparison
 
 
-def parts(settings: Settings) -> Iterable[Part]:
-    """None: the losses are recorded in training."""
-    return ()
-
-
-def work(settings: Settings, part: Part) -> float:
-    """Nothing is measured here."""
-    return 0.0
-
-
-def measure(lab: Lab, part: Part) -> Iterable[Row]:
-    """Nothing is measured here."""
-    return ()
-
-
-def view(data: Data) -> View:
+def view(data: StudyResults) -> View:
     """The table of losses against the baselines; gradient norms by parameter behind a line that opens."""
     if not data.measured:
         return View("", [Note("No run is finished yet.", muted=True)])
@@ -71,7 +49,7 @@ def _against_best(values: list[float], best: list[float]) -> Text:
     return shown(found.difference) + say(", p\u00a0=\u00a0{}", number(found.p, 2))
 
 
-def _losses(data: Data) -> Table:
+def _losses(data: StudyResults) -> Table:
     rows: list[tuple[int, list[Text]]] = []
     best: dict[int, tuple[str, list[float]]] = {}
     for length, cell in data.measured:
@@ -93,7 +71,7 @@ def _losses(data: Data) -> Table:
     return Table("Table of losses", columns, by_length(rows))
 
 
-def _parameters(data: Data) -> Table:
+def _parameters(data: StudyResults) -> Table:
     name = "parameter_gradient_norm"
     rows = [
         (
@@ -114,3 +92,6 @@ def _parameters(data: Data) -> Table:
     columns = [("cell", ""), ("parameter", ""), ("last, initialisation", "number"), ("last, after", "number")]
     columns += [("mean, initialisation", "number"), ("mean, after", "number")]
     return Table("Table of parameter gradient norms", columns, by_length(rows))
+
+
+SECTION = Section("losses", "Losses", view)

@@ -1,4 +1,4 @@
-"""One drawing per cell of what the other sections found, beside the table with the numbers."""
+"""One table of what the other sections found, by cell."""
 
 from __future__ import annotations
 
@@ -9,34 +9,13 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 
-from seqjax.report.blocks import Caption, Figure, Note, Row, Table, Text, View, listed, say
-from seqjax.report.frames import Data
-from seqjax.report.lab import MOMENTS, Lab
-from seqjax.report.radar import radar
+from seqjax.report.content import Note, Table, Text, View, listed, say
+from seqjax.report.results import StudyResults
+from seqjax.report.section import Section
 from seqjax.report.sections.success import SOLVED
-from seqjax.report.settings import Settings
-from seqjax.report.statistics import interquartile_mean
-from seqjax.report.store import Part
 from seqjax.report.text import number
-
-NAME = "summary"
-TITLE = "Summary"
-
-
-def parts(settings: Settings) -> Iterable[Part]:
-    """None: everything has been measured."""
-    return ()
-
-
-def work(settings: Settings, part: Part) -> float:
-    """Nothing is measured here."""
-    return 0.0
-
-
-def measure(lab: Lab, part: Part) -> Iterable[Row]:
-    """Nothing is measured here."""
-    return ()
-
+from seqjax.statistics import interquartile_mean
+from seqjax.study.experiment import MOMENTS
 
 # ---------------------------------------------------------------- axes: values by cell, and how they become scores
 
@@ -46,43 +25,43 @@ def _middle(values: Iterable[float | None]) -> float:
     return float(interquartile_mean(known)) if known else math.nan
 
 
-def _reach(data: Data, cell: str) -> float:
+def _reach(data: StudyResults, cell: str) -> float:
     length = max(data.lengths, default=0)
     return _middle(data.scalars.ends("lag_90", cell, length, "last", "carry")[1])
 
 
-def _exponent(data: Data, cell: str) -> float:
+def _exponent(data: StudyResults, cell: str) -> float:
     return _middle(data.rows("lyapunov", cell=cell, quantity="exponent", group=MOMENTS[-1], t=0)["value"])
 
 
-def _isometry(data: Data, cell: str) -> float:
+def _isometry(data: StudyResults, cell: str) -> float:
     rows = data.rows("singular", cell=cell, quantity="isometry", group=MOMENTS[-1])
     return _middle(rows.filter(pl.col("x") == rows["x"].max())["value"]) if rows.height else math.nan
 
 
-def _precision(data: Data, cell: str) -> float:
+def _precision(data: StudyResults, cell: str) -> float:
     rows = data.rows("precision", cell=cell, quantity="error", group="bfloat16")
     return _middle(rows.filter(pl.col("x") == rows["x"].max())["value"]) if rows.height else math.nan
 
 
-def _success(data: Data, cell: str) -> float:
+def _success(data: StudyResults, cell: str) -> float:
     losses = data.rows("success", cell=cell, quantity="final_loss")
     bases = data.rows("success", cell=cell, quantity="baseline").select("length", "group", base="value")
     joined = losses.join(bases, on=["length", "group"])
     return float((joined["value"] < SOLVED * joined["base"]).mean()) if joined.height else math.nan  # type: ignore[arg-type]
 
 
-def _learning(data: Data, cell: str) -> float:
+def _learning(data: StudyResults, cell: str) -> float:
     length = max(data.lengths, default=0)
     first, last = data.scalars.ends("held_out_loss", cell, length)
     return _middle(b / a for a, b in zip(first, last, strict=False) if a)
 
 
-def _horizon(data: Data) -> float:
+def _horizon(data: StudyResults) -> float:
     return float(max(max(data.lengths, default=2) - 1, 1))
 
 
-AXES: dict[str, tuple[Callable[[Data, str], float], Callable[[float, Data], float], str]] = {
+AXES: dict[str, tuple[Callable[[StudyResults, str], float], Callable[[float, StudyResults], float], str]] = {
     "reach": (_reach, lambda v, d: v / _horizon(d), "lag<sub>90</sub>, seed by seed, over T − 1"),
     "λ₁ near 0": (
         _exponent,
@@ -105,8 +84,8 @@ AXES: dict[str, tuple[Callable[[Data, str], float], Callable[[float, Data], floa
 """By name: the value by cell, its score of 0 to 1, and what the score is."""
 
 
-def view(data: Data) -> View:
-    """A radar per cell, and the table that it is drawn from."""
+def view(data: StudyResults) -> View:
+    """The table of values and scores, and what to conclude from it."""
     values = {name: {cell: axis[0](data, cell) for cell in data.cells} for name, axis in AXES.items()}
     known = [name for name, by_cell in values.items() if any(map(math.isfinite, by_cell.values()))]
     if len(known) < 3:
@@ -114,20 +93,11 @@ def view(data: Data) -> View:
             "", [Note("Too little has been measured for a summary: it needs three axes.", muted=True)]
         )
     scores = np.array([[_score(name, values[name][cell], data) for name in known] for cell in data.cells])
-    middle = np.array([float(np.median(column[~np.isnan(column)])) for column in scores.T])
-    panels = [
-        radar(cell, scores[place], middle, known, place, f"summary-{data.files[cell]}")
-        for place, cell in enumerate(data.cells)
-    ]
     meaning = Markup("; ").join(say("<b>{}</b> (", name) + say(AXES[name][2]) + ")" for name in known)
-    caption = Caption(
-        say("Scores from 0 (centre) to 1 (rim): {}. Dashed: the median of all cells.", meaning),
-        "From the sections above, after training, at the greatest length; interquartile means over seeds. A gap: not "
-        "measured for this cell.",
-        _conclusion(data, known, scores),
-    )
     intro = say(
-        "A radar shows a pattern at a glance and hides sizes: its area means nothing. The numbers are in the table."
+        "Values with scores from 0 to 1 in brackets: {}. From the sections above, after training, at the greatest "
+        "length; interquartile means over seeds. A dash: not measured for this cell.",
+        meaning,
     )
     lines: list[Sequence[Text]] = [
         [
@@ -137,10 +107,10 @@ def view(data: Data) -> View:
         for cell, line in zip(data.cells, scores, strict=True)
     ]
     columns: list[tuple[Text, str]] = [("value (score)", ""), *((name, "number") for name in known)]
-    return View(intro, [Table("Summary", columns, [("", lines)]), Figure("Radar", panels, caption)])
+    return View(intro, [Table("Summary", columns, [("", lines)]), Note(_conclusion(data, known, scores))])
 
 
-def _score(name: str, value: float, data: Data) -> float:
+def _score(name: str, value: float, data: StudyResults) -> float:
     return min(max(0.0, AXES[name][1](value, data)), 1.0) if math.isfinite(value) else math.nan
 
 
@@ -152,7 +122,7 @@ def _cell(value: float, score: float) -> Text:
     )
 
 
-def _conclusion(data: Data, names: Sequence[str], scores: np.ndarray) -> Text:
+def _conclusion(data: StudyResults, names: Sequence[str], scores: np.ndarray) -> Text:
     if len(data.cells) < 2:
         return "One cell alone compares with nothing."
     said = []
@@ -180,3 +150,6 @@ def _conclusion(data: Data, names: Sequence[str], scores: np.ndarray) -> Text:
 def _beats(left: np.ndarray, right: np.ndarray) -> bool:
     both = ~(np.isnan(left) | np.isnan(right))
     return bool(both.all() and (left >= right).all() and (left > right).any())
+
+
+SECTION = Section("summary", "Summary", view)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
 from seqjax.probes import calibration
-from seqjax.report.blocks import Fold, Note, Row, Table, View, listed, row, say
-from seqjax.report.frames import Data
-from seqjax.report.lab import Lab
-from seqjax.report.settings import Settings
-from seqjax.report.store import Part
-from seqjax.report.text import number
+from seqjax.study.experiment import Lab
+from seqjax.study.measurement import Measurement
+from seqjax.study.presets import SIZES
+from seqjax.study.settings import Settings
+from seqjax.study.store import Part, Row, row
 
 NAME = "calibration"
-TITLE = "Calibration"
-_SMOKE = ("C1", "C8", "C25", "C26")
-_SECONDS = {"smoke": 5.0, "cpu": 40.0, "gpu": 60.0}
 
 
 def parts(settings: Settings) -> Iterable[Part]:
@@ -27,20 +22,20 @@ def parts(settings: Settings) -> Iterable[Part]:
 
 def work(settings: Settings, part: Part) -> float:
     """Mostly compilation."""
-    return _SECONDS[settings.profile]
+    return SIZES[settings.profile].calibration_seconds
 
 
 def measure(lab: Lab, part: Part) -> Iterable[Row]:
-    """Every closed form in float64; the smoke profile takes a few."""
-    told = 0.0
+    """Every closed form in float64; the smoke preset takes a few."""
+    sizes, told = SIZES[lab.settings.profile], 0.0
 
     def progress(done: int, count: int, what: str) -> None:
         nonlocal told
-        now = _SECONDS[lab.settings.profile] * done / max(count, 1)
+        now = sizes.calibration_seconds * done / max(count, 1)
         lab.advance(now - told)
         told = now
 
-    only = [each for each in _SMOKE if each in calibration.IDS] if lab.settings.profile == "smoke" else None
+    only = [each for each in sizes.calibration_ids if each in calibration.IDS] or None
     for place, check in enumerate(calibration.run("float64", only=only, progress=progress)):
         tags: dict[str, Any] = {"group": check.id, "leaf": check.quantity, "t": place}
         yield row("exact", check.exact, **tags)
@@ -51,57 +46,4 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
     yield row("checks_in_all", len(calibration.CHECKS))
 
 
-def view(data: Data) -> View:
-    """A verdict in one sentence, and the table behind a line that opens."""
-    rows = data.rows(NAME)
-    if rows.is_empty():
-        return View("", [Note("Not measured.", muted=True)])
-    names = ("exact", "measured", "error", "tolerance", "passed")
-    checks: dict[int, dict[str, Any]] = {}
-    for place, identity, what, quantity, value in (
-        rows.filter(rows["t"].is_not_null()).select("t", "group", "leaf", "quantity", "value").iter_rows()
-    ):
-        checks.setdefault(place, {"id": identity, "what": what})[quantity] = value
-    failed = [check for _, check in sorted(checks.items()) if not check["passed"]]
-    total = int(rows.filter(rows["quantity"] == "checks_in_all")["value"][0])
-    verdict = say(
-        "Every probe of this page is first held against {} closed forms whose values are known exactly, in float64. ",
-        len(checks),
-    )
-    if total > len(checks):
-        verdict += say(
-            "(This profile runs {} of {}; <code>seqjax check</code> runs all.) ", len(checks), total
-        )
-    if failed:
-        verdict += say(
-            "<b>{} failed: {}. What depends on these is not to be believed.</b>",
-            len(failed),
-            listed(f"{check['id']} {check['what']}" for check in failed),
-        )
-    else:
-        worst = max(checks.values(), key=lambda check: _used(check))
-        verdict += say(
-            "<b>All pass.</b> The closest to its tolerance is {} ({}), which uses {} of it.",
-            worst["id"],
-            worst["what"],
-            f"{100 * _used(worst):.0f}\u00a0%",
-        )
-    lines = [
-        [
-            check["id"],
-            check["what"],
-            *(number(check[name], 6) for name in names[:2]),
-            *(number(check[name], 2) for name in names[2:4]),
-            "pass" if check["passed"] else say("<b>FAIL</b>"),
-        ]
-        for _, check in sorted(checks.items())
-    ]
-    columns = [("id", ""), ("quantity", ""), *((name, "number") for name in names[:4]), ("verdict", "")]
-    table = Table("Calibration table", columns, [("", lines)])
-    return View(verdict, [table if failed else Fold("The table of closed forms", [table])])
-
-
-def _used(check: dict[str, Any]) -> float:
-    if not check["tolerance"]:
-        return 0.0 if not check["error"] else math.inf
-    return float(check["error"] / check["tolerance"])
+MEASUREMENT = Measurement(NAME, parts, work, measure)

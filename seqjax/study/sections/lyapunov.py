@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
-import polars as pl
 
 from seqjax.probes import bind, lyapunov_spectrum
-from seqjax.report.blocks import Caption, Figure, Note, Panel, Row, Table, Text, View, listed, row, say
-from seqjax.report.charts import Axis, Series, chart
-from seqjax.report.drawing import label_of, zero_line
-from seqjax.report.frames import Array, Data
-from seqjax.report.lab import MOMENTS, Inner, Lab
-from seqjax.report.seeds import interval, middle, spread
-from seqjax.report.settings import Settings
-from seqjax.report.store import Part
-from seqjax.report.text import number, plural
+from seqjax.study.experiment import MOMENTS, Inner, Lab
+from seqjax.study.measurement import Measurement
+from seqjax.study.presets import SIZES
+from seqjax.study.settings import Settings
+from seqjax.study.store import Part, Row, row
 
 NAME = "lyapunov"
-TITLE = "Lyapunov spectra"
-WHOLE = {"smoke": 16, "cpu": 64, "gpu": 256}
-"""States of at most so many numbers have their whole spectrum measured, and with it the determinant."""
 LARGEST = 12
-"""Of greater states, so many exponents."""
+"""Of states that are too large for a whole spectrum, so many exponents."""
 
 
 def parts(settings: Settings) -> Iterable[Part]:
@@ -37,7 +28,7 @@ def parts(settings: Settings) -> Iterable[Part]:
 
 def work(settings: Settings, part: Part) -> float:
     """Compilation at the first seed; then a QR per step."""
-    tangents = min(2 * settings.hidden_size, WHOLE[settings.profile])
+    tangents = min(2 * settings.hidden_size, SIZES[settings.profile].lyapunov_whole)
     return (4.0 if part.seed == 0 else 0.0) + 2 * (part.length or 0) * tangents**2 * 1e-7
 
 
@@ -48,7 +39,7 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
     for place, moment in enumerate(MOMENTS):
         inner = lab.inner(cell, length, seed, moment, batch=1)
         size = state_size(inner)
-        k = size if size <= WHOLE[lab.settings.profile] else LARGEST
+        k = size if size <= SIZES[lab.settings.profile].lyapunov_whole else LARGEST
 
         def spectrum(params: Any, xs: Any) -> Any:
             step = bind(inner.layer, params)  # noqa: B023
@@ -81,162 +72,4 @@ def state_size(inner: Inner) -> int:
     return sum(sizes)
 
 
-def view(data: Data) -> View:
-    """A panel per cell with both moments, a table of derived numbers and the identity."""
-    rows = data.rows(NAME)
-    if rows.is_empty():
-        return View("", [Note("Not measured.", muted=True)])
-    intro = say(
-        "The exponents λ<sub>i</sub> say by how many nats per step small differences along each direction of "
-        "the state "
-        "grow (above 0) or shrink (below 0) on average. Exponents near 0 carry gradients over long times; a "
-        "largest one "
-        "above 0 means chaos and exploding gradients."
-    )
-    panels = [_panel(data, cell, some) for cell, some in data.by_cell(rows)]
-    length = int(rows["length"][0])
-    caption = Caption(
-        "All exponents from the largest down, at initialisation and after training; bars are 95\u00a0% "
-        "intervals within a run. Where a "
-        "cell's state is large, its largest only.",
-        say(
-            "The recurrent layer alone, on a sequence of the data of T = {}, the first eighth as warm-up; "
-            "tangents kept "
-            "apart by QR at every step, growth in the log domain. Intervals by the means of 20 blocks; of points and "
-            "of ends of intervals the interquartile mean over {}.",
-            length,
-            plural(rows["seed"].n_unique(), "seed"),
-        ),
-        _conclusion(data, rows),
-    )
-    return View(intro, [Figure(say("T = {}", length), panels, caption), _table(data, rows)])
-
-
-def largest(rows: pl.DataFrame, moment: str) -> list[float]:
-    """The largest exponent by seed."""
-    wanted = (pl.col("quantity") == "exponent") & (pl.col("group") == moment) & (pl.col("t") == 0)
-    return rows.filter(wanted).sort("seed")["value"].fill_null(math.nan).to_list()
-
-
-def _middle(rows: pl.DataFrame, quantity: str, moment: str) -> Array:
-    """By index, the interquartile mean over seeds."""
-    some = rows.filter((pl.col("quantity") == quantity) & (pl.col("group") == moment)).sort("seed", "t")
-    if some.is_empty():
-        return np.zeros(0)
-    return middle(some["value"].fill_null(math.nan).to_numpy().reshape(some["seed"].n_unique(), -1))
-
-
-def _panel(data: Data, cell: str, rows: pl.DataFrame) -> Panel:
-    series = []
-    for place, moment in enumerate(MOMENTS):
-        values = _middle(rows, "exponent", moment)
-        if not values.size:
-            continue
-        by_seed = rows.filter((pl.col("quantity") == "exponent") & (pl.col("group") == moment))
-        seeds = {
-            int(seed): some.sort("t")["value"].fill_null(math.nan).to_numpy()
-            for (seed,), some in by_seed.group_by("seed", maintain_order=True)  # type: ignore[misc]
-        }
-        low, high = (_middle(rows, f"exponent_{end}", moment) for end in ("low", "high"))
-        index = np.arange(1, len(values) + 1)
-        series.append(Series(moment, index, values, place, None, low, high, seeds, marks="points"))
-    name = f"lyapunov-{data.files[cell]}"
-    panel = chart(
-        series,
-        name,
-        title=label_of(cell),
-        x=Axis("exponent i", "whole"),
-        y=Axis("λ, nats per step"),
-        label=f"Lyapunov exponents of {cell}, from the largest down, at initialisation and after training.",
-        height=170,
-        draw=zero_line,
-    )
-    return Panel(panel.name, panel.svg, panel.data, cell)
-
-
-def _conclusion(data: Data, rows: pl.DataFrame) -> Text:
-    tops = {cell: interval(largest(some, MOMENTS[-1])).estimate for cell, some in data.by_cell(rows)}
-    known = {cell: top for cell, top in tops.items() if not math.isnan(top)}
-    if not known:
-        return "No exponent is known."
-    chaotic = [cell for cell, top in known.items() if top > 1e-3]
-    slowest = (
-        max((top, cell) for cell, top in known.items() if top <= 1e-3) if len(chaotic) < len(known) else None
-    )
-    text = say("")
-    if slowest:
-        text += say(
-            "After training the slowest decay without chaos is that of <b>{}</b>, λ<sub>1</sub> = {}",
-            slowest[1],
-            number(slowest[0]),
-        )
-        text += say(" (1/e in {} steps). ", number(-1 / slowest[0])) if slowest[0] < 0 else say(". ")
-    text += (
-        say("Largest exponent above zero, hence growing gradients: {}. ", listed(chaotic))
-        if chaotic
-        else say("No largest exponent is clearly above zero. ")
-    )
-    gaps = [gap for cell, some in data.by_cell(rows) for moment in MOMENTS for gap in _gaps(some, moment)]
-    if gaps:
-        text += (
-            say(
-                "The sums of whole spectra equal the mean log|det J| within {}, as they must (relatively, "
-                "where it is above 1).",
-                number(max(gaps), 2),
-            )
-            if max(gaps) < 1e-3
-            else say(
-                "<b>The sums of whole spectra differ from the mean log|det J| by up to {}: doubt the small "
-                "exponents.</b>",
-                number(max(gaps), 2),
-            )
-        )
-    return text
-
-
-def _gaps(rows: pl.DataFrame, moment: str) -> list[float]:
-    """Sum of exponents less mean log determinant, relative to their size, where J is invertible."""
-    sums, determinants = (
-        rows.filter((pl.col("quantity") == q) & (pl.col("group") == moment)).sort("seed")["value"].to_list()
-        for q in ("sum", "log_determinant")
-    )
-    return [
-        abs(left - right) / max(1.0, abs(right))
-        for left, right in zip(sums, determinants, strict=False)
-        if None not in (left, right) and math.isfinite(left) and math.isfinite(right)
-    ]
-
-
-def _table(data: Data, rows: pl.DataFrame) -> Table:
-    lines: list[Sequence[Text]] = []
-    for cell, some in data.by_cell(rows):
-        for moment in MOMENTS:
-
-            def values(quantity: str) -> list[float]:
-                kept = (pl.col("quantity") == quantity) & (pl.col("group") == moment)  # noqa: B023
-                return some.filter(kept).sort("seed")["value"].fill_null(math.nan).to_list()  # noqa: B023
-
-            size = values("state_size")
-            lines.append(
-                [
-                    say("<b>{}</b>", cell),
-                    moment,
-                    f"{size[0]:.0f}" if size else "–",
-                    spread(largest(some, moment)),
-                    spread(values("near_zero"), counts=True),
-                    spread(values("kaplan_yorke")),
-                    spread(values("sum"), 4) if values("log_determinant") else "–",
-                    number(max(_gaps(some, moment), default=math.nan), 2)
-                    if values("log_determinant")
-                    else "too large",
-                ]
-            )
-    columns: list[tuple[Text, str]] = [
-        ("cell", ""),
-        ("measured", ""),
-        ("state", "number"),
-        (say("λ<sub>1</sub>"), "number"),
-    ]
-    columns += [("within 1/T of 0", "number"), ("Kaplan-Yorke dimension", "number")]
-    columns += [("Σ λ", "number"), ("log|det J| off by", "number")]
-    return Table("Table of Lyapunov spectra", columns, [("", lines)])
+MEASUREMENT = Measurement(NAME, parts, work, measure)

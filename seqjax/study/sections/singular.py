@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
-import polars as pl
 
 from seqjax.probes import bind, singular_values
-from seqjax.report.blocks import Caption, Figure, Note, Panel, Row, Table, Text, View, listed, row, say
-from seqjax.report.charts import Axis, Series, chart, decade_limits
-from seqjax.report.drawing import label_of
-from seqjax.report.frames import Array, Data
-from seqjax.report.lab import MOMENTS, Lab
-from seqjax.report.sections.lyapunov import state_size
-from seqjax.report.seeds import band, interval, middle, spread, spread_of_decades
-from seqjax.report.settings import Settings
-from seqjax.report.store import Part
-from seqjax.report.text import decades, percent, plural
+from seqjax.study.experiment import MOMENTS, Lab
+from seqjax.study.measurement import Measurement
+from seqjax.study.presets import SIZES
+from seqjax.study.sections.lyapunov import state_size
+from seqjax.study.settings import Settings
+from seqjax.study.store import Part, Row, row
 
 NAME = "singular"
-TITLE = "Singular values over many steps"
-LARGEST_STATE = {"smoke": 64, "cpu": 128, "gpu": 256}
-"""Larger states are left out, and the page says so: a step costs a QR of the whole state."""
-STEPS = {"smoke": 16, "cpu": 128, "gpu": 256}
-SHARES = {"largest": 0.0, "upper quarter": 0.25, "median": 0.5, "lower quarter": 0.75, "smallest": 1.0}
 
 
 def parts(settings: Settings) -> Iterable[Part]:
@@ -38,18 +27,19 @@ def parts(settings: Settings) -> Iterable[Part]:
 
 def work(settings: Settings, part: Part) -> float:
     """Compilation at the first seed; then a QR of the state per step."""
-    steps = min(part.length or 0, STEPS[settings.profile])
+    steps = min(part.length or 0, SIZES[settings.profile].singular_steps)
     return (4.0 if part.seed == 0 else 0.0) + 2 * steps * (2 * settings.hidden_size) ** 3 * 2e-9
 
 
 def measure(lab: Lab, part: Part) -> Iterable[Row]:
     """Log singular values of the product of the first tau Jacobians, before and after training."""
     cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
-    steps = min(length, STEPS[lab.settings.profile])
+    sizes = SIZES[lab.settings.profile]
+    steps = min(length, sizes.singular_steps)
     for place, moment in enumerate(MOMENTS):
         inner = lab.inner(cell, length, seed, moment, batch=1)
         size = state_size(inner)
-        if size > LARGEST_STATE[lab.settings.profile]:
+        if size > sizes.singular_state:
             yield row("not_measured", size, group=moment)
             continue
         run = lab.keep(
@@ -68,153 +58,4 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
                 yield row(name, getattr(fan, name)[i, 0], **at, x=float(tau))
 
 
-def view(data: Data) -> View:
-    """A fan per cell after training, and a table."""
-    rows = data.rows(NAME)
-    if rows.is_empty():
-        return View("", [Note("Not measured.", muted=True)])
-    intro = say(
-        "The Jacobian of τ steps, <i>M</i> = <i>J</i><sub>τ</sub> ⋯ <i>J</i><sub>1</sub>, scales each "
-        "direction of the state by one of its singular values "
-        "σ. If all stay near 1 (<i>dynamical isometry</i>) gradients pass unharmed; if the fan opens, few "
-        "directions carry "
-        "everything."
-    )
-    seeds = rows["seed"].n_unique()
-    panels = [panel for cell, some in data.by_cell(rows) if (panel := _panel(data, cell, some))]
-    left_out = rows.filter(pl.col("quantity") == "not_measured")
-    measured = say(
-        "The recurrent layer on the first steps of a sequence of the data, after training; the product of "
-        "Jacobians is kept "
-        "graded, so that the smallest values are as accurate as the largest. Interquartile mean of the "
-        "logarithm over {}, with its 95\u00a0% bootstrap interval.",
-        plural(seeds, "seed"),
-    )
-    if left_out.height:
-        sizes = {cell: int(some["value"][0]) for cell, some in data.by_cell(left_out)}
-        measured += say(
-            " Not measured, for the size of their state: {}.",
-            listed(f"{c} ({n} numbers)" for c, n in sizes.items()),
-        )
-    shows = (
-        "The largest and smallest singular value and the quartiles between them against the number of steps τ, a "
-        "panel per cell."
-    )
-    blocks: list[Any] = []
-    if panels:
-        caption = Caption(shows, measured, _conclusion(data, rows))
-        blocks = [Figure("Fans after training", panels, caption), _table(data, rows)]
-    return View(intro, blocks or [Note(measured)])
-
-
-def _values(rows: pl.DataFrame, quantity: str, moment: str, tau: float | None = None) -> list[float]:
-    kept = (pl.col("quantity") == quantity) & (pl.col("group") == moment)
-    if tau is not None:
-        kept &= pl.col("x") == tau
-    return rows.filter(kept).sort("seed")["value"].fill_null(math.nan).to_list()
-
-
-def _fan(rows: pl.DataFrame, moment: str) -> tuple[Array, Array]:
-    """Lags, and log10 singular values ``[seed, tau, S]``."""
-    some = rows.filter((pl.col("quantity") == "log_singular_value") & (pl.col("group") == moment))
-    if some.is_empty():
-        return np.zeros(0), np.zeros((0, 0, 0))
-    some, taus = some.sort("seed", "x", "t"), some["x"].unique().sort().to_numpy()
-    values = some["value"].fill_null(math.nan).to_numpy() / math.log(10)
-    return taus, values.reshape(some["seed"].n_unique(), len(taus), -1)
-
-
-def _panel(data: Data, cell: str, rows: pl.DataFrame) -> Panel | None:
-    taus, values = _fan(rows, MOMENTS[-1])
-    if not taus.size:
-        return None
-    last, series = values.shape[2] - 1, []
-    for place, (name, share) in enumerate(SHARES.items()):
-        some = values[:, :, round(share * last)]
-        series.append(Series(name, taus, middle(some), place, None, *band(some), marks="both"))
-    limits = decade_limits(values, -60, 30)
-    ticks = [t for t in taus if math.log2(t) % 1 == 0][:: 2 if len(taus) > 6 else 1]
-    panel = chart(
-        series,
-        f"singular-{data.files[cell]}",
-        title=label_of(cell),
-        x=Axis("steps τ", "log", ticks=ticks, names=[f"{t:.0f}" for t in ticks]),
-        y=Axis("singular value", "decades", limits),
-        label=f"Singular values of the Jacobian of tau steps, {cell}: largest, quartiles, smallest.",
-        height=170,
-    )
-    return Panel(panel.name, panel.svg, panel.data, cell)
-
-
-def _conclusion(data: Data, rows: pl.DataFrame) -> Text:
-    last = float(str(rows["x"].max()))
-    opened = {}
-    for cell, some in data.by_cell(rows):
-        condition = [v for v in _values(some, "log_condition", MOMENTS[-1], last) if not math.isnan(v)]
-        if condition:
-            opened[cell] = interval(condition).estimate / math.log(10)
-    if not opened:
-        return "No fan could be measured."
-    narrow, wide = min(opened, key=lambda c: opened[c]), max(opened, key=lambda c: opened[c])
-    shares = {
-        cell: interval(_values(some, "isometry", MOMENTS[-1], last)).estimate
-        for cell, some in data.by_cell(rows)
-        if cell in opened
-    }
-    best = max(opened, key=lambda c: np.nan_to_num(shares[c], nan=-1.0))
-    text = say("Over {} steps the fan of <b>{}</b> ", int(last), narrow)
-    text += (
-        say("stays narrowest (condition number {})", _condition(opened[narrow]))
-        + say(" and that of <b>{}</b> opens widest ({}). ", wide, _condition(opened[wide]))
-        if wide != narrow
-        else say("opens to a condition number of {}. ", _condition(opened[narrow]))
-    )
-    if shares[best] > 0:
-        return text + say(
-            "Most directions within a factor of two of 1: <b>{}</b>, {} of them.",
-            best,
-            percent(shares[best]),
-        )
-    return text + "In most runs no cell keeps a direction within a factor of two of 1."
-
-
-def _condition(value: float) -> Text:
-    return "∞: a direction is lost for good" if math.isinf(value) else decades(value)
-
-
-def _table(data: Data, rows: pl.DataFrame) -> Table:
-    last = float(str(rows["x"].max()))
-    lines: list[Sequence[Text]] = []
-    for cell, some in data.by_cell(rows):
-        for moment in MOMENTS:
-            taus, values = _fan(some, moment)
-            if not taus.size:
-                continue
-            condition = [v / math.log(10) for v in _values(some, "log_condition", moment, last)]
-            lines.append(
-                [
-                    say("<b>{}</b>", cell),
-                    moment,
-                    spread_of_decades(values[:, -1, 0]),
-                    spread_of_decades(values[:, -1, -1]),
-                    spread_of_decades(condition),
-                    spread(_values(some, "participation_ratio", moment, last)),
-                    f"of {values.shape[2]}",
-                    spread(_values(some, "isometry", moment, last), factor=100.0),
-                ]
-            )
-    columns: list[tuple[Text, str]] = [
-        ("cell", ""),
-        ("measured", ""),
-        ("largest σ", "number"),
-        ("smallest σ", "number"),
-    ]
-    columns += [
-        ("condition number", "number"),
-        ("participation ratio", "number"),
-        ("directions", ""),
-        ("near 1, %", "number"),
-    ]
-    return Table(
-        f"Table of singular values at tau = {last:.0f}", columns, [(say("τ = {}", int(last)), lines)]
-    )
+MEASUREMENT = Measurement(NAME, parts, work, measure)

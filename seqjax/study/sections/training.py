@@ -7,21 +7,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from seqjax.probes import fit_decay, gradient_profile, total_log_norm
-from seqjax.report.blocks import Caption, Figure, Fold, Note, Row, View, listed, row, say
-from seqjax.report.drawing import FLOAT32_ZERO, limits
-from seqjax.report.frames import Array, Data, Profile
-from seqjax.report.heat import CEILING, FLOOR, colour_bar, heat_map
-from seqjax.report.lab import Lab
-from seqjax.report.settings import Settings
-from seqjax.report.store import Part
-from seqjax.report.text import percent, ten
-from seqjax.report.training import Run
+from seqjax.study.experiment import Lab
+from seqjax.study.measurement import Measurement
+from seqjax.study.settings import Settings
+from seqjax.study.store import Part, Row, row
+from seqjax.study.training import Run
 
 NAME = "training"
-TITLE = "Gradient norms during training"
 LOSSES = ("last", "mean")
 SEQUENCES = 8
 """Of so many sequences the profile is kept by itself, for the intervals of horizons."""
@@ -64,33 +58,8 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
             lab.advance(second)
 
 
-def view(data: Data) -> View:
-    """Heat maps by length, those of the mean loss behind a line that opens."""
-    last, mean = (_figures(data, loss) for loss in LOSSES)
-    if not last:
-        return View("", [Note("No profiles of the last loss have been measured yet.", muted=True)])
-    intro = say(
-        "The norm ‖∂<i>L</i>/∂<i>h</i><sub>t</sub>‖ of the whole carry for the loss at the last step. "
-        "Across: the step "
-        "t, with the loss at the right edge. Upwards: the training steps at which a snapshot was taken, one "
-        "row each, "
-        "evenly spaced. A map that darkens quickly to the left belongs to a cell that the loss can only teach about "
-        "the recent past; rows that differ show what training changed."
-    )
-    if not mean:
-        return View(intro, last)
-    note = Note(
-        "Here the state at step t collects gradients from every later step. The right edge has few steps "
-        "left to serve."
-    )
-    return View(intro, [*last, Fold("The same for the mean loss over all steps", [note, *mean])])
-
-
 def _seconds(settings: Settings, part: Part) -> float:
     return (part.length or 0) * (1e-5 + 1e-9 * settings.batch * settings.hidden_size**2)
-
-
-# ---------------------------------------------------------------- measured
 
 
 def _profiles(run: Run, params: Any) -> Any:
@@ -166,66 +135,4 @@ def _parameter(path: Any) -> str:
     return f"{part}.{jax.tree_util.keystr(path[1:], simple=True, separator='.')}"
 
 
-# ---------------------------------------------------------------- shown
-
-
-def _figures(data: Data, loss: str) -> list[Figure]:
-    return [_figure(data, loss, length, profiles) for length, profiles in data.profiles(loss).items()]
-
-
-def _figure(data: Data, loss: str, length: int, profiles: list[Profile]) -> Figure:
-    means = {profile.cell: profile.middle for profile in profiles}
-    pooled = np.concatenate([mean.ravel() for mean in means.values()])
-    scale = limits(pooled, FLOOR, CEILING)
-    panels = [heat_map(p, scale, f"heat-{loss}-T{length}-{data.files[p.cell]}") for p in profiles]
-    bar = colour_bar(pooled, scale, f"scale-{loss}-T{length}")
-    what = "at the last step alone" if loss == "last" else "averaged over all steps"
-    shows = say("‖∂<i>L</i>/∂<i>h</i><sub>t</sub>‖ by step and training step for a loss {}. ", what)
-    shows += say("All maps at this length share this scale, from {} to {}.", ten(scale[0]), ten(scale[1]))
-    finite = pooled[np.isfinite(pooled)]
-    if finite.size and finite.min() < scale[0]:
-        shows += " Smaller norms are drawn in its lowest colour."
-    if finite.size and finite.max() > scale[1]:
-        shows += " Larger norms are drawn in its highest colour."
-    if finite.size < pooled.size:
-        shows += " Hatched grey: the gradient of every example is exactly zero for some seed, or the step is masked."
-    measured = say(
-        "The adjoint, step by step in the log domain; geometric mean over examples of one fixed batch, then the "
-        "interquartile mean of the logarithm over {}.",
-        _seeds(profiles),
-    )
-    return Figure(
-        say("T = {}", length), panels, Caption(shows, measured, _conclusion(means, pooled)), [bar], length
-    )
-
-
-def _conclusion(means: dict[str, Array], pooled: Array) -> Any:
-    falls = sorted((_fall(mean), cell) for cell, mean in means.items() if np.isfinite(_fall(mean)))
-    text = say("")
-    if falls:
-        text += say(
-            "At the last snapshot the norm at the first step is {} times that at the last for <b>{}</b>",
-            ten(f"{falls[-1][0]:.1f}"),
-            falls[-1][1],
-        )
-        text += (
-            say(", {} times for <b>{}</b>. ", ten(f"{falls[0][0]:.1f}"), falls[0][1])
-            if falls[1:]
-            else say(". ")
-        )
-    if np.any(pooled < FLOAT32_ZERO):
-        lost = [
-            say("<b>{}</b>\u00a0{}", c, percent(float((m < FLOAT32_ZERO).mean()))) for c, m in means.items()
-        ]
-        return text + say("Share of the map below the smallest float32: {}.", listed(lost, ", "))
-    return text + "No norm here lies below the smallest float32."
-
-
-def _fall(mean: Array) -> float:
-    first, last = mean[-1, [0, -1]]
-    return float(first - last)
-
-
-def _seeds(profiles: list[Profile]) -> str:
-    count = max(profile.values.shape[0] for profile in profiles)
-    return f"{count} seeds" if count > 1 else "one seed"
+MEASUREMENT = Measurement(NAME, parts, work, measure)

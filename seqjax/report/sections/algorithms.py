@@ -1,0 +1,173 @@
+"""Gradient algorithms against exact backpropagation: error against memory and time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from seqjax.report.aggregate import interval, spread
+from seqjax.report.charts import Axis, Series, chart
+from seqjax.report.content import (
+    Block,
+    Caption,
+    Figure,
+    Fold,
+    Note,
+    Panel,
+    Table,
+    Text,
+    View,
+    listed,
+    say,
+)
+from seqjax.report.drawing import label_of
+from seqjax.report.results import StudyResults
+from seqjax.report.section import Section
+from seqjax.report.text import number
+from seqjax.study.sections.algorithms import BATCH, DRAWS, MEASUREMENT, NAME
+
+EXACT = 1e-4
+"""Below this an error is rounding, in float32."""
+
+
+def view(data: StudyResults) -> View:
+    """Error against bytes and against seconds for each cell, and one table."""
+    rows = data.rows(NAME)
+    if rows.is_empty():
+        return View("", [Note("Not measured.", muted=True)])
+    names = list(rows["group"].unique(maintain_order=True))
+    intro = say(
+        "Backpropagation keeps every step; other algorithms keep less and pay with time, bias or noise. Each "
+        "is held against "
+        "the exact gradient of the same loss. Nearer to the lower left corner is better; no point of the "
+        "thin line is beaten "
+        "in both respects."
+    )
+    longest = rows["x"].max()
+    panels = [
+        _panel(data, cell, some.filter(pl.col("x") == longest), names, cost)
+        for cell, some in data.by_cell(rows)
+        for cost in ("bytes", "seconds")
+    ]
+    measured = say(
+        "The recurrent layer alone at initialisation, width {}, {} sequences of the data, squared error of "
+        "the next input; "
+        "bytes: state and temporary memory of the compiled update; seconds: median of {}. Random algorithms: "
+        "interquartile means over {} draws (of the logarithm for errors), in the table with 95\u00a0% intervals.",
+        data.sizes.algorithms_width,
+        BATCH,
+        DRAWS - 1,
+        DRAWS,
+    )
+    measured += data.left_out(rows)
+    shows = say(
+        "Relative error of the gradient against memory and against time at T = {}; errors below "
+        "10<sup>−8</sup> are drawn there.",
+        int(float(str(longest))),
+    )
+    caption = Caption(shows, measured, _conclusion(data, rows.filter(pl.col("x") == longest), names))
+    blocks: list[Block] = [Figure("Error against cost", panels, caption)]
+    blocks.append(_table(data, rows.filter(pl.col("x") == longest), names))
+    shorter = rows.filter(pl.col("x") < longest)
+    if shorter.height:
+        blocks.append(Fold("At shorter lengths", [_table(data, shorter, names)]))
+    return View(intro, blocks)
+
+
+def _values(rows: pl.DataFrame, name: str, quantity: str) -> list[float | None]:
+    """By draw, for what differs from draw to draw."""
+    return (
+        rows.filter((pl.col("group") == name) & (pl.col("quantity") == quantity)).sort("t")["value"].to_list()
+    )
+
+
+def _value(rows: pl.DataFrame, name: str, quantity: str) -> float:
+    return float(interval(_values(rows, name, quantity), log=quantity == "error").estimate)
+
+
+def _panel(data: StudyResults, cell: str, rows: pl.DataFrame, names: Sequence[str], cost: str) -> Panel:
+    series, points = [], []
+    for place, name in enumerate(names):
+        x, y = _value(rows, name, cost), max(_value(rows, name, "error"), 1e-8)
+        if math.isfinite(x) and math.isfinite(y):
+            series.append(Series(name, [x], [y], place, marks="points"))
+            points.append((x, y))
+    front: list[tuple[float, float]] = []
+    for x, y in sorted(points):
+        if not front or y < front[-1][1]:
+            front.append((x, y))
+
+    def draw(axes: Any) -> None:
+        axes.plot(*zip(*front, strict=True), linewidth=0.8, color="#8c939b", zorder=1, drawstyle="steps-post")
+
+    name = f"algorithms-{cost}-{data.files[cell]}"
+    panel = chart(
+        series,
+        name,
+        title=f"{label_of(cell)}, {cost}",
+        x=Axis(cost, "log"),
+        y=Axis("relative error", "log"),
+        label=f"Error of gradient algorithms against {cost}, {cell}: {', '.join(s.name for s in series)}.",
+        height=190,
+        draw=draw if len(front) > 1 else None,
+    )
+    return Panel(panel.name, panel.svg, panel.data, cell)
+
+
+def _conclusion(data: StudyResults, rows: pl.DataFrame, names: Sequence[str]) -> Text:
+    text = say("")
+    for cell, some in data.by_cell(rows):
+        errors = {name: _value(some, name, "error") for name in names}
+        exact = [name for name in names[1:] if errors[name] < EXACT]
+        others = {name: e for name, e in errors.items() if math.isfinite(e) and e >= EXACT}
+        text += say("<b>{}</b>: ", cell)
+        if exact:
+            cheapest = min(exact, key=lambda name: _value(some, name, "bytes"))
+            ratio = _value(some, cheapest, "bytes") / _value(some, names[0], "bytes")
+            text += say("{} {} exact too, ", listed(exact), "are" if exact[1:] else "is")
+            text += say("{} with ", cheapest) if exact[1:] else "with "
+            text += say("{} times the memory of backpropagation; ", number(ratio, 2))
+        if others:
+            best = min(others, key=lambda name: others[name])
+            text += say(
+                "of the inexact ones {} comes nearest (error {}, cosine {}). ",
+                best,
+                number(others[best], 2),
+                number(_value(some, best, "cosine"), 3),
+            )
+        else:
+            text += say("none measured here is inexact. ")
+    return text
+
+
+def _table(data: StudyResults, rows: pl.DataFrame, names: Sequence[str]) -> Table:
+    groups: list[tuple[Text, list[Sequence[Text]]]] = []
+    refused = rows.filter(pl.col("quantity") == "not_applicable")
+    for cell, some in data.by_cell(rows):
+        for length in some["x"].unique().sort():
+            at = some.filter(pl.col("x") == length)
+            lines: list[Sequence[Text]] = []
+            for name in names:
+                why = refused.filter(
+                    (pl.col("cell") == cell) & (pl.col("group") == name) & (pl.col("x") == length)
+                )
+                if why.height:
+                    lines.append(
+                        [name, *["–"] * 5, say('<span title="{}">does not apply</span>', why["note"][0])]
+                    )
+                    continue
+                draws = _value(at, name, "draws")
+                mean = number(_value(at, name, "error_of_mean"), 2) if draws > 1 else ""
+                values = [spread(_values(at, name, q), log=q == "error") for q in ("cosine", "error")]
+                costs = [number(_value(at, name, q), 3) for q in ("bytes", "seconds")]
+                lines.append([name, *values, mean, *costs, f"{draws:.0f} draws" if draws > 1 else ""])
+            groups.append((say("{}, T = {}", cell, int(length)), lines))
+    columns: list[tuple[Text, str]] = [("algorithm", ""), ("cosine", "number"), ("error", "number")]
+    columns += [("error of the mean", "number"), ("bytes", "number"), ("seconds", "number"), ("", "")]
+    return Table("Table of gradient algorithms", columns, groups)
+
+
+SECTION = Section(NAME, "Gradient algorithms", view, MEASUREMENT)

@@ -1,0 +1,71 @@
+"""The instruments against closed forms, before anything else is believed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from seqjax.report.content import Fold, Note, Table, View, listed, say
+from seqjax.report.results import StudyResults
+from seqjax.report.section import Section
+from seqjax.report.text import number
+from seqjax.study.sections.calibration import MEASUREMENT, NAME
+
+
+def view(data: StudyResults) -> View:
+    """A verdict in one sentence, and the table behind a line that opens."""
+    rows = data.rows(NAME)
+    if rows.is_empty():
+        return View("", [Note("Not measured.", muted=True)])
+    names = ("exact", "measured", "error", "tolerance", "passed")
+    checks: dict[int, dict[str, Any]] = {}
+    for place, identity, what, quantity, value in (
+        rows.filter(rows["t"].is_not_null()).select("t", "group", "leaf", "quantity", "value").iter_rows()
+    ):
+        checks.setdefault(place, {"id": identity, "what": what})[quantity] = value
+    failed = [check for _, check in sorted(checks.items()) if not check["passed"]]
+    total = int(rows.filter(rows["quantity"] == "checks_in_all")["value"][0])
+    verdict = say(
+        "Every probe of this page is first held against {} closed forms whose values are known exactly, in float64. ",
+        len(checks),
+    )
+    if total > len(checks):
+        verdict += say(
+            "(This profile runs {} of {}; <code>seqjax check</code> runs all.) ", len(checks), total
+        )
+    if failed:
+        verdict += say(
+            "<b>{} failed: {}. What depends on these is not to be believed.</b>",
+            len(failed),
+            listed(f"{check['id']} {check['what']}" for check in failed),
+        )
+    else:
+        worst = max(checks.values(), key=lambda check: _used(check))
+        verdict += say(
+            "<b>All pass.</b> The closest to its tolerance is {} ({}), which uses {} of it.",
+            worst["id"],
+            worst["what"],
+            f"{100 * _used(worst):.0f}\u00a0%",
+        )
+    lines = [
+        [
+            check["id"],
+            check["what"],
+            *(number(check[name], 6) for name in names[:2]),
+            *(number(check[name], 2) for name in names[2:4]),
+            "pass" if check["passed"] else say("<b>FAIL</b>"),
+        ]
+        for _, check in sorted(checks.items())
+    ]
+    columns = [("id", ""), ("quantity", ""), *((name, "number") for name in names[:4]), ("verdict", "")]
+    table = Table("Calibration table", columns, [("", lines)])
+    return View(verdict, [table if failed else Fold("The table of closed forms", [table])])
+
+
+def _used(check: dict[str, Any]) -> float:
+    if not check["tolerance"]:
+        return 0.0 if not check["error"] else math.inf
+    return float(check["error"] / check["tolerance"])
+
+
+SECTION = Section(NAME, "Calibration", view, MEASUREMENT)

@@ -1,0 +1,122 @@
+"""Precision of the gradient against the length, by dtype, and where the error comes from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from seqjax.probes import longest_time_constant
+from seqjax.report.charts import Axis, Series, chart
+from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, listed, say
+from seqjax.report.results import StudyResults
+from seqjax.report.section import Section
+from seqjax.report.text import number, percent
+from seqjax.study.sections.precision import MEASUREMENT, NAME, SOURCES
+
+
+def view(data: StudyResults) -> View:
+    """Error against the length, a panel per dtype; where it comes from at the greatest length."""
+    rows = data.rows(NAME)
+    if rows.is_empty():
+        return View("", [Note("Not measured.", muted=True)])
+    dtypes = list(rows["group"].unique(maintain_order=True))
+    reach = listed(say("{}: {} steps", d, number(longest_time_constant(d), 4)) for d in dtypes)
+    intro = say(
+        "How far the gradient in a narrow dtype lies from that in float64, relative to its norm: 1 means "
+        "that nothing of it "
+        "is right. Longest time constant that a decay in each dtype can express: {}.",
+        reach,
+    )
+    panels = [_panel(data, rows, dtype) for dtype in dtypes]
+    caption = Caption(
+        "Relative error of the gradient by the parameters against the length T, one line per cell, a panel "
+        "per dtype.",
+        say(
+            "The recurrent layer after training, on the data, for the mean square of its last output; reference: the "
+            "same loop in float64. Seed 0."
+        )
+        + data.left_out(rows),
+        _conclusion(data, rows, dtypes),
+    )
+    return View(intro, [Figure("Error by dtype", panels, caption), _table(data, rows, dtypes)])
+
+
+def _panel(data: StudyResults, rows: pl.DataFrame, dtype: str) -> Panel:
+    some = rows.filter((pl.col("group") == dtype) & (pl.col("quantity") == "error")).sort("x")
+    series = []
+    for cell, found in data.by_cell(some):
+        errors = found["value"].fill_null(math.nan).to_numpy()
+        series.append(
+            Series(
+                cell,
+                found["x"].to_numpy(),
+                np.where(errors > 0, errors, np.nan),
+                data.places[cell],
+                cell,
+                marks="both",
+            )
+        )
+    ticks = sorted(some["x"].unique())
+    return chart(
+        series,
+        f"precision-{dtype}",
+        title=dtype,
+        x=Axis("length T", "log", ticks=ticks, names=[f"{t:.0f}" for t in ticks]),
+        y=Axis("relative error", "log"),
+        label=f"Relative error of the gradient in {dtype} against T: {', '.join(s.name for s in series)}.",
+    )
+
+
+def _at(rows: pl.DataFrame, dtype: str, quantity: str) -> float:
+    """The value at the greatest length."""
+    some = rows.filter((pl.col("group") == dtype) & (pl.col("quantity") == quantity)).sort("x")
+    value = None if some.is_empty() else some["value"][-1]
+    return math.nan if value is None else float(value)
+
+
+def _conclusion(data: StudyResults, rows: pl.DataFrame, dtypes: Sequence[str]) -> Text:
+    text = say("")
+    for dtype in dtypes:
+        errors = {cell: _at(some, dtype, "error") for cell, some in data.by_cell(rows)}
+        known = {cell: error for cell, error in errors.items() if not math.isnan(error)}
+        if not known:
+            continue
+        best, worst = min(known, key=lambda c: known[c]), max(known, key=lambda c: known[c])
+        text += say("In {} the error at T = {} ", dtype, int(float(str(rows["x"].max()))))
+        text += (
+            say("is {} for {}. ", number(known[best], 2), best)
+            if best == worst
+            else say(
+                "goes from {} ({}) to {} ({}). ", number(known[best], 2), best, number(known[worst], 2), worst
+            )
+        )
+        lost = [cell for cell, error in known.items() if not error < 0.5]
+        if lost:
+            text += say("The gradient is mostly wrong for {}. ", listed(lost))
+    return text or say("No error is known.")
+
+
+def _table(data: StudyResults, rows: pl.DataFrame, dtypes: Sequence[str]) -> Table:
+    groups: list[tuple[Text, list[Sequence[Text]]]] = []
+    for dtype in dtypes:
+        lines: list[Sequence[Text]] = []
+        for cell, some in data.by_cell(rows):
+            values = [_at(some, dtype, name) for name in ("error", "cosine", *SOURCES)]
+            vanished = percent(_at(some, dtype, "vanished"))
+            lines.append(
+                [
+                    say("<b>{}</b>", cell),
+                    *(number(value, 3 if i == 1 else 2) for i, value in enumerate(values)),
+                    vanished,
+                ]
+            )
+        groups.append((dtype, lines))
+    columns: list[tuple[Text, str]] = [("cell", ""), ("error", "number"), ("cosine", "number")]
+    columns += [(f"from {name}", "number") for name in SOURCES] + [("vanished", "number")]
+    return Table("Where the error at the greatest length comes from", columns, groups)
+
+
+SECTION = Section(NAME, "Precision against the length", view, MEASUREMENT)

@@ -1,0 +1,137 @@
+"""Memory, arithmetic and time against the length, by method: fitted exponents, and where methods cross."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import polars as pl
+
+from seqjax.report.charts import Axis, Series, chart
+from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, listed, say
+from seqjax.report.results import StudyResults
+from seqjax.report.section import Section
+from seqjax.report.text import number
+from seqjax.study.sections.scaling import MEASUREMENT, NAME
+
+QUANTITIES = {"bytes": "temporary memory, bytes", "flops": "operations", "seconds": "seconds"}
+
+
+def view(data: StudyResults) -> View:
+    """Bytes and seconds by method, a table of exponents, crossovers."""
+    rows = data.rows(NAME)
+    if rows.is_empty():
+        return View("", [Note("Not measured.", muted=True)])
+    intro = say(
+        "What one gradient of a loss at the end costs, for {} sequences of T steps and the recurrent layer alone. A "
+        "power law T<sup>p</sup> is fitted to each; p near 1 is what backpropagation through time costs, p near ½ or "
+        "below is the memory of checkpoints.",
+        data.settings.get("batch", "several"),
+    )
+    panels = [
+        panel
+        for quantity in ("bytes", "seconds")
+        for method in rows["group"].drop_nulls().unique(maintain_order=True)
+        if (panel := _panel(data, rows, quantity, method))
+    ]
+    measured = say(
+        "Bytes: the compiler's own account, free of noise. Seconds: medians over rounds in which the methods "
+        "take turns. "
+        "Operations in the table: the program's equations, with loops multiplied out."
+    )
+    measured += data.left_out(rows)
+    caption = Caption(
+        "Temporary memory and time of one gradient against the length T, a panel per method, both axes logarithmic.",
+        measured,
+        _conclusion(data, rows),
+    )
+    return View(intro, [Figure("Cost against length", panels, caption), _table(data, rows)])
+
+
+def _panel(data: StudyResults, rows: pl.DataFrame, quantity: str, method: str) -> Panel | None:
+    some = rows.filter((pl.col("quantity") == quantity) & (pl.col("group") == method) & (pl.col("value") > 0))
+    series = [
+        Series(cell, found["x"].to_numpy(), found["value"].to_numpy(), data.places[cell], cell, marks="both")
+        for cell, found in data.by_cell(some.sort("x"))
+    ]
+    if not series:
+        return None
+    ticks = sorted(some["x"].unique())
+    return chart(
+        series,
+        f"scaling-{quantity}-{method.replace(' ', '-')}",
+        title=f"{quantity}, {method}",
+        x=Axis("length T", "log", ticks=ticks, names=[f"{t:.0f}" for t in ticks]),
+        y=Axis(QUANTITIES[quantity], "log"),
+        label=f"{quantity} against T, {method}: {', '.join(s.name for s in series)}.",
+        height=180,
+    )
+
+
+def _value(rows: pl.DataFrame, quantity: str, method: str) -> float:
+    some = rows.filter((pl.col("quantity") == quantity) & (pl.col("group") == method))["value"]
+    return math.nan if some.is_empty() or some[0] is None else float(some[0])
+
+
+def _table(data: StudyResults, rows: pl.DataFrame) -> Table:
+    lines: list[Sequence[Text]] = []
+    for cell, some in data.by_cell(rows):
+        for method in some["group"].drop_nulls().unique(maintain_order=True):
+            if " to " in method:
+                continue
+            exponents: list[Text] = []
+            for quantity in QUANTITIES:
+                p, error = (_value(some, f"{quantity}_exponent{suffix}", method) for suffix in ("", "_error"))
+                exponents.append(
+                    number(p, 2) if math.isnan(error) else f"{number(p, 2)} ± {number(error, 1)}"
+                )
+            lines.append([say("<b>{}</b>", cell), method, *exponents, _crossings(some, method)])
+    columns: list[tuple[Text, str]] = [("cell", ""), ("method", ""), ("p of bytes", "number")]
+    columns += [("p of operations", "number"), ("p of seconds", "number"), ("becomes the cheaper at T", "")]
+    return Table("Exponents by method", columns, [("", lines)])
+
+
+def _crossings(rows: pl.DataFrame, method: str) -> Text:
+    texts = []
+    for quantity in ("bytes", "seconds"):
+        crossing = rows.filter(pl.col("quantity") == f"{quantity}_crossover")
+        for pair, length in crossing.select("group", "value").iter_rows():
+            before, after = pair.split(" to ")
+            if after == method:
+                texts.append(say("{} ({}, than {})", number(length, 2), quantity, before))
+    return listed(texts, ", ")
+
+
+def _conclusion(data: StudyResults, rows: pl.DataFrame) -> Text:
+    saved, slower = {}, {}
+    for cell, some in data.by_cell(rows):
+        longest = some["x"].max()
+        last = some.filter(pl.col("x") == longest)
+        plain = next(m for m in some["group"].drop_nulls().unique(maintain_order=True))
+        pairs = [[_value(last, q, m) for m in (plain, "nested")] for q in ("bytes", "seconds")]
+        if all(math.isfinite(v) and v > 0 for pair in pairs for v in pair):
+            saved[cell], slower[cell] = pairs[0][0] / pairs[0][1], pairs[1][1] / pairs[1][0]
+    if "nested" not in rows["group"]:
+        exponents = [
+            say("{} for <b>{}</b>", number(p, 2), cell)
+            for cell, some in data.by_cell(rows)
+            if math.isfinite(p := _value(some, "bytes_exponent", str(some["group"].drop_nulls()[0])))
+        ]
+        return say("Memory grows like T to the power {}: no checkpoints are measured.", listed(exponents))
+    if not saved:
+        return "Too few numbers to compare the methods."
+    best = max(saved, key=lambda cell: saved[cell])
+    text = say(
+        "At T = {} nested checkpoints save most memory for <b>{}</b>: {} times less, for {} times the time. ",
+        int(float(str(rows["x"].max()))),
+        best,
+        number(saved[best], 2),
+        number(slower[best], 2),
+    )
+    steep = [c for c, s in data.by_cell(rows) if _value(s, "bytes_exponent", "nested") > 0.75]
+    if steep:
+        return text + say("Their memory still grows almost like T for {}.", listed(steep))
+    return text + "With them memory grows clearly slower than T for every cell here."
+
+
+SECTION = Section(NAME, "Memory and time against the length", view, MEASUREMENT)

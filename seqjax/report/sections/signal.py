@@ -1,0 +1,190 @@
+"""What lets gradients through and what drowns them: gates, signal to noise, clipping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from seqjax.report.aggregate import shown
+from seqjax.report.charts import Axis, Series, chart
+from seqjax.report.content import Block, Caption, Figure, Note, Table, Text, View, listed, say
+from seqjax.report.drawing import quarters
+from seqjax.report.results import StudyResults
+from seqjax.report.section import Section
+from seqjax.report.text import number, percent, ten
+from seqjax.statistics import bootstrap
+from seqjax.study.experiment import MOMENTS
+from seqjax.study.sections.signal import LEVELS, MEASUREMENT, NAME
+from seqjax.study.training import CLIP
+
+TELLS = 0.1
+"""Above this ratio a batch of some ten examples tells a direction."""
+LOWEST = 1e-4
+"""Ratios below are not drawn."""
+
+
+def view(data: StudyResults) -> View:
+    """Signal to noise against the lag, a table of gates, a table of noise and clipping."""
+    rows = data.rows(NAME)
+    if rows.is_empty():
+        return View("", [Note("Not measured.", muted=True)])
+    intro = say(
+        "A gate near 1 keeps, near 0 forgets; a decay f per step has the time constant −1/ln f. Signal to "
+        "noise compares the "
+        "mean of the examples' gradients with their scatter: where it falls below zero in the estimate, no "
+        "batch of this size "
+        "can tell a direction."
+    )
+    figure = _noise(data, rows)
+    nothing = Note(
+        say("Signal to noise: so few examples tell no direction at any lag.") + data.left_out(rows)
+    )
+    blocks: list[Block] = [figure or nothing]
+    return View(
+        intro,
+        [
+            *blocks,
+            _noise_table(data, rows),
+            Note(
+                say(
+                    "<b>Gates and decays</b>, over steps, examples and units of the data, seed 0; gates by their place "
+                    "in the cell's formula (LSTM: 0 input, 1 forget, 3 output; GRU: 0 reset, 1 update):"
+                )
+            ),
+            _gate_table(data, rows),
+        ],
+    )
+
+
+def _noise(data: StudyResults, rows: pl.DataFrame) -> Figure | None:
+    some = rows.filter(pl.col("quantity") == "signal_to_noise")
+    if some.is_empty():
+        return None
+    length = int(some["length"][0])
+    series, above = [], {}
+    for cell, found in data.by_cell(some):
+        values = found.sort("t")["value"].fill_null(math.nan).to_numpy()[::-1]
+        series.append(
+            Series(
+                cell,
+                np.arange(len(values)),
+                np.where(values > LOWEST, values, np.nan),
+                data.places[cell],
+                cell,
+            )
+        )
+        above[cell] = int((values > TELLS).sum())
+    panel = chart(
+        series,
+        "signal-to-noise",
+        title=f"T = {length}, after training",
+        x=Axis("lag: steps back from the last step", limits=(0, max(length - 1, 1)), ticks=quarters(length)),
+        y=Axis("signal to noise", "log"),
+        label=f"Signal to noise of the gradient by the state against the lag: {', '.join(s.name for s in series)}.",
+    )
+    if not any(np.isfinite(each.y).any() for each in series):
+        return None
+    examples = int(rows.filter(pl.col("quantity") == "examples")["value"][0])
+    most, none = max(above, key=lambda c: above[c]), [cell for cell, lags in above.items() if not lags]
+    conclusion = say(
+        "The ratio is above {} at no lag for any cell: {} examples tell no direction.", TELLS, examples
+    )
+    if above[most]:
+        conclusion = say(
+            "The ratio is above {} most often for <b>{}</b>, at {} of {} lags",
+            TELLS,
+            most,
+            above[most],
+            length,
+        )
+        conclusion += say("; nowhere for {}. ", listed(none)) if none else say(". ")
+        conclusion += (
+            "Elsewhere the examples disagree about the direction, even where gradients have not vanished."
+        )
+    caption = Caption(
+        "The squared mean over the trace of the covariance, across examples, of the gradient by the state, "
+        "against the lag.",
+        say(
+            "{} sequences of the data, loss at the last step, seed 0; of the parts of a carry (c and h) the greater "
+            "ratio. Unbiased estimates, which may be negative; lines break off below {}.",
+            examples,
+            ten(round(math.log10(LOWEST))),
+        )
+        + data.left_out(rows),
+        conclusion,
+    )
+    return Figure("Signal to noise", [panel], caption)
+
+
+def _noise_table(data: StudyResults, rows: pl.DataFrame) -> Table:
+    training = data.rows("training", quantity="gradient_norm")
+    lines: list[Sequence[Text]] = []
+    for cell, some in data.by_cell(rows):
+        scale = some.filter(pl.col("quantity") == "noise_scale")["value"].to_list()
+        norms = training.filter(pl.col("cell") == cell)
+        shares: dict[int, list[float]] = {}  # by length: its seeds are a stratum
+        for (length, _), found in norms.group_by("length", "seed", maintain_order=True):
+            share = (found["value"].fill_null(math.inf) > CLIP).mean()
+            shares.setdefault(int(str(length)), []).append(100 * float(str(share)))
+        largest = norms["value"].max()
+        lines.append(
+            [
+                say("<b>{}</b>", cell),
+                number(scale[0]) if scale and scale[0] is not None else "–",
+                shown(bootstrap(list(shares.values()))) if shares else "–",
+                number(float(str(largest))) if largest is not None else "–",
+            ]
+        )
+    columns: list[tuple[Text, str]] = [("cell", ""), ("noise scale, examples", "number")]
+    columns += [(say("steps clipped at {}, %", number(CLIP, 1)), "number"), ("largest norm", "number")]
+    return Table("Table of noise and clipping", columns, [("", lines)])
+
+
+def _gate_table(data: StudyResults, rows: pl.DataFrame) -> Table:
+    lines: list[Sequence[Text]] = []
+    for cell, some in data.by_cell(rows):
+        why = some.filter(pl.col("quantity") == "not_measured")
+        if why.height:
+            lines.append([say("<b>{}</b>", cell), why["note"][0], "", "", "", "", ""])
+        for leaf in some.filter(pl.col("quantity") == "share_open")["leaf"].unique(maintain_order=True):
+            for moment in MOMENTS:
+                found = some.filter((pl.col("leaf") == leaf) & (pl.col("group") == moment))
+
+                def value(quantity: str, x: float | None = None) -> float:
+                    kept = found.filter(pl.col("quantity") == quantity)  # noqa: B023
+                    kept = kept if x is None else kept.filter(pl.col("x") == x)
+                    return (
+                        math.nan if kept.is_empty() or kept["value"][0] is None else float(kept["value"][0])
+                    )
+
+                constants = (
+                    [number(value("time_constant", level)) for level in LEVELS]
+                    if leaf.startswith("decay")
+                    else [""] * 3
+                )
+                shares = [percent(value(name)) for name in ("share_open", "share_shut")]
+                lines.append(
+                    [
+                        say("<b>{}</b>", cell),
+                        leaf,
+                        moment,
+                        *shares,
+                        number(value("quantile", 0.5)),
+                        " / ".join(constants).strip(" /"),
+                    ]
+                )
+    columns: list[tuple[Text, str]] = [
+        ("cell", ""),
+        ("value", ""),
+        ("measured", ""),
+        ("above .99", "number"),
+        ("below .01", "number"),
+    ]
+    columns += [("median", "number"), ("time constants at 5, 50, 95\u00a0%, steps", "number")]
+    return Table("Table of gates and decays", columns, [("", lines)])
+
+
+SECTION = Section(NAME, "Gates, signal and noise, clipping", view, MEASUREMENT)

@@ -1,0 +1,151 @@
+"""Which task is learned at which length: trained from scratch, several seeds at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, listed, say
+from seqjax.report.grid import grid
+from seqjax.report.results import StudyResults
+from seqjax.report.section import Section
+from seqjax.report.text import number, plural
+from seqjax.statistics import wilson
+from seqjax.study.sections.success import LAST, MEASUREMENT, NAME
+from seqjax.tasks import TASKS
+
+SOLVED = 0.5
+"""A run succeeds where its loss is below this share of the blind baseline: it must have used its memory."""
+
+
+def view(data: StudyResults) -> View:
+    """One map per task, a table with intervals."""
+    rows = data.rows(NAME)
+    found = _rates(data, rows)
+    if not found:
+        return View("", [Note("Not measured.", muted=True)])
+    sizes = data.sizes
+    intro = say(
+        "Each cell is trained from scratch on synthetic tasks. A run succeeds where its loss falls below {} of the "
+        "<i>blind baseline</i>, the best that is possible without memory.",
+        f"{SOLVED:.0%}".replace("%", "\u00a0%"),
+    )
+    names = list(dict.fromkeys(task for task, _, _ in found))
+    panels = [_panel(data, name, found) for name in names]
+    left_out = [name for name in TASKS if name not in names]
+    measured = say(
+        "{} seeds, {} steps of Adam on fresh batches of {}, width {}; mean loss of the last {}. 95\u00a0% Wilson "
+        "intervals in the table: with few seeds they are wide.",
+        sizes.success_seeds,
+        sizes.success_steps,
+        sizes.success_batch,
+        data.settings.get("hidden_size", "?"),
+        min(LAST, sizes.success_steps),
+    )
+    if left_out:
+        measured += say(
+            " Not trained under this profile: {} (<code>seqjax list</code>).", plural(len(left_out), "task")
+        )
+    trained = {cell for _, cell, _ in found}
+    idle = [cell for cell in data.cells if cell not in trained]
+    if idle:
+        measured += say(" Cells not trained on tasks under this profile: {}.", listed(idle))
+    for name, length, why in (
+        rows.filter(pl.col("quantity") == "not_measured")
+        .select("group", "length", "note")
+        .unique()
+        .iter_rows()
+    ):
+        measured += say(" {} at T = {} does not exist: {}", name, length, why)
+    caption = Caption(
+        "The share of seeds that succeed, by cell (down) and length (across), a map per task.",
+        measured,
+        _conclusion(found),
+    )
+    return View(intro, [Figure("Success", panels, caption), _table(data, found)])
+
+
+Rates = dict[tuple[str, str, int], tuple[int, int, float]]
+
+
+def _rates(data: StudyResults, rows: pl.DataFrame) -> Rates:
+    """By task, cell and length: successes, seeds, and the median share of the baseline that is left."""
+    found: Rates = {}
+    wanted = rows.filter(pl.col("quantity").is_in(["final_loss", "baseline"]))
+    for (task, cell, length), some in wanted.group_by("group", "cell", "length", maintain_order=True):
+        baseline = some.filter(pl.col("quantity") == "baseline")["value"][0]
+        shares = (
+            some.filter(pl.col("quantity") == "final_loss")["value"].fill_null(float("nan")).to_numpy()
+            / baseline
+        )
+        shares = np.where(np.isfinite(shares), shares, np.inf)
+        found[str(task), str(cell), int(str(length))] = (
+            int((shares < SOLVED).sum()),
+            len(shares),
+            float(np.median(shares)),
+        )
+    order = {cell: place for place, cell in enumerate(data.cells)}
+    return dict(sorted(found.items(), key=lambda item: (item[0][0], order[item[0][1]], item[0][2])))
+
+
+def _panel(data: StudyResults, task: str, found: Rates) -> Panel:
+    lengths = sorted({length for name, _, length in found if name == task})
+    cells = [cell for cell in data.cells if any((task, cell, length) in found for length in lengths)]
+    values = np.full((len(cells), len(lengths)), np.nan)
+    texts = [["" for _ in lengths] for _ in cells]
+    for i, cell in enumerate(cells):
+        for j, length in enumerate(lengths):
+            if (task, cell, length) in found:
+                won, of, _ = found[task, cell, length]
+                values[i, j], texts[i][j] = won / of, f"{won} of {of}"
+    columns = [f"T = {length}" for length in lengths]
+    return grid(values, texts, cells, columns, f"success-{task}", task, f"Share of successful seeds, {task}.")
+
+
+def _conclusion(found: Rates) -> Text:
+    said = say("")
+    for task in dict.fromkeys(task for task, _, _ in found):
+        whole = [
+            (length, cell) for (t, cell, length), (won, of, _) in found.items() if t == task and won == of
+        ]
+        some = [cell for (t, cell, _), (won, _, _) in found.items() if t == task and won]
+        if whole:
+            longest = max(whole)[0]
+            best = listed(cell for length, cell in whole if length == longest)
+            said += say("<b>{}</b>: every seed succeeds at T = {} for {}. ", task, longest, best)
+        elif some:
+            said += say(
+                "<b>{}</b>: some seeds succeed for {}, all for none. ", task, listed(dict.fromkeys(some))
+            )
+        else:
+            left, cell = min((share, cell) for (t, cell, _), (_, _, share) in found.items() if t == task)
+            said += say(
+                "<b>{}</b>: no seed succeeds; closest is {}, with {} times the baseline's loss. ",
+                task,
+                cell,
+                number(left, 2),
+            )
+    return said + "This says what these few steps teach, not what a long training could."
+
+
+def _table(data: StudyResults, found: Rates) -> Table:
+    groups: dict[str, list[Sequence[Text]]] = {}
+    for (task, cell, length), (won, of, share) in found.items():
+        interval = wilson(won, of)
+        groups.setdefault(task, []).append(
+            [
+                say("<b>{}</b>", cell),
+                str(length),
+                f"{won} of {of}",
+                f"{interval.low:.2f} to {interval.high:.2f}",
+                number(share, 3),
+            ]
+        )
+    columns: list[tuple[Text, str]] = [("cell", ""), ("T", "number"), ("successes", "number")]
+    columns += [("Wilson interval", "number"), ("median loss ÷ baseline", "number")]
+    return Table("Table of successes", columns, list(groups.items()))
+
+
+SECTION = Section(NAME, "What is learned, by task and length", view, MEASUREMENT)

@@ -1,0 +1,102 @@
+"""The gradient by every step's state, from initialisation to the end of a short training: heat maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from seqjax.report.content import Caption, Figure, Fold, Note, View, listed, say
+from seqjax.report.drawing import FLOAT32_ZERO, limits
+from seqjax.report.heat import CEILING, FLOOR, colour_bar, heat_map
+from seqjax.report.results import Array, Profile, StudyResults
+from seqjax.report.section import Section
+from seqjax.report.text import percent, ten
+from seqjax.study.sections.training import LOSSES, MEASUREMENT, NAME
+
+
+def view(data: StudyResults) -> View:
+    """Heat maps by length, those of the mean loss behind a line that opens."""
+    last, mean = (_figures(data, loss) for loss in LOSSES)
+    if not last:
+        return View("", [Note("No profiles of the last loss have been measured yet.", muted=True)])
+    intro = say(
+        "The norm ‖∂<i>L</i>/∂<i>h</i><sub>t</sub>‖ of the whole carry for the loss at the last step. "
+        "Across: the step "
+        "t, with the loss at the right edge. Upwards: the training steps at which a snapshot was taken, one "
+        "row each, "
+        "evenly spaced. A map that darkens quickly to the left belongs to a cell that the loss can only teach about "
+        "the recent past; rows that differ show what training changed."
+    )
+    if not mean:
+        return View(intro, last)
+    note = Note(
+        "Here the state at step t collects gradients from every later step. The right edge has few steps "
+        "left to serve."
+    )
+    return View(intro, [*last, Fold("The same for the mean loss over all steps", [note, *mean])])
+
+
+def _figures(data: StudyResults, loss: str) -> list[Figure]:
+    return [_figure(data, loss, length, profiles) for length, profiles in data.profiles(loss).items()]
+
+
+def _figure(data: StudyResults, loss: str, length: int, profiles: list[Profile]) -> Figure:
+    means = {profile.cell: profile.middle for profile in profiles}
+    pooled = np.concatenate([mean.ravel() for mean in means.values()])
+    scale = limits(pooled, FLOOR, CEILING)
+    panels = [heat_map(p, scale, f"heat-{loss}-T{length}-{data.files[p.cell]}") for p in profiles]
+    bar = colour_bar(pooled, scale, f"scale-{loss}-T{length}")
+    what = "at the last step alone" if loss == "last" else "averaged over all steps"
+    shows = say("‖∂<i>L</i>/∂<i>h</i><sub>t</sub>‖ by step and training step for a loss {}. ", what)
+    shows += say("All maps at this length share this scale, from {} to {}.", ten(scale[0]), ten(scale[1]))
+    finite = pooled[np.isfinite(pooled)]
+    if finite.size and finite.min() < scale[0]:
+        shows += " Smaller norms are drawn in its lowest colour."
+    if finite.size and finite.max() > scale[1]:
+        shows += " Larger norms are drawn in its highest colour."
+    if finite.size < pooled.size:
+        shows += " Hatched grey: the gradient of every example is exactly zero for some seed, or the step is masked."
+    measured = say(
+        "The adjoint, step by step in the log domain; geometric mean over examples of one fixed batch, then the "
+        "interquartile mean of the logarithm over {}.",
+        _seeds(profiles),
+    )
+    return Figure(
+        say("T = {}", length), panels, Caption(shows, measured, _conclusion(means, pooled)), [bar], length
+    )
+
+
+def _conclusion(means: dict[str, Array], pooled: Array) -> Any:
+    falls = sorted((_fall(mean), cell) for cell, mean in means.items() if np.isfinite(_fall(mean)))
+    text = say("")
+    if falls:
+        text += say(
+            "At the last snapshot the norm at the first step is {} times that at the last for <b>{}</b>",
+            ten(f"{falls[-1][0]:.1f}"),
+            falls[-1][1],
+        )
+        text += (
+            say(", {} times for <b>{}</b>. ", ten(f"{falls[0][0]:.1f}"), falls[0][1])
+            if falls[1:]
+            else say(". ")
+        )
+    if np.any(pooled < FLOAT32_ZERO):
+        lost = [
+            say("<b>{}</b>\u00a0{}", c, percent(float((m < FLOAT32_ZERO).mean()))) for c, m in means.items()
+        ]
+        return text + say("Share of the map below the smallest float32: {}.", listed(lost, ", "))
+    return text + "No norm here lies below the smallest float32."
+
+
+def _fall(mean: Array) -> float:
+    first, last = mean[-1, [0, -1]]
+    return float(first - last)
+
+
+def _seeds(profiles: list[Profile]) -> str:
+    count = max(profile.values.shape[0] for profile in profiles)
+    return f"{count} seeds" if count > 1 else "one seed"
+
+
+SECTION = Section(NAME, "Gradient norms during training", view, MEASUREMENT)

@@ -1,0 +1,121 @@
+"""How wrong a truncated gradient is, by the window."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from seqjax.report.aggregate import band, count, interval, middle, spread
+from seqjax.report.charts import Axis, Series, chart
+from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, listed, say
+from seqjax.report.results import StudyResults
+from seqjax.report.section import Section
+from seqjax.study.sections.truncation import MEASUREMENT, NAME
+
+
+def view(data: StudyResults) -> View:
+    """Bias and cosine against the window, and the windows that suffice."""
+    rows = data.rows(NAME)
+    if rows.is_empty():
+        return View("", [Note("Not measured.", muted=True)])
+    intro = say(
+        "Truncated backpropagation keeps what travels fewer than K steps. Its bias is the norm of what is "
+        "missing over that "
+        "of the full gradient."
+    )
+    steps = int(float(str(rows["x"].max())))
+    panels = [_panel(data, rows, quantity, steps) for quantity in ("bias", "cosine")]
+    needed = {
+        cell: some.filter(pl.col("quantity") == "window_10")["value"].to_list()
+        for cell, some in data.by_cell(rows)
+    }
+    caption = Caption(
+        say(
+            "First the bias, then the cosine of truncated and full gradient, against the window K; interquartile mean "
+            "over seeds, of the logarithm for the bias, with its 95\u00a0% bootstrap interval. At K = {} nothing is "
+            "missing but for rounding.",
+            steps,
+        ),
+        say(
+            "The gradient by the recurrent parameters after training, for the mean square of all outputs "
+            "over {} steps of the "
+            "data, split by the lags that its parts travel.",
+            steps,
+        ),
+        _conclusion(needed, steps),
+    )
+    lines: list[Sequence[Text]] = [
+        [
+            say("<b>{}</b>", cell),
+            *(
+                spread(some.filter(pl.col("quantity") == q).sort("seed")["value"].to_list(), counts=True)
+                for q in ("window_10", "window_1")
+            ),
+        ]
+        for cell, some in data.by_cell(rows)
+    ]
+    columns: list[tuple[Text, str]] = [
+        ("cell", ""),
+        ("K for a bias of 10\u00a0%", "number"),
+        ("K for 1\u00a0%", "number"),
+    ]
+    return View(
+        intro,
+        [Figure("Bias by window", panels, caption), Table("Windows that suffice", columns, [("", lines)])],
+    )
+
+
+def _panel(data: StudyResults, rows: pl.DataFrame, quantity: str, steps: int) -> Panel:
+    series = []
+    for cell, some in data.by_cell(rows.filter(pl.col("quantity") == quantity)):
+        seeds = {
+            int(seed): found.sort("x")["value"].fill_null(math.nan).to_numpy()
+            for (seed,), found in some.group_by("seed", maintain_order=True)  # type: ignore[misc]
+        }
+        values = np.stack(list(seeds.values()))
+        if quantity == "bias":  # spans decades
+            values = np.log(np.where(values > 0, values, np.nan))
+        lines = [middle(values), *band(values)]
+        y, low, high = map(np.exp, lines) if quantity == "bias" else lines
+        windows = np.arange(1, values.shape[1] + 1)
+        series.append(Series(cell, windows, y, data.places[cell], cell, low, high, seeds))
+    # A window of all steps is exact but for rounding, which would take half of the axis.
+    shown = [s.y[:-1] for s in series if np.isfinite(s.y[:-1]).any()]
+    lowest = min(map(np.nanmin, shown), default=1e-3)
+    return chart(
+        series,
+        f"truncation-{quantity}",
+        title=quantity,
+        x=Axis("window K", limits=(1, max(steps, 2))),
+        y=Axis("relative bias", "log", limits=(max(lowest, 1e-6) / 1.5, 2))
+        if quantity == "bias"
+        else Axis("cosine"),
+        label=f"{quantity} of the truncated gradient against the window, by cell.",
+    )
+
+
+def _conclusion(needed: dict[str, list[float]], steps: int) -> Text:
+    means = {
+        cell: interval(values).estimate for cell, values in needed.items() if values and None not in values
+    }
+    if not means:
+        return "No bias is known."
+    least, most = min(means, key=lambda c: means[c]), max(means, key=lambda c: means[c])
+    text = say("A bias below 10\u00a0% needs K = {} for <b>{}</b>", count(means[least]), least)
+    text += (
+        say(" and K = {} for <b>{}</b>, of {} steps. ", count(means[most]), most, steps)
+        if most != least
+        else say(". ")
+    )
+    beyond = [cell for cell, value in means.items() if value > steps / 2]
+    return text + (
+        say("For {} that is more than half of the sequence: truncation costs most there.", listed(beyond))
+        if beyond
+        else "For every cell half of the sequence is enough."
+    )
+
+
+SECTION = Section(NAME, "Truncation bias", view, MEASUREMENT)

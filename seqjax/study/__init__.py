@@ -1,0 +1,1 @@
+"""Measure a study: settings, presets, and what runs and stores the measurements. See `seqjax.study.runner.run`."""

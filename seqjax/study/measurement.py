@@ -1,0 +1,27 @@
+"""What a section of the report measures."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from seqjax.study.experiment import Lab
+from seqjax.study.settings import Settings
+from seqjax.study.store import Part, Row
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The measurement of one section: a file in `seqjax.study.sections`, listed in `MEASUREMENTS` there.
+
+    Attributes:
+        name: of the section; the column ``section`` of its rows.
+        parts: lists what is measured and stored one by one.
+        work: returns about how many seconds a part takes on two cores, for the progress bar.
+        measure: yields the rows of one part, made with `seqjax.study.store.row`.
+        timed: whether it measures seconds: then it runs after the others and alone.
+    """
+
+    name: str
+    parts: Callable[[Settings], Iterable[Part]]
+    work: Callable[[Settings, Part], float]
+    measure: Callable[[Lab, Part], Iterable[Row]]
+    timed: bool = False
