@@ -161,7 +161,7 @@ def paired_comparison(
         pairs = [np.where(x == y, 0.0, y - x) for x, y in zip(lefts, rights)]
     found = bootstrap(pairs, resamples=resamples, level=level, seed=seed)
     if log:
-        found = Interval(*(_exp(value) for value in found))
+        found = Interval(*(float(np.exp(value)) for value in found))
     together = np.concatenate(pairs)
     p = sign_flip_test(together, resamples=resamples, seed=seed)
     return Paired(found, float(np.mean((np.sign(together) + 1) / 2)), len(together), p)
@@ -372,7 +372,7 @@ def _interval(estimate: Any, drawn: np.ndarray | None, level: float, log: bool =
     if drawn is not None and not np.isnan(drawn).any():
         low, high = map(float, percentiles(drawn, level))
     parts = (float(estimate), low, high)
-    return Interval(*(_exp(part) for part in parts)) if log else Interval(*parts)
+    return Interval(*(float(np.exp(part)) for part in parts)) if log else Interval(*parts)
 
 
 def percentiles(drawn: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
@@ -383,10 +383,6 @@ def percentiles(drawn: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np
     """
     tail, ordered = math.floor((1 - level) / 2 * (len(drawn) - 1)), np.sort(drawn, axis=0)
     return ordered[tail], ordered[-1 - tail]
-
-
-def _exp(value: float) -> float:
-    return float(np.exp(value))
 
 
 def _checked(who: str, values: Any) -> np.ndarray:

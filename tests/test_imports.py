@@ -1,6 +1,8 @@
 """Imports go one way: every module of seqjax imports only from below itself."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,8 @@ ORDER = (
     {"__main__"},
 )
 ALLOWED: set[tuple[str, str]] = set()
+# Circles of files that are still there.
+KNOWN_CIRCLES = {frozenset({"seqjax.training.curves", "seqjax.training.metrics_log"})}
 LEVEL = {name: level for level, group in enumerate(ORDER) for name in group}
 MAX_LINES = 400
 ROOT = Path(__file__).parent.parent / "seqjax"
@@ -35,6 +39,28 @@ ROOT = Path(__file__).parent.parent / "seqjax"
 def test_imports_go_one_way():
     found = [line for path in modules(ROOT) for line in wrong_imports(ROOT, path)]
     assert not found, "\n" + "\n".join(found)
+
+
+def test_no_two_files_import_each_other():
+    """Neither directly nor by way of others."""
+    assert circles(ROOT) == KNOWN_CIRCLES
+
+
+@pytest.mark.parametrize(
+    "line", ["from seqjax.ops import scan", "import seqjax.ops.scan", "from . import scan"]
+)
+def test_a_circle_between_files_of_one_folder_is_found(tmp_path, line):
+    files = {"ops/scan.py": "from seqjax.ops.tree import x", "ops/tree.py": "from .loop import x"}
+    root = tree(tmp_path, files | {"ops/loop.py": f"def f():\n    {line}"})
+    assert circles(root) == {frozenset({"seqjax.ops.loop", "seqjax.ops.scan", "seqjax.ops.tree"})}
+    (root / "ops/loop.py").write_text("from seqjax.ops import x")
+    assert not circles(root)
+
+
+def test_importing_seqjax_does_not_import_scipy_stats():
+    """It takes half a second, which the command line would wait for."""
+    code = "import seqjax, sys; sys.exit('scipy.stats' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_no_private_jax():
@@ -118,25 +144,72 @@ def why_wrong(name: str, target: str) -> str | None:
 
 def imported(root: Path, here: Path, node: ast.AST) -> set[str]:
     """Top-level modules of the package that a statement imports; '' for the package itself."""
-    package = root.name
-    if isinstance(node, ast.Import):
-        dotted = [alias.name for alias in node.names]
-    elif isinstance(node, ast.ImportFrom):
-        base = (
-            [*here.parts[: len(here.parts) - node.level], *filter(None, [node.module])]
-            if node.level
-            else [node.module]
-        )
-        dotted = [".".join([*base, alias.name]) for alias in node.names]
-    else:
-        return set()
-    targets = [name.split(".") for name in dotted if name.split(".")[0] == package]
+    targets = [name.split(".") for name in dotted(here, node) if name.split(".")[0] == root.name]
     # `from seqjax import name`: a module if there is such a file, otherwise a public name of the package.
     from_package = isinstance(node, ast.ImportFrom)
     return {
         "" if len(t) == 1 or (from_package and len(t) == 2 and not is_module(root / t[1])) else t[1]
         for t in targets
     }
+
+
+def dotted(here: Path, node: ast.AST) -> list[str]:
+    """The full names of what a statement imports."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    base = (
+        [*here.parts[: len(here.parts) - node.level], *filter(None, [node.module])]
+        if node.level
+        else [node.module]
+    )
+    return [".".join([*base, alias.name]) for alias in node.names]
+
+
+def circles(root: Path) -> set[frozenset[str]]:
+    """The groups of modules that import each other, directly or by way of others of the group."""
+    files = {name_of(root, path): path for path in modules(root)}
+    files.pop(root.name, None)  # the public names come from everywhere
+    imports = {
+        name: {
+            target
+            for node in ast.walk(ast.parse(path.read_text()))
+            for each in dotted(path.relative_to(root.parent), node)
+            if (target := longest_module(files, each)) and target != name
+        }
+        for name, path in files.items()
+    }
+    reached = {name: reachable(imports, name) for name in imports}
+    return {
+        frozenset(other for other in reached[name] if name in reached[other])
+        for name in imports
+        if name in reached[name]
+    }
+
+
+def reachable(imports: dict[str, set[str]], start: str) -> set[str]:
+    """The modules that a module imports, directly or by way of others."""
+    found: set[str] = set()
+    ahead = list(imports[start])
+    while ahead:
+        name = ahead.pop()
+        if name not in found:
+            found.add(name)
+            ahead += imports[name]
+    return found
+
+
+def name_of(root: Path, path: Path) -> str:
+    parts = path.relative_to(root.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def longest_module(files: dict[str, Path], name: str) -> str:
+    """The module that an imported name belongs to; '' for none of the package."""
+    while name and name not in files:
+        name = name.rpartition(".")[0]
+    return name
 
 
 def is_module(path: Path) -> bool:
