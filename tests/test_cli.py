@@ -76,10 +76,10 @@ def test_an_interrupted_study_resumes_to_the_same_numbers(monkeypatch, tmp_path,
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     assert run(monkeypatch, "gradients", *TINY, "--out", whole) == 0
 
-    def interrupted(lab, part):
+    def interrupted(experiment, part):
         if part.seed == 1:
             raise KeyboardInterrupt
-        return training.measure(lab, part)
+        return training.measure(experiment, part)
 
     with monkeypatch.context() as patch:
         patch.setattr(sections, "MEASUREMENTS", (replace(training.MEASUREMENT, measure=interrupted),))

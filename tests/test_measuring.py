@@ -23,9 +23,9 @@ class Section:
     def work(self, settings, part):
         return 1.0
 
-    def measure(self, lab, part):
+    def measure(self, experiment, part):
         self.events.append(("begin", self.name, part.cell, part.seed))
-        lab.advance(0.25)
+        experiment.advance(0.25)
         self.happen(part)
         yield {"quantity": "x", "value": float(part.seed)}
         self.events.append(("end", self.name, part.cell, part.seed))

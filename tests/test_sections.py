@@ -25,7 +25,7 @@ from seqjax.report.results import StudyResults
 from seqjax.report.sections import NAMES, SECTIONS, chosen, decay
 from seqjax.statistics import interquartile_mean
 from seqjax.study import runner
-from seqjax.study.experiment import MOMENTS, Lab
+from seqjax.study.experiment import MOMENTS, Experiment
 from seqjax.study.models import make_model
 from seqjax.study.presets import PROFILES, SIZES
 from seqjax.study.sections import MEASUREMENTS, success
@@ -63,14 +63,16 @@ class Measured:
         self.page = page.render(folder).read_text(encoding="utf-8")
         self.rows = pl.read_parquet(folder / "results.parquet")
         self.data = StudyResults(self.rows, json.loads((folder / "summary.json").read_text()))
-        self.lab = Lab(settings, text, store, lambda work: None)
+        self.experiment = Experiment(settings, text, store, lambda work: None)
 
     def values(self, section, **columns):
         rows = self.rows.filter(pl.col("section") == section, *(pl.col(n) == v for n, v in columns.items()))
         return rows["value"].to_numpy()
 
     def inner(self, seed=0, moment=MOMENTS[0], batch=1):
-        return self.lab.inner(self.settings.cells[0], max(self.settings.lengths), seed, moment, batch=batch)
+        return self.experiment.inner(
+            self.settings.cells[0], max(self.settings.lengths), seed, moment, batch=batch
+        )
 
 
 @pytest.fixture(scope="module")
@@ -198,11 +200,11 @@ def test_calibration_singular_values_and_exponents_are_those_of_the_probes(measu
 @EITHER
 def test_profiles_fits_and_horizons_are_those_of_the_probes(measured):
     cell, length = measured.settings.cells[0], max(measured.settings.lengths)
-    model, source = measured.lab.model(cell, length), measured.lab.source(length)
+    model, source = measured.experiment.model(cell, length), measured.experiment.source(length)
     (xs, targets), at = source.probe[:2], {"cell": cell, "length": length, "training_step": 0}
     by_seed = []
     for seed in range(measured.settings.seeds):
-        params = measured.lab.params(cell, length, seed)
+        params = measured.experiment.params(cell, length, seed)
         carry = model.initial_carry(params, xs[0])
         profile = probes.gradient_profile(model, last_step(source.task.loss), params, carry, xs, targets)
         norms = np.asarray(probes.total_log_norm(profile.log_norm), float)  # [T, B]
@@ -290,7 +292,7 @@ def test_precision_and_algorithms_are_those_of_the_probes(measured):
 
     # The gradient truncated after four steps, by autodiff of the loop cut in two.
     layer = sj.recurrent(sj.lstm(3))
-    small = measured.lab.like(Settings(profile="smoke", hidden_size=3, batch=2, cells=(cell,)))
+    small = measured.experiment.like(Settings(profile="smoke", hidden_size=3, batch=2, cells=(cell,)))
     inner = small.inner(cell, 8, 0, batch=2)
     xs, carry = inner.xs, layer.initial_carry(inner.params, inner.xs[0])
 
@@ -313,9 +315,9 @@ def test_precision_and_algorithms_are_those_of_the_probes(measured):
 @WHOLE
 def test_noise_gates_costs_and_tasks_are_those_of_programs_written_out(measured):
     cell, (length,) = measured.settings.cells[0], measured.settings.lengths
-    more = measured.lab.like(dataclasses.replace(measured.settings, batch=4))
-    source, model = more.source(length), measured.lab.model(cell, length)
-    params, (xs, targets) = measured.lab.params(cell, length, 0, MOMENTS[-1]), source.probe[:2]
+    more = measured.experiment.like(dataclasses.replace(measured.settings, batch=4))
+    source, model = more.source(length), measured.experiment.model(cell, length)
+    params, (xs, targets) = measured.experiment.params(cell, length, 0, MOMENTS[-1]), source.probe[:2]
 
     def mean_loss(params, xs, targets):
         ys = model.unroll(params, model.initial_carry(params, xs[0]), xs)[1]
@@ -402,6 +404,6 @@ def test_a_study_in_float64_trains_all_params_in_float64():
     settings = Settings(
         dtype="float64", task="parity", cells=("lru",), lengths=(5,), batch=2, hidden_size=3, training_steps=1
     )
-    lab = Lab(settings, None, None, lambda work: None)
-    for snapshot in lab.run("lru", 5).train(seed=0):
+    experiment = Experiment(settings, None, None, lambda work: None)
+    for snapshot in experiment.run("lru", 5).train(seed=0):
         assert {leaf.dtype for leaf in jax.tree.leaves(snapshot.params)} == {jnp.dtype("float64")}

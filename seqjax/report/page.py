@@ -35,10 +35,10 @@ def render(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    data = StudyResults(_load(folder), summary)
-    names = tuple(data.settings.get("sections") or ())
-    sections = [(section, section.view(data)) for section in chosen(names)]
-    page = _environment().get_template("page.html.jinja").render(_context(data, sections))
+    results = StudyResults(_load(folder), summary)
+    names = tuple(results.settings.get("sections") or ())
+    sections = [(section, section.view(results)) for section in chosen(names)]
+    page = _environment().get_template("page.html.jinja").render(_context(results, sections))
     panels = [panel for _, view in sections for panel in _panels(view.blocks)]
     (folder / "figures").mkdir(exist_ok=True)
     for panel in panels:
@@ -73,33 +73,33 @@ def _panels(blocks: Sequence[Block]) -> Iterator[Panel]:
             yield from (each for each in block.aside if isinstance(each, Panel))
 
 
-def _context(data: StudyResults, sections: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
-    summary = data.summary
-    finished = summary.get("runs_finished", data.frame["part"].n_unique())
+def _context(results: StudyResults, sections: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
+    summary = results.summary
+    finished = summary.get("runs_finished", results.frame["part"].n_unique())
     planned = summary.get("runs_planned")
     colours = [
         "currentColor" if (colour := COLOURS[place % len(COLOURS)]) == INK else colour
-        for place in range(len(data.cells))
+        for place in range(len(results.cells))
     ]
     # Tasks are trained with seeds of their own, which no figure lets one choose.
-    seeds = data.frame.filter(pl.col("section") != "success")["seed"].drop_nulls().unique().sort().to_list()
+    seeds = results.frame.filter(pl.col("section") != "success")["seed"].drop_nulls().unique().sort()
     return {
         "title": str(summary.get("title") or "Gradients over long sequences"),
         "complete": bool(summary.get("complete", planned is None or finished >= planned)),
         "finished": finished,
         "planned": planned,
         "absent": _absent(summary.get("runs_absent") or ()),
-        "settings": _facts(data.settings),
+        "settings": _facts(results.settings),
         "environment": _facts(summary.get("environment") or {}),
         "times": _facts(
             {key: str(summary[key]).replace("T", " ") for key in ("started", "finished") if summary.get(key)}
         ),
-        "method": data.settings.get("method"),
-        "command": summary.get("command") or data.settings.get("command"),
+        "method": results.settings.get("method"),
+        "command": summary.get("command") or results.settings.get("command"),
         "sections": sections,
-        "cells": list(zip(data.cells, colours, strict=True)),
-        "lengths": data.lengths,
-        "seeds": seeds,
+        "cells": list(zip(results.cells, colours, strict=True)),
+        "lengths": results.lengths,
+        "seeds": seeds.to_list(),
         "css": Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
         "js": Markup((FOLDER / "page.js").read_text(encoding="utf-8")),
     }

@@ -1,4 +1,4 @@
-"""What a section measures with: the models of a study, their data, their params at the start and after training."""
+"""What a study measures with: models, data, compiled programs and trained params, each made once."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -41,12 +41,12 @@ class Inner(NamedTuple):
     xs: Any
 
 
-class Lab:
-    """The bench of one study. What is costly to make (data, compiled programs, trained params) is made once.
+class Experiment:
+    """The models of one study and their data, params and compiled programs. Whatever is costly is made once.
 
     Attributes:
-        settings: of the study.
-        advance: told of finished work while a part is being measured, in the units of the section's `work`.
+        settings: those of the study.
+        advance: called with finished work while a part is measured, in the units of the measurement's `work`.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class Lab:
         self._sources: dict[int, Source] = {}
         self._kept: dict[Any, Any] = {}
 
-    def like(self, settings: Settings) -> "Lab":
-        """A bench with the same text and other settings; for params at initialisation alone."""
-        return Lab(settings, self._text, self._store, self.advance)
+    def like(self, settings: Settings) -> "Experiment":
+        """An experiment with the same text and other settings; for params at initialisation alone."""
+        return Experiment(settings, self._text, self._store, self.advance)
 
     def source(self, length: int) -> Source:
         """The batches of the study's task at one length."""

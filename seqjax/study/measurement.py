@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from seqjax.study.experiment import Lab
+from seqjax.study.experiment import Experiment
 from seqjax.study.settings import Settings
 from seqjax.study.store import Part, Row
 
@@ -23,5 +23,5 @@ class Measurement:
     name: str
     parts: Callable[[Settings], Iterable[Part]]
     work: Callable[[Settings, Part], float]
-    measure: Callable[[Lab, Part], Iterable[Row]]
+    measure: Callable[[Experiment, Part], Iterable[Row]]
     timed: bool = False

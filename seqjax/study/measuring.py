@@ -1,4 +1,4 @@
-"""Measuring the parts of a study: one after another, or several cells at the same time."""
+"""Measure the parts of a study, several cells at the same time."""
 
 import os
 import threading
@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import numpy as np
 
-from seqjax.study.experiment import Lab
+from seqjax.study.experiment import Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.settings import Settings
 from seqjax.study.store import Part, Row, Store
@@ -20,7 +20,7 @@ class _Stopped(Exception):
 
 
 class Measuring:
-    """What is measured goes into the store; what is there already is left alone.
+    """Measures parts and writes them to the store; parts that the store has are skipped.
 
     Attributes:
         done: the names of the parts that are measured.
@@ -37,13 +37,13 @@ class Measuring:
         self.done = store.finished()
         self._settings, self._data, self._store = settings, data, store
         self._advance, self._describe = advance, describe
-        # What is made for one section of a cell, the next ones use: so a cell has one bench, and one user at a time.
-        self._labs: dict[str | None, Lab] = {}
+        # Later sections of a cell use what earlier ones made: so a cell has one experiment, in one thread at a time.
+        self._experiments: dict[str | None, Experiment] = {}
         self._turns: dict[str | None, threading.Lock] = {}
         self._stop = threading.Event()
 
     def run(self, jobs: list[Job], workers: int | None = None) -> None:
-        """Measure all, cells side by side in threads; sections that take the time of something come last and alone.
+        """Measure all parts, several cells in parallel threads; timed measurements run last and alone.
 
         Most of the time goes into compilation, which takes one core per program.
 
@@ -55,7 +55,7 @@ class Measuring:
             KeyboardInterrupt: at Ctrl-C, once what is being computed has come to an end.
         """
         cells = {part.cell for _, part in jobs}
-        self._labs = {cell: self.lab() for cell in cells}
+        self._experiments = {cell: self.experiment() for cell in cells}
         self._turns = {cell: threading.Lock() for cell in cells}
         groups: dict[tuple[Measurement, str | None], list[Part]] = {}
         for measurement, part in jobs:
@@ -74,9 +74,9 @@ class Measuring:
         for (measurement, _), parts in alone.items():
             self._group(measurement, parts)
 
-    def lab(self) -> Lab:
-        """A new bench."""
-        return Lab(self._settings, self._data, self._store, self._advance)
+    def experiment(self) -> Experiment:
+        """Make a new experiment."""
+        return Experiment(self._settings, self._data, self._store, self._advance)
 
     def _group(self, measurement: Measurement, parts: list[Part]) -> None:
         try:
@@ -98,7 +98,7 @@ class Measuring:
             self._advance(work)
 
         def rows() -> Iterator[Row]:
-            for row in measurement.measure(lab, part):
+            for row in measurement.measure(experiment, part):
                 if self._stop.is_set():
                     raise _Stopped
                 yield row
@@ -107,8 +107,8 @@ class Measuring:
             raise _Stopped
         if part.name not in self.done:
             self._describe(str(part))
-            lab = self._labs[part.cell]
-            lab.advance = advance
+            experiment = self._experiments[part.cell]
+            experiment.advance = advance
             self._store.add(part, rows())
             self.done.add(part.name)
         self._advance(measurement.work(self._settings, part) - told)

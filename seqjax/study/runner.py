@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from seqjax.study.experiment import Lab
+from seqjax.study.experiment import Experiment
 from seqjax.study.measuring import Job, Measuring
 from seqjax.study.presets import command
 from seqjax.study.sections import chosen
@@ -38,7 +38,7 @@ def run(
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     measuring = Measuring(settings, data, store, advance, describe)
-    baselines = _baselines(measuring.lab())
+    baselines = _baselines(measuring.experiment())
     store.write_summary(_summary(settings, measuring.done, baselines, started))
     try:
         measuring.run(_jobs(settings), workers)
@@ -59,11 +59,11 @@ def _jobs(settings: Settings) -> list[Job]:
     return [(each, part) for each in chosen(settings.sections) for part in each.parts(settings)]
 
 
-def _baselines(lab: Lab) -> dict[str, float]:
+def _baselines(experiment: Experiment) -> dict[str, float]:
     """What a model without memory reaches; a baseline that depends on the length has no place in a table for all."""
     found: dict[str, set[float]] = {}
-    for length in lab.settings.lengths:
-        for name, value in lab.source(length).baselines.items():
+    for length in experiment.settings.lengths:
+        for name, value in experiment.source(length).baselines.items():
             found.setdefault(name, set()).add(value)
     return {name: values.pop() for name, values in found.items() if len(values) == 1}
 

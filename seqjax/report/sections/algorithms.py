@@ -33,9 +33,9 @@ EXACT = 1e-4
 """Below this an error is rounding, in float32."""
 
 
-def view(data: StudyResults) -> View:
+def view(results: StudyResults) -> View:
     """Error against bytes and against seconds for each cell, and one table."""
-    rows = data.rows(NAME)
+    rows = results.rows(NAME)
     if rows.is_empty():
         return View("", [Note("Not measured.", muted=True)])
     names = list(rows["group"].unique(maintain_order=True))
@@ -48,8 +48,8 @@ def view(data: StudyResults) -> View:
     )
     longest = rows["x"].max()
     panels = [
-        _panel(data, cell, some.filter(pl.col("x") == longest), names, cost)
-        for cell, some in data.by_cell(rows)
+        _panel(results, cell, some.filter(pl.col("x") == longest), names, cost)
+        for cell, some in results.by_cell(rows)
         for cost in ("bytes", "seconds")
     ]
     measured = say(
@@ -57,23 +57,23 @@ def view(data: StudyResults) -> View:
         "the next input; "
         "bytes: state and temporary memory of the compiled update; seconds: median of {}. Random algorithms: "
         "interquartile means over {} draws (of the logarithm for errors), in the table with 95\u00a0% intervals.",
-        data.sizes.algorithms_width,
+        results.sizes.algorithms_width,
         BATCH,
         DRAWS - 1,
         DRAWS,
     )
-    measured += data.left_out(rows)
+    measured += results.left_out(rows)
     shows = say(
         "Relative error of the gradient against memory and against time at T = {}; errors below "
         "10<sup>−8</sup> are drawn there.",
         int(float(str(longest))),
     )
-    caption = Caption(shows, measured, _conclusion(data, rows.filter(pl.col("x") == longest), names))
+    caption = Caption(shows, measured, _conclusion(results, rows.filter(pl.col("x") == longest), names))
     blocks: list[Block] = [Figure("Error against cost", panels, caption)]
-    blocks.append(_table(data, rows.filter(pl.col("x") == longest), names))
+    blocks.append(_table(results, rows.filter(pl.col("x") == longest), names))
     shorter = rows.filter(pl.col("x") < longest)
     if shorter.height:
-        blocks.append(Fold("At shorter lengths", [_table(data, shorter, names)]))
+        blocks.append(Fold("At shorter lengths", [_table(results, shorter, names)]))
     return View(intro, blocks)
 
 
@@ -88,7 +88,7 @@ def _value(rows: pl.DataFrame, name: str, quantity: str) -> float:
     return float(interval(_values(rows, name, quantity), log=quantity == "error").estimate)
 
 
-def _panel(data: StudyResults, cell: str, rows: pl.DataFrame, names: Sequence[str], cost: str) -> Panel:
+def _panel(results: StudyResults, cell: str, rows: pl.DataFrame, names: Sequence[str], cost: str) -> Panel:
     series, points = [], []
     for place, name in enumerate(names):
         x, y = _value(rows, name, cost), max(_value(rows, name, "error"), 1e-8)
@@ -103,7 +103,7 @@ def _panel(data: StudyResults, cell: str, rows: pl.DataFrame, names: Sequence[st
     def draw(axes: Any) -> None:
         axes.plot(*zip(*front, strict=True), linewidth=0.8, color="#8c939b", zorder=1, drawstyle="steps-post")
 
-    name = f"algorithms-{cost}-{data.files[cell]}"
+    name = f"algorithms-{cost}-{results.files[cell]}"
     panel = chart(
         series,
         name,
@@ -117,9 +117,9 @@ def _panel(data: StudyResults, cell: str, rows: pl.DataFrame, names: Sequence[st
     return Panel(panel.name, panel.svg, panel.data, cell)
 
 
-def _conclusion(data: StudyResults, rows: pl.DataFrame, names: Sequence[str]) -> Text:
+def _conclusion(results: StudyResults, rows: pl.DataFrame, names: Sequence[str]) -> Text:
     text = say("")
-    for cell, some in data.by_cell(rows):
+    for cell, some in results.by_cell(rows):
         errors = {name: _value(some, name, "error") for name in names}
         exact = [name for name in names[1:] if errors[name] < EXACT]
         others = {name: e for name, e in errors.items() if math.isfinite(e) and e >= EXACT}
@@ -143,10 +143,10 @@ def _conclusion(data: StudyResults, rows: pl.DataFrame, names: Sequence[str]) ->
     return text
 
 
-def _table(data: StudyResults, rows: pl.DataFrame, names: Sequence[str]) -> Table:
+def _table(results: StudyResults, rows: pl.DataFrame, names: Sequence[str]) -> Table:
     groups: list[tuple[Text, list[Sequence[Text]]]] = []
     refused = rows.filter(pl.col("quantity") == "not_applicable")
-    for cell, some in data.by_cell(rows):
+    for cell, some in results.by_cell(rows):
         for length in some["x"].unique().sort():
             at = some.filter(pl.col("x") == length)
             lines: list[Sequence[Text]] = []

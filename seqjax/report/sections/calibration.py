@@ -12,9 +12,9 @@ from seqjax.report.text import number
 from seqjax.study.sections.calibration import MEASUREMENT, NAME
 
 
-def view(data: StudyResults) -> View:
+def view(results: StudyResults) -> View:
     """A verdict in one sentence, and the table behind a line that opens."""
-    rows = data.rows(NAME)
+    rows = results.rows(NAME)
     if rows.is_empty():
         return View("", [Note("Not measured.", muted=True)])
     names = ("exact", "measured", "error", "tolerance", "passed")

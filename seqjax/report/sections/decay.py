@@ -37,16 +37,16 @@ HORIZON_RESAMPLES = 1000
 _FIT = ("exponential_rate", "exponential_length", "exponential_aic", "power_exponent", "power_aic")
 
 
-def view(data: StudyResults) -> View:
+def view(results: StudyResults) -> View:
     """Curves by length, both fits for every cell at the greatest length, the table of horizons."""
-    last, mean = data.profiles("last"), data.profiles("mean")
+    last, mean = results.profiles("last"), results.profiles("mean")
     if not last:
         return View("", [Note("No profiles of the last loss have been measured yet.", muted=True)])
-    blocks: list[Block] = [_curves(data, "last", length, profiles) for length, profiles in last.items()]
-    blocks.append(_fits(data, max(last), last[max(last)]))
-    blocks += [Note(_ABOUT_HORIZONS), _horizons(data)]
+    blocks: list[Block] = [_curves(results, "last", length, profiles) for length, profiles in last.items()]
+    blocks.append(_fits(results, max(last), last[max(last)]))
+    blocks += [Note(_ABOUT_HORIZONS), _horizons(results)]
     if mean:
-        curves = [_curves(data, "mean", length, profiles) for length, profiles in mean.items()]
+        curves = [_curves(results, "mean", length, profiles) for length, profiles in mean.items()]
         blocks.append(Fold("The mean loss, against the step t", curves))
     intro = say(
         "The same norms for the last loss against the lag, on a logarithmic axis: exponential decay is straight, a "
@@ -68,11 +68,11 @@ _ABOUT_HORIZONS = say(
 # ---------------------------------------------------------------- curves
 
 
-def _curves(data: StudyResults, loss: str, length: int, profiles: Sequence[Profile]) -> Figure:
+def _curves(results: StudyResults, loss: str, length: int, profiles: Sequence[Profile]) -> Figure:
     snapshots = [0, -1] if len(profiles[0].steps) > 1 else [0]
     drawn = np.concatenate([profile.values[:, [0, -1]].ravel() for profile in profiles])
     limits = decade_limits(drawn)
-    panels = [_panel(data, loss, length, profiles, snapshot, limits) for snapshot in snapshots]
+    panels = [_panel(results, loss, length, profiles, snapshot, limits) for snapshot in snapshots]
     falls = {p.cell: [p.fall(place) for place in (0, 1)] for p in profiles}
     table = Table(
         f"First over last norm, T = {length}",
@@ -91,7 +91,7 @@ def _curves(data: StudyResults, loss: str, length: int, profiles: Sequence[Profi
 
 
 def _panel(
-    data: StudyResults,
+    results: StudyResults,
     loss: str,
     length: int,
     profiles: Sequence[Profile],
@@ -112,7 +112,7 @@ def _panel(
                 profile.cell,
                 points,
                 profile.middle[snapshot, order],
-                data.places[profile.cell],
+                results.places[profile.cell],
                 profile.cell,
                 *band(values),
                 dict(zip(profile.seeds, values, strict=False)),
@@ -162,9 +162,9 @@ def _extremes(falls: Mapping[str, Sequence[float]], snapshots: Sequence[int]) ->
 # ---------------------------------------------------------------- both fits
 
 
-def _fits(data: StudyResults, length: int, profiles: Sequence[Profile]) -> Figure:
+def _fits(results: StudyResults, length: int, profiles: Sequence[Profile]) -> Figure:
     found = {profile.cell: _both(profile) for profile in profiles}
-    panels = [_fit_panel(data, profile, *found[profile.cell]) for profile in profiles]
+    panels = [_fit_panel(results, profile, *found[profile.cell]) for profile in profiles]
     better: dict[str, list[str]] = {"exponential": [], "power": []}
     for cell, (decay, _, _) in found.items():
         if decay.better:
@@ -210,7 +210,9 @@ def _both(profile: Profile) -> tuple[Any, Array, Array]:
     return decay, lines[0], lines[1]
 
 
-def _fit_panel(data: StudyResults, profile: Profile, decay: Any, exponential: Array, power: Array) -> Panel:
+def _fit_panel(
+    results: StudyResults, profile: Profile, decay: Any, exponential: Array, power: Array
+) -> Panel:
     y, lags = profile.middle[-1, ::-1], np.arange(profile.length)
     shown = np.unique(np.linspace(0, profile.length - 1, min(profile.length, 40)).round().astype(int))
     series = [
@@ -218,7 +220,7 @@ def _fit_panel(data: StudyResults, profile: Profile, decay: Any, exponential: Ar
         Series("exponential", lags, exponential, 1, profile.cell),
         Series("power law", lags, power, 2, profile.cell),
     ]
-    name = f"fits-T{profile.length}-{data.files[profile.cell]}"
+    name = f"fits-T{profile.length}-{results.files[profile.cell]}"
     limits = decade_limits(y)
     panel = chart(
         series,
@@ -236,16 +238,16 @@ def _fit_panel(data: StudyResults, profile: Profile, decay: Any, exponential: Ar
 # ---------------------------------------------------------------- horizons
 
 
-def _horizons(data: StudyResults) -> Table:
-    profiles = data.profiles("last")
+def _horizons(results: StudyResults) -> Table:
+    profiles = results.profiles("last")
     rows = []
-    for length, cell in data.measured:
+    for length, cell in results.measured:
         profile = next((each for each in profiles.get(length, ()) if each.cell == cell), None)
         for place, when in enumerate(MOMENTS):
             names = ("lag_50", "lag_90", "zero_share", *_FIT)
-            found = {name: data.scalars.ends(name, cell, length, "last", "carry")[place] for name in names}
+            found = {name: results.scalars.ends(name, cell, length, "last", "carry")[place] for name in names}
             cells: list[Text] = [say("<b>{}</b>", cell), when, *fit_cells(found)]
-            sequences = data.sequences(cell, length, bool(place))
+            sequences = results.sequences(cell, length, bool(place))
             cells += [_horizon(sequences, share, found[f"lag_{share}"]) for share in (50, 90)]
             cells += [
                 decades(profile.fall(place)) if profile else "",

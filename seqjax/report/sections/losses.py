@@ -12,24 +12,26 @@ from seqjax.report.text import number
 from seqjax.statistics import paired_comparison
 
 
-def view(data: StudyResults) -> View:
+def view(results: StudyResults) -> View:
     """The table of losses against the baselines; gradient norms by parameter behind a line that opens."""
-    if not data.measured:
+    if not results.measured:
         return View("", [Note("No run is finished yet.", muted=True)])
-    unit = "in the unit of the task's loss" if data.settings.get("task") == "adding" else "in nats per step"
+    unit = (
+        "in the unit of the task's loss" if results.settings.get("task") == "adding" else "in nats per step"
+    )
     intro = say("Interquartile means over seeds with their 95\u00a0% bootstrap intervals, {}.", unit)
-    if "unigram entropy" in data.baselines:
+    if "unigram entropy" in results.baselines:
         intro += (
             " A model that has learned something about the order of its input lies below the unigram entropy."
         )
-    if data.baselines:
-        known = ", ".join(f"{name} {number(value, 4)}" for name, value in data.baselines.items())
+    if results.baselines:
+        known = ", ".join(f"{name} {number(value, 4)}" for name, value in results.baselines.items())
         intro += say(" Baseline: {}.", known)
     intro += (
         " The last column compares with the cell of the lowest held-out loss; p is that of a sign-flip test."
     )
-    blocks: list[Block] = [_losses(data)]
-    table = _parameters(data)
+    blocks: list[Block] = [_losses(results)]
+    table = _parameters(results)
     if table.groups:
         blocks.append(Fold("Gradient norms of the parameters", [Note(_ABOUT_PARAMETERS), table]))
     return View(intro, blocks)
@@ -49,29 +51,29 @@ def _against_best(values: list[float], best: list[float]) -> Text:
     return shown(found.difference) + say(", p\u00a0=\u00a0{}", number(found.p, 2))
 
 
-def _losses(data: StudyResults) -> Table:
+def _losses(results: StudyResults) -> Table:
     rows: list[tuple[int, list[Text]]] = []
     best: dict[int, tuple[str, list[float]]] = {}
-    for length, cell in data.measured:
-        final = (found := data.scalars.ends("held_out_loss", cell, length))[1] or found[0]
+    for length, cell in results.measured:
+        final = (found := results.scalars.ends("held_out_loss", cell, length))[1] or found[0]
         middle = interval(final).estimate
         if length not in best or middle < interval(best[length][1]).estimate:
             best[length] = (cell, final)
-    for length, cell in data.measured:
-        first, last = data.scalars.ends("train_loss", cell, length)
-        held_out = data.scalars.ends("held_out_loss", cell, length)
+    for length, cell in results.measured:
+        first, last = results.scalars.ends("train_loss", cell, length)
+        held_out = results.scalars.ends("held_out_loss", cell, length)
         final = held_out[1] or held_out[0]
         cells: list[Text] = [say("<b>{}</b>", cell), spread(first, 4), spread(last, 4), spread(final, 4)]
-        cells += [spread([value - baseline for value in final]) for baseline in data.baselines.values()]
+        cells += [spread([value - baseline for value in final]) for baseline in results.baselines.values()]
         cells.append(_against_best(final, best[length][1]) if cell != best[length][0] else "the lowest")
         rows.append((length, cells))
     columns = [("cell", ""), ("training, initial", "number"), ("training, final", "number")]
-    columns += [("held out", "number"), *((f"held out − {name}", "number") for name in data.baselines)]
+    columns += [("held out", "number"), *((f"held out − {name}", "number") for name in results.baselines)]
     columns.append(("held out − lowest, on the same seeds", "number"))
     return Table("Table of losses", columns, by_length(rows))
 
 
-def _parameters(data: StudyResults) -> Table:
+def _parameters(results: StudyResults) -> Table:
     name = "parameter_gradient_norm"
     rows = [
         (
@@ -82,12 +84,12 @@ def _parameters(data: StudyResults) -> Table:
                 *(
                     spread(end)
                     for loss in ("last", "mean")
-                    for end in data.scalars.ends(name, cell, length, loss, leaf)
+                    for end in results.scalars.ends(name, cell, length, loss, leaf)
                 ),
             ],
         )
-        for length, cell in data.measured
-        for leaf in data.scalars.leaves(name, cell, length)
+        for length, cell in results.measured
+        for leaf in results.scalars.leaves(name, cell, length)
     ]
     columns = [("cell", ""), ("parameter", ""), ("last, initialisation", "number"), ("last, after", "number")]
     columns += [("mean, initialisation", "number"), ("mean, after", "number")]

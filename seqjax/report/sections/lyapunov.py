@@ -19,9 +19,9 @@ from seqjax.study.experiment import MOMENTS
 from seqjax.study.sections.lyapunov import MEASUREMENT, NAME
 
 
-def view(data: StudyResults) -> View:
+def view(results: StudyResults) -> View:
     """A panel per cell with both moments, a table of derived numbers and the identity."""
-    rows = data.rows(NAME)
+    rows = results.rows(NAME)
     if rows.is_empty():
         return View("", [Note("Not measured.", muted=True)])
     intro = say(
@@ -31,7 +31,7 @@ def view(data: StudyResults) -> View:
         "largest one "
         "above 0 means chaos and exploding gradients."
     )
-    panels = [_panel(data, cell, some) for cell, some in data.by_cell(rows)]
+    panels = [_panel(results, cell, some) for cell, some in results.by_cell(rows)]
     length = int(rows["length"][0])
     caption = Caption(
         "All exponents from the largest down, at initialisation and after training; bars are 95\u00a0% "
@@ -45,9 +45,9 @@ def view(data: StudyResults) -> View:
             length,
             plural(rows["seed"].n_unique(), "seed"),
         ),
-        _conclusion(data, rows),
+        _conclusion(results, rows),
     )
-    return View(intro, [Figure(say("T = {}", length), panels, caption), _table(data, rows)])
+    return View(intro, [Figure(say("T = {}", length), panels, caption), _table(results, rows)])
 
 
 def largest(rows: pl.DataFrame, moment: str) -> list[float]:
@@ -64,7 +64,7 @@ def _middle(rows: pl.DataFrame, quantity: str, moment: str) -> Array:
     return middle(some["value"].fill_null(math.nan).to_numpy().reshape(some["seed"].n_unique(), -1))
 
 
-def _panel(data: StudyResults, cell: str, rows: pl.DataFrame) -> Panel:
+def _panel(results: StudyResults, cell: str, rows: pl.DataFrame) -> Panel:
     series = []
     for place, moment in enumerate(MOMENTS):
         values = _middle(rows, "exponent", moment)
@@ -78,7 +78,7 @@ def _panel(data: StudyResults, cell: str, rows: pl.DataFrame) -> Panel:
         low, high = (_middle(rows, f"exponent_{end}", moment) for end in ("low", "high"))
         index = np.arange(1, len(values) + 1)
         series.append(Series(moment, index, values, place, None, low, high, seeds, marks="points"))
-    name = f"lyapunov-{data.files[cell]}"
+    name = f"lyapunov-{results.files[cell]}"
     panel = chart(
         series,
         name,
@@ -92,8 +92,8 @@ def _panel(data: StudyResults, cell: str, rows: pl.DataFrame) -> Panel:
     return Panel(panel.name, panel.svg, panel.data, cell)
 
 
-def _conclusion(data: StudyResults, rows: pl.DataFrame) -> Text:
-    tops = {cell: interval(largest(some, MOMENTS[-1])).estimate for cell, some in data.by_cell(rows)}
+def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
+    tops = {cell: interval(largest(some, MOMENTS[-1])).estimate for cell, some in results.by_cell(rows)}
     known = {cell: top for cell, top in tops.items() if not math.isnan(top)}
     if not known:
         return "No exponent is known."
@@ -114,7 +114,7 @@ def _conclusion(data: StudyResults, rows: pl.DataFrame) -> Text:
         if chaotic
         else say("No largest exponent is clearly above zero. ")
     )
-    gaps = [gap for cell, some in data.by_cell(rows) for moment in MOMENTS for gap in _gaps(some, moment)]
+    gaps = [gap for cell, some in results.by_cell(rows) for moment in MOMENTS for gap in _gaps(some, moment)]
     if gaps:
         text += (
             say(
@@ -145,9 +145,9 @@ def _gaps(rows: pl.DataFrame, moment: str) -> list[float]:
     ]
 
 
-def _table(data: StudyResults, rows: pl.DataFrame) -> Table:
+def _table(results: StudyResults, rows: pl.DataFrame) -> Table:
     lines: list[Sequence[Text]] = []
-    for cell, some in data.by_cell(rows):
+    for cell, some in results.by_cell(rows):
         for moment in MOMENTS:
 
             def values(quantity: str) -> list[float]:

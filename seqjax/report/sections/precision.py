@@ -17,9 +17,9 @@ from seqjax.report.text import number, percent
 from seqjax.study.sections.precision import MEASUREMENT, NAME, SOURCES
 
 
-def view(data: StudyResults) -> View:
+def view(results: StudyResults) -> View:
     """Error against the length, a panel per dtype; where it comes from at the greatest length."""
-    rows = data.rows(NAME)
+    rows = results.rows(NAME)
     if rows.is_empty():
         return View("", [Note("Not measured.", muted=True)])
     dtypes = list(rows["group"].unique(maintain_order=True))
@@ -30,7 +30,7 @@ def view(data: StudyResults) -> View:
         "is right. Longest time constant that a decay in each dtype can express: {}.",
         reach,
     )
-    panels = [_panel(data, rows, dtype) for dtype in dtypes]
+    panels = [_panel(results, rows, dtype) for dtype in dtypes]
     caption = Caption(
         "Relative error of the gradient by the parameters against the length T, one line per cell, a panel "
         "per dtype.",
@@ -38,23 +38,23 @@ def view(data: StudyResults) -> View:
             "The recurrent layer after training, on the data, for the mean square of its last output; reference: the "
             "same loop in float64. Seed 0."
         )
-        + data.left_out(rows),
-        _conclusion(data, rows, dtypes),
+        + results.left_out(rows),
+        _conclusion(results, rows, dtypes),
     )
-    return View(intro, [Figure("Error by dtype", panels, caption), _table(data, rows, dtypes)])
+    return View(intro, [Figure("Error by dtype", panels, caption), _table(results, rows, dtypes)])
 
 
-def _panel(data: StudyResults, rows: pl.DataFrame, dtype: str) -> Panel:
+def _panel(results: StudyResults, rows: pl.DataFrame, dtype: str) -> Panel:
     some = rows.filter((pl.col("group") == dtype) & (pl.col("quantity") == "error")).sort("x")
     series = []
-    for cell, found in data.by_cell(some):
+    for cell, found in results.by_cell(some):
         errors = found["value"].fill_null(math.nan).to_numpy()
         series.append(
             Series(
                 cell,
                 found["x"].to_numpy(),
                 np.where(errors > 0, errors, np.nan),
-                data.places[cell],
+                results.places[cell],
                 cell,
                 marks="both",
             )
@@ -77,10 +77,10 @@ def _at(rows: pl.DataFrame, dtype: str, quantity: str) -> float:
     return math.nan if value is None else float(value)
 
 
-def _conclusion(data: StudyResults, rows: pl.DataFrame, dtypes: Sequence[str]) -> Text:
+def _conclusion(results: StudyResults, rows: pl.DataFrame, dtypes: Sequence[str]) -> Text:
     text = say("")
     for dtype in dtypes:
-        errors = {cell: _at(some, dtype, "error") for cell, some in data.by_cell(rows)}
+        errors = {cell: _at(some, dtype, "error") for cell, some in results.by_cell(rows)}
         known = {cell: error for cell, error in errors.items() if not math.isnan(error)}
         if not known:
             continue
@@ -99,11 +99,11 @@ def _conclusion(data: StudyResults, rows: pl.DataFrame, dtypes: Sequence[str]) -
     return text or say("No error is known.")
 
 
-def _table(data: StudyResults, rows: pl.DataFrame, dtypes: Sequence[str]) -> Table:
+def _table(results: StudyResults, rows: pl.DataFrame, dtypes: Sequence[str]) -> Table:
     groups: list[tuple[Text, list[Sequence[Text]]]] = []
     for dtype in dtypes:
         lines: list[Sequence[Text]] = []
-        for cell, some in data.by_cell(rows):
+        for cell, some in results.by_cell(rows):
             values = [_at(some, dtype, name) for name in ("error", "cosine", *SOURCES)]
             vanished = percent(_at(some, dtype, "vanished"))
             lines.append(

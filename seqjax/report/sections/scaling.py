@@ -17,42 +17,44 @@ from seqjax.study.sections.scaling import MEASUREMENT, NAME
 QUANTITIES = {"bytes": "temporary memory, bytes", "flops": "operations", "seconds": "seconds"}
 
 
-def view(data: StudyResults) -> View:
+def view(results: StudyResults) -> View:
     """Bytes and seconds by method, a table of exponents, crossovers."""
-    rows = data.rows(NAME)
+    rows = results.rows(NAME)
     if rows.is_empty():
         return View("", [Note("Not measured.", muted=True)])
     intro = say(
         "What one gradient of a loss at the end costs, for {} sequences of T steps and the recurrent layer alone. A "
         "power law T<sup>p</sup> is fitted to each; p near 1 is what backpropagation through time costs, p near ½ or "
         "below is the memory of checkpoints.",
-        data.settings.get("batch", "several"),
+        results.settings.get("batch", "several"),
     )
     panels = [
         panel
         for quantity in ("bytes", "seconds")
         for method in rows["group"].drop_nulls().unique(maintain_order=True)
-        if (panel := _panel(data, rows, quantity, method))
+        if (panel := _panel(results, rows, quantity, method))
     ]
     measured = say(
         "Bytes: the compiler's own account, free of noise. Seconds: medians over rounds in which the methods "
         "take turns. "
         "Operations in the table: the program's equations, with loops multiplied out."
     )
-    measured += data.left_out(rows)
+    measured += results.left_out(rows)
     caption = Caption(
         "Temporary memory and time of one gradient against the length T, a panel per method, both axes logarithmic.",
         measured,
-        _conclusion(data, rows),
+        _conclusion(results, rows),
     )
-    return View(intro, [Figure("Cost against length", panels, caption), _table(data, rows)])
+    return View(intro, [Figure("Cost against length", panels, caption), _table(results, rows)])
 
 
-def _panel(data: StudyResults, rows: pl.DataFrame, quantity: str, method: str) -> Panel | None:
+def _panel(results: StudyResults, rows: pl.DataFrame, quantity: str, method: str) -> Panel | None:
     some = rows.filter((pl.col("quantity") == quantity) & (pl.col("group") == method) & (pl.col("value") > 0))
     series = [
-        Series(cell, found["x"].to_numpy(), found["value"].to_numpy(), data.places[cell], cell, marks="both")
-        for cell, found in data.by_cell(some.sort("x"))
+        Series(
+            cell, found["x"].to_numpy(), found["value"].to_numpy(), results.places[cell], cell, marks="both"
+        )
+        for cell, found in results.by_cell(some.sort("x"))
     ]
     if not series:
         return None
@@ -73,9 +75,9 @@ def _value(rows: pl.DataFrame, quantity: str, method: str) -> float:
     return math.nan if some.is_empty() or some[0] is None else float(some[0])
 
 
-def _table(data: StudyResults, rows: pl.DataFrame) -> Table:
+def _table(results: StudyResults, rows: pl.DataFrame) -> Table:
     lines: list[Sequence[Text]] = []
-    for cell, some in data.by_cell(rows):
+    for cell, some in results.by_cell(rows):
         for method in some["group"].drop_nulls().unique(maintain_order=True):
             if " to " in method:
                 continue
@@ -102,9 +104,9 @@ def _crossings(rows: pl.DataFrame, method: str) -> Text:
     return listed(texts, ", ")
 
 
-def _conclusion(data: StudyResults, rows: pl.DataFrame) -> Text:
+def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
     saved, slower = {}, {}
-    for cell, some in data.by_cell(rows):
+    for cell, some in results.by_cell(rows):
         longest = some["x"].max()
         last = some.filter(pl.col("x") == longest)
         plain = next(m for m in some["group"].drop_nulls().unique(maintain_order=True))
@@ -114,7 +116,7 @@ def _conclusion(data: StudyResults, rows: pl.DataFrame) -> Text:
     if "nested" not in rows["group"]:
         exponents = [
             say("{} for <b>{}</b>", number(p, 2), cell)
-            for cell, some in data.by_cell(rows)
+            for cell, some in results.by_cell(rows)
             if math.isfinite(p := _value(some, "bytes_exponent", str(some["group"].drop_nulls()[0])))
         ]
         return say("Memory grows like T to the power {}: no checkpoints are measured.", listed(exponents))
@@ -128,7 +130,7 @@ def _conclusion(data: StudyResults, rows: pl.DataFrame) -> Text:
         number(saved[best], 2),
         number(slower[best], 2),
     )
-    steep = [c for c, s in data.by_cell(rows) if _value(s, "bytes_exponent", "nested") > 0.75]
+    steep = [c for c, s in results.by_cell(rows) if _value(s, "bytes_exponent", "nested") > 0.75]
     if steep:
         return text + say("Their memory still grows almost like T for {}.", listed(steep))
     return text + "With them memory grows clearly slower than T for every cell here."

@@ -26,9 +26,9 @@ LOWEST = 1e-4
 """Ratios below are not drawn."""
 
 
-def view(data: StudyResults) -> View:
+def view(results: StudyResults) -> View:
     """Signal to noise against the lag, a table of gates, a table of noise and clipping."""
-    rows = data.rows(NAME)
+    rows = results.rows(NAME)
     if rows.is_empty():
         return View("", [Note("Not measured.", muted=True)])
     intro = say(
@@ -38,41 +38,41 @@ def view(data: StudyResults) -> View:
         "batch of this size "
         "can tell a direction."
     )
-    figure = _noise(data, rows)
+    figure = _noise(results, rows)
     nothing = Note(
-        say("Signal to noise: so few examples tell no direction at any lag.") + data.left_out(rows)
+        say("Signal to noise: so few examples tell no direction at any lag.") + results.left_out(rows)
     )
     blocks: list[Block] = [figure or nothing]
     return View(
         intro,
         [
             *blocks,
-            _noise_table(data, rows),
+            _noise_table(results, rows),
             Note(
                 say(
                     "<b>Gates and decays</b>, over steps, examples and units of the data, seed 0; gates by their place "
                     "in the cell's formula (LSTM: 0 input, 1 forget, 3 output; GRU: 0 reset, 1 update):"
                 )
             ),
-            _gate_table(data, rows),
+            _gate_table(results, rows),
         ],
     )
 
 
-def _noise(data: StudyResults, rows: pl.DataFrame) -> Figure | None:
+def _noise(results: StudyResults, rows: pl.DataFrame) -> Figure | None:
     some = rows.filter(pl.col("quantity") == "signal_to_noise")
     if some.is_empty():
         return None
     length = int(some["length"][0])
     series, above = [], {}
-    for cell, found in data.by_cell(some):
+    for cell, found in results.by_cell(some):
         values = found.sort("t")["value"].fill_null(math.nan).to_numpy()[::-1]
         series.append(
             Series(
                 cell,
                 np.arange(len(values)),
                 np.where(values > LOWEST, values, np.nan),
-                data.places[cell],
+                results.places[cell],
                 cell,
             )
         )
@@ -113,16 +113,16 @@ def _noise(data: StudyResults, rows: pl.DataFrame) -> Figure | None:
             examples,
             ten(round(math.log10(LOWEST))),
         )
-        + data.left_out(rows),
+        + results.left_out(rows),
         conclusion,
     )
     return Figure("Signal to noise", [panel], caption)
 
 
-def _noise_table(data: StudyResults, rows: pl.DataFrame) -> Table:
-    training = data.rows("training", quantity="gradient_norm")
+def _noise_table(results: StudyResults, rows: pl.DataFrame) -> Table:
+    training = results.rows("training", quantity="gradient_norm")
     lines: list[Sequence[Text]] = []
-    for cell, some in data.by_cell(rows):
+    for cell, some in results.by_cell(rows):
         scale = some.filter(pl.col("quantity") == "noise_scale")["value"].to_list()
         norms = training.filter(pl.col("cell") == cell)
         shares: dict[int, list[float]] = {}  # by length: its seeds are a stratum
@@ -143,9 +143,9 @@ def _noise_table(data: StudyResults, rows: pl.DataFrame) -> Table:
     return Table("Table of noise and clipping", columns, [("", lines)])
 
 
-def _gate_table(data: StudyResults, rows: pl.DataFrame) -> Table:
+def _gate_table(results: StudyResults, rows: pl.DataFrame) -> Table:
     lines: list[Sequence[Text]] = []
-    for cell, some in data.by_cell(rows):
+    for cell, some in results.by_cell(rows):
         why = some.filter(pl.col("quantity") == "not_measured")
         if why.height:
             lines.append([say("<b>{}</b>", cell), why["note"][0], "", "", "", "", ""])

@@ -22,9 +22,9 @@ from seqjax.study.sections.singular import MEASUREMENT, NAME
 SHARES = {"largest": 0.0, "upper quarter": 0.25, "median": 0.5, "lower quarter": 0.75, "smallest": 1.0}
 
 
-def view(data: StudyResults) -> View:
+def view(results: StudyResults) -> View:
     """A fan per cell after training, and a table."""
-    rows = data.rows(NAME)
+    rows = results.rows(NAME)
     if rows.is_empty():
         return View("", [Note("Not measured.", muted=True)])
     intro = say(
@@ -35,7 +35,7 @@ def view(data: StudyResults) -> View:
         "everything."
     )
     seeds = rows["seed"].n_unique()
-    panels = [panel for cell, some in data.by_cell(rows) if (panel := _panel(data, cell, some))]
+    panels = [panel for cell, some in results.by_cell(rows) if (panel := _panel(results, cell, some))]
     left_out = rows.filter(pl.col("quantity") == "not_measured")
     measured = say(
         "The recurrent layer on the first steps of a sequence of the data, after training; the product of "
@@ -45,7 +45,7 @@ def view(data: StudyResults) -> View:
         plural(seeds, "seed"),
     )
     if left_out.height:
-        sizes = {cell: int(some["value"][0]) for cell, some in data.by_cell(left_out)}
+        sizes = {cell: int(some["value"][0]) for cell, some in results.by_cell(left_out)}
         measured += say(
             " Not measured, for the size of their state: {}.",
             listed(f"{c} ({n} numbers)" for c, n in sizes.items()),
@@ -56,8 +56,8 @@ def view(data: StudyResults) -> View:
     )
     blocks: list[Any] = []
     if panels:
-        caption = Caption(shows, measured, _conclusion(data, rows))
-        blocks = [Figure("Fans after training", panels, caption), _table(data, rows)]
+        caption = Caption(shows, measured, _conclusion(results, rows))
+        blocks = [Figure("Fans after training", panels, caption), _table(results, rows)]
     return View(intro, blocks or [Note(measured)])
 
 
@@ -78,7 +78,7 @@ def _fan(rows: pl.DataFrame, moment: str) -> tuple[Array, Array]:
     return taus, values.reshape(some["seed"].n_unique(), len(taus), -1)
 
 
-def _panel(data: StudyResults, cell: str, rows: pl.DataFrame) -> Panel | None:
+def _panel(results: StudyResults, cell: str, rows: pl.DataFrame) -> Panel | None:
     taus, values = _fan(rows, MOMENTS[-1])
     if not taus.size:
         return None
@@ -90,7 +90,7 @@ def _panel(data: StudyResults, cell: str, rows: pl.DataFrame) -> Panel | None:
     ticks = [t for t in taus if math.log2(t) % 1 == 0][:: 2 if len(taus) > 6 else 1]
     panel = chart(
         series,
-        f"singular-{data.files[cell]}",
+        f"singular-{results.files[cell]}",
         title=label_of(cell),
         x=Axis("steps τ", "log", ticks=ticks, names=[f"{t:.0f}" for t in ticks]),
         y=Axis("singular value", "decades", limits),
@@ -100,10 +100,10 @@ def _panel(data: StudyResults, cell: str, rows: pl.DataFrame) -> Panel | None:
     return Panel(panel.name, panel.svg, panel.data, cell)
 
 
-def _conclusion(data: StudyResults, rows: pl.DataFrame) -> Text:
+def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
     last = float(str(rows["x"].max()))
     opened = {}
-    for cell, some in data.by_cell(rows):
+    for cell, some in results.by_cell(rows):
         condition = [v for v in _values(some, "log_condition", MOMENTS[-1], last) if not math.isnan(v)]
         if condition:
             opened[cell] = interval(condition).estimate / math.log(10)
@@ -112,7 +112,7 @@ def _conclusion(data: StudyResults, rows: pl.DataFrame) -> Text:
     narrow, wide = min(opened, key=lambda c: opened[c]), max(opened, key=lambda c: opened[c])
     shares = {
         cell: interval(_values(some, "isometry", MOMENTS[-1], last)).estimate
-        for cell, some in data.by_cell(rows)
+        for cell, some in results.by_cell(rows)
         if cell in opened
     }
     best = max(opened, key=lambda c: np.nan_to_num(shares[c], nan=-1.0))
@@ -136,10 +136,10 @@ def _condition(value: float) -> Text:
     return "∞: a direction is lost for good" if math.isinf(value) else decades(value)
 
 
-def _table(data: StudyResults, rows: pl.DataFrame) -> Table:
+def _table(results: StudyResults, rows: pl.DataFrame) -> Table:
     last = float(str(rows["x"].max()))
     lines: list[Sequence[Text]] = []
-    for cell, some in data.by_cell(rows):
+    for cell, some in results.by_cell(rows):
         for moment in MOMENTS:
             taus, values = _fan(some, moment)
             if not taus.size:

@@ -20,20 +20,20 @@ SOLVED = 0.5
 """A run succeeds where its loss is below this share of the blind baseline: it must have used its memory."""
 
 
-def view(data: StudyResults) -> View:
+def view(results: StudyResults) -> View:
     """One map per task, a table with intervals."""
-    rows = data.rows(NAME)
-    found = _rates(data, rows)
+    rows = results.rows(NAME)
+    found = _rates(results, rows)
     if not found:
         return View("", [Note("Not measured.", muted=True)])
-    sizes = data.sizes
+    sizes = results.sizes
     intro = say(
         "Each cell is trained from scratch on synthetic tasks. A run succeeds where its loss falls below {} of the "
         "<i>blind baseline</i>, the best that is possible without memory.",
         f"{SOLVED:.0%}".replace("%", "\u00a0%"),
     )
     names = list(dict.fromkeys(task for task, _, _ in found))
-    panels = [_panel(data, name, found) for name in names]
+    panels = [_panel(results, name, found) for name in names]
     left_out = [name for name in TASKS if name not in names]
     measured = say(
         "{} seeds, {} steps of Adam on fresh batches of {}, width {}; mean loss of the last {}. 95\u00a0% Wilson "
@@ -41,7 +41,7 @@ def view(data: StudyResults) -> View:
         sizes.success_seeds,
         sizes.success_steps,
         sizes.success_batch,
-        data.settings.get("hidden_size", "?"),
+        results.settings.get("hidden_size", "?"),
         min(LAST, sizes.success_steps),
     )
     if left_out:
@@ -49,7 +49,7 @@ def view(data: StudyResults) -> View:
             " Not trained under this profile: {} (<code>seqjax list</code>).", plural(len(left_out), "task")
         )
     trained = {cell for _, cell, _ in found}
-    idle = [cell for cell in data.cells if cell not in trained]
+    idle = [cell for cell in results.cells if cell not in trained]
     if idle:
         measured += say(" Cells not trained on tasks under this profile: {}.", listed(idle))
     for name, length, why in (
@@ -64,13 +64,13 @@ def view(data: StudyResults) -> View:
         measured,
         _conclusion(found),
     )
-    return View(intro, [Figure("Success", panels, caption), _table(data, found)])
+    return View(intro, [Figure("Success", panels, caption), _table(results, found)])
 
 
 Rates = dict[tuple[str, str, int], tuple[int, int, float]]
 
 
-def _rates(data: StudyResults, rows: pl.DataFrame) -> Rates:
+def _rates(results: StudyResults, rows: pl.DataFrame) -> Rates:
     """By task, cell and length: successes, seeds, and the median share of the baseline that is left."""
     found: Rates = {}
     wanted = rows.filter(pl.col("quantity").is_in(["final_loss", "baseline"]))
@@ -86,13 +86,13 @@ def _rates(data: StudyResults, rows: pl.DataFrame) -> Rates:
             len(shares),
             float(np.median(shares)),
         )
-    order = {cell: place for place, cell in enumerate(data.cells)}
+    order = {cell: place for place, cell in enumerate(results.cells)}
     return dict(sorted(found.items(), key=lambda item: (item[0][0], order[item[0][1]], item[0][2])))
 
 
-def _panel(data: StudyResults, task: str, found: Rates) -> Panel:
+def _panel(results: StudyResults, task: str, found: Rates) -> Panel:
     lengths = sorted({length for name, _, length in found if name == task})
-    cells = [cell for cell in data.cells if any((task, cell, length) in found for length in lengths)]
+    cells = [cell for cell in results.cells if any((task, cell, length) in found for length in lengths)]
     values = np.full((len(cells), len(lengths)), np.nan)
     texts = [["" for _ in lengths] for _ in cells]
     for i, cell in enumerate(cells):
@@ -130,7 +130,7 @@ def _conclusion(found: Rates) -> Text:
     return said + "This says what these few steps teach, not what a long training could."
 
 
-def _table(data: StudyResults, found: Rates) -> Table:
+def _table(results: StudyResults, found: Rates) -> Table:
     groups: dict[str, list[Sequence[Text]]] = {}
     for (task, cell, length), (won, of, share) in found.items():
         interval = wilson(won, of)

@@ -25,40 +25,40 @@ def _middle(values: Iterable[float | None]) -> float:
     return float(interquartile_mean(known)) if known else math.nan
 
 
-def _reach(data: StudyResults, cell: str) -> float:
-    length = max(data.lengths, default=0)
-    return _middle(data.scalars.ends("lag_90", cell, length, "last", "carry")[1])
+def _reach(results: StudyResults, cell: str) -> float:
+    length = max(results.lengths, default=0)
+    return _middle(results.scalars.ends("lag_90", cell, length, "last", "carry")[1])
 
 
-def _exponent(data: StudyResults, cell: str) -> float:
-    return _middle(data.rows("lyapunov", cell=cell, quantity="exponent", group=MOMENTS[-1], t=0)["value"])
+def _exponent(results: StudyResults, cell: str) -> float:
+    return _middle(results.rows("lyapunov", cell=cell, quantity="exponent", group=MOMENTS[-1], t=0)["value"])
 
 
-def _isometry(data: StudyResults, cell: str) -> float:
-    rows = data.rows("singular", cell=cell, quantity="isometry", group=MOMENTS[-1])
+def _isometry(results: StudyResults, cell: str) -> float:
+    rows = results.rows("singular", cell=cell, quantity="isometry", group=MOMENTS[-1])
     return _middle(rows.filter(pl.col("x") == rows["x"].max())["value"]) if rows.height else math.nan
 
 
-def _precision(data: StudyResults, cell: str) -> float:
-    rows = data.rows("precision", cell=cell, quantity="error", group="bfloat16")
+def _precision(results: StudyResults, cell: str) -> float:
+    rows = results.rows("precision", cell=cell, quantity="error", group="bfloat16")
     return _middle(rows.filter(pl.col("x") == rows["x"].max())["value"]) if rows.height else math.nan
 
 
-def _success(data: StudyResults, cell: str) -> float:
-    losses = data.rows("success", cell=cell, quantity="final_loss")
-    bases = data.rows("success", cell=cell, quantity="baseline").select("length", "group", base="value")
+def _success(results: StudyResults, cell: str) -> float:
+    losses = results.rows("success", cell=cell, quantity="final_loss")
+    bases = results.rows("success", cell=cell, quantity="baseline").select("length", "group", base="value")
     joined = losses.join(bases, on=["length", "group"])
     return float((joined["value"] < SOLVED * joined["base"]).mean()) if joined.height else math.nan  # type: ignore[arg-type]
 
 
-def _learning(data: StudyResults, cell: str) -> float:
-    length = max(data.lengths, default=0)
-    first, last = data.scalars.ends("held_out_loss", cell, length)
+def _learning(results: StudyResults, cell: str) -> float:
+    length = max(results.lengths, default=0)
+    first, last = results.scalars.ends("held_out_loss", cell, length)
     return _middle(b / a for a, b in zip(first, last, strict=False) if a)
 
 
-def _horizon(data: StudyResults) -> float:
-    return float(max(max(data.lengths, default=2) - 1, 1))
+def _horizon(results: StudyResults) -> float:
+    return float(max(max(results.lengths, default=2) - 1, 1))
 
 
 AXES: dict[str, tuple[Callable[[StudyResults, str], float], Callable[[float, StudyResults], float], str]] = {
@@ -84,15 +84,17 @@ AXES: dict[str, tuple[Callable[[StudyResults, str], float], Callable[[float, Stu
 """By name: the value by cell, its score of 0 to 1, and what the score is."""
 
 
-def view(data: StudyResults) -> View:
+def view(results: StudyResults) -> View:
     """The table of values and scores, and what to conclude from it."""
-    values = {name: {cell: axis[0](data, cell) for cell in data.cells} for name, axis in AXES.items()}
+    values = {name: {cell: axis[0](results, cell) for cell in results.cells} for name, axis in AXES.items()}
     known = [name for name, by_cell in values.items() if any(map(math.isfinite, by_cell.values()))]
     if len(known) < 3:
         return View(
             "", [Note("Too little has been measured for a summary: it needs three axes.", muted=True)]
         )
-    scores = np.array([[_score(name, values[name][cell], data) for name in known] for cell in data.cells])
+    scores = np.array(
+        [[_score(name, values[name][cell], results) for name in known] for cell in results.cells]
+    )
     meaning = Markup("; ").join(say("<b>{}</b> (", name) + say(AXES[name][2]) + ")" for name in known)
     intro = say(
         "Values with scores from 0 to 1 in brackets: {}. From the sections above, after training, at the greatest "
@@ -104,14 +106,14 @@ def view(data: StudyResults) -> View:
             say("<b>{}</b>", cell),
             *(_cell(values[name][cell], score) for name, score in zip(known, line, strict=True)),
         ]
-        for cell, line in zip(data.cells, scores, strict=True)
+        for cell, line in zip(results.cells, scores, strict=True)
     ]
     columns: list[tuple[Text, str]] = [("value (score)", ""), *((name, "number") for name in known)]
-    return View(intro, [Table("Summary", columns, [("", lines)]), Note(_conclusion(data, known, scores))])
+    return View(intro, [Table("Summary", columns, [("", lines)]), Note(_conclusion(results, known, scores))])
 
 
-def _score(name: str, value: float, data: StudyResults) -> float:
-    return min(max(0.0, AXES[name][1](value, data)), 1.0) if math.isfinite(value) else math.nan
+def _score(name: str, value: float, results: StudyResults) -> float:
+    return min(max(0.0, AXES[name][1](value, results)), 1.0) if math.isfinite(value) else math.nan
 
 
 def _cell(value: float, score: float) -> Text:
@@ -122,13 +124,13 @@ def _cell(value: float, score: float) -> Text:
     )
 
 
-def _conclusion(data: StudyResults, names: Sequence[str], scores: np.ndarray) -> Text:
-    if len(data.cells) < 2:
+def _conclusion(results: StudyResults, names: Sequence[str], scores: np.ndarray) -> Text:
+    if len(results.cells) < 2:
         return "One cell alone compares with nothing."
     said = []
     for place, name in enumerate(names):
         column = {
-            cell: score for cell, score in zip(data.cells, scores[:, place], strict=True) if score == score
+            cell: score for cell, score in zip(results.cells, scores[:, place], strict=True) if score == score
         }
         if len(column) < 2:
             continue
@@ -136,8 +138,8 @@ def _conclusion(data: StudyResults, names: Sequence[str], scores: np.ndarray) ->
         said.append(say("{}: {}", name, "all alike" if len(best) == len(column) else listed(best)))
     beaten = [
         cell
-        for i, cell in enumerate(data.cells)
-        if any(_beats(scores[j], scores[i]) for j in range(len(data.cells)) if j != i)
+        for i, cell in enumerate(results.cells)
+        if any(_beats(scores[j], scores[i]) for j in range(len(results.cells)) if j != i)
     ]
     text = say("Best by axis: {}. ", Markup("; ").join(said))
     if beaten:

@@ -15,9 +15,9 @@ from seqjax.report.text import percent, ten
 from seqjax.study.sections.training import LOSSES, MEASUREMENT, NAME
 
 
-def view(data: StudyResults) -> View:
+def view(results: StudyResults) -> View:
     """Heat maps by length, those of the mean loss behind a line that opens."""
-    last, mean = (_figures(data, loss) for loss in LOSSES)
+    last, mean = (_figures(results, loss) for loss in LOSSES)
     if not last:
         return View("", [Note("No profiles of the last loss have been measured yet.", muted=True)])
     intro = say(
@@ -37,15 +37,15 @@ def view(data: StudyResults) -> View:
     return View(intro, [*last, Fold("The same for the mean loss over all steps", [note, *mean])])
 
 
-def _figures(data: StudyResults, loss: str) -> list[Figure]:
-    return [_figure(data, loss, length, profiles) for length, profiles in data.profiles(loss).items()]
+def _figures(results: StudyResults, loss: str) -> list[Figure]:
+    return [_figure(results, loss, length, profiles) for length, profiles in results.profiles(loss).items()]
 
 
-def _figure(data: StudyResults, loss: str, length: int, profiles: list[Profile]) -> Figure:
+def _figure(results: StudyResults, loss: str, length: int, profiles: list[Profile]) -> Figure:
     means = {profile.cell: profile.middle for profile in profiles}
     pooled = np.concatenate([mean.ravel() for mean in means.values()])
     scale = limits(pooled, FLOOR, CEILING)
-    panels = [heat_map(p, scale, f"heat-{loss}-T{length}-{data.files[p.cell]}") for p in profiles]
+    panels = [heat_map(p, scale, f"heat-{loss}-T{length}-{results.files[p.cell]}") for p in profiles]
     bar = colour_bar(pooled, scale, f"scale-{loss}-T{length}")
     what = "at the last step alone" if loss == "last" else "averaged over all steps"
     shows = say("‖∂<i>L</i>/∂<i>h</i><sub>t</sub>‖ by step and training step for a loss {}. ", what)

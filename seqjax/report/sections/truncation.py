@@ -16,9 +16,9 @@ from seqjax.report.section import Section
 from seqjax.study.sections.truncation import MEASUREMENT, NAME
 
 
-def view(data: StudyResults) -> View:
+def view(results: StudyResults) -> View:
     """Bias and cosine against the window, and the windows that suffice."""
-    rows = data.rows(NAME)
+    rows = results.rows(NAME)
     if rows.is_empty():
         return View("", [Note("Not measured.", muted=True)])
     intro = say(
@@ -27,10 +27,10 @@ def view(data: StudyResults) -> View:
         "of the full gradient."
     )
     steps = int(float(str(rows["x"].max())))
-    panels = [_panel(data, rows, quantity, steps) for quantity in ("bias", "cosine")]
+    panels = [_panel(results, rows, quantity, steps) for quantity in ("bias", "cosine")]
     needed = {
         cell: some.filter(pl.col("quantity") == "window_10")["value"].to_list()
-        for cell, some in data.by_cell(rows)
+        for cell, some in results.by_cell(rows)
     }
     caption = Caption(
         say(
@@ -55,7 +55,7 @@ def view(data: StudyResults) -> View:
                 for q in ("window_10", "window_1")
             ),
         ]
-        for cell, some in data.by_cell(rows)
+        for cell, some in results.by_cell(rows)
     ]
     columns: list[tuple[Text, str]] = [
         ("cell", ""),
@@ -68,9 +68,9 @@ def view(data: StudyResults) -> View:
     )
 
 
-def _panel(data: StudyResults, rows: pl.DataFrame, quantity: str, steps: int) -> Panel:
+def _panel(results: StudyResults, rows: pl.DataFrame, quantity: str, steps: int) -> Panel:
     series = []
-    for cell, some in data.by_cell(rows.filter(pl.col("quantity") == quantity)):
+    for cell, some in results.by_cell(rows.filter(pl.col("quantity") == quantity)):
         seeds = {
             int(seed): found.sort("x")["value"].fill_null(math.nan).to_numpy()
             for (seed,), found in some.group_by("seed", maintain_order=True)  # type: ignore[misc]
@@ -81,7 +81,7 @@ def _panel(data: StudyResults, rows: pl.DataFrame, quantity: str, steps: int) ->
         lines = [middle(values), *band(values)]
         y, low, high = map(np.exp, lines) if quantity == "bias" else lines
         windows = np.arange(1, values.shape[1] + 1)
-        series.append(Series(cell, windows, y, data.places[cell], cell, low, high, seeds))
+        series.append(Series(cell, windows, y, results.places[cell], cell, low, high, seeds))
     # A window of all steps is exact but for rounding, which would take half of the axis.
     shown = [s.y[:-1] for s in series if np.isfinite(s.y[:-1]).any()]
     lowest = min(map(np.nanmin, shown), default=1e-3)

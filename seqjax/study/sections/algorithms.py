@@ -14,7 +14,7 @@ import numpy as np
 from seqjax import gradients
 from seqjax.base import Batch, Estimator
 from seqjax.ops.vectors import as_vector
-from seqjax.study.experiment import Lab
+from seqjax.study.experiment import Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.models import representatives
 from seqjax.study.presets import SIZES, Sizes
@@ -58,12 +58,12 @@ def work(settings: Settings, part: Part) -> float:
     return 1.5 * len(algorithms(sizes)) * len(sizes.algorithms_lengths)
 
 
-def measure(lab: Lab, part: Part) -> Iterable[Row]:
+def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     """Cosine and error against full backpropagation, bytes and seconds, by algorithm and length."""
-    sizes, cell = SIZES[lab.settings.profile], part.cell or ""
+    sizes, cell = SIZES[experiment.settings.profile], part.cell or ""
     longest = max(sizes.algorithms_lengths)
-    width = lab.settings.hidden_size if is_own(cell) else sizes.algorithms_width
-    small = lab.like(dataclasses.replace(lab.settings, hidden_size=width, batch=BATCH))
+    width = experiment.settings.hidden_size if is_own(cell) else sizes.algorithms_width
+    small = experiment.like(dataclasses.replace(experiment.settings, hidden_size=width, batch=BATCH))
     inner = small.inner(cell, longest, 0, batch=BATCH)
     for length in sizes.algorithms_lengths:
         xs = inner.xs[:length]
@@ -84,7 +84,7 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
             yield row("draws", len(draws), **at)
             yield row("bytes", size, **at)
             yield row("seconds", seconds, **at)
-            lab.advance(1.5)
+            experiment.advance(1.5)
 
 
 def _estimate(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from seqjax.probes import calibration
-from seqjax.study.experiment import Lab
+from seqjax.study.experiment import Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.presets import SIZES
 from seqjax.study.settings import Settings
@@ -25,14 +25,14 @@ def work(settings: Settings, part: Part) -> float:
     return SIZES[settings.profile].calibration_seconds
 
 
-def measure(lab: Lab, part: Part) -> Iterable[Row]:
+def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     """Every closed form in float64; the smoke preset takes a few."""
-    sizes, told = SIZES[lab.settings.profile], 0.0
+    sizes, told = SIZES[experiment.settings.profile], 0.0
 
     def progress(done: int, count: int, what: str) -> None:
         nonlocal told
         now = sizes.calibration_seconds * done / max(count, 1)
-        lab.advance(now - told)
+        experiment.advance(now - told)
         told = now
 
     only = [each for each in sizes.calibration_ids if each in calibration.IDS] or None

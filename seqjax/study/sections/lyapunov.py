@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from seqjax.probes import bind, lyapunov_spectrum
-from seqjax.study.experiment import MOMENTS, Inner, Lab
+from seqjax.study.experiment import MOMENTS, Experiment, Inner
 from seqjax.study.measurement import Measurement
 from seqjax.study.presets import SIZES
 from seqjax.study.settings import Settings
@@ -32,23 +32,25 @@ def work(settings: Settings, part: Part) -> float:
     return (4.0 if part.seed == 0 else 0.0) + 2 * (part.length or 0) * tangents**2 * 1e-7
 
 
-def measure(lab: Lab, part: Part) -> Iterable[Row]:
+def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     """Exponents of the recurrent layer on one sequence of the data, before and after training."""
     cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
     warm_up = length // 8
     for place, moment in enumerate(MOMENTS):
-        inner = lab.inner(cell, length, seed, moment, batch=1)
+        inner = experiment.inner(cell, length, seed, moment, batch=1)
         size = state_size(inner)
-        k = size if size <= SIZES[lab.settings.profile].lyapunov_whole else LARGEST
+        k = size if size <= SIZES[experiment.settings.profile].lyapunov_whole else LARGEST
 
         def spectrum(params: Any, xs: Any) -> Any:
             step = bind(inner.layer, params)  # noqa: B023
             whole = k == size  # noqa: B023
             return lyapunov_spectrum(step, None, xs, k=k, warm_up=warm_up, log_determinant=whole)  # noqa: B023
 
-        run = lab.keep((NAME, cell), lambda: lab.jit(spectrum, 2 * lab.settings.seeds * length))  # noqa: B023
+        run = experiment.keep(
+            (NAME, cell), lambda: experiment.jit(spectrum, 2 * experiment.settings.seeds * length)
+        )
         found = jax.tree.map(lambda a: np.asarray(a)[0], run(inner.params, inner.xs))
-        at: dict[str, Any] = {"training_step": place * lab.settings.training_steps, "group": moment}
+        at: dict[str, Any] = {"training_step": place * experiment.settings.training_steps, "group": moment}
         for i in range(k):
             yield row("exponent", found.exponents[i], **at, t=i)
             yield row("exponent_low", found.low[i], **at, t=i)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.probes import precision_error
-from seqjax.study.experiment import MOMENTS, Lab
+from seqjax.study.experiment import MOMENTS, Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.models import representatives
 from seqjax.study.presets import SIZES
@@ -32,10 +32,12 @@ def work(settings: Settings, part: Part) -> float:
     return 1.2 * len(sizes.precision_lengths) * (1 + len(sizes.precision_dtypes))
 
 
-def measure(lab: Lab, part: Part) -> Iterable[Row]:
+def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     """The error of the gradient by the params of the recurrent layer after training, for a loss of its last output."""
-    cell, longest, sizes = part.cell or "", part.length or 0, SIZES[lab.settings.profile]
-    inner = lab.inner(cell, longest, part.seed or 0, MOMENTS[-1], batch=min(4, lab.settings.batch))
+    cell, longest, sizes = part.cell or "", part.length or 0, SIZES[experiment.settings.profile]
+    inner = experiment.inner(
+        cell, longest, part.seed or 0, MOMENTS[-1], batch=min(4, experiment.settings.batch)
+    )
     lengths = sorted({min(length, longest) for length in sizes.precision_lengths})
     with jax.enable_x64(True):
         params, xs = jax.tree.map(_double, (inner.params, inner.xs))

@@ -20,7 +20,7 @@ from seqjax.probes.scaling import (
     memory_scaling,
     time_scaling,
 )
-from seqjax.study.experiment import Lab
+from seqjax.study.experiment import Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.models import recurrent_layer, representatives
 from seqjax.study.presets import SIZES, Sizes
@@ -44,9 +44,9 @@ def work(settings: Settings, part: Part) -> float:
     return 2.0 * len(sizes.scaling_lengths) * len(_methods(part.cell or "", sizes)) * 0.8
 
 
-def measure(lab: Lab, part: Part) -> Iterable[Row]:
+def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     """Bytes, operations and seconds of one gradient of a loss at the end, by method and length."""
-    cell, settings = part.cell or "", lab.settings
+    cell, settings = part.cell or "", experiment.settings
     sizes = SIZES[settings.profile]
     methods, lengths = _methods(cell, sizes), sizes.scaling_lengths
     x = jax.ShapeDtypeStruct((settings.batch, settings.hidden_size), jnp.dtype(settings.dtype))

@@ -19,7 +19,7 @@ from seqjax.probes import (
     gradient_noise_scale,
     per_example_gradients,
 )
-from seqjax.study.experiment import MOMENTS, Lab
+from seqjax.study.experiment import MOMENTS, Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.models import representatives
 from seqjax.study.presets import SIZES
@@ -42,17 +42,17 @@ def work(settings: Settings, part: Part) -> float:
     return 5.0
 
 
-def measure(lab: Lab, part: Part) -> Iterable[Row]:
+def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     """Decays and gates along the data, signal to noise across examples; clipping was recorded in training."""
     cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
-    examples = SIZES[lab.settings.profile].signal_examples
-    more = lab.like(dataclasses.replace(lab.settings, batch=examples))
+    examples = SIZES[experiment.settings.profile].signal_examples
+    more = experiment.like(dataclasses.replace(experiment.settings, batch=examples))
     for place, moment in enumerate(MOMENTS):
-        at: dict[str, Any] = {"training_step": place * lab.settings.training_steps, "group": moment}
-        params = lab.params(cell, length, seed, moment)
+        at: dict[str, Any] = {"training_step": place * experiment.settings.training_steps, "group": moment}
+        params = experiment.params(cell, length, seed, moment)
         inner = more.inner_of(cell, length, params)
-        yield from _gates(cell, lab, inner, at)
-    source, model = more.source(length), lab.model(cell, length)
+        yield from _gates(cell, experiment, inner, at)
+    source, model = more.source(length), experiment.model(cell, length)
     xs, targets = source.probe[:2]
     loss = last_step(source.task.loss)
 
@@ -64,7 +64,9 @@ def measure(lab: Lab, part: Part) -> Iterable[Row]:
             gradients
         )
 
-    ratios, scale = jax.device_get(lab.jit(noise, length)(lab.params(cell, length, seed, MOMENTS[-1])))
+    ratios, scale = jax.device_get(
+        experiment.jit(noise, length)(experiment.params(cell, length, seed, MOMENTS[-1]))
+    )
     # Of several leaves of a carry (c and h) the one that tells most.
     best = np.nanmax(np.where(np.isfinite(ratios), ratios, np.nan), axis=0) if ratios else np.zeros(0)
     for t, value in enumerate(best):
@@ -77,14 +79,14 @@ def _is_ratio(node: Any) -> bool:
     return hasattr(node, "ratio")
 
 
-def _gates(cell: str, lab: Lab, inner: Any, at: dict[str, Any]) -> Iterable[Row]:
-    recurrent = None if is_own(cell) else REGISTRY[cell].make(lab.settings.hidden_size)
+def _gates(cell: str, experiment: Experiment, inner: Any, at: dict[str, Any]) -> Iterable[Row]:
+    recurrent = None if is_own(cell) else REGISTRY[cell].make(experiment.settings.hidden_size)
     if recurrent is None or not isinstance(recurrent.recurrence, Gated | Diagonal | Matrix):
         yield row("not_measured", 0, **at, note="its gates cannot be told apart")
         return
-    run = lab.keep(
+    run = experiment.keep(
         (NAME, cell),
-        lambda: lab.jit(
+        lambda: experiment.jit(
             lambda p, xs: gate_statistics(recurrent, p, None, xs, quantiles=LEVELS), 2 * len(inner.xs)
         ),
     )

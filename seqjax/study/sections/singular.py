@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from seqjax.probes import bind, singular_values
-from seqjax.study.experiment import MOMENTS, Lab
+from seqjax.study.experiment import MOMENTS, Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.presets import SIZES
 from seqjax.study.sections.lyapunov import state_size
@@ -31,26 +31,26 @@ def work(settings: Settings, part: Part) -> float:
     return (4.0 if part.seed == 0 else 0.0) + 2 * steps * (2 * settings.hidden_size) ** 3 * 2e-9
 
 
-def measure(lab: Lab, part: Part) -> Iterable[Row]:
+def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     """Log singular values of the product of the first tau Jacobians, before and after training."""
     cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
-    sizes = SIZES[lab.settings.profile]
+    sizes = SIZES[experiment.settings.profile]
     steps = min(length, sizes.singular_steps)
     for place, moment in enumerate(MOMENTS):
-        inner = lab.inner(cell, length, seed, moment, batch=1)
+        inner = experiment.inner(cell, length, seed, moment, batch=1)
         size = state_size(inner)
         if size > sizes.singular_state:
             yield row("not_measured", size, group=moment)
             continue
-        run = lab.keep(
+        run = experiment.keep(
             (NAME, cell),
-            lambda: lab.jit(
+            lambda: experiment.jit(
                 lambda p, xs: singular_values(bind(inner.layer, p), None, xs),  # noqa: B023
-                2 * lab.settings.seeds * steps,
+                2 * experiment.settings.seeds * steps,
             ),
         )
         fan = jax.tree.map(np.asarray, run(inner.params, inner.xs[:steps]))
-        at: dict[str, Any] = {"training_step": place * lab.settings.training_steps, "group": moment}
+        at: dict[str, Any] = {"training_step": place * experiment.settings.training_steps, "group": moment}
         for i, tau in enumerate(fan.taus):
             for j, value in enumerate(fan.log_values[i, 0]):
                 yield row("log_singular_value", value, **at, x=float(tau), t=j)

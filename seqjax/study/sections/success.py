@@ -13,7 +13,7 @@ import optax
 from seqjax.base import Batch
 from seqjax.gradients import objective
 from seqjax.methods import NAMED
-from seqjax.study.experiment import Lab
+from seqjax.study.experiment import Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.models import make_model, representatives
 from seqjax.study.presets import SIZES, Sizes
@@ -46,28 +46,28 @@ def work(settings: Settings, part: Part) -> float:
     return len(tasks(settings)) * (2.5 * first + sizes.success_steps * max(sizes.success_lengths) * 1e-4)
 
 
-def measure(lab: Lab, part: Part) -> Iterable[Row]:
+def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     """The loss of every seed over the last steps of its training, and the baseline, by task."""
-    sizes, length = SIZES[lab.settings.profile], part.length or 0
-    for name in tasks(lab.settings):
+    sizes, cell, length = SIZES[experiment.settings.profile], part.cell or "", part.length or 0
+    for name in tasks(experiment.settings):
         try:
             task = TASKS[name](length)
         except ValueError as error:  # too short for this task
             yield row("not_measured", 0, group=name, note=str(error))
             continue
-        step = lab.keep(("learn", part.cell, name), lambda: _step(lab, part.cell or "", task, sizes))  # noqa: B023
-        losses = _learn(step, lab.settings, part.cell or "", task, sizes)
+        step = experiment.keep(("learn", cell, name), lambda: _step(experiment, cell, task, sizes))  # noqa: B023
+        losses = _learn(step, experiment.settings, cell, task, sizes)
         for seed, loss in enumerate(losses):
             yield row("final_loss", loss, group=name, seed=seed, training_step=sizes.success_steps)
         yield row("baseline", task.baseline, group=name)
 
 
-def _step(lab: Lab, cell: str, task: Task, sizes: Sizes) -> Callable:
+def _step(experiment: Experiment, cell: str, task: Task, sizes: Sizes) -> Callable:
     """One step of every seed: ``(params, optimizer state, batch) -> (params, optimizer state, loss)``, leaves [S, ...].
 
     All lengths share it: shorter sequences are padded in front, where nothing has happened yet.
     """
-    model, optimizer = _model(lab.settings, cell, task), _optimizer(lab.settings)
+    model, optimizer = _model(experiment.settings, cell, task), _optimizer(experiment.settings)
     evaluate = objective(model, task.objective)
 
     def one(params: Any, state: Any, batch: Batch) -> Any:
@@ -79,7 +79,7 @@ def _step(lab: Lab, cell: str, task: Task, sizes: Sizes) -> Callable:
         updates, state = optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, value
 
-    return lab.jit(jax.vmap(one), sizes.success_steps * max(sizes.success_lengths))
+    return experiment.jit(jax.vmap(one), sizes.success_steps * max(sizes.success_lengths))
 
 
 def _learn(step: Callable, settings: Settings, cell: str, task: Task, sizes: Sizes) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.probes import fit_decay, gradient_profile, total_log_norm
-from seqjax.study.experiment import Lab
+from seqjax.study.experiment import Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.settings import Settings
 from seqjax.study.store import Part, Row, row
@@ -34,28 +34,28 @@ def work(settings: Settings, part: Part) -> float:
     return (5 if part.seed == 0 else 0) + steps * _seconds(settings, part)
 
 
-def measure(lab: Lab, part: Part) -> Iterable[Row]:
+def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     """The losses of one training, and at its snapshots the profiles of both losses."""
     cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
-    settings, run = lab.settings, lab.run(cell, length)
+    settings, run = experiment.settings, experiment.run(cell, length)
     snapshots = settings.snapshots()
     steps = settings.seeds * len(snapshots) * length
-    make = lambda: lab.jit(lambda params: _profiles(run, params), steps)  # noqa: E731
-    profiles = lab.keep(("profiles", cell, length), make)
+    make = lambda: experiment.jit(lambda params: _profiles(run, params), steps)  # noqa: E731
+    profiles = experiment.keep(("profiles", cell, length), make)
     second = _seconds(settings, part)
-    for step, params, loss, gradient_norm in lab.train(cell, length, seed):
+    for step, params, loss, gradient_norm in experiment.train(cell, length, seed):
         if step in snapshots:
             found = jax.device_get(profiles(params))
             yield from _snapshot(step, found)
             if step in (0, settings.training_steps):
                 yield from _sequences(step, found["last"])
-            lab.advance(4 * second)
+            experiment.advance(4 * second)
         if step in (0, settings.training_steps):
             yield row("held_out_loss", run.held_out_loss(params), training_step=step)
         if loss is not None:
             yield row("train_loss", loss, training_step=step)
             yield row("gradient_norm", gradient_norm, training_step=step)
-            lab.advance(second)
+            experiment.advance(second)
 
 
 def _seconds(settings: Settings, part: Part) -> float:

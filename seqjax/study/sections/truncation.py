@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.probes import bind, truncation_bias
-from seqjax.study.experiment import MOMENTS, Lab
+from seqjax.study.experiment import MOMENTS, Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.presets import SIZES
 from seqjax.study.settings import Settings
@@ -30,16 +30,18 @@ def work(settings: Settings, part: Part) -> float:
     return (2.5 if part.seed == 0 else 0.0) + steps**2 * 1e-4
 
 
-def measure(lab: Lab, part: Part) -> Iterable[Row]:
+def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     """Bias and cosine of the gradient truncated after K steps, for every K, after training."""
     cell, length = part.cell or "", part.length or 0
-    steps = min(length, SIZES[lab.settings.profile].truncation_steps)
-    inner = lab.inner(cell, length, part.seed or 0, MOMENTS[-1], batch=min(4, lab.settings.batch))
-    run = lab.keep(
+    steps = min(length, SIZES[experiment.settings.profile].truncation_steps)
+    inner = experiment.inner(
+        cell, length, part.seed or 0, MOMENTS[-1], batch=min(4, experiment.settings.batch)
+    )
+    run = experiment.keep(
         (NAME, cell),
-        lambda: lab.jit(
+        lambda: experiment.jit(
             lambda p, xs: truncation_bias(bind(inner.layer, p), None, xs, _loss, None),
-            lab.settings.seeds * steps,
+            experiment.settings.seeds * steps,
         ),
     )
     found = jax.tree.map(np.asarray, run(inner.params, inner.xs[:steps]))
