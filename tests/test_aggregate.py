@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from seqjax.report.aggregate import BAND_POINTS, band, interval, middle, spread, spread_of_decades
+from seqjax.report.aggregate import BAND_POINTS, band, interval, iqm, spread, spread_of_decades
 from seqjax.statistics import bootstrap, interquartile_mean
 
 
@@ -20,7 +20,7 @@ def test_the_middle_is_the_interquartile_mean_of_the_seeds_that_have_a_number():
         known = known[~np.isnan(known)]
         if known.size:
             expected[place] = interquartile_mean(known)
-    np.testing.assert_allclose(middle(values), expected)
+    np.testing.assert_allclose(iqm(values), expected)
     assert np.isnan(expected).sum() == 1 and np.isfinite(expected[0, 2])
 
 
@@ -30,7 +30,7 @@ def test_a_band_is_the_bootstrap_interval_of_every_point():
     for point in range(3):
         expected = bootstrap([values[:, point]])
         np.testing.assert_allclose([low[point], high[point]], expected[1:], atol=0.15)
-        assert low[point] < middle(values)[point] < high[point]
+        assert low[point] < iqm(values)[point] < high[point]
     # The two seeds of one point give their own range; a single seed tells nothing.
     values[2:, 0] = values[1:, 1] = math.nan
     low, high = band(values)

@@ -12,8 +12,8 @@ from seqjax.checks import check_one_of
 from seqjax.layers import recurrent
 
 CONTRACT = (
-    "build() -> (params, step) or (params, step, carry), with step(params, carry, x) -> (carry, y) "
-    "for one example at one time step; or build() -> a seqjax.Layer"
+    "build() -> (params, step) or (params, step, carry), with step(params, carry, x) -> (carry, y) for one example at "
+    "one time step; or build() -> a seqjax.Layer"
 )
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 

@@ -19,14 +19,14 @@ BAND_RESAMPLES, BAND_POINTS = 1000, 161
 """A band is an interval at each of so many points, and straight between them."""
 
 
-def middle(values: Array) -> Array:
+def iqm(values: Array) -> Array:
     """Interquartile means over seeds ``[S, ...] -> [...]``; NaN is left out, and stands where no seed has a number.
 
     Quantities that span decades are given as logarithms.
 
     Example:
         >>> import numpy as np
-        >>> middle(np.array([[1.0, 2.0], [3.0, np.nan], [5.0, np.nan]]))
+        >>> iqm(np.array([[1.0, 2.0], [3.0, np.nan], [5.0, np.nan]]))
         array([3., 2.])
     """
     flat = values.reshape(len(values), -1)

@@ -32,7 +32,7 @@ _MOST_COLUMNS, _MOST_POINTS, _MOST_ROW_LABELS = 1024, 100, 10
 def heat_map(profile: Profile, scale: tuple[int, int], name: str) -> Panel:
     """Draw one cell's norms by step (across) and training step (upwards, one row per snapshot)."""
     columns = thin(profile.length, _MOST_COLUMNS)
-    middle = profile.middle
+    middle = profile.iqm
     values = middle[:, columns]
     rows = len(profile.steps)
     with style():

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 
-from seqjax.report.aggregate import Array, middle
+from seqjax.report.aggregate import Array, iqm
 from seqjax.report.content import listed, say
 from seqjax.report.text import file_name
 from seqjax.study.presets import SIZES, Sizes
@@ -31,15 +31,15 @@ class Profile:
     seeds: tuple[int, ...] = ()
 
     @cached_property
-    def middle(self) -> Array:
+    def iqm(self) -> Array:
         """Interquartile means over seeds in the log domain, by snapshot and step; masked seeds are left out."""
-        return middle(self.values)
+        return iqm(self.values)
 
     def fall(self, place: int) -> float:
         """Decades from the last step's norm to the first's, at the first (0) or last (1) of several snapshots."""
         if place and len(self.steps) < 2:
             return math.nan
-        first, last = self.middle[-place, [0, -1]].tolist()
+        first, last = self.iqm[-place, [0, -1]].tolist()
         return math.nan if math.isinf(last) else first - last
 
 

@@ -25,9 +25,8 @@ _PATTERNS = {
 }
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _STANDALONE = (
-    "svg{color:#1d2126;background:#fff;--ground:#fff;--grid:#dde0e4}"
-    "@media (prefers-color-scheme:dark){"
-    "svg{color:#e4e6e8;background:#14171a;--ground:#14171a;--grid:#353c43}}"
+    "svg{color:#1d2126;background:#fff;--ground:#fff;--grid:#dde0e4}@media "
+    "(prefers-color-scheme:dark){svg{color:#e4e6e8;background:#14171a;--ground:#14171a;--grid:#353c43}}"
 )
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 

@@ -40,11 +40,9 @@ def view(results: StudyResults) -> View:
         return View("", [Note("Not measured.", muted=True)])
     names = list(rows["group"].unique(maintain_order=True))
     intro = say(
-        "Backpropagation keeps every step; other algorithms keep less and pay with time, bias or noise. Each "
-        "is held against "
-        "the exact gradient of the same loss. Nearer to the lower left corner is better; no point of the "
-        "thin line is beaten "
-        "in both respects."
+        "Backpropagation keeps every step; other algorithms keep less and pay with time, bias or noise. Each is held "
+        "against the exact gradient of the same loss. Nearer to the lower left corner is better; no point of the thin "
+        "line is beaten in both respects."
     )
     longest = rows["x"].max()
     panels = [
@@ -53,9 +51,8 @@ def view(results: StudyResults) -> View:
         for cost in ("bytes", "seconds")
     ]
     measured = say(
-        "The recurrent layer alone at initialisation, width {}, {} sequences of the data, squared error of "
-        "the next input; "
-        "bytes: state and temporary memory of the compiled update; seconds: median of {}. Random algorithms: "
+        "The recurrent layer alone at initialisation, width {}, {} sequences of the data, squared error of the next "
+        "input; bytes: state and temporary memory of the compiled update; seconds: median of {}. Random algorithms: "
         "interquartile means over {} draws (of the logarithm for errors), in the table with 95\u00a0% intervals.",
         results.sizes.algorithms_width,
         BATCH,
@@ -64,8 +61,8 @@ def view(results: StudyResults) -> View:
     )
     measured += results.left_out(rows)
     shows = say(
-        "Relative error of the gradient against memory and against time at T = {}; errors below "
-        "10<sup>−8</sup> are drawn there.",
+        "Relative error of the gradient against memory and against time at T = {}; errors below 10<sup>−8</sup> are "
+        "drawn there.",
         int(float(str(longest))),
     )
     caption = Caption(shows, measured, _conclusion(results, rows.filter(pl.col("x") == longest), names))

@@ -51,9 +51,7 @@ def view(results: StudyResults) -> View:
     intro = say(
         "The same norms for the last loss against the lag, on a logarithmic axis: exponential decay is straight, a "
         "power law bends. Lines are interquartile means over seeds of the logarithm, bands their 95\u00a0% bootstrap "
-        "intervals. A line that breaks off has reached "
-        "exactly zero "
-        "or a masked step."
+        "intervals. A line that breaks off has reached exactly zero or a masked step."
     )
     return View(intro, blocks)
 
@@ -111,7 +109,7 @@ def _panel(
             Series(
                 profile.cell,
                 points,
-                profile.middle[snapshot, order],
+                profile.iqm[snapshot, order],
                 results.places[profile.cell],
                 profile.cell,
                 *band(values),
@@ -200,7 +198,7 @@ def _fits(results: StudyResults, length: int, profiles: Sequence[Profile]) -> Fi
 
 def _both(profile: Profile) -> tuple[Any, Array, Array]:
     """The fits of the middle profile at the last snapshot, and the two lines in decades."""
-    y = profile.middle[-1, ::-1] * math.log(10)
+    y = profile.iqm[-1, ::-1] * math.log(10)
     decay, lags = fit_decay(y), np.arange(profile.length)
     finite = np.isfinite(y)
     lines = []
@@ -213,7 +211,7 @@ def _both(profile: Profile) -> tuple[Any, Array, Array]:
 def _fit_panel(
     results: StudyResults, profile: Profile, decay: Any, exponential: Array, power: Array
 ) -> Panel:
-    y, lags = profile.middle[-1, ::-1], np.arange(profile.length)
+    y, lags = profile.iqm[-1, ::-1], np.arange(profile.length)
     shown = np.unique(np.linspace(0, profile.length - 1, min(profile.length, 40)).round().astype(int))
     series = [
         Series("measured", lags[shown], y[shown], 0, profile.cell, marks="points"),

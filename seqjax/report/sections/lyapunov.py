@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from seqjax.report.aggregate import interval, middle, spread
+from seqjax.report.aggregate import interval, iqm, spread
 from seqjax.report.charts import Axis, Series, chart
 from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, listed, say
 from seqjax.report.drawing import label_of, zero_line
@@ -25,23 +25,19 @@ def view(results: StudyResults) -> View:
     if rows.is_empty():
         return View("", [Note("Not measured.", muted=True)])
     intro = say(
-        "The exponents λ<sub>i</sub> say by how many nats per step small differences along each direction of "
-        "the state "
-        "grow (above 0) or shrink (below 0) on average. Exponents near 0 carry gradients over long times; a "
-        "largest one "
-        "above 0 means chaos and exploding gradients."
+        "The exponents λ<sub>i</sub> say by how many nats per step small differences along each direction of the state "
+        "grow (above 0) or shrink (below 0) on average. Exponents near 0 carry gradients over long times; a largest "
+        "one above 0 means chaos and exploding gradients."
     )
     panels = [_panel(results, cell, some) for cell, some in results.by_cell(rows)]
     length = int(rows["length"][0])
     caption = Caption(
-        "All exponents from the largest down, at initialisation and after training; bars are 95\u00a0% "
-        "intervals within a run. Where a "
-        "cell's state is large, its largest only.",
+        "All exponents from the largest down, at initialisation and after training; bars are 95\u00a0% intervals "
+        "within a run. Where a cell's state is large, its largest only.",
         say(
-            "The recurrent layer alone, on a sequence of the data of T = {}, the first eighth as warm-up; "
-            "tangents kept "
-            "apart by QR at every step, growth in the log domain. Intervals by the means of 20 blocks; of points and "
-            "of ends of intervals the interquartile mean over {}.",
+            "The recurrent layer alone, on a sequence of the data of T = {}, the first eighth as warm-up; tangents "
+            "kept apart by QR at every step, growth in the log domain. Intervals by the means of 20 blocks; of points "
+            "and of ends of intervals the interquartile mean over {}.",
             length,
             plural(rows["seed"].n_unique(), "seed"),
         ),
@@ -61,7 +57,7 @@ def _middle(rows: pl.DataFrame, quantity: str, moment: str) -> Array:
     some = rows.filter((pl.col("quantity") == quantity) & (pl.col("group") == moment)).sort("seed", "t")
     if some.is_empty():
         return np.zeros(0)
-    return middle(some["value"].fill_null(math.nan).to_numpy().reshape(some["seed"].n_unique(), -1))
+    return iqm(some["value"].fill_null(math.nan).to_numpy().reshape(some["seed"].n_unique(), -1))
 
 
 def _panel(results: StudyResults, cell: str, rows: pl.DataFrame) -> Panel:
@@ -118,8 +114,8 @@ def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
     if gaps:
         text += (
             say(
-                "The sums of whole spectra equal the mean log|det J| within {}, as they must (relatively, "
-                "where it is above 1).",
+                "The sums of whole spectra equal the mean log|det J| within {}, as they must (relatively, where it is "
+                "above 1).",
                 number(max(gaps), 2),
             )
             if max(gaps) < 1e-3

@@ -25,15 +25,13 @@ def view(results: StudyResults) -> View:
     dtypes = list(rows["group"].unique(maintain_order=True))
     reach = listed(say("{}: {} steps", d, number(longest_time_constant(d), 4)) for d in dtypes)
     intro = say(
-        "How far the gradient in a narrow dtype lies from that in float64, relative to its norm: 1 means "
-        "that nothing of it "
-        "is right. Longest time constant that a decay in each dtype can express: {}.",
+        "How far the gradient in a narrow dtype lies from that in float64, relative to its norm: 1 means that nothing "
+        "of it is right. Longest time constant that a decay in each dtype can express: {}.",
         reach,
     )
     panels = [_panel(results, rows, dtype) for dtype in dtypes]
     caption = Caption(
-        "Relative error of the gradient by the parameters against the length T, one line per cell, a panel "
-        "per dtype.",
+        "Relative error of the gradient by the parameters against the length T, one line per cell, a panel per dtype.",
         say(
             "The recurrent layer after training, on the data, for the mean square of its last output; reference: the "
             "same loop in float64. Seed 0."

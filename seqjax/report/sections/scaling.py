@@ -35,9 +35,8 @@ def view(results: StudyResults) -> View:
         if (panel := _panel(results, rows, quantity, method))
     ]
     measured = say(
-        "Bytes: the compiler's own account, free of noise. Seconds: medians over rounds in which the methods "
-        "take turns. "
-        "Operations in the table: the program's equations, with loops multiplied out."
+        "Bytes: the compiler's own account, free of noise. Seconds: medians over rounds in which the methods take "
+        "turns. Operations in the table: the program's equations, with loops multiplied out."
     )
     measured += results.left_out(rows)
     caption = Caption(

@@ -32,11 +32,9 @@ def view(results: StudyResults) -> View:
     if rows.is_empty():
         return View("", [Note("Not measured.", muted=True)])
     intro = say(
-        "A gate near 1 keeps, near 0 forgets; a decay f per step has the time constant −1/ln f. Signal to "
-        "noise compares the "
-        "mean of the examples' gradients with their scatter: where it falls below zero in the estimate, no "
-        "batch of this size "
-        "can tell a direction."
+        "A gate near 1 keeps, near 0 forgets; a decay f per step has the time constant −1/ln f. Signal to noise "
+        "compares the mean of the examples' gradients with their scatter: where it falls below zero in the estimate, "
+        "no batch of this size can tell a direction."
     )
     figure = _noise(results, rows)
     nothing = Note(
@@ -105,8 +103,8 @@ def _noise(results: StudyResults, rows: pl.DataFrame) -> Figure | None:
             "Elsewhere the examples disagree about the direction, even where gradients have not vanished."
         )
     caption = Caption(
-        "The squared mean over the trace of the covariance, across examples, of the gradient by the state, "
-        "against the lag.",
+        "The squared mean over the trace of the covariance, across examples, of the gradient by the state, against the "
+        "lag.",
         say(
             "{} sequences of the data, loss at the last step, seed 0; of the parts of a carry (c and h) the greater "
             "ratio. Unbiased estimates, which may be negative; lines break off below {}.",

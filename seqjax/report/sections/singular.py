@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from seqjax.report.aggregate import band, interval, middle, spread, spread_of_decades
+from seqjax.report.aggregate import band, interval, iqm, spread, spread_of_decades
 from seqjax.report.charts import Axis, Series, chart, decade_limits
 from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, listed, say
 from seqjax.report.drawing import label_of
@@ -28,20 +28,17 @@ def view(results: StudyResults) -> View:
     if rows.is_empty():
         return View("", [Note("Not measured.", muted=True)])
     intro = say(
-        "The Jacobian of τ steps, <i>M</i> = <i>J</i><sub>τ</sub> ⋯ <i>J</i><sub>1</sub>, scales each "
-        "direction of the state by one of its singular values "
-        "σ. If all stay near 1 (<i>dynamical isometry</i>) gradients pass unharmed; if the fan opens, few "
-        "directions carry "
-        "everything."
+        "The Jacobian of τ steps, <i>M</i> = <i>J</i><sub>τ</sub> ⋯ <i>J</i><sub>1</sub>, scales each direction of the "
+        "state by one of its singular values σ. If all stay near 1 (<i>dynamical isometry</i>) gradients pass "
+        "unharmed; if the fan opens, few directions carry everything."
     )
     seeds = rows["seed"].n_unique()
     panels = [panel for cell, some in results.by_cell(rows) if (panel := _panel(results, cell, some))]
     left_out = rows.filter(pl.col("quantity") == "not_measured")
     measured = say(
-        "The recurrent layer on the first steps of a sequence of the data, after training; the product of "
-        "Jacobians is kept "
-        "graded, so that the smallest values are as accurate as the largest. Interquartile mean of the "
-        "logarithm over {}, with its 95\u00a0% bootstrap interval.",
+        "The recurrent layer on the first steps of a sequence of the data, after training; the product of Jacobians is "
+        "kept graded, so that the smallest values are as accurate as the largest. Interquartile mean of the logarithm "
+        "over {}, with its 95\u00a0% bootstrap interval.",
         plural(seeds, "seed"),
     )
     if left_out.height:
@@ -51,8 +48,8 @@ def view(results: StudyResults) -> View:
             listed(f"{c} ({n} numbers)" for c, n in sizes.items()),
         )
     shows = (
-        "The largest and smallest singular value and the quartiles between them against the number of steps τ, a "
-        "panel per cell."
+        "The largest and smallest singular value and the quartiles between them against the number of steps τ, a panel "
+        "per cell."
     )
     blocks: list[Any] = []
     if panels:
@@ -85,7 +82,7 @@ def _panel(results: StudyResults, cell: str, rows: pl.DataFrame) -> Panel | None
     last, series = values.shape[2] - 1, []
     for place, (name, share) in enumerate(SHARES.items()):
         some = values[:, :, round(share * last)]
-        series.append(Series(name, taus, middle(some), place, None, *band(some), marks="both"))
+        series.append(Series(name, taus, iqm(some), place, None, *band(some), marks="both"))
     limits = decade_limits(values, -60, 30)
     ticks = [t for t in taus if math.log2(t) % 1 == 0][:: 2 if len(taus) > 6 else 1]
     panel = chart(

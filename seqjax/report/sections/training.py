@@ -21,18 +21,15 @@ def view(results: StudyResults) -> View:
     if not last:
         return View("", [Note("No profiles of the last loss have been measured yet.", muted=True)])
     intro = say(
-        "The norm ‖∂<i>L</i>/∂<i>h</i><sub>t</sub>‖ of the whole carry for the loss at the last step. "
-        "Across: the step "
-        "t, with the loss at the right edge. Upwards: the training steps at which a snapshot was taken, one "
-        "row each, "
+        "The norm ‖∂<i>L</i>/∂<i>h</i><sub>t</sub>‖ of the whole carry for the loss at the last step. Across: the step "
+        "t, with the loss at the right edge. Upwards: the training steps at which a snapshot was taken, one row each, "
         "evenly spaced. A map that darkens quickly to the left belongs to a cell that the loss can only teach about "
         "the recent past; rows that differ show what training changed."
     )
     if not mean:
         return View(intro, last)
     note = Note(
-        "Here the state at step t collects gradients from every later step. The right edge has few steps "
-        "left to serve."
+        "Here the state at step t collects gradients from every later step. The right edge has few steps left to serve."
     )
     return View(intro, [*last, Fold("The same for the mean loss over all steps", [note, *mean])])
 
@@ -42,7 +39,7 @@ def _figures(results: StudyResults, loss: str) -> list[Figure]:
 
 
 def _figure(results: StudyResults, loss: str, length: int, profiles: list[Profile]) -> Figure:
-    means = {profile.cell: profile.middle for profile in profiles}
+    means = {profile.cell: profile.iqm for profile in profiles}
     pooled = np.concatenate([mean.ravel() for mean in means.values()])
     scale = limits(pooled, FLOOR, CEILING)
     panels = [heat_map(p, scale, f"heat-{loss}-T{length}-{results.files[p.cell]}") for p in profiles]

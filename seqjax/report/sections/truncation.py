@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from seqjax.report.aggregate import band, count, interval, middle, spread
+from seqjax.report.aggregate import band, count, interval, iqm, spread
 from seqjax.report.charts import Axis, Series, chart
 from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, listed, say
 from seqjax.report.results import StudyResults
@@ -22,9 +22,8 @@ def view(results: StudyResults) -> View:
     if rows.is_empty():
         return View("", [Note("Not measured.", muted=True)])
     intro = say(
-        "Truncated backpropagation keeps what travels fewer than K steps. Its bias is the norm of what is "
-        "missing over that "
-        "of the full gradient."
+        "Truncated backpropagation keeps what travels fewer than K steps. Its bias is the norm of what is missing over "
+        "that of the full gradient."
     )
     steps = int(float(str(rows["x"].max())))
     panels = [_panel(results, rows, quantity, steps) for quantity in ("bias", "cosine")]
@@ -40,9 +39,8 @@ def view(results: StudyResults) -> View:
             steps,
         ),
         say(
-            "The gradient by the recurrent parameters after training, for the mean square of all outputs "
-            "over {} steps of the "
-            "data, split by the lags that its parts travel.",
+            "The gradient by the recurrent parameters after training, for the mean square of all outputs over {} steps "
+            "of the data, split by the lags that its parts travel.",
             steps,
         ),
         _conclusion(needed, steps),
@@ -78,7 +76,7 @@ def _panel(results: StudyResults, rows: pl.DataFrame, quantity: str, steps: int)
         values = np.stack(list(seeds.values()))
         if quantity == "bias":  # spans decades
             values = np.log(np.where(values > 0, values, np.nan))
-        lines = [middle(values), *band(values)]
+        lines = [iqm(values), *band(values)]
         y, low, high = map(np.exp, lines) if quantity == "bias" else lines
         windows = np.arange(1, values.shape[1] + 1)
         series.append(Series(cell, windows, y, results.places[cell], cell, low, high, seeds))

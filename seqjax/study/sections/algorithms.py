@@ -1,4 +1,4 @@
-"""Gradient algorithms against exact backpropagation: error against memory and time."""
+"""Measure error, memory and time of gradient algorithms against exact backpropagation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The instruments against closed forms, before anything else is believed."""
+"""Measure closed forms with the instruments, before anything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lyapunov spectra along real trajectories, with intervals, and the identity that checks them."""
+"""Measure Lyapunov spectra along real trajectories, and the determinant that checks them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Precision of the gradient against the length, by dtype, and where the error comes from."""
+"""Measure the error of the gradient by length, dtype and source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory, arithmetic and time against the length, by method: fitted exponents, and where methods cross."""
+"""Measure memory, arithmetic and time against the length, by method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lets gradients through and what drowns them: gates, signal to noise, clipping."""
+"""Measure gates, and the signal and noise of gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The singular fan: how many steps of a cell stretch and flatten what passes through."""
+"""Measure the singular values of the Jacobian over many steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which task is learned at which length: trained from scratch, several seeds at once."""
+"""Train tasks from scratch, several seeds at once, to see which are learned at which length."""
 
 from __future__ import annotations
 

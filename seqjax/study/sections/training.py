@@ -1,4 +1,4 @@
-"""The gradient by every step's state, from initialisation to the end of a short training: heat maps."""
+"""Measure the gradient by every step's state during a short training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How wrong a truncated gradient is, by the window."""
+"""Measure the bias of a truncated gradient, by the window."""
 
 from __future__ import annotations
 
