@@ -1,4 +1,4 @@
-"""What several seeds say together: interquartile means with bootstrap intervals, over arrays with gaps."""
+"""Aggregate over seeds: interquartile means with bootstrap intervals, of arrays with gaps."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from seqjax.statistics import Interval, bootstrap, interquartile_mean, percentil
 Array = NDArray[np.float64]
 
 BAND_RESAMPLES, BAND_POINTS = 1000, 161
-"""A band is an interval at each of so many points, and straight between them."""
+"""A band has an interval at each of so many points, and is interpolated between them."""
 
 
 def iqm(values: Array) -> Array:
-    """Interquartile means over seeds ``[S, ...] -> [...]``; NaN is left out, and stands where no seed has a number.
+    """Return interquartile means over seeds ``[S, ...] -> [...]``; NaN is left out, and returned where all are NaN.
 
-    Quantities that span decades are given as logarithms.
+    Pass logarithms of quantities that span decades.
 
     Example:
         >>> import numpy as np
@@ -37,7 +37,7 @@ def iqm(values: Array) -> Array:
 
 
 def band(values: Array) -> tuple[Array, Array]:
-    """Ends of 95% bootstrap intervals of the interquartile mean over seeds, point by point: ``[S, T] -> [T], [T]``.
+    """Return the ends of 95% bootstrap intervals of the interquartile mean over seeds: ``[S, T] -> [T], [T]``.
 
     NaN where fewer than two seeds have a number.
     """
@@ -58,7 +58,7 @@ def band(values: Array) -> tuple[Array, Array]:
 
 
 def interval(values: Sequence[float | None], *, log: bool = False) -> Interval:
-    """The interquartile mean of one value per seed, with its interval; unknown values are left out."""
+    """Return the interquartile mean of one value per seed, with its interval; None and NaN are left out."""
     known = [value for value in values if value is not None and not math.isnan(value)]
     return bootstrap([known], log=log) if known else Interval(math.nan, math.nan, math.nan)
 
@@ -71,7 +71,7 @@ def spread(
     log: bool = False,
     counts: bool = False,
 ) -> Markup:
-    """The interquartile mean over seeds, and its 95% interval in brackets; `log` where values span decades.
+    """Format the interquartile mean over seeds with its 95% interval in brackets; use `log` where values span decades.
 
     Example:
         >>> spread([1.0, 2.0, 3.0], counts=True)
@@ -82,25 +82,25 @@ def spread(
 
 
 def spread_of_decades(values: Sequence[float] | Array) -> Markup:
-    """The same of powers of ten, given by their exponents."""
+    """Format the interquartile mean of powers of ten, given by their exponents, with its interval."""
     found = interval(list(values))
     middle, low, high = map(decades, found)
     return middle if low == high or math.isnan(found.low) else between(middle, low, high)
 
 
 def shown(found: Interval, digits: int = 3, *, counts: bool = False) -> Markup:
-    """An estimate with its interval in brackets, where there is one; counts, such as lags, with one decimal."""
+    """Format an estimate with its interval, if any, in brackets; `counts`, such as lags, have one decimal."""
     middle, low, high = (count(each) if counts else number(each, digits) for each in found)
     return Markup(middle) if low == high or math.isnan(found.low) else between(middle, low, high)
 
 
 def count(value: float) -> str:
-    """A mean of counts, such as lags, with one decimal."""
+    """Format a mean of counts, such as lags, with one decimal."""
     return f"{value:.1f}".removesuffix(".0").replace("-", "−") if math.isfinite(value) else number(value)
 
 
 def _present(flat: Array) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """The seeds that have a number, and the columns where it is these."""
+    """Yield each set of seeds that have a number in the same columns, with these columns."""
     patterns, which = np.unique(~np.isnan(flat), axis=1, return_inverse=True)
     which = which.reshape(-1)
     for place, pattern in enumerate(patterns.T):

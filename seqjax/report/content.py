@@ -1,4 +1,4 @@
-"""What a section shows: figures with captions, tables, notes."""
+"""The content of a section: figures with captions, tables, folds and notes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Text = str | Markup
 
 
 class Caption(NamedTuple):
-    """The three things a caption says: what is shown, how it was measured, what to conclude."""
+    """A caption: what is shown, how it was measured, what to conclude."""
 
     shows: Text
     measured: Text
@@ -24,14 +24,14 @@ class Caption(NamedTuple):
 
 @dataclass(frozen=True)
 class Panel:
-    """One drawing: SVG text, and where its lines lie on the page, for those who point at them.
+    """One drawing: SVG text, and the positions of its lines, which the page's script shows under the pointer.
 
     Attributes:
         name: of the file, and prefix of its ids.
         svg: one ``<svg>`` element.
         data: plain values for the page's script, see ``page.js``; None for a drawing that does not react.
-        cell: what it shows, when it shows one cell only.
-        length: likewise.
+        cell: the one cell that it shows, or None.
+        length: the one sequence length that it shows, or None.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels that are read together, under one caption; `aside` stands in the caption: a scale or a small table."""
+    """Panels under one caption; `aside` is a scale or a small table inside the caption."""
 
     title: Text
     panels: Sequence[Panel]
@@ -66,10 +66,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under one head; in groups, with a heading each, where a heading is not empty.
+    """Rows under one head, in groups; each group has a heading unless that is empty.
 
     Attributes:
-        label: what the table is, for those who hear it.
+        label: describes the table to screen readers.
         columns: titles, and "number" for columns of numbers, else "".
         groups: headings and rows of cells.
         small: whether it stands inside a caption.
@@ -85,7 +85,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Fold:
-    """Blocks behind one line that opens."""
+    """Blocks behind a line that a click opens."""
 
     title: Text
     blocks: Sequence[Block]
@@ -115,12 +115,12 @@ class View:
 
 
 def say(template: str, *values: Any, **named: Any) -> Markup:
-    """Text with markup of our own around values that are escaped."""
+    """Format a template of trusted markup with values, which are escaped."""
     return Markup(template).format(*values, **named)
 
 
 def listed(words: Iterable[Any], last: str = " and ") -> Markup:
-    """Words as a list in a sentence."""
+    """Join words to a list in a sentence."""
     items = [escape(word) for word in words]
     if len(items) < 2:
         return Markup("").join(items)
@@ -128,7 +128,7 @@ def listed(words: Iterable[Any], last: str = " and ") -> Markup:
 
 
 def plain(value: Any, digits: int = 5) -> Any:
-    """Arrays and numbers as JSON holds them, with few digits; what is not finite as None."""
+    """Convert arrays and numbers to JSON values of few digits; numbers that are not finite become None."""
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, np.ndarray | list | tuple):

@@ -1,4 +1,4 @@
-"""The rows of a study, arranged for those who show them."""
+"""The results of a study, arranged for its page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Profile:
 
     @cached_property
     def iqm(self) -> Array:
-        """Interquartile means over seeds in the log domain, by snapshot and step; masked seeds are left out."""
+        """The interquartile mean over seeds in the log domain, by snapshot and step; masked seeds are left out."""
         return iqm(self.values)
 
     def fall(self, place: int) -> float:
@@ -44,7 +44,7 @@ class Profile:
 
 
 class StudyResults:
-    """A study's rows and settings, and the order and names of its cells."""
+    """The rows and settings of a study, and the order and file names of its cells."""
 
     def __init__(self, frame: pl.DataFrame, summary: Mapping[str, Any]) -> None:
         self.frame, self.summary = frame, summary
@@ -63,38 +63,38 @@ class StudyResults:
         return SIZES.get(str(self.settings.get("profile")), SIZES["cpu"])
 
     def rows(self, section: str, **columns: Any) -> pl.DataFrame:
-        """The rows of a section, with these values in these columns."""
+        """Return the rows of a section that have these values in these columns."""
         kept = pl.col("section") == section
         for name, value in columns.items():
             kept &= pl.col(name) == value
         return self.frame.filter(kept)
 
     def by_cell(self, rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-        """The rows of each cell that has any, in the order of the study."""
+        """Yield each cell that has rows, in the order of the study, with its rows."""
         for cell in self.cells:
             some = rows.filter(pl.col("cell") == cell)
             if some.height:
                 yield cell, some
 
     def left_out(self, rows: pl.DataFrame) -> Markup:
-        """A sentence about the cells of the study that have none of these rows; empty where all have."""
+        """Name the cells of the study that have none of these rows in a sentence; empty where all have some."""
         absent = [cell for cell in self.cells if cell not in rows["cell"].unique()]
         return say(" Not measured under this profile: {}.", listed(absent)) if absent else Markup("")
 
     @cached_property
     def measured(self) -> list[tuple[int, str]]:
-        """Lengths and cells that were trained."""
+        """The lengths and cells that were trained."""
         pairs = self.rows("training").select("length", "cell").unique().iter_rows()
         return sorted(pairs, key=lambda pair: (pair[0], self.places[pair[1]]))
 
     @cached_property
     def scalars(self) -> Scalars:
-        """The quantities without a step axis that were recorded in training."""
+        """The quantities without a time axis that training recorded."""
         return Scalars(self.rows("training"))
 
     @cached_property
     def baselines(self) -> dict[str, float]:
-        """What a model without memory reaches, by name."""
+        """The losses of models without memory, by name."""
         return {
             str(name).replace("_", " "): float(value)
             for name, value in (self.summary.get("baselines") or {}).items()
@@ -102,7 +102,7 @@ class StudyResults:
         }
 
     def profiles(self, loss: str) -> dict[int, list[Profile]]:
-        """The norms of the whole carry by length, then by cell, in log10."""
+        """Return the norms of the whole carry by length, then by cell, in log10."""
         if loss not in self._profiles:
             self._profiles[loss] = self._arrange(loss)
         return self._profiles[loss]
@@ -166,6 +166,6 @@ class Scalars:
 
 
 def by_length(rows: Sequence[tuple[int, list[Any]]]) -> list[tuple[str, list[Any]]]:
-    """Rows of a table, grouped by their length."""
+    """Group the rows of a table by their length."""
     lengths = dict.fromkeys(length for length, _ in rows)
     return [(f"T = {length}", [cells for n, cells in rows if n == length]) for length in lengths]

@@ -23,7 +23,7 @@ _KEPT = 24
 
 
 def compiler_options(steps: int) -> dict[str, Any]:
-    """For a program that will run over so many time steps in all: where they are few, compilation is what takes time.
+    """Return options for a program that will run over so many time steps in total: few steps should compile fast.
 
     On CPUs a program that is barely optimised takes a quarter as long to compile, and three to fourteen times as long
     to run. On GPUs most of the time goes into trying out kernels for each product.
@@ -34,7 +34,7 @@ def compiler_options(steps: int) -> dict[str, Any]:
 
 
 class Inner(NamedTuple):
-    """The recurrent layer alone, its params, and the inputs ``[T, B, H]`` that the data bring it."""
+    """The recurrent layer alone, its params, and its inputs ``[T, B, H]``."""
 
     layer: Layer
     params: Any
@@ -62,24 +62,24 @@ class Experiment:
         return Experiment(settings, self._text, self._store, self.advance)
 
     def source(self, length: int) -> Source:
-        """The batches of the study's task at one length."""
+        """Return the batches of the study's task at one length."""
         if length not in self._sources:
             self._sources[length] = make_source(self.settings, length, self._text)
         return self._sources[length]
 
     def model(self, cell: str, length: int) -> Layer:
-        """Input map, the cell, output map: what is trained."""
+        """Return the model that is trained: input map, cell, output map."""
         s = self.settings
         return make_model(cell, s.hidden_size, NAMED[s.method], s.dtype, self.source(length).task)
 
     def inner(
         self, cell: str, length: int, seed: int, moment: str = MOMENTS[0], batch: int | None = None
     ) -> Inner:
-        """The recurrent layer of a model at one of `MOMENTS`, on the first sequences of the fixed batch."""
+        """Return the recurrent layer of a model at one of `MOMENTS`, on the first sequences of the fixed batch."""
         return self.inner_of(cell, length, self.params(cell, length, seed, moment), batch)
 
     def inner_of(self, cell: str, length: int, params: Any, batch: int | None = None) -> Inner:
-        """The same with the params of the whole model given."""
+        """Return the recurrent layer of a model with these params of the whole model."""
         s, source = self.settings, self.source(length)
         inputs, layer, _ = layers_of(cell, s.hidden_size, NAMED[s.method], s.dtype, source.task)
         xs = source.probe.xs[:, :batch]
@@ -87,7 +87,7 @@ class Experiment:
         return Inner(layer, params[1], inputs.unroll(params[0], carry, xs)[1])
 
     def keep(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What `make` returns, made once; the oldest of several go, because compiled programs take memory."""
+        """Call `make` once per key; the oldest results are dropped, because compiled programs take memory."""
         if key not in self._kept:
             self._kept[key] = make()
             for old in list(self._kept)[:-_KEPT]:
@@ -95,11 +95,11 @@ class Experiment:
         return self._kept[key]
 
     def jit(self, function: Callable, steps: int) -> Any:
-        """Compile a program that will run over so many time steps in all, see `compiler_options`."""
+        """Compile a program that will run over so many time steps in total, see `compiler_options`."""
         return jax.jit(function, compiler_options=compiler_options(steps))
 
     def run(self, cell: str, length: int) -> Run:
-        """The training of a cell at one length."""
+        """Return the training of a cell at one length."""
         steps = self.settings.seeds * self.settings.training_steps * length
         make = lambda: Run(  # noqa: E731
             self.settings, self.model(cell, length), self.source(length), compiler_options(steps)
@@ -107,7 +107,7 @@ class Experiment:
         return self.keep(("run", cell, length), make)
 
     def train(self, cell: str, length: int, seed: int) -> Iterator[Snapshot]:
-        """Train, and keep the params at the end for the sections that come later."""
+        """Train, and store the params at the end for later sections."""
         last = None
         for last in self.run(cell, length).train(seed):
             yield last
@@ -115,7 +115,7 @@ class Experiment:
         self._store.save_weights(_name(cell, length, seed), jax.tree.leaves(last.params))
 
     def params(self, cell: str, length: int, seed: int, moment: str = MOMENTS[0]) -> Any:
-        """The params of the model at one of `MOMENTS`."""
+        """Return the params of the model at one of `MOMENTS`."""
         run = self.run(cell, length)
         start = self.keep(("start", cell, length, seed), lambda: run.start(seed).params)
         if moment == MOMENTS[0]:

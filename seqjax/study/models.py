@@ -1,4 +1,4 @@
-"""The models of a study by name: a registered cell, or one's own as ``file.py:function``; and the maps around them."""
+"""The models of a study by name: a registered cell or a user's model, between an input map and an output map."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from seqjax.user_model import is_own, own_layer
 
 
 def representatives(names: tuple[str, ...], most: int) -> tuple[str, ...]:
-    """At most so many of the names: one's own models first, then one cell of each kind of recurrence."""
+    """Choose at most so many of the names: user models first, then one cell of each kind of recurrence."""
 
     def kind(name: str) -> Any:
         return None if is_own(name) else type(REGISTRY[name].make(4).recurrence)
@@ -27,17 +27,17 @@ def representatives(names: tuple[str, ...], most: int) -> tuple[str, ...]:
 
 
 def recurrent_layer(name: str, width: int, method: Any) -> Layer:
-    """The layer of that name, from vectors to vectors of the same width."""
+    """Return the layer of that name, from vectors to vectors of the same width."""
     return own_layer(name, width, method) if is_own(name) else recurrent(REGISTRY[name].make(width), method)
 
 
 def make_model(name: str, width: int, method: Method, dtype: Any, task: Task) -> Layer:
-    """Input map, one recurrent layer, output map: the params are a tuple of the three."""
+    """Return an input map, a recurrent layer and an output map in series; the params are a tuple of three."""
     return serial(*layers_of(name, width, method, dtype, task))
 
 
 def layers_of(name: str, width: int, method: Method, dtype: Any, task: Task) -> tuple[Layer, Layer, Layer]:
-    """The layers of `make_model`."""
+    """Return the three layers of `make_model`."""
     dtype = jnp.dtype(dtype)
     param_dtype = jnp.float64 if dtype == jnp.float64 else jnp.float32
     inputs: Any = nn.Dense(width, dtype=dtype, param_dtype=param_dtype)

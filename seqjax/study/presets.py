@@ -104,9 +104,9 @@ PROFILES = {
         batch=32,
     ),
 }
-"""Named settings: "smoke" for a minute and "cpu" for ten on two cores, "gpu" for ten on a GPU; compilation included.
+"""The settings of each preset: "smoke" takes a minute and "cpu" ten on two cores, "gpu" ten on a GPU.
 
-Without a name they are those of "cpu" with four cells and two lengths.
+Without a preset the settings are those of "cpu" with four cells and two lengths.
 """
 _TABLE: dict[str, tuple[Any, Any, Any]] = {
     "calibration_ids": (("C1", "C8", "C25", "C26"), (), ()),

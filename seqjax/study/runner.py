@@ -26,15 +26,18 @@ def run(
     describe: Callable[[str], None],
     workers: int | None = None,
 ) -> bool:
-    """Measure what is not measured yet; True when all is. Stops early, keeping what is finished, on Ctrl-C.
+    """Measure the parts that the store does not have. Ctrl-C stops early and keeps finished parts.
 
     Args:
         settings: what to measure.
         data: the bytes of the text, for the task "text".
         store: an open store.
-        advance: told of finished work, in the units of `total_work`; by several threads.
-        describe: told what is being done; likewise.
+        advance: called with finished work, in the units of `total_work`, by several threads.
+        describe: called with a description of the present part, by several threads.
         workers: how many cells are measured at the same time, see `Measuring`.
+
+    Returns:
+        whether every part is measured.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     measuring = Measuring(settings, data, store, advance, describe)
@@ -51,7 +54,7 @@ def run(
 
 
 def total_work(settings: Settings) -> float:
-    """The work of all parts, about seconds on two cores."""
+    """Return the work of all parts, in about seconds on two cores."""
     return sum(measurement.work(settings, part) for measurement, part in _jobs(settings))
 
 
@@ -60,7 +63,7 @@ def _jobs(settings: Settings) -> list[Job]:
 
 
 def _baselines(experiment: Experiment) -> dict[str, float]:
-    """What a model without memory reaches; a baseline that depends on the length has no place in a table for all."""
+    """The losses of models without memory, of those that do not depend on the length."""
     found: dict[str, set[float]] = {}
     for length in experiment.settings.lengths:
         for name, value in experiment.source(length).baselines.items():

@@ -1,4 +1,4 @@
-"""What a study measures: its settings, checked before anything runs, and saved with the results."""
+"""The settings of a study, checked before anything runs, and saved with the results."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ def _cell(name: str) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured; saved with the results.
+    """What a study measures.
 
     ``profile`` names a row of `seqjax.study.presets.SIZES`: the sizes that only single sections have (steps of a
     Lyapunov spectrum, lengths of the memory scaling). ``cells`` are names of the registry, or the user's own models
@@ -52,17 +52,17 @@ class Settings:
     sections: tuple[str, ...] = setting((), "Sections of the report, separated by commas; all by default")
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON holds them: lists, not tuples."""
+        """Return the settings as JSON values: lists, not tuples."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
     def snapshots(self) -> list[int]:
-        """The training steps at which profiles are taken: 0, the powers of two, and the last."""
+        """Return the training steps at which profiles are measured: 0, the powers of two, and the last."""
         steps = {0, self.training_steps} | {2**k for k in range(self.training_steps.bit_length())}
         return sorted(step for step in steps if step <= self.training_steps)
 
 
 def load_data(settings: Settings) -> np.ndarray | None:
-    """The bytes of the text of a study; None for a synthetic task."""
+    """Read the bytes of the text of a study; None for a synthetic task."""
     if settings.task != "text":
         return None
     return datasets.moby_dick() if settings.data is None else datasets.read_bytes(Path(settings.data))

@@ -1,4 +1,4 @@
-"""The folder of a study: settings, one file per finished part, and their union. Every file is put in place whole."""
+"""The folder of a study: its summary, one file per finished part, and their union. Every file is written as a whole."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ Row = dict[str, Any]
 
 
 class Part(NamedTuple):
-    """What is measured and kept as one: the rows of a section for one cell, length and seed, where they apply."""
+    """A unit of measurement and storage: the rows of a section for one cell, length and seed, where they apply."""
 
     section: str
     cell: str | None = None
@@ -51,7 +51,7 @@ class Part(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The part in one word, such as ``training/lstm/64/0``."""
+        """The part as one word, such as ``training/lstm/64/0``."""
         return "/".join("" if value is None else str(value) for value in self).rstrip("/")
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class Part(NamedTuple):
         return ", ".join(filter(None, (self.section.replace("_", " "), self.cell, length, seed)))
 
     def tags(self) -> dict[str, Any]:
-        """The columns that all of its rows have in common."""
+        """Return the columns that all rows of the part have in common."""
         return self._asdict()
 
 
@@ -92,7 +92,7 @@ class Store:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """What ``summary.json`` holds; None without one."""
+        """The content of ``summary.json``; None without that file."""
         try:
             return json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -103,16 +103,16 @@ class Store:
             ) from None
 
     def open(self, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
-        """Make the folder ready for a study with these settings; nothing is lost unless `overwrite` says so.
+        """Prepare the folder for a study with these settings; only `overwrite` deletes results.
 
         Raises:
-            ValueError: when the folder holds something else, results already, or results of other settings.
+            ValueError: for a folder with other files, with results already, or with results of other settings.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"--out: expected a folder, got the file {self.folder}. Choose another name.")
         before = self.summary
         if before is None:
-            # Folders without files are what an interruption in the first second leaves.
+            # An interruption in the first second leaves folders without files.
             if any(not path.is_dir() for path in self.folder.rglob("*")):
                 raise ValueError(
                     f"--out: {self.folder} is not empty and holds no report. Choose another folder."
@@ -149,11 +149,11 @@ class Store:
             ) from None
 
     def finished(self) -> set[str]:
-        """The names of the parts that are measured."""
+        """Return the names of the parts that are measured."""
         return set(self._read()["part"].unique())
 
     def add(self, part: Part, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Keep the rows of one finished part; its tags are added where a row has none of its own."""
+        """Write the rows of one finished part; a row without its own tags gets those of the part."""
         tags = dict.fromkeys(SCHEMA) | {"part": part.name} | part.tags()
         frame = pl.DataFrame([tags | dict(row) for row in rows], schema=SCHEMA)
         digest = hashlib.sha256(part.name.encode()).hexdigest()[:8]  # names of models may hold any letter
@@ -162,14 +162,14 @@ class Store:
         _put_table(self.folder / "parts" / file, frame)
 
     def merge(self) -> pl.DataFrame:
-        """Unite the parts in ``results.parquet``."""
+        """Merge the parts into ``results.parquet``."""
         frame = self._read().sort("section", "length", "cell", "seed", maintain_order=True)
         _put_table(self.folder / "results.parquet", frame)
         shutil.rmtree(self.folder / "parts", ignore_errors=True)
         return frame
 
     def save_weights(self, name: str, leaves: Iterable[Any]) -> None:
-        """Keep trained params for the sections that come later; they go when the study is complete."""
+        """Write trained params for later sections; they are deleted when the study is complete."""
         arrays = [np.asarray(leaf) for leaf in leaves]
 
         def write(path: Path) -> None:
@@ -180,7 +180,7 @@ class Store:
         put(self.folder / "weights" / f"{name}.npz", write)
 
     def load_weights(self, name: str) -> list[np.ndarray] | None:
-        """The arrays that `save_weights` kept under that name; None where there are none."""
+        """Read the arrays that `save_weights` wrote under that name; None without them."""
         path = self.folder / "weights" / f"{name}.npz"
         if not path.exists():
             return None
@@ -188,7 +188,7 @@ class Store:
             return [file[key] for key in file.files]
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Replace ``summary.json``; a complete study needs neither parts nor weights any more."""
+        """Replace ``summary.json``; delete parts and weights when the study is complete."""
         text = json.dumps(summary, indent=2) + "\n"
         put_text(self.folder / "summary.json", text)
         if summary["complete"]:
@@ -198,7 +198,7 @@ class Store:
     def _read(self) -> pl.DataFrame:
         paths = [self.folder / "results.parquet", *sorted((self.folder / "parts").glob("*.parquet"))]
         frames = [read_results(path) for path in paths if path.exists()]
-        # A part may stand in both, if the last merge was cut short.
+        # A part may be in both after a merge that was interrupted.
         return pl.concat(frames).unique(maintain_order=True) if frames else pl.DataFrame(schema=SCHEMA)
 
 

@@ -1,4 +1,4 @@
-"""The short training of one model, seen at snapshots."""
+"""The short training of one model, with snapshots of its params."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ class Run:
         self._evaluate = jax.jit(self._held_out)
 
     def start(self, seed: int) -> TrainState:
-        """The state before the first step."""
+        """Return the state before the first step."""
         key = jax.random.key(seed)
         state = init_train_state(self.model, self.optimizer, key, self.source.probe.xs[0])._replace(key=None)
         if self.settings.dtype == "float64":  # cells begin in float32
@@ -53,7 +53,7 @@ class Run:
         return state
 
     def train(self, seed: int) -> Iterator[Snapshot]:
-        """Every step of one training, the end included."""
+        """Yield a snapshot before each step of one training, and one at the end."""
         state, data_key = self.start(seed), jax.random.fold_in(jax.random.key(seed), 1)
         for step in range(self.settings.training_steps):
             params = jax.tree.map(lambda a: a.copy(), state.params)  # the step takes the originals
@@ -65,7 +65,7 @@ class Run:
         yield Snapshot(self.settings.training_steps, state.params, None, None)
 
     def held_out_loss(self, params: Any) -> float:
-        """The training loss on data that training has not seen."""
+        """Return the training loss on held-out data."""
         return float(self._evaluate(params))
 
     def _held_out(self, params: Any) -> jax.Array:
