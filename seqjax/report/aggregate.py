@@ -64,7 +64,7 @@ def interval(values: Sequence[float | None], *, log: bool = False) -> Interval:
 
 
 def spread(
-    values: Sequence[float | None],
+    values: Sequence[float | None] | Array,
     digits: int = 3,
     factor: float = 1.0,
     *,

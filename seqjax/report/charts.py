@@ -79,6 +79,7 @@ def chart(
     x: Axis,
     y: Axis,
     label: str,
+    cell: str | None = None,
     length: int | None = None,
     height: int = 224,
     draw: Callable[[Axes], Any] | None = None,
@@ -92,6 +93,7 @@ def chart(
         x: across.
         y: upwards.
         label: what a listener is told.
+        cell: the one cell that the drawing shows, for the page's filter.
         length: the sequence length that the drawing is about, for the page's filter.
         height: in pixels, without the legend.
         draw: adds to the axes what is no series, such as a reference line.
@@ -136,7 +138,7 @@ def chart(
         "xl": x.label,
         "s": [_data(each, f"{name}-s{place}") for place, each in enumerate(series)],
     }
-    return Panel(name, svg, data, length=length)
+    return Panel(name, svg, data, cell, length)
 
 
 def _draw(axes: Axes, each: Series, gid: str) -> Line2D:

@@ -37,7 +37,7 @@ def render(folder: str | Path) -> Path:
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     results = StudyResults(_load(folder), summary)
     names = tuple(results.settings.get("sections") or ())
-    sections = [(section, section.view(results)) for section in chosen(names)]
+    sections = [(section, section.show(results)) for section in chosen(names)]
     page = _environment().get_template("page.html.jinja").render(_context(results, sections))
     panels = [panel for _, view in sections for panel in _panels(view.blocks)]
     (folder / "figures").mkdir(exist_ok=True)

@@ -64,15 +64,12 @@ class StudyResults:
 
     def rows(self, section: str, **columns: Any) -> pl.DataFrame:
         """Return the rows of a section that have these values in these columns."""
-        kept = pl.col("section") == section
-        for name, value in columns.items():
-            kept &= pl.col(name) == value
-        return self.frame.filter(kept)
+        return self.frame.filter(section=section, **columns)
 
     def by_cell(self, rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
         """Yield each cell that has rows, in the order of the study, with its rows."""
         for cell in self.cells:
-            some = rows.filter(pl.col("cell") == cell)
+            some = rows.filter(cell=cell)
             if some.height:
                 yield cell, some
 
@@ -116,9 +113,8 @@ class StudyResults:
         steps = rows["training_step"]
         if rows.is_empty() or last and steps.n_unique() < 2:
             return np.zeros((0, 0, 0))
-        rows = rows.filter(steps == (steps.max() if last else steps.min())).sort("seed", "x", "t")
-        count = rows["seed"].n_unique()
-        return rows["value"].fill_null(math.nan).to_numpy().reshape(count, -1, length)[..., ::-1]
+        rows = rows.filter(steps == (steps.max() if last else steps.min()))
+        return values(rows, "seed", "x", "t").reshape(rows["seed"].n_unique(), -1, length)[..., ::-1]
 
     def _arrange(self, loss: str) -> dict[int, list[Profile]]:
         rows = self.rows("training", quantity="log_norm", leaf="carry", loss=loss)
@@ -136,6 +132,11 @@ class StudyResults:
             length: sorted(groups[length], key=lambda profile: self.places[profile.cell])
             for length in sorted(groups)
         }
+
+
+def values(rows: pl.DataFrame, *by: str) -> Array:
+    """Return the values of rows in the order of these columns; a value that is null becomes NaN."""
+    return rows.sort(*by)["value"].fill_null(math.nan).to_numpy()
 
 
 class Scalars:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from seqjax.report.content import View
+from seqjax.report.content import Note, View
 from seqjax.report.results import StudyResults
 from seqjax.study.measurement import Measurement
 
@@ -15,7 +15,7 @@ class Section:
     Attributes:
         name: how ``--sections`` and the page's links call it.
         title: its heading.
-        view: returns what the page shows of the results.
+        view: returns what the page shows of the results, once the measurement has rows.
         measurement: of the same name; None for a section that shows what others measured.
     """
 
@@ -23,3 +23,9 @@ class Section:
     title: str
     view: Callable[[StudyResults], View]
     measurement: Measurement | None = None
+
+    def show(self, results: StudyResults) -> View:
+        """Return the view, or a note where nothing was measured."""
+        if self.measurement and results.rows(self.name).is_empty():
+            return View("", [Note("Not measured.", muted=True)])
+        return self.view(results)

@@ -15,7 +15,6 @@ from seqjax.report.content import (
     Caption,
     Figure,
     Fold,
-    Note,
     Panel,
     Table,
     Text,
@@ -24,7 +23,7 @@ from seqjax.report.content import (
     say,
 )
 from seqjax.report.drawing import label_of
-from seqjax.report.results import StudyResults
+from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
 from seqjax.report.text import number
 from seqjax.study.sections.algorithms import BATCH, DRAWS, MEASUREMENT, NAME
@@ -36,8 +35,6 @@ EXACT = 1e-4
 def view(results: StudyResults) -> View:
     """Error against bytes and against seconds for each cell, and one table."""
     rows = results.rows(NAME)
-    if rows.is_empty():
-        return View("", [Note("Not measured.", muted=True)])
     names = list(rows["group"].unique(maintain_order=True))
     intro = say(
         "Backpropagation keeps every step; other algorithms keep less and pay with time, bias or noise. Each is held "
@@ -46,7 +43,7 @@ def view(results: StudyResults) -> View:
     )
     longest = rows["x"].max()
     panels = [
-        _panel(results, cell, some.filter(pl.col("x") == longest), names, cost)
+        _panel(results, cell, some.filter(x=longest), names, cost)
         for cell, some in results.by_cell(rows)
         for cost in ("bytes", "seconds")
     ]
@@ -65,20 +62,18 @@ def view(results: StudyResults) -> View:
         "drawn there.",
         int(float(str(longest))),
     )
-    caption = Caption(shows, measured, _conclusion(results, rows.filter(pl.col("x") == longest), names))
+    caption = Caption(shows, measured, _conclusion(results, rows.filter(x=longest), names))
     blocks: list[Block] = [Figure("Error against cost", panels, caption)]
-    blocks.append(_table(results, rows.filter(pl.col("x") == longest), names))
+    blocks.append(_table(results, rows.filter(x=longest), names))
     shorter = rows.filter(pl.col("x") < longest)
     if shorter.height:
         blocks.append(Fold("At shorter lengths", [_table(results, shorter, names)]))
     return View(intro, blocks)
 
 
-def _values(rows: pl.DataFrame, name: str, quantity: str) -> list[float | None]:
+def _values(rows: pl.DataFrame, name: str, quantity: str) -> list[float]:
     """By draw, for what differs from draw to draw."""
-    return (
-        rows.filter((pl.col("group") == name) & (pl.col("quantity") == quantity)).sort("t")["value"].to_list()
-    )
+    return values(rows.filter(group=name, quantity=quantity), "t").tolist()
 
 
 def _value(rows: pl.DataFrame, name: str, quantity: str) -> float:
@@ -101,7 +96,7 @@ def _panel(results: StudyResults, cell: str, rows: pl.DataFrame, names: Sequence
         axes.plot(*zip(*front, strict=True), linewidth=0.8, color="#8c939b", zorder=1, drawstyle="steps-post")
 
     name = f"algorithms-{cost}-{results.files[cell]}"
-    panel = chart(
+    return chart(
         series,
         name,
         title=f"{label_of(cell)}, {cost}",
@@ -110,8 +105,8 @@ def _panel(results: StudyResults, cell: str, rows: pl.DataFrame, names: Sequence
         label=f"Error of gradient algorithms against {cost}, {cell}: {', '.join(s.name for s in series)}.",
         height=190,
         draw=draw if len(front) > 1 else None,
+        cell=cell,
     )
-    return Panel(panel.name, panel.svg, panel.data, cell)
 
 
 def _conclusion(results: StudyResults, rows: pl.DataFrame, names: Sequence[str]) -> Text:
@@ -142,15 +137,13 @@ def _conclusion(results: StudyResults, rows: pl.DataFrame, names: Sequence[str])
 
 def _table(results: StudyResults, rows: pl.DataFrame, names: Sequence[str]) -> Table:
     groups: list[tuple[Text, list[Sequence[Text]]]] = []
-    refused = rows.filter(pl.col("quantity") == "not_applicable")
+    refused = rows.filter(quantity="not_applicable")
     for cell, some in results.by_cell(rows):
         for length in some["x"].unique().sort():
-            at = some.filter(pl.col("x") == length)
+            at = some.filter(x=length)
             lines: list[Sequence[Text]] = []
             for name in names:
-                why = refused.filter(
-                    (pl.col("cell") == cell) & (pl.col("group") == name) & (pl.col("x") == length)
-                )
+                why = refused.filter(cell=cell, group=name, x=length)
                 if why.height:
                     lines.append(
                         [name, *["–"] * 5, say('<span title="{}">does not apply</span>', why["note"][0])]
@@ -158,9 +151,9 @@ def _table(results: StudyResults, rows: pl.DataFrame, names: Sequence[str]) -> T
                     continue
                 draws = _value(at, name, "draws")
                 mean = number(_value(at, name, "error_of_mean"), 2) if draws > 1 else ""
-                values = [spread(_values(at, name, q), log=q == "error") for q in ("cosine", "error")]
+                errors = [spread(_values(at, name, q), log=q == "error") for q in ("cosine", "error")]
                 costs = [number(_value(at, name, q), 3) for q in ("bytes", "seconds")]
-                lines.append([name, *values, mean, *costs, f"{draws:.0f} draws" if draws > 1 else ""])
+                lines.append([name, *errors, mean, *costs, f"{draws:.0f} draws" if draws > 1 else ""])
             groups.append((say("{}, T = {}", cell, int(length)), lines))
     columns: list[tuple[Text, str]] = [("algorithm", ""), ("cosine", "number"), ("error", "number")]
     columns += [("error of the mean", "number"), ("bytes", "number"), ("seconds", "number"), ("", "")]

@@ -220,7 +220,7 @@ def _fit_panel(
     ]
     name = f"fits-T{profile.length}-{results.files[profile.cell]}"
     limits = decade_limits(y)
-    panel = chart(
+    return chart(
         series,
         name,
         title=f"{label_of(profile.cell)}, T = {profile.length}",
@@ -229,8 +229,8 @@ def _fit_panel(
         label=f"Norm against lag with both fits, {profile.cell}, T = {profile.length}; better: {decay.better}.",
         length=profile.length,
         height=150,
+        cell=profile.cell,
     )
-    return Panel(panel.name, panel.svg, panel.data, profile.cell, profile.length)
 
 
 # ---------------------------------------------------------------- horizons

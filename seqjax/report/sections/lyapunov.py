@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from seqjax.report.aggregate import interval, iqm, spread
 from seqjax.report.charts import Axis, Series, chart
-from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, listed, say
+from seqjax.report.content import Caption, Figure, Panel, Table, Text, View, listed, say
 from seqjax.report.drawing import label_of, zero_line
-from seqjax.report.results import Array, StudyResults
+from seqjax.report.results import Array, StudyResults, values
 from seqjax.report.section import Section
 from seqjax.report.text import number, plural
 from seqjax.study.experiment import MOMENTS
@@ -22,8 +23,6 @@ from seqjax.study.sections.lyapunov import MEASUREMENT, NAME
 def view(results: StudyResults) -> View:
     """A panel per cell with both moments, a table of derived numbers and the identity."""
     rows = results.rows(NAME)
-    if rows.is_empty():
-        return View("", [Note("Not measured.", muted=True)])
     intro = say(
         "The exponents λ<sub>i</sub> say by how many nats per step small differences along each direction of the state "
         "grow (above 0) or shrink (below 0) on average. Exponents near 0 carry gradients over long times; a largest "
@@ -46,36 +45,40 @@ def view(results: StudyResults) -> View:
     return View(intro, [Figure(say("T = {}", length), panels, caption), _table(results, rows)])
 
 
+def _values(rows: pl.DataFrame, quantity: str, moment: str, **columns: Any) -> list[float]:
+    """The values by seed."""
+    return values(rows.filter(quantity=quantity, group=moment, **columns), "seed").tolist()
+
+
 def largest(rows: pl.DataFrame, moment: str) -> list[float]:
     """The largest exponent by seed."""
-    wanted = (pl.col("quantity") == "exponent") & (pl.col("group") == moment) & (pl.col("t") == 0)
-    return rows.filter(wanted).sort("seed")["value"].fill_null(math.nan).to_list()
+    return _values(rows, "exponent", moment, t=0)
 
 
 def _middle(rows: pl.DataFrame, quantity: str, moment: str) -> Array:
     """By index, the interquartile mean over seeds."""
-    some = rows.filter((pl.col("quantity") == quantity) & (pl.col("group") == moment)).sort("seed", "t")
+    some = rows.filter(quantity=quantity, group=moment)
     if some.is_empty():
         return np.zeros(0)
-    return iqm(some["value"].fill_null(math.nan).to_numpy().reshape(some["seed"].n_unique(), -1))
+    return iqm(values(some, "seed", "t").reshape(some["seed"].n_unique(), -1))
 
 
 def _panel(results: StudyResults, cell: str, rows: pl.DataFrame) -> Panel:
     series = []
     for place, moment in enumerate(MOMENTS):
-        values = _middle(rows, "exponent", moment)
-        if not values.size:
+        exponents = _middle(rows, "exponent", moment)
+        if not exponents.size:
             continue
-        by_seed = rows.filter((pl.col("quantity") == "exponent") & (pl.col("group") == moment))
+        by_seed = rows.filter(quantity="exponent", group=moment)
         seeds = {
-            int(seed): some.sort("t")["value"].fill_null(math.nan).to_numpy()
+            int(seed): values(some, "t")
             for (seed,), some in by_seed.group_by("seed", maintain_order=True)  # type: ignore[misc]
         }
         low, high = (_middle(rows, f"exponent_{end}", moment) for end in ("low", "high"))
-        index = np.arange(1, len(values) + 1)
-        series.append(Series(moment, index, values, place, None, low, high, seeds, marks="points"))
+        index = np.arange(1, len(exponents) + 1)
+        series.append(Series(moment, index, exponents, place, None, low, high, seeds, marks="points"))
     name = f"lyapunov-{results.files[cell]}"
-    panel = chart(
+    return chart(
         series,
         name,
         title=label_of(cell),
@@ -84,8 +87,8 @@ def _panel(results: StudyResults, cell: str, rows: pl.DataFrame) -> Panel:
         label=f"Lyapunov exponents of {cell}, from the largest down, at initialisation and after training.",
         height=170,
         draw=zero_line,
+        cell=cell,
     )
-    return Panel(panel.name, panel.svg, panel.data, cell)
 
 
 def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
@@ -130,14 +133,11 @@ def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
 
 def _gaps(rows: pl.DataFrame, moment: str) -> list[float]:
     """Sum of exponents less mean log determinant, relative to their size, where J is invertible."""
-    sums, determinants = (
-        rows.filter((pl.col("quantity") == q) & (pl.col("group") == moment)).sort("seed")["value"].to_list()
-        for q in ("sum", "log_determinant")
-    )
+    sums, determinants = (_values(rows, name, moment) for name in ("sum", "log_determinant"))
     return [
         abs(left - right) / max(1.0, abs(right))
         for left, right in zip(sums, determinants, strict=False)
-        if None not in (left, right) and math.isfinite(left) and math.isfinite(right)
+        if math.isfinite(left) and math.isfinite(right)
     ]
 
 
@@ -145,24 +145,18 @@ def _table(results: StudyResults, rows: pl.DataFrame) -> Table:
     lines: list[Sequence[Text]] = []
     for cell, some in results.by_cell(rows):
         for moment in MOMENTS:
-
-            def values(quantity: str) -> list[float]:
-                kept = (pl.col("quantity") == quantity) & (pl.col("group") == moment)  # noqa: B023
-                return some.filter(kept).sort("seed")["value"].fill_null(math.nan).to_list()  # noqa: B023
-
-            size = values("state_size")
+            names = ("state_size", "near_zero", "kaplan_yorke", "sum", "log_determinant")
+            size, near_zero, dimension, total, determinant = (_values(some, name, moment) for name in names)
             lines.append(
                 [
                     say("<b>{}</b>", cell),
                     moment,
                     f"{size[0]:.0f}" if size else "–",
                     spread(largest(some, moment)),
-                    spread(values("near_zero"), counts=True),
-                    spread(values("kaplan_yorke")),
-                    spread(values("sum"), 4) if values("log_determinant") else "–",
-                    number(max(_gaps(some, moment), default=math.nan), 2)
-                    if values("log_determinant")
-                    else "too large",
+                    spread(near_zero, counts=True),
+                    spread(dimension),
+                    spread(total, 4) if determinant else "–",
+                    number(max(_gaps(some, moment), default=math.nan), 2) if determinant else "too large",
                 ]
             )
     columns: list[tuple[Text, str]] = [

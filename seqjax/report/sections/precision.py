@@ -10,8 +10,8 @@ import polars as pl
 
 from seqjax.probes import longest_time_constant
 from seqjax.report.charts import Axis, Series, chart
-from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, listed, say
-from seqjax.report.results import StudyResults
+from seqjax.report.content import Caption, Figure, Panel, Table, Text, View, listed, say
+from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
 from seqjax.report.text import number, percent
 from seqjax.study.sections.precision import MEASUREMENT, NAME, SOURCES
@@ -20,8 +20,6 @@ from seqjax.study.sections.precision import MEASUREMENT, NAME, SOURCES
 def view(results: StudyResults) -> View:
     """Error against the length, a panel per dtype; where it comes from at the greatest length."""
     rows = results.rows(NAME)
-    if rows.is_empty():
-        return View("", [Note("Not measured.", muted=True)])
     dtypes = list(rows["group"].unique(maintain_order=True))
     reach = listed(say("{}: {} steps", d, number(longest_time_constant(d), 4)) for d in dtypes)
     intro = say(
@@ -43,10 +41,10 @@ def view(results: StudyResults) -> View:
 
 
 def _panel(results: StudyResults, rows: pl.DataFrame, dtype: str) -> Panel:
-    some = rows.filter((pl.col("group") == dtype) & (pl.col("quantity") == "error")).sort("x")
+    some = rows.filter(group=dtype, quantity="error").sort("x")
     series = []
     for cell, found in results.by_cell(some):
-        errors = found["value"].fill_null(math.nan).to_numpy()
+        errors = values(found, "x")
         series.append(
             Series(
                 cell,
@@ -70,9 +68,8 @@ def _panel(results: StudyResults, rows: pl.DataFrame, dtype: str) -> Panel:
 
 def _at(rows: pl.DataFrame, dtype: str, quantity: str) -> float:
     """The value at the greatest length."""
-    some = rows.filter((pl.col("group") == dtype) & (pl.col("quantity") == quantity)).sort("x")
-    value = None if some.is_empty() else some["value"][-1]
-    return math.nan if value is None else float(value)
+    found = values(rows.filter(group=dtype, quantity=quantity), "x")
+    return float(found[-1]) if found.size else math.nan
 
 
 def _conclusion(results: StudyResults, rows: pl.DataFrame, dtypes: Sequence[str]) -> Text:
@@ -102,12 +99,12 @@ def _table(results: StudyResults, rows: pl.DataFrame, dtypes: Sequence[str]) -> 
     for dtype in dtypes:
         lines: list[Sequence[Text]] = []
         for cell, some in results.by_cell(rows):
-            values = [_at(some, dtype, name) for name in ("error", "cosine", *SOURCES)]
+            numbers = [_at(some, dtype, name) for name in ("error", "cosine", *SOURCES)]
             vanished = percent(_at(some, dtype, "vanished"))
             lines.append(
                 [
                     say("<b>{}</b>", cell),
-                    *(number(value, 3 if i == 1 else 2) for i, value in enumerate(values)),
+                    *(number(value, 3 if i == 1 else 2) for i, value in enumerate(numbers)),
                     vanished,
                 ]
             )

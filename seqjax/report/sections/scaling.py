@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import polars as pl
 
 from seqjax.report.charts import Axis, Series, chart
-from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, listed, say
-from seqjax.report.results import StudyResults
+from seqjax.report.content import Caption, Figure, Panel, Table, Text, View, listed, say
+from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
 from seqjax.report.text import number
 from seqjax.study.sections.scaling import MEASUREMENT, NAME
@@ -20,8 +20,6 @@ QUANTITIES = {"bytes": "temporary memory, bytes", "flops": "operations", "second
 def view(results: StudyResults) -> View:
     """Bytes and seconds by method, a table of exponents, crossovers."""
     rows = results.rows(NAME)
-    if rows.is_empty():
-        return View("", [Note("Not measured.", muted=True)])
     intro = say(
         "What one gradient of a loss at the end costs, for {} sequences of T steps and the recurrent layer alone. A "
         "power law T<sup>p</sup> is fitted to each; p near 1 is what backpropagation through time costs, p near ½ or "
@@ -48,7 +46,7 @@ def view(results: StudyResults) -> View:
 
 
 def _panel(results: StudyResults, rows: pl.DataFrame, quantity: str, method: str) -> Panel | None:
-    some = rows.filter((pl.col("quantity") == quantity) & (pl.col("group") == method) & (pl.col("value") > 0))
+    some = rows.filter(pl.col("value") > 0, quantity=quantity, group=method)
     series = [
         Series(
             cell, found["x"].to_numpy(), found["value"].to_numpy(), results.places[cell], cell, marks="both"
@@ -70,8 +68,8 @@ def _panel(results: StudyResults, rows: pl.DataFrame, quantity: str, method: str
 
 
 def _value(rows: pl.DataFrame, quantity: str, method: str) -> float:
-    some = rows.filter((pl.col("quantity") == quantity) & (pl.col("group") == method))["value"]
-    return math.nan if some.is_empty() or some[0] is None else float(some[0])
+    found = values(rows.filter(quantity=quantity, group=method), "x")
+    return float(found[0]) if found.size else math.nan
 
 
 def _table(results: StudyResults, rows: pl.DataFrame) -> Table:
@@ -95,7 +93,7 @@ def _table(results: StudyResults, rows: pl.DataFrame) -> Table:
 def _crossings(rows: pl.DataFrame, method: str) -> Text:
     texts = []
     for quantity in ("bytes", "seconds"):
-        crossing = rows.filter(pl.col("quantity") == f"{quantity}_crossover")
+        crossing = rows.filter(quantity=f"{quantity}_crossover")
         for pair, length in crossing.select("group", "value").iter_rows():
             before, after = pair.split(" to ")
             if after == method:
@@ -107,7 +105,7 @@ def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
     saved, slower = {}, {}
     for cell, some in results.by_cell(rows):
         longest = some["x"].max()
-        last = some.filter(pl.col("x") == longest)
+        last = some.filter(x=longest)
         plain = next(m for m in some["group"].drop_nulls().unique(maintain_order=True))
         pairs = [[_value(last, q, m) for m in (plain, "nested")] for q in ("bytes", "seconds")]
         if all(math.isfinite(v) and v > 0 for pair in pairs for v in pair):

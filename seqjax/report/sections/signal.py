@@ -12,7 +12,7 @@ from seqjax.report.aggregate import shown
 from seqjax.report.charts import Axis, Series, chart
 from seqjax.report.content import Block, Caption, Figure, Note, Table, Text, View, listed, say
 from seqjax.report.drawing import quarters
-from seqjax.report.results import StudyResults
+from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
 from seqjax.report.text import number, percent, ten
 from seqjax.statistics import bootstrap
@@ -29,8 +29,6 @@ LOWEST = 1e-4
 def view(results: StudyResults) -> View:
     """Signal to noise against the lag, a table of gates, a table of noise and clipping."""
     rows = results.rows(NAME)
-    if rows.is_empty():
-        return View("", [Note("Not measured.", muted=True)])
     intro = say(
         "A gate near 1 keeps, near 0 forgets; a decay f per step has the time constant −1/ln f. Signal to noise "
         "compares the mean of the examples' gradients with their scatter: where it falls below zero in the estimate, "
@@ -58,23 +56,23 @@ def view(results: StudyResults) -> View:
 
 
 def _noise(results: StudyResults, rows: pl.DataFrame) -> Figure | None:
-    some = rows.filter(pl.col("quantity") == "signal_to_noise")
+    some = rows.filter(quantity="signal_to_noise")
     if some.is_empty():
         return None
     length = int(some["length"][0])
     series, above = [], {}
     for cell, found in results.by_cell(some):
-        values = found.sort("t")["value"].fill_null(math.nan).to_numpy()[::-1]
+        ratios = values(found, "t")[::-1]
         series.append(
             Series(
                 cell,
-                np.arange(len(values)),
-                np.where(values > LOWEST, values, np.nan),
+                np.arange(len(ratios)),
+                np.where(ratios > LOWEST, ratios, np.nan),
                 results.places[cell],
                 cell,
             )
         )
-        above[cell] = int((values > TELLS).sum())
+        above[cell] = int((ratios > TELLS).sum())
     panel = chart(
         series,
         "signal-to-noise",
@@ -85,7 +83,7 @@ def _noise(results: StudyResults, rows: pl.DataFrame) -> Figure | None:
     )
     if not any(np.isfinite(each.y).any() for each in series):
         return None
-    examples = int(rows.filter(pl.col("quantity") == "examples")["value"][0])
+    examples = int(rows.filter(quantity="examples")["value"][0])
     most, none = max(above, key=lambda c: above[c]), [cell for cell, lags in above.items() if not lags]
     conclusion = say(
         "The ratio is above {} at no lag for any cell: {} examples tell no direction.", TELLS, examples
@@ -121,8 +119,8 @@ def _noise_table(results: StudyResults, rows: pl.DataFrame) -> Table:
     training = results.rows("training", quantity="gradient_norm")
     lines: list[Sequence[Text]] = []
     for cell, some in results.by_cell(rows):
-        scale = some.filter(pl.col("quantity") == "noise_scale")["value"].to_list()
-        norms = training.filter(pl.col("cell") == cell)
+        scale = some.filter(quantity="noise_scale")["value"].to_list()
+        norms = training.filter(cell=cell)
         shares: dict[int, list[float]] = {}  # by length: its seeds are a stratum
         for (length, _), found in norms.group_by("length", "seed", maintain_order=True):
             share = (found["value"].fill_null(math.inf) > CLIP).mean()
@@ -144,19 +142,16 @@ def _noise_table(results: StudyResults, rows: pl.DataFrame) -> Table:
 def _gate_table(results: StudyResults, rows: pl.DataFrame) -> Table:
     lines: list[Sequence[Text]] = []
     for cell, some in results.by_cell(rows):
-        why = some.filter(pl.col("quantity") == "not_measured")
+        why = some.filter(quantity="not_measured")
         if why.height:
             lines.append([say("<b>{}</b>", cell), why["note"][0], "", "", "", "", ""])
-        for leaf in some.filter(pl.col("quantity") == "share_open")["leaf"].unique(maintain_order=True):
+        for leaf in some.filter(quantity="share_open")["leaf"].unique(maintain_order=True):
             for moment in MOMENTS:
-                found = some.filter((pl.col("leaf") == leaf) & (pl.col("group") == moment))
+                found = some.filter(leaf=leaf, group=moment)
 
                 def value(quantity: str, x: float | None = None) -> float:
-                    kept = found.filter(pl.col("quantity") == quantity)  # noqa: B023
-                    kept = kept if x is None else kept.filter(pl.col("x") == x)
-                    return (
-                        math.nan if kept.is_empty() or kept["value"][0] is None else float(kept["value"][0])
-                    )
+                    known = values(found.filter(quantity=quantity, **({} if x is None else {"x": x})), "x")  # noqa: B023
+                    return float(known[0]) if known.size else math.nan
 
                 constants = (
                     [number(value("time_constant", level)) for level in LEVELS]

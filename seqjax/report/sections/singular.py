@@ -13,7 +13,7 @@ from seqjax.report.aggregate import band, interval, iqm, spread, spread_of_decad
 from seqjax.report.charts import Axis, Series, chart, decade_limits
 from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, listed, say
 from seqjax.report.drawing import label_of
-from seqjax.report.results import Array, StudyResults
+from seqjax.report.results import Array, StudyResults, values
 from seqjax.report.section import Section
 from seqjax.report.text import decades, percent, plural
 from seqjax.study.experiment import MOMENTS
@@ -25,8 +25,6 @@ SHARES = {"largest": 0.0, "upper quarter": 0.25, "median": 0.5, "lower quarter":
 def view(results: StudyResults) -> View:
     """A fan per cell after training, and a table."""
     rows = results.rows(NAME)
-    if rows.is_empty():
-        return View("", [Note("Not measured.", muted=True)])
     intro = say(
         "The Jacobian of τ steps, <i>M</i> = <i>J</i><sub>τ</sub> ⋯ <i>J</i><sub>1</sub>, scales each direction of the "
         "state by one of its singular values σ. If all stay near 1 (<i>dynamical isometry</i>) gradients pass "
@@ -34,7 +32,7 @@ def view(results: StudyResults) -> View:
     )
     seeds = rows["seed"].n_unique()
     panels = [panel for cell, some in results.by_cell(rows) if (panel := _panel(results, cell, some))]
-    left_out = rows.filter(pl.col("quantity") == "not_measured")
+    left_out = rows.filter(quantity="not_measured")
     measured = say(
         "The recurrent layer on the first steps of a sequence of the data, after training; the product of Jacobians is "
         "kept graded, so that the smallest values are as accurate as the largest. Interquartile mean of the logarithm "
@@ -58,34 +56,30 @@ def view(results: StudyResults) -> View:
     return View(intro, blocks or [Note(measured)])
 
 
-def _values(rows: pl.DataFrame, quantity: str, moment: str, tau: float | None = None) -> list[float]:
-    kept = (pl.col("quantity") == quantity) & (pl.col("group") == moment)
-    if tau is not None:
-        kept &= pl.col("x") == tau
-    return rows.filter(kept).sort("seed")["value"].fill_null(math.nan).to_list()
+def _values(rows: pl.DataFrame, quantity: str, moment: str, tau: float) -> list[float]:
+    return values(rows.filter(quantity=quantity, group=moment, x=tau), "seed").tolist()
 
 
 def _fan(rows: pl.DataFrame, moment: str) -> tuple[Array, Array]:
     """Lags, and log10 singular values ``[seed, tau, S]``."""
-    some = rows.filter((pl.col("quantity") == "log_singular_value") & (pl.col("group") == moment))
+    some = rows.filter(quantity="log_singular_value", group=moment)
     if some.is_empty():
         return np.zeros(0), np.zeros((0, 0, 0))
-    some, taus = some.sort("seed", "x", "t"), some["x"].unique().sort().to_numpy()
-    values = some["value"].fill_null(math.nan).to_numpy() / math.log(10)
-    return taus, values.reshape(some["seed"].n_unique(), len(taus), -1)
+    taus, logs = some["x"].unique().sort().to_numpy(), values(some, "seed", "x", "t") / math.log(10)
+    return taus, logs.reshape(some["seed"].n_unique(), len(taus), -1)
 
 
 def _panel(results: StudyResults, cell: str, rows: pl.DataFrame) -> Panel | None:
-    taus, values = _fan(rows, MOMENTS[-1])
+    taus, logs = _fan(rows, MOMENTS[-1])
     if not taus.size:
         return None
-    last, series = values.shape[2] - 1, []
+    last, series = logs.shape[2] - 1, []
     for place, (name, share) in enumerate(SHARES.items()):
-        some = values[:, :, round(share * last)]
+        some = logs[:, :, round(share * last)]
         series.append(Series(name, taus, iqm(some), place, None, *band(some), marks="both"))
-    limits = decade_limits(values, -60, 30)
+    limits = decade_limits(logs, -60, 30)
     ticks = [t for t in taus if math.log2(t) % 1 == 0][:: 2 if len(taus) > 6 else 1]
-    panel = chart(
+    return chart(
         series,
         f"singular-{results.files[cell]}",
         title=label_of(cell),
@@ -93,8 +87,8 @@ def _panel(results: StudyResults, cell: str, rows: pl.DataFrame) -> Panel | None
         y=Axis("singular value", "decades", limits),
         label=f"Singular values of the Jacobian of tau steps, {cell}: largest, quartiles, smallest.",
         height=170,
+        cell=cell,
     )
-    return Panel(panel.name, panel.svg, panel.data, cell)
 
 
 def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
@@ -138,7 +132,7 @@ def _table(results: StudyResults, rows: pl.DataFrame) -> Table:
     lines: list[Sequence[Text]] = []
     for cell, some in results.by_cell(rows):
         for moment in MOMENTS:
-            taus, values = _fan(some, moment)
+            taus, logs = _fan(some, moment)
             if not taus.size:
                 continue
             condition = [v / math.log(10) for v in _values(some, "log_condition", moment, last)]
@@ -146,11 +140,11 @@ def _table(results: StudyResults, rows: pl.DataFrame) -> Table:
                 [
                     say("<b>{}</b>", cell),
                     moment,
-                    spread_of_decades(values[:, -1, 0]),
-                    spread_of_decades(values[:, -1, -1]),
+                    spread_of_decades(logs[:, -1, 0]),
+                    spread_of_decades(logs[:, -1, -1]),
                     spread_of_decades(condition),
                     spread(_values(some, "participation_ratio", moment, last)),
-                    f"of {values.shape[2]}",
+                    f"of {logs.shape[2]}",
                     spread(_values(some, "isometry", moment, last), factor=100.0),
                 ]
             )
@@ -166,9 +160,7 @@ def _table(results: StudyResults, rows: pl.DataFrame) -> Table:
         ("directions", ""),
         ("near 1, %", "number"),
     ]
-    return Table(
-        f"Table of singular values at tau = {last:.0f}", columns, [(say("τ = {}", int(last)), lines)]
-    )
+    return Table(f"Table of singular values at tau = {last:.0f}", columns, [(say("τ = {}", int(last)), lines)])
 
 
 SECTION = Section(NAME, "Singular values over many steps", view, MEASUREMENT)

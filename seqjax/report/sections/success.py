@@ -9,7 +9,7 @@ import polars as pl
 
 from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, listed, say
 from seqjax.report.grid import grid
-from seqjax.report.results import StudyResults
+from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
 from seqjax.report.text import number, plural
 from seqjax.statistics import wilson
@@ -53,10 +53,7 @@ def view(results: StudyResults) -> View:
     if idle:
         measured += say(" Cells not trained on tasks under this profile: {}.", listed(idle))
     for name, length, why in (
-        rows.filter(pl.col("quantity") == "not_measured")
-        .select("group", "length", "note")
-        .unique()
-        .iter_rows()
+        rows.filter(quantity="not_measured").select("group", "length", "note").unique().iter_rows()
     ):
         measured += say(" {} at T = {} does not exist: {}", name, length, why)
     caption = Caption(
@@ -75,11 +72,8 @@ def _rates(results: StudyResults, rows: pl.DataFrame) -> Rates:
     found: Rates = {}
     wanted = rows.filter(pl.col("quantity").is_in(["final_loss", "baseline"]))
     for (task, cell, length), some in wanted.group_by("group", "cell", "length", maintain_order=True):
-        baseline = some.filter(pl.col("quantity") == "baseline")["value"][0]
-        shares = (
-            some.filter(pl.col("quantity") == "final_loss")["value"].fill_null(float("nan")).to_numpy()
-            / baseline
-        )
+        baseline = some.filter(quantity="baseline")["value"][0]
+        shares = values(some.filter(quantity="final_loss"), "seed") / baseline
         shares = np.where(np.isfinite(shares), shares, np.inf)
         found[str(task), str(cell), int(str(length))] = (
             int((shares < SOLVED).sum()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,8 +9,8 @@ import polars as pl
 
 from seqjax.report.aggregate import band, count, interval, iqm, spread
 from seqjax.report.charts import Axis, Series, chart
-from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, listed, say
-from seqjax.report.results import StudyResults
+from seqjax.report.content import Caption, Figure, Panel, Table, Text, View, listed, say
+from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
 from seqjax.study.sections.truncation import MEASUREMENT, NAME
 
@@ -19,8 +18,6 @@ from seqjax.study.sections.truncation import MEASUREMENT, NAME
 def view(results: StudyResults) -> View:
     """Bias and cosine against the window, and the windows that suffice."""
     rows = results.rows(NAME)
-    if rows.is_empty():
-        return View("", [Note("Not measured.", muted=True)])
     intro = say(
         "Truncated backpropagation keeps what travels fewer than K steps. Its bias is the norm of what is missing over "
         "that of the full gradient."
@@ -28,8 +25,7 @@ def view(results: StudyResults) -> View:
     steps = int(float(str(rows["x"].max())))
     panels = [_panel(results, rows, quantity, steps) for quantity in ("bias", "cosine")]
     needed = {
-        cell: some.filter(pl.col("quantity") == "window_10")["value"].to_list()
-        for cell, some in results.by_cell(rows)
+        cell: some.filter(quantity="window_10")["value"].to_list() for cell, some in results.by_cell(rows)
     }
     caption = Caption(
         say(
@@ -49,7 +45,7 @@ def view(results: StudyResults) -> View:
         [
             say("<b>{}</b>", cell),
             *(
-                spread(some.filter(pl.col("quantity") == q).sort("seed")["value"].to_list(), counts=True)
+                spread(values(some.filter(quantity=q), "seed"), counts=True)
                 for q in ("window_10", "window_1")
             ),
         ]
@@ -68,17 +64,17 @@ def view(results: StudyResults) -> View:
 
 def _panel(results: StudyResults, rows: pl.DataFrame, quantity: str, steps: int) -> Panel:
     series = []
-    for cell, some in results.by_cell(rows.filter(pl.col("quantity") == quantity)):
+    for cell, some in results.by_cell(rows.filter(quantity=quantity)):
         seeds = {
-            int(seed): found.sort("x")["value"].fill_null(math.nan).to_numpy()
+            int(seed): values(found, "x")
             for (seed,), found in some.group_by("seed", maintain_order=True)  # type: ignore[misc]
         }
-        values = np.stack(list(seeds.values()))
+        curves = np.stack(list(seeds.values()))
         if quantity == "bias":  # spans decades
-            values = np.log(np.where(values > 0, values, np.nan))
-        lines = [iqm(values), *band(values)]
+            curves = np.log(np.where(curves > 0, curves, np.nan))
+        lines = [iqm(curves), *band(curves)]
         y, low, high = map(np.exp, lines) if quantity == "bias" else lines
-        windows = np.arange(1, values.shape[1] + 1)
+        windows = np.arange(1, curves.shape[1] + 1)
         series.append(Series(cell, windows, y, results.places[cell], cell, low, high, seeds))
     # A window of all steps is exact but for rounding, which would take half of the axis.
     shown = [s.y[:-1] for s in series if np.isfinite(s.y[:-1]).any()]
