@@ -13,8 +13,8 @@ from seqjax.user_model import is_own
 class Sizes:
     """The sizes of single sections under one preset.
 
-    A section with a field ``..._cells`` measures at most so many cells, of different kinds of recurrence where there
-    are any; the page names the others.
+    ``..._cells``: a section measures at most so many cells, of different kinds of recurrence where there are any; the
+    page names the others. ``..._lengths``: the sequence lengths.
 
     Attributes:
         calibration_ids: the closed forms that are checked; empty means all.
@@ -22,25 +22,16 @@ class Sizes:
         lyapunov_whole: a state of at most so many numbers has its whole spectrum measured, and the determinant.
         singular_state: larger states are left out, because a step costs a QR decomposition of the whole state.
         singular_steps: the largest number of steps.
-        precision_cells: see above.
-        precision_lengths: lengths of the gradient.
         precision_dtypes: compared with float64.
-        algorithms_cells: see above.
-        algorithms_lengths: lengths of the gradient.
         algorithms_width: hidden size.
         algorithms_few: whether four algorithms are enough.
         truncation_steps: the largest number of steps.
-        scaling_cells: see above.
-        scaling_lengths: lengths of the gradient.
         scaling_rounds: how often each method is timed.
         scaling_nested: whether nested checkpoints are measured.
-        success_cells: see above.
         success_tasks: how many tasks are trained.
-        success_lengths: of the tasks.
         success_seeds: trainings per cell, task and length.
         success_steps: training steps.
         success_batch: sequences per training step.
-        signal_cells: see above.
         signal_examples: sequences whose gradients are compared.
     """
 

@@ -160,7 +160,9 @@ def _table(results: StudyResults, rows: pl.DataFrame) -> Table:
         ("directions", ""),
         ("near 1, %", "number"),
     ]
-    return Table(f"Table of singular values at tau = {last:.0f}", columns, [(say("τ = {}", int(last)), lines)])
+    return Table(
+        f"Table of singular values at tau = {last:.0f}", columns, [(say("τ = {}", int(last)), lines)]
+    )
 
 
 SECTION = Section(NAME, "Singular values over many steps", view, MEASUREMENT)
