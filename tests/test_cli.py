@@ -221,6 +221,18 @@ def test_rendering_what_is_no_report_is_one_clear_line(monkeypatch, tmp_path, ca
     assert "cannot be read" in capsys.readouterr().err
 
 
+def test_results_of_another_version_are_one_clear_line(monkeypatch, tmp_path, capsys):
+    store = Store(tmp_path)
+    store.open(Settings().to_json(), resume=False, overwrite=False)
+    store.write_summary({"settings": Settings().to_json(), "complete": False})
+    frame = pl.DataFrame([dict.fromkeys(SCHEMA)], schema=SCHEMA)
+    frame.drop("note").write_parquet(tmp_path / "results.parquet")
+    for command in (["render", tmp_path], ["gradients", "--resume", "--out", tmp_path]):
+        assert run(monkeypatch, *command) == 2
+        error = " ".join(capsys.readouterr().err.split())
+        assert "has no column note: another version of seqjax wrote it. Measure again" in error
+
+
 def test_list_shows_cells_methods_and_tasks(monkeypatch, capsys):
     assert run(monkeypatch, "list") == 0
     shown = capsys.readouterr().out

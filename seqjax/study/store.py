@@ -106,7 +106,8 @@ class Store:
         """Prepare the folder for a study with these settings; only `overwrite` deletes results.
 
         Raises:
-            ValueError: for a folder with other files, with results already, or with results of other settings.
+            ValueError: for a folder with other files, with results already, or with results of other settings or of
+                another version of seqjax.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"--out: expected a folder, got the file {self.folder}. Choose another name.")
@@ -138,6 +139,8 @@ class Store:
                 f"--resume: the settings differ from those of {self.folder}: {'; '.join(changed)}. "
                 "Use the same, or choose another folder."
             )
+        else:
+            self._read()  # raises where another version of seqjax wrote the results
         try:
             (self.folder / "parts").mkdir(parents=True, exist_ok=True)
             (self.folder / "weights").mkdir(exist_ok=True)
