@@ -227,8 +227,8 @@ def test_results_of_another_version_are_one_clear_line(monkeypatch, tmp_path, ca
     store.write_summary({"settings": Settings().to_json(), "complete": False})
     frame = pl.DataFrame([dict.fromkeys(SCHEMA)], schema=SCHEMA)
     frame.drop("note").write_parquet(tmp_path / "results.parquet")
-    for command in (["render", tmp_path], ["gradients", "--resume", "--out", tmp_path]):
-        assert run(monkeypatch, *command) == 2
+    for arguments in (["render", tmp_path], ["gradients", "--resume", "--out", tmp_path]):
+        assert run(monkeypatch, *arguments) == 2
         error = " ".join(capsys.readouterr().err.split())
         assert "has no column note: another version of seqjax wrote it. Measure again" in error
 
