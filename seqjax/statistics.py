@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 10_000
@@ -182,12 +181,13 @@ def sign_flip_test(differences: Any, *, resamples: int = RESAMPLES, seed: int = 
         >>> sign_flip_test([0.1, 0.3, 0.2, 0.5, 0.4, 0.6])
         0.03125
     """
+    from scipy import stats  # takes half a second
+
     array = _stratum("sign_flip_test", differences)
-    n = len(array)
-    if n < 2:
+    if len(array) < 2:
         return 1.0
-    finite = np.abs(array[np.isfinite(array)])
-    array = np.clip(array, *(np.array([-2.0, 2.0]) * n * (finite.max(initial=0.0) or 1.0)))
+    largest = 2 * len(array) * (np.abs(array[np.isfinite(array)]).max(initial=0.0) or 1.0)
+    array = np.clip(array, -largest, largest)
     found = stats.permutation_test(
         (array,),
         np.sum,
@@ -334,6 +334,8 @@ def wilson(successes: int, trials: int, *, level: float = LEVEL) -> Interval:
     """
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"wilson: expected 0 <= successes <= trials >= 1, got {successes} of {trials}.")
+    from scipy import stats  # takes half a second
+
     low, high = stats.binomtest(successes, trials).proportion_ci(level, "wilson")
     return Interval(successes / trials, float(low), float(high))
 
