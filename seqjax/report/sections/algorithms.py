@@ -33,7 +33,7 @@ EXACT = 1e-4
 
 
 def view(results: StudyResults) -> View:
-    """Error against bytes and against seconds for each cell, and one table."""
+    """Show error against bytes and against seconds for each cell, and one table."""
     rows = results.rows(NAME)
     names = list(rows["group"].unique(maintain_order=True))
     intro = say(

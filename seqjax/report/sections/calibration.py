@@ -13,7 +13,7 @@ from seqjax.study.sections.calibration import MEASUREMENT, NAME
 
 
 def view(results: StudyResults) -> View:
-    """A verdict in one sentence, and the table behind a line that opens."""
+    """Show a verdict in one sentence, and the table in a fold."""
     rows = results.rows(NAME)
     names = ("exact", "measured", "error", "tolerance", "passed")
     checks: dict[int, dict[str, Any]] = {}

@@ -38,7 +38,7 @@ _FIT = ("exponential_rate", "exponential_length", "exponential_aic", "power_expo
 
 
 def view(results: StudyResults) -> View:
-    """Curves by length, both fits for every cell at the greatest length, the table of horizons."""
+    """Show curves by length, both fits for every cell at the greatest length, and the table of horizons."""
     last, mean = results.profiles("last"), results.profiles("mean")
     if not last:
         return View("", [Note("No profiles of the last loss have been measured yet.", muted=True)])

@@ -13,7 +13,7 @@ from seqjax.statistics import paired_comparison
 
 
 def view(results: StudyResults) -> View:
-    """The table of losses against the baselines; gradient norms by parameter behind a line that opens."""
+    """Show the table of losses against the baselines, and gradient norms by parameter in a fold."""
     if not results.measured:
         return View("", [Note("No run is finished yet.", muted=True)])
     unit = (

@@ -21,7 +21,7 @@ from seqjax.study.sections.lyapunov import MEASUREMENT, NAME
 
 
 def view(results: StudyResults) -> View:
-    """A panel per cell with both moments, a table of derived numbers and the identity."""
+    """Show a panel per cell with both moments, a table of derived numbers and the identity."""
     rows = results.rows(NAME)
     intro = say(
         "The exponents λ<sub>i</sub> say by how many nats per step small differences along each direction of the state "

@@ -18,7 +18,7 @@ from seqjax.study.sections.precision import MEASUREMENT, NAME, SOURCES
 
 
 def view(results: StudyResults) -> View:
-    """Error against the length, a panel per dtype; where it comes from at the greatest length."""
+    """Show error against length, a panel per dtype, and the sources of the error at the greatest length."""
     rows = results.rows(NAME)
     dtypes = list(rows["group"].unique(maintain_order=True))
     reach = listed(say("{}: {} steps", d, number(longest_time_constant(d), 4)) for d in dtypes)

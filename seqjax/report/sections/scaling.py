@@ -18,7 +18,7 @@ QUANTITIES = {"bytes": "temporary memory, bytes", "flops": "operations", "second
 
 
 def view(results: StudyResults) -> View:
-    """Bytes and seconds by method, a table of exponents, crossovers."""
+    """Show bytes and seconds by method, and a table of exponents and crossovers."""
     rows = results.rows(NAME)
     intro = say(
         "What one gradient of a loss at the end costs, for {} sequences of T steps and the recurrent layer alone. A "

@@ -27,7 +27,7 @@ LOWEST = 1e-4
 
 
 def view(results: StudyResults) -> View:
-    """Signal to noise against the lag, a table of gates, a table of noise and clipping."""
+    """Show signal to noise against the lag, a table of gates, and a table of noise and clipping."""
     rows = results.rows(NAME)
     intro = say(
         "A gate near 1 keeps, near 0 forgets; a decay f per step has the time constant −1/ln f. Signal to noise "

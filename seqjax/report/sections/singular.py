@@ -23,7 +23,7 @@ SHARES = {"largest": 0.0, "upper quarter": 0.25, "median": 0.5, "lower quarter":
 
 
 def view(results: StudyResults) -> View:
-    """A fan per cell after training, and a table."""
+    """Show a fan per cell after training, and a table."""
     rows = results.rows(NAME)
     intro = say(
         "The Jacobian of τ steps, <i>M</i> = <i>J</i><sub>τ</sub> ⋯ <i>J</i><sub>1</sub>, scales each direction of the "

@@ -21,7 +21,7 @@ SOLVED = 0.5
 
 
 def view(results: StudyResults) -> View:
-    """One map per task, a table with intervals."""
+    """Show one map per task, and a table with intervals."""
     rows = results.rows(NAME)
     found = _rates(results, rows)
     if not found:

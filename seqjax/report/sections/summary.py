@@ -85,7 +85,7 @@ AXES: dict[str, tuple[Callable[[StudyResults, str], float], Callable[[float, Stu
 
 
 def view(results: StudyResults) -> View:
-    """The table of values and scores, and what to conclude from it."""
+    """Show the table of values and scores, and a conclusion."""
     values = {name: {cell: axis[0](results, cell) for cell in results.cells} for name, axis in AXES.items()}
     known = [name for name, by_cell in values.items() if any(map(math.isfinite, by_cell.values()))]
     if len(known) < 3:

@@ -16,7 +16,7 @@ from seqjax.study.sections.training import LOSSES, MEASUREMENT, NAME
 
 
 def view(results: StudyResults) -> View:
-    """Heat maps by length, those of the mean loss behind a line that opens."""
+    """Show heat maps by length, those of the mean loss in a fold."""
     last, mean = (_figures(results, loss) for loss in LOSSES)
     if not last:
         return View("", [Note("No profiles of the last loss have been measured yet.", muted=True)])

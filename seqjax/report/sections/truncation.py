@@ -16,7 +16,7 @@ from seqjax.study.sections.truncation import MEASUREMENT, NAME
 
 
 def view(results: StudyResults) -> View:
-    """Bias and cosine against the window, and the windows that suffice."""
+    """Show bias and cosine against the window, and the windows that suffice."""
     rows = results.rows(NAME)
     intro = say(
         "Truncated backpropagation keeps what travels fewer than K steps. Its bias is the norm of what is missing over "

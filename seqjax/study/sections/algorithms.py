@@ -46,20 +46,20 @@ def algorithms(sizes: Sizes) -> dict[str, Estimator]:
 
 
 def parts(settings: Settings) -> Iterable[Part]:
-    """One per cell."""
+    """Return one part per cell."""
     return [
         Part(NAME, cell) for cell in representatives(settings.cells, SIZES[settings.profile].algorithms_cells)
     ]
 
 
 def work(settings: Settings, part: Part) -> float:
-    """Mostly compilation: each algorithm at each length."""
+    """Compilation of each algorithm at each length takes most of the time."""
     sizes = SIZES[settings.profile]
     return 1.5 * len(algorithms(sizes)) * len(sizes.algorithms_lengths)
 
 
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
-    """Cosine and error against full backpropagation, bytes and seconds, by algorithm and length."""
+    """Yield cosine and error against full backpropagation, bytes and seconds, by algorithm and length."""
     sizes, cell = SIZES[experiment.settings.profile], part.cell or ""
     longest = max(sizes.algorithms_lengths)
     width = experiment.settings.hidden_size if is_own(cell) else sizes.algorithms_width

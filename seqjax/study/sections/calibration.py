@@ -16,17 +16,17 @@ NAME = "calibration"
 
 
 def parts(settings: Settings) -> Iterable[Part]:
-    """One table."""
+    """Return one part: the table."""
     return [Part(NAME)]
 
 
 def work(settings: Settings, part: Part) -> float:
-    """Mostly compilation."""
+    """Compilation takes most of the time."""
     return SIZES[settings.profile].calibration_seconds
 
 
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
-    """Every closed form in float64; the smoke preset takes a few."""
+    """Yield every closed form in float64; the smoke preset checks a few."""
     sizes, told = SIZES[experiment.settings.profile], 0.0
 
     def progress(done: int, count: int, what: str) -> None:

@@ -21,19 +21,19 @@ LARGEST = 12
 
 
 def parts(settings: Settings) -> Iterable[Part]:
-    """One per cell and seed, at the greatest length."""
+    """Return one part per cell and seed, at the greatest length."""
     length = max(settings.lengths)
     return [Part(NAME, cell, length, seed) for cell in settings.cells for seed in range(settings.seeds)]
 
 
 def work(settings: Settings, part: Part) -> float:
-    """Compilation at the first seed; then a QR per step."""
+    """The first seed compiles; each step takes a QR decomposition."""
     tangents = min(2 * settings.hidden_size, SIZES[settings.profile].lyapunov_whole)
     return (4.0 if part.seed == 0 else 0.0) + 2 * (part.length or 0) * tangents**2 * 1e-7
 
 
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
-    """Exponents of the recurrent layer on one sequence of the data, before and after training."""
+    """Yield exponents of the recurrent layer on one sequence of the data, before and after training."""
     cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
     warm_up = length // 8
     for place, moment in enumerate(MOMENTS):

@@ -32,20 +32,20 @@ NAME = "scaling"
 
 
 def parts(settings: Settings) -> Iterable[Part]:
-    """One per cell."""
+    """Return one part per cell."""
     return [
         Part(NAME, cell) for cell in representatives(settings.cells, SIZES[settings.profile].scaling_cells)
     ]
 
 
 def work(settings: Settings, part: Part) -> float:
-    """Mostly compilation: every length and method, for memory and again for time."""
+    """Compilation takes most of the time: each length and method, for memory and again for time."""
     sizes = SIZES[settings.profile]
     return 2.0 * len(sizes.scaling_lengths) * len(_methods(part.cell or "", sizes)) * 0.8
 
 
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
-    """Bytes, operations and seconds of one gradient of a loss at the end, by method and length."""
+    """Yield bytes, operations and seconds of one gradient of a loss at the end, by method and length."""
     cell, settings = part.cell or "", experiment.settings
     sizes = SIZES[settings.profile]
     methods, lengths = _methods(cell, sizes), sizes.scaling_lengths

@@ -32,18 +32,18 @@ LEVELS = (0.05, 0.5, 0.95)
 
 
 def parts(settings: Settings) -> Iterable[Part]:
-    """One per cell, at the smallest length and seed 0."""
+    """Return one part per cell, at the smallest length and seed 0."""
     cells = representatives(settings.cells, SIZES[settings.profile].signal_cells)
     return [Part(NAME, cell, min(settings.lengths), 0) for cell in cells]
 
 
 def work(settings: Settings, part: Part) -> float:
-    """Mostly compilation."""
+    """Compilation takes most of the time."""
     return 5.0
 
 
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
-    """Decays and gates along the data, signal to noise across examples; clipping was recorded in training."""
+    """Yield decays and gates along the data, and signal to noise across examples; training recorded the clipping."""
     cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
     examples = SIZES[experiment.settings.profile].signal_examples
     more = experiment.like(dataclasses.replace(experiment.settings, batch=examples))

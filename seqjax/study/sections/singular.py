@@ -20,19 +20,19 @@ NAME = "singular"
 
 
 def parts(settings: Settings) -> Iterable[Part]:
-    """One per cell and seed, at the greatest length."""
+    """Return one part per cell and seed, at the greatest length."""
     length = max(settings.lengths)
     return [Part(NAME, cell, length, seed) for cell in settings.cells for seed in range(settings.seeds)]
 
 
 def work(settings: Settings, part: Part) -> float:
-    """Compilation at the first seed; then a QR of the state per step."""
+    """The first seed compiles; each step takes a QR decomposition of the state."""
     steps = min(part.length or 0, SIZES[settings.profile].singular_steps)
     return (4.0 if part.seed == 0 else 0.0) + 2 * steps * (2 * settings.hidden_size) ** 3 * 2e-9
 
 
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
-    """Log singular values of the product of the first tau Jacobians, before and after training."""
+    """Yield log singular values of the product of the first tau Jacobians, before and after training."""
     cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
     sizes = SIZES[experiment.settings.profile]
     steps = min(length, sizes.singular_steps)

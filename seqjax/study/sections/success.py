@@ -34,20 +34,20 @@ def tasks(settings: Settings) -> tuple[str, ...]:
 
 
 def parts(settings: Settings) -> Iterable[Part]:
-    """One per cell and length, with all tasks and seeds in it."""
+    """Return one part per cell and length, with all tasks and seeds."""
     cells = representatives(settings.cells, SIZES[settings.profile].success_cells)
     return [Part(NAME, cell, length) for cell in cells for length in SIZES[settings.profile].success_lengths]
 
 
 def work(settings: Settings, part: Part) -> float:
-    """Compilation once per cell, then steps as long as the greatest length."""
+    """Each cell compiles once; every step is as long as the greatest length."""
     sizes = SIZES[settings.profile]
     first = part.length == sizes.success_lengths[0]
     return len(tasks(settings)) * (2.5 * first + sizes.success_steps * max(sizes.success_lengths) * 1e-4)
 
 
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
-    """The loss of every seed over the last steps of its training, and the baseline, by task."""
+    """Yield the loss of every seed over the last steps of its training, and the baseline, by task."""
     sizes, cell, length = SIZES[experiment.settings.profile], part.cell or "", part.length or 0
     for name in tasks(experiment.settings):
         try:

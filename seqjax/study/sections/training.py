@@ -22,20 +22,20 @@ SEQUENCES = 8
 
 
 def parts(settings: Settings) -> Iterable[Part]:
-    """One training per cell, length and seed."""
+    """Yield one part, a training, per cell, length and seed."""
     for length in settings.lengths:
         for cell in settings.cells:
             yield from (Part(NAME, cell, length, seed) for seed in range(settings.seeds))
 
 
 def work(settings: Settings, part: Part) -> float:
-    """A snapshot costs about as much as four steps; the first seed pays for the compilation."""
+    """A snapshot takes about as long as four steps; the first seed compiles."""
     steps = settings.training_steps + 4 * len(settings.snapshots())
     return (5 if part.seed == 0 else 0) + steps * _seconds(settings, part)
 
 
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
-    """The losses of one training, and at its snapshots the profiles of both losses."""
+    """Yield the losses of one training, and at its snapshots the profiles of both losses."""
     cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
     settings, run = experiment.settings, experiment.run(cell, length)
     snapshots = settings.snapshots()

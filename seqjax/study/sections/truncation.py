@@ -19,19 +19,19 @@ NAME = "truncation"
 
 
 def parts(settings: Settings) -> Iterable[Part]:
-    """One per cell and seed, at the greatest length."""
+    """Return one part per cell and seed, at the greatest length."""
     length = max(settings.lengths)
     return [Part(NAME, cell, length, seed) for cell in settings.cells for seed in range(settings.seeds)]
 
 
 def work(settings: Settings, part: Part) -> float:
-    """Quadratic in the steps."""
+    """The time is quadratic in the steps."""
     steps = min(part.length or 0, SIZES[settings.profile].truncation_steps)
     return (2.5 if part.seed == 0 else 0.0) + steps**2 * 1e-4
 
 
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
-    """Bias and cosine of the gradient truncated after K steps, for every K, after training."""
+    """Yield bias and cosine of the gradient truncated after K steps, for every K, after training."""
     cell, length = part.cell or "", part.length or 0
     steps = min(length, SIZES[experiment.settings.profile].truncation_steps)
     inner = experiment.inner(
