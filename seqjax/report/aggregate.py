@@ -1,7 +1,5 @@
 """Aggregate over seeds: interquartile means with bootstrap intervals, of arrays with gaps."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Line charts: series over a common axis, with bands or intervals, as SVG and as data for the page's script."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What all drawings share: colours, sizes, axes at margins in pixels."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

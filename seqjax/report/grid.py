@@ -1,7 +1,5 @@
 """Draw a small table of shares as coloured boxes with their text."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

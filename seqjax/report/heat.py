@@ -1,7 +1,5 @@
 """Draw gradient profiles as heat maps."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.patches import Patch, PathPatch

@@ -1,7 +1,5 @@
 """Make matplotlib's SVG fit for a page: themed colours, ids of its own, text as text, no metadata."""
 
-from __future__ import annotations
-
 import io
 import re
 import warnings

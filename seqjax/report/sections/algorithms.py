@@ -1,7 +1,5 @@
 """Gradient algorithms against exact backpropagation: error against memory and time."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The instruments against closed forms, before anything else is believed."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Decay with distance: curves against the lag, both laws fitted, and horizons that need no fit."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Losses of the short training, and the gradient norms of the params."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from seqjax.report.aggregate import interval, shown, spread

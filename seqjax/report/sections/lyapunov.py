@@ -1,7 +1,5 @@
 """Lyapunov spectra along real trajectories, with intervals, and the identity that checks them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Precision of the gradient against the length, by dtype, and where the error comes from."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Memory, arithmetic and time against the length, by method: fitted exponents, and where methods cross."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """What lets gradients through and what drowns them: gates, signal to noise, clipping."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The singular fan: how many steps of a cell stretch and flatten what passes through."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

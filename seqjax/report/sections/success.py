@@ -1,7 +1,5 @@
 """Which task is learned at which length: trained from scratch, several seeds at once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """One table of what the other sections found, by cell."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """The gradient by every step's state, from initialisation to the end of a short training: heat maps."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

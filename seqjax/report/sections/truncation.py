@@ -1,7 +1,5 @@
 """How wrong a truncated gradient is, by the window."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Measure error, memory and time of gradient algorithms against exact backpropagation."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Iterable

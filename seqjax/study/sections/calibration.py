@@ -1,7 +1,5 @@
 """Measure closed forms with the instruments, before anything else."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

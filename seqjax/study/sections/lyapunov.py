@@ -1,7 +1,5 @@
 """Measure Lyapunov spectra along real trajectories, and the determinant that checks them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Measure the error of the gradient by length, dtype and source."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

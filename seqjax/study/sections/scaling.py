@@ -1,7 +1,5 @@
 """Measure memory, arithmetic and time against the length, by method."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Measure gates, and the signal and noise of gradients."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """Measure the singular values of the Jacobian over many steps."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Train tasks from scratch, several seeds at once, to see which are learned at which length."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Measure the gradient by every step's state during a short training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 

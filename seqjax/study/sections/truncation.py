@@ -1,7 +1,5 @@
 """Measure the bias of a truncated gradient, by the window."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import jax
