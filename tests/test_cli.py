@@ -15,10 +15,12 @@ import polars as pl
 import pytest
 import test_cells
 from references.gated import sigmoid
+from seqjax.report.settings import command
 
 from seqjax import __main__, cli
 from seqjax.cells import REGISTRY, Entry
 from seqjax.report import catalogue
+from seqjax.report.sections import training
 from seqjax.study import runner, sections
 from seqjax.study.sections import training
 from seqjax.study.settings import Settings, load_data
@@ -211,6 +213,14 @@ def test_bad_input_is_one_clear_line_and_nothing_is_written(monkeypatch, tmp_pat
     assert captured.out == "" and message in captured.err
     assert captured.err.startswith("seqjax: ") and captured.err.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_command_of_settings_has_the_options_that_differ_from_the_defaults():
+    settings = Settings(cells=("a.py:f", "lstm", "b.py:g"), lengths=(8, 16), training_steps=3, data="my text")
+    assert command(settings) == (
+        "seqjax gradients a.py:f --cells lstm,b.py:g --lengths 8,16 --training-steps 3 --data 'my text'"
+    )
+    assert command(Settings()) == "seqjax gradients"
 
 
 def test_rendering_what_is_no_report_is_one_clear_line(monkeypatch, tmp_path, capsys):
