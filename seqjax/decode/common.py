@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Layer
+from seqjax.base import Flags, Layer
 from seqjax.ops.select import wide
 
 
@@ -77,7 +77,7 @@ def _fit(who: str, layer: Layer, params: Any, carry: Any, token: jax.Array) -> t
     happens = jax.ShapeDtypeStruct(token.shape, jnp.bool_)
     carry = jax.tree.map(jnp.asarray, carry)
     after, logits = jax.eval_shape(
-        lambda *args: layer.step(*args[:-1], mask=args[-1]), params, carry, token, happens
+        lambda *args: layer.step_fn(*args[:-1], Flags(mask=args[-1])), params, carry, token, happens
     )
     form: Any = jax.tree.structure
     if form(after) != form(carry) or any(
