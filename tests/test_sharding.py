@@ -262,6 +262,12 @@ def test_layers_that_need_all_steps_are_refused_by_name():
         time_step(sj.recurrent(sj.lru(H), sj.TimeSharded(axis="rows")))
 
 
+@pytest.mark.parametrize("activation", ["swiglu", "geglu", "gelu"])
+def test_feed_forward_blocks_are_allowed_on_a_mesh_with_a_time_axis(activation):
+    block = sj.blocks.pre_norm(sj.feed_forward(H, activation=activation))
+    assert time_step(sj.serial(sj.recurrent(sj.lru(H), sj.TimeSharded()), block))
+
+
 def test_what_does_not_go_with_parts_of_sequences_is_refused():
     model = model_of("lru", jnp.float64)
     with pytest.raises(
