@@ -50,6 +50,17 @@ def test_vectors_with_batch_and_leading_axes(lead):
     assert jnp.array_equal(back["a"], given["a"]) and jnp.array_equal(back["z"], given["z"])
 
 
+def test_leaves_of_several_dtypes_under_strict_promotion():
+    given = {"a": jnp.ones(2), "b": jnp.ones(2, jnp.bfloat16), "z": jnp.ones(1, jnp.complex64)}
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        given = {**given, "c": jnp.ones(1, jnp.float64)}
+        space = Coordinates(given)
+        vector = space.vector(given)
+        assert vector.dtype == space.dtype == jnp.float64 and vector.tolist() == [1, 1, 1, 1, 1, 1, 0]
+        back = space.tree(vector)
+        assert all(back[name].dtype == given[name].dtype for name in given)
+
+
 def test_only_chosen_leaves_take_part():
     given = {"a": jnp.ones(2), "b": jnp.ones(3), "n": jnp.arange(2)}
     space = Coordinates(given, (False, True, True))

@@ -39,4 +39,4 @@ def cast(tree: Any, dtype: Any) -> Any:
 
 def wide_complex(dtype: Any) -> Any:
     """The complex dtype of a real one, complex64 at least."""
-    return jnp.result_type(wide(dtype), jnp.complex64)
+    return jnp.dtype(jnp.complex128 if jnp.finfo(dtype).bits > 32 else jnp.complex64)

@@ -42,7 +42,9 @@ class Coordinates:
         kept = [leaf for leaf, is_chosen in zip(self.leaves, self.chosen, strict=True) if is_chosen]
         self.sizes = [leaf.size * (2 if _is_complex(leaf) else 1) for leaf in kept]
         self.size = sum(self.sizes)
-        self.dtype = jnp.result_type(jnp.float32, *(jnp.finfo(leaf.dtype).dtype for leaf in kept))
+        # By size, since strict promotion of dtypes refuses to mix them.
+        reals = (jnp.dtype(jnp.finfo(leaf.dtype).dtype) for leaf in kept)
+        self.dtype = max((jnp.dtype(jnp.float32), *reals), key=lambda dtype: dtype.itemsize)
 
     def vector(self, tree: Any) -> jax.Array:
         """The coordinates ``[..., S]`` of leaves with leading axes."""
