@@ -27,29 +27,40 @@ from seqjax.blocks.mamba import mamba_block, samba
 from seqjax.blocks.transformer import feed_forward, transformer_block
 from seqjax.blocks.xlstm import mlstm_block, slstm_block, xlstm
 from seqjax.cells import REGISTRY
-from seqjax.cells.antisymmetric import antisymmetric_rnn
+from seqjax.cells.antisymmetric_rnn import antisymmetric_rnn
 from seqjax.cells.attention import attention
+from seqjax.cells.cfc import cfc
+from seqjax.cells.chrono_lstm import chrono_lstm
 from seqjax.cells.clockwork import clockwork
-from seqjax.cells.continuous_time import TimedInputs, cfc, ltc
+from seqjax.cells.common.timed import TimedInputs
 from seqjax.cells.conv_lstm import conv_lstm
-from seqjax.cells.delta_net import delta_net, gated_delta_net
+from seqjax.cells.cornn import cornn
+from seqjax.cells.coupled_lstm import coupled_lstm
+from seqjax.cells.delta_net import delta_net
 from seqjax.cells.echo_state import echo_state
-from seqjax.cells.elman import elman, indrnn, irnn
+from seqjax.cells.elman import elman
+from seqjax.cells.gated_delta_net import gated_delta_net
 from seqjax.cells.gla import gla
 from seqjax.cells.gru import gru
 from seqjax.cells.hgrn import hgrn
+from seqjax.cells.indrnn import indrnn
+from seqjax.cells.irnn import irnn
+from seqjax.cells.layer_norm_lstm import layer_norm_lstm
+from seqjax.cells.lem import lem
 from seqjax.cells.linear_attention import linear_attention
 from seqjax.cells.lru import lru
-from seqjax.cells.lstm import chrono_lstm, lstm
-from seqjax.cells.lstm_gates import coupled_lstm, peephole_lstm, ur_lstm
-from seqjax.cells.lstm_step import layer_norm_lstm, projection_lstm
+from seqjax.cells.lstm import lstm
+from seqjax.cells.ltc import ltc
 from seqjax.cells.mamba import mamba
-from seqjax.cells.minimal import min_gru, min_lstm
+from seqjax.cells.mgu import mgu
+from seqjax.cells.min_gru import min_gru
+from seqjax.cells.min_lstm import min_lstm
 from seqjax.cells.mlstm import mlstm
-from seqjax.cells.one_gate import mgu, ugrnn
-from seqjax.cells.orthogonal import orthogonal_rnn
-from seqjax.cells.oscillators import cornn, lem
-from seqjax.cells.para import para_gru, para_lstm
+from seqjax.cells.orthogonal_rnn import orthogonal_rnn
+from seqjax.cells.para_gru import para_gru
+from seqjax.cells.para_lstm import para_lstm
+from seqjax.cells.peephole_lstm import peephole_lstm
+from seqjax.cells.projection_lstm import projection_lstm
 from seqjax.cells.qrnn import qrnn
 from seqjax.cells.retention import retention
 from seqjax.cells.rg_lru import rg_lru
@@ -60,6 +71,8 @@ from seqjax.cells.s5 import s5
 from seqjax.cells.slstm import slstm
 from seqjax.cells.sru import sru
 from seqjax.cells.ssd import ssd
+from seqjax.cells.ugrnn import ugrnn
+from seqjax.cells.ur_lstm import ur_lstm
 from seqjax.combinators import (
     Binomial,
     Nested,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import spread
 from seqjax.base import Flags, Layer
-from seqjax.cells.labels import elementwise
+from seqjax.cells.common.labels import elementwise
 from seqjax.checks import check_whole
 from seqjax.compat import vary_like
 from seqjax.definition import definition

@@ -15,7 +15,7 @@ from references.matrix import heads_of, layer_norm, rms_norm, sigmoid, softplus
 
 import seqjax as sj
 from seqjax.cells import REGISTRY
-from seqjax.cells import heads as shared
+from seqjax.cells.common import heads as shared
 
 # ---------------------------------------------------------------- initial weights
 

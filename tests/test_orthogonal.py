@@ -11,7 +11,7 @@ from test_cells import D, H, T, assert_equals_reference, init, jacobian, normal,
 
 import seqjax as sj
 from seqjax.cells import OrthogonalCarry, OrthogonalParams
-from seqjax.cells.orthogonal import orthogonal_matrix
+from seqjax.cells.orthogonal_rnn import orthogonal_matrix
 
 
 def antisymmetric(a):

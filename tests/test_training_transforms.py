@@ -12,7 +12,7 @@ import pytest
 import seqjax as sj
 from seqjax.base import Diagonal, Matrix
 from seqjax.cells import REGISTRY
-from seqjax.cells.labels import elementwise, sets_recurrence
+from seqjax.cells.common.labels import elementwise, sets_recurrence
 from seqjax.training import (
     average_params,
     averaged_params,

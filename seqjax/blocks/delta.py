@@ -9,7 +9,7 @@ from seqjax.affine import affine
 from seqjax.base import Cell, Layer, Matrix, MatrixInputs, MatrixOutputs, Method
 from seqjax.blocks.branches import dense, gated, norm_layer, pre_norm, unchanged
 from seqjax.blocks.transformer import feed_forward, transformer_block
-from seqjax.cells.heads import (
+from seqjax.cells.common.heads import (
     Heads,
     check_heads,
     fan_in_normal,
@@ -21,7 +21,7 @@ from seqjax.cells.heads import (
     unit,
     zero_state,
 )
-from seqjax.cells.labels import sets_recurrence
+from seqjax.cells.common.labels import sets_recurrence
 from seqjax.checks import check_whole
 from seqjax.combinators import parallel, serial
 from seqjax.convolution import short_convolution

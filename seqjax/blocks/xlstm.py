@@ -11,8 +11,8 @@ from seqjax.affine import affine, spread
 from seqjax.base import Cell, Layer, Matrix, MatrixCarry, MatrixInputs, MatrixOutputs, Method
 from seqjax.blocks.branches import dense, gated, norm_layer, pre_norm, unchanged
 from seqjax.blocks.transformer import feed_forward
-from seqjax.cells.heads import check_heads, merge_heads, normalise, split_heads, with_ones, zero_state
-from seqjax.cells.initialise import zero_carry
+from seqjax.cells.common.heads import check_heads, merge_heads, normalise, split_heads, with_ones, zero_state
+from seqjax.cells.common.initialize import zero_carry
 from seqjax.cells.slstm import slstm
 from seqjax.checks import check_divisor, check_whole
 from seqjax.combinators import parallel, serial

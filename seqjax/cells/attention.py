@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine, spread
 from seqjax.base import Attention, AttentionCarry, AttentionInputs, Cell
-from seqjax.cells.initialise import zero_carry
+from seqjax.cells.common.initialize import zero_carry
 from seqjax.checks import check_divisor, check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import expand, wide

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Cell, Dense, Step
-from seqjax.cells.initialise import zero_carry
+from seqjax.cells.common.initialize import zero_carry
 from seqjax.checks import check_whole, is_whole
 from seqjax.definition import definition
 

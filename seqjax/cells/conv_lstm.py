@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import spread
 from seqjax.base import Cell, Step
-from seqjax.cells.labels import elementwise
+from seqjax.cells.common.labels import elementwise
 from seqjax.checks import check_whole
 from seqjax.definition import definition
 from seqjax.ops.elementwise import tanh

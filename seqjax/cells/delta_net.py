@@ -1,4 +1,4 @@
-"""DeltaNet and Gated DeltaNet: a write replaces the value stored under a key."""
+"""DeltaNet: a write replaces the value stored under its key."""
 
 from typing import Any, NamedTuple
 
@@ -7,18 +7,15 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine, check_inputs
 from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
-from seqjax.cells.heads import (
+from seqjax.cells.common.heads import (
     Heads,
     check_heads,
     fan_in_normal,
     gated_readout,
     split_heads,
-    step_size_params,
-    step_sizes,
     unit,
     zero_state,
 )
-from seqjax.cells.labels import sets_recurrence
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 
@@ -33,27 +30,10 @@ class DeltaNetParams(NamedTuple):
     w_o: jax.Array
 
 
-@sets_recurrence("b_dt", "a_log")
-class GatedDeltaNetParams(NamedTuple):
-    """w_q, w_k ``[D, N*K]``; w_v, w_g ``[D, N*V]``; w_beta ``[D, N]``; w_o ``[N*V, H]``.
-
-    w_dt ``[D, N]``, b_dt, a_log ``[N]``: the step sizes and decay rates.
-    """
-
-    w_q: jax.Array
-    w_k: jax.Array
-    w_v: jax.Array
-    w_beta: jax.Array
-    w_o: jax.Array
-    w_g: jax.Array
-    w_dt: jax.Array
-    b_dt: jax.Array
-    a_log: jax.Array
-
-
-def _common_weights(
+def common_weights(
     key: jax.Array, x: jax.Array, heads: Heads, hidden_size: int, dtype: Any
 ) -> DeltaNetParams:
+    """Draw the weights that `delta_net` and `gated_delta_net` share."""
     (number, key_size, value_size), width = heads, x.shape[-1]
     shapes = [
         (width, columns) for columns in (number * key_size, number * key_size, number * value_size, number)
@@ -62,7 +42,7 @@ def _common_weights(
     return DeltaNetParams(*(fan_in_normal(k, s, dtype) for k, s in zip(jax.random.split(key, 5), shapes)))
 
 
-def _writes(
+def writes(
     params: Any, xs: jax.Array, number: int, largest: float
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Return q and k of length 1, v, and beta ``[..., N, 1]``, in float32 at least."""
@@ -130,100 +110,14 @@ def delta_net(
     largest = 2.0 if negative_eigenvalues else 1.0
 
     def project(params: DeltaNetParams, xs: jax.Array, key: Any = None) -> MatrixInputs:
-        q, k, v, beta = _writes(params, xs, heads.number, largest)
+        q, k, v, beta = writes(params, xs, heads.number, largest)
         return MatrixInputs(q, k, beta * v, erase=(-beta * k, k))
 
     def readout(params: DeltaNetParams, hs: MatrixOutputs, xs: jax.Array) -> jax.Array:
         return gated_readout(hs.o, None, params.w_o, xs.dtype, centre=False)
 
     return Cell(
-        init=lambda key, x: _common_weights(key, x, heads, hidden_size, param_dtype),
-        initial_carry=lambda params, x: zero_state(x, heads),
-        recurrence=Matrix(),
-        project=project,
-        readout=readout,
-    )
-
-
-@definition
-def gated_delta_net(
-    hidden_size: int,
-    *,
-    num_heads: int = 4,
-    key_size: int | None = None,
-    value_size: int | None = None,
-    negative_eigenvalues: bool = False,
-    param_dtype: Any = jnp.float32,
-) -> Cell:
-    r"""Gated DeltaNet: the delta rule on a memory that decays as in Mamba-2.
-
-    .. math::
-        S_t &= \alpha_t (I - \beta_t k_t k_t^\top) S_{t-1} + \beta_t k_t v_t^\top, \qquad
-        \alpha_t = \exp\big(-e^{a}\, \mathrm{softplus}(x_t W_\Delta + b_\Delta)\big) \\
-        y_t &= \big(\mathrm{silu}(x_t W_g) \odot \mathrm{norm}(S_t^\top q_t)\big) W_o
-
-    where q, k, v, beta and norm are as in `delta_net`.
-
-    Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry S ``[*B, N, K, V]``, float32 at least; params `GatedDeltaNetParams`.
-
-    Gradients: :math:`\partial S_t / \partial S_{t-1} = \alpha_t (I - \beta_t k_t k_t^\top)`: its eigenvalues are alpha
-    across the key and :math:`\alpha_t (1 - \beta_t)` along it, never above 1. The Lyapunov exponents of each column of
-    S add up to the mean of :math:`K \ln \alpha + \ln |1 - \beta|`.
-
-    Args:
-        hidden_size: H.
-        num_heads: N.
-        key_size: K; hidden_size // num_heads by default.
-        value_size: V; hidden_size // num_heads by default.
-        negative_eigenvalues: beta in (0, 2) instead of (0, 1), so that a write may reflect. State tracking needs this.
-        param_dtype: dtype of the params.
-
-    Raises:
-        ValueError: for a size below 1, or heads that do not divide the hidden size.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, seqjax as sj
-        >>> layer = sj.recurrent(sj.gated_delta_net(8, num_heads=2, key_size=3, negative_eigenvalues=True))
-        >>> xs = jnp.ones((10, 5, 4))
-        >>> params = layer.init(jax.random.key(0), xs[0])
-        >>> carry, ys = layer.unroll(params, layer.initial_carry(params, xs[0]), xs)
-        >>> ys.shape, carry.shape
-        ((10, 5, 8), (5, 2, 3, 4))
-
-    References:
-        Yang, Kautz, Hatamizadeh 2024, "Gated delta networks", arXiv:2412.06464: eq. 10 (the recurrence), section 3.4
-        and figure 1 (projections, norm and gate; alpha "as Mamba-2"). The paper's short convolutions are separate
-        layers here.
-        Grazzi et al. 2024, "Unlocking state-tracking in linear RNNs through negative eigenvalues", arXiv:2411.12537.
-        The norm has no gain, since W_o can absorb a gain. Decay rates and step sizes start as in `ssd` (the authors'
-        code draws the rates from [0, 16], whose logarithm may be infinite). Weights start normal with variance 1 /
-        fan-in.
-    """
-    heads = check_heads("gated_delta_net", hidden_size, num_heads, key_size, value_size)
-    largest = 2.0 if negative_eigenvalues else 1.0
-
-    def init(key: jax.Array, x: jax.Array) -> GatedDeltaNetParams:
-        keys, width = jax.random.split(key, 4), x.shape[-1]
-        a_log, b_dt = step_size_params(keys[1], heads.number, param_dtype)
-        return GatedDeltaNetParams(
-            *_common_weights(keys[0], x, heads, hidden_size, param_dtype),
-            w_g=fan_in_normal(keys[2], (width, heads.number * heads.value_size), param_dtype),
-            w_dt=fan_in_normal(keys[3], (width, heads.number), param_dtype),
-            b_dt=b_dt,
-            a_log=a_log,
-        )
-
-    def project(params: GatedDeltaNetParams, xs: jax.Array, key: Any = None) -> MatrixInputs:
-        q, k, v, beta = _writes(params, xs, heads.number, largest)
-        _, log_decay = step_sizes(xs, params.w_dt, params.b_dt, params.a_log)
-        alpha = jnp.exp(log_decay)[..., None]
-        return MatrixInputs(q, k, beta * v, log_decay, erase=(-alpha * beta * k, k))
-
-    def readout(params: GatedDeltaNetParams, hs: MatrixOutputs, xs: jax.Array) -> jax.Array:
-        return gated_readout(hs.o, jax.nn.silu(affine(xs, params.w_g)), params.w_o, xs.dtype, centre=False)
-
-    return Cell(
-        init=init,
+        init=lambda key, x: common_weights(key, x, heads, hidden_size, param_dtype),
         initial_carry=lambda params, x: zero_state(x, heads),
         recurrence=Matrix(),
         project=project,

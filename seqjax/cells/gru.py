@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import spread
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights, Recurrence, Step
-from seqjax.cells.initialise import gated_weights, zero_carry
+from seqjax.cells.common.initialize import gated_weights, zero_carry
 from seqjax.checks import check_whole
 from seqjax.definition import definition
 

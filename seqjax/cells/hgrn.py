@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.initialise import zero_carry
-from seqjax.cells.labels import sets_recurrence
-from seqjax.cells.linear import lecun_normal
+from seqjax.cells.common.initialize import zero_carry
+from seqjax.cells.common.labels import sets_recurrence
+from seqjax.cells.common.linear import lecun_normal
 from seqjax.checks import check_whole, check_within
 from seqjax.definition import definition
 from seqjax.ops.select import wide, wide_complex

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine, check_inputs
 from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
-from seqjax.cells.heads import check_heads, fan_in_normal, merge_heads, split_heads, with_ones, zero_state
+from seqjax.cells.common.heads import (
+    check_heads,
+    fan_in_normal,
+    merge_heads,
+    split_heads,
+    with_ones,
+    zero_state,
+)
 from seqjax.checks import check_one_of
 from seqjax.definition import definition
 from seqjax.ops.select import wide

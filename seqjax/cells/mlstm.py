@@ -8,8 +8,15 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine, check_inputs
 from seqjax.base import Cell, Matrix, MatrixCarry, MatrixInputs, MatrixOutputs
-from seqjax.cells.heads import check_heads, fan_in_normal, merge_heads, split_heads, with_ones, zero_state
-from seqjax.cells.initialise import zero_carry
+from seqjax.cells.common.heads import (
+    check_heads,
+    fan_in_normal,
+    merge_heads,
+    split_heads,
+    with_ones,
+    zero_state,
+)
+from seqjax.cells.common.initialize import zero_carry
 from seqjax.definition import definition
 from seqjax.ops.select import wide
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.initialise import zero_carry
-from seqjax.cells.linear import glorot
+from seqjax.cells.common.initialize import zero_carry
+from seqjax.cells.common.linear import glorot
 from seqjax.checks import check_one_of, check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide

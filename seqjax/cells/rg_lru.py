@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.initialise import zero_carry
-from seqjax.cells.labels import sets_recurrence
-from seqjax.cells.linear import init_input_map, lecun_normal, to_channels
+from seqjax.cells.common.initialize import zero_carry
+from seqjax.cells.common.labels import sets_recurrence
+from seqjax.cells.common.linear import init_input_map, lecun_normal, to_channels
 from seqjax.checks import check_above, check_divisor, check_whole
 from seqjax.definition import definition
 from seqjax.ops.discretise import complement, log_softplus

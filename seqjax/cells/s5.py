@@ -9,9 +9,9 @@ import numpy as np
 
 from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.initialise import zero_carry
-from seqjax.cells.labels import sets_recurrence
-from seqjax.cells.linear import lecun_normal, log_uniform
+from seqjax.cells.common.initialize import zero_carry
+from seqjax.cells.common.labels import sets_recurrence
+from seqjax.cells.common.linear import lecun_normal, log_uniform
 from seqjax.cells.s4d import DISCRETISATIONS
 from seqjax.checks import check_multiple, check_one_of, check_range, check_whole
 from seqjax.definition import definition

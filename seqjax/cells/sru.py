@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs, Recurrence, Step
-from seqjax.cells.initialise import zero_carry
-from seqjax.cells.labels import elementwise
+from seqjax.cells.common.initialize import zero_carry
+from seqjax.cells.common.labels import elementwise
 from seqjax.checks import check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide

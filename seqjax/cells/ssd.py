@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine, check_inputs, spread
 from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
-from seqjax.cells.heads import (
+from seqjax.cells.common.heads import (
     check_heads,
     fan_in_normal,
     merge_heads,
@@ -16,7 +16,7 @@ from seqjax.cells.heads import (
     step_sizes,
     zero_state,
 )
-from seqjax.cells.labels import sets_recurrence
+from seqjax.cells.common.labels import sets_recurrence
 from seqjax.checks import check_divisor, check_whole
 from seqjax.definition import definition
 

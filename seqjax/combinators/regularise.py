@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine, spread
 from seqjax.base import Cell, Dense, Diagonal, DiagonalInputs, Flags, Gated, GatedWeights, Layer, Step
-from seqjax.cells.labels import elementwise
+from seqjax.cells.common.labels import elementwise
 from seqjax.checks import check_within
 from seqjax.combinators.common import View, check_layers, composed
 from seqjax.definition import definition

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import jax
 
-from seqjax.cells.labels import elementwise_fields, recurrence_fields
+from seqjax.cells.common.labels import elementwise_fields, recurrence_fields
 
 Label = Literal["recurrence", "elementwise", "other"]
 
@@ -32,9 +32,9 @@ def parameter_labels(params: Any) -> Any:
 
     Classes and names of the params give the labels; their place in a model does not matter, nor whether `repeat`
     stacks them. A cell declares the params of its recurrence beside the class of its params, by
-    ``seqjax.cells.labels.sets_recurrence``. Cells whose decays come from projections and packed biases declare none.
+    ``seqjax.cells.common.labels.sets_recurrence``. Cells whose decays come from projections and packed biases declare none.
     "elementwise" are the fields b, gain, scale and shift, also as ``b_...``, the fields bias, d and skip, the fields
-    that the class declares by ``seqjax.cells.labels.elementwise``, and "bias" and "scale" of flax modules.
+    that the class declares by ``seqjax.cells.common.labels.elementwise``, and "bias" and "scale" of flax modules.
 
     Args:
         params: the params of a model, or a tree of the same structure, such as its gradients.

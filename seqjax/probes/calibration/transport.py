@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seqjax.cells.chrono_lstm import chrono_lstm
 from seqjax.cells.gru import GRUParams, gru
-from seqjax.cells.lstm import LSTMCarry, LSTMParams, chrono_lstm, lstm
+from seqjax.cells.lstm import LSTMCarry, LSTMParams, lstm
 from seqjax.layers import recurrent
 from seqjax.methods import Sequential
 from seqjax.probes.calibration.base import Check, Values

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.initialise import zero_carry
+from seqjax.cells.common.initialize import zero_carry
 from seqjax.checks import check_one_of, check_whole
 from seqjax.definition import definition
 from seqjax.ops.select import wide
@@ -78,7 +78,7 @@ def orthogonal_rnn(
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
-        >>> from seqjax.cells.orthogonal import orthogonal_matrix
+        >>> from seqjax.cells.orthogonal_rnn import orthogonal_matrix
         >>> params = sj.orthogonal_rnn(3).init(jax.random.key(0), jnp.ones((5, 2)))
         >>> w_h = orthogonal_matrix(params.a)
         >>> bool(jnp.allclose(w_h @ w_h.T, jnp.eye(3), atol=1e-6))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.affine import affine
-from seqjax.cells.initialise import zero_carry
+from seqjax.cells.common.initialize import zero_carry
 from seqjax.checks import check_whole, is_whole
 from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left
