@@ -105,7 +105,7 @@ from seqjax.gradients import (
     eprop,
     full_bptt,
     kf_rtrl,
-    randomised_truncated_bptt,
+    randomized_truncated_bptt,
     reversible,
     rflo,
     rtrl,

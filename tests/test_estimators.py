@@ -10,8 +10,8 @@ import pytest
 
 import seqjax as sj
 from seqjax.gradients import last_step
-from seqjax.gradients.online import example_step, model_of
-from seqjax.gradients.reach import step_pattern
+from seqjax.gradients.online.common import example_step, model_of
+from seqjax.gradients.online.sparsity import step_pattern
 from seqjax.ops.vectors import Coordinates
 
 T, B, D, H = 6, 3, 2, 3
@@ -490,7 +490,7 @@ def test_random_truncation_is_unbiased(loss):
     layer, batch = LAYERS["elman"], jax.tree.map(lambda a: a[:, :1], batch_of(flags=False))
     params, carry = start(layer, batch)
     params = params._replace(w_h=0.8 * jnp.eye(H), b=0 * params.b)
-    _, update = sj.randomised_truncated_bptt(2, cut=0.4).bind(layer, loss)
+    _, update = sj.randomized_truncated_bptt(2, cut=0.4).bind(layer, loss)
     keys = jax.random.split(jax.random.key(0), 2000)
     draws = jax.jit(jax.vmap(lambda k: update(params, carry, (), batch, key=k)[0].gradients.w_h))(keys)
     exact, _ = run(sj.full_bptt(), layer, loss, params, carry, [batch])
@@ -503,8 +503,8 @@ def test_random_truncation_is_unbiased(loss):
 def test_random_truncation_is_refused_without_a_key_or_with_certain_cuts():
     batch = batch_of()
     params, carry = start(LAYERS["elman"], batch)
-    _, update = sj.randomised_truncated_bptt(2).bind(LAYERS["elman"], squares)
+    _, update = sj.randomized_truncated_bptt(2).bind(LAYERS["elman"], squares)
     with pytest.raises(ValueError, match="expected a key for random draws, got None"):
         update(params, carry, (), batch)
     with pytest.raises(ValueError, match=r"cut\): expected a number in \[0, 1\), got 1"):
-        sj.randomised_truncated_bptt(2, cut=1)
+        sj.randomized_truncated_bptt(2, cut=1)

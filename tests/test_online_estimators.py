@@ -13,7 +13,7 @@ import seqjax as sj
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights, Step
 from seqjax.cells import REGISTRY
 from seqjax.gradients import objective
-from seqjax.gradients.inside import replace_recurrent
+from seqjax.gradients.recurrent_layers import replace_recurrent
 from seqjax.ops.select import cast
 from seqjax.ops.step import gated_step
 

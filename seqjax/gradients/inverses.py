@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from seqjax.base import Cell, Diagonal, DiagonalInputs, Layer
 from seqjax.combinators.compose import residual, serial
 from seqjax.definition import origin
-from seqjax.gradients.inside import cell_of
+from seqjax.gradients.recurrent_layers import cell_of
 from seqjax.layers import fold_in
 from seqjax.ops.step import expand_left
 

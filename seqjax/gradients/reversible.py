@@ -13,7 +13,7 @@ from seqjax.compat import vary_like
 from seqjax.definition import definition
 from seqjax.gradients.inverses import inverse_of
 from seqjax.gradients.objective import Loss, loss_sum
-from seqjax.gradients.online import check_carry, check_online
+from seqjax.gradients.online.common import check_carry, check_online
 from seqjax.gradients.windows import check_batch, enter, own_params, zeros
 from seqjax.layers import first_step, num_steps, step_keys
 from seqjax.ops.select import select, wide

@@ -31,7 +31,7 @@ def algorithms(sizes: Sizes) -> dict[str, Estimator]:
     every = {
         "full BPTT": gradients.full_bptt(),
         f"truncated BPTT({window})": gradients.truncated_bptt(window),
-        f"randomised BPTT({window})": gradients.randomised_truncated_bptt(window),
+        f"randomised BPTT({window})": gradients.randomized_truncated_bptt(window),
         "RTRL": gradients.rtrl(),
         "SnAp-1": gradients.snap(1),
         "UORO": gradients.uoro(),

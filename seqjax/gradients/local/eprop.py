@@ -2,9 +2,9 @@
 
 from seqjax.base import Cell, Estimator
 from seqjax.definition import definition
-from seqjax.gradients.gated_trace import gated_trace, is_gated
-from seqjax.gradients.local import Trace, local
-from seqjax.gradients.whole_trace import same_unit, whole_trace
+from seqjax.gradients.online.layerwise import Trace, layerwise
+from seqjax.gradients.online.trace_dense import same_unit, whole_trace
+from seqjax.gradients.online.trace_gated import gated_trace, is_gated
 
 
 @definition
@@ -51,7 +51,7 @@ def eprop() -> Estimator:
         Bellec, Scherr, Subramoney, Hajek, Salaj, Legenstein, Maass 2020, "A solution to the learning dilemma for
         recurrent networks of spiking neurons", Nature Communications 11:3625.
     """
-    return local("eprop()", _trace)
+    return layerwise("eprop()", _trace)
 
 
 def _trace(cell: Cell) -> Trace:

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from seqjax.base import Cell, Estimator, Flags, GatedWeights, Layer
 from seqjax.combinators.compose import serial
 from seqjax.definition import definition, origin
-from seqjax.gradients.gated_trace import Weights, is_gated, weights_of
-from seqjax.gradients.inside import cell_of
-from seqjax.gradients.local import Trace, local
+from seqjax.gradients.online.layerwise import Trace, layerwise
+from seqjax.gradients.online.trace_gated import Weights, is_gated, weights_of
+from seqjax.gradients.recurrent_layers import cell_of
 from seqjax.jaxprs import depends
 from seqjax.methods.common import at_step
 from seqjax.ops.select import cast, wide
@@ -67,7 +67,7 @@ def kf_rtrl() -> Estimator:
         Mujika, Meier, Steger 2018, "Approximating real-time recurrent learning with random Kronecker factors",
         arXiv:1805.10842.
     """
-    return local("kf_rtrl()", _trace, check=_check, draws=True)
+    return layerwise("kf_rtrl()", _trace, check=_check, draws=True)
 
 
 def _trace(cell: Cell) -> Trace:

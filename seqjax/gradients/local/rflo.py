@@ -2,9 +2,9 @@
 
 from seqjax.base import Cell, Estimator
 from seqjax.definition import definition
-from seqjax.gradients.gated_trace import gated_trace, is_gated
-from seqjax.gradients.local import Trace, local
-from seqjax.gradients.whole_trace import same_entry, whole_trace
+from seqjax.gradients.online.layerwise import Trace, layerwise
+from seqjax.gradients.online.trace_dense import same_entry, whole_trace
+from seqjax.gradients.online.trace_gated import gated_trace, is_gated
 
 
 @definition
@@ -51,7 +51,7 @@ def rflo() -> Estimator:
     References:
         Murray 2019, "Local online learning in recurrent networks with random feedback", eLife 8:e43299.
     """
-    return local("rflo()", _trace)
+    return layerwise("rflo()", _trace)
 
 
 def _trace(cell: Cell) -> Trace:

@@ -17,7 +17,7 @@ from seqjax.ops.select import expand
 
 
 @definition
-def randomised_truncated_bptt(window: int, *, cut: float = 0.5) -> Estimator:
+def randomized_truncated_bptt(window: int, *, cut: float = 0.5) -> Estimator:
     r"""Truncated backpropagation with random cuts between windows, reweighted to be unbiased (ARTBP).
 
     At each border between windows the gradient by the carry is cut with probability c, drawn per example. Otherwise it
@@ -43,21 +43,21 @@ def randomised_truncated_bptt(window: int, *, cut: float = 0.5) -> Estimator:
 
     Example:
         >>> import seqjax as sj
-        >>> sj.randomised_truncated_bptt(16, cut=0.25)
-        randomised_truncated_bptt(window=16, cut=0.25)
+        >>> sj.randomized_truncated_bptt(16, cut=0.25)
+        randomized_truncated_bptt(window=16, cut=0.25)
 
     References:
         Tallec, Ollivier 2017, "Unbiasing truncated backpropagation through time", arXiv:1705.08209 (ARTBP, with a
         constant probability of truncation).
     """
-    check_whole("randomised_truncated_bptt(window)", window)
-    check_within("randomised_truncated_bptt(cut)", cut)
+    check_whole("randomized_truncated_bptt(window)", window)
+    check_within("randomized_truncated_bptt(cut)", cut)
 
     def bind(layer: Layer, loss: Loss) -> Any:
-        check_layers("randomised_truncated_bptt", (layer,), causal=True)
+        check_layers("randomized_truncated_bptt", (layer,), causal=True)
 
         def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
-            who = "randomised_truncated_bptt(...).update"
+            who = "randomized_truncated_bptt(...).update"
             batch = check_batch(who, batch)
             if key is None:
                 raise ValueError(f"{who}: expected a key for random draws, got None. Pass `key=`.")

@@ -3,8 +3,8 @@
 from seqjax.base import Estimator
 from seqjax.checks import check_whole
 from seqjax.definition import definition
-from seqjax.gradients.online import online
-from seqjax.gradients.sparse import reach, sparse
+from seqjax.gradients.online.common import online
+from seqjax.gradients.online.sparsity import reach, sparse
 
 
 @definition

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Cell, Flags
-from seqjax.gradients.local import Trace
-from seqjax.gradients.online import by_row
+from seqjax.gradients.online.common import by_row
+from seqjax.gradients.online.layerwise import Trace
 from seqjax.layers import first_step
 from seqjax.methods.common import at_step
 from seqjax.ops.vectors import Coordinates, Floating

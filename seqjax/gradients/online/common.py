@@ -23,7 +23,8 @@ from seqjax.base import Batch, Estimate, Estimator, Layer
 from seqjax.combinators.common import check_layers
 from seqjax.compat import vary_like
 from seqjax.gradients.objective import Loss, loss_sum
-from seqjax.gradients.reach import params_reaching
+from seqjax.gradients.online.rule import Model, Rule
+from seqjax.gradients.online.sparsity import params_reaching
 from seqjax.gradients.windows import (
     added,
     as_params,
@@ -36,40 +37,6 @@ from seqjax.gradients.windows import (
 from seqjax.layers import first_step, num_steps, step_keys
 from seqjax.ops.select import keep, select
 from seqjax.ops.vectors import Coordinates
-
-
-class Model(NamedTuple):
-    """Static description of a model that rules use: structure and shapes.
-
-    Attributes:
-        layer: the model.
-        params: coordinates of the P params that reach the carry, directly or through other params.
-        carry: coordinates of one example's carry, n of them.
-        step: ``(theta [P], s [n]) -> s [n]``, a step of one example with zero inputs, used only for its structure.
-    """
-
-    layer: Layer
-    params: Coordinates
-    carry: Coordinates
-    step: Callable
-
-
-class Rule(NamedTuple):
-    """Storage and update of the influence M ``[n, P]`` of one example.
-
-    Attributes:
-        zero: ``() -> influence``, a tree of arrays that represents M = 0.
-        read: ``(influence, delta [n]) -> delta M [P]``.
-        advance: ``(step, theta [P], s [n], influence, key) -> influence`` after ``step(theta, s) -> s``, where s is the
-            carry before the step. At a reset the step does not depend on s, and the influence is zero. The result of a
-            masked step is used only at a reset.
-        draws: whether `advance` needs a key.
-    """
-
-    zero: Callable
-    read: Callable
-    advance: Callable
-    draws: bool = False
 
 
 def online(who: str, rule_of: Callable[[Model], Rule]) -> Estimator:

@@ -9,7 +9,8 @@ from seqjax.base import Estimator
 from seqjax.checks import check_above
 from seqjax.compat import vary_like
 from seqjax.definition import definition
-from seqjax.gradients.online import Model, Rule, online
+from seqjax.gradients.online.common import online
+from seqjax.gradients.online.rule import Model, Rule
 
 
 class RankOne(NamedTuple):

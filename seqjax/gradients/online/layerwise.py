@@ -24,9 +24,9 @@ import jax.numpy as jnp
 from seqjax.base import Batch, Cell, Estimate, Estimator, Flags, Layer
 from seqjax.combinators.common import check_layers
 from seqjax.compat import vary_like
-from seqjax.gradients.inside import replace_recurrent
 from seqjax.gradients.objective import Loss
-from seqjax.gradients.online import check_online, check_state
+from seqjax.gradients.online.common import check_online, check_state
+from seqjax.gradients.recurrent_layers import replace_recurrent
 from seqjax.gradients.windows import check_batch, enter, own_params, zeros
 from seqjax.layers import first_step, num_steps, recurrent, step_keys
 from seqjax.ops.select import keep, select, wide
@@ -59,7 +59,7 @@ class Traced(NamedTuple):
     trace: Any
 
 
-def local(
+def layerwise(
     who: str, trace_of: Callable[[Cell], Trace], *, check: Callable | None = None, draws: bool = False
 ) -> Estimator:
     """Make an estimator in which each recurrent layer keeps a trace.

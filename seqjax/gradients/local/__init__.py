@@ -1,0 +1,1 @@
+"""Local estimators, which keep only the influence inside each unit."""
