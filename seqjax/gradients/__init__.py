@@ -1,4 +1,7 @@
-"""Gradient estimators for recurrent layers, and the objective that they differentiate."""
+"""Gradient estimators for recurrent layers, and the objective that they differentiate.
+
+Backpropagation through time is at the top of the folder, online estimators are in `online`, local ones in `local`.
+"""
 
 from seqjax.gradients.bptt import full_bptt, truncated_bptt
 from seqjax.gradients.local.eprop import eprop

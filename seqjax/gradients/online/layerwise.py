@@ -1,4 +1,4 @@
-r"""Common part of local algorithms: each recurrent layer of a model keeps its own influence.
+r"""Common part of KF-RTRL and the local estimators: each recurrent layer of a model keeps its own influence.
 
 For the carry s of one recurrent layer and its weights w,
 
