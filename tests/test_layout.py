@@ -45,3 +45,19 @@ def test_an_import_of_a_file_first_does_not_hide_its_factory():
         for name in ("lstm", "delta_net", "min_gru", "para_gru", "elman")
     ]
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, cwd=CELLS.parent.parent)
+
+
+@pytest.mark.parametrize(
+    ("file", "names"),
+    [
+        ("bptt", ("full_bptt", "truncated_bptt")),
+        ("randomized", ("randomized_truncated_bptt",)),
+        ("reversible", ("reversible",)),
+        *((f"online.{name}", (name,)) for name in ("rtrl", "snap", "uoro", "kf_rtrl")),
+        *((f"local.{name}", (name,)) for name in ("eprop", "rflo")),
+    ],
+)
+def test_an_estimator_is_found_by_its_file_name(file, names):
+    module = importlib.import_module(f"seqjax.gradients.{file}")
+    for name in names:
+        assert getattr(sj.gradients, name) is getattr(sj, name) is getattr(module, name)

@@ -240,7 +240,7 @@ def test_a_short_vector_has_no_direction():
 
 def test_heads_that_do_not_divide_the_hidden_size_are_refused():
     for name in NAMES:
-        message = f"{name}: expected a hidden_size that is a multiple of num_heads, got 6 and 4. Give another"
+        message = f"{name}: expected a hidden_size that is a multiple of num_heads, got 6 and 4. Pass another"
         with pytest.raises(ValueError, match=re.escape(message)):
             getattr(sj, name)(6)
 

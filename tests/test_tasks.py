@@ -177,7 +177,8 @@ def test_losses_say_what_is_wrong():
         squared_error(jnp.zeros((3, 2)), jnp.zeros((3, 2)))
     np.testing.assert_allclose(squared_error(jnp.ones((3, 2, 4)), jnp.zeros((3, 2, 4))), np.ones((3, 2)))
     with pytest.raises(
-        ValueError, match=r"squared_error: expected ys \[T, B, 1\], got \[3, 2, 4\]. Use a model with one output"
+        ValueError,
+        match=r"squared_error: expected ys \[T, B, 1\], got \[3, 2, 4\]. Use a model with one output",
     ):
         squared_error(jnp.zeros((3, 2, 4)), jnp.zeros((3, 2)))
 

@@ -43,7 +43,7 @@ def min_gru(
     uniform by Glorot and Bengio.
 
     Gradients: :math:`\partial h_T / \partial h_t = \prod (1 - z_s)` over the steps between, in (0, 1), and 1/2 per step
-    at the start.
+    at initialisation.
 
     Args:
         hidden_size: H.

@@ -43,7 +43,7 @@ def qrnn(
     initialisation; weights start uniform by Glorot and Bengio per gate, biases at zero.
 
     Gradients: :math:`\partial c_T / \partial c_t = \prod \sigma(f_s)` over the steps between, in (0, 1), and 1/2 per
-    step at the start.
+    step at initialisation.
 
     Args:
         hidden_size: H.

@@ -19,13 +19,13 @@ class Table(NamedTuple):
 
 
 def cells() -> Table:
-    """Every registered cell: its kind, what it is, how its gradients behave."""
+    """Return the table of registered cells: kind, description, behavior of gradients."""
     rows = []
     for name, entry in REGISTRY.items():
         cell = entry.make(4)
         factory = getattr(entry.make, "func", entry.make)
         rows.append((name, type(cell.recurrence).__name__, _first_line(factory), entry.gradients))
-    return Table("Cells", ("cell", "kind", "what it is", "its gradients"), rows)
+    return Table("Cells", ("cell", "kind", "description", "gradients"), rows)
 
 
 def families() -> Table:
@@ -50,7 +50,7 @@ def tasks() -> Table:
         ("text", "Next-byte prediction on a text, Moby-Dick by default (--data FILE for any other file).")
     ]
     rows += [(name, _first_line(factory)) for name, factory in TASKS.items()]
-    return Table("Tasks", ("task", "what it is"), rows)
+    return Table("Tasks", ("task", "description"), rows)
 
 
 def markdown(table: Table) -> str:
