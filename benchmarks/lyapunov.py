@@ -37,9 +37,7 @@ def network(hidden_size: int) -> tuple[sj.Layer, Any, np.ndarray]:
 
 def exponents_of(layer: sj.Layer, k: int, qr_every: Any) -> Callable:
     """``(params, xs) -> exponents [1, k]``."""
-    return lambda params, xs: (
-        lyapunov_spectrum(bind(layer, params), None, xs, k=k, qr_every=qr_every).exponents
-    )
+    return lambda params, xs: lyapunov_spectrum(bind(layer, params), xs, k=k, qr_every=qr_every).exponents
 
 
 def run(size: tuple[int, int], lengths: Sequence[int], rounds: int, say: Callable) -> list[Group]:

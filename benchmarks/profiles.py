@@ -10,7 +10,7 @@ import numpy as np
 import seqjax as sj
 from benchmarks.results import Case, Group, measured
 from benchmarks.timing import check, interleave, jax_arm, paired_ratio
-from seqjax.probes import gradient_profile
+from seqjax.probes import bind, gradient_profile
 
 TITLE = "Gradient profiles beside a plain backward pass"
 ABOUT = """\
@@ -46,8 +46,8 @@ def profiled(layer: sj.Layer, extended_range: bool = False) -> Callable:
     """``(params, xs, w) -> (loss, gradients, norms)``."""
 
     def run(params: Any, xs: jax.Array, w: jax.Array) -> Any:
-        carry = layer.initial_carry(params, xs[0])
-        found = gradient_profile(layer, loss, params, carry, xs, w, extended_range=extended_range)
+        bound, batch = bind(layer, params), sj.Batch(xs, w)
+        found = gradient_profile(bound, loss, batch, extended_range=extended_range)
         return found.loss, found.gradients, jax.tree.map(jnp.exp, found.log_norm)
 
     return run

@@ -1,6 +1,7 @@
 """What every probe says of data that is not finite, of mixed dtypes, and of a loss with another signature."""
 
 import functools
+import inspect
 import math
 
 import jax
@@ -26,25 +27,32 @@ def mean_square(ys, _):
 
 
 WITH_LOSS = {
-    "gradient_profile": lambda xs, loss, **o: probes.gradient_profile(LAYER, loss, PARAMS, CARRY, xs, None, **o),
-    "adjoint_profile": lambda xs, loss, **o: probes.adjoint_profile(STEP, None, xs, loss, None, **o),
-    "input_saliency": lambda xs, loss, **o: probes.input_saliency(STEP, None, xs, loss, None, **o),
-    "lag_decomposition": lambda xs, loss, **o: probes.lag_decomposition(STEP, None, xs, loss, None, **o),
-    "truncation_bias": lambda xs, loss, **o: probes.truncation_bias(STEP, None, xs, loss, None, **o),
-    "adjoint_signal_to_noise": lambda xs, loss, **o: probes.adjoint_signal_to_noise(STEP, None, xs, loss, None, **o),
-    "per_example_gradients": lambda xs, loss, **o: probes.per_example_gradients(
-        LAYER, loss, PARAMS, CARRY, xs, None, **o
-    ),
-    "precision_error": lambda xs, loss, **o: probes.precision_error(LAYER, loss, PARAMS, CARRY, xs, None, **o),
-}  # fmt: skip
-WITHOUT = {
-    "singular_values": lambda xs, **o: probes.singular_values(STEP, None, xs, **o),
-    "lyapunov_spectrum": lambda xs, **o: probes.lyapunov_spectrum(STEP, None, xs, **o),
-    "terminal_influence": lambda xs, **o: probes.terminal_influence(STEP, None, xs, **o),
-    "gate_statistics": lambda xs, **o: probes.gate_statistics(CELL, PARAMS, None, xs, **o),
-    "parallelisability": lambda xs, **o: probes.parallelisability(CELL, PARAMS, CARRY, xs, **o),
+    name: getattr(probes, name)
+    for name in (
+        "gradient_profile",
+        "adjoint_profile",
+        "input_saliency",
+        "lag_decomposition",
+        "truncation_bias",
+        "adjoint_signal_to_noise",
+        "per_example_gradients",
+        "precision_error",
+    )
 }
-ALL = WITHOUT | {name: lambda xs, p=probe, **o: p(xs, mean_square, **o) for name, probe in WITH_LOSS.items()}
+WITHOUT = {
+    "singular_values": probes.singular_values,
+    "lyapunov_spectrum": probes.lyapunov_spectrum,
+    "flossing_loss": functools.partial(probes.flossing_loss, k=1),
+    "terminal_influence": probes.terminal_influence,
+    "spectral_influence": functools.partial(probes.spectral_influence, times=[0], key=jax.random.key(0)),
+    "memory_sensitivity": functools.partial(probes.memory_sensitivity, num_probes=None),
+    "gate_statistics": probes.gate_statistics,
+    "parallelizability": probes.parallelizability,
+}
+ALL = WITHOUT | {
+    name: lambda bound, batch, p=probe, **o: p(bound, mean_square, batch, **o)
+    for name, probe in WITH_LOSS.items()
+}
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -54,7 +62,16 @@ def test_data_that_is_not_finite_is_refused_with_its_place(name, value):
     xs[4, 1, 0] = value
     message = rf"{name}: expected finite xs, got {value} at xs\[4, 1, 0\] \(1 such entries\). Mask such steps"
     with pytest.raises(ValueError, match=message):
-        ALL[name](xs)
+        ALL[name](STEP, xs)
+
+
+@pytest.mark.parametrize("name", WITHOUT.keys() | WITH_LOSS.keys())
+def test_every_probe_has_one_order_of_arguments(name):
+    """The bound layer, the loss where there is one, the batch; whatever follows is given by name."""
+    parameters = inspect.signature(getattr(probes, name)).parameters
+    first = ["bound", "loss", "batch"] if name in WITH_LOSS else ["bound", "batch"]
+    positional = [key for key, p in parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    assert positional == first and parameters["carry"].default is None
 
 
 @pytest.mark.parametrize("name", WITH_LOSS)
@@ -62,9 +79,9 @@ def test_a_loss_of_another_signature_is_refused_with_the_expected_one(name):
     with pytest.raises(
         TypeError, match=rf"{name}\(loss\): expected loss\(ys, targets\) -> losses, got <lambda>\(ys\)"
     ):
-        WITH_LOSS[name](XS, lambda ys: ys)
+        WITH_LOSS[name](STEP, lambda ys: ys, XS)
     with pytest.raises(TypeError, match=rf"{name}\(loss\): expected a function .* got 3"):
-        WITH_LOSS[name](XS, 3)
+        WITH_LOSS[name](STEP, 3, XS)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -76,10 +93,10 @@ def test_flags_that_do_not_fit_are_refused_and_lists_are_taken(name):
             with pytest.raises(
                 ValueError, match=rf"{name}: expected {which} bool\[6.*got .*{flag.shape[0]}.*\]"
             ):
-                ALL[name](XS, **{which: flag}, **options)
+                ALL[name](STEP, sj.Batch(XS, None, **{which: flag}), **options)
     if name in ("gradient_profile", "per_example_gradients", "gate_statistics"):
         mask = np.arange(T)[:, None] < np.array([T, 2, 0])
-        same = ALL[name](XS, mask=mask.tolist()), ALL[name](XS, mask=mask)
+        same = (ALL[name](STEP, sj.Batch(XS, None, mask=flag)) for flag in (mask.tolist(), mask))
         jax.tree.map(np.testing.assert_array_equal, *same)
 
 
@@ -87,38 +104,36 @@ def test_carries_that_do_not_fit_are_refused():
     bad = jax.tree.map(lambda a: a.at[1, 0].set(jnp.inf), CARRY)
     fewer = jax.tree.map(lambda a: a[:2], CARRY)
     narrow = jax.tree.map(lambda a: a.astype(jnp.bfloat16), CARRY)
-    of_gates = functools.partial(probes.gate_statistics, CELL, PARAMS)
-    of_newton = functools.partial(probes.parallelisability, CELL, PARAMS)
-
-    def of_examples(carry, xs):
-        return probes.per_example_gradients(LAYER, mean_square, PARAMS, carry, xs, None)
-
-    for name, probe in (
-        ("gate_statistics", of_gates),
-        ("parallelisability", of_newton),
-        ("per_example_gradients", of_examples),
-    ):
+    for name in ("gate_statistics", "parallelizability", "per_example_gradients"):
+        probe = functools.partial(ALL[name], STEP)
         with pytest.raises(ValueError, match=rf"{name}: expected finite carry, got inf at carry.h\[1, 0\]"):
-            probe(bad, XS)
+            probe(XS, carry=bad)
         with pytest.raises(ValueError, match=r"expected carry.h \[3, .*got \[2, 2\]"):
-            probe(fewer, XS)
-    for probe in (of_gates, of_newton):
-        with pytest.raises(TypeError, match="carry as it came, .*bfloat16.* it returned the carry .*float64"):
-            probe(narrow, XS)
+            probe(XS, carry=fewer)
+    for name in ("gate_statistics", "parallelizability"):
+        probe = functools.partial(ALL[name], STEP)
+        with pytest.raises(TypeError, match="the carry, .*bfloat16.* the step returned the carry .*float64"):
+            probe(XS, carry=narrow)
         with pytest.raises(ValueError, match=r"expected xs \[..., 2\] .* got \[3, 5\]"):
-            probe(CARRY, np.ones((T, B, 5)))
+            probe(np.ones((T, B, 5)), carry=CARRY)
     flat = r"expected carry.h \[2, ...\], for xs \[6, 2\] is \[T, B, ...\], got \[3, 2\]"
     with pytest.raises(ValueError, match="lyapunov_spectrum: " + flat):
-        probes.lyapunov_spectrum(STEP, CARRY, XS[:, 0])
+        probes.lyapunov_spectrum(STEP, XS[:, 0], carry=CARRY)
 
 
 def test_what_is_no_layer_is_refused():
     with pytest.raises(
-        TypeError, match=r"gradient_profile: expected layers, got elman.* with recurrent\(cell\)"
+        TypeError,
+        match=r"gradient_profile\(bound\): expected a bound layer, .*elman.* bind\(recurrent\(cell\)",
     ):
-        probes.gradient_profile(CELL, mean_square, PARAMS, CARRY, XS, None)
-    with pytest.raises(TypeError, match="per_example_gradients: expected layers, got None"):
-        probes.per_example_gradients(None, mean_square, PARAMS, CARRY, XS, None)
+        probes.gradient_profile(CELL, mean_square, XS)
+    for name in ("gradient_profile", "per_example_gradients", "gate_statistics", "parallelizability"):
+        with pytest.raises(TypeError, match=rf"{name}\(bound\): expected a bound layer, bind.* got None"):
+            ALL[name](None, XS)
+    with pytest.raises(
+        TypeError, match=r"precision_error: expected a bound layer, or a function .* got None"
+    ):
+        probes.precision_error(None, mean_square, XS)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +147,7 @@ def test_what_is_no_layer_is_refused():
 )
 def test_losses_that_are_no_floating_array_are_refused(losses, found):
     with pytest.raises(TypeError, match=f"loss: expected one array of real floating losses, got {found}"):
-        probes.gradient_profile(LAYER, lambda ys, _: losses, PARAMS, CARRY, XS, None)
+        probes.gradient_profile(STEP, lambda ys, _: losses, XS)
 
 
 def test_shares_that_are_percentages_are_refused():
@@ -167,17 +182,17 @@ def test_gradients_without_floating_numbers_are_refused(probe):
 
 def test_power_iteration_without_a_key_is_refused():
     with pytest.raises(ValueError, match=r"spectral_influence\(key\): expected a key .* got None"):
-        probes.spectral_influence(STEP, None, XS, [0], key=None)
+        probes.spectral_influence(STEP, XS, times=[0], key=None)
 
 
 def test_mixed_dtypes_are_refused_with_both():
     carry = jax.tree.map(lambda a: a.astype(jnp.bfloat16), CARRY)
-    message = r"carry as it came, .*bfloat16\[3, 2\].*it returned the carry .*float64\[3, 2\].*to one dtype"
+    message = r"the carry, .*bfloat16\[3, 2\].*the step returned the carry .*float64\[3, 2\].*to one dtype"
     with pytest.raises(TypeError, match="gradient_profile.*" + message):
-        probes.gradient_profile(LAYER, mean_square, PARAMS, carry, XS, None)
+        probes.gradient_profile(STEP, mean_square, XS, carry=carry)
     for probe in (probes.lyapunov_spectrum, probes.singular_values):
         with pytest.raises(TypeError, match=message):
-            probe(STEP, carry, XS)
+            probe(STEP, XS, carry=carry)
 
 
 @pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
@@ -188,10 +203,11 @@ def test_inside_of_jit_constants_are_checked_and_masked_steps_are_not(array):
     xs = XS.copy()
     xs[4, 1, 0] = np.nan
     xs, mask = array(xs), array(mask)
-    run = jax.jit(lambda step, **o: probes.lyapunov_spectrum(step, None, xs, **o).exponents)
+    run = jax.jit(lambda step: probes.lyapunov_spectrum(step, xs).exponents)
     with pytest.raises(ValueError, match=r"lyapunov_spectrum: expected finite xs, got nan at xs\[4, 1, 0\]"):
         run(STEP)
-    masked = jax.jit(lambda step: probes.lyapunov_spectrum(step, None, xs, mask=mask).exponents)
-    outside = probes.lyapunov_spectrum(STEP, None, xs, mask=mask).exponents
+    batch = sj.Batch(xs, None, mask=mask)
+    masked = jax.jit(lambda step: probes.lyapunov_spectrum(step, batch).exponents)
+    outside = probes.lyapunov_spectrum(STEP, batch).exponents
     assert jnp.isfinite(outside).all()
     np.testing.assert_allclose(masked(STEP), outside, atol=1e-12)

@@ -15,13 +15,12 @@ import polars as pl
 import pytest
 import test_cells
 from references.gated import sigmoid
-from seqjax.report.settings import command
 
 from seqjax import __main__, cli
 from seqjax.cells import REGISTRY, Entry
 from seqjax.report import catalogue
-from seqjax.report.sections import training
 from seqjax.study import runner, sections
+from seqjax.study.presets import command
 from seqjax.study.sections import training
 from seqjax.study.settings import Settings, load_data
 from seqjax.study.store import SCHEMA, Part, Store

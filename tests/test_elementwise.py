@@ -37,9 +37,8 @@ def test_the_profile_of_an_lstm_with_a_large_c_is_the_same_in_float32_and_float6
             layer, xs = sj.recurrent(sj.lstm(3, param_dtype=dtype), method), jnp.ones((24, 2, 2), dtype)
             params = layer.init(jax.random.key(0), xs[0])
             params = params._replace(b=jnp.full(12, 20, dtype))
-            carry = layer.initial_carry(params, xs[0])
             loss = lambda ys, _: jnp.sum(ys[-1], -1)  # noqa: E731
-            profile = sj.probes.gradient_profile(layer, loss, params, carry, xs, None)
+            profile = sj.probes.gradient_profile(sj.probes.bind(layer, params), loss, xs)
             found.append(np.asarray(profile.log_norm.c, np.float64))
     expected = (
         math.log(4) - 2 * 24 + math.log(3) / 2 - math.log(2)

@@ -24,15 +24,14 @@ def test_the_gradient_is_that_by_finite_differences_and_the_loss_that_of_the_spe
     params, xs = setting()
     reset = jnp.zeros((12, 2), bool).at[5, 0].set(True)
     mask = jnp.ones((12, 2), bool).at[jnp.asarray([3, 8]), 1].set(False)
-    flags = {"reset": reset, "mask": mask}
-    xs = jnp.where(mask[..., None], xs, jnp.nan)
+    batch = sj.Batch(jnp.where(mask[..., None], xs, jnp.nan), None, reset, mask)
 
     def loss(params):
-        return flossing_loss(bind(LAYER, params), None, xs, k=2, warm_up=2, **flags)
+        return flossing_loss(bind(LAYER, params), batch, k=2, warm_up=2)
 
     evaluate = jax.jit(jax.value_and_grad(loss))
     value, gradient = evaluate(params)
-    found = lyapunov_spectrum(bind(LAYER, params), None, xs, k=2, warm_up=2, **flags)
+    found = lyapunov_spectrum(bind(LAYER, params), batch, k=2, warm_up=2)
     np.testing.assert_allclose(value, jnp.sum(found.exponents**2, 1).mean(), rtol=1e-10)
     rng = np.random.default_rng(1)
     direction = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), params)
@@ -49,7 +48,7 @@ def test_an_optimizer_moves_exponents_to_zero(qr_every):
     optimizer = optax.adam(0.05)
 
     def loss(params):
-        return flossing_loss(bind(LAYER, params), None, xs, k=1, qr_every=qr_every)
+        return flossing_loss(bind(LAYER, params), xs, k=1, qr_every=qr_every)
 
     @jax.jit
     def update(params, state):
@@ -67,13 +66,14 @@ def test_an_optimizer_moves_exponents_to_zero(qr_every):
 def test_rows_without_steps_take_no_part():
     params, xs = setting()
     mask = jnp.ones((12, 2), bool).at[:, 1].set(False)
-    loss = jax.jit(lambda xs, mask: flossing_loss(bind(LAYER, params), None, xs, k=1, mask=mask))
-    both, alone = loss(xs, mask), loss(xs[:, :1], mask[:, :1])
+    loss = jax.jit(lambda batch: flossing_loss(bind(LAYER, params), batch, k=1))
+    batch = sj.Batch(xs, None, mask=mask)
+    both, alone = loss(batch), loss(jax.tree.map(lambda a: a[:, :1], batch))
     np.testing.assert_allclose(both, alone, rtol=1e-12)
 
 
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"flossing_loss\(k\): expected a whole number from 1 to 2"):
-        flossing_loss(lambda h, x: (h, None), jnp.ones(2), 5, k=3)
+        flossing_loss(lambda h, x: (h, None), 5, k=3, carry=jnp.ones(2))
     with pytest.raises(ValueError, match=r"flossing_loss\(qr_every\): .* at least 1, got 'adaptive'"):
-        flossing_loss(lambda h, x: (h, None), jnp.ones(2), 5, k=1, qr_every="adaptive")
+        flossing_loss(lambda h, x: (h, None), 5, k=1, carry=jnp.ones(2), qr_every="adaptive")

@@ -7,7 +7,7 @@ import pytest
 
 import seqjax as sj
 from seqjax.cells import LRUParams
-from seqjax.probes import gate_statistics
+from seqjax.probes import bind, gate_statistics
 
 T, B, D, H = 8, 2, 3, 4
 
@@ -18,6 +18,10 @@ def normal(seed, *shape):
 
 def sigmoid(z):
     return 1 / (1 + np.exp(-z))
+
+
+def bound(cell, params):
+    return bind(sj.recurrent(cell), params)
 
 
 def drawn(cell, scale=3.0):
@@ -46,7 +50,7 @@ def test_a_forget_bias_is_an_e_folding_length(bias, length):
     cell = sj.lstm(H)
     params = jax.tree.map(jnp.zeros_like, drawn(cell))
     params = params._replace(b=params.b.at[H : 2 * H].set(bias))
-    found = gate_statistics(cell, params, None, jnp.asarray(normal(0, T, B, D)))
+    found = gate_statistics(bound(cell, params), jnp.asarray(normal(0, T, B, D)))
     for openness in (found.gates[1], found.decays[0]):
         np.testing.assert_allclose(openness.time_constants, length, rtol=1e-3)
         np.testing.assert_allclose(openness.time_constants, -1 / np.log(sigmoid(bias)), rtol=1e-10)
@@ -73,7 +77,7 @@ def test_the_gates_of_an_lstm_are_those_along_its_trajectory():
 
     @jax.jit
     def measure(params, carry, xs):
-        return gate_statistics(cell, params, carry, xs, reset=jnp.asarray(reset), mask=jnp.asarray(mask))
+        return gate_statistics(bound(cell, params), sj.Batch(xs, None, reset, mask), carry=carry)
 
     found = measure(params, carry, jnp.asarray(xs))
     i, f, o = map(np.stack, zip(*seen, strict=True))
@@ -86,20 +90,20 @@ def test_the_gates_of_an_lstm_are_those_along_its_trajectory():
 def test_a_decay_is_what_the_state_is_multiplied_by():
     xs = normal(1, T, B, D)
     cell = sj.gru(H)  # r, z, n: h' = (1 - z) n + z h
-    found = gate_statistics(cell, drawn(cell), None, jnp.asarray(xs))
+    found = gate_statistics(bound(cell, drawn(cell)), jnp.asarray(xs))
     assert found.gates[2] is None
     jax.tree.map(np.testing.assert_array_equal, found.decays[0], found.gates[1])
 
     cell = sj.coupled_lstm(H)  # 1 - i, and i is no gate but an argument
     params = drawn(cell)
     params = params._replace(w_h=0 * params.w_h)
-    found = gate_statistics(cell, params, None, jnp.asarray(xs))
+    found = gate_statistics(bound(cell, params), jnp.asarray(xs))
     assert found.gates[:2] == (None, None)
     i = np.split(xs @ params.w_x + params.b, 3, -1)[0]
     assert_describes(found.decays[0], sigmoid(-i))
 
     cell = sj.elman(H)
-    found = gate_statistics(cell, drawn(cell), None, jnp.asarray(xs))
+    found = gate_statistics(bound(cell, drawn(cell)), jnp.asarray(xs))
     assert found.decays == (None,) and found.gates == (None,)
 
 
@@ -109,38 +113,43 @@ def test_the_decays_of_linear_recurrences_are_their_moduli():
         *map(jnp.asarray, (np.log(-np.log(moduli)), np.ones(3), np.zeros(3))),
         *map(jnp.asarray, (normal(0, D, 6), normal(1, 6, H), np.zeros((D, H)))),
     )
-    found = gate_statistics(sj.lru(H, state_size=3), params, None, jnp.asarray(normal(2, T, B, D)))
+    found = gate_statistics(bound(sj.lru(H, state_size=3), params), jnp.asarray(normal(2, T, B, D)))
     assert found.gates == ()
     assert_describes(found.decays[0], np.tile(moduli, T * B))
 
     cell = sj.retention(8, num_heads=2)
     params, xs = cell.init(jax.random.key(0), jnp.zeros((B, 8))), jnp.asarray(normal(3, T, B, 8))
-    found = gate_statistics(cell, params, None, xs, quantiles=(0.0, 1.0))
+    found = gate_statistics(bound(cell, params), xs, quantiles=(0.0, 1.0))
     np.testing.assert_allclose(found.decays[0].quantiles, [1 - 2.0**-5, 1 - 2.0**-6], rtol=1e-6)
     cell = sj.linear_attention(8, num_heads=2)
-    found = gate_statistics(cell, cell.init(jax.random.key(0), xs[0]), None, xs)
+    found = gate_statistics(bound(cell, cell.init(jax.random.key(0), xs[0])), xs)
     assert (found.decays[0].time_constants == jnp.inf).all() and found.decays[0].share_open == 1
 
 
 def test_nan_in_a_step_that_happens_is_not_hidden_where_it_cannot_be_refused():
     cell = sj.gru(H)
     xs = jnp.asarray(normal(1, T, B, D)).at[3, 0, 0].set(jnp.nan)
-    found = jax.jit(lambda xs: gate_statistics(cell, drawn(cell), None, xs))(xs)
+    found = jax.jit(lambda xs: gate_statistics(bound(cell, drawn(cell)), xs))(xs)
     assert np.isnan(found.gates[1].quantiles).all() and np.isnan(found.gates[1].time_constants).all()
 
 
 def test_what_has_no_gates_is_refused():
     xs = jnp.zeros((T, B, D))
     with pytest.raises(
-        TypeError, match=r"gate_statistics\(cell\): expected a cell with a Gated, Diagonal or"
+        TypeError,
+        match=r"gate_statistics\(bound\): expected a cell with a Gated, Diagonal or.* got lem\(.*\) \(Step\)",
     ):
-        gate_statistics(sj.recurrent(sj.lstm(2)), None, None, xs)
-    with pytest.raises(TypeError, match=r"got lem\(hidden_size=2\) \(Step\)"):
-        gate_statistics(sj.lem(2), None, None, xs)
+        gate_statistics(bound(sj.lem(2), None), xs)
+    with pytest.raises(
+        TypeError, match=r"\(bound\): expected .*, got lstm.* Write bind\(recurrent\(cell\), params\)"
+    ):
+        gate_statistics(sj.lstm(2), xs)
+    with pytest.raises(TypeError, match=r"expected bind\(recurrent\(cell\), params\), got the layer serial"):
+        gate_statistics(bind(sj.serial(sj.recurrent(sj.lstm(2))), None), xs)
     with pytest.raises(ValueError, match="gate_statistics: expected xs .* got an empty sequence"):
-        gate_statistics(sj.lstm(2), None, None, xs[:0])
+        gate_statistics(bound(sj.lstm(2), None), xs[:0])
     for levels, shown in (((95,), r"\(95,\)"), (0.5, "0.5")):
         with pytest.raises(
             ValueError, match=rf"\(quantiles\): expected levels in \[0, 1\] such as .*, got {shown}"
         ):
-            gate_statistics(sj.lstm(2), None, None, xs, quantiles=levels)
+            gate_statistics(bound(sj.lstm(2), None), xs, quantiles=levels)

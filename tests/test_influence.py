@@ -65,8 +65,8 @@ def logs(norms):
 
 def test_the_exact_influence_is_the_norm_of_the_product_of_jacobians():
     step, carry, xs, m = elman_products()
-    measure = functools.partial(terminal_influence, num_probes=None, reset=RESET, mask=MASK)
-    found = jax.jit(measure)(step, carry, xs)
+    measure = functools.partial(terminal_influence, num_probes=None)
+    found = jax.jit(measure)(step, sj.Batch(xs, None, RESET, MASK), carry=carry)
     frobenius = np.sqrt((m**2).sum((2, 3)))
     np.testing.assert_allclose(found.log_norm, logs(where_it_happened(frobenius)), rtol=1e-11)
     assert (np.asarray(found.relative_error)[MASK] == 0).all()
@@ -75,8 +75,8 @@ def test_the_exact_influence_is_the_norm_of_the_product_of_jacobians():
 
 def test_random_probes_are_within_their_own_standard_error_of_the_norm():
     step, carry, xs, m = elman_products()
-    measure = functools.partial(terminal_influence, num_probes=4096, reset=RESET, mask=MASK)
-    found = jax.jit(measure)(step, carry, xs, key=jax.random.key(0))
+    measure = functools.partial(terminal_influence, num_probes=4096)
+    found = jax.jit(measure)(step, sj.Batch(xs, None, RESET, MASK), carry=carry, key=jax.random.key(0))
     sure = MASK & np.isfinite(found.log_norm)
     ratio = np.exp(2 * np.asarray(found.log_norm)) / np.where(sure, (m**2).sum((2, 3)), 1)
     error = np.asarray(found.relative_error)
@@ -88,8 +88,8 @@ def test_random_probes_are_within_their_own_standard_error_of_the_norm():
 def test_power_iteration_finds_the_2_norm():
     step, carry, xs, m = elman_products()
     times = [0, 4, 5, 6, 7, 8]
-    measure = functools.partial(spectral_influence, times=times, num_iterations=40, reset=RESET, mask=MASK)
-    found = jax.jit(measure)(step, carry, xs, key=jax.random.key(0))
+    measure = functools.partial(spectral_influence, times=times, num_iterations=40)
+    found = jax.jit(measure)(step, sj.Batch(xs, None, RESET, MASK), carry=carry, key=jax.random.key(0))
     expected = where_it_happened(np.linalg.norm(m, 2, (2, 3)))[times]
     np.testing.assert_allclose(found.log_norm, logs(expected), rtol=1e-6, atol=1e-6)
     assert np.nanmax(np.asarray(found.change)) < 1e-6
@@ -108,8 +108,8 @@ def test_influence_of_a_plain_function_at_any_depth():
     times = [0, 300, length - 2]
     found, power = jax.jit(
         lambda start: (
-            terminal_influence(step, start, length, num_probes=None),
-            spectral_influence(step, start, length, times, key=jax.random.key(1)),
+            terminal_influence(step, length, carry=start, num_probes=None),
+            spectral_influence(step, length, carry=start, times=times, key=jax.random.key(1)),
         )
     )(start)
     np.testing.assert_allclose(found.log_norm, frobenius, rtol=3e-6)
@@ -130,9 +130,9 @@ def test_a_complex_state_counts_as_two_real_ones():
 
     @jax.jit
     def measure(step):
-        exact = terminal_influence(step, None, xs, num_probes=None)
-        probed = terminal_influence(step, None, xs, num_probes=2, key=key)
-        return exact, probed, spectral_influence(step, None, xs, [0, 3], key=key, num_iterations=60)
+        exact = terminal_influence(step, xs, num_probes=None)
+        probed = terminal_influence(step, xs, num_probes=2, key=key)
+        return exact, probed, spectral_influence(step, xs, times=[0, 3], key=key, num_iterations=60)
 
     exact, probed, power = measure(step)
     np.testing.assert_allclose(exact.log_norm[:, 0], expected, rtol=1e-12)
@@ -154,15 +154,15 @@ def test_saliency_is_the_norm_of_the_gradient_by_each_input():
         return jnp.where(MASK, losses, 0).sum() / MASK.sum()
 
     expected = np.linalg.norm(jax.jit(jax.grad(total))(xs), axis=-1)
-    measure = functools.partial(input_saliency, loss=loss, reset=RESET, mask=MASK)
-    found = jax.jit(measure)(bind(layer, params), None, xs, targets=targets)
+    measure = functools.partial(input_saliency, loss=loss)
+    found = jax.jit(measure)(bind(layer, params), batch=sj.Batch(xs, targets, RESET, MASK))
     np.testing.assert_allclose(found, logs(where_it_happened(expected)), rtol=1e-10)
 
 
 def test_saliency_of_a_tree_with_integers_at_any_depth():
     step = lambda h, x: (h / 2 + x[0] * x[1], h)  # noqa: E731
     xs = (jnp.arange(1, 1001), jnp.ones(1000, jnp.float32))
-    found = input_saliency(step, jnp.zeros((), jnp.float32), xs, lambda ys, _: ys[-1], None)
+    found = input_saliency(step, lambda ys, _: ys[-1], xs, carry=jnp.zeros((), jnp.float32))
     assert found[0] is None
     n = np.arange(1000)
     np.testing.assert_allclose(found[1][:-1], (np.log(n + 1.0) - (998 - n) * math.log(2))[:-1], rtol=3e-6)
@@ -174,8 +174,8 @@ def test_a_poisoned_masked_step_of_a_plain_function_leaks_nowhere():
     mask = np.array([True, False, True, True])
     xs = jnp.asarray([2.0, np.nan, 3.0, 4.0])
     loss = lambda ys, _: ys.sum()  # noqa: E731
-    found = input_saliency(step, jnp.asarray(4.0), xs, loss, None, mask=mask)
-    alone = input_saliency(step, jnp.asarray(4.0), xs[mask], loss, None)
+    found = input_saliency(step, loss, sj.Batch(xs, None, mask=mask), carry=jnp.asarray(4.0))
+    alone = input_saliency(step, loss, xs[mask], carry=jnp.asarray(4.0))
     np.testing.assert_allclose(np.asarray(found)[mask], alone, rtol=1e-14)
     assert np.isnan(found[1])
 
@@ -190,11 +190,14 @@ def test_a_poisoned_masked_step_of_a_plain_function_leaks_nowhere():
 )
 def test_wrong_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        terminal_influence(lambda h, x: (h, h), jnp.ones(2), 4, **options)
+        batch = sj.Batch(4, None, options.pop("reset", None))
+        terminal_influence(lambda h, x: (h, h), batch, carry=jnp.ones(2), **options)
 
 
 def test_times_outside_of_the_sequence_are_refused():
     with pytest.raises(
         ValueError, match=r"spectral_influence\(times\): expected steps from 0 to 3, got \[4\]"
     ):
-        spectral_influence(lambda h, x: (h, h), jnp.ones(2), 4, np.arange(5)[4:], key=jax.random.key(0))
+        spectral_influence(
+            lambda h, x: (h, h), 4, carry=jnp.ones(2), times=np.arange(5)[4:], key=jax.random.key(0)
+        )

@@ -116,8 +116,8 @@ def test_each_lag_is_the_sum_over_pairs_of_steps(loss, flags):
 
     @jax.jit
     def measure(step, xs):
-        arguments = (step, carry, xs, loss, targets)
-        return lag_decomposition(*arguments, **options), truncation_bias(*arguments, **options)
+        arguments = (step, loss, sj.Batch(xs, targets, **options))
+        return lag_decomposition(*arguments, carry=carry), truncation_bias(*arguments, carry=carry)
 
     poisoned = xs if flags != "both" else jnp.where(mask[..., None], xs, jnp.nan)
     found, bias = measure(bind(layer, params), poisoned)
@@ -140,9 +140,9 @@ def test_fewer_lags_are_the_first_of_all():
 
     @jax.jit
     def measure(step):
-        arguments = (step, jnp.zeros(()), xs, lambda ys, _: ys**2, None)
-        few, every = truncation_bias(*arguments, max_window=3), truncation_bias(*arguments)
-        return few, every, lag_decomposition(*arguments, max_lag=2)
+        bias = functools.partial(truncation_bias, step, lambda ys, _: ys**2, xs, carry=jnp.zeros(()))
+        lags = lag_decomposition(step, lambda ys, _: ys**2, xs, carry=jnp.zeros(()), max_lag=2)
+        return bias(max_window=3), bias(), lags
 
     few, every, lags = measure(Partial(leak, jnp.asarray(0.9)))
     np.testing.assert_allclose(few.bias, every.bias[:3], rtol=1e-12)
@@ -162,7 +162,8 @@ def test_an_initial_carry_that_is_learned_counts_at_the_start_and_at_resets():
     reset = np.array([False, False, True, False])[:, None]
     weights = jnp.asarray([1.0, 10.0, 100.0, 1000.0])[:, None, None]
     loss = lambda ys, _: (ys * weights).sum()  # noqa: E731
-    found = jax.jit(lambda step: lag_decomposition(step, None, xs, loss, None, reset=reset))(step)
+    batch = sj.Batch(xs, None, reset)
+    found = jax.jit(lambda step: lag_decomposition(step, loss, batch))(step)
     # y_t = d^k v with k = 1, 2, 1, 2 steps since the start: by d k d^(k-1) v, by v d^k; the last two shares by lag.
     by_decay = [0.5 * 10 + 1 + 0.5 * 1000 + 100, 0.5 * 10 + 0.5 * 1000, 0, 0]
     by_value = [0.5 * 101, 0.25 * 1010, 0, 0]
@@ -170,9 +171,7 @@ def test_an_initial_carry_that_is_learned_counts_at_the_start_and_at_resets():
     np.testing.assert_allclose(found.gradients.params, (sum(by_decay), sum(by_value)), rtol=1e-12)
     # With another carry for resets, the learned one counts at the start alone.
     other = jnp.full((1, 1), 2.0)
-    found = jax.jit(lambda step: lag_decomposition(step, None, xs, loss, None, reset=reset, initial=other))(
-        step
-    )
+    found = jax.jit(lambda step: lag_decomposition(step, loss, batch, initial=other))(step)
     by_decay = [0.5 * 10 + 1 + 2 * (0.5 * 1000 + 100), 0.5 * 10 + 2 * 0.5 * 1000, 0, 0]
     by_value = [0.5 * 1, 0.25 * 10, 0, 0]
     np.testing.assert_allclose(np.exp(found.log_norm), np.hypot(by_decay, by_value), rtol=1e-12)
@@ -201,8 +200,8 @@ def test_the_expected_truncated_gradient_has_relative_bias_lambda_to_the_2k(deca
         recurrence=sj.Step(leak),
     ))  # fmt: skip
     step = bind(layer, jnp.asarray(decay))
-    measure = functools.partial(truncation_bias, loss=lambda ys, _: ys[-1, :, 0] ** 2 / 2, targets=None)
-    found = jax.jit(functools.partial(measure, max_window=30))(step, carry, xs)
+    measure = functools.partial(truncation_bias, loss=lambda ys, _: ys[-1, :, 0] ** 2 / 2)
+    found = jax.jit(functools.partial(measure, max_window=30))(step, batch=xs, carry=carry)
     k = np.arange(1, 31)
     np.testing.assert_allclose(found.bias, decay ** (2 * k), rtol=1e-7, atol=1e-12)
     np.testing.assert_allclose(found.cosine, 1, rtol=1e-12)
@@ -216,8 +215,8 @@ def test_from_rest_the_bias_is_another():
     xs, carry = gaussian(length, decay, stationary=False)
     layer = sj.recurrent(sj.elman(1, activation="identity"))
     params = ElmanParams(jnp.ones((1, 1)), jnp.full((1, 1), decay), jnp.zeros(1))
-    measure = functools.partial(truncation_bias, loss=lambda ys, _: ys[-1, :, 0] ** 2 / 2, targets=None)
-    found = jax.jit(measure)(bind(layer, params), sj.cells.ElmanCarry(carry), xs)
+    measure = functools.partial(truncation_bias, loss=lambda ys, _: ys[-1, :, 0] ** 2 / 2)
+    found = jax.jit(measure)(bind(layer, params), batch=xs, carry=sj.cells.ElmanCarry(carry))
     # Of W_h alone, E h_T sum_j lambda^j h_{T-1-j}: lambda^(2j+1) (1 - lambda^(2(T-1-j))) / (1 - lambda^2).
     j = np.arange(length)
     terms = decay ** (2 * j + 1) * (1 - decay ** (2 * (length - 1 - j))) / (1 - decay**2)
@@ -234,9 +233,9 @@ def test_truncation_may_reverse_the_sign():
     a = jnp.eye(n) / 2 + jnp.diag(jnp.ones(n - 1), 1) / 2
     s = jnp.asarray([1.0] * 10 + [-1.0] * 13)
     step = Partial(lambda theta, h, x: (a @ h + theta * s,) * 2, jnp.asarray(0.5))
-    arguments = (jnp.zeros(n), length, lambda ys, _: ys[-1, 0], None)
+    loss = lambda ys, _: ys[-1, 0]  # noqa: E731
     found, part = jax.jit(
-        lambda step: (truncation_bias(step, *arguments), lag_decomposition(step, *arguments))
+        lambda step: [f(step, loss, length, carry=jnp.zeros(n)) for f in (truncation_bias, lag_decomposition)]
     )(step)
     # dh_1/dtheta = sum_j (A^j s)_1, by binomials, in exact arithmetic of NumPy's float64.
     powers, v = [], np.asarray(s)
@@ -257,8 +256,8 @@ def test_lags_beyond_the_range_of_floats_keep_their_norms():
     decay, length = 0.5, 400
     step = Partial(leak, jnp.asarray(decay, jnp.float32))
     xs = jnp.ones(length, jnp.float32)
-    measure = functools.partial(lag_decomposition, loss=lambda ys, _: ys[-1], targets=None)
-    found = jax.jit(measure)(step, jnp.zeros((), jnp.float32), xs)
+    measure = functools.partial(lag_decomposition, loss=lambda ys, _: ys[-1])
+    found = jax.jit(measure)(step, batch=xs, carry=jnp.zeros((), jnp.float32))
     lag = np.arange(length - 1)
     expected = np.log(decay) * lag + np.log((1 - decay ** (length - 1.0 - lag)) / (1 - decay))
     np.testing.assert_allclose(found.log_norm[:-1], expected, rtol=2e-6, atol=2e-6)
@@ -277,7 +276,7 @@ def test_in_half_precision_the_parts_of_many_steps_add_up():
     def loss(ys, _):
         return jnp.sum(jnp.square(ys.astype(float)), -1)
 
-    found = jax.jit(lambda step, xs: truncation_bias(step, jnp.zeros(8, jnp.bfloat16), xs, loss, None))(
+    found = jax.jit(lambda step, xs: truncation_bias(step, loss, xs, carry=jnp.zeros(8, jnp.bfloat16)))(
         step, jnp.asarray(xs, jnp.bfloat16)
     )
     hs = np.zeros((length + 1, 8))  # entering each step
@@ -292,12 +291,12 @@ def test_in_half_precision_the_parts_of_many_steps_add_up():
 
 @pytest.mark.parametrize("measure", [lag_decomposition, truncation_bias])
 def test_a_step_without_params_is_refused(measure):
-    message = rf"{measure.__name__}\(step\): expected a step that holds its params, bind\(layer, params\) or"
+    message = rf"{measure.__name__}\(bound\): expected a step that holds its params, bind\(layer, params\) or"
     with pytest.raises(TypeError, match=message):
-        measure(lambda h, x: (h, h), jnp.ones(2), 3, lambda ys, _: ys.sum(), None)
+        measure(lambda h, x: (h, h), lambda ys, _: ys.sum(), 3, carry=jnp.ones(2))
 
 
 def test_a_window_of_zero_is_refused():
     step = Partial(leak, jnp.asarray(0.5))
     with pytest.raises(ValueError, match=r"truncation_bias\(max_window\): expected a whole number"):
-        truncation_bias(step, jnp.zeros(()), jnp.ones(3), lambda ys, _: ys.sum(), None, max_window=0)
+        truncation_bias(step, lambda ys, _: ys.sum(), jnp.ones(3), carry=jnp.zeros(()), max_window=0)

@@ -22,15 +22,17 @@ LOG = np.log
 
 def spectrum(step, carry, xs, **options):
     """`lyapunov_spectrum` as one compiled program."""
-    arrays = {name: options.pop(name) for name in ("reset", "mask", "initial", "key") if name in options}
+    flags = {name: options.pop(name) for name in ("reset", "mask") if name in options}
+    others = {name: options.pop(name) for name in ("initial", "key") if name in options}
     fixed = [] if isinstance(step, Bound) else [step]  # a bound layer is an argument, a function is not
-    inputs = (None, xs) if isinstance(xs, int) else (xs, None)
+    num_steps, xs = (xs, None) if isinstance(xs, int) else (None, xs)
 
     @jax.jit
-    def measure(bound, carry, xs, arrays):
-        return lyapunov_spectrum(*fixed, *bound, carry, inputs[1] if xs is None else xs, **arrays, **options)
+    def measure(bound, carry, xs, flags, others):
+        batch = sj.Batch(num_steps if xs is None else xs, None, **flags)
+        return lyapunov_spectrum(*fixed, *bound, batch, carry=carry, **others, **options)
 
-    return measure([] if fixed else [step], carry, inputs[0], arrays)
+    return measure([] if fixed else [step], carry, xs, flags, others)
 
 
 def linear(matrix):
@@ -304,9 +306,9 @@ def test_exponents_add_up_to_the_determinant_and_are_the_same_backwards(name):
     @jax.jit
     def measure(params, xs):
         step = bind(layer, params)
-        system = prepare("test", step, None, xs)
+        system = prepare("test", step, xs)
         jacobians = jax.vmap(jax.vmap(system.jacobian))(system.trajectory()[1], system.inputs.x)
-        ways = [lyapunov_spectrum(step, None, xs, direction=way) for way in ("forward", "backward")]
+        ways = [lyapunov_spectrum(step, xs, direction=way) for way in ("forward", "backward")]
         return jacobians, *ways
 
     jacobians, forward, backward = measure(params, xs)
@@ -437,7 +439,7 @@ def test_fewer_tangents_find_the_largest_exponents():
         ({"k": 0}, r"lyapunov_spectrum\(k\): expected a whole number from 1 to 2"),
         (
             {"warm_up": 5},
-            r"lyapunov_spectrum\(warm_up\): expected fewer steps than the 5 that there are, got 5",
+            r"lyapunov_spectrum\(warm_up\): expected fewer steps than the 5 of the sequence, got 5",
         ),
         ({"warm_up": -1}, r"lyapunov_spectrum\(warm_up\): expected a whole number of at least 0, got -1"),
         ({"qr_every": 0}, r'qr_every\): expected a whole number of at least 1, or "adaptive", got 0'),
@@ -451,4 +453,4 @@ def test_fewer_tangents_find_the_largest_exponents():
 )
 def test_bad_input_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        lyapunov_spectrum(lambda h, x: (h, None), jnp.ones(2), 5, **options)
+        lyapunov_spectrum(lambda h, x: (h, None), 5, carry=jnp.ones(2), **options)

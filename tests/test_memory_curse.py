@@ -53,7 +53,7 @@ def test_a_leaky_sum_is_as_sensitive_as_the_closed_form_says(decay, correlation)
     for t in range(1, length):
         xs[t] = correlation * xs[t - 1] + math.sqrt(1 - correlation**2) * noise[t]
     found = jax.jit(memory_sensitivity, static_argnames="num_probes")(
-        leak(decay), None, jnp.asarray(xs), num_probes=None
+        leak(decay), jnp.asarray(xs), num_probes=None
     )
     ratio = math.exp(found.log_square[-1]) / curse_of_memory(decay, correlation)
     error = float(found.relative_error[-1])
@@ -80,14 +80,16 @@ def test_sensitivity_is_the_norm_of_the_jacobian_with_resets_and_masks():
     jacobians = jax.tree.leaves(jax.jit(jax.jacrev(carries))(params))
     square = sum((np.asarray(j).reshape(length, batch, -1) ** 2).sum(2) for j in jacobians)
     step, poisoned = bind(layer, params), jnp.where(mask[..., None], xs, jnp.nan)
-    measure = functools.partial(memory_sensitivity, reset=reset, mask=mask)
-    found = jax.jit(functools.partial(measure, num_probes=None))(step, None, poisoned)
+    measure, whole = memory_sensitivity, sj.Batch(xs, None, reset, mask)
+    found = jax.jit(functools.partial(measure, num_probes=None))(step, whole._replace(xs=poisoned))
     with np.errstate(divide="ignore"):
         np.testing.assert_allclose(found.log_square, np.log(square.mean(1)), rtol=1e-9, atol=1e-9)
     error = square.std(1, ddof=1) / math.sqrt(batch) / np.where(square.mean(1), square.mean(1), 1)
     np.testing.assert_allclose(found.relative_error, error, rtol=1e-9)
-    assert np.isfinite(measure(step, None, poisoned, num_probes=1, key=jax.random.key(0)).log_square).any()
-    probed = jax.jit(functools.partial(measure, num_probes=4000))(step, None, xs, key=jax.random.key(1))
+    assert np.isfinite(
+        measure(step, whole._replace(xs=poisoned), num_probes=1, key=jax.random.key(0)).log_square
+    ).any()
+    probed = jax.jit(functools.partial(measure, num_probes=4000))(step, whole, key=jax.random.key(1))
     # A probe's relative variance is at most 2 per example: 4000 of them are within 4 * sqrt(2 / 4000).
     some = square.mean(1) > 0
     np.testing.assert_allclose(
@@ -107,13 +109,15 @@ def test_the_error_holds_that_of_the_probes_which_all_examples_share():
         )
     )
     many = jnp.asarray(normal(4, 2000, 4, 3))
-    exact = jax.vmap(lambda xs: memory_sensitivity(step, jnp.zeros(3), xs, num_probes=None).log_square[-1])
+    exact = jax.vmap(
+        lambda xs: memory_sensitivity(step, xs, carry=jnp.zeros(3), num_probes=None).log_square[-1]
+    )
     expected = float(jnp.mean(jnp.exp(exact(many))))
 
     @functools.partial(jax.jit, static_argnames="probes")
     def scatter(xs, probes):
         def once(xs, key):
-            found = memory_sensitivity(bind(layer, weights), None, xs, num_probes=probes, key=key)
+            found = memory_sensitivity(bind(layer, weights), xs, num_probes=probes, key=key)
             square = jnp.exp(found.log_square[-1])
             return square, square * found.relative_error[-1]
 
@@ -125,14 +129,14 @@ def test_the_error_holds_that_of_the_probes_which_all_examples_share():
         squares, errors = np.asarray(squares), np.asarray(errors)
         assert np.mean(squares) == pytest.approx(expected, rel=0.1)
         assert math.sqrt(np.mean(errors**2)) == pytest.approx(np.std(squares), rel=0.2)
-    alone = memory_sensitivity(bind(layer, weights), None, xs[0], num_probes=1, key=jax.random.key(0))
+    alone = memory_sensitivity(bind(layer, weights), xs[0], num_probes=1, key=jax.random.key(0))
     assert np.isnan(alone.relative_error).all() and np.isfinite(alone.log_square[1:]).all()
 
 
 def test_a_sensitivity_beyond_the_range_of_floats_is_measured():
     step = jax.tree_util.Partial(lambda rate, h, _: (rate * h,) * 2, jnp.asarray(4.0, jnp.float32))
     start = jnp.asarray(2e-38, jnp.float32)
-    found = jax.jit(lambda step: memory_sensitivity(step, start, 60, num_probes=None))(step)
+    found = jax.jit(lambda step: memory_sensitivity(step, 60, carry=start, num_probes=None))(step)
     # h_t = h_0 rate^t, dh_t = t rate^(t-1) h_0; the square leaves float32 after 30 steps.
     t = np.arange(1, 61)
     expected = 2 * (np.log(t) + (t - 1) * math.log(4) + math.log(2e-38))
@@ -141,10 +145,12 @@ def test_a_sensitivity_beyond_the_range_of_floats_is_measured():
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(TypeError, match=r"memory_sensitivity\(step\): expected a step that holds its params"):
-        memory_sensitivity(lambda h, x: (h, h), jnp.ones(2), 3, num_probes=None)
+    with pytest.raises(
+        TypeError, match=r"memory_sensitivity\(bound\): expected a step that holds its params"
+    ):
+        memory_sensitivity(lambda h, x: (h, h), 3, carry=jnp.ones(2), num_probes=None)
     with pytest.raises(ValueError, match=r"memory_sensitivity\(key\): expected a key"):
-        memory_sensitivity(leak(0.5), None, jnp.ones((3, 1, 1)))
+        memory_sensitivity(leak(0.5), jnp.ones((3, 1, 1)))
 
 
 def test_it_is_differentiable_though_it_is_zero_at_the_start():
@@ -152,7 +158,7 @@ def test_it_is_differentiable_though_it_is_zero_at_the_start():
 
     def log_square(decay):
         step = jax.tree_util.Partial(lambda decay, h, x: (decay * h + x,) * 2, decay)
-        return memory_sensitivity(step, jnp.zeros(()), jnp.ones(3), num_probes=None).log_square
+        return memory_sensitivity(step, jnp.ones(3), carry=jnp.zeros(()), num_probes=None).log_square
 
     assert np.isneginf(log_square(jnp.asarray(0.5))[0])
     np.testing.assert_allclose(

@@ -91,9 +91,8 @@ def test_the_gradient_of_a_leaky_sum_has_the_signal_to_noise_of_its_closed_form(
     layer = leak(decay)
     start = jnp.asarray(normal(5, batch, 1)) / math.sqrt(1 - decay**2)
     loss = lambda ys, _: ys[-1, :, 0] ** 2 / 2  # noqa: E731
-    gradients = jax.jit(functools.partial(per_example_gradients, layer, loss))(
-        jnp.asarray(decay), start, xs, None
-    )
+    measure = functools.partial(per_example_gradients, loss=loss)
+    gradients = jax.jit(measure)(bind(layer, jnp.asarray(decay)), batch=xs, carry=start)
     found = signal_to_noise(gradients)
     expected = decay**2 / (1 + 2 * decay**2)
     assert found.standard_error < 0.06 * expected
@@ -108,8 +107,8 @@ def test_gradients_per_example_are_those_of_each_example_alone():
     params = layer.init(jax.random.key(0), xs[0])
     carry = layer.initial_carry(params, xs[0])
     loss = lambda ys, targets: jnp.sum(ys * targets, -1)  # noqa: E731
-    measure = functools.partial(per_example_gradients, layer, loss)
-    found = jax.jit(measure)(params, carry, xs, targets, mask=mask)
+    measure = functools.partial(per_example_gradients, loss=loss)
+    found = jax.jit(measure)(bind(layer, params), batch=sj.Batch(xs, targets, mask=mask), carry=carry)
 
     @jax.jit
     def alone(carry, xs, targets, mask):
@@ -150,8 +149,8 @@ def test_signal_to_noise_over_time_is_that_of_the_adjoints():
         return jnp.where(mask, losses, 0).sum() / mask.sum()
 
     adjoints = np.asarray(jax.jit(jax.grad(total))(jnp.zeros((length, batch, 3))))
-    measure = functools.partial(adjoint_signal_to_noise, loss=loss, targets=targets, mask=mask)
-    found = jax.jit(measure)(bind(layer, params), None, xs).h
+    measure = functools.partial(adjoint_signal_to_noise, loss=loss)
+    found = jax.jit(measure)(bind(layer, params), batch=sj.Batch(xs, targets, mask=mask)).h
     for t in range(length):
         if t == 1:
             assert np.isnan(found.ratio[t]) and np.isnan(found.standard_error[t])
@@ -165,8 +164,8 @@ def test_signal_to_noise_over_time_does_not_end_with_the_range_of_floats():
     length, weights = 400, jnp.asarray([1.0, 2.0, 3.0, 4.0], jnp.float32)
     xs = jnp.ones((length, 4, 1), jnp.float32)
     loss = lambda ys, _: ys[-1, :, 0] * weights  # noqa: E731
-    measure = functools.partial(adjoint_signal_to_noise, loss=loss, targets=None)
-    found = jax.jit(measure)(bind(leak(0.5), jnp.float32(0.5)), None, xs)
+    measure = functools.partial(adjoint_signal_to_noise, loss=loss)
+    found = jax.jit(measure)(bind(leak(0.5), jnp.float32(0.5)), batch=xs)
     np.testing.assert_allclose(found.ratio, 3.5, rtol=1e-5)
 
 
@@ -178,7 +177,7 @@ def test_too_few_examples_are_refused():
     with pytest.raises(ValueError, match=r"gradient_noise_scale\(gradients\): expected a tree of arrays"):
         gradient_noise_scale([jnp.ones((4, 3)), jnp.ones((5, 3))])
     with pytest.raises(ValueError, match=r"adjoint_signal_to_noise: expected a bound layer and at least 3"):
-        adjoint_signal_to_noise(lambda h, x: (h, h), jnp.ones(2), 3, lambda ys, _: ys.sum(), None)
+        adjoint_signal_to_noise(lambda h, x: (h, h), lambda ys, _: ys.sum(), 3, carry=jnp.ones(2))
 
 
 # ---------------------------------------------------------------- clipping

@@ -1,4 +1,4 @@
-"""Parallelisability: contracting cells take a few iterations at any length, chaotic ones more and more."""
+"""Parallelizability: contracting cells take a few iterations at any length, chaotic ones more and more."""
 
 import math
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import seqjax as sj
-from seqjax.probes import parallelisability
+from seqjax.probes import bind, parallelizability
 
 LENGTHS = [16, 48, 144]
 
@@ -20,11 +20,11 @@ def random_network(gain, num_steps, hidden_size=16):
     w_h = jnp.asarray(gain * rng.normal(size=(hidden_size, hidden_size)) / math.sqrt(hidden_size))
     xs = jnp.asarray(0.1 * rng.normal(size=(num_steps, 1, 3)))
     params = cell.init(jax.random.key(0), xs[0])._replace(w_h=w_h)
-    return cell, params, cell.initial_carry(params, xs[0]), xs
+    return bind(sj.recurrent(cell), params), xs
 
 
 def test_a_contracting_network_takes_as_few_iterations_at_any_length():
-    found = parallelisability(*random_network(0.7, 144), LENGTHS)
+    found = parallelizability(*random_network(0.7, 144), lengths=LENGTHS)
     assert np.all(found.converged) and np.all(found.iterations <= 5)
     assert abs(found.growth.exponent) < 0.2
     assert found.high < 0
@@ -32,7 +32,7 @@ def test_a_contracting_network_takes_as_few_iterations_at_any_length():
 
 
 def test_a_chaotic_network_takes_iterations_in_proportion_to_the_length_but_never_more_than_it():
-    found = parallelisability(*random_network(3.0, 144), LENGTHS)
+    found = parallelizability(*random_network(3.0, 144), lengths=LENGTHS)
     assert np.all(found.converged) and np.all(found.iterations <= LENGTHS)
     assert np.all(found.iterations > 0.5 * found.lengths)
     assert abs(found.growth.exponent - 1) < 0.2
@@ -40,10 +40,11 @@ def test_a_chaotic_network_takes_iterations_in_proportion_to_the_length_but_neve
 
 
 def test_a_linear_network_takes_one_iteration_and_has_the_exponent_of_its_weights():
-    _, params, carry, xs = random_network(0.9, 30)
+    tanh, xs = random_network(0.9, 30)
     orthogonal = jnp.asarray(np.linalg.qr(np.random.default_rng(1).normal(size=(16, 16)))[0])
     linear = sj.elman(16, activation="identity", param_dtype=jnp.float64)
-    found = parallelisability(linear, params._replace(w_h=0.9 * orthogonal), carry, xs)
+    params = tanh.params._replace(w_h=0.9 * orthogonal)
+    found = parallelizability(bind(sj.recurrent(linear), params), xs)
     assert found.iterations.tolist() == [1] and math.isnan(found.growth.exponent)
     np.testing.assert_allclose([found.exponent, found.low, found.high], math.log(0.9), rtol=1e-10)
 
@@ -51,32 +52,33 @@ def test_a_linear_network_takes_one_iteration_and_has_the_exponent_of_its_weight
 def test_resets_bound_the_iterations_by_the_longest_segment():
     reset = jnp.arange(48)[:, None] % 8 == 0
     mask = jnp.arange(48)[:, None] < 40
-    found = parallelisability(*random_network(3.0, 48), [48], reset=reset, mask=mask)
+    bound, xs = random_network(3.0, 48)
+    found = parallelizability(bound, sj.Batch(xs, None, reset, mask), lengths=[48])
     assert found.converged.tolist() == [True] and 3 <= found.iterations[0] <= 8
     assert math.isfinite(found.exponent)
 
 
 def test_a_limit_is_reported_as_not_converged():
     newton = sj.Newton(max_iterations=3)
-    found = parallelisability(*random_network(3.0, 48), [48], newton=newton, warm_up=0)
+    found = parallelizability(*random_network(3.0, 48), lengths=[48], newton=newton, warm_up=0)
     assert (found.iterations.tolist(), found.converged.tolist()) == ([3], [False])
     assert found.residual[0] > 1e-6
 
 
 def test_bad_input_is_refused():
-    cell, params, carry, xs = random_network(0.7, 8)
+    bound, xs = random_network(0.7, 8)
     with pytest.raises(
-        TypeError, match=r"parallelisability\(cell\): expected a Cell such as gru\(8\), got recurrent"
+        TypeError,
+        match=r"parallelizability\(bound\): expected a bound layer, bind\(recurrent\(cell\), params\), got recurrent",
     ):
-        parallelisability(sj.recurrent(cell), params, carry, xs)
+        parallelizability(bound.layer, xs)
     with pytest.raises(ValueError, match="expected at most the 8 steps of xs, got 9"):
-        parallelisability(cell, params, carry, xs, [9])
+        parallelizability(bound, xs, lengths=[9])
     for lengths in ([], [0]):
         with pytest.raises(
-            ValueError, match=r"parallelisability\(lengths\): expected at least one whole number"
+            ValueError, match=r"parallelizability\(lengths\): expected at least one whole number"
         ):
-            parallelisability(cell, params, carry, xs, lengths)
+            parallelizability(bound, xs, lengths=lengths)
     with pytest.raises(TypeError, match="Newton"):
-        lru = sj.lru(4)
-        params = lru.init(jax.random.key(0), xs[0])
-        parallelisability(lru, params, lru.initial_carry(params, xs[0]), xs)
+        lru = sj.recurrent(sj.lru(4))
+        parallelizability(bind(lru, lru.init(jax.random.key(0), xs[0])), xs)

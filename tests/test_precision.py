@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import seqjax as sj
-from seqjax.probes import longest_time_constant, precision_error, unrepresentable_share
+from seqjax.probes import bind, longest_time_constant, precision_error, unrepresentable_share
 from seqjax.probes.rounding import TF32, format_of, kept_in, round_to, with_rounded_products
 
 KEY = jax.random.key(0)
@@ -33,7 +33,7 @@ def last(ys, targets):
 def measure(decay, num_steps, xs=None, loss=last, targets=None, **options):
     layer, params = scalar(decay)
     xs = jnp.zeros((num_steps, 1, 1)) if xs is None else jnp.asarray(xs, jnp.float64).reshape(-1, 1, 1)
-    return precision_error(layer, loss, params, jnp.ones((1, 1)), xs, targets, **options)
+    return precision_error(bind(layer, params), loss, sj.Batch(xs, targets), **options)
 
 
 # ---------------------------------------------------------------- what a dtype can hold
@@ -171,12 +171,9 @@ def test_rounded_inputs_and_operands_change_the_gradient_by_their_own_rounding()
         recurrence=sj.Step(lambda w, h, x: (h, x @ w)),
     )
     (row,) = precision_error(
-        sj.recurrent(cell),
+        bind(sj.recurrent(cell), jnp.asarray(w)),
         lambda ys, targets: 0.5 * jnp.sum((ys - targets) ** 2, -1),
-        jnp.asarray(w),
-        jnp.zeros((3, 1)),
-        jnp.asarray(x),
-        jnp.asarray(target),
+        sj.Batch(jnp.asarray(x), jnp.asarray(target)),
         dtypes=["bfloat16"],
     )
 
@@ -217,7 +214,7 @@ def check_parts(row):
 
 def test_errors_are_of_the_size_of_the_roundings_and_the_parts_add_up():
     params, carry, xs = random_case(sj.elman(4), 8)
-    rows = precision_error(sj.recurrent(sj.elman(4)), square, params, carry, xs, None)
+    rows = precision_error(bind(sj.recurrent(sj.elman(4)), params), square, xs, carry=carry)
     assert [row.dtype for row in rows] == ["bfloat16", "float32"]
     for row in rows:
         check_parts(row)
@@ -227,7 +224,7 @@ def test_what_a_layer_keeps_in_float32_is_rounded_to_that_and_parts_do_not_depen
     params, carry, xs = random_case(sj.lru(3), 5)
     methods = {"loop": sj.Sequential(gradient="autodiff"), "pieces": sj.Sequential(chunk=2)}
     loop, pieces = precision_error(
-        lambda method: sj.recurrent(sj.lru(3), method), square, params, carry, xs, None,
+        lambda method: bind(sj.recurrent(sj.lru(3), method), params), square, xs, carry=carry,
         dtypes=["bfloat16"], methods=methods,
     )  # fmt: skip
     assert (loop.method, pieces.method) == ("loop", "pieces")
@@ -240,7 +237,7 @@ def test_what_a_layer_keeps_in_float32_is_rounded_to_that_and_parts_do_not_depen
 def test_every_method_of_a_gated_cell_has_errors_of_the_size_of_the_roundings(method):
     params, carry, xs = random_case(sj.gru(4), 10)
     rows = precision_error(
-        sj.recurrent(sj.gru(4), method), square, params, carry, xs, None,
+        bind(sj.recurrent(sj.gru(4), method), params), square, xs, carry=carry,
         dtypes=["bfloat16", "float32", "float64"],
     )  # fmt: skip
     if isinstance(method, sj.Newton):
@@ -255,7 +252,7 @@ def test_every_method_of_a_gated_cell_has_errors_of_the_size_of_the_roundings(me
 def test_methods_differ_in_how_they_accumulate():
     params, carry, xs = random_case(sj.lru(3), 200)
     loop, scan = precision_error(
-        lambda method: sj.recurrent(sj.lru(3), method), square, params, carry, xs, None,
+        lambda method: bind(sj.recurrent(sj.lru(3), method), params), square, xs, carry=carry,
         dtypes=["float32"], methods=[sj.Sequential(), sj.Associative()],
     )  # fmt: skip
     assert loop.accumulation != scan.accumulation and loop[7:11] == scan[7:11]
@@ -285,7 +282,7 @@ def test_tf32_is_float32_with_rounded_operands():
     params, carry, xs = random_case(sj.elman(4, activation="identity"), 5)
     params, carry, xs = jax.tree.map(lambda a: a.astype(jnp.float32), (params, carry, xs))
     layer = sj.recurrent(sj.elman(4, activation="identity"))
-    (row,) = precision_error(layer, square, params, carry, xs, None, dtypes=["tf32"])
+    (row,) = precision_error(bind(layer, params), square, xs, carry=carry, dtypes=["tf32"])
     assert 2.0**-15 < row.products < 2.0**-9 and abs(row.error / row.products - 1) < 0.01
     assert 0 < row.state < 2.0**-22 and row.accumulation < 2.0**-20
     assert row.parameters == row.inputs == 0  # they were float32 already
@@ -299,10 +296,9 @@ def test_flags_and_targets_are_cut_with_the_inputs():
     reset = jnp.zeros((6, 2), bool).at[2, 1].set(True)
 
     def run(n, **options):
-        return precision_error(
-            layer, lambda ys, targets: jnp.sum((ys - targets) ** 2, -1), params, jnp.ones((2, 1)), xs[:n],
-            targets[:n], mask=mask[:n], reset=reset[:n], dtypes=["float32"], **options,
-        )  # fmt: skip
+        batch = jax.tree.map(lambda a: a[:n], sj.Batch(xs, targets, reset, mask))
+        loss = lambda ys, targets: jnp.sum((ys - targets) ** 2, -1)  # noqa: E731
+        return precision_error(bind(layer, params), loss, batch, dtypes=["float32"], **options)
 
     assert run(6, lengths=[4]) == run(4)
 
@@ -322,10 +318,10 @@ def test_bad_input_is_refused():
     with pytest.raises(
         ValueError, match=r"one floating dtype, got float32 \(\['params'\]\), float64 \(\['xs'\]\)"
     ):
-        precision_error(layer, last, params, jnp.ones((1, 1)), jnp.ones((3, 1, 1)), None)
+        precision_error(bind(layer, params), last, jnp.ones((3, 1, 1)))
     both = sj.bidirectional(sj.recurrent(sj.elman(2)))
     with pytest.raises(TypeError, match="expected a causal layer, whose step is the reference"):
-        precision_error(both, last, jnp.ones(1), None, jnp.ones((3, 1, 1)), None)
+        precision_error(bind(both, jnp.ones(1)), last, jnp.ones((3, 1, 1)))
     with pytest.raises(ValueError, match="unrepresentable_share: expected decays that are numbers"):
         unrepresentable_share([0.5, math.nan], "bfloat16")
     with pytest.raises(ValueError, match="longest_time_constant: expected floating dtypes"):
@@ -333,7 +329,7 @@ def test_bad_input_is_refused():
     layer, params = scalar(0.9, jnp.float32)
     with jax.enable_x64(False):
         with pytest.raises(ValueError, match="precision_error: expected float64; call jax.config.update"):
-            precision_error(layer, last, params, jnp.ones((1, 1)), jnp.ones((3, 1, 1)), None)
+            precision_error(bind(layer, params), last, jnp.ones((3, 1, 1)))
 
 
 def test_products_inside_a_linear_solve_serve_its_derivatives_and_are_left_alone():

@@ -14,6 +14,7 @@ from hypothesis import assume, example, given
 from hypothesis.extra.numpy import arrays
 
 import seqjax as sj
+from seqjax.base import Batch
 from seqjax.cells import REGISTRY, ElmanCarry, ElmanParams, LRUParams, vector
 from seqjax.layers import first_step, num_steps
 from seqjax.ops.select import select
@@ -102,7 +103,11 @@ def assert_profile(layer, params, carry, xs, targets, reset=None, mask=None, way
         expected = perturbed_profile(layer, loss_per_step, params, carry, xs, targets, reset, mask)
         got = [
             gradient_profile(
-                layer, loss_per_step, params, carry, xs, targets, reset=reset, mask=mask, extended_range=way
+                bind(layer, params),
+                loss_per_step,
+                Batch(xs, targets, reset, mask),
+                carry=carry,
+                extended_range=way,
             )
             for way in ways
         ]
@@ -148,8 +153,8 @@ def test_the_profile_of_a_bound_layer_is_that_of_the_layer(name):
     def run(params, carry, xs):
         xs = jnp.where(mask[..., None], xs, jnp.nan)
         expected = perturbed_profile(layer, loss_per_step, params, carry, xs, targets, reset, mask)
-        step = bind(layer, params)
-        return adjoint_profile(step, carry, xs, loss_per_step, targets, reset=reset, mask=mask), expected
+        batch = Batch(xs, targets, reset, mask)
+        return adjoint_profile(bind(layer, params), loss_per_step, batch, carry=carry), expected
 
     profile, (value, norms) = run(params, carry, xs)
     np.testing.assert_allclose(profile.loss, value, rtol=1e-12)
@@ -187,7 +192,7 @@ def test_the_profile_of_a_plain_function_equals_the_gradient_by_a_perturbation()
 
     value, (norms, by_first) = jax.value_and_grad(total, (0, 1))((jnp.zeros((9, 1)),) * 2, start[1])
     poisoned = jnp.where(mask, xs, jnp.nan)
-    profile = adjoint_profile(step, start, poisoned, loss, weights, reset=reset, mask=mask)
+    profile = adjoint_profile(step, loss, Batch(poisoned, weights, reset, mask), carry=start)
     np.testing.assert_allclose(profile.loss, value, rtol=1e-13)
     assert profile.log_norm[0] is None and profile.gradients[0] is None
     for log_norm, norm in zip(profile.log_norm[1], norms, strict=True):
@@ -236,15 +241,15 @@ def test_a_tapped_profile_of_both_directions_is_that_of_each():
 
     @jax.jit
     def run(params, carry, xs, targets):
-        options = {"loss": linear_loss, "extended_range": False}
-        return (
-            gradient_profile(
-                sj.bidirectional(layer, merge="sum"),
-                params=(params, params), carry=(carry, carry), xs=xs, targets=targets, **options,
-            ).log_norm,
-            gradient_profile(layer, params=params, carry=carry, xs=xs, targets=targets, **options).log_norm,
-            gradient_profile(layer, params=params, carry=carry, xs=xs[::-1], targets=targets[::-1], **options).log_norm,
-        )  # fmt: skip
+        both = bind(sj.bidirectional(layer, merge="sum"), (params, params))
+        forward, batch = bind(layer, params), Batch(xs, targets)
+        backward = jax.tree.map(lambda a: a[::-1], batch)
+        return [
+            gradient_profile(bound, linear_loss, batch, carry=carry, extended_range=False).log_norm
+            for bound, batch, carry in (
+                (both, batch, (carry, carry)), (forward, batch, carry), (forward, backward, carry)
+            )
+        ]  # fmt: skip
 
     both, forward, backward = run(params, carry, xs, targets)
     np.testing.assert_allclose(both[0].h, forward.h, rtol=1e-12)
@@ -261,22 +266,41 @@ def test_a_profile_comes_with_the_loss_and_its_gradients():
 
     value, gradients = jax.jit(jax.value_and_grad(mean))(params)
     for way in (True, False):
-        run = functools.partial(gradient_profile, layer, loss_per_step, extended_range=way)
-        profile = jax.jit(run)(params, carry, xs, targets, reset=reset, mask=mask)
+        run = functools.partial(gradient_profile, loss=loss_per_step, extended_range=way)
+        profile = jax.jit(run)(bind(layer, params), batch=Batch(xs, targets, reset, mask), carry=carry)
         np.testing.assert_allclose(profile.loss, value, rtol=1e-13)
         for got, expected in zip(profile.gradients, gradients, strict=True):
             np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
+def test_without_a_carry_the_gradient_through_a_learned_initial_carry_counts():
+    cell = sj.Cell(
+        init=lambda key, x: (jnp.asarray(0.5), jnp.asarray(1.0)),
+        initial_carry=lambda params, x: params[1] * jnp.ones_like(x),
+        recurrence=sj.Step(lambda params, h, x: (params[0] * h + x,) * 2),
+    )
+    bound, xs = bind(sj.recurrent(cell), (jnp.asarray(0.5), jnp.asarray(2.0))), jnp.zeros((3, 1, 1))
+    for way in (True, False):
+        run = functools.partial(gradient_profile, loss=last_sum, extended_range=way)
+        found = jax.jit(run)(bound, batch=xs)
+        # y_3 = d^3 v: by d 3 d^2 v, by v d^3.
+        np.testing.assert_allclose(found.gradients, (3 * 0.25 * 2, 0.125), rtol=1e-12)
+        constant = jax.jit(run)(bound, batch=xs, carry=jnp.full((1, 1), 2.0))
+        np.testing.assert_allclose(constant.gradients, (3 * 0.25 * 2, 0), rtol=1e-12)
+        np.testing.assert_array_equal(found.log_norm, constant.log_norm)
+
+
 def test_a_profile_with_a_key_draws_as_unroll_does():
     layer, params, carry, xs, targets = setting("elman")
     dropped = sj.serial(sj.dropout(0.5), layer)
-    arguments = ((), params), ((), carry), xs, targets
+    bound, batch = bind(dropped, ((), params)), Batch(xs, targets)
 
     @jax.jit
     def run(key):
         return [
-            gradient_profile(dropped, loss_per_step, *arguments, key=key, extended_range=way).log_norm[1].h
+            gradient_profile(bound, loss_per_step, batch, carry=((), carry), key=key, extended_range=way)
+            .log_norm[1]
+            .h
             for way in (True, False)
         ]
 
@@ -290,20 +314,12 @@ def test_a_profile_has_no_or_several_batch_axes():
 
     @jax.jit
     def run(params, carry, xs):
+        measure = functools.partial(gradient_profile, bind(layer, params), last_sum)
+        one, more = jax.tree.map(lambda c: c[0], carry), jax.tree.map(lambda c: c[None], carry)
         return (
-            gradient_profile(layer, last_sum, params, carry, xs, None).log_norm,
-            gradient_profile(
-                layer, last_sum, params, jax.tree.map(lambda c: c[0], carry), xs[:, 0], None, batch_ndim=0
-            ).log_norm,
-            gradient_profile(
-                layer,
-                last_sum,
-                params,
-                jax.tree.map(lambda c: c[None], carry),
-                xs[:, None],
-                None,
-                batch_ndim=2,
-            ).log_norm,
+            measure(xs, carry=carry).log_norm,
+            measure(xs[:, 0], carry=one, batch_ndim=0).log_norm,
+            measure(xs[:, None], carry=more, batch_ndim=2).log_norm,
         )
 
     batch, one, split = (log_norm.h for log_norm in run(params, carry, xs))
@@ -327,10 +343,8 @@ def linear(decay, dtype=jnp.float64, size=1):
 
 
 def run_profile(layer, loss, params, carry, xs, **options):
-    run = functools.partial(gradient_profile, layer, loss, targets=None, **options)
-    return jax.jit(lambda params, carry, xs: run(params=params, carry=carry, xs=xs))(
-        params, carry, xs
-    ).log_norm
+    run = functools.partial(gradient_profile, loss=loss, **options)
+    return jax.jit(run)(bind(layer, params), batch=xs, carry=carry).log_norm
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float64, 1e-6), (jnp.float32, 0.05)])
@@ -461,8 +475,8 @@ def halving_profile(extended_range):
 
     def run(xs, weights, reset, mask):
         return gradient_profile(
-            layer, lambda ys, weights: jnp.sum(ys[..., 0] * weights), params, carry, xs, weights,
-            reset=reset, mask=mask, extended_range=extended_range,
+            bind(layer, params), lambda ys, weights: jnp.sum(ys[..., 0] * weights),
+            Batch(xs, weights, reset, mask), carry=carry, extended_range=extended_range,
         ).log_norm.h  # fmt: skip
 
     return jax.jit(run)
@@ -507,8 +521,9 @@ def test_a_masked_step_is_nan_and_costs_no_decay(extended_range):
 @pytest.mark.parametrize("name", ["elman", "lru"])
 def test_nan_in_an_input_gives_nan_for_its_example_alone(name, extended_range):
     layer, params, carry, xs, targets = setting(name)
-    run = functools.partial(gradient_profile, layer, loss_per_step, extended_range=extended_range)
-    log_norm = jax.jit(run)(params, carry, xs.at[6, 1].set(jnp.nan), targets).log_norm
+    run = functools.partial(gradient_profile, loss=loss_per_step, extended_range=extended_range)
+    batch = Batch(xs.at[6, 1].set(jnp.nan), targets)
+    log_norm = jax.jit(run)(bind(layer, params), batch=batch, carry=carry).log_norm
     for leaf in jax.tree.leaves(log_norm):
         assert np.isnan(leaf[:, 1]).all()
         assert np.isfinite(np.delete(leaf, 1, axis=1)).all()
@@ -550,7 +565,7 @@ def test_an_empty_sequence_has_no_profile(extended_range):
     layer, params, carry = linear(0.5)
     with pytest.raises(ValueError, match=r"gradient_profile: expected xs \[T, \.\.\.\] with T of at least 1"):
         gradient_profile(
-            layer, last_sum, params, carry, jnp.ones((0, 2, 1)), None, extended_range=extended_range
+            bind(layer, params), last_sum, jnp.ones((0, 2, 1)), carry=carry, extended_range=extended_range
         )
 
 
@@ -559,7 +574,7 @@ def test_a_layer_that_is_not_causal_has_no_extended_profile():
     both = sj.bidirectional(layer)
     message = r"gradient_profile: expected a causal layer .* got bidirectional\(.*\), which has no step\. Use extended"
     with pytest.raises(TypeError, match=message):
-        gradient_profile(both, last_sum, (params, params), (carry, carry), jnp.ones((3, 2, 1)), None)
+        gradient_profile(bind(both, (params, params)), last_sum, jnp.ones((3, 2, 1)), carry=(carry, carry))
 
 
 def test_a_loss_of_another_shape_is_refused():
@@ -567,7 +582,7 @@ def test_a_loss_of_another_shape_is_refused():
     xs, mask = jnp.ones((3, 2, 1)), jnp.ones((3, 2), bool)
     message = r"loss: expected losses per step \[3, 2\], per sequence \[2\] or a scalar, got \[3, 2, 1\]"
     with pytest.raises(ValueError, match=message):
-        gradient_profile(layer, lambda ys, _: ys, params, carry, xs, None, mask=mask)
+        gradient_profile(bind(layer, params), lambda ys, _: ys, Batch(xs, None, mask=mask), carry=carry)
 
 
 # ---------------------------------------------------------------- fits

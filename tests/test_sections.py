@@ -175,8 +175,8 @@ def test_calibration_singular_values_and_exponents_are_those_of_the_probes(measu
 
     @jax.jit
     def measure(step, xs):
-        spectrum = probes.lyapunov_spectrum(step, None, xs, warm_up=length // 8, log_determinant=True)
-        return probes.singular_values(step, None, xs[:16]), spectrum
+        spectrum = probes.lyapunov_spectrum(step, xs, warm_up=length // 8, log_determinant=True)
+        return probes.singular_values(step, xs[:16]), spectrum
 
     for seed in range(measured.settings.seeds):
         for moment in MOMENTS:
@@ -205,8 +205,8 @@ def test_profiles_fits_and_horizons_are_those_of_the_probes(measured):
     by_seed = []
     for seed in range(measured.settings.seeds):
         params = measured.experiment.params(cell, length, seed)
-        carry = model.initial_carry(params, xs[0])
-        profile = probes.gradient_profile(model, last_step(source.task.loss), params, carry, xs, targets)
+        loss, batch = last_step(source.task.loss), sj.Batch(xs, targets)
+        profile = probes.gradient_profile(probes.bind(model, params), loss, batch)
         norms = np.asarray(probes.total_log_norm(profile.log_norm), float)  # [T, B]
         by_seed.append(norms.T[:, ::-1])
         here = at | {"seed": seed, "loss": "last", "leaf": "carry"}
@@ -233,11 +233,7 @@ def test_profiles_fits_and_horizons_are_those_of_the_probes(measured):
 def test_truncation_biases_are_those_of_the_probe(measured):
     inner = measured.inner(0, MOMENTS[-1], batch=min(4, measured.settings.batch))
     found = probes.truncation_bias(
-        probes.bind(inner.layer, inner.params),
-        None,
-        inner.xs[:12],
-        lambda ys, _: jnp.mean(jnp.square(ys), -1),
-        None,
+        probes.bind(inner.layer, inner.params), lambda ys, _: jnp.mean(jnp.square(ys), -1), inner.xs[:12]
     )
     at = {"cell": measured.settings.cells[0], "seed": 0}
     np.testing.assert_allclose(measured.values("truncation", quantity="bias", **at), found.bias, atol=1e-4)
@@ -283,8 +279,8 @@ def test_precision_and_algorithms_are_those_of_the_probes(measured):
     with jax.enable_x64(True):
         params, xs = jax.tree.map(lambda a: a.astype(jnp.float64), (inner.params, inner.xs))
         (found,) = probes.precision_error(
-            inner.layer, lambda ys, _: jnp.mean(jnp.square(ys[-1]), -1), params,
-            inner.layer.initial_carry(params, xs[0]), xs, None, dtypes=["bfloat16"], lengths=[8],
+            probes.bind(inner.layer, params), lambda ys, _: jnp.mean(jnp.square(ys[-1]), -1), xs,
+            dtypes=["bfloat16"], lengths=[8],
         )  # fmt: skip
     for name in ("error", "cosine", "parameters", "state"):
         value = measured.values("precision", quantity=name, cell=cell, group="bfloat16")

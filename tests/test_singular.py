@@ -16,13 +16,14 @@ def fan_of(step, carry, xs, **options):
     """`singular_values` as one compiled program."""
     flags = {name: options.pop(name) for name in ("reset", "mask") if name in options}
     fixed = [] if isinstance(step, Bound) else [step]  # a bound layer is an argument, a function is not
-    inputs = (None, xs) if isinstance(xs, int) else (xs, None)
+    num_steps, xs = (xs, None) if isinstance(xs, int) else (None, xs)
 
     @jax.jit
     def measure(bound, carry, xs, flags):
-        return singular_values(*fixed, *bound, carry, inputs[1] if xs is None else xs, **flags, **options)
+        batch = sj.Batch(num_steps if xs is None else xs, None, **flags)
+        return singular_values(*fixed, *bound, batch, carry=carry, **options)
 
-    return measure([] if fixed else [step], carry, inputs[0], flags)
+    return measure([] if fixed else [step], carry, xs, flags)
 
 
 def apply_matrix(h, matrix):
@@ -190,4 +191,4 @@ def test_the_product_of_a_layer_is_the_derivative_of_its_unroll():
 )  # fmt: skip
 def test_bad_input_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        singular_values(lambda h, x: (h, None), jnp.ones(2), 5, **options)
+        singular_values(lambda h, x: (h, None), 5, carry=jnp.ones(2), **options)

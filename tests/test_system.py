@@ -38,7 +38,7 @@ def test_a_vector_holds_every_float_and_gives_them_back():
         "w": jnp.asarray([5.0], jnp.bfloat16),
         "key": jax.random.key(3),
     }
-    system = prepare("probe", step, carry, 2)
+    system = prepare("probe", step, 2, carry=carry)
     assert (system.size, system.dtype, system.batch) == (5, jnp.float64, 1)
     vector = system.vector(carry)
     np.testing.assert_array_equal(vector, [1, 2, 3, 4, 5])
@@ -51,7 +51,7 @@ def test_a_vector_holds_every_float_and_gives_them_back():
 
 def test_a_jacobian_is_the_derivative_by_finite_differences():
     step, xs = bound("lstm")
-    system = prepare("probe", step, None, xs)
+    system = prepare("probe", step, xs)
     carry = jax.tree.map(lambda a: a[1] + 0.3, system.carry)
     x = xs[0, 1]
     flow = lambda v: system.flow(carry, x)(v)[0]  # noqa: E731
@@ -67,7 +67,7 @@ def test_the_trajectory_is_that_of_the_layer(name):
     reset = jnp.asarray(rng.random((T, B)) < 0.3)
     mask = jnp.asarray(rng.random((T, B)) < 0.7)
     poisoned = jnp.where(mask[..., None], xs, jnp.nan)
-    system = prepare("probe", step, None, poisoned, reset=reset, mask=mask)
+    system = prepare("probe", step, sj.Batch(poisoned, None, reset, mask))
     last, entering, ys = system.trajectory()
     layer, params = step.layer, step.params
     expected = layer.unroll(params, layer.initial_carry(params, xs[0]), xs, reset=reset, mask=mask)
@@ -81,7 +81,7 @@ def test_a_reset_of_a_plain_function_restarts_from_the_carry_given_or_from_initi
     reset = jnp.asarray([False, False, True, True])
     mask = jnp.asarray([True, True, False, True])
     for initial, start in ((None, 1.0), (5.0, 5.0)):
-        system = prepare("probe", double, 1.0, 4, reset=reset, mask=mask, initial=initial)
+        system = prepare("probe", double, sj.Batch(4, None, reset, mask), carry=1.0, initial=initial)
         last, entering, ys = system.trajectory()
         np.testing.assert_array_equal(entering[:, 0], [1.0, 2.0, start, start])
         np.testing.assert_array_equal(ys[:, 0], [1.0, 2.0, 0.0, start])
@@ -102,20 +102,21 @@ def test_a_bound_layer_passes_through_jit_and_is_differentiated_by_its_params():
 @pytest.mark.parametrize(
     ("step", "carry", "xs", "options", "error", "message"),
     [
-        (sj.recurrent(sj.lstm(2)), 1.0, 3, {}, TypeError, r"probe\(step\): .*Write bind\(layer, params\)"),
+        (sj.recurrent(sj.lstm(2)), 1.0, 3, {}, TypeError, r"probe\(bound\): .*Write bind\(layer, params\)"),
         (sj.lstm(2), 1.0, 3, {}, TypeError, r"Write bind\(recurrent\(cell\), params\)"),
-        (3, 1.0, 3, {}, TypeError, r"expected a function with lax.scan's contract, step\(carry, x\)"),
+        (3, 1.0, 3, {}, TypeError, r"expected bind\(layer, params\), or a function with the contract of lax.scan"),
         (lambda carry: carry, 1.0, 3, {}, TypeError, r"step\(carry, x\) -> \(carry, y\), got <lambda>\(carry\)"),
         (lambda c, x, t: (c, x), 1.0, 3, {}, TypeError, r"got <lambda>\(c, x, t\): missing a required argument: 't'"),
-        (lambda c, x: 2 * c, 1.0, 3, {}, TypeError, r"a pair .* float64\[\]; it returned float64\[\]"),
+        (lambda c, x: 2 * c, 1.0, 3, {}, TypeError, r"a pair .* float64\[\]; the step returned float64\[\]"),
         (lambda c, x: (c, x, x), 1.0, 3, {}, TypeError, r"returned \(float64\[\], None, None\)"),
-        (lambda c, x: ((c, c), x), 1.0, 3, {}, TypeError, r"as it came, float64\[\]; .* \(float64\[\], float64\[\]\)"),
+        (lambda c, x: ((c, c), x), 1.0, 3, {}, TypeError, r"form of the carry, float64\[\]; .* \(float64\[\], float64\[\]\)"),
         (lambda c, x: (c + x, x), np.float32(1), np.ones(3), {}, TypeError,
-         r"as it came, float32\[\]; it returned the carry float64\[\].* cast the carry"),
+         r"unchanged form of the carry, float32\[\]; the step returned the carry float64\[\].* cast the carry"),
         (double, 1.0, 0, {}, ValueError, r"probe\(num_steps\): expected a whole number of at least 1, got 0"),
         (double, 1.0, np.ones((0, 2)), {}, ValueError, r"T of at least 1, got float64\[0, 2\]"),
         (double, 1.0, 3.0, {}, ValueError, r"expected xs \[T, ...\], or a number of steps"),
         (double, 1.0, None, {}, ValueError, r"expected xs \[T, ...\], or a number of steps"),
+        (double, None, 3, {}, TypeError, r"probe\(carry\): expected .* a plain step function .* Pass `carry=`"),
         (double, 1, 3, {}, ValueError, r"expected a carry with floating numbers in it, got int64\[\]"),
         (double, np.nan, 3, {}, ValueError, r"expected finite carry, got nan at carry\[\]"),
         (double, np.ones(2), np.asarray([0.0, np.inf]), {}, ValueError, r"finite xs, got inf at xs\[1\] \(1 such"),
@@ -126,34 +127,36 @@ def test_a_bound_layer_passes_through_jit_and_is_differentiated_by_its_params():
 )  # fmt: skip
 def test_bad_input_is_refused(step, carry, xs, options, error, message):
     with pytest.raises(error, match=message):
-        prepare("probe", step, carry, xs, **options)
+        initial = options.pop("initial", None)
+        prepare("probe", step, sj.Batch(xs, None, **options) if options else xs, carry=carry, initial=initial)
 
 
 def test_bad_input_of_bound_layers_is_refused():
     step, xs = bound("lstm")
     with pytest.raises(TypeError, match=r"expected inputs xs \[T, B, ...\] for a bound layer, got 3 steps"):
-        prepare("probe", step, None, 3)
+        prepare("probe", step, 3)
     with pytest.raises(
-        TypeError, match=r"carry as it came, .*c=float32.*returned the carry LSTMCarry\(c=float64"
+        TypeError, match=r"form of the carry, .*c=float32.*returned the carry LSTMCarry\(c=float64"
     ):
-        prepare("probe", step, jax.tree.map(lambda a: a.astype(jnp.float32), step.initial_carry(xs[0])), xs)
+        carry = jax.tree.map(lambda a: a.astype(jnp.float32), step.initial_carry(xs[0]))
+        prepare("probe", step, xs, carry=carry)
     with pytest.raises(ValueError, match=r"expected mask bool\[5, 3\], got bool\[5\]"):
-        prepare("probe", step, None, xs, mask=np.ones(T, bool))
+        prepare("probe", step, sj.Batch(xs, None, mask=np.ones(T, bool)))
 
 
 def test_a_layer_without_a_carry_is_refused():
     layer, xs = sj.pointwise(nn.Dense(3)), jnp.ones((T, B, 2))
     params = layer.init(jax.random.key(0), xs[0])
     with pytest.raises(ValueError, match=r"probe: expected a carry with floating numbers in it, got \(\)"):
-        prepare("probe", bind(layer, params), None, xs)
+        prepare("probe", bind(layer, params), xs)
 
 
-def test_what_is_no_causal_layer_is_not_bound():
+def test_only_layers_are_bound_and_only_causal_ones_are_systems():
     with pytest.raises(TypeError, match=r"bind\(layer\): expected a Layer, got lstm\(.*recurrent\(cell\)"):
         bind(sj.lstm(2), None)
     layer = sj.bidirectional(sj.recurrent(sj.lstm(2)))
-    with pytest.raises(TypeError, match="expected a causal layer, got bidirectional"):
-        bind(layer, None)
+    with pytest.raises(TypeError, match=r"probe\(bound\): expected a causal layer, got bidirectional"):
+        prepare("probe", bind(layer, None), np.ones((T, B, 2)))
 
 
 def test_a_whole_model_is_a_system():
@@ -161,7 +164,7 @@ def test_a_whole_model_is_a_system():
     model = sj.serial(sj.pointwise(nn.Embed(5, 4)), sj.recurrent(sj.lstm(3)), sj.recurrent(sj.lru(2)))
     tokens = jnp.asarray(rng.integers(0, 5, (T, B)))
     params = model.init(jax.random.key(0), tokens[0])
-    system = prepare("probe", bind(model, params), None, tokens)
+    system = prepare("probe", bind(model, params), tokens)
     assert system.size == 2 * 3 + 2 * 2
     last, _, ys = system.trajectory()
     expected = model.unroll(params, model.initial_carry(params, tokens[0]), tokens)

@@ -1,4 +1,16 @@
-"""Instruments: how gradients behave, measured."""
+"""Probes: measurements of how gradients behave.
+
+A probe of a layer or a step function takes ``(bound, loss, batch, *, carry=None)``, without the loss if it needs none:
+
+* ``bound``: a layer with its params, ``bind(layer, params)``; or a plain function ``(carry, x) -> (carry, y)`` without
+  batch axes, which needs ``carry=``;
+* ``loss``: ``(ys, targets) -> losses``, see `seqjax.gradients.objective`;
+* ``batch``: a `seqjax.Batch` of ``xs``, ``targets``, ``reset`` and ``mask``. Arrays stand for ``Batch(xs, None)``, and
+  so does a number of steps for a function whose x is None;
+* ``carry``: the carry entering the first step, by default the initial carry of the layer.
+
+All other options are keyword-only.
+"""
 
 from seqjax.probes.clipping import ClippingStatistics, clipping_statistics
 from seqjax.probes.cost import Cost, WhileLoop, count_cost
@@ -23,7 +35,7 @@ from seqjax.probes.noise import (
     per_example_gradients,
     signal_to_noise,
 )
-from seqjax.probes.parallel import Parallelisability, parallelisability
+from seqjax.probes.parallel import Parallelizability, parallelizability
 from seqjax.probes.power_law import Crossover, PowerLaw, find_crossover, fit_power_law
 from seqjax.probes.precision import PrecisionError, precision_error
 from seqjax.probes.profile import GradientProfile, adjoint_profile, gradient_profile, total_log_norm
@@ -45,7 +57,7 @@ __all__ = [
     "MemorySensitivity",
     "NoiseScale",
     "Openness",
-    "Parallelisability",
+    "Parallelizability",
     "PowerLaw",
     "PrecisionError",
     "Scaling",
@@ -77,7 +89,7 @@ __all__ = [
     "lyapunov_spectrum",
     "memory_scaling",
     "memory_sensitivity",
-    "parallelisability",
+    "parallelizability",
     "per_example_gradients",
     "precision_error",
     "signal_to_noise",

@@ -1,10 +1,10 @@
-r"""The adjoint of a loop, step by step and at any depth: what the probes of gradients over time are made of.
+r"""Reverse and forward mode through a loop, step by step and at any depth.
 
 .. math::
     \delta_{t-1} = J_t^\top \delta_t + (\partial y_t / \partial s_{t-1})^\top \, \partial L / \partial y_t
 
-with every leaf of :math:`\delta` scaled by its own power of two, per example. A masked step has :math:`J = 1` and no
-output; the adjoint does not pass a reset.
+Each leaf of :math:`\delta` has its own power of two per example. A masked step has :math:`J = 1` and no output. The
+adjoint is zero before a reset.
 """
 
 from collections.abc import Callable
@@ -32,18 +32,19 @@ def adjoint(
     batch_ndim: int,
     d_final: list[Scaled] | None = None,
 ) -> tuple[list[Scaled], Any]:
-    """The gradient by the carry before the first step, and what `read` makes of that at every step, ``[T, ...]``.
+    """Return the gradient with respect to the first carry, and the results of `read` at each step ``[T, ...]``.
 
     Args:
         step: ``(carry, x) -> (carry, y)``.
-        entering: the carries ``[T, *B, ...]`` before each step, as `System.trajectory` gives them.
+        entering: the carries ``[T, *B, ...]`` before each step, as `System.trajectory` returns them.
         xs: a tree of arrays ``[T, *B, ...]``.
-        d_ys: the loss's gradient by the outputs; None for none.
-        read: ``(adjoint of the floating leaves of the carry entering the step, that of those of x) -> anything``.
+        d_ys: the gradient of the loss with respect to the outputs; None for zero.
+        read: ``(d_carry, d_x) -> anything``: the adjoints of the floating leaves of the carry entering the step and
+            of its input.
         reset: ``[T, *B]``.
         mask: ``[T, *B]``.
-        batch_ndim: how many leading axes are batch.
-        d_final: the loss's gradient by the floating leaves of the final carry; None for none.
+        batch_ndim: the number of leading batch axes.
+        d_final: the gradient of the loss with respect to the floating leaves of the final carry; None for zero.
     """
 
     def backward(incoming: list[Scaled], inputs: Any) -> tuple[list[Scaled], Any]:
@@ -55,7 +56,7 @@ def adjoint(
             return Floating(after).leaves, Floating(y).leaves
 
         (_, ys), pull = jax.vjp(local, carries.leaves, inner.leaves)
-        # One pull per source, for each source has an exponent of its own: the leaves of the carry, and the output.
+        # One pullback per source: each leaf of the carry, and the output, has its own exponent.
         sources = []
         for i, source in enumerate(incoming):
             zeros: list[Any] = [jnp.zeros_like(s.mantissa) for s in incoming]
@@ -93,18 +94,18 @@ def tangent(
     batch_ndim: int,
     drive: Callable[[Any, Any], list[jax.Array]] | None = None,
 ) -> tuple[list[Scaled], Any]:
-    r"""Forward mode, :math:`v_t = J_t v_{t-1} + b_t` at any depth: the last v, and what `read` makes of each v.
+    r"""Forward mode, :math:`v_t = J_t v_{t-1} + b_t`, at any depth: return the last v and the results of `read`.
 
     Args:
         step: ``(carry, x) -> (carry, y)``.
-        entering: the carries ``[T, *B, ...]`` before each step, as `System.trajectory` gives them.
+        entering: the carries ``[T, *B, ...]`` before each step, as `System.trajectory` returns them.
         xs: a tree of arrays ``[T, *B, ...]``.
         start: v before the first step, one per floating leaf of the carry.
         read: ``v after the step -> anything``.
         reset: ``[T, *B]``; v restarts from zero.
         mask: ``[T, *B]``.
-        batch_ndim: how many leading axes are batch.
-        drive: ``(carry entering the step, x) -> b``; None for none.
+        batch_ndim: the number of leading batch axes.
+        drive: ``(carry entering the step, x) -> b``; None for b = 0.
     """
 
     def forward(v: list[Scaled], inputs: Any) -> tuple[list[Scaled], Any]:

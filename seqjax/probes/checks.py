@@ -1,4 +1,4 @@
-"""Checks of what the probes of a state over time are given: who, what was expected, what came, what to do."""
+"""Checks of the arguments of probes. Errors name the probe, what it expected, what it got and the remedy."""
 
 import inspect
 from collections.abc import Callable
@@ -11,11 +11,11 @@ import numpy as np
 from seqjax.base import Cell, Layer
 from seqjax.checks import check_whole
 
-CONTRACT = "lax.scan's contract, step(carry, x) -> (carry, y)"
+CONTRACT = "the contract of lax.scan, step(carry, x) -> (carry, y)"
 
 
 def form(tree: Any) -> str:
-    """A tree as text, its arrays as dtype and shape."""
+    """Return a tree as text, its arrays as dtype and shape."""
     described = jax.tree.map(lambda a: Text(f"{a.dtype}{list(a.shape)}") if hasattr(a, "shape") else a, tree)
     return repr(described)
 
@@ -28,17 +28,21 @@ class Text(str):
 
 
 def check_callable(who: str, step: Any) -> None:
-    """Raise a TypeError for what cannot be called with a carry and an input."""
+    """Raise a TypeError unless a step is a bound layer or a function of a carry and an input."""
     if isinstance(step, Layer | Cell):
         wanted = "layer" if isinstance(step, Layer) else "recurrent(cell)"
-        raise TypeError(f"{who}(step): expected a step, got {step!r}. Write bind({wanted}, params).")
+        raise TypeError(
+            f"{who}(bound): expected a bound layer or a step function, got {step!r}. Write bind({wanted}, params)."
+        )
     if not callable(step):
-        raise TypeError(f"{who}(step): expected a function with {CONTRACT}, got {step!r}.")
-    _check_two_arguments(f"{who}(step)", step, CONTRACT)
+        raise TypeError(
+            f"{who}(bound): expected bind(layer, params), or a function with {CONTRACT}, got {step!r}."
+        )
+    _check_two_arguments(f"{who}(bound)", step, CONTRACT)
 
 
 def check_loss(who: str, loss: Any) -> None:
-    """Raise a TypeError for what cannot be called with outputs and targets."""
+    """Raise a TypeError unless a loss is a function of outputs and targets."""
     if not callable(loss):
         raise TypeError(f"{who}(loss): expected a function loss(ys, targets) -> losses, got {loss!r}.")
     _check_two_arguments(f"{who}(loss)", loss, "loss(ys, targets) -> losses")
@@ -47,7 +51,7 @@ def check_loss(who: str, loss: Any) -> None:
 def _check_two_arguments(what: str, function: Callable, contract: str) -> None:
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some builtins do not tell theirs
+    except (TypeError, ValueError):  # some builtins have no signature
         return
     try:
         signature.bind(None, None)
@@ -57,23 +61,23 @@ def _check_two_arguments(what: str, function: Callable, contract: str) -> None:
 
 
 def check_step(who: str, step: Callable, carry: Any, x: Any) -> None:
-    """Raise a TypeError where a step does not return a pair, or changes the form or dtypes of its carry."""
+    """Raise a TypeError if a step does not return a pair, or changes the form or dtypes of its carry."""
     result = jax.eval_shape(step, carry, x)
     if not isinstance(result, tuple) or len(result) != 2:
         raise TypeError(
-            f"{who}(step): expected {CONTRACT}, a pair whose first is a carry {form(carry)}; it returned "
+            f"{who}(bound): expected {CONTRACT}, a pair that begins with the carry {form(carry)}; the step returned "
             f"{form(result)}."
         )
     if form(result[0]) != form(carry):
         raise TypeError(
-            f"{who}(step): expected {CONTRACT}, with the carry as it came, {form(carry)}; it returned the carry "
-            f"{form(result[0])}. Structure, shapes and dtypes must not change from step to step: cast the carry, or "
-            "the inputs, to one dtype."
+            f"{who}(bound): expected {CONTRACT}, with an unchanged form of the carry, {form(carry)}; the step returned "
+            f"the carry {form(result[0])}. Keep structure, shapes and dtypes from step to step: cast the carry, or the "
+            "inputs, to one dtype."
         )
 
 
 def check_rank(who: str, k: int | None, size: int) -> int:
-    """k, by default all of the state; a ValueError where it is larger."""
+    """Return k, by default the size of the state; raise a ValueError if k is larger."""
     if k is None:
         return size
     note = f" (the state has {size} real numbers)"
@@ -81,20 +85,20 @@ def check_rank(who: str, k: int | None, size: int) -> int:
 
 
 def check_warm_up(who: str, warm_up: int, num_steps: int) -> None:
-    """Raise a ValueError where nothing is left after the warm-up."""
+    """Raise a ValueError if no step is left after the warm-up."""
     check_whole(f"{who}(warm_up)", warm_up, 0)
     if warm_up >= num_steps:
         raise ValueError(
-            f"{who}(warm_up): expected fewer steps than the {num_steps} that there are, got {warm_up}."
+            f"{who}(warm_up): expected fewer steps than the {num_steps} of the sequence, got {warm_up}."
         )
 
 
 def check_inputs(who: str, xs: Any, batched: bool) -> tuple[Any, int]:
-    """``(xs, T)`` from inputs or a number of steps; an error for anything else."""
+    """Return ``(xs, T)`` from inputs or a number of steps; raise an error for anything else."""
     if isinstance(xs, int | np.integer) and not isinstance(xs, bool):
         if batched:
             raise TypeError(
-                f"{who}: expected inputs xs [T, B, ...] for a bound layer, got {xs} steps without any."
+                f"{who}: expected inputs xs [T, B, ...] for a bound layer, got {xs} steps without inputs."
             )
         check_whole(f"{who}(num_steps)", xs, 1)
         return None, int(xs)
@@ -113,11 +117,11 @@ def check_inputs(who: str, xs: Any, batched: bool) -> tuple[Any, int]:
 def check_sequence(
     who: str, carry: Any, xs: Any, reset: Any, mask: Any, batch_ndim: int | None = None
 ) -> tuple[Any, Any, Any, Any]:
-    """Carry, xs ``[T, *B, ...]`` and flags ``[T, *B]`` as arrays; an error where they do not fit or are not finite.
+    """Return carry, xs ``[T, *B, ...]`` and flags ``[T, *B]`` as arrays; raise an error if they do not fit.
 
-    Without a number of batch axes flags may have as many as they have.
+    Without `batch_ndim` flags may have any number of batch axes.
     """
-    # The given ones are checked for being finite: inside of jit arrays made of constants are traced.
+    # The values as given are checked to be finite: under jit the converted arrays are traced.
     given = carry, xs
     carry, xs = jax.tree.map(jnp.asarray, given)
     leaves = jax.tree.leaves(xs)
@@ -135,7 +139,7 @@ def check_sequence(
 
 
 def check_batch(who: str, carry: Any, xs: Any) -> None:
-    """Raise a ValueError where a leaf of the carry has not the batch axis of xs ``[T, B, ...]``."""
+    """Raise a ValueError if a leaf of the carry lacks the batch axis of xs ``[T, B, ...]``."""
     first = jax.tree.leaves(xs)[0].shape
     for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
         if leaf.shape[:1] != first[1:2]:
@@ -146,7 +150,7 @@ def check_batch(who: str, carry: Any, xs: Any) -> None:
 
 
 def check_gradients(who: str, gradients: Any) -> tuple[Any, int]:
-    """A tree of arrays ``[N, ...]``, and N; a ValueError for anything else, or where none of them is floating."""
+    """Return a tree of arrays ``[N, ...]`` and N; raise a ValueError unless N is shared and one array is floating."""
     gradients = jax.tree.map(lambda a: a if hasattr(a, "dtype") else jnp.asarray(a), gradients)
     leaves = jax.tree.leaves(gradients)
     floating = any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves)
@@ -158,12 +162,12 @@ def check_gradients(who: str, gradients: Any) -> tuple[Any, int]:
 
 
 def _share_axes(leaves: list, axes: int) -> bool:
-    """Whether there are arrays, and all begin with the same axes."""
+    """Return whether there is an array, and all arrays begin with the same axes."""
     return bool(leaves) and all(a.ndim >= axes and a.shape[:axes] == leaves[0].shape[:axes] for a in leaves)
 
 
 def check_flag(who: str, name: str, flag: Any, shape: tuple[int, ...]) -> jax.Array | None:
-    """The flag as an array; a ValueError unless it is bool of this shape."""
+    """Return the flag as an array; raise a ValueError unless the flag is bool of this shape."""
     if flag is None:
         return None
     flag = jnp.asarray(flag)
@@ -173,13 +177,13 @@ def check_flag(who: str, name: str, flag: Any, shape: tuple[int, ...]) -> jax.Ar
 
 
 def check_finite(who: str, name: str, tree: Any, mask: Any = None) -> None:
-    """Raise a ValueError for NaN or infinity at a step that happens; values that are being traced are not known."""
+    """Raise a ValueError for NaN or infinity at a step that happens. Traced values are not checked."""
     if isinstance(mask, jax.core.Tracer):
         return
     for path, leaf in jax.tree.leaves_with_path(tree):
         if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             continue
-        values = np.asarray(leaf)  # NumPy, for inside of jit what jax.numpy computes of constants is traced
+        values = np.asarray(leaf)  # NumPy: under jit jax.numpy traces constants, too
         bad = ~np.isfinite(values)
         if mask is not None:
             happened = np.asarray(mask)
@@ -188,5 +192,5 @@ def check_finite(who: str, name: str, tree: Any, mask: Any = None) -> None:
             where = tuple(int(i) for i in np.argwhere(bad)[0])
             raise ValueError(
                 f"{who}: expected finite {name}, got {values[where]} at {name}{jax.tree_util.keystr(path)}"
-                f"{list(where)} ({int(bad.sum())} such entries). Mask such steps, or mend the data."
+                f"{list(where)} ({int(bad.sum())} such entries). Mask such steps, or correct the data."
             )

@@ -17,44 +17,42 @@ from seqjax.probes.tangents import count_steps, log_growth, sum_parts
 
 
 def flossing_loss(
-    step: Callable,
-    carry: Any,
-    xs_or_num_steps: Any,
+    bound: Callable,
+    batch: Any,
     *,
     k: int,
+    carry: Any = None,
     qr_every: int = 1,
     warm_up: int = 0,
     key: jax.Array | None = None,
-    reset: Any = None,
-    mask: Any = None,
     initial: Any = None,
 ) -> jax.Array:
-    r"""The sum of the squares of the first k finite-time Lyapunov exponents, a mean over the batch; differentiable.
+    r"""Return the sum of the squares of the k largest finite-time Lyapunov exponents, averaged over the batch.
 
-    Exponents are those of `seqjax.probes.lyapunov_spectrum`, with the same masks and resets; the gradient goes through
-    the trajectory, the Jacobians and the QR of every step. Memory: the carry and k tangents per step, the rest is
-    computed again; time: about three times that of the exponents. Used as a term of the loss, or alone for some steps
-    before training and now and then in between. The Jacobians must have rank k along the way: where one tangent is lost
-    for good, the loss is infinite and its gradient NaN.
+    The exponents are those of `seqjax.probes.lyapunov_spectrum`, with the same masks and resets. The loss is
+    differentiable: its gradient passes through the trajectory, the Jacobians and the QR of every step. The backward
+    pass stores the carry and k tangents per step and recomputes the rest. The gradient takes about three times as long
+    as the exponents. Add the loss to the training loss, or minimize the loss alone for some steps before and during
+    training. The Jacobians must have rank k along the trajectory: if a tangent becomes zero, the loss is infinite and
+    its gradient NaN.
 
     Args:
-        step: ``(carry, x) -> (carry, y)`` without batch axes, or what `seqjax.probes.bind` returns, made of the params
-            by which to differentiate.
-        carry: entering the first step; None for a bound layer's initial carry.
-        xs_or_num_steps: ``[T, ...]``, for bound layers ``[T, B, ...]``; a number of steps where x is None.
-        k: how many exponents, from the largest.
-        qr_every: steps from one QR to the next.
-        warm_up: how many steps, from the start and from each reset, do not count.
-        key: for random first tangents; vary it from step to step of training.
-        reset: bool ``[T]`` or ``[T, B]``.
-        mask: bool ``[T]`` or ``[T, B]``.
-        initial: what resets restart from.
+        bound: the result of `bind`, or a plain function ``(carry, x) -> (carry, y)`` without batch axes. Build it from
+            the params to differentiate by.
+        batch: a `seqjax.Batch` with leaves ``[T, B, ...]`` (``[T, ...]`` for a plain function); its targets are
+            ignored. Arrays stand for its xs, as does the number of steps of a function whose x is None.
+        k: the number of exponents, counted from the largest.
+        carry: the carry entering the first step; a plain function has no default.
+        qr_every: the number of steps from one QR to the next.
+        warm_up: the number of steps, from the start and from each reset, that do not count.
+        key: draws the first tangents at random. Use another key at each training step.
+        initial: the carry that a reset restarts from.
 
     Returns:
-        A scalar; examples without a step that counts take no part in it.
+        A scalar. Examples without a step that counts do not contribute.
 
     Raises:
-        TypeError: for a step with another contract, or one that changes its carry's form or dtype.
+        TypeError: for a step with another contract, or a step that changes the form or dtype of its carry.
         ValueError: for data that is not finite, no more steps than the warm-up, or k larger than the state.
 
     Example:
@@ -63,7 +61,7 @@ def flossing_loss(
         >>> import jax, jax.numpy as jnp
         >>> from seqjax.probes import flossing_loss
         >>> def loss(w):
-        ...     return flossing_loss(lambda h, x: (w * h, None), jnp.ones(2), 20, k=2)
+        ...     return flossing_loss(lambda h, x: (w * h, None), 20, k=2, carry=jnp.ones(2))
         >>> w = jnp.array([0.5, 0.9])
         >>> jnp.allclose(jax.grad(loss)(w), 2 * jnp.log(w) / w, rtol=1e-4)
         Array(True, dtype=bool)
@@ -73,7 +71,7 @@ def flossing_loss(
         arXiv:2312.17306.
     """
     who = "flossing_loss"
-    system = prepare(who, step, carry, xs_or_num_steps, reset=reset, mask=mask, initial=initial)
+    system = prepare(who, bound, batch, carry=carry, initial=initial)
     k = check_rank(who, k, system.size)
     check_warm_up(who, warm_up, system.num_steps)
     check_whole(f"{who}(qr_every)", qr_every, 1)

@@ -1,9 +1,9 @@
-r"""Gate statistics: how far gates are open, and how long the states that they guard remember.
+r"""Gate statistics: how far gates are open, and the time constants of the states behind them.
 
-A gate is a sigmoid of a `Gated` recurrence. A decay f is what a state is multiplied by from step to step:
-:math:`|\partial s_t / \partial s_{t-1}|` along the elementwise path, at fixed gates; so whether a cell keeps by f, by
-z or by 1 - i need not be told. In the linear kinds it is :math:`|a_t|`, or :math:`e^{g_t}` before any erasure. Its
-time constant is :math:`-1 / \ln f` steps, after which 1/e is left.
+A gate is a sigmoid of a `Gated` recurrence. A decay f is the factor of a state from step to step:
+:math:`|\partial s_t / \partial s_{t-1}|` along the elementwise path at fixed gates. The definition covers cells that
+keep their state by f, by z or by 1 - i. In the linear kinds the decay is :math:`|a_t|`, or :math:`e^{g_t}` before any
+erasure. The time constant is :math:`-1 / \ln f` steps, after which 1/e of the state is left.
 """
 
 from typing import Any, NamedTuple
@@ -19,20 +19,21 @@ from seqjax.ops.elementwise import elementwise_jacobian
 from seqjax.ops.gated_step import arguments_of, elementwise_weights, gates_of
 from seqjax.ops.gated_step import recurrent as recurrent_term
 from seqjax.ops.select import cast, expand, keep, select, wide
-from seqjax.probes.checks import check_sequence, check_step
-from seqjax.probes.system import bind
+from seqjax.probes.checks import check_step
+from seqjax.probes.system import Bound, bound_cell, check_data, first_carry
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 class Openness(NamedTuple):
-    """How the values of one gate, or of one state's decay, lie over steps, examples and units.
+    """The distribution of one gate, or of one state's decay, over steps, examples and units.
 
     Attributes:
-        share_open: above .99.
-        share_shut: below .01.
-        quantiles: at the levels asked for, ``[Q]``; NaN where any value is.
-        time_constants: -1/ln of those, in steps, ``[Q]``: infinite at 1 and above, 0 at 0. Of a gate only if it decays.
+        share_open: the share of values above .99.
+        share_shut: the share of values below .01.
+        quantiles: the quantiles at the requested levels ``[Q]``; NaN if any value is NaN.
+        time_constants: -1/ln of the quantiles in steps ``[Q]``: infinite at 1 and above, 0 at 0. They have a meaning
+            for a gate only if the gate is a decay.
     """
 
     share_open: jax.Array
@@ -42,13 +43,13 @@ class Openness(NamedTuple):
 
 
 class GateStatistics(NamedTuple):
-    """What `gate_statistics` finds.
+    """Result of `gate_statistics`.
 
     Attributes:
-        gates: one `Openness` per gate of a `Gated` recurrence, in the order of its columns, None for those that are no
-            sigmoid there (some cells take one inside their update, as the coupled LSTM: see its decay); empty for the
-            linear kinds.
-        decays: one per state; None for a state that is not carried on elementwise (that of an Elman network).
+        gates: one `Openness` per gate of a `Gated` recurrence, in the order of its columns. It is None for a gate
+            without a declared sigmoid; the coupled LSTM applies the sigmoid inside its update, so read its decay. Empty
+            for the linear kinds.
+        decays: one `Openness` per state; None for a state without an elementwise path (that of an Elman network).
     """
 
     gates: tuple[Openness | None, ...]
@@ -56,30 +57,22 @@ class GateStatistics(NamedTuple):
 
 
 def gate_statistics(
-    cell: Cell,
-    params: Any,
-    carry: Any,
-    xs: Any,
-    *,
-    reset: jax.Array | None = None,
-    mask: jax.Array | None = None,
-    quantiles: tuple[float, ...] = QUANTILES,
+    bound: Bound, batch: Any, *, carry: Any = None, quantiles: tuple[float, ...] = QUANTILES
 ) -> GateStatistics:
-    """Gates and decays of a cell along its trajectory.
+    """Measure the gates and decays of a cell along its trajectory.
 
-    Inside a composition give the cell, its own params and the xs that reach it.
+    For a cell inside a composition, bind the cell to its own params and pass the inputs that reach the cell.
 
     Args:
-        cell: with a `Gated`, `Diagonal` or `Matrix` recurrence.
-        params: the cell's.
-        carry: entering the first step, leaves ``[*B, ...]``; None for the initial one.
-        xs: inputs ``[T, *B, ...]``.
-        reset: ``[T, *B]``.
-        mask: ``[T, *B]``; masked steps do not count.
+        bound: ``bind(recurrent(cell), params)``, of a cell with a `Gated`, `Diagonal` or `Matrix` recurrence.
+        batch: a `seqjax.Batch` with leaves ``[T, *B, ...]``; its targets are ignored, and masked steps do not count.
+            Arrays stand for its xs.
+        carry: the carry entering the first step, leaves ``[*B, ...]``; by default the initial carry.
         quantiles: levels in [0, 1].
 
     Raises:
-        TypeError: for a recurrence without gates that can be told (`Step`, `Attention`).
+        TypeError: for a layer that is not ``recurrent(cell)``, or a recurrence without declared gates (`Step`,
+            `Attention`).
         ValueError: for an empty sequence, inputs that are not finite, or levels outside [0, 1].
 
     Example:
@@ -87,24 +80,26 @@ def gate_statistics(
         >>> cell = sj.lstm(4, forget_bias=3.0)
         >>> params = cell.init(jax.random.key(0), jnp.ones((2, 3)))
         >>> params = jax.tree.map(lambda p: 0 * p if p.ndim == 2 else p, params)
-        >>> found = gate_statistics(cell, params, None, jnp.ones((10, 2, 3)), quantiles=(0.5,))
+        >>> bound = sj.probes.bind(sj.recurrent(cell), params)
+        >>> found = gate_statistics(bound, jnp.ones((10, 2, 3)), quantiles=(0.5,))
         >>> round(float(found.gates[1].quantiles[0]), 4), round(float(found.decays[0].time_constants[0]), 2)
         (0.9526, 20.58)
     """
-    if not isinstance(cell, Cell) or not isinstance(cell.recurrence, Gated | Diagonal | Matrix):
-        kind = type(cell.recurrence).__name__ if isinstance(cell, Cell) else "none"
-        raise TypeError(
-            f"gate_statistics(cell): expected a cell with a Gated, Diagonal or Matrix recurrence, "
-            f"got {cell!r} ({kind})."
-        )
     who = "gate_statistics"
-    carry, xs, reset, mask = check_sequence(who, carry, xs, reset, mask)
+    cell, params = bound_cell(who, bound), bound.params
+    if not isinstance(cell.recurrence, Gated | Diagonal | Matrix):
+        raise TypeError(
+            f"{who}(bound): expected a cell with a Gated, Diagonal or Matrix recurrence, "
+            f"got {cell!r} ({type(cell.recurrence).__name__})."
+        )
+    carry, batch = check_data(who, bound, batch, carry)
+    xs, mask = batch.xs, batch.mask
     if num_steps(xs) == 0:
         raise ValueError(f"{who}: expected xs [T, ...] with T of at least 1, got an empty sequence.")
     if np.ndim(quantiles) != 1 or not all(0 <= level <= 1 for level in quantiles):
         raise ValueError(f"{who}(quantiles): expected levels in [0, 1] such as (0.5,), got {quantiles}.")
-    system = bind(recurrent(cell), params)
-    check_step(who, system, system.initial_carry(first_step(xs)) if carry is None else carry, first_step(xs))
+    carry = first_carry(bound, carry, xs)
+    check_step(who, bound, carry, first_step(xs))
     xs = keep(mask, xs)
     us = project_inputs(cell, params, xs, None)
     dtype = jax.tree.leaves(xs)[0].dtype
@@ -113,7 +108,7 @@ def gate_statistics(
     decays: list[jax.Array | None] = []
     match cell.recurrence:
         case Gated() as gated:
-            entering = _entering(cell, params, carry, xs, reset, mask)
+            entering = _entering(cell, params, carry, xs, batch.reset, mask)
             gates, decays = _of_gated(
                 gated, GatedWeights(*cast(tuple(gated.weights(params)), dtype)), entering, us
             )
@@ -130,10 +125,9 @@ def gate_statistics(
 
 
 def _entering(cell: Cell, params: Any, carry: Any, xs: Any, reset: Any, mask: Any) -> Any:
-    """The carries ``[T, ...]`` before each step, after its reset."""
+    """Return the carry entering each step ``[T, ...]``, after its reset."""
     layer = recurrent(cell)
     initial = layer.initial_carry(params, first_step(xs))
-    carry = initial if carry is None else carry
 
     def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
         x, reset, mask = inputs
@@ -174,7 +168,7 @@ def _openness(values: jax.Array, mask: Any, levels: jax.Array) -> Openness:
     quantiles = jnp.nanquantile(jnp.where(counts, values, jnp.nan), levels.astype(values.dtype))
     quantiles = jnp.where(jnp.any(counts & jnp.isnan(values)), jnp.nan, quantiles)
     logs = jnp.log(quantiles)
-    # At 1 and above nothing is forgotten.
+    # A decay of 1 or more has an infinite time constant.
     constants = jnp.where(
         logs < 0, -1 / jnp.where(logs < 0, logs, -1), jnp.where(jnp.isnan(logs), jnp.nan, jnp.inf)
     )

@@ -1,7 +1,8 @@
-r"""Influence: how much of what a step does is left at the end, and how much the loss depends on each input.
+r"""Influence of each carry on the last carry, and saliency of each input.
 
-:math:`M_{T,t} = \partial s_T / \partial s_t = J_T \cdots J_{t+1}`, in the index of the gradient profile: entry t
-belongs to the carry *entering* step t, after its reset. A reset after t makes it zero; masked steps are NaN.
+:math:`M_{T,t} = \partial s_T / \partial s_t = J_T \cdots J_{t+1}` has the index of the gradient profile: entry t
+belongs to the carry *entering* step t, after the reset of step t. The influence is zero before a later reset and NaN at
+masked steps.
 """
 
 import operator
@@ -21,16 +22,16 @@ from seqjax.probes.checks import check_loss
 from seqjax.probes.directions import basis, random_signs
 from seqjax.probes.profile import system_adjoint
 from seqjax.probes.scaled import Scaled, align, log_norm, logarithm, sum_of_squares, unscaled
-from seqjax.probes.system import System, prepare
+from seqjax.probes.system import System, as_batch, prepare
 
 
 class TerminalInfluence(NamedTuple):
-    """What `terminal_influence` measures.
+    """Result of `terminal_influence`.
 
     Attributes:
         log_norm: natural logarithm ``[T]`` (``[T, B]``) of the Frobenius norm.
-        relative_error: the standard error of the squared norm over the squared norm, from the spread of the probes;
-            zero where the norm is exact.
+        relative_error: the standard error of the squared norm over the squared norm, from the spread of the random
+            vectors; zero if the norm is exact.
     """
 
     log_norm: jax.Array
@@ -38,11 +39,12 @@ class TerminalInfluence(NamedTuple):
 
 
 class SpectralInfluence(NamedTuple):
-    """What `spectral_influence` measures.
+    """Result of `spectral_influence`.
 
     Attributes:
-        log_norm: natural logarithm ``[len(times)]`` (``[len(times), B]``) of the 2-norm, from below.
-        change: of that in the last iteration, in nats: where it is not small, take more iterations.
+        log_norm: natural logarithm ``[len(times)]`` (``[len(times), B]``) of a lower bound of the 2-norm.
+        change: the change of `log_norm` in the last iteration, in nats. If the change is not small, increase
+            `num_iterations`.
     """
 
     log_norm: jax.Array
@@ -50,43 +52,42 @@ class SpectralInfluence(NamedTuple):
 
 
 def terminal_influence(
-    step: Callable,
-    carry: Any,
-    xs: Any,
+    bound: Callable,
+    batch: Any,
     *,
+    carry: Any = None,
     num_probes: int | None = 16,
     key: jax.Array | None = None,
-    reset: jax.Array | None = None,
-    mask: jax.Array | None = None,
     initial: Any = None,
 ) -> TerminalInfluence:
-    r"""The Frobenius norm of :math:`\partial s_T / \partial s_t` for all t, in one reverse scan.
+    r"""Estimate the Frobenius norm of :math:`\partial s_T / \partial s_t` for all t in one reverse scan.
 
-    With k vectors v of random signs :math:`|M|_F^2 = E\,|M^\top v|^2`: the squared norm is unbiased, with a relative
-    variance of at most 2/k. Cost: k backward passes, side by side. Right at any depth: powers of two are split off at
-    every step.
+    With k vectors v of random signs, :math:`|M|_F^2 = E\,|M^\top v|^2`. The estimate of the squared norm is unbiased
+    and has a relative variance of at most 2/k. Cost: k backward passes, computed in parallel. The estimate is accurate
+    at any depth, since each step splits off powers of two.
 
     Args:
-        step: `probes.bind` of a layer, or a plain function ``(carry, x) -> (carry, y)`` without batch axes.
-        carry: entering the first step; for a bound layer None is its initial carry.
-        xs: inputs ``[T, ...]`` (``[T, B, ...]`` for a bound layer), or T alone for steps whose x is None.
-        num_probes: k, of at least 2; None for the exact norm by all S unit vectors, for small states.
-        key: for the signs.
-        reset: ``[T]`` (``[T, B]``).
-        mask: the same.
-        initial: what a reset restarts from; by default the carry given, or the layer's.
+        bound: the result of `bind`, or a plain function ``(carry, x) -> (carry, y)`` without batch axes.
+        batch: a `seqjax.Batch` with leaves ``[T, B, ...]`` (``[T, ...]`` for a plain function); its targets are
+            ignored. Arrays stand for its xs, as does the number of steps of a function whose x is None.
+        carry: the carry entering the first step. A bound layer has its initial carry as the default; a plain function
+            has no default.
+        num_probes: k, 2 or more; None for the exact norm from all S unit vectors, for small states.
+        key: draws the signs.
+        initial: the carry that a reset restarts from. The default is the layer's initial carry, or the `carry` of a
+            plain function.
 
     Example:
         >>> import jax.numpy as jnp
         >>> rotate = jnp.array([[0.0, -0.5], [0.5, 0.0]])
-        >>> found = terminal_influence(lambda h, _: (rotate @ h, h), jnp.ones(2), 3, num_probes=None)
+        >>> found = terminal_influence(lambda h, _: (rotate @ h, h), 3, carry=jnp.ones(2), num_probes=None)
         >>> [round(float(norm), 4) for norm in jnp.exp(found.log_norm)]                     # sqrt(2) / 2^n
         [0.1768, 0.3536, 0.7071]
 
     References:
         Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix", Communications in Statistics 19.
     """
-    system = prepare("terminal_influence", step, carry, xs, reset=reset, mask=mask, initial=initial)
+    system = prepare("terminal_influence", bound, batch, carry=carry, initial=initial)
     final, entering, _ = system.trajectory()
     leaves = Floating(final).leaves
     if num_probes is None:
@@ -96,7 +97,7 @@ def terminal_influence(
         if key is None:
             raise ValueError(
                 "terminal_influence(key): expected a key for the random probes, such as jax.random.key(0), got None. "
-                "num_probes=None is exact and needs none."
+                "Pass `key=`, or `num_probes=None` for the exact norm."
             )
         directions = random_signs(key, leaves, num_probes)
 
@@ -117,46 +118,44 @@ def terminal_influence(
 
 
 def spectral_influence(
-    step: Callable,
-    carry: Any,
-    xs: Any,
-    times: Sequence[int],
+    bound: Callable,
+    batch: Any,
     *,
-    num_iterations: int = 20,
+    times: Sequence[int],
     key: jax.Array,
-    reset: jax.Array | None = None,
-    mask: jax.Array | None = None,
+    carry: Any = None,
+    num_iterations: int = 20,
     initial: Any = None,
 ) -> SpectralInfluence:
-    r"""The 2-norm of :math:`\partial s_T / \partial s_t` at given t, by power iteration on :math:`M^\top M`.
+    r"""Estimate the 2-norm of :math:`\partial s_T / \partial s_t` at given t by power iteration on :math:`M^\top M`.
 
-    Each iteration is one pass forward and one backward per time. The estimate grows towards the norm and the error in
-    it shrinks by :math:`(\sigma_2 / \sigma_1)^4` per iteration.
+    Each iteration takes one forward and one backward pass per time. The estimate grows towards the norm, and its error
+    shrinks by :math:`(\sigma_2 / \sigma_1)^4` per iteration.
 
     Args:
-        step: as in `terminal_influence`.
-        carry: the same.
-        xs: the same.
-        times: which t, of carries entering step t.
-        num_iterations: how many.
-        key: for the vector that the iteration begins with.
-        reset: ``[T]`` (``[T, B]``).
-        mask: the same.
-        initial: what a reset restarts from; by default the carry given, or the layer's.
+        bound: as in `terminal_influence`.
+        batch: as in `terminal_influence`.
+        times: the steps t; each stands for the carry entering step t.
+        key: draws the vector that the iteration starts from.
+        carry: as in `terminal_influence`.
+        num_iterations: the number of iterations.
+        initial: as in `terminal_influence`.
 
     Example:
         >>> import jax, jax.numpy as jnp
         >>> stretch = jnp.array([0.5, 0.25])
         >>> found = spectral_influence(
-        ...     lambda h, _: (stretch * h, h), jnp.ones(2), 3, [0, 2], key=jax.random.key(0))
+        ...     lambda h, _: (stretch * h, h), 3, carry=jnp.ones(2), times=[0, 2], key=jax.random.key(0))
         >>> jnp.exp(found.log_norm)
         Array([0.125, 0.5  ], dtype=float32)
     """
     who = "spectral_influence"
-    system = prepare(who, step, carry, xs, reset=reset, mask=mask, initial=initial)
+    system = prepare(who, bound, batch, carry=carry, initial=initial)
     check_whole(f"{who}(num_iterations)", num_iterations, 2)
     if key is None:
-        raise ValueError(f"{who}(key): expected a key to begin with, such as jax.random.key(0), got None.")
+        raise ValueError(
+            f"{who}(key): expected a key for the first vector, such as jax.random.key(0), got None. Pass `key=`."
+        )
     chosen = [operator.index(t) for t in times]
     if not chosen or not all(0 <= t < system.num_steps for t in chosen):
         raise ValueError(f"{who}(times): expected steps from 0 to {system.num_steps - 1}, got {chosen}.")
@@ -168,7 +167,7 @@ def spectral_influence(
     when = jnp.arange(system.num_steps)[:, None]
 
     def of_one(t: jax.Array) -> SpectralInfluence:
-        # Steps before t, and resets up to it, do not happen: what is left is the product from t on.
+        # Without the steps before t and the resets up to t, the product of Jacobians begins at t.
         x, reset, _ = system.inputs
         mask = system.happened & (when >= t)
         reset = None if reset is None else reset & (when > t)
@@ -179,7 +178,7 @@ def spectral_influence(
                 reset=reset, mask=mask, batch_ndim=1,
             )  # fmt: skip
             u, log_size = _unit(pushed)
-            # JAX's pullback is the transpose without the conjugate.
+            # A pullback in JAX is the transpose without the conjugate.
             conjugate = [unscaled(jnp.conj(leaf), 1) for leaf in u]
             pulled, _ = _pull(system, entering, conjugate, lambda c, x: None, reset=reset, mask=mask)
             return [jnp.conj(leaf) for leaf in _unit(pulled)[0]], log_size
@@ -194,47 +193,44 @@ def spectral_influence(
 
 
 def input_saliency(
-    step: Callable,
-    carry: Any,
-    xs: Any,
+    bound: Callable,
     loss: Loss,
-    targets: Any,
+    batch: Any,
     *,
-    reset: jax.Array | None = None,
-    mask: jax.Array | None = None,
+    carry: Any = None,
     initial: Any = None,
 ) -> Any:
-    r"""The norm of the loss's gradient by each input, :math:`|\partial L / \partial x_t|`, at any depth.
+    r"""Return the log norm of the gradient of the loss with respect to each input, :math:`|\partial L / \partial x_t|`.
+
+    The norm is accurate at any depth.
 
     Args:
-        step: as in `terminal_influence`.
-        carry: the same.
-        xs: inputs ``[T, ...]`` (``[T, B, ...]`` for a bound layer).
-        loss: ``(ys, targets) -> losses``, see `seqjax.gradients.objective`; for plain functions without batch axes.
-        targets: what the loss compares the outputs with.
-        reset: ``[T]`` (``[T, B]``).
-        mask: the same.
-        initial: what a reset restarts from; by default the carry given, or the layer's.
+        bound: as in `terminal_influence`.
+        loss: ``(ys, targets) -> losses``, see `seqjax.gradients.objective`; without batch axes for a plain function.
+        batch: a `seqjax.Batch` with leaves ``[T, B, ...]`` (``[T, ...]`` for a plain function). Arrays stand for its
+            xs.
+        carry: as in `terminal_influence`.
+        initial: as in `terminal_influence`.
 
     Returns:
-        A tree like xs of natural logarithms ``[T]`` (``[T, B]``); None for integers (tokens), NaN at masked steps.
+        A tree like xs of natural logarithms ``[T]`` (``[T, B]``): None for integers (tokens), NaN at masked steps.
 
     Example:
         >>> import jax.numpy as jnp
         >>> step = lambda h, x: (h / 2 + 3 * x, h / 2 + 3 * x)
-        >>> jnp.exp(input_saliency(step, jnp.zeros(()), jnp.ones(3), lambda ys, _: ys[-1], None))
+        >>> jnp.exp(input_saliency(step, lambda ys, _: ys[-1], jnp.ones(3), carry=jnp.zeros(())))
         Array([0.75, 1.5 , 3.  ], dtype=float32)
 
     References:
         Simonyan et al. 2013, "Deep inside convolutional networks", arXiv:1312.6034 (saliency as the input's gradient).
     """
     check_loss("input_saliency", loss)
-    system = prepare("input_saliency", step, carry, xs, reset=reset, mask=mask, initial=initial)
+    system = prepare("input_saliency", bound, batch, carry=carry, initial=initial)
 
     def read(at_carry: list[Scaled], at_x: list[Scaled]) -> list[jax.Array]:
         return [log_norm(scaled, 1) for scaled in at_x]
 
-    _, _, log_norms = system_adjoint(system, loss, targets, read)
+    _, _, log_norms = system_adjoint(system, loss, as_batch(batch).targets, read)
     log_norms = [jnp.where(system.happened, n, jnp.nan) for n in log_norms]
     return system.squeeze(Floating(system.inputs.x).tree_of(log_norms), 1)
 
@@ -242,7 +238,7 @@ def input_saliency(
 def _pull(
     system: System, entering: Any, d_final: list[Scaled], read: Callable, **flags: Any
 ) -> tuple[list[Scaled], Any]:
-    """The adjoint of the final carry alone."""
+    """Pull a gradient with respect to the final carry back to the first carry."""
     x, reset, mask = system.inputs
     flags = {"reset": reset, "mask": mask, **flags}
     step = jax.vmap(system.step)
@@ -250,7 +246,7 @@ def _pull(
 
 
 def _unit(vector: list[Scaled]) -> tuple[list[jax.Array], jax.Array]:
-    """A vector in several leaves ``[B, ...]`` over its norm, zero if it is zero; and the norm's logarithm ``[B]``."""
+    """Divide a vector in several leaves ``[B, ...]`` by its norm; zero stays zero. Also return the log norm ``[B]``."""
     brought, exponent = align(vector, 1)
     size = norm(jnp.stack([norm(leaf, 1) for leaf in brought], -1), 1)
     safe = jnp.where(size > 0, size, 1)

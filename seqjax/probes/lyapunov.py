@@ -1,4 +1,4 @@
-r"""Lyapunov exponents: by how much a system stretches small differences per step, in every direction.
+r"""Lyapunov exponents: the rates at which a system stretches small differences, per step and direction.
 
 .. math::
     \lambda_i = \lim_{T \to \infty} \frac1T \sum_{t=1}^T \log (R_t)_{ii}, \qquad J_t Q_{t-1} = Q_t R_t
@@ -27,22 +27,23 @@ FEWEST_BLOCKS = 20
 
 
 class LyapunovSpectrum(NamedTuple):
-    r"""What `lyapunov_spectrum` measures; ``*B`` is the batch of a bound layer, nothing for a plain function.
+    r"""Result of `lyapunov_spectrum`. ``*B`` is the batch axis of a bound layer; a plain function has none.
 
     Attributes:
-        exponents: ``[*B, k]``, nats per step, from the largest down; -inf for directions that are lost for good; NaN
-            for an example without a step that counts.
-        low: lower ends of 95% intervals by block means ``[*B, k]``; -inf where there are fewer steps than blocks.
-        high: upper ends ``[*B, k]``; inf where there are fewer steps than blocks.
-        sum: of the exponents ``[*B]``: with k = S the mean of :math:`\log|\det J_t|`, by which volumes change.
-        log_determinant: that mean ``[*B]``, from determinants of whole Jacobians; None where it was not asked for.
+        exponents: the exponents ``[*B, k]`` in nats per step, largest first; -inf for a direction that the system maps
+            to zero; NaN for an example without a step that counts.
+        low: lower ends of 95% intervals from block means ``[*B, k]``; -inf if there are fewer steps than blocks.
+        high: upper ends ``[*B, k]``; inf if there are fewer steps than blocks.
+        sum: the sum of the exponents ``[*B]``. For k = S it is the mean of :math:`\log|\det J_t|`, the rate at which
+            volumes change.
+        log_determinant: the same mean ``[*B]`` from determinants of whole Jacobians; None unless requested.
         kaplan_yorke: the Kaplan-Yorke dimension ``[*B]``, :math:`j + \sum_{i \le j} \lambda_i / |\lambda_{j+1}|` with
-            the largest j whose sum is not negative; S where volumes do not shrink; NaN where k < S exponents are too
-            few to tell.
-        entropy: the sum of the positive exponents ``[*B]``, an upper bound of the metric entropy (Ruelle), equal to it
-            under Pesin's conditions.
-        near_zero: how many exponents lie within 1/T of zero ``[*B]``.
-        steps: T, how many steps count ``[*B]``.
+            the largest j whose sum is not negative; S if volumes do not shrink; NaN if it depends on exponents beyond
+            the first k.
+        entropy: the sum of the positive exponents ``[*B]``, an upper bound of the metric entropy (Ruelle). The two are
+            equal under Pesin's conditions.
+        near_zero: the number of exponents within 1/T of zero ``[*B]``.
+        steps: T, the number of steps that count ``[*B]``.
     """
 
     exponents: jax.Array
@@ -57,10 +58,10 @@ class LyapunovSpectrum(NamedTuple):
 
 
 def lyapunov_spectrum(
-    step: Callable,
-    carry: Any,
-    xs_or_num_steps: Any,
+    bound: Callable,
+    batch: Any,
     *,
+    carry: Any = None,
     k: int | None = None,
     qr_every: int | Literal["adaptive"] = 1,
     warm_up: int = 0,
@@ -68,49 +69,49 @@ def lyapunov_spectrum(
     direction: Literal["forward", "backward"] = "forward",
     log_determinant: bool = False,
     key: jax.Array | None = None,
-    reset: Any = None,
-    mask: Any = None,
     initial: Any = None,
 ) -> LyapunovSpectrum:
-    r"""The k largest Lyapunov exponents of a trajectory, with intervals.
+    r"""Return the k largest Lyapunov exponents of a trajectory, with intervals.
 
-    k tangents go along the trajectory and are kept apart by QR (`seqjax.probes.tangents`); only logarithms of their
-    growth add up, so that no T overflows. Work: k derivatives of the step per step, and a QR of [S, k].
+    The probe pushes k tangents along the trajectory and orthogonalizes them by QR. It sums the logarithms of their
+    growth, so a long sequence does not overflow. Work per step: k derivatives of the step and a QR of [S, k].
 
-    * Masked steps do not happen: a masked sequence has the spectrum of what remains of it.
-    * A reset restarts carry and tangents, and the warm-up with them; what was measured before stays. So a sequence of
-      several segments has the mean of the spectra of its segments, weighted by how many steps of each count (before
-      the exponents are sorted). No difference passes a reset; growth across one is not counted as -inf.
-    * A direction that a singular Jacobian takes away has a growth of zero, an exponent of -inf; the others do not
-      notice. Where rounding leaves a remainder of order eps in its place, that step adds log eps (about -36 in float64)
-      instead: read exponents of that order as -inf.
-    * Exponents of a finite T differ from their limits by O(1/T). With k = S and no key the tangents start as the unit
-      vectors, which makes diagonal systems exact at any T. In a system of parts that do not act on each other (a stack
-      of layers) those may be in another order than the exponents, which stays until rounding turns it over, after as
-      many as -log eps / gap steps, and exponents mix meanwhile; there give a key, for random tangents, or a warm-up.
+    * Masked steps do not happen: the spectrum is that of the sequence without them.
+    * A reset restarts carry, tangents and warm-up; the growth measured so far counts. The spectrum of several segments
+      is therefore the mean of the spectra of the segments, weighted by their numbers of counted steps (before the
+      exponents are sorted). The zero Jacobian across a reset is not counted as -inf.
+    * If a Jacobian is singular, the lost direction has an exponent of -inf and the other exponents are unaffected. If
+      rounding leaves a remainder of order eps in that direction, the step adds log eps (about -36 in float64) instead:
+      read exponents of that order as -inf.
+    * Exponents at a finite T differ from their limits by O(1/T). With k = S and no key the tangents start as the unit
+      vectors, which makes diagonal systems exact at any T. In a system of uncoupled parts (a stack of layers) the unit
+      vectors may be in another order than the exponents. Rounding corrects the order after as many as -log eps / gap
+      steps, and exponents mix until then. Pass `key=` for random tangents, or a warm-up.
 
-    An exponent is per step; divide it by the step size of an ODE solver to have it per time. To measure often, compile:
-    ``jax.jit(lambda params: lyapunov_spectrum(bind(layer, params), None, xs))``.
+    An exponent is per step; divide it by the step size of an ODE solver for an exponent per unit of time. To measure
+    often, compile: ``jax.jit(lambda params: lyapunov_spectrum(bind(layer, params), xs))``.
 
     Args:
-        step: ``(carry, x) -> (carry, y)`` without batch axes, or what `seqjax.probes.bind` returns.
-        carry: entering the first step; None for a bound layer's initial carry.
-        xs_or_num_steps: ``[T, ...]``, for bound layers ``[T, B, ...]``; a number of steps where x is None.
-        k: how many exponents; by default all S.
-        qr_every: steps from one QR to the next, or "adaptive": when tangents are about to depend on each other. With
-            m steps, m times the spread of the k exponents should be well below -log eps (36 in float64, 16 in
-            float32).
-        warm_up: how many steps, from the start and from each reset, do not count.
-        blocks: of which the means give the intervals, at least 20; a block should be longer than correlations last.
-        direction: "backward" takes the transposed Jacobians from the last step to the first: the same limits.
-        log_determinant: also measure the mean of :math:`\log|\det J_t|`, from S derivatives per step.
-        key: for random first tangents.
-        reset: bool ``[T]`` or ``[T, B]``.
-        mask: bool ``[T]`` or ``[T, B]``.
-        initial: what resets restart from; by default the layer's initial carry, for plain functions the carry given.
+        bound: the result of `bind`, or a plain function ``(carry, x) -> (carry, y)`` without batch axes.
+        batch: a `seqjax.Batch` with leaves ``[T, B, ...]`` (``[T, ...]`` for a plain function); its targets are
+            ignored. Arrays stand for its xs, as does the number of steps of a function whose x is None.
+        carry: the carry entering the first step. A bound layer has its initial carry as the default; a plain function
+            has no default.
+        k: the number of exponents; by default all S.
+        qr_every: the number of steps from one QR to the next, or "adaptive": a QR when the tangents become nearly
+            dependent. With m steps, m times the spread of the k exponents should be well below -log eps (36 in float64,
+            16 in float32).
+        warm_up: the number of steps, from the start and from each reset, that do not count.
+        blocks: the number of blocks whose means give the intervals, 20 or more. A block should be longer than the
+            correlations.
+        direction: "backward" takes the transposed Jacobians from the last step to the first; the limits are equal.
+        log_determinant: whether to measure the mean of :math:`\log|\det J_t|`, from S derivatives per step.
+        key: draws the first tangents at random.
+        initial: the carry that a reset restarts from. The default is the layer's initial carry, or the `carry` of a
+            plain function.
 
     Raises:
-        TypeError: for a step with another contract, or one that changes its carry's form or dtype.
+        TypeError: for a step with another contract, or a step that changes the form or dtype of its carry.
         ValueError: for data that is not finite, no more steps than the warm-up, k larger than the state, fewer than 20
             blocks, or shapes that do not fit.
 
@@ -122,7 +123,7 @@ def lyapunov_spectrum(
         >>> def henon(carry, x):
         ...     a, b = carry
         ...     return (1 - 1.4 * a**2 + b, 0.3 * a), None
-        >>> spectrum = lyapunov_spectrum(henon, (0.1, 0.1), 20_000, warm_up=100)
+        >>> spectrum = lyapunov_spectrum(henon, 20_000, carry=(0.1, 0.1), warm_up=100)
         >>> [round(float(e), 1) for e in spectrum.exponents], round(float(spectrum.sum), 3)
         ([0.4, -1.6], -1.204)
         >>> round(float(spectrum.kaplan_yorke), 2)
@@ -134,7 +135,7 @@ def lyapunov_spectrum(
         Engelken et al. 2020, "Lyapunov spectra of chaotic recurrent neural networks", arXiv:2006.02427.
     """
     who = "lyapunov_spectrum"
-    system = prepare(who, step, carry, xs_or_num_steps, reset=reset, mask=mask, initial=initial)
+    system = prepare(who, bound, batch, carry=carry, initial=initial)
     k = check_rank(who, k, system.size)
     check_warm_up(who, warm_up, system.num_steps)
     check_qr_every(who, qr_every)
@@ -172,14 +173,14 @@ def lyapunov_spectrum(
 
 
 def half_width(means: jax.Array) -> jax.Array:
-    """Half the 95% interval ``[B, k]`` of a mean by Student's t, from block means ``[B, blocks, k]``."""
+    """Return half the 95% interval ``[B, k]`` of a mean by Student's t, from block means ``[B, blocks, k]``."""
     blocks = means.shape[1]
     quantile = float(stdtrit(blocks - 1, 0.975))
     return quantile / math.sqrt(blocks) * jnp.std(means, 1, ddof=1)
 
 
 def kaplan_yorke(exponents: jax.Array, size: int) -> jax.Array:
-    """The Kaplan-Yorke dimension of spectra ``[..., k]``, sorted from the largest down, of a state of `size` numbers.
+    """Return the Kaplan-Yorke dimension of spectra ``[..., k]``, largest exponent first, of a state of `size` numbers.
 
     Example:
         >>> import jax.numpy as jnp
@@ -187,7 +188,9 @@ def kaplan_yorke(exponents: jax.Array, size: int) -> jax.Array:
         Array(2.25, dtype=float32)
     """
     sums = jnp.cumsum(exponents, -1)
-    whole = jnp.sum(sums >= 0, -1)  # sums of a sorted spectrum rise, then fall: these are the first ones
+    whole = jnp.sum(
+        sums >= 0, -1
+    )  # sums of a sorted spectrum rise, then fall: the sums that count come first
     following = jnp.minimum(whole, exponents.shape[-1] - 1)
     rest = jnp.take_along_axis(sums, jnp.maximum(whole - 1, 0)[..., None], -1)[..., 0]
     falling = jnp.take_along_axis(exponents, following[..., None], -1)[..., 0]

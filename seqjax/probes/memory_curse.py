@@ -1,10 +1,10 @@
-r"""The curse of memory: the longer a network remembers, the more its state depends on its params.
+r"""The curse of memory: the longer the memory of a network, the more sensitive its state to its params.
 
 .. math::
     V_t = E\, |\partial s_t / \partial \theta|_F^2
 
-over random inputs. With memory near 1/(1 - lambda) steps V grows as its cube or faster, without any gradient exploding
-along the state.
+over random inputs. For a memory of 1/(1 - lambda) steps, V grows as the cube of that length or faster, although no
+gradient along the state explodes.
 """
 
 from collections.abc import Callable
@@ -19,16 +19,16 @@ from seqjax.ops.vectors import Floating
 from seqjax.probes.adjoint import tangent
 from seqjax.probes.directions import basis, random_signs
 from seqjax.probes.scaled import Scaled, logarithm, sum_of_squares, unscaled
-from seqjax.probes.system import prepare
+from seqjax.probes.system import own_params, prepare
 
 
 class MemorySensitivity(NamedTuple):
-    """What `memory_sensitivity` measures.
+    """Result of `memory_sensitivity`.
 
     Attributes:
         log_square: natural logarithm ``[T]`` of :math:`V_t`, the mean over examples of the squared Frobenius norm.
-        relative_error: its standard error over it, ``[T]``, from the spread over examples and that over probes; NaN
-            for a single example, or a single probe.
+        relative_error: the standard error of :math:`V_t` over :math:`V_t`, ``[T]``, from the spread over examples and
+            over random vectors; NaN for a single example, or a single random vector.
     """
 
     log_square: jax.Array
@@ -36,37 +36,37 @@ class MemorySensitivity(NamedTuple):
 
 
 def memory_sensitivity(
-    step: Callable,
-    carry: Any,
-    xs: Any,
+    bound: Callable,
+    batch: Any,
     *,
+    carry: Any = None,
     num_probes: int | None = 16,
     key: jax.Array | None = None,
-    reset: jax.Array | None = None,
-    mask: jax.Array | None = None,
     initial: Any = None,
 ) -> MemorySensitivity:
-    r"""The squared sensitivity of the state to the params, after every step, by forward mode.
+    r"""Estimate the squared sensitivity of the state to the params after each step, by forward mode.
 
-    With k vectors v of random signs over the params, :math:`|A|_F^2 = E\,|A v|^2`: unbiased. All examples share them,
-    so that more examples do not make up for few probes. Cost: k forward passes, side by side. The carries at the start
-    and at resets are constants. The floating numbers of all leaves of the carry count.
+    With k vectors v of random signs over the params, :math:`|A|_F^2 = E\,|A v|^2` without bias. All examples share the
+    vectors, so more examples do not replace more vectors. Cost: k forward passes, computed in parallel. The carries at
+    the start and at resets are constants. All floating leaves of the carry count.
 
     Args:
-        step: `probes.bind` of a layer; or ``jax.tree_util.Partial(fn, params)`` of one's own
-            ``fn: (params, carry, x) -> (carry, y)`` without batch axes: the params are the leaves of the step.
-        carry: entering the first step; for a bound layer None is its initial carry.
-        xs: inputs ``[T, B, ...]``, B examples, for a bound layer; ``[T, ...]``, one example, for a plain function.
-        num_probes: k; None for the exact norm by all unit vectors, for few params.
-        key: for the signs.
-        reset: ``[T, B]`` (``[T]``).
-        mask: the same; a masked step leaves what it finds.
-        initial: what a reset restarts from; by default the carry given, or the layer's.
+        bound: the result of `bind`, or ``jax.tree_util.Partial(fn, params)`` of a plain function
+            ``fn: (params, carry, x) -> (carry, y)`` without batch axes. The leaves of `bound` are the params.
+        batch: a `seqjax.Batch` with leaves ``[T, B, ...]`` (``[T, ...]``, one example, for a plain function); its
+            targets are ignored. Arrays stand for its xs, as does the number of steps of a function whose x is None. A
+            masked step leaves the sensitivity unchanged.
+        carry: the carry entering the first step. A bound layer has its initial carry as the default; a plain function
+            has no default.
+        num_probes: k; None for the exact norm from all unit vectors, for few params.
+        key: draws the signs.
+        initial: the carry that a reset restarts from. The default is the layer's initial carry, or the `carry` of a
+            plain function.
 
     Example:
         >>> import jax, jax.numpy as jnp
         >>> step = jax.tree_util.Partial(lambda decay, h, x: (decay * h + x,) * 2, jnp.asarray(0.5))
-        >>> found = memory_sensitivity(step, jnp.zeros(()), jnp.ones(3), num_probes=None)
+        >>> found = memory_sensitivity(step, jnp.ones(3), carry=jnp.zeros(()), num_probes=None)
         >>> jnp.exp(found.log_square)                                           # dh/dlambda: 0, 1, 2
         Array([0., 1., 4.], dtype=float32)
 
@@ -75,13 +75,8 @@ def memory_sensitivity(
         story", arXiv:2405.21064 (the curse of memory).
     """
     who = "memory_sensitivity"
-    system = prepare(who, step, carry, xs, reset=reset, mask=mask, initial=initial)
-    own: Any = Floating(step)
-    if not own.leaves:
-        raise TypeError(
-            f"{who}(step): expected a step that holds its params, bind(layer, params) or "
-            f"jax.tree_util.Partial(fn, params) with fn(params, carry, x) -> (carry, y), got {step!r}."
-        )
+    system = prepare(who, bound, batch, carry=carry, initial=initial)
+    own = own_params(who, bound)
     if num_probes is None:
         directions = basis(own.leaves, 0)
     else:
@@ -89,7 +84,7 @@ def memory_sensitivity(
         if key is None:
             raise ValueError(
                 f"{who}(key): expected a key for the random probes, such as jax.random.key(0), got None. "
-                "num_probes=None is exact and needs none."
+                "Pass `key=`, or `num_probes=None` for the exact norm."
             )
         directions = random_signs(key, own.leaves, num_probes)
     entering = system.trajectory()[1]
@@ -111,7 +106,7 @@ def memory_sensitivity(
         return tangent(step, entering, x, start, read, reset=reset, mask=mask, batch_ndim=1, drive=drive)[1]
 
     norms = jax.vmap(of_one)(directions)
-    # Examples [k, T, B] to the front: one exponent for all of them.
+    # Move the examples of [k, T, B] to the front: they share one exponent.
     by_example = [Scaled(*(jnp.moveaxis(a, 2, 0) for a in s)) for s in norms]
     flat = [Scaled(*(a.reshape(-1, a.shape[-1]) for a in s)) for s in by_example]
     squares, exponent = sum_of_squares(flat)
@@ -123,9 +118,10 @@ def memory_sensitivity(
 
 
 def _variance(values: jax.Array, exact: bool) -> jax.Array:
-    """That of the mean of values ``[B, k, T]`` over random examples and, unless exact, random probes: ``[T]``.
+    """Return the variance ``[T]`` of the mean of values ``[B, k, T]`` over random examples and random vectors.
 
-    The mean squares of a table with two ways, of which each adds to the variance and their remainder counts once.
+    This is the two-way analysis of variance: both factors add to the variance, and the residual is subtracted once. If
+    the vectors are exact, only the examples vary.
     """
     examples, probes, _ = values.shape
     if examples == 1 or (probes == 1 and not exact):
@@ -141,7 +137,7 @@ def _variance(values: jax.Array, exact: bool) -> jax.Array:
 
 
 def curse_of_memory(decay: float, correlation: float = 0.0) -> float:
-    r""":math:`E (dh/d\lambda)^2` of :math:`h_t = \lambda h_{t-1} + x_t` in its stationary state, in closed form.
+    r"""Return :math:`E (dh/d\lambda)^2` of :math:`h_t = \lambda h_{t-1} + x_t` in its stationary state, in closed form.
 
     .. math::
         \frac{(1 + \lambda^2)(1 - \lambda^2 \rho^2) + 2 (1 - \lambda^2) \lambda \rho}

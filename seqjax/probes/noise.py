@@ -1,12 +1,12 @@
-r"""Gradient noise across examples: signal to noise of any gradient, over time, and the noise scale of a batch.
+r"""Gradient noise across examples: the signal to noise ratio of gradients, and the noise scale of a batch.
 
 With :math:`g_i` the gradient of example i, :math:`G = E\, g_i` and :math:`\Sigma` their covariance:
 
 .. math::
     \mathrm{SNR} = |G|^2 / \mathrm{tr}\, \Sigma, \qquad B_\mathrm{simple} = \mathrm{tr}\, \Sigma / |G|^2
 
-Both from unbiased estimators, :math:`S = \frac{1}{n-1} \sum |g_i - \bar g|^2` for the trace and
-:math:`|\bar g|^2 - S/n` for the square of the mean, which is the larger the noisier without that correction.
+Both use unbiased estimators: :math:`S = \frac{1}{n-1} \sum |g_i - \bar g|^2` for the trace, and
+:math:`|\bar g|^2 - S/n` for the squared mean. Without the correction S/n, noise would increase the squared mean.
 """
 
 from collections.abc import Callable
@@ -15,24 +15,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Layer
-from seqjax.combinators.common import check_layers
-from seqjax.gradients.objective import Loss, loss_sum
+from seqjax.base import Batch
+from seqjax.gradients.objective import Loss, objective
 from seqjax.ops.select import expand, wide
 from seqjax.ops.vectors import Floating, as_vector
-from seqjax.probes.checks import check_batch, check_gradients, check_loss, check_sequence
+from seqjax.probes.checks import check_batch, check_gradients, check_loss
 from seqjax.probes.profile import system_adjoint
 from seqjax.probes.scaled import Scaled, normalise, scale
-from seqjax.probes.system import prepare
+from seqjax.probes.system import Bound, as_batch, bind, check_bound, check_data, first_carry, prepare
 
 
 class SignalToNoise(NamedTuple):
-    """What `signal_to_noise` finds.
+    """Result of `signal_to_noise`.
 
     Attributes:
-        ratio: |G|^2 over the trace of the covariance. Below zero where the signal cannot be told from noise: the square
-            of the mean of few examples, less what noise alone would give.
-        standard_error: of the ratio, by the jackknife over examples.
+        ratio: |G|^2 over the trace of the covariance. The ratio is negative if the squared mean is smaller than noise
+            alone would give: the signal then cannot be distinguished from noise.
+        standard_error: the standard error of the ratio, by the jackknife over examples.
     """
 
     ratio: jax.Array
@@ -40,15 +39,15 @@ class SignalToNoise(NamedTuple):
 
 
 class NoiseScale(NamedTuple):
-    """What `gradient_noise_scale` finds.
+    """Result of `gradient_noise_scale`.
 
     Attributes:
         noise_scale: the simple noise scale in examples, the batch size at which signal and noise are equal; infinite
-            where the signal cannot be told from noise.
-        squared_norm: of the true gradient; may come out below zero. Zero or infinite, alone of all results, where the
-            dtype cannot hold the square.
-        trace: of the covariance of the examples' gradients; the same.
-        ratio_error: the standard error of its reciprocal, the signal to noise, by the jackknife.
+            if the signal cannot be distinguished from noise.
+        squared_norm: the estimated squared norm of the true gradient; may be negative. Zero or infinite if the dtype
+            cannot hold the square; the ratios stay accurate.
+        trace: the trace of the covariance of the examples' gradients. Zero or infinite under the same condition.
+        ratio_error: the standard error of 1 / noise_scale, the signal to noise ratio, by the jackknife.
     """
 
     noise_scale: jax.Array
@@ -58,10 +57,10 @@ class NoiseScale(NamedTuple):
 
 
 def signal_to_noise(gradients: Any) -> SignalToNoise:
-    """Signal to noise of N gradients, one per example.
+    """Return the signal to noise ratio of N gradients, one per example.
 
     Args:
-        gradients: a tree of arrays ``[N, ...]``, such as `per_example_gradients` gives; N of at least 3.
+        gradients: a tree of arrays ``[N, ...]``, such as `per_example_gradients` returns, with N of 3 or more.
 
     Example:
         >>> import jax.numpy as jnp
@@ -75,10 +74,10 @@ def signal_to_noise(gradients: Any) -> SignalToNoise:
 
 
 def gradient_noise_scale(gradients: Any) -> NoiseScale:
-    r"""The simple noise scale :math:`\mathrm{tr}\, \Sigma / |G|^2` from the gradients of single examples.
+    r"""Return the simple noise scale :math:`\mathrm{tr}\, \Sigma / |G|^2` from the gradients of single examples.
 
     Args:
-        gradients: a tree of arrays ``[N, ...]``, such as `per_example_gradients` gives; N of at least 3.
+        gradients: a tree of arrays ``[N, ...]``, such as `per_example_gradients` returns, with N of 3 or more.
 
     Example:
         >>> import jax.numpy as jnp
@@ -99,41 +98,37 @@ def gradient_noise_scale(gradients: Any) -> NoiseScale:
 
 
 def adjoint_signal_to_noise(
-    step: Callable,
-    carry: Any,
-    xs: Any,
+    bound: Callable,
     loss: Loss,
-    targets: Any,
+    batch: Any,
     *,
-    reset: jax.Array | None = None,
-    mask: jax.Array | None = None,
+    carry: Any = None,
     initial: Any = None,
 ) -> Any:
-    r"""Signal to noise, across the examples of a batch, of the gradient by the carry entering each step.
+    r"""Return the signal to noise ratio of the gradient with respect to the carry entering each step.
 
-    For a loss of the last step alone, the step t shows the lag T - t. At any depth: examples are compared after
-    scaling by one power of two per step.
+    The ratio is taken across the examples of a batch. For a loss of the last step alone, step t stands for the lag
+    T - t. The ratio is accurate at any depth: the examples share one power of two per step.
 
     Args:
-        step: `probes.bind` of a layer. A plain function has no batch axis, so no examples to compare.
-        carry: entering the first step, leaves ``[B, ...]``, B of at least 3; None is the layer's initial carry.
-        xs: inputs ``[T, B, ...]``.
+        bound: a bound layer. A plain function has no batch axis, and so no examples to compare.
         loss: ``(ys, targets) -> losses``, see `seqjax.gradients.objective`.
-        targets: what the loss compares the outputs with.
-        reset: ``[T, B]``.
-        mask: ``[T, B]``; a masked example takes no part in that step.
-        initial: the carry at a reset; by default the one given, or that of the layer.
+        batch: a `seqjax.Batch` with leaves ``[T, B, ...]``, B of 3 or more. Arrays stand for its xs. A masked example
+            does not count in that step.
+        carry: the carry entering the first step, leaves ``[B, ...]``; by default the layer's initial carry.
+        initial: the carry that a reset restarts from; by default the layer's initial carry.
 
     Returns:
-        A tree like the carry of `SignalToNoise` with leaves ``[T]``, None for integers. NaN where fewer than three
-        examples take part, or all gradients are zero.
+        A tree like the carry of `SignalToNoise` with leaves ``[T]``, None for integers. A step is NaN if fewer than
+        three examples count, or all gradients are zero.
     """
     check_loss("adjoint_signal_to_noise", loss)
-    system = prepare("adjoint_signal_to_noise", step, carry, xs, reset=reset, mask=mask, initial=initial)
+    system = prepare("adjoint_signal_to_noise", bound, batch, carry=carry, initial=initial)
     if system.batch < 3:
         raise ValueError(
             f"adjoint_signal_to_noise: expected a bound layer and at least 3 examples, got {system.batch}."
         )
+    targets = as_batch(batch).targets
     _, _, adjoints = system_adjoint(system, loss, targets, lambda at_carry, at_x: at_carry)
 
     def at_step(scaled: Scaled, happened: jax.Array) -> SignalToNoise:
@@ -150,63 +145,50 @@ def adjoint_signal_to_noise(
     return Floating(system.carry).tree_of(found)
 
 
-def per_example_gradients(
-    layer: Layer,
-    loss: Loss,
-    params: Any,
-    carry: Any,
-    xs: Any,
-    targets: Any,
-    *,
-    reset: jax.Array | None = None,
-    mask: jax.Array | None = None,
-) -> Any:
-    """The gradient of each example's own mean loss by the params, ``[B, *param.shape]``: B times their memory.
+def per_example_gradients(bound: Bound, loss: Loss, batch: Any, *, carry: Any = None) -> Any:
+    """Return the gradient of each example's mean loss with respect to the params, ``[B, *param.shape]``.
+
+    The result takes B times the memory of the params.
 
     Args:
-        layer: the model.
-        loss: ``(ys, targets) -> losses``, one per step or per sequence; it sees one example at a time, with a batch
-            axis of one.
-        params: the model's.
-        carry: leaves ``[B, ...]``.
-        xs: inputs ``[T, B, ...]``.
-        targets: leaves ``[T, B, ...]``, or None.
-        reset: ``[T, B]``.
-        mask: ``[T, B]``.
+        bound: a bound layer, ``bind(layer, params)``.
+        loss: ``(ys, targets) -> losses``, one per step or per sequence. The loss is called with one example at a time
+            and a batch axis of one.
+        batch: a `seqjax.Batch` with leaves ``[T, B, ...]``, targets included. Arrays stand for its xs.
+        carry: the carry entering the first step, leaves ``[B, ...]``. The default is the layer's initial carry, and
+            the gradient through it counts.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
         >>> layer = sj.recurrent(sj.lstm(2))
         >>> xs = jnp.ones((5, 4, 3))
         >>> params = layer.init(jax.random.key(0), xs[0])
-        >>> carry = layer.initial_carry(params, xs[0])
-        >>> per_example_gradients(layer, lambda ys, _: ys.sum(-1), params, carry, xs, None).w_h.shape
+        >>> per_example_gradients(sj.probes.bind(layer, params), lambda ys, _: ys.sum(-1), xs).w_h.shape
         (4, 2, 8)
     """
     who = "per_example_gradients"
-    check_layers(who, (layer,))
+    check_bound(who, bound)
     check_loss(who, loss)
-    carry, xs, reset, mask = check_sequence(who, carry, xs, reset, mask, 1)
-    check_batch(who, carry, xs)
+    carry, batch = check_data(who, bound, batch, carry, 1)
+    check_batch(who, carry, batch.xs)
+    evaluate = objective(bound.layer, loss)
 
-    def of_one(carry: Any, xs: Any, targets: Any, reset: Any, mask: Any) -> Any:
+    def of_one(carry: Any, batch: Batch) -> Any:
         carry = jax.tree.map(lambda leaf: leaf[None], carry)
-        xs, targets, reset, mask = jax.tree.map(
-            lambda leaf: jnp.expand_dims(leaf, 1), (xs, targets, reset, mask)
-        )
+        batch = jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 1), batch)
 
         def mean(params: Any) -> jax.Array:
-            ys = layer.unroll(params, carry, xs, reset=reset, mask=mask)[1]
-            total, count = loss_sum(loss(ys, targets), mask)
+            start = first_carry(bind(bound.layer, params), carry, batch.xs)
+            total, (count, _) = evaluate(params, start, batch)
             return total / jnp.maximum(count, 1)
 
-        return jax.grad(mean)(params)
+        return jax.grad(mean)(bound.params)
 
-    return jax.vmap(of_one, (0, 1, 1, 1, 1))(carry, xs, targets, reset, mask)
+    return jax.vmap(of_one, (0, 1))(carry, batch)
 
 
 def _vectors(who: str, gradients: Any) -> tuple[jax.Array, jax.Array]:
-    """The gradients ``[N, P]`` over their largest number, whose square a float may not hold; and that number."""
+    """Divide the gradients ``[N, P]`` by their largest number, whose square may overflow; also return that number."""
     gradients, number = check_gradients(who, gradients)
     if number < 3:
         raise ValueError(f"{who}(gradients): expected at least 3 examples, got {number}.")
@@ -217,9 +199,10 @@ def _vectors(who: str, gradients: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def _moments(vectors: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
-    """|G|^2 and the trace, unbiased, of the vectors ``[N, P]`` that count (others are zero); more for the jackknife.
+    """Return |G|^2 and the trace, unbiased, of the vectors ``[N, P]`` that count (others are zero).
 
-    That is the number n, |mean|^2, and per example its deviation's square and its product with the mean.
+    The third result serves the jackknife: n, |mean|^2, per example the squared deviation and its product with the
+    mean, and the counts.
     """
     dtype = wide(vectors.dtype)
     n = jnp.sum(counts).astype(dtype)
@@ -234,7 +217,7 @@ def _moments(vectors: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Arra
 def _ratio(
     signal: jax.Array, trace: jax.Array, n: Any, square: Any, squares: Any, along: Any, counts: Any
 ) -> SignalToNoise:
-    """The ratio, and its standard error from the ratios with one example left out, each in closed form."""
+    """Return the ratio, and its standard error from the ratios without one example each, in closed form."""
     trace_without = (trace * (n - 1) - squares * n / (n - 1)) / (n - 2)
     square_without = square - 2 * along / (n - 1) + squares / (n - 1) ** 2
     without = (square_without - trace_without / (n - 1)) / trace_without

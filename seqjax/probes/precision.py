@@ -1,7 +1,7 @@
-r"""What low precision does to gradients, by length, and where it comes from.
+r"""The error of gradients in low precision by sequence length, and its sources.
 
-The gradient g of a program in low precision is compared with that in float64, g64. The difference is split into the
-effect of roundings of one kind each, emulated in float64 one kind at a time, and what remains of it.
+The gradient g of a program in low precision is compared with the gradient g64 in float64. The difference is split into
+the effects of single kinds of rounding, each emulated in float64, and a remainder.
 """
 
 import math
@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.base import Batch, Layer
+from seqjax.base import Batch, Cell, Layer
 from seqjax.gradients.objective import Loss, objective
 from seqjax.layers import first_step, num_steps
 from seqjax.ops.select import wide_complex
 from seqjax.ops.vectors import as_host_vector
-from seqjax.probes.checks import check_loss, check_sequence
+from seqjax.probes.checks import check_loss
 from seqjax.probes.rounding import (
     TF32,
     Format,
@@ -27,30 +27,30 @@ from seqjax.probes.rounding import (
     step_by_step,
     with_rounded_products,
 )
-from seqjax.probes.scaling import by_method, check_lengths
+from seqjax.probes.scaling import check_lengths, made_by_method
+from seqjax.probes.system import Bound, bind, check_bound, check_data, first_carry
 from seqjax.probes.time_constants import dtype_names
 
 
 class PrecisionError(NamedTuple):
-    r"""One row of what `precision_error` measures: one dtype, method and length.
+    r"""One row of the result of `precision_error`: one dtype, method and length.
 
-    All parts are norms relative to that of g64. As vectors they add up to the error: ``accumulation`` is what the
-    others leave of it, so it also holds their interactions where the error is not small.
+    All parts are norms relative to the norm of g64. As vectors the parts add up to the error: ``accumulation`` is the
+    remainder. If the error is not small, the remainder includes the interactions of the other parts.
 
     Attributes:
-        dtype: its name.
-        method: its name.
+        dtype: the name of the dtype.
+        method: the name of the method.
         length: T.
-        error: :math:`\lVert g - g_{64} \rVert / \lVert g_{64} \rVert`; infinite where g is not finite, NaN where g64 is
-            zero.
-        cosine: of the angle between them; NaN where one of them is zero, or g not finite.
+        error: :math:`\lVert g - g_{64} \rVert / \lVert g_{64} \rVert`; infinite if g is not finite, NaN if g64 is zero.
+        cosine: cosine of the angle between g and g64; NaN if one of them is zero, or g is not finite.
         log_norm: :math:`\log \lVert g_{64} \rVert`; -inf for zero.
-        vanished: the share of the numbers in g64, other than zero, that are exactly zero in g.
+        vanished: the share of the nonzero numbers of g64 that are exactly zero in g.
         inputs: the effect of rounding the inputs and targets alone.
         parameters: the effect of rounding the params alone.
-        state: the effect of rounding the carry after each step, and its cotangent on the way back, alone.
-        products: the effect of rounding the operands of products of matrices, forward and backward, alone.
-        accumulation: everything else: sums, activations, the order in which the method computes.
+        state: the effect of rounding the carry after each step, and its cotangent in the backward pass, alone.
+        products: the effect of rounding the operands of matrix products, forward and backward, alone.
+        accumulation: the remainder: sums, activations, and the order in which the method computes.
     """
 
     dtype: str
@@ -68,56 +68,51 @@ class PrecisionError(NamedTuple):
 
 
 def precision_error(
-    layer: Layer | Callable[[Any], Layer],
+    bound: Bound | Callable[[Any], Bound],
     loss: Loss,
-    params: Any,
-    carry: Any,
-    xs: Any,
-    targets: Any,
+    batch: Any,
     *,
+    carry: Any = None,
     dtypes: Sequence[Any] = ("bfloat16", "float32"),
     methods: Mapping[str, Any] | Sequence[Any] | None = None,
     lengths: Sequence[int] | None = None,
-    reset: jax.Array | None = None,
-    mask: jax.Array | None = None,
 ) -> tuple[PrecisionError, ...]:
-    r"""Error of the gradient by the params in low precision, against float64, by dtype, method and length.
+    r"""Measure the error of the params' gradient in low precision against float64, by dtype, method and length.
 
-    g is the gradient of the mean loss as the method computes it with params, inputs and floating targets in the dtype;
-    a layer that keeps or computes something in float32 regardless does so here, too. The reference and the emulations
-    run the layer's ``step`` in a loop, in float64, on the values given:
+    g is the gradient of the mean loss as the method computes it, with params, inputs and floating targets in the dtype.
+    A layer that stores or computes a part in float32 does so here, too. The reference and the emulations run the
+    layer's ``step`` in a loop in float64:
 
     * ``inputs``, ``parameters``: on rounded inputs and targets, and on rounded params;
-    * ``state``: each leaf of the carry is rounded to the dtype in which the layer keeps it;
-    * ``products``: each operand of a product of matrices or a convolution is rounded to the dtype that it has in the
-      program in low precision, and the product itself is exact, as on a matrix unit with a wide accumulator.
+    * ``state``: each leaf of the carry is rounded to the dtype in which the layer stores it;
+    * ``products``: each operand of a matrix product or convolution is rounded to its dtype in the program in low
+      precision. The product itself is exact, as on a matrix unit with a wide accumulator.
 
-    The dtype "tf32" stands for float32 with operands of products rounded to ten bits of mantissa, which is how many
-    accelerators multiply float32 by default; it is emulated on float32.
+    The dtype "tf32" stands for float32 with the operands of products rounded to ten bits of mantissa, the default of
+    many accelerators for float32; it is emulated on float32.
 
-    Every norm is scaled by the largest entry, so that none is lost to the range of float64 as long as the gradient
-    itself is not; see `gradient_profile` for gradients beyond it.
+    Each norm is scaled by the largest entry, so no norm under- or overflows float64 unless the gradient does. See
+    `gradient_profile` for gradients beyond that range.
 
     Args:
-        layer: a layer, or with methods a function of one, such as ``lambda method: recurrent(lstm(64), method)``.
-        loss: see `seqjax.gradients.objective`.
-        params: the model's.
-        carry: entering the first step.
-        xs: inputs ``[T, *B, ...]``.
-        targets: leaves that begin with T, as xs does, are cut with it.
-        dtypes: names or dtypes; "tf32" too.
-        methods: what to call the function with, by name or named by how they print.
-        lengths: the first T steps for each T here; by default all.
-        reset: ``[T, *B]``.
-        mask: ``[T, *B]``.
+        bound: a bound layer; or, with `methods`, a function of a method that returns a bound layer with the same
+            params, such as ``lambda method: bind(recurrent(lstm(64), method), params)``.
+        loss: ``(ys, targets) -> losses``, see `seqjax.gradients.objective`.
+        batch: a `seqjax.Batch` with leaves ``[T, *B, ...]``. Arrays stand for its xs. Leaves of its targets that begin
+            with T are cut with xs.
+        carry: the carry entering the first step. The default is the layer's initial carry, and the gradient through it
+            counts.
+        dtypes: names or dtypes, "tf32" included.
+        methods: the arguments to call the function with, by name, or a sequence; then ``repr`` names them.
+        lengths: the values of T, for the first T steps; by default the whole length alone.
 
     Returns:
         One row per length, dtype and method, in this order.
 
     Raises:
-        ValueError: without float64, for an unknown dtype, for lengths beyond the inputs, or for params and inputs of
-            several floating dtypes.
-        TypeError: for a layer that is not causal, or methods without a function to give them to.
+        ValueError: if float64 is not enabled, for an unknown dtype, for lengths beyond the inputs, or for params and
+            inputs of several floating dtypes.
+        TypeError: for a layer that is not causal, or methods without a function to call.
 
     Example:
         The gradient of :math:`\lambda^T` in bfloat16, which rounds 0.9 to 0.8984:
@@ -128,33 +123,49 @@ def precision_error(
         ...     initial_carry=lambda params, x: jnp.ones_like(x),
         ...     recurrence=sj.Step(lambda a, h, x: (a * h, a * h)))
         >>> with jax.enable_x64(True):
+        ...     bound = sj.probes.bind(sj.recurrent(cell), jnp.full((1,), 0.9))
         ...     (row,) = precision_error(
-        ...         sj.recurrent(cell), lambda ys, _: ys[-1, :, 0], jnp.full((1,), 0.9), jnp.ones((1, 1)),
-        ...         jnp.zeros((50, 1, 1)), None, dtypes=["bfloat16"])
+        ...         bound, lambda ys, _: ys[-1, :, 0], jnp.zeros((50, 1, 1)), dtypes=["bfloat16"])
         >>> round(row.parameters, 4), round(1 - (0.8984375 / 0.9) ** 49, 4)
         (0.0816, 0.0816)
     """
     who = "precision_error"
     if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise ValueError(f'{who}: expected float64; call jax.config.update("jax_enable_x64", True) first.')
-    variants = by_method(who, layer, methods)
+    variants, some = _variants(who, bound, methods)
     names = dtype_names(who, dtypes)
-    carry, xs, reset, mask = check_sequence(who, carry, xs, reset, mask)
-    total = num_steps(xs)
+    carry, batch = check_data(who, some, batch, carry)
+    total = num_steps(batch.xs)
     chosen = check_lengths(who, [total] if lengths is None else lengths, 1)
     if max(chosen) > total:
         raise ValueError(f"{who}(lengths): expected at most the {total} steps of xs, got {max(chosen)}.")
-    _check_one_dtype(who, params, xs)
+    _check_one_dtype(who, some.params, batch.xs)
     check_loss(who, loss)
-    for made in variants.values():
-        if not made.causal:
-            raise TypeError(f"{who}: expected a causal layer, whose step is the reference, got {made!r}.")
-
-    batch = Batch(xs, targets, reset, mask)
     rows = []
     for length in chosen:
-        rows += _at_length(variants, loss, params, carry, _cut(batch, length), length, names)
+        rows += _at_length(variants, loss, some.params, carry, _cut(batch, length), length, names)
     return tuple(rows)
+
+
+def _variants(who: str, bound: Any, methods: Any) -> tuple[dict[str, Layer], Bound]:
+    """Return the layers by the name of their method, and one of the bound layers for its params."""
+    if isinstance(bound, Bound):
+        if methods is not None:
+            raise TypeError(
+                f"{who}: expected with methods a function of one, such as "
+                f"lambda method: bind(recurrent(cell, method), params), got the bound layer {bound.layer!r}."
+            )
+        made = {repr(bound.layer): bound}
+    else:
+        if isinstance(bound, Layer | Cell):
+            check_bound(who, bound)  # raises with a hint
+        made = made_by_method(who, bound, methods, "bound layer")
+    for each in made.values():
+        if not check_bound(who, each).layer.causal:
+            raise TypeError(
+                f"{who}: expected a causal layer, whose step is the reference, got {each.layer!r}."
+            )
+    return {name: each.layer for name, each in made.items()}, next(iter(made.values()))
 
 
 # ---------------------------------------------------------------- one length
@@ -182,7 +193,7 @@ def _at_length(
         effects = {
             "inputs": exact(*wide[:2], wide[2]._replace(**_rounded_data(wide[2], form))),
             "parameters": exact(round_to(wide[0], form), *wide[1:]),
-            "state": jax.jit(_gradient(step_by_step(some, _carry_formats(low[1])), loss))(*wide),
+            "state": jax.jit(_gradient(step_by_step(some, _carry_formats(some, *low)), loss))(*wide),
             "products": jax.jit(_with_products(_gradient(step_by_step(some), loss), low, name))(*wide),
         }
         parts = {part: as_host_vector(gradient) - reference for part, gradient in effects.items()}
@@ -196,18 +207,19 @@ def _at_length(
 
 
 def _gradient(layer: Layer, loss: Loss) -> Callable:
-    """``(params, carry, batch) -> gradient of the mean loss by the params``."""
+    """Return ``(params, carry, batch) -> gradient of the mean loss with respect to the params``."""
     evaluate = objective(layer, loss)
 
     def mean(params: Any, carry: Any, batch: Batch) -> jax.Array:
-        total, (count, _) = evaluate(params, carry, batch)
+        start = first_carry(bind(layer, params), carry, batch.xs)
+        total, (count, _) = evaluate(params, start, batch)
         return total / jnp.maximum(count, 1)
 
     return jax.grad(mean, allow_int=True)
 
 
 def _with_products(gradient: Callable, low: Any, name: str) -> Callable:
-    """The gradient with operands rounded as they are in the program on the arguments in low precision."""
+    """Return the gradient with operands rounded as in the program with arguments in low precision."""
     formats = product_formats(gradient, *low)
     storage = format_of("float32" if name == "tf32" else name)
 
@@ -219,24 +231,28 @@ def _with_products(gradient: Callable, low: Any, name: str) -> Callable:
 
 
 def _arguments(layer: Layer, params: Any, carry: Any, batch: Batch, dtype: Any) -> Any:
-    """The arguments in the dtype; the carry's leaves in those in which the layer keeps them."""
+    """Return the arguments in the dtype. The leaves of the carry get the dtypes in which the layer stores them."""
     params, batch = _cast(params, dtype), _cast(batch, dtype)
-    like = jax.eval_shape(layer.initial_carry, params, first_step(batch.xs))
-    return params, jax.tree.map(lambda a, l: jnp.asarray(a, l.dtype), carry, like), batch
+    if carry is not None:
+        like = jax.eval_shape(layer.initial_carry, params, first_step(batch.xs))
+        carry = jax.tree.map(lambda a, l: jnp.asarray(a, l.dtype), carry, like)
+    return params, carry, batch
 
 
 def _rounded_data(batch: Batch, form: Format) -> dict[str, Any]:
     return {"xs": round_to(batch.xs, form), "targets": round_to(batch.targets, form)}
 
 
-def _carry_formats(carry: Any) -> list[Format | None]:
+def _carry_formats(layer: Layer, params: Any, carry: Any, batch: Batch) -> list[Format | None]:
+    if carry is None:
+        carry = jax.eval_shape(layer.initial_carry, params, first_step(batch.xs))
     return [
         format_of(a.dtype) if jnp.issubdtype(a.dtype, jnp.inexact) else None for a in jax.tree.leaves(carry)
     ]
 
 
 def _cast(tree: Any, dtype: Any) -> Any:
-    """Real and complex arrays in the dtype, or the complex one of its width; all else as it is."""
+    """Cast real arrays to the dtype and complex arrays to the complex dtype of its width; leave the others."""
 
     def one(a: Any) -> Any:
         a = jnp.asarray(a)
@@ -248,7 +264,7 @@ def _cast(tree: Any, dtype: Any) -> Any:
 
 
 def _cut(batch: Batch, length: int) -> Batch:
-    """The first steps. Targets that begin with T are cut as well; where T = B, those that begin with [T, B]."""
+    """Return the first steps. Targets that begin with T are cut as well; if T = B, targets that begin with [T, B]."""
     steps, *others = jax.tree.leaves(batch.xs)[0].shape
 
     def is_per_step(leaf: Any) -> bool:
@@ -264,7 +280,7 @@ def _cut(batch: Batch, length: int) -> Batch:
 
 
 def _scaled(vector: np.ndarray) -> tuple[np.ndarray, float]:
-    """A vector of norm one, and the log of the norm; zeros and -inf for zeros."""
+    """Return the unit vector and the log norm; zeros and -inf for a vector of zeros."""
     largest = float(np.max(np.abs(vector), initial=0))
     if largest == 0:
         return vector, -math.inf

@@ -1,7 +1,7 @@
-r"""How memory, arithmetic and time grow with the length, by method: measured, fitted, and where methods cross.
+r"""Growth of memory, arithmetic and time with the sequence length, by method: power laws and their crossovers.
 
-Bytes come from the compiler's own account of a program, operations from its equations (`seqjax.probes.cost`): both are
-free of noise and nothing is run. Only `time_scaling` runs anything.
+Bytes come from the compiler's memory analysis of a program, operations from its equations (`seqjax.probes.cost`). Both
+are free of noise, and neither runs the program. Only `time_scaling` runs programs.
 """
 
 import itertools
@@ -23,17 +23,17 @@ Program = Callable[[Layer], Callable[[Any, Any], Any]]
 
 
 class Scaling(NamedTuple):
-    """One quantity of one method by length.
+    """One quantity of one method by sequence length.
 
     Attributes:
         quantity: "bytes", "flops" or "seconds".
-        method: its name.
+        method: the name of the method.
         lengths: T ``[n]``.
-        values: the quantity ``[n]``; of seconds the medians.
-        law: the power law through them.
-        inputs_and_outputs: of bytes, what arguments and results of the program take besides ``[n]``; else None.
-        samples: of seconds, one per round ``[n, rounds]``; else None.
-        note: what the numbers leave out; "" for nothing.
+        values: the quantity ``[n]``; for seconds the medians.
+        law: the power law fitted to the values.
+        inputs_and_outputs: for bytes, the size of the program's arguments and results ``[n]``; else None.
+        samples: for seconds, the time of each round ``[n, rounds]``; else None.
+        note: what the numbers do not include; "" if they are complete.
     """
 
     quantity: str
@@ -47,7 +47,7 @@ class Scaling(NamedTuple):
 
 
 def outputs(layer: Layer) -> Callable:
-    """The program ``(params, xs) -> ys``, from the initial carry."""
+    """Return the program ``(params, xs) -> ys``, from the initial carry."""
 
     def run(params: Any, xs: Any) -> Any:
         return layer.unroll(params, layer.initial_carry(params, first_step(xs)), xs)[1]
@@ -56,12 +56,12 @@ def outputs(layer: Layer) -> Callable:
 
 
 def gradient_of_outputs(layer: Layer) -> Callable:
-    """The program ``(params, xs) -> gradient by the params`` of the mean square of all outputs: a loss at each step."""
+    """Return the program ``(params, xs) -> d_params`` for the mean square of all outputs: a loss at each step."""
     return lambda params, xs: jax.grad(lambda p: _mean_square(outputs(layer)(p, xs)))(params)
 
 
 def gradient_of_carry(layer: Layer) -> Callable:
-    """The same of the mean square of the last carry: a loss at the end alone, without a gradient for each output."""
+    """Return the program ``(params, xs) -> d_params`` for the mean square of the last carry: a loss at the end."""
 
     def last(params: Any, xs: Any) -> Any:
         return layer.unroll(params, layer.initial_carry(params, first_step(xs)), xs)[0]
@@ -78,27 +78,28 @@ def memory_scaling(
     program: Program = gradient_of_outputs,
     known: Callable[[int], int] | None = None,
 ) -> tuple[Scaling, ...]:
-    """Bytes of temporary memory by length and method, as the compiler accounts for them.
+    """Return the bytes of temporary memory by length and method, from the compiler's memory analysis.
 
-    A program is compiled for each length and method and not run, so that the numbers are the same every time. Its
-    inputs and outputs are not part of its temporary memory; they are in ``inputs_and_outputs``.
+    The probe compiles a program for each length and method and does not run it, so the numbers are reproducible. The
+    inputs and outputs are not part of the temporary memory; ``inputs_and_outputs`` holds their size.
 
     Args:
-        layer: a layer, or with methods a function of one, such as ``lambda method: recurrent(lstm(64), method)``.
+        layer: a layer; or, with `methods`, a function of a method, such as ``lambda method: recurrent(lstm(64),
+            method)``.
         x: one time step of input ``[*B, ...]``, or its ShapeDtypeStruct.
-        lengths: T, two different ones at least.
-        methods: what to call the function with, by name or named by how they print.
-        program: ``layer -> (params, xs) -> anything``: what is compiled.
-        known: ``T -> bytes`` to subtract: arrays of known size that any method would hold, such as the outputs where a
-            loss reads them all.
+        lengths: T, two or more different lengths.
+        methods: the arguments to call the function with, by name, or a sequence; then ``repr`` names them.
+        program: ``layer -> (params, xs) -> anything``: the program to compile.
+        known: ``T -> bytes`` to subtract: the size of arrays that any method holds, such as the outputs if a loss reads
+            all of them.
 
     Returns:
         One `Scaling` per method.
 
     Raises:
         ValueError: for fewer than two different lengths.
-        TypeError: for methods without a function to give them to.
-        RuntimeError: where the compiler does not account for memory.
+        TypeError: for methods without a function to call.
+        RuntimeError: if the compiler has no memory analysis.
 
     Example:
         >>> import jax.numpy as jnp, seqjax as sj
@@ -119,7 +120,9 @@ def memory_scaling(
                 jax.jit(program(made)).lower(*_shapes(made, x, length)).compile().memory_analysis()
             )
             if analysis is None:
-                raise RuntimeError(f"memory_scaling: {jax.default_backend()} does not account for memory.")
+                raise RuntimeError(
+                    f"memory_scaling: expected a compiler with a memory analysis, got {jax.default_backend()}."
+                )
             temporary.append(analysis.temp_size_in_bytes - (known(length) if known else 0))
             others.append(analysis.argument_size_in_bytes + analysis.output_size_in_bytes)
         scaling = _scaling("bytes", name, lengths, temporary)
@@ -135,9 +138,9 @@ def flops_scaling(
     methods: Mapping[str, Any] | Sequence[Any] | None = None,
     program: Program = gradient_of_outputs,
 ) -> tuple[Scaling, ...]:
-    """Floating-point operations by length and method, by `count_cost`; nothing is compiled or run.
+    """Count floating-point operations by length and method with `count_cost`, without compiling or running.
 
-    Where a method loops until it converges (`Newton`), one iteration is counted, and `Scaling.note` says so.
+    If a method loops until convergence (`Newton`), one iteration is counted, and `Scaling.note` says so.
 
     Args:
         layer: as in `memory_scaling`.
@@ -151,7 +154,7 @@ def flops_scaling(
 
     Raises:
         ValueError: for fewer than two different lengths.
-        TypeError: for methods without a function to give them to.
+        TypeError: for methods without a function to call.
 
     Example:
         >>> import jax.numpy as jnp, seqjax as sj
@@ -184,10 +187,10 @@ def time_scaling(
     key: jax.Array | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Scaling, ...]:
-    """Seconds by length and method, the methods taking turns in rounds on fresh random inputs.
+    """Measure seconds by length and method, with interleaved rounds on fresh random inputs.
 
-    The machine's noise drifts; methods that take turns share the drift, so compare them by their ratio within a round
-    (`crossovers` does) and not by single seconds.
+    The noise of a machine drifts, and interleaved methods share the drift. Compare them by their ratio within a round,
+    as `crossovers` does, rather than by single timings.
 
     Args:
         layer: as in `memory_scaling`.
@@ -195,16 +198,16 @@ def time_scaling(
         lengths: as in `memory_scaling`.
         methods: as in `memory_scaling`.
         program: as in `memory_scaling`.
-        rounds: how many count, after one that does not.
-        key: of params and inputs, by default ``jax.random.key(0)``.
-        clock: seconds.
+        rounds: the number of timed rounds, after one warm-up round.
+        key: draws params and inputs; by default ``jax.random.key(0)``.
+        clock: a function that returns seconds.
 
     Returns:
         One `Scaling` per method, with `samples`.
 
     Raises:
         ValueError: for fewer than two different lengths, or fewer than one round.
-        TypeError: for methods without a function to give them to.
+        TypeError: for methods without a function to call.
 
     Example:
         >>> import jax.numpy as jnp, seqjax as sj
@@ -239,16 +242,16 @@ def time_scaling(
 
 
 def crossovers(scalings: Sequence[Scaling], *, confidence: float = 0.95) -> dict[tuple[str, str], Crossover]:
-    """Every pair of methods with the length at which one becomes cheaper than the other; see `find_crossover`.
+    """Return for each pair of methods the length at which one becomes cheaper than the other; see `find_crossover`.
 
     Timings are compared by the median of their ratios within rounds.
 
     Args:
-        scalings: of one quantity at the same lengths.
-        confidence: of the intervals, in (0, 1).
+        scalings: scalings of one quantity at the same lengths.
+        confidence: the confidence of the intervals, in (0, 1).
 
     Returns:
-        Crossovers by pairs of names; ``cheaper_before`` and ``cheaper_after`` are names, too.
+        Crossovers by pairs of names; ``cheaper_before`` and ``cheaper_after`` are names of methods.
 
     Raises:
         ValueError: for different quantities or lengths, values that are not above zero, or a confidence outside (0, 1).
@@ -285,11 +288,11 @@ def crossovers(scalings: Sequence[Scaling], *, confidence: float = 0.95) -> dict
 
 
 def by_method(who: str, layer: Any, methods: Any) -> dict[str, Layer]:
-    """Layers by the name of their method: what a layer, or a function with methods, stands for.
+    """Return layers by the name of their method, from one layer, or from a function of a method.
 
     Raises:
-        TypeError: for a layer together with methods, or a function without any.
-        ValueError: for no methods at all.
+        TypeError: for a layer together with methods, or a function without methods.
+        ValueError: for an empty choice of methods.
     """
     if isinstance(layer, Layer):
         if methods is not None:
@@ -298,16 +301,21 @@ def by_method(who: str, layer: Any, methods: Any) -> dict[str, Layer]:
                 f"got the layer {layer!r}."
             )
         return {repr(layer): layer}
-    if methods is None or not callable(layer):
-        raise TypeError(f"{who}: expected a layer, or a function together with methods, got {layer!r}.")
+    return made_by_method(who, layer, methods, "layer")
+
+
+def made_by_method(who: str, make: Any, methods: Any, kind: str) -> dict[str, Any]:
+    """Return the results of a function of a method, by the name of the method."""
+    if methods is None or not callable(make):
+        raise TypeError(f"{who}: expected a {kind}, or a function together with methods, got {make!r}.")
     named = dict(methods) if isinstance(methods, Mapping) else {repr(method): method for method in methods}
     if not named:
         raise ValueError(f"{who}(methods): expected one method at least, got none.")
-    return {name: layer(method) for name, method in named.items()}
+    return {name: make(method) for name, method in named.items()}
 
 
 def check_lengths(who: str, lengths: Any, least: int) -> list[int]:
-    """The lengths as a list; a ValueError unless there are enough different ones, each a whole number of 1 or more."""
+    """Return the lengths as a list; raise a ValueError unless all are whole numbers above 0 and `least` differ."""
     found = list(lengths)
     if not all(map(is_whole, found)) or len(set(found)) < least:
         number = "one whole number" if least == 1 else f"{least} different whole numbers"
@@ -324,13 +332,13 @@ def _scaling(quantity: str, method: str, lengths: Sequence[int], values: Any) ->
 
 
 def _shapes(layer: Layer, x: Any, length: int) -> tuple[Any, Any]:
-    """Params and inputs ``[T, ...]`` as ShapeDtypeStructs."""
+    """Return params and inputs ``[T, ...]`` as ShapeDtypeStructs."""
     xs = jax.tree.map(lambda a: jax.ShapeDtypeStruct((length, *a.shape), a.dtype), x)
     return jax.eval_shape(layer.init, jax.random.key(0), x), xs
 
 
 def _random_inputs(key: jax.Array, x: Any, length: int) -> Any:
-    """Standard normal numbers; zeros where inputs are integers."""
+    """Draw standard normal inputs; integer inputs are zeros."""
     leaves, treedef = jax.tree.flatten(x)
     return jax.tree.unflatten(
         treedef,

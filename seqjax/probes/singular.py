@@ -1,4 +1,4 @@
-r"""The singular fan: how the Jacobian of many steps stretches and flattens, from the first step on.
+r"""The singular fan: the singular values of the Jacobian of the first steps, by their number.
 
 .. math::
     M_{t+\tau,t} = J_{t+\tau} \cdots J_{t+1} = \sum_i \sigma_i u_i v_i^\top
@@ -19,17 +19,17 @@ from seqjax.probes.system import Inputs, prepare
 
 
 class SingularFan(NamedTuple):
-    r"""What `singular_values` measures; N is the number of lags, ``*B`` the batch of a bound layer.
+    r"""Result of `singular_values`. N is the number of lags, ``*B`` the batch axis of a bound layer.
 
     Attributes:
         taus: the lags ``[N]``.
-        log_values: natural logarithms of the k largest singular values ``[N, *B, k]``, from the largest down; -inf for
-            zero.
-        log_condition: :math:`\log(\sigma_1 / \sigma_S)` ``[N, *B]``; inf where the last is zero, NaN where all are.
-        participation_ratio: :math:`(\sum \sigma_i^2)^2 / \sum \sigma_i^4` ``[N, *B]``, between 1 and S: how many
-            directions carry the gradient; 0 where all are zero.
-        isometry: the share ``[N, *B]`` of all S singular values between 1/w and w, w the argument ``within``; 1 is
-            dynamical isometry.
+        log_values: natural logarithms of the k largest singular values ``[N, *B, k]``, largest first; -inf for zero.
+        log_condition: :math:`\log(\sigma_1 / \sigma_S)` ``[N, *B]``; inf if only the last value is zero, NaN if all
+            values are zero.
+        participation_ratio: :math:`(\sum \sigma_i^2)^2 / \sum \sigma_i^4` ``[N, *B]``, between 1 and S: the number of
+            directions that carry the gradient; 0 if all values are zero.
+        isometry: the share ``[N, *B]`` of all S singular values between 1/w and w, where w is the argument ``within``;
+            1 is dynamical isometry.
     """
 
     taus: jax.Array
@@ -40,39 +40,37 @@ class SingularFan(NamedTuple):
 
 
 def singular_values(
-    step: Callable,
-    carry: Any,
-    xs_or_num_steps: Any,
+    bound: Callable,
+    batch: Any,
     *,
+    carry: Any = None,
     k: int | None = None,
     taus: Sequence[int] | None = None,
     within: float = 2.0,
-    reset: Any = None,
-    mask: Any = None,
     initial: Any = None,
 ) -> SingularFan:
-    r"""The singular values of the Jacobian of the first tau steps, for several tau.
+    r"""Return the singular values of the Jacobian of the first tau steps, for several tau.
 
-    The product of Jacobians is kept graded (`seqjax.ops.graded`), so that the smallest singular values are as accurate,
-    relatively, as the largest, also where they lie hundreds of decades apart. The work of a step is S derivatives and a
-    QR of [S, S], whatever k. It has no gradient, as its last part iterates until it converges. For a fan that begins
-    later give the carry and the inputs from there.
+    The probe stores the product of Jacobians in graded form (`seqjax.ops.graded`). The smallest singular values have
+    the same relative accuracy as the largest, even hundreds of decades apart. The work per step is S derivatives and a
+    QR of [S, S] for any k. The result has no gradient, as the last part iterates until convergence. For a fan that
+    begins later, pass the carry and the inputs from that step on.
 
-    Masked steps do not happen, but count in tau. Past a reset nothing comes through: all singular values are zero.
+    Masked steps do not happen, but count in tau. After a reset all singular values are zero.
 
     Args:
-        step: ``(carry, x) -> (carry, y)`` without batch axes, or what `seqjax.probes.bind` returns.
-        carry: entering the first step; None for a bound layer's initial carry.
-        xs_or_num_steps: ``[T, ...]``, for bound layers ``[T, B, ...]``; a number of steps where x is None.
-        k: how many to return; by default all S. The other results are of all S.
-        taus: the lags, from 1 to T, rising; by default 1, 2, 4, ... and T.
-        within: w, how near 1 counts as isometry.
-        reset: bool ``[T]`` or ``[T, B]``.
-        mask: bool ``[T]`` or ``[T, B]``.
-        initial: what resets restart from.
+        bound: the result of `bind`, or a plain function ``(carry, x) -> (carry, y)`` without batch axes.
+        batch: a `seqjax.Batch` with leaves ``[T, B, ...]`` (``[T, ...]`` for a plain function); its targets are
+            ignored. Arrays stand for its xs, as does the number of steps of a function whose x is None.
+        carry: the carry entering the first step. A bound layer has its initial carry as the default; a plain function
+            has no default.
+        k: the number of singular values to return, by default all S. The other results cover all S.
+        taus: the lags from 1 to T, rising; by default 1, 2, 4, ... and T.
+        within: w, the factor from 1 that counts as isometry.
+        initial: the carry that a reset restarts from.
 
     Raises:
-        TypeError: for a step with another contract, or one that changes its carry's form or dtype.
+        TypeError: for a step with another contract, or a step that changes the form or dtype of its carry.
         ValueError: for data that is not finite, k larger than the state, or lags that do not fit.
 
     Example:
@@ -80,7 +78,8 @@ def singular_values(
 
         >>> import jax.numpy as jnp
         >>> from seqjax.probes import singular_values
-        >>> fan = singular_values(lambda h, x: (jnp.array([0.5, 0.9]) * h, None), jnp.ones(2), 1000, taus=(1, 1000))
+        >>> step = lambda h, x: (jnp.array([0.5, 0.9]) * h, None)
+        >>> fan = singular_values(step, 1000, carry=jnp.ones(2), taus=(1, 1000))
         >>> fan.log_values[1]
         Array([-105.36054, -693.14716], dtype=float32)
 
@@ -89,7 +88,7 @@ def singular_values(
         arXiv:1312.6120 (dynamical isometry).
     """
     who = "singular_values"
-    system = prepare(who, step, carry, xs_or_num_steps, reset=reset, mask=mask, initial=initial)
+    system = prepare(who, bound, batch, carry=carry, initial=initial)
     k = check_rank(who, k, system.size)
     lags = _check_taus(who, taus, system.num_steps)
     if not within > 1:
@@ -98,7 +97,7 @@ def singular_values(
     one = identity(system.size, system.dtype)
     start = jax.tree.map(lambda a: jnp.broadcast_to(a, (system.batch, *a.shape)), one)
     kept = jax.tree.map(lambda a: jnp.zeros((len(lags), *a.shape), a.dtype), start)
-    # Each step writes to the place of the next lag; the last to do so is the one that is kept.
+    # Each step writes to the place of the next lag; the last write remains.
     place = np.searchsorted(lags, np.arange(1, system.num_steps + 1))
 
     def push(carry: Any, initial: Any, product: Graded, now: Inputs) -> Any:
@@ -119,10 +118,10 @@ def singular_values(
         kept = jax.tree.map(lambda all_, new: all_.at[where].set(new), kept, product)
         return (carry, product, kept), None
 
-    # Steps after the last lag are of no interest; their place is outside, where nothing is written.
+    # Steps after the last lag are not needed.
     steps = jax.tree.map(lambda a: a[: lags[-1]], (system.inputs, jnp.asarray(place)))
     (_, _, kept), _ = jax.lax.scan(body, (system.carry, start, kept), steps)
-    # One lag after the other: a loop over all at once would run until the last has converged.
+    # One lag after the other: a loop over all lags at once would run until the slowest has converged.
     logs = jax.lax.map(jax.vmap(log_singular_values), kept)
     fan = _summary(jnp.asarray(lags), logs, k, within)
     return fan._replace(**system.squeeze({n: v for n, v in fan._asdict().items() if n != "taus"}, 1))

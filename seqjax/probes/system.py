@@ -1,12 +1,12 @@
-r"""Systems: what the probes of a state over time measure, in one form.
+r"""Dynamical systems: the common form of bound layers and plain step functions.
 
-A *system* is a step with lax.scan's contract, ``step(carry, x) -> (carry, y)``. It is a plain function without batch
-axes, such as a map or an ODE step, or a layer with its params (`bind`), whose carry and inputs have one batch axis.
-`prepare` brings both into one form, `System`: one example at a time, its carry as a vector in :math:`R^S`.
+A *system* is a step with the contract of ``jax.lax.scan``, ``step(carry, x) -> (carry, y)``. A plain function has no
+batch axes; examples are a map or one step of an ODE solver. A bound layer (`bind`) has one batch axis. `prepare`
+converts both to a `System`, which acts on one example at a time and reads its carry as a vector in :math:`R^S`.
 
-The Jacobian of step t is :math:`J_t = \partial s_t / \partial s_{t-1}`. Where ``reset`` holds, the carry restarts from
-the initial one before the step, so that the Jacobian across it is zero; where ``mask`` does not, the step does not
-happen, and its Jacobian is the identity. A reset happens at masked steps, too.
+The Jacobian of step t is :math:`J_t = \partial s_t / \partial s_{t-1}`. Where ``reset`` is True, the carry restarts
+from the initial carry before the step, so the Jacobian across the reset is zero. Where ``mask`` is False, the step does
+not happen and its Jacobian is the identity. A reset takes effect at a masked step, too.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Cell, Layer
+from seqjax.base import Batch, Cell, Layer
+from seqjax.gradients.recurrent_layers import cell_of
 from seqjax.layers import first_step
 from seqjax.ops.select import keep, select
-from seqjax.ops.vectors import Coordinates, as_vector
+from seqjax.ops.vectors import Coordinates, Floating, as_vector
 from seqjax.probes.checks import (
     check_batch,
     check_callable,
     check_finite,
     check_flag,
     check_inputs,
+    check_sequence,
     check_step,
     form,
 )
@@ -35,7 +37,7 @@ from seqjax.probes.checks import (
 @partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["layer"])
 @dataclass(frozen=True)
 class Bound:
-    """A layer with its params: ``(carry, x) -> (carry, y)``, batch axis included, without noise. A pytree of params."""
+    """A layer with its params: a deterministic step ``(carry, x) -> (carry, y)`` with a batch axis; a pytree."""
 
     layer: Layer
     params: Any
@@ -44,22 +46,23 @@ class Bound:
         return self.layer.step(self.params, carry, x)
 
     def initial_carry(self, x: Any) -> Any:
-        """The carry of the layer before the first step."""
+        """Return the carry of the layer before its first step."""
         return self.layer.initial_carry(self.params, x)
 
 
 def bind(layer: Layer, params: Any) -> Bound:
-    """A layer with its params as a system: ``step(carry, x) -> (carry, y)``, as all probes of a state take it.
+    """Bind a layer to its params. Every probe takes the result as its first argument.
 
-    Carry and inputs have one batch axis. Nothing is drawn: dropout is off. The result is a pytree, so that it may pass
-    through ``jax.jit`` and be differentiated by its params.
+    A causal layer becomes a step ``(carry, x) -> (carry, y)`` whose carry and inputs have one batch axis. The step is
+    deterministic: dropout is off. The result is a pytree whose leaves are the params, so it passes through ``jax.jit``
+    and can be differentiated.
 
     Args:
-        layer: a causal layer.
-        params: its params.
+        layer: the layer. Most probes need a causal layer; `gradient_profile` and `per_example_gradients` take any.
+        params: the params of the layer.
 
     Raises:
-        TypeError: for something else than a layer, or for one that is not causal and so has no step.
+        TypeError: if `layer` is not a `seqjax.Layer`.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -73,15 +76,16 @@ def bind(layer: Layer, params: Any) -> Bound:
     if not isinstance(layer, Layer):
         hint = " Bind the cell to a method first: recurrent(cell)." if isinstance(layer, Cell) else ""
         raise TypeError(f"bind(layer): expected a Layer, got {layer!r}.{hint}")
-    if not layer.causal:
-        raise TypeError(
-            f"bind(layer): expected a causal layer, got {layer!r}, which reads the whole sequence and has no step."
-        )
     return Bound(layer, params)
 
 
+def as_batch(batch: Any) -> Batch:
+    """Return the data of a probe as a `seqjax.Batch`. Arrays, and a number of steps, stand for ``Batch(xs, None)``."""
+    return batch if isinstance(batch, Batch) else Batch(batch, None)
+
+
 class Inputs(NamedTuple):
-    """What goes into the steps ``[T, B, ...]``, or into one; each may be None."""
+    """The inputs and flags of all steps ``[T, B, ...]``, or of one step; each may be None."""
 
     x: Any
     reset: Any
@@ -90,18 +94,18 @@ class Inputs(NamedTuple):
 
 @dataclass(frozen=True)
 class System:
-    """A step and its data, with exactly one batch axis B: one of size 1 is added for plain functions.
+    """A step and its data with exactly one batch axis B. A plain function gets a batch axis of size 1.
 
-    The methods act on one example, without batch axis; ``jax.vmap`` maps them.
+    The methods act on one example without a batch axis; ``jax.vmap`` maps them.
 
     Attributes:
         step: ``(carry, x) -> (carry, y)`` of one example.
-        carry: entering the first step, leaves ``[B, ...]``.
-        initial: what a reset restarts from, leaves ``[B, ...]``.
+        carry: the carry entering the first step, leaves ``[B, ...]``.
+        initial: the carry that a reset restarts from, leaves ``[B, ...]``.
         inputs: leaves ``[T, B, ...]``; inputs of masked steps are zeros.
         num_steps: T.
-        size: S, how many real numbers the carry of one example holds, integers aside.
-        dtype: real, of the carry as a vector; float32 at least.
+        size: S, the number of real numbers in the carry of one example; integers do not count.
+        dtype: the real dtype of the carry as a vector, float32 or wider.
         batched: False for plain functions.
     """
 
@@ -116,25 +120,25 @@ class System:
 
     @property
     def batch(self) -> int:
-        """B."""
+        """The batch size B."""
         return jax.tree.leaves(self.carry)[0].shape[0]
 
     @property
     def happened(self) -> jax.Array:
-        """The mask, or True for all steps: ``[T, B]``."""
+        """The mask ``[T, B]``; all True if there is none."""
         mask = self.inputs.mask
         return jnp.ones((self.num_steps, self.batch), bool) if mask is None else mask
 
     def vector(self, carry: Any) -> jax.Array:
-        """The floating leaves of a carry as one vector ``[S]``; complex ones as all real, then all imaginary parts."""
+        """Return the floating leaves of a carry as one vector ``[S]``; first real, then imaginary parts."""
         return as_vector(carry)
 
     def with_vector(self, carry: Any, vector: jax.Array) -> Any:
-        """The carry with its floating leaves taken from a vector ``[S]``."""
+        """Return the carry with its floating leaves replaced by the entries of a vector ``[S]``."""
         return Coordinates(carry).tree(vector, carry)
 
     def flow(self, carry: Any, x: Any) -> Callable[[jax.Array], tuple[jax.Array, Any]]:
-        """One step as a function of the carry's vector: ``vector -> (vector after it, (carry after it, y))``."""
+        """Return one step as a function of the carry's vector: ``vector -> (next vector, (next carry, y))``."""
 
         def function(vector: jax.Array) -> tuple[jax.Array, Any]:
             after, y = self.step(self.with_vector(carry, vector), x)
@@ -143,21 +147,21 @@ class System:
         return function
 
     def jacobian(self, carry: Any, x: Any) -> jax.Array:
-        """:math:`J_t` ``[S, S]`` at a carry."""
+        """Return :math:`J_t` ``[S, S]`` at a carry."""
         return jax.jacfwd(self.flow(carry, x), has_aux=True)(self.vector(carry))[0]
 
     def enter(self, carry: Any, initial: Any, reset: Any) -> Any:
-        """The carry after the reset of this step, if there is one."""
+        """Return the carry after the reset of this step, if the step has one."""
         return select(reset, initial, carry)
 
     def advance(self, carry: Any, initial: Any, now: Inputs) -> tuple[Any, Any]:
-        """One whole step, ``(carry, y)``: reset, step, mask."""
+        """Run one whole step (reset, step, mask) and return ``(carry, y)``."""
         carry = self.enter(carry, initial, now.reset)
         after, y = self.step(carry, now.x)
         return (after if now.mask is None else select(now.mask, after, carry)), keep(now.mask, y)
 
     def trajectory(self) -> tuple[Any, Any, Any]:
-        """The last carry, and of all steps ``[T, B, ...]`` the carries entering them, after resets, and the outputs."""
+        """Return the last carry, the carry entering each step after its reset ``[T, B, ...]``, and the outputs."""
 
         def body(carry: Any, now: Inputs) -> tuple[Any, Any]:
             entering = jax.vmap(self.enter)(carry, self.initial, now.reset)
@@ -168,48 +172,51 @@ class System:
         return last, entering, ys
 
     def squeeze(self, tree: Any, axis: int = 0) -> Any:
-        """Results with a batch axis as the caller expects them: plain functions have none."""
+        """Remove the batch axis from the results of a plain function."""
         return tree if self.batched else jax.tree.map(lambda a: jnp.squeeze(a, axis), tree)
 
 
-def prepare(
-    who: str,
-    step: Callable,
-    carry: Any,
-    xs_or_num_steps: Any,
-    *,
-    reset: Any = None,
-    mask: Any = None,
-    initial: Any = None,
-) -> System:
-    """Check what a probe was given and bring it into the form of a `System`.
+def prepare(who: str, bound: Callable, batch: Any, *, carry: Any = None, initial: Any = None) -> System:
+    """Check the arguments of a probe and convert them to a `System`.
 
     Args:
-        who: the probe, for errors.
-        step: what `bind` returns, or a plain function ``(carry, x) -> (carry, y)`` without batch axes.
-        carry: entering the first step; for a bound layer None is its initial carry.
-        xs_or_num_steps: inputs ``[T, ...]`` (``[T, B, ...]`` for a bound layer), or T alone for steps whose x is None.
-        reset: bool ``[T]`` (``[T, B]``).
-        mask: bool ``[T]`` (``[T, B]``).
-        initial: what a reset restarts from; by default the layer's initial carry, for plain functions the carry given.
+        who: the name of the probe, for errors.
+        bound: the result of `bind`, or a plain function ``(carry, x) -> (carry, y)`` without batch axes.
+        batch: a `seqjax.Batch` with leaves ``[T, B, ...]`` (``[T, ...]`` for a plain function). Arrays, and the number
+            of steps of a plain function whose x is None, stand for ``Batch(xs, None)``.
+        carry: the carry entering the first step; a bound layer has its initial carry as the default.
+        initial: the carry that a reset restarts from. The default is the layer's initial carry, or the `carry` of a
+            plain function.
 
     Raises:
-        TypeError: for a step with another contract, or one that changes the form or dtype of its carry.
+        TypeError: for a step with another contract, a step that changes the form or dtype of its carry, or a plain
+            function without a carry.
         ValueError: for shapes that do not fit, an empty sequence, a carry without floats, or data that is not finite.
     """
-    batched = isinstance(step, Bound)
-    check_callable(who, step)
-    xs, num_steps = check_inputs(who, xs_or_num_steps, batched)
-    carry_given, initial_given = carry, initial
+    batched = isinstance(bound, Bound)
+    check_callable(who, bound)
+    if batched and not bound.layer.causal:  # type: ignore[attr-defined]
+        raise TypeError(
+            f"{who}(bound): expected a causal layer, got {bound.layer!r}, which has no step: "  # type: ignore[attr-defined]
+            "it reads the whole sequence."
+        )
+    batch = as_batch(batch)
+    given = batch, carry, initial
+    xs, num_steps = check_inputs(who, batch.xs, batched)
     if batched:
-        own = step.initial_carry(first_step(xs))  # type: ignore[attr-defined]
+        own = bound.initial_carry(first_step(xs))  # type: ignore[attr-defined]
         carry = own if carry is None else carry
         initial = own if initial is None else initial
+    elif carry is None:
+        raise TypeError(
+            f"{who}(carry): expected the carry entering the first step, as a plain step function has no initial carry, "
+            "got None. Pass `carry=`."
+        )
     carry = jax.tree.map(_strong, carry)
     initial = carry if initial is None else jax.tree.map(_strong, initial)
     if batched:
         check_batch(who, carry, xs)
-    check_step(who, step, carry, None if xs is None else first_step(xs))
+    check_step(who, bound, carry, None if xs is None else first_step(xs))
     if form(initial) != form(carry):
         raise ValueError(
             f"{who}: expected initial in the form of the carry, {form(carry)}, got {form(initial)}."
@@ -217,26 +224,91 @@ def prepare(
     space = Coordinates(carry, batch_ndim=int(batched))
     if space.size == 0:
         raise ValueError(f"{who}: expected a carry with floating numbers in it, got {form(carry)}.")
-    batch = (jax.tree.leaves(carry)[0].shape[0],) if batched else ()
-    flags = [
-        check_flag(who, name, flag, (num_steps, *batch)) for name, flag in (("reset", reset), ("mask", mask))
-    ]
-    for name, given in (("xs", xs_or_num_steps), ("carry", carry_given), ("initial", initial_given)):
-        check_finite(who, name, given, mask if name == "xs" else None)
-    inputs = Inputs(keep(flags[1], xs), *flags)
-    one = step
+    axes = (num_steps, jax.tree.leaves(carry)[0].shape[0]) if batched else (num_steps,)
+    inputs = _checked_inputs(who, xs, axes, *given)
     if batched:
+        return System(
+            _one_example(bound), carry, initial, inputs, num_steps, space.size, space.dtype, batched
+        )
+    carry, initial = jax.tree.map(lambda a: a[None], (carry, initial))
+    inputs = jax.tree.map(lambda a: a[:, None], inputs)
+    return System(bound, carry, initial, inputs, num_steps, space.size, space.dtype, batched)
 
-        def one(carry: Any, x: Any) -> Any:
-            return first_step(step(*jax.tree.map(lambda a: a[None], (carry, x))))
 
-    else:
-        carry, initial = jax.tree.map(lambda a: a[None], (carry, initial))
-        inputs = jax.tree.map(lambda a: a[:, None], inputs)
-    return System(one, carry, initial, inputs, num_steps, space.size, space.dtype, batched)
+def _checked_inputs(
+    who: str, xs: Any, axes: tuple[int, ...], batch: Batch, carry: Any, initial: Any
+) -> Inputs:
+    """Check the flags, and that the data is finite as it was given: under ``jax.jit`` converted arrays are traced."""
+    flags = [
+        check_flag(who, name, flag, axes) for name, flag in (("reset", batch.reset), ("mask", batch.mask))
+    ]
+    check_finite(who, "xs", batch.xs, batch.mask)
+    check_finite(who, "carry", carry)
+    check_finite(who, "initial", initial)
+    return Inputs(keep(flags[1], xs), *flags)
+
+
+def _one_example(bound: Callable) -> Callable:
+    """Return the step of a bound layer for one example without a batch axis."""
+
+    def step(carry: Any, x: Any) -> Any:
+        return first_step(bound(*jax.tree.map(lambda a: a[None], (carry, x))))
+
+    return step
+
+
+def check_bound(who: str, bound: Any, what: str = "bind(layer, params)") -> Bound:
+    """Return a bound layer; raise a TypeError for anything else."""
+    if isinstance(bound, Bound):
+        return bound
+    hint = " Write bind(recurrent(cell), params)." if isinstance(bound, Cell) else ""
+    hint = " Write bind(layer, params)." if isinstance(bound, Layer) else hint
+    raise TypeError(f"{who}(bound): expected a bound layer, {what}, got {bound!r}.{hint}")
+
+
+def own_params(who: str, bound: Any) -> Floating:
+    """Return the params that a step holds as its leaves; raise a TypeError for a step without params."""
+    own = Floating(bound)
+    if not own.leaves:
+        raise TypeError(
+            f"{who}(bound): expected a step that holds its params, bind(layer, params) or "
+            f"jax.tree_util.Partial(fn, params) with fn(params, carry, x) -> (carry, y), got {bound!r}."
+        )
+    return own
+
+
+def bound_cell(who: str, bound: Any) -> Cell:
+    """Return the cell of a bound ``recurrent(cell)``; raise a TypeError for anything else."""
+    wanted = "bind(recurrent(cell), params)"
+    cell = cell_of(check_bound(who, bound, wanted).layer)
+    if cell is None:
+        raise TypeError(f"{who}(bound): expected {wanted}, got the layer {bound.layer!r}.")
+    return cell
+
+
+def check_data(
+    who: str, bound: Bound, batch: Any, carry: Any, batch_ndim: int | None = None
+) -> tuple[Any, Batch]:
+    """Return ``(carry, Batch)`` as arrays ``[T, *B, ...]``, checked; a carry of None stays None.
+
+    Args:
+        who: the name of the probe, for errors.
+        bound: a bound layer.
+        batch: as in `prepare`.
+        carry: the carry entering the first step, or None.
+        batch_ndim: the number of batch axes; None for any number.
+    """
+    batch = as_batch(batch)
+    carry, xs, reset, mask = check_sequence(who, carry, batch.xs, batch.reset, batch.mask, batch_ndim)
+    return carry, Batch(xs, batch.targets, reset, mask)
+
+
+def first_carry(bound: Bound, carry: Any, xs: Any) -> Any:
+    """Return the carry entering the first step: the one given, or the initial carry of the layer."""
+    return bound.initial_carry(first_step(xs)) if carry is None else carry
 
 
 def _strong(leaf: Any) -> jax.Array:
-    """An array whose dtype does not give way to that of others, as that of a Python number does."""
+    """Return an array with a strong dtype; a Python number gives a weak one."""
     array = jnp.asarray(leaf)
     return array if jnp.issubdtype(array.dtype, jax.dtypes.extended) else jnp.asarray(array, array.dtype)

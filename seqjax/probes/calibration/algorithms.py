@@ -17,7 +17,8 @@ from seqjax.methods import Associative, Chunked, Sequential
 from seqjax.ops import revolve
 from seqjax.probes.calibration.base import Check, Values, eps
 from seqjax.probes.calibration.exact import gaussian, orthogonal
-from seqjax.probes.parallel import Parallelisability, parallelisability
+from seqjax.probes.parallel import Parallelizability, parallelizability
+from seqjax.probes.system import bind
 
 SLOTS = (10, 20, 32)
 # Reverse mode by the first method, whose derivative may be written by hand; forward mode of the loop by the second.
@@ -113,11 +114,12 @@ def newton_on_a_chaotic_cell(dtype: Any) -> Values:
     return Values(0, excess if found.converged[0] else math.inf)
 
 
-def _newton(cell: Cell, gain: float, dtype: Any) -> Parallelisability:
+def _newton(cell: Cell, gain: float, dtype: Any) -> Parallelizability:
     w_h = gain * orthogonal(0, 4)
     params = ElmanParams(*(jnp.asarray(a, dtype) for a in (gaussian(1, 2, 4), w_h, gaussian(2, 4))))
     xs = jnp.asarray(gaussian(3, 32, 1, 2), dtype)
-    return parallelisability(cell, params, ElmanCarry(jnp.zeros((1, 4), dtype)), xs)
+    carry = ElmanCarry(jnp.zeros((1, 4), dtype))
+    return parallelizability(bind(recurrent(cell), params), xs, carry=carry)
 
 
 CHECKS = (

@@ -73,7 +73,7 @@ def bias_by_lag(dtype: Any) -> Values:
 def _bias(layer: Layer, params: Any, carry: Any, xs: Any, loss: Any, max_window: int) -> TruncationBias:
     @jax.jit
     def measure(params: Any, carry: Any, xs: Any) -> TruncationBias:
-        return truncation_bias(bind(layer, params), carry, xs, loss, None, max_window=max_window)
+        return truncation_bias(bind(layer, params), loss, xs, carry=carry, max_window=max_window)
 
     return measure(params, carry, xs)
 
@@ -88,7 +88,7 @@ def signal_to_noise_ratio(dtype: Any) -> Values:
     def measure(params: jax.Array) -> jax.Array:
         xs = jax.random.normal(jax.random.key(0), (30, number, 1), dtype)
         carry = jnp.zeros((number, 1), dtype)
-        gradients = per_example_gradients(layer, _half_square, params, carry, xs, None)
+        gradients = per_example_gradients(bind(layer, params), _half_square, xs, carry=carry)
         return signal_to_noise(gradients).ratio
 
     return Values(decay**2 / (1 + 2 * decay**2), float(measure(params)))

@@ -26,7 +26,7 @@ def _log_influence(step: Bound, carry: Any, xs: jax.Array, num_probes: int | Non
     @jax.jit
     def measure(step: Bound, carry: Any, xs: jax.Array) -> jax.Array:
         key = jax.random.key(0)
-        return terminal_influence(step, carry, xs, num_probes=num_probes, key=key).log_norm
+        return terminal_influence(step, xs, carry=carry, num_probes=num_probes, key=key).log_norm
 
     return np.asarray(measure(step, carry, xs), np.float64)
 
@@ -105,7 +105,7 @@ def curse_of_memory(dtype: Any) -> Values:
 
     @jax.jit
     def measure(decay: jax.Array, xs: jax.Array) -> jax.Array:
-        return memory_sensitivity(bind(layer, decay), None, xs, num_probes=None).log_square[-1]
+        return memory_sensitivity(bind(layer, decay), xs, num_probes=None).log_square[-1]
 
     for decay, correlation in CURSES:
         # x_t = rho x_{t-1} + sqrt(1 - rho^2) e_t, of unit variance from the start.
@@ -136,7 +136,7 @@ def mean_field(dtype: Any) -> Values:
     def measure(step: Bound, scale: jax.Array) -> jax.Array:
         scaled = bind(step.layer, step.params._replace(w_h=scale * step.params.w_h))
         xs = jnp.zeros((40, 1, 1), dtype)
-        log_norm = terminal_influence(scaled, h, xs, num_probes=4, key=jax.random.key(0)).log_norm
+        log_norm = terminal_influence(scaled, xs, carry=h, num_probes=4, key=jax.random.key(0)).log_norm
         return (log_norm[20, 0] - log_norm[39, 0]) / 19
 
     measured = [math.exp(2 * float(measure(step, jnp.sqrt(jnp.asarray(v, dtype))))) for v in VARIANCES]

@@ -24,7 +24,7 @@ def _exponents(step: Any, carry: Any, xs: Any, **options: Any) -> np.ndarray:
 
     @jax.jit
     def measure(step: Any, carry: Any, xs: Any) -> jax.Array:
-        return lyapunov_spectrum(step, carry, num_steps or xs, **options).exponents
+        return lyapunov_spectrum(step, num_steps or xs, carry=carry, **options).exponents
 
     as_tree = step if isinstance(step, Bound) else jax.tree_util.Partial(step)
     found = np.asarray(measure(as_tree, carry, xs), np.float64)
@@ -70,7 +70,7 @@ def tanh_volume(dtype: Any) -> Values:
 
     @jax.jit
     def measure(step: Any, xs: Any) -> Any:
-        spectrum = lyapunov_spectrum(step, None, xs, log_determinant=True)
+        spectrum = lyapunov_spectrum(step, xs, log_determinant=True)
         return jnp.stack([spectrum.sum[0], spectrum.log_determinant[0]])  # type: ignore[index]
 
     measured = measure(network(w, dtype, "tanh", w_x), jnp.asarray(xs, dtype))

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.cells.elman import ElmanCarry
 from seqjax.probes.calibration.base import Check, Values
 from seqjax.probes.calibration.networks import network
 from seqjax.probes.profile import gradient_profile
@@ -34,10 +33,9 @@ def _profile(num_steps: int, dtype: Any, extended_range: bool) -> np.ndarray:
     """Log norms by lag, from the lag 1 of the carry entering the last step, at lambda = .9."""
     step, xs = network(np.array([[0.9]]), dtype), jnp.zeros((num_steps, 1, 1), dtype)
     measure = functools.partial(
-        gradient_profile, step.layer, lambda ys, _: jnp.sum(ys[-1]), extended_range=extended_range
+        gradient_profile, loss=lambda ys, _: jnp.sum(ys[-1]), extended_range=extended_range
     )
-    carry = ElmanCarry(jnp.zeros((1, 1), dtype))
-    log_norm = jax.jit(measure)(step.params, carry, xs, None).log_norm.h
+    log_norm = jax.jit(measure)(step, batch=xs).log_norm.h
     return np.asarray(log_norm, np.float64)[::-1, 0]
 
 

@@ -17,7 +17,7 @@ from seqjax.probes.system import Bound
 def _fan(step: Bound, num_steps: int, dtype: Any, **options: Any) -> SingularFan:
     """Of a network without inputs, at h = 0."""
     xs = jnp.zeros((num_steps, 1, 1), dtype)
-    fan = jax.jit(lambda step, xs: singular_values(step, None, xs, **options))(step, xs)
+    fan = jax.jit(lambda step, xs: singular_values(step, xs, **options))(step, xs)
     return jax.tree.map(lambda a: np.asarray(a, np.float64), fan)
 
 

@@ -18,6 +18,7 @@ from seqjax.probes.calibration.exact import gaussian, sigmoid
 from seqjax.probes.decay import fit_decay
 from seqjax.probes.gates import gate_statistics
 from seqjax.probes.profile import gradient_profile
+from seqjax.probes.system import bind
 
 LAYER_LSTM, LAYER_GRU = (recurrent(cell, Sequential()) for cell in (lstm(1), gru(1)))
 
@@ -52,8 +53,8 @@ def gru_gates(dtype: Any) -> Values:
 def _profile(layer: Any, params: Any, carry: Any, xs: np.ndarray, dtype: Any, extended_range: bool) -> Any:
     entering = jnp.zeros((1, 1), dtype)
     carry = carry(entering, entering) if carry is LSTMCarry else carry(entering)
-    measure = functools.partial(gradient_profile, layer, _last, extended_range=extended_range)
-    return jax.jit(measure)(params, carry, jnp.asarray(xs, dtype), None).log_norm
+    measure = functools.partial(gradient_profile, loss=_last, extended_range=extended_range)
+    return jax.jit(measure)(bind(layer, params), batch=jnp.asarray(xs, dtype), carry=carry).log_norm
 
 
 def _products(log_gate: np.ndarray) -> np.ndarray:
@@ -82,7 +83,7 @@ def forget_bias(dtype: Any) -> Values:
         params = LSTMParams(
             jnp.zeros((1, 4), dtype), jnp.zeros((1, 4), dtype), jnp.zeros(4, dtype).at[1].set(bias)
         )
-        return gradient_profile(LAYER_LSTM, _last, params, carry, xs, None).log_norm.c[:, 0]
+        return gradient_profile(bind(LAYER_LSTM, params), _last, xs, carry=carry).log_norm.c[:, 0]
 
     lengths = [fit_decay(np.asarray(measure(b))[::-1]).exponential_length for b in BIASES]
     return Values([-1 / math.log(sigmoid(b)) for b in BIASES], lengths)
@@ -98,9 +99,7 @@ def gate_time_constants(dtype: Any) -> Values:
     @jax.jit
     def measure(params: Any) -> Any:
         quantiles = (0.0, 0.25, 0.5, 0.75, 1.0)
-        found = gate_statistics(
-            lstm(5), params, LSTMCarry(zeros, zeros), zeros[None, :, :1], quantiles=quantiles
-        )
+        found = gate_statistics(bind(recurrent(lstm(5)), params), zeros[None, :, :1], quantiles=quantiles)
         return found.gates[1].time_constants, found.decays[0].time_constants  # type: ignore[union-attr]
 
     exact = [-1 / math.log(sigmoid(b)) for b in BIASES]

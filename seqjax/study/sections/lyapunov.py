@@ -42,7 +42,7 @@ def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
         def spectrum(params: Any, xs: Any) -> Any:
             step = bind(inner.layer, params)  # noqa: B023
             whole = k == size  # noqa: B023
-            return lyapunov_spectrum(step, None, xs, k=k, warm_up=warm_up, log_determinant=whole)  # noqa: B023
+            return lyapunov_spectrum(step, xs, k=k, warm_up=warm_up, log_determinant=whole)  # noqa: B023
 
         run = experiment.keep(
             (NAME, cell), lambda: experiment.jit(spectrum, 2 * experiment.settings.seeds * length)

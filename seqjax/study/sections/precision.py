@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.probes import precision_error
+from seqjax.probes import bind, precision_error
 from seqjax.study.experiment import MOMENTS, Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.models import representatives
@@ -39,14 +39,10 @@ def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     lengths = sorted({min(length, longest) for length in sizes.precision_lengths})
     with jax.enable_x64(True):
         params, xs = jax.tree.map(_double, (inner.params, inner.xs))
-        carry = inner.layer.initial_carry(params, xs[0])
         found = precision_error(
-            inner.layer,
+            bind(inner.layer, params),
             lambda ys, _: jnp.mean(jnp.square(ys[-1]), -1),
-            params,
-            carry,
             xs,
-            None,
             dtypes=sizes.precision_dtypes,
             lengths=lengths,
         )

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from seqjax.base import Diagonal, Gated, Matrix
+from seqjax.base import Batch, Diagonal, Gated, Matrix
 from seqjax.cells import REGISTRY
 from seqjax.gradients import last_step
+from seqjax.layers import recurrent
 from seqjax.probes import (
     adjoint_signal_to_noise,
     bind,
@@ -55,9 +56,9 @@ def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     loss = last_step(source.task.loss)
 
     def noise(params: Any) -> Any:
-        adjoint = adjoint_signal_to_noise(bind(model, params), None, xs, loss, targets)
-        carry = model.initial_carry(params, xs[0])
-        gradients = per_example_gradients(model, source.task.loss, params, carry, xs, targets)
+        bound, batch = bind(model, params), Batch(xs, targets)
+        adjoint = adjoint_signal_to_noise(bound, loss, batch)
+        gradients = per_example_gradients(bound, source.task.loss, batch)
         return [leaf.ratio for leaf in jax.tree.leaves(adjoint, is_leaf=_is_ratio)], gradient_noise_scale(
             gradients
         )
@@ -78,14 +79,14 @@ def _is_ratio(node: Any) -> bool:
 
 
 def _gates(cell: str, experiment: Experiment, inner: Any, at: dict[str, Any]) -> Iterable[Row]:
-    recurrent = None if is_own(cell) else REGISTRY[cell].make(experiment.settings.hidden_size)
-    if recurrent is None or not isinstance(recurrent.recurrence, Gated | Diagonal | Matrix):
+    made = None if is_own(cell) else REGISTRY[cell].make(experiment.settings.hidden_size)
+    if made is None or not isinstance(made.recurrence, Gated | Diagonal | Matrix):
         yield row("not_measured", 0, **at, note="its gates cannot be told apart")
         return
     run = experiment.keep(
         (NAME, cell),
         lambda: experiment.jit(
-            lambda p, xs: gate_statistics(recurrent, p, None, xs, quantiles=LEVELS), 2 * len(inner.xs)
+            lambda p, xs: gate_statistics(bind(recurrent(made), p), xs, quantiles=LEVELS), 2 * len(inner.xs)
         ),
     )
     found = jax.device_get(run(inner.params, inner.xs))

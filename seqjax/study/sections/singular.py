@@ -43,7 +43,7 @@ def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
         run = experiment.keep(
             (NAME, cell),
             lambda: experiment.jit(
-                lambda p, xs: singular_values(bind(inner.layer, p), None, xs),  # noqa: B023
+                lambda p, xs: singular_values(bind(inner.layer, p), xs),  # noqa: B023
                 2 * experiment.settings.seeds * steps,
             ),
         )

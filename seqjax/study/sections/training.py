@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.probes import fit_decay, gradient_profile, total_log_norm
+from seqjax.base import Batch
+from seqjax.probes import bind, fit_decay, gradient_profile, total_log_norm
 from seqjax.study.experiment import Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.settings import Settings
@@ -78,8 +79,7 @@ def _profiles(run: Run, params: Any) -> Any:
 
 def _profile(run: Run, loss: Any, params: Any) -> Any:
     xs, targets = run.source.probe[:2]
-    carry = run.model.initial_carry(params, xs[0])
-    profile = gradient_profile(run.model, loss, params, carry, xs, targets)
+    profile = gradient_profile(bind(run.model, params), loss, Batch(xs, targets))
     leaves = {_leaf(path): n for path, n in jax.tree_util.tree_leaves_with_path(profile.log_norm)}
     # The names of cells' leaves; a carry of a single array has none of its own.
     log_norms = {"carry": total_log_norm(profile.log_norm)} | (leaves if len(leaves) > 1 else {})

@@ -38,7 +38,7 @@ def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     run = experiment.keep(
         (NAME, cell),
         lambda: experiment.jit(
-            lambda p, xs: truncation_bias(bind(inner.layer, p), None, xs, _loss, None),
+            lambda p, xs: truncation_bias(bind(inner.layer, p), _loss, xs),
             experiment.settings.seeds * steps,
         ),
     )
