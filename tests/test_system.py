@@ -109,7 +109,7 @@ def test_a_bound_layer_passes_through_jit_and_is_differentiated_by_its_params():
         (lambda c, x, t: (c, x), 1.0, 3, {}, TypeError, r"got <lambda>\(c, x, t\): missing a required argument: 't'"),
         (lambda c, x: 2 * c, 1.0, 3, {}, TypeError, r"a pair .* float64\[\]; the step returned float64\[\]"),
         (lambda c, x: (c, x, x), 1.0, 3, {}, TypeError, r"returned \(float64\[\], None, None\)"),
-        (lambda c, x: ((c, c), x), 1.0, 3, {}, TypeError, r"form of the carry, float64\[\]; .* \(float64\[\], float64\[\]\)"),
+        (lambda c, x: ((c, c), x), 1.0, 3, {}, TypeError, r"the carry, float64\[\]; .* \(float64\[\], float64\[\]\)"),
         (lambda c, x: (c + x, x), np.float32(1), np.ones(3), {}, TypeError,
          r"unchanged form of the carry, float32\[\]; the step returned the carry float64\[\].* cast the carry"),
         (double, 1.0, 0, {}, ValueError, r"probe\(num_steps\): expected a whole number of at least 1, got 0"),

@@ -1,4 +1,4 @@
-"""Clipping statistics: how often a gradient is clipped, how far, and into which direction."""
+"""Clipping statistics: how often a gradient is clipped, by how much, and by which angle."""
 
 from typing import Any, NamedTuple
 
@@ -13,15 +13,15 @@ from seqjax.probes.vectors import unit
 
 
 class ClippingStatistics(NamedTuple):
-    """What `clipping_statistics` finds.
+    """Result of `clipping_statistics`.
 
     Attributes:
-        share_clipped: of the gradients, how many the clipping changed.
-        clipped: which ones, ``[N]``.
-        angle: between each gradient and what is left of it, radians ``[N]``; zero where clipping only shortens, NaN
-            where one of the two is zero or not finite.
-        norm: of each gradient, ``[N]``.
-        clipped_norm: of what is left, ``[N]``.
+        share_clipped: the share of the gradients that the clipping changed.
+        clipped: whether the clipping changed each gradient ``[N]``.
+        angle: the angle between each gradient and its clipped form in radians ``[N]``; zero if clipping only shortens
+            the gradient, NaN if one of the two is zero or not finite.
+        norm: the norm of each gradient ``[N]``.
+        clipped_norm: the norm of each clipped gradient ``[N]``.
     """
 
     share_clipped: jax.Array
@@ -36,21 +36,21 @@ def clipping_statistics(
 ) -> ClippingStatistics:
     r"""Apply a clipping to each of N gradients, of successive steps or of single examples.
 
-    Any of optax's will do: by the norm of all (``optax.clip_by_global_norm``), which keeps the direction; by that of
-    each leaf (``optax.clip_by_block_rms``), by units relative to the weights (``optax.adaptive_grad_clip``), or by
-    entries (``optax.clip``), which turn it.
+    Any clipping of optax works. ``optax.clip_by_global_norm`` keeps the direction of the gradient. Clipping by leaf
+    (``optax.clip_by_block_rms``), by unit relative to the weights (``optax.adaptive_grad_clip``) or by entry
+    (``optax.clip``) changes the direction.
 
-    The angle is :math:`2 \arctan(\lVert u - v \rVert / \lVert u + v \rVert)` of the two unit vectors, which is right
+    The angle is :math:`2 \arctan(\lVert u - v \rVert / \lVert u + v \rVert)` of the two unit vectors. It is accurate
     for small angles, where the arc cosine is not.
 
     Args:
         gradients: a tree of arrays ``[N, ...]``.
-        clip: a transformation without memory; each gradient meets it anew.
-        params: for clippings that compare with the weights.
+        clip: a transformation without state; it is initialized anew for each gradient.
+        params: the params, for clippings that compare the gradient with the weights.
 
     Raises:
-        TypeError: for something else than a transformation.
-        ValueError: for arrays without one N, or without floating numbers.
+        TypeError: if `clip` is not a transformation.
+        ValueError: for arrays that do not share N, or without floating numbers.
 
     Example:
         >>> import jax.numpy as jnp, optax

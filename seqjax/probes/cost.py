@@ -1,9 +1,9 @@
-r"""What a program costs by its equations: floating-point operations and bytes, with loops multiplied out.
+r"""The cost of a program from its equations: floating-point operations and bytes, with all iterations of loops.
 
-XLA's own ``cost_analysis()`` counts the body of a loop once, whatever its length. Here the program is traced to a jaxpr
-and its equations are added up: a scan counts length times, a conditional as its dearest branch, and what no result
-depends on not at all. The numbers are exact for the program as it is written, free of noise, and the same on every
-machine; what a compiler fuses, shares or drops afterwards is not seen.
+The ``cost_analysis()`` of XLA counts the body of a loop once, whatever its length. `count_cost` traces the program to a
+jaxpr and adds up its equations. A scan counts once per iteration, a conditional as its most expensive branch, and an
+unused equation not at all. The numbers are exact for the program as written, free of noise, and equal on all machines.
+They do not include the effect of the compiler, which fuses, shares and removes operations.
 """
 
 import math
@@ -20,12 +20,12 @@ from seqjax.probes.primitives import FREE, flops_of, traffic_of
 
 
 class WhileLoop(NamedTuple):
-    """A ``while`` loop, whose number of iterations the program does not tell. `Cost` holds one iteration of it.
+    """A ``while`` loop with an unknown number of iterations. `Cost` counts one iteration.
 
     Attributes:
-        times: how often the loop itself is entered.
-        flops: of one iteration, test and body.
-        bytes: the same.
+        times: the number of times that the program enters the loop.
+        flops: the operations of one iteration, test and body.
+        bytes: the bytes of one iteration, test and body.
     """
 
     times: int
@@ -34,18 +34,18 @@ class WhileLoop(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What `count_cost` finds.
+    """Result of `count_cost`.
 
     Attributes:
-        flops: floating-point operations: 2 n m k for a product of matrices, 1 per number for whatever acts elementwise,
-            transcendental functions too, or adds up. Complex numbers count as the real operations they take: 6 for a
-            product, 2 for a sum. Arithmetic on integers and booleans, comparisons, selections and copies are none.
-        bytes: read and written by every equation, as if none were fused with another: an upper bound of the traffic.
-            Slices, gathers and updates count what they touch.
-        by_primitive: flops by the name of the primitive, the largest first.
-        while_loops: loops of unknown length. Each is in `flops` and `bytes` with *one* iteration; n iterations cost
+        flops: floating-point operations. A product of matrices counts 2 n m k. An elementwise function (transcendental
+            functions included) and a sum count 1 per number. Complex numbers count as real operations: 6 for a product,
+            2 for a sum. Arithmetic on integers and booleans, comparisons, selections and copies count 0.
+        bytes: the bytes that every equation reads and writes without fusion: an upper bound of the memory traffic.
+            Slices, gathers and updates count the numbers that they read or write.
+        by_primitive: flops by the name of the primitive, largest first.
+        while_loops: loops of unknown length. `flops` and `bytes` include *one* iteration of each; n iterations cost
             ``flops + (n - 1) * times * loop.flops``.
-        uncounted: names of primitives of which nothing is known (foreign kernels, callbacks): they count as no flops.
+        uncounted: names of primitives of unknown cost (foreign kernels, callbacks). They count 0 flops.
     """
 
     flops: int
@@ -56,26 +56,26 @@ class Cost(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        """Whether nothing was unknown: no loop of unknown length and no primitive of unknown cost."""
+        """Whether the counts are complete: no loop of unknown length and no primitive of unknown cost."""
         return not self.while_loops and not self.uncounted
 
 
 def count_cost(function: Callable, *args: Any, **kwargs: Any) -> Cost:
-    r"""Floating-point operations and bytes of a function, by walking its jaxpr.
+    r"""Count the floating-point operations and bytes of a function from its jaxpr.
 
     Args:
-        function: of arrays. A gradient is one too: ``count_cost(jax.grad(loss), params)``.
+        function: a function of arrays, such as a gradient: ``count_cost(jax.grad(loss), params)``.
         args: arrays or ShapeDtypeStructs; nothing is computed.
-        kwargs: the same.
+        kwargs: arrays or ShapeDtypeStructs.
 
     Returns:
-        The counts. Inside ``jax.shard_map`` the work of all devices is added up.
+        The counts. Inside ``jax.shard_map`` they sum the work of all devices.
 
     Raises:
-        TypeError: for something that is not a function.
+        TypeError: if `function` is not callable.
 
     Example:
-        Ten products of an 8 x 8 matrix and a vector in a scan, 2 * 8 * 8 each; the gradient adds two to each of them.
+        Ten products of an 8 x 8 matrix and a vector in a scan, 2 * 8 * 8 each. The gradient adds two products to each:
 
         >>> import jax, jax.numpy as jnp
         >>> def power(w):
@@ -96,7 +96,7 @@ def count_cost(function: Callable, *args: Any, **kwargs: Any) -> Cost:
 
 
 class _Tally(NamedTuple):
-    """Counts of a part of a program: flops by primitive, bytes, ``(times, flops, bytes)`` of loops, unknown names."""
+    """Counts for a part of a program: flops by primitive, bytes, ``(times, flops, bytes)`` of loops, unknown names."""
 
     flops: Counter
     bytes: int = 0
@@ -129,7 +129,7 @@ def _times(tally: _Tally, n: int) -> _Tally:
 
 
 def _count(jaxpr: Jaxpr, used: Sequence[bool]) -> tuple[_Tally, list[bool]]:
-    """The tally of what the used results depend on, and which inputs they depend on."""
+    """Return the tally of the equations that the used results depend on, and the inputs that they depend on."""
     needed = {v for v, u in zip(jaxpr.outvars, used, strict=True) if u and not is_constant(v)}
     tallies = []
     for eqn in reversed(jaxpr.eqns):
@@ -143,7 +143,7 @@ def _count(jaxpr: Jaxpr, used: Sequence[bool]) -> tuple[_Tally, list[bool]]:
 
 
 def _equation(eqn: Any, used: list[bool]) -> tuple[_Tally, list[bool]]:
-    """The same for one equation."""
+    """Return the tally of one equation, and the operands that its used results depend on."""
     name, params = eqn.primitive.name, eqn.params
     everything = [True] * len(eqn.invars)
     match name:
@@ -180,10 +180,10 @@ def _equation(eqn: Any, used: list[bool]) -> tuple[_Tally, list[bool]]:
 
 
 def _scan(params: Any, used: list[bool]) -> tuple[_Tally, list[bool]]:
-    """A scan: its operands are constants, carry and inputs; its results are carry and outputs."""
+    """Count a scan, whose operands are constants, carry and inputs, and whose results are carry and outputs."""
     consts, carries = scan_counts(params)
     body, carry = params["jaxpr"].jaxpr, used[:carries]
-    while True:  # a part of the carry is needed where its end is, or where a needed part depends on it
+    while True:  # a part of the carry is needed if its last value is, or if a needed part depends on it
         tally, inputs = _count(body, carry + used[carries:])
         grown = [a or b for a, b in zip(carry, inputs[consts : consts + carries], strict=True)]
         if grown == carry:

@@ -1,4 +1,4 @@
-"""How a gradient decays with the lag: fits of two laws, and horizons that need no fit. In float64, on NumPy arrays."""
+"""Decay of a gradient with the lag: fits of two laws, and horizons without a fit, in float64 on NumPy arrays."""
 
 import math
 from typing import NamedTuple
@@ -9,17 +9,18 @@ from seqjax.checks import check_within
 
 
 class Decay(NamedTuple):
-    r"""What `fit_decay` finds in a profile of log norms over lags 0, 1, 2, ...
+    r"""Result of `fit_decay` for a profile of log norms over lags 0, 1, 2, ...
 
     Attributes:
-        exponential_rate: slope a in :math:`\log n = c + a \tau`, nats per step of lag; negative where gradients vanish.
-        exponential_length: e-folding length -1/a in steps; infinite where they do not decay.
-        exponential_aic: Akaike's criterion of that fit; the smaller of the two is the better fit.
+        exponential_rate: slope a in :math:`\log n = c + a \tau`, in nats per step of lag; negative for vanishing
+            gradients.
+        exponential_length: e-folding length -1/a in steps; infinite if the gradients do not decay.
+        exponential_aic: Akaike's criterion of the exponential fit. The smaller criterion is the better fit.
         power_exponent: p in :math:`\log n = c + p \log(1 + \tau)`.
-        power_aic: Akaike's criterion of that fit.
+        power_aic: Akaike's criterion of the power law.
         better: "exponential" or "power", by the smaller criterion.
-        lag_50: the least lag within which half of the summed norm lies.
-        lag_90: the same for 90%.
+        lag_50: the smallest lag that covers 50% of the summed norm.
+        lag_90: the smallest lag that covers 90% of the summed norm.
     """
 
     exponential_rate: float
@@ -35,16 +36,16 @@ class Decay(NamedTuple):
 def fit_decay(log_norm: np.ndarray) -> Decay:
     r"""Fit an exponential and a power law to a profile, by least squares in the log domain.
 
-    Both have two parameters and a variance, so that AIC, :math:`n \log(\mathrm{RSS}/n) + 2 \cdot 3`, compares their
-    residuals. Entries that are not finite (masked steps, gradients of exactly zero) take no part in the fits; zeros
-    count as zero in the horizons. With fewer than three finite entries the fits are NaN. Which of the two laws fits
-    better depends on the range of lags: a mixture of exponentials may look like a power law at first.
+    Both laws have two parameters and a variance, so AIC, :math:`n \log(\mathrm{RSS}/n) + 2 \cdot 3`, compares their
+    residuals. The fits exclude entries that are not finite (masked steps, gradients of exactly zero). In the horizons
+    zeros count as zero. With fewer than three finite entries the fits are NaN. The better law depends on the range of
+    lags: a mixture of exponentials may resemble a power law at short lags.
 
     Args:
         log_norm: natural logs ``[T]`` by lag: ``log_norm[tau]`` belongs to the step tau before the last.
 
     Raises:
-        ValueError: for anything but one profile.
+        ValueError: unless `log_norm` is a single profile.
 
     Example:
         >>> import numpy as np
@@ -76,14 +77,14 @@ def fit_decay(log_norm: np.ndarray) -> Decay:
 
 
 def horizon(log_norm: np.ndarray, share: float) -> float:
-    """The least lag within which this share of the summed norm lies; NaN where all norms are zero or NaN.
+    """Return the smallest lag that covers a share of the summed norm; NaN if all norms are zero or NaN.
 
     Args:
         log_norm: natural logs ``[T]`` by lag.
-        share: of the sum over all lags, in (0, 1].
+        share: the share of the sum over all lags, in (0, 1].
 
     Raises:
-        ValueError: for a share outside (0, 1], or anything but one profile.
+        ValueError: for a share outside (0, 1], or unless `log_norm` is a single profile.
 
     Example:
         >>> import numpy as np
@@ -100,17 +101,17 @@ def horizon(log_norm: np.ndarray, share: float) -> float:
     if not np.isfinite(largest):
         return math.nan
     mass = np.cumsum(np.exp(log_norm - largest))
-    # One rounding error per term must not move the horizon by a step.
+    # One rounding error per term must not shift the horizon by a step.
     return float(np.argmax(mass >= share * mass[-1] * (1 - 1e-12 * len(mass))))
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Slope and AIC of a straight line by least squares."""
+    """Return slope and AIC of a straight line by least squares."""
     if len(x) < 3:
         return math.nan, math.nan
     centred = x - x.mean()
     slope = float(centred @ (y - y.mean()) / (centred @ centred))
     residual = y - y.mean() - slope * centred
-    # An exact fit has no residual; rounding of the data bounds what can be told apart.
+    # An exact fit has no residual; the rounding of the data bounds the residual from below.
     floor = (np.finfo(np.float64).eps * max(1.0, float(np.max(np.abs(y))))) ** 2
     return slope, len(x) * math.log(max(float(residual @ residual) / len(x), floor)) + 6

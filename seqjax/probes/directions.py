@@ -1,4 +1,4 @@
-"""Directions to probe a linear map along: random signs, or all of a basis. A complex entry is two real ones."""
+"""Directions for probing a linear map: random signs, or a basis. A complex entry counts as two real entries."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 
 def random_signs(key: jax.Array, leaves: Sequence[jax.Array], count: int) -> list[jax.Array]:
-    """`count` directions per leaf, ``[count, *leaf.shape]``, of independent entries ±1 (or ±1 ± i).
+    """Draw `count` directions per leaf, ``[count, *leaf.shape]``, with independent entries ±1 (or ±1 ± i).
 
-    For these ``E |A v|^2`` is the squared Frobenius norm of A, with no variance from the diagonal of ``A' A``.
+    For such directions ``E |A v|^2`` is the squared Frobenius norm of A. The diagonal of ``A' A`` adds no variance.
     """
 
     def draw(key: jax.Array, leaf: jax.Array) -> jax.Array:
@@ -24,7 +24,7 @@ def random_signs(key: jax.Array, leaves: Sequence[jax.Array], count: int) -> lis
 
 
 def basis(leaves: Sequence[jax.Array], batch_ndim: int) -> list[jax.Array]:
-    """All n unit directions of one example's leaves together, per leaf ``[n, *leaf.shape]``, for each example alike."""
+    """Return the n unit directions of one example's leaves, per leaf ``[n, *leaf.shape]``, equal for all examples."""
     sizes = []
     for leaf in leaves:
         own = leaf.size // max(1, _size(leaf.shape[:batch_ndim]))

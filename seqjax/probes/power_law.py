@@ -1,7 +1,7 @@
-r"""Power laws in the length: exponents with their errors, and the length at which two of them cross.
+r"""Power laws in the sequence length: exponents with their errors, and the length at which two power laws cross.
 
-Everything is ordinary least squares in the log domain, in float64 on NumPy arrays. Of noise-free values (bytes,
-operations) the errors say how far they are from a power law; of timings they hold the noise as well.
+All fits are ordinary least squares in the log domain, in float64 on NumPy arrays. For noise-free values (bytes,
+operations) the error measures the distance from a power law; for timings it includes the noise.
 """
 
 import math
@@ -14,11 +14,11 @@ from seqjax.checks import check_within
 
 
 class PowerLaw(NamedTuple):
-    r"""What `fit_power_law` finds.
+    r"""Result of `fit_power_law`.
 
     Attributes:
         exponent: p in :math:`v = c\,T^p`.
-        standard_error: of p; NaN of two lengths, which leave no residual.
+        standard_error: the standard error of p; NaN for two lengths, which leave no residual.
         log_factor: :math:`\log c`.
     """
 
@@ -28,16 +28,16 @@ class PowerLaw(NamedTuple):
 
 
 class Crossover(NamedTuple):
-    """Where two power laws meet, as `find_crossover` says.
+    """Result of `find_crossover`: the intersection of two power laws.
 
     Attributes:
-        length: T at which both cost the same; it may lie far outside what was measured, see `inside`. Infinite for
-            parallel lines, NaN where both are the same.
-        low: lower end of the interval of T; 0 where the two exponents cannot be told apart.
-        high: upper end; infinite in that case. Both are NaN of two lengths.
+        length: T at which both costs are equal; T may lie far outside the measured lengths, see `inside`. Infinite for
+            parallel lines, NaN for equal lines.
+        low: lower end of the interval of T; 0 if the two exponents cannot be distinguished.
+        high: upper end; infinite in the same case. Both ends are NaN for two lengths.
         inside: whether `length` lies within the measured lengths.
-        cheaper_before: "first" or "second": which costs less at lengths below; "" where the lines are parallel.
-        cheaper_after: the other one.
+        cheaper_before: "first" or "second": the cheaper one at shorter lengths; "" for parallel lines.
+        cheaper_after: the cheaper one at longer lengths; "" for parallel lines.
     """
 
     length: float
@@ -52,8 +52,8 @@ def fit_power_law(lengths: Any, values: Any) -> PowerLaw:
     r"""Fit :math:`\log v = \log c + p \log T` by least squares.
 
     Args:
-        lengths: T, two different ones at least.
-        values: above zero; where one of them is not, the law is NaN, for no power law goes through zero.
+        lengths: T, two or more different lengths.
+        values: positive values. If a value is not positive the law is NaN, since no power law passes through zero.
 
     Raises:
         ValueError: for fewer than two different lengths, or another number of values.
@@ -74,20 +74,20 @@ def fit_power_law(lengths: Any, values: Any) -> PowerLaw:
 
 
 def find_crossover(lengths: Any, first: Any, second: Any, *, confidence: float = 0.95) -> Crossover:
-    r"""The length at which two costs are the same, from the fitted line of their log ratio.
+    r"""Return the length at which two costs are equal, from the fitted line of their log ratio.
 
-    With :math:`r = \log(v_1 / v_2)` and the line :math:`r = \alpha + \beta \log T`, it is
-    :math:`T^* = e^{-\alpha / \beta}`. The interval is Fieller's, the exact one of a ratio of two estimates: it becomes
-    infinite where :math:`\beta` could be zero.
+    With :math:`r = \log(v_1 / v_2)` and the line :math:`r = \alpha + \beta \log T`, this length is
+    :math:`T^* = e^{-\alpha / \beta}`. The interval is that of Fieller, which is exact for a ratio of two estimates. It
+    is infinite if :math:`\beta` could be zero.
 
     Args:
-        lengths: T, two different ones at least.
-        first: cost at each of them, above zero.
-        second: the same.
-        confidence: of the interval, in (0, 1).
+        lengths: T, two or more different lengths.
+        first: the positive cost at each length.
+        second: the positive cost at each length.
+        confidence: the confidence of the interval, in (0, 1).
 
     Raises:
-        ValueError: as `fit_power_law`, for costs that are not above zero, or a confidence outside (0, 1).
+        ValueError: as for `fit_power_law`, for costs that are not positive, or a confidence outside (0, 1).
 
     Example:
         100 T against T^2:
@@ -153,7 +153,7 @@ def _fieller(line: _Line, offset: float, confidence: float) -> tuple[float, floa
 
 
 def _checked(who: str, lengths: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Logs of the lengths, and the values."""
+    """Return the logs of the lengths, and the values."""
     lengths, values = np.asarray(lengths, np.float64), np.asarray(values, np.float64)
     if lengths.ndim != 1 or len(np.unique(lengths)) < 2 or not np.all((lengths > 0) & np.isfinite(lengths)):
         raise ValueError(

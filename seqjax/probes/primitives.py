@@ -1,4 +1,4 @@
-"""The price list of `seqjax.probes.cost`: floating-point operations and bytes of JAX's primitives, one by one."""
+"""Floating-point operations and bytes of each primitive of JAX, for `seqjax.probes.cost`."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ ELEMENTWISE = frozenset(
     square sub tan tanh zeta cumsum cumprod cummax cummin cumlogsumexp
     """.split()
 )
-# One per number that goes in, but for the first of each result.
+# One operation per input number, except for the first number of each result.
 REDUCTIONS = frozenset("reduce_sum reduce_prod reduce_max reduce_min argmax argmin reduce".split())
 # Copies, selections, comparisons, bits, and communication without arithmetic.
 FREE = frozenset(
@@ -43,7 +43,7 @@ COMPLEX = {
 
 
 def flops_of(eqn: Any) -> int | None:
-    """Of one equation; None where the primitive is in no list."""
+    """Return the operations of one equation; None for an unknown primitive."""
     name = eqn.primitive.name
     if name in FREE:
         return 0
@@ -74,7 +74,7 @@ def flops_of(eqn: Any) -> int | None:
 
 
 def traffic_of(eqn: Any) -> int:
-    """Bytes read and written by one equation; of slices, gathers and updates what they touch."""
+    """Return the bytes that one equation reads and writes. Slices, gathers and updates count what they access."""
     name = eqn.primitive.name
     reads, writes = [v.aval for v in eqn.invars], [v.aval for v in eqn.outvars]
     if name in ("dynamic_slice", "gather", "slice"):
@@ -91,7 +91,7 @@ def _dot(params: Any, operands: list, result: Any) -> int:
 
 
 def _convolution(params: Any, operands: list, result: Any) -> int:
-    """Products with inserted zeros (padding, dilation) do not count."""
+    """Count a convolution without the products with inserted zeros (padding, dilation)."""
     numbers = params["dimension_numbers"]
     pairs = 1
     strides, padding = params["window_strides"], params["padding"]
@@ -111,7 +111,7 @@ def _ragged_dot(params: Any, operands: list, result: Any) -> int:
 
 
 def _qr(params: Any, operands: list, result: Any) -> int:
-    """Householder's: the factors, 2 m n^2 - 2/3 n^3, and the same again for an explicit Q."""
+    """Count the Householder QR: 2 m n^2 - 2/3 n^3 for the factors, and as many for an explicit Q."""
     *batch, m, n = operands[0].shape
     m, n = max(m, n), min(m, n)
     return 2 * math.prod(batch) * (2 * m * n * n - 2 * n**3 // 3)
@@ -134,7 +134,7 @@ def _triangular_solve(params: Any, operands: list, result: Any) -> int:
 
 
 def _fft(params: Any, operands: list, result: Any) -> int:
-    """The customary 5 n log2 n of one complex transform of n numbers, half of it for real ones."""
+    """Count the customary 5 n log2 n for a complex transform of n numbers, and half of that for a real one."""
     n = math.prod(params["fft_lengths"])
     both = _complex(operands[0]) and _complex(result)
     larger = (
@@ -145,7 +145,7 @@ def _fft(params: Any, operands: list, result: Any) -> int:
     return round((5 if both else 2.5) * larger * math.log2(max(n, 1)))
 
 
-# In real multiplications and additions, leading order for factorisations.
+# In real multiplications and additions; leading order for factorizations.
 PRODUCTS = {
     "dot_general": _dot,
     "conv_general_dilated": _convolution,

@@ -1,8 +1,9 @@
 r"""Rounding emulated in float64: of arrays, of a carry after each step, of the operands of products.
 
-Emulation separates what a program in low precision does all at once. ``lax.reduce_precision`` rounds to nearest even,
-as casting does, and compilers may not remove it, as they may a cast there and back. Below the smallest normal number it
-gives zero, as XLA does on CPUs where the exponent has the eight bits of float32; float16 keeps its subnormal numbers.
+The emulation separates the kinds of rounding that a program in low precision combines. ``lax.reduce_precision`` rounds
+to nearest even, as a cast does, and compilers may not remove it, unlike a cast there and back. Below the smallest
+normal number it returns zero, as XLA does on CPUs for formats with the eight exponent bits of float32. Subnormal
+numbers of float16 are kept.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
 class Format(NamedTuple):
-    """A floating-point format: how many bits its exponent and its mantissa (without the leading one) have."""
+    """A floating-point format: the bits of its exponent and of its mantissa (without the leading one)."""
 
     exponent_bits: int
     mantissa_bits: int
@@ -33,7 +34,7 @@ TF32 = Format(8, 10)
 
 
 def format_of(dtype: Any) -> Format:
-    """That of a dtype; of a complex one, that of its parts.
+    """Return the format of a dtype; for a complex dtype, the format of its parts.
 
     Example:
         >>> format_of("bfloat16")
@@ -44,7 +45,7 @@ def format_of(dtype: Any) -> Format:
 
 
 def round_to(tree: Any, form: Format) -> Any:
-    """The real and complex arrays of a tree, rounded, in the dtype that they have."""
+    """Round the real and complex arrays of a tree to a format; their dtypes stay."""
 
     def one(x: Any) -> Any:
         if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
@@ -62,7 +63,7 @@ def round_to(tree: Any, form: Format) -> Any:
 
 
 def kept_in(x: jax.Array, form: Format) -> jax.Array:
-    """An array after being kept in a format: rounded; on the way back its cotangent is rounded, too."""
+    """Round an array to a format, and its cotangent in the backward pass, as if both were stored in that format."""
 
     @jax.custom_vjp
     def kept(x: jax.Array) -> jax.Array:
@@ -73,9 +74,9 @@ def kept_in(x: jax.Array, form: Format) -> jax.Array:
 
 
 def step_by_step(layer: Layer, forms: Any = None) -> Layer:
-    """The layer as the loop of its step; with a tree of `Format` like the carry, each leaf kept in its own.
+    """Return the layer as a loop over its step. With `forms`, round each leaf of the carry to its own format.
 
-    Leaves whose format is None stay as they are.
+    A leaf whose format is None is not rounded.
     """
 
     def keep(carry: Any) -> Any:
@@ -96,9 +97,9 @@ def step_by_step(layer: Layer, forms: Any = None) -> Layer:
 
 
 def product_formats(function: Callable, *args: Any) -> dict[tuple, Format]:
-    """In which format the operands of each product of a function are: by the kind of product and its shapes.
+    """Return the format of the operands of each product in a function, by the kind of product and its shapes.
 
-    Where products of the same kind and shapes differ, the narrower format.
+    If products of one kind and shape differ, the narrower format wins.
     """
     found: dict[tuple, Format] = {}
     for eqn in _products(jax.make_jaxpr(function)(*args).jaxpr):
@@ -111,23 +112,23 @@ def product_formats(function: Callable, *args: Any) -> dict[tuple, Format]:
 
 
 def with_rounded_products(function: Callable, form_of: Callable[[tuple], Format]) -> Callable:
-    """The function with the operands of every product of arrays rounded, and nothing else.
+    """Return the function with the operands of every product of arrays rounded, and no other rounding.
 
-    It is evaluated equation by equation, so differentiate first: of a gradient, the products of the backward pass are
-    rounded like those of the forward pass.
+    The function is evaluated equation by equation. Differentiate first: the products of the backward pass of a gradient
+    are then rounded like the products of the forward pass.
 
     Args:
-        function: of trees of arrays.
+        function: a function of trees of arrays.
         form_of: the format, by the kind of the product as in `product_formats`.
 
     Raises:
-        TypeError: where a product lies inside a primitive that cannot be looked into (a kernel, a sharded map).
+        TypeError: for a product inside a primitive that cannot be evaluated (a kernel, a sharded map).
     """
     return rewritten(function, partial(_apply, form_of))
 
 
 def _apply(form_of: Callable, eqn: Any, operands: list) -> list:
-    """The results of one equation."""
+    """Return the results of one equation."""
     name, params = eqn.primitive.name, eqn.params
 
     def call(closed: Any) -> Callable:

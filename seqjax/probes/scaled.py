@@ -1,4 +1,4 @@
-"""Numbers beyond the range of floats: an array with an integer exponent per example."""
+"""Numbers beyond the range of floats: arrays with an integer exponent per example."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from seqjax.ops.tap import norm
 
 
 class Scaled(NamedTuple):
-    """The array ``mantissa * 2**exponent``, one exponent per example; the largest entry of mantissa is near one.
+    """The array ``mantissa * 2**exponent`` with one exponent per example. The largest entry of mantissa is near one.
 
     Exponents are integers because a float32 sum of logarithms would drift.
     """
@@ -21,12 +21,12 @@ class Scaled(NamedTuple):
 
 
 def unscaled(array: jax.Array, batch_ndim: int) -> Scaled:
-    """An array ``[*B, ...]`` as it is, with exponents of zero."""
+    """Return an array ``[*B, ...]`` with exponents of zero."""
     return Scaled(array, jnp.zeros(array.shape[:batch_ndim], jnp.int32))
 
 
 def scale(array: jax.Array, exponent: jax.Array) -> jax.Array:
-    """``array * 2**exponent``, exactly; exponents [*B] below any float's range give zero."""
+    """Return ``array * 2**exponent`` exactly. Exponents [*B] below the range of the dtype give zero."""
     real = jnp.finfo(array.dtype).dtype
     half = jnp.clip(exponent, -2000, 2000) // 2
     for part in (half, jnp.clip(exponent, -2000, 2000) - half):  # twice: 2**exponent itself may overflow
@@ -35,7 +35,7 @@ def scale(array: jax.Array, exponent: jax.Array) -> jax.Array:
 
 
 def normalise(scaled: Scaled, batch_ndim: int) -> Scaled:
-    """The same numbers, the largest entry of each example's mantissa in [1/2, 1)."""
+    """Return equal numbers, with the largest entry of each example's mantissa in [1/2, 1)."""
     axes = tuple(range(batch_ndim, scaled.mantissa.ndim))
     size = jnp.max(jnp.abs(scaled.mantissa), axes, initial=0)
     ordinary = jnp.isfinite(size) & (size > 0)
@@ -45,7 +45,7 @@ def normalise(scaled: Scaled, batch_ndim: int) -> Scaled:
 
 
 def align(terms: Sequence[Scaled], batch_ndim: int) -> tuple[list[jax.Array], jax.Array]:
-    """The arrays of all terms at one exponent: the largest among those that are not zero."""
+    """Bring the arrays of all terms to one exponent, the largest exponent among nonzero terms."""
     lowest = jnp.iinfo(jnp.int32).min // 2
     terms = [normalise(term, batch_ndim) for term in terms]
 
@@ -55,28 +55,28 @@ def align(terms: Sequence[Scaled], batch_ndim: int) -> tuple[list[jax.Array], ja
 
     top = jnp.max(jnp.stack([rank(term) for term in terms]), 0)
     top = jnp.where(top == lowest, 0, top)
-    # Only a term of zeros lies above the top; there the minimum keeps 0 * inf away.
+    # Only a term of zeros lies above the top; the minimum avoids 0 * inf there.
     return [scale(term.mantissa, jnp.minimum(term.exponent - top, 0)) for term in terms], top
 
 
 def add(terms: Sequence[Scaled], batch_ndim: int) -> Scaled:
-    """The sum of scaled arrays of one shape."""
+    """Add scaled arrays of one shape."""
     brought, top = align(terms, batch_ndim)
     return Scaled(sum(brought[1:], brought[0]), top)
 
 
 def log_norm(scaled: Scaled, batch_ndim: int) -> jax.Array:
-    """Natural logarithm ``[*B]`` of the 2-norm."""
+    """Return the natural logarithm ``[*B]`` of the 2-norm."""
     return logarithm(norm(scaled.mantissa, batch_ndim), scaled.exponent)
 
 
 def sum_of_squares(norms: Sequence[Scaled]) -> tuple[jax.Array, jax.Array]:
-    """The summed squares ``[k, *A]`` of arrays of scaled numbers, times ``4**-exponent``, and that exponent ``[*A]``.
+    """Return the summed squares ``[k, *A]`` of arrays of scaled numbers, times ``4**-exponent``, and that exponent.
 
-    The exponent is the largest along the first axis and among the arrays: squares that are lost beside it are nothing.
+    The exponent ``[*A]`` is the largest along the first axis and among the arrays; smaller squares may underflow.
 
     Args:
-        norms: non-negative numbers ``[k, *A]``, each with an exponent of its own.
+        norms: non-negative numbers ``[k, *A]``, each with its own exponent.
     """
     lowest = jnp.iinfo(jnp.int32).min // 2
     mantissa, exponent = (jnp.stack(parts) for parts in zip(*norms, strict=True))
@@ -87,11 +87,11 @@ def sum_of_squares(norms: Sequence[Scaled]) -> tuple[jax.Array, jax.Array]:
 
 
 def logarithm(number: jax.Array, exponent: jax.Array) -> jax.Array:
-    """``log(number * 2**exponent)``; -inf for zero, with a derivative of zero."""
+    """Return ``log(number * 2**exponent)``; -inf for zero, with a derivative of zero."""
     log = jnp.where(number == 0, -jnp.inf, jnp.log(jnp.where(number == 0, 1, number)))
     return log + exponent.astype(number.dtype) * jnp.log(jnp.asarray(2, number.dtype))
 
 
 def without_float0(tree: Any) -> Any:
-    """A gradient with plain zeros where JAX has float0, the dtype of gradients by integers, which no loop takes."""
+    """Replace float0, the dtype of gradients with respect to integers, by plain zeros, since loops reject float0."""
     return jax.tree.map(lambda d: jnp.zeros(d.shape, bool) if d.dtype == jax.dtypes.float0 else d, tree)

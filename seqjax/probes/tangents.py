@@ -1,10 +1,11 @@
-r"""Tangents carried along a trajectory: k vectors pushed through the Jacobians, kept apart by QR.
+r"""Tangents along a trajectory: k vectors pushed through the Jacobians and orthogonalized by QR.
 
 .. math::
     J_t Q_{t-1} = Q_t R_t, \qquad R_t \text{ upper triangular with a diagonal} \ge 0
 
-The diagonal of R_t says by how much each tangent grows across what those before it span. Its logarithms add up over
-time without overflow, whatever T is. Backwards, the same with :math:`J_t^\top` from the last step to the first.
+The diagonal of :math:`R_t` is the growth of each tangent orthogonal to the tangents before it. The logarithms add up
+over time without overflow at any T. The backward direction replaces :math:`J_t` by :math:`J_t^\top`, from the last step
+to the first.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -16,20 +17,21 @@ from seqjax.checks import check_whole
 from seqjax.ops.select import select
 from seqjax.probes.system import Inputs, System
 
-PARTS = 16  # of a block: sums of sums lose less than one long sum
-LEAST_ACROSS = 0.1  # of its length that a tangent keeps across those before it, in the adaptive mode
-LONGEST = 1e6  # tangents without QR stay between this and its inverse, whose squares float32 can hold
+PARTS = 16  # of a block: sums of sums have smaller rounding errors than one long sum
+LEAST_ACROSS = 0.1  # adaptive mode: share of a tangent's length orthogonal to the tangents before it
+LONGEST = 1e6  # tangents without QR stay between this and its inverse; float32 holds the squares
 
 
 class Counting(NamedTuple):
-    """Which steps count, and for what.
+    """The steps that count, and the block to which each belongs.
 
     Attributes:
-        part: ``[T, B]`` int32: the part of a block that a step belongs to, ``blocks * PARTS`` where it does not count.
-        steps: ``[B]``: how many steps count.
-        closing: ``[T]`` bool: a part of the result ends with this step for some example.
-        opening: ``[T]`` bool: the same for those who come from the end.
-        blocks: how many.
+        part: ``[T, B]`` int32: the part of a block that a step belongs to; ``blocks * PARTS`` if the step does not
+            count.
+        steps: ``[B]``: the number of steps that count.
+        closing: ``[T]`` bool: a block or segment ends with this step for some example.
+        opening: ``[T]`` bool: a block or segment begins with this step for some example.
+        blocks: the number of blocks.
     """
 
     part: jax.Array
@@ -40,13 +42,13 @@ class Counting(NamedTuple):
 
 
 def count_steps(system: System, warm_up: int, blocks: int) -> Counting:
-    """Count the steps that happen, without the first `warm_up` of them after the start and after each reset."""
+    """Count the steps that happen, except the first `warm_up` steps after the start and after each reset."""
     happened, reset = system.happened, system.inputs.reset
     so_far = jnp.cumsum(happened, 0, dtype=jnp.int32)
     at_reset = jnp.zeros_like(so_far)
     if reset is not None:
         at_reset = jax.lax.cummax(jnp.where(reset, so_far - happened, 0))
-    warm = so_far - at_reset > warm_up  # true at masked steps after one that counts: they change nothing
+    warm = so_far - at_reset > warm_up  # true at masked steps after one that counts, which have no effect
     index = jnp.maximum(jnp.cumsum(happened & warm, 0, dtype=jnp.int32) - 1, 0)
     steps = jnp.sum(happened & warm, 0, dtype=jnp.int32)
     parts = blocks * PARTS
@@ -62,7 +64,7 @@ def count_steps(system: System, warm_up: int, blocks: int) -> Counting:
 
 
 def start_tangents(system: System, k: int, key: jax.Array | None) -> jax.Array:
-    """The tangents ``[S, k]`` at the start and after resets: the unit vectors for k = S without key, else random."""
+    """Return the first tangents ``[S, k]``, also after resets: unit vectors for k = S without a key, else random."""
     if key is None and k == system.size:
         return jnp.eye(k, dtype=system.dtype)
     key = jax.random.key(0) if key is None else key
@@ -78,13 +80,15 @@ def log_growth(
     key: jax.Array | None = None,
     backward: bool = False,
 ) -> jax.Array:
-    r"""The logarithms ``[T, B, k]`` of the diagonals of R, zero at steps without QR.
+    r"""Return the logarithms ``[T, B, k]`` of the diagonals of R, zero at steps without QR.
 
-    A QR that does not happen at every step, ends at those steps where something begins for one of the examples: a
-    segment, what counts, a block. ``"adaptive"`` does one when a tangent keeps less than a tenth of its length across
-    those before it, measured by a Cholesky factor of their Gram matrix, which is a fraction of the work; rounding is
-    then at most ten times that of a QR at every step.
-    Differentiable where R has no zeros in its diagonal; one step is kept in memory as its carry and tangents.
+    If QR does not run at every step, it runs at the steps where a segment, a block or the counting begins for some
+    example. ``"adaptive"`` runs QR when less than a tenth of a tangent's length is orthogonal to the tangents before
+    it. The Cholesky factor of the Gram matrix measures this share at a fraction of the work of a QR. The rounding error
+    is then at most ten times that of a QR at every step.
+
+    The result is differentiable if the diagonal of R has no zeros. The backward pass stores the carry and tangents of
+    each step.
     """
     basis = start_tangents(system, k, key)
     tangents = jnp.broadcast_to(basis, (system.batch, *basis.shape))
@@ -98,7 +102,7 @@ def log_growth(
     ) -> tuple[jax.Array, jax.Array]:
         if qr_every == 1:
             q, log_r = orthonormalise(moved)
-            # A step that does not happen leaves the tangents as they are, to the last bit.
+            # A masked step leaves every bit of the tangents unchanged.
             return (
                 (q, log_r) if mask is None else select(now.mask, (q, log_r), (before, jnp.zeros_like(log_r)))
             )
@@ -146,7 +150,7 @@ def log_growth(
 
 
 def orthonormalise(tangents: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Q ``[..., S, k]`` and the logarithms ``[..., k]`` of the diagonal of R, which is not negative."""
+    """Return Q ``[..., S, k]`` and the logarithms ``[..., k]`` of the non-negative diagonal of R."""
     q, r = jnp.linalg.qr(tangents)
     diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)
     sign = jnp.where(diagonal < 0, -1, 1).astype(q.dtype)
@@ -154,17 +158,17 @@ def orthonormalise(tangents: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def ill_conditioned(tangents: jax.Array) -> jax.Array:
-    """Whether tangents ``[S, k]`` are about to depend on each other, or to leave the range of floats."""
+    """Return whether tangents ``[S, k]`` are nearly dependent, or near the limits of the range of floats."""
     lengths = jnp.linalg.norm(tangents, axis=0)
     unit = tangents / jnp.where(lengths > 0, lengths, 1)
     gram = jnp.matmul(unit.T, unit, precision=jax.lax.Precision.HIGHEST)
-    across = jnp.diagonal(jnp.linalg.cholesky(gram))  # NaN where they do depend on each other
+    across = jnp.diagonal(jnp.linalg.cholesky(gram))  # NaN for dependent tangents
     fine = (across > LEAST_ACROSS) & (lengths < LONGEST) & (lengths > 1 / LONGEST)
     return ~jnp.all(fine)
 
 
 def log_determinants(system: System) -> jax.Array:
-    r""":math:`\log |\det J_t|` ``[T, B]``, from the whole Jacobian of each step; zero where it does not happen."""
+    r"""Return :math:`\log |\det J_t|` ``[T, B]`` from the whole Jacobian of each step; zero at masked steps."""
 
     def one(entering: Any, x: Any) -> jax.Array:
         return jnp.linalg.slogdet(system.jacobian(entering, x))[1]
@@ -179,7 +183,7 @@ def log_determinants(system: System) -> jax.Array:
 
 
 def sum_parts(counting: Counting, values: jax.Array) -> jax.Array:
-    """Sums ``[B, blocks, ...]`` over each block of values ``[T, B, ...]``, of the steps that count."""
+    """Sum values ``[T, B, ...]`` over the counted steps of each block: ``[B, blocks, ...]``."""
     parts = counting.blocks * PARTS
 
     def one(values: jax.Array, part: jax.Array) -> jax.Array:
@@ -190,6 +194,6 @@ def sum_parts(counting: Counting, values: jax.Array) -> jax.Array:
 
 
 def check_qr_every(who: str, qr_every: Any) -> None:
-    """Raise a ValueError unless it is a whole number or "adaptive"."""
+    """Raise a ValueError unless `qr_every` is a whole number or "adaptive"."""
     if qr_every != "adaptive":
         check_whole(f"{who}(qr_every)", qr_every, 1, note=', or "adaptive"')

@@ -1,4 +1,4 @@
-"""Which time constants a dtype can hold."""
+"""The time constants that a dtype can represent."""
 
 import math
 from typing import Any
@@ -10,16 +10,17 @@ from seqjax.probes.rounding import TF32
 
 
 def longest_time_constant(dtype: Any) -> float:
-    r"""The longest time constant :math:`-1 / \ln \lambda` in steps of a decay below one that the dtype can hold.
+    r"""Return the longest time constant :math:`-1 / \ln \lambda` in steps of a decay below one in a dtype.
 
-    The largest number below one is :math:`1 - 2^{-p}` with p digits of precision, so it is about :math:`2^p`: 256 steps
-    in bfloat16. Keeping :math:`\log \lambda`, or :math:`1 - \lambda`, instead of the decay itself avoids the limit.
+    The largest number below one is :math:`1 - 2^{-p}` with p digits of precision, so the longest time constant is about
+    :math:`2^p`: 256 steps in bfloat16. Storing :math:`\log \lambda` or :math:`1 - \lambda` instead of the decay avoids
+    the limit.
 
     Args:
-        dtype: a name or dtype; "tf32" for the operands of products that are rounded to ten bits of mantissa.
+        dtype: a name or dtype; "tf32" stands for operands of products rounded to ten bits of mantissa.
 
     Raises:
-        ValueError: for something that is no floating dtype.
+        ValueError: if `dtype` is not a floating dtype.
 
     Example:
         >>> [round(longest_time_constant(dtype), 1) for dtype in ("bfloat16", "float16", "tf32", "float32")]
@@ -29,17 +30,17 @@ def longest_time_constant(dtype: Any) -> float:
 
 
 def unrepresentable_share(decays: Any, dtype: Any) -> float:
-    r"""The share of decays, or eigenvalues, whose time constant is finite and longer than the dtype can hold.
+    r"""Return the share of decays, or eigenvalues, whose finite time constant is too long for a dtype.
 
-    That is :math:`1 - 2^{-p} < |\lambda| < 1`: such a decay is rounded to one, which never forgets, or to the largest
-    number below one. A modulus of one or more has no finite time constant and does not count.
+    Such a decay has :math:`1 - 2^{-p} < |\lambda| < 1`. It is rounded to one, so that the state does not decay, or to
+    the largest number below one. A modulus of one or more has no finite time constant and does not count.
 
     Args:
-        decays: real or complex, any shape; of complex ones the modulus counts.
+        decays: real or complex numbers of any shape. The modulus of a complex number counts.
         dtype: as in `longest_time_constant`.
 
     Raises:
-        ValueError: for no decays at all, NaN among them, or something that is no floating dtype.
+        ValueError: for an empty array, NaN, or if `dtype` is not a floating dtype.
 
     Example:
         >>> import numpy as np
@@ -56,7 +57,7 @@ def unrepresentable_share(decays: Any, dtype: Any) -> float:
 
 
 def dtype_names(who: str, dtypes: Any) -> list[str]:
-    """The names of floating dtypes, "tf32" among them; a ValueError for anything else, or for none."""
+    """Return the names of floating dtypes, "tf32" included; raise a ValueError for anything else, or for none."""
     wanted = "floating dtypes such as 'bfloat16', 'float16', 'float32' or 'tf32'"
     found = []
     for dtype in [dtypes] if isinstance(dtypes, str) else dtypes:
@@ -76,6 +77,6 @@ def dtype_names(who: str, dtypes: Any) -> list[str]:
 
 
 def _gap_below_one(who: str, dtype: Any) -> float:
-    """One minus the largest number below one."""
+    """Return one minus the largest number below one."""
     (name,) = dtype_names(who, [dtype])
     return 2.0 ** -(TF32.mantissa_bits + 1) if name == "tf32" else float(jnp.finfo(name).epsneg)

@@ -7,7 +7,7 @@ from seqjax.ops.tap import norm
 
 
 def unit(vector: jax.Array) -> jax.Array:
-    """A vector over its norm; NaN for zero."""
+    """Divide a vector by its norm; NaN for zero."""
     largest = jnp.max(jnp.abs(vector), initial=0)
     safe = jnp.where(largest > 0, largest, jnp.ones_like(largest))
     vector = vector / safe
@@ -15,5 +15,5 @@ def unit(vector: jax.Array) -> jax.Array:
 
 
 def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Of the angle between two vectors, whatever their norms; NaN where one is zero."""
+    """Return the cosine of the angle between two vectors of any norms; NaN if one is zero."""
     return jnp.clip(jnp.vdot(unit(a), unit(b)), -1, 1)

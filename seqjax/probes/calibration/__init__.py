@@ -1,7 +1,7 @@
-"""Calibration: every probe against closed forms. `run` gives the table that heads each report.
+"""Calibration: every probe against closed forms. `run` returns the table at the top of each report.
 
-The list of checks is `CHECKS`; each belongs to one id of the list of closed forms (C1 to C28), computes the exact value
-from the formula by NumPy in float64, and the measured one with the probe, in the dtype that is calibrated.
+`CHECKS` lists the checks. Each check belongs to one id of the closed forms (C1 to C28, see `CLOSED_FORMS`). It computes
+the exact value from the formula by NumPy in float64, and the measured value with the probe in the calibrated dtype.
 """
 
 from collections.abc import Iterable
@@ -26,8 +26,22 @@ from seqjax.probes.calibration.base import (
     run_checks,
     to_json,
 )
+from seqjax.probes.calibration.closed_forms import CLOSED_FORMS, ClosedForm
 
-__all__ = ["CHECKS", "DTYPES", "IDS", "Check", "Dtype", "Progress", "Row", "Values", "run", "to_json"]
+__all__ = [
+    "CHECKS",
+    "CLOSED_FORMS",
+    "DTYPES",
+    "IDS",
+    "Check",
+    "ClosedForm",
+    "Dtype",
+    "Progress",
+    "Row",
+    "Values",
+    "run",
+    "to_json",
+]
 
 THEMES = (singular, lyapunov, transport, influence, estimators, baselines, algorithms, precision)
 CHECKS: tuple[Check, ...] = tuple(
@@ -39,13 +53,13 @@ IDS: tuple[str, ...] = tuple(dict.fromkeys(check.id for check in CHECKS))
 def run(
     dtype: Dtype = "float64", *, only: Iterable[str] | None = None, progress: Progress | None = None
 ) -> tuple[Row, ...]:
-    """Run the checks: one row each, in the order of their ids.
+    """Run the checks and return one row each, in the order of their ids.
 
     Args:
-        dtype: what the probes compute in, "float64" or "float32"; tolerances are stated for both. Float64 need not be
-            enabled, and stays as it is.
+        dtype: the dtype of the probes, "float64" or "float32"; each check has a tolerance for both. The function
+            enables float64 by itself and restores the setting.
         only: ids such as "C5"; None for all.
-        progress: called with the number of checks done, their number in all, and what comes next.
+        progress: called with the number of finished checks, the number of all checks, and the name of the next check.
 
     Raises:
         ValueError: for an unknown dtype or id.

@@ -1,4 +1,4 @@
-"""Algorithms that must be exact: checkpoints, adjoints, methods, Newton's iterations: C25, C28."""
+"""Checks of exact algorithms: checkpoints, adjoints, methods, Newton's iterations (C25, C28)."""
 
 import functools
 import math
@@ -21,7 +21,7 @@ from seqjax.probes.parallel import Parallelizability, parallelizability
 from seqjax.probes.system import bind
 
 SLOTS = (10, 20, 32)
-# Reverse mode by the first method, whose derivative may be written by hand; forward mode of the loop by the second.
+# The first method runs reverse mode, possibly with a custom derivative; the second runs forward mode of the loop.
 KINDS: tuple[tuple[Cell, Method, Method], ...] = (
     (gru(2), Sequential(), Sequential(gradient="autodiff")),
     (lru(2), Associative(), Sequential(gradient="autodiff")),
@@ -29,7 +29,7 @@ KINDS: tuple[tuple[Cell, Method, Method], ...] = (
 
 
 def revolve_advances(dtype: Any) -> Values:
-    """Steps that the plan runs forward without a tape."""
+    """Count the steps that the schedule runs forward without a tape."""
 
     def closed_form(num_steps: int, slots: int) -> int:
         repeats = next(r for r in range(num_steps) if math.comb(slots + r, slots) >= num_steps)
@@ -40,7 +40,7 @@ def revolve_advances(dtype: Any) -> Values:
 
 
 def adjointness(dtype: Any) -> Values:
-    r"""The products :math:`\langle Jv, w\rangle` (forward mode) and :math:`\langle v, J^\top w\rangle` (reverse)."""
+    r"""Compare :math:`\langle Jv, w\rangle` (forward mode) with :math:`\langle v, J^\top w\rangle` (reverse mode)."""
     forward, reverse = [], []
     for number, (cell, by_hand, autodiff) in enumerate(KINDS):
         xs = jnp.asarray(gaussian(number, 6, 2, 3), dtype)
@@ -79,7 +79,7 @@ LENGTH = 1024
 
 
 def methods_agree(dtype: Any) -> Values:
-    """An LRU in parallel over time, value and input gradient, relative to the sequential ones' largest entries."""
+    """Compare an LRU in parallel over time with the loop: outputs and input gradients, over the largest entry."""
     cell = lru(4, r_max=0.99, param_dtype=dtype)
     xs = jnp.asarray(gaussian(0, LENGTH, 1, 4), dtype)
     params = jax.jit(cell.init)(jax.random.key(0), xs[0])
@@ -103,12 +103,12 @@ def methods_agree(dtype: Any) -> Values:
 
 
 def newton_on_a_linear_cell(dtype: Any) -> Values:
-    """Iterations that Newton's method takes where linearising changes nothing."""
+    """Count the iterations of Newton's method on a linear cell."""
     return Values(1, _newton(elman(4, activation="identity"), 0.9, dtype).iterations[0])
 
 
 def newton_on_a_chaotic_cell(dtype: Any) -> Values:
-    """Iterations beyond T, infinite if it has not converged by then."""
+    """Count the iterations beyond T; infinite without convergence."""
     found = _newton(elman(4), 3.0, dtype)
     excess = max(int(found.iterations[0]) - int(found.lengths[0]), 0)
     return Values(0, excess if found.converged[0] else math.inf)
@@ -124,9 +124,9 @@ def _newton(cell: Cell, gain: float, dtype: Any) -> Parallelizability:
 
 CHECKS = (
     Check("C25", "Revolve: forward steps for T=1000 and s=10, 20, 32 slots", revolve_advances, 0, 0),
-    # Both are sums of some hundred products of numbers that went through 6 steps.
+    # Both are sums of some hundred products of numbers after 6 steps.
     Check("C28", "<Jv, w> = <v, J'w>: GRU, LRU", adjointness, 1e-13, 1e-4),
-    # A rounding at each of the log2 T = 10 levels of the prefix, and as many in the loop it is compared with.
+    # One rounding at each of the log2 T = 10 levels of the prefix sum, and as many in the loop.
     Check(
         "C28",
         f"LRU: associative and chunked against sequential, T={LENGTH}, eps log2 T",

@@ -1,4 +1,4 @@
-"""What a check is, and how checks are run: every one gives a row, whatever happens inside it."""
+"""Checks, and the function that runs them. Each check returns a row, even if it raises."""
 
 import math
 import time
@@ -14,7 +14,7 @@ Dtype = Literal["float64", "float32"]
 
 
 class Values(NamedTuple):
-    """What a check compares: arrays of one shape, or numbers.
+    """The values that a check compares: arrays of one shape, or numbers.
 
     ``exact`` is computed from the formula, by NumPy in float64; ``measured`` comes from the probe.
     """
@@ -24,14 +24,14 @@ class Values(NamedTuple):
 
 
 class Check(NamedTuple):
-    """One closed form and the probe that is held against it.
+    """One closed form and the probe to compare with it.
 
     Attributes:
         id: C1, C2, ... as in the list of closed forms; one id may have several checks.
-        quantity: what is compared, in words.
-        measure: ``dtype -> Values``; everything in it is computed in that dtype.
-        float64: greatest error allowed in float64.
-        float32: greatest error allowed in float32.
+        quantity: the compared quantity in words.
+        measure: ``dtype -> Values``; the probe computes in that dtype.
+        float64: the tolerance in float64.
+        float32: the tolerance in float32.
         relative: whether errors are relative to the exact value, entry by entry, or absolute.
     """
 
@@ -44,20 +44,20 @@ class Check(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The outcome of one check. Of several numbers, exact and measured are the two that differ most.
+    """The result of one check. Of several numbers, `exact` and `measured` are the pair with the largest error.
 
     Attributes:
-        id: of the check.
-        quantity: of the check.
-        exact: the closed form's value; NaN where the check raised.
-        measured: the probe's value; NaN where the check raised.
-        error: the largest difference, relative if ``relative``.
-        tolerance: the largest difference allowed in this dtype.
+        id: the id of the check.
+        quantity: the quantity of the check.
+        exact: the value of the closed form; NaN if the check raised.
+        measured: the value of the probe; NaN if the check raised.
+        error: the largest error, relative if ``relative``.
+        tolerance: the tolerance in this dtype.
         relative: whether error and tolerance are relative.
-        compared: how many numbers were compared.
-        passed: whether the error is within the tolerance; False where it is NaN.
-        seconds: compilation and run.
-        message: the text of an exception; otherwise empty.
+        compared: the number of compared numbers.
+        passed: whether the error is within the tolerance; False for NaN.
+        seconds: the time of compilation and run.
+        message: the text of an exception; empty if the check did not raise.
     """
 
     id: str
@@ -79,12 +79,12 @@ Progress = Callable[[int, int, str], Any]
 def run_checks(
     checks: Iterable[Check], dtype: Dtype = "float64", progress: Progress | None = None
 ) -> tuple[Row, ...]:
-    """Every check as a row, in order. A check that raises is a row that failed, with the text of its exception.
+    """Run checks in order and return one row each. A check that raises fails, with the text of its exception.
 
     Args:
-        checks: what to run.
-        dtype: what the probes compute in. Float64 need not be enabled.
-        progress: called with the number of checks done, their number in all, and what comes next.
+        checks: the checks to run.
+        dtype: the dtype of the probes. The function enables float64 by itself.
+        progress: called with the number of finished checks, the number of all checks, and the name of the next check.
 
     Raises:
         ValueError: for another dtype.
@@ -107,7 +107,7 @@ def _row(check: Check, dtype: Dtype) -> Row:
     found = Compared(math.nan, math.nan, math.nan, 0)
     try:
         found = compare(check, *check.measure(jnp.dtype(dtype)))
-    except Exception as error:  # one broken probe must not hide what the others say
+    except Exception as error:  # a broken probe must not hide the results of the others
         message = " ".join(f"{type(error).__name__}: {error}".split())
     tolerance = check.float64 if dtype == "float64" else check.float32
     return Row(
@@ -126,7 +126,7 @@ def _row(check: Check, dtype: Dtype) -> Row:
 
 
 class Compared(NamedTuple):
-    """The two numbers that differ most, by how much, and how many were compared."""
+    """The pair of numbers with the largest error, that error, and the number of compared numbers."""
 
     exact: float
     measured: float
@@ -135,7 +135,7 @@ class Compared(NamedTuple):
 
 
 def compare(check: Check, exact: Any, measured: Any) -> Compared:
-    """The largest difference, entry by entry; NaN where anything measured is NaN.
+    """Return the largest error, entry by entry; NaN if a measured number is NaN.
 
     Raises:
         ValueError: for arrays of two shapes, empty ones, or an exact value that is not finite.
@@ -149,7 +149,7 @@ def compare(check: Check, exact: Any, measured: Any) -> Compared:
         raise ValueError(f"{check.id}: expected a closed form that is finite, got {exact}.")
     errors = np.abs(measured - exact)
     if check.relative:
-        # An exact zero has no relative error: there anything else is infinitely wrong.
+        # Relative to an exact zero, any other number has an infinite error.
         errors = np.divide(errors, np.abs(exact), out=np.where(errors == 0, errors, np.inf), where=exact != 0)
     worst = int(np.argmax(errors))  # the first NaN, if there is one
     return Compared(
@@ -158,7 +158,7 @@ def compare(check: Check, exact: Any, measured: Any) -> Compared:
 
 
 def to_json(rows: Iterable[Row], dtype: Dtype) -> dict[str, Any]:
-    """The rows and where they were measured, ready for ``json.dumps``; numbers that are not finite become None."""
+    """Return rows, device and versions for ``json.dumps``; numbers that are not finite become None."""
     rows = tuple(rows)
     return {
         "dtype": dtype,
@@ -177,5 +177,5 @@ def _finite(value: Any) -> Any:
 
 
 def eps(dtype: Dtype) -> float:
-    """The distance from 1 to the next number."""
+    """Return the distance from 1 to the next number."""
     return float(jnp.finfo(dtype).eps)

@@ -1,4 +1,4 @@
-"""Losses of who remembers nothing, on the tasks: C23, C24."""
+"""Checks of the losses of the memoryless baseline on tasks (C23, C24)."""
 
 import functools
 import math
@@ -15,7 +15,7 @@ DELAYS = (100, 500, 1000)
 
 
 def copying_baseline(dtype: Any) -> Values:
-    """The mean loss, on sampled batches, of logits that know the time and nothing else; it has no variance."""
+    """Measure the mean loss of logits that depend on the time alone, on sampled batches; it has no variance."""
 
     @functools.partial(jax.jit, static_argnums=0)
     def blind(delay: int) -> Any:
@@ -23,7 +23,7 @@ def copying_baseline(dtype: Any) -> Values:
         targets = task.sample(jax.random.key(0), 4)[1]
         recalling = np.arange(delay + 20)[:, None] >= delay + 10
         is_blank = np.arange(9) == 8
-        # The logit of what is excluded: its probability, 1e-87, is zero beside 1 in either dtype.
+        # The logit of an excluded symbol: its probability of 1e-87 is negligible in either dtype.
         logits = np.where(recalling == is_blank, -200.0, 0.0)
         ys = jnp.broadcast_to(jnp.asarray(logits, dtype)[:, None], (delay + 20, 4, 9))
         return jnp.mean(task.loss(ys, targets))
@@ -33,7 +33,7 @@ def copying_baseline(dtype: Any) -> Values:
 
 
 def copying_stated(dtype: Any) -> Values:
-    """The number that the task gives as its baseline."""
+    """Read the baseline that the task states."""
     return Values(
         [10 * math.log(8) / (delay + 20) for delay in DELAYS],
         [copying(delay + 20).baseline for delay in DELAYS],
@@ -41,7 +41,7 @@ def copying_stated(dtype: Any) -> Values:
 
 
 def adding_baseline(dtype: Any) -> Values:
-    """The mean squared error of the guess 1, on 2^18 sampled sequences."""
+    """Measure the mean squared error of the prediction 1 on 2^18 sampled sequences."""
 
     @jax.jit
     def blind() -> Any:
@@ -53,7 +53,7 @@ def adding_baseline(dtype: Any) -> Values:
 
 
 def adding_stated(dtype: Any) -> Values:
-    """The number that the task gives as its baseline."""
+    """Read the baseline that the task states."""
     return Values(1 / 6, adding(4).baseline)
 
 

@@ -1,4 +1,4 @@
-"""Estimators and truncation: C11, C12, C28."""
+"""Checks of estimators and truncation (C11, C12, C28)."""
 
 import math
 from typing import Any
@@ -23,7 +23,7 @@ from seqjax.probes.system import bind
 
 
 def _gradient(estimator: Estimator, layer: Layer, loss: Any, params: Any, carry: Any, xs: jax.Array) -> Any:
-    """Of the total loss."""
+    """Return the gradient of the total loss."""
     init, update = estimator.bind(layer, loss)
 
     @jax.jit
@@ -44,7 +44,7 @@ def _half_square(ys: jax.Array, targets: Any) -> jax.Array:
 
 
 def _unit_inputs(dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """Carry and inputs of T + 1 examples, in each of which one of h_0 and x_1, ..., x_T has its standard deviation.
+    """Return carry and inputs of T + 1 examples. In each, one of h_0, x_1, ..., x_T is its standard deviation.
 
     The gradient of h_T^2 is quadratic in these independent numbers, so its expectation is the sum over the examples.
     """
@@ -54,7 +54,7 @@ def _unit_inputs(dtype: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def truncated_expectation(dtype: Any) -> Values:
-    """The relative bias of truncated backpropagation, in expectation."""
+    """Measure the relative bias of truncated backpropagation in expectation."""
     layer, params = recurrent(leaky(DECAY), Sequential()), jnp.full(1, DECAY, dtype)
     found = [
         float(_gradient(estimator, layer, _half_square, params, *_unit_inputs(dtype))[0])
@@ -64,7 +64,7 @@ def truncated_expectation(dtype: Any) -> Values:
 
 
 def bias_by_lag(dtype: Any) -> Values:
-    """The same for all windows up to 40, from the decomposition by lag."""
+    """Measure the relative bias for all windows up to 40 from the decomposition by lag."""
     params = jnp.full(1, DECAY, dtype)
     found = _bias(recurrent(leaky(DECAY), Sequential()), params, *_unit_inputs(dtype), _half_square, 40)
     return Values(DECAY ** (2 * np.arange(1, 41)), found.bias)
@@ -79,7 +79,7 @@ def _bias(layer: Layer, params: Any, carry: Any, xs: Any, loss: Any, max_window:
 
 
 def signal_to_noise_ratio(dtype: Any) -> Values:
-    """Of the gradients of 2^18 examples with Gaussian inputs."""
+    """Measure the signal to noise ratio of the gradients of 2^18 examples with Gaussian inputs."""
     decay, number = 0.7, 2**18
     layer = recurrent(leaky(decay), Sequential())
     params = jnp.full(1, decay, dtype)
@@ -104,7 +104,7 @@ REST = THETA * np.linalg.solve(np.eye(SIZE) - A, S)  # the fixed point, whose fi
 
 
 def _balancing(dtype: Any) -> tuple[Layer, jax.Array, jax.Array]:
-    """The layer, theta, and the carry at rest."""
+    """Return the layer, theta, and the carry at the fixed point."""
     a, s = jnp.asarray(A, dtype), jnp.asarray(S, dtype)
 
     def step(theta: jax.Array, h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -124,7 +124,7 @@ def _balancing_loss(ys: jax.Array, targets: Any) -> jax.Array:
 
 
 def _sensitivities(count: int) -> np.ndarray:
-    """dh_1/dtheta from the last 1, 2, ..., count steps."""
+    """Return dh_1/dtheta from the last 1, 2, ..., count steps."""
     terms, power = [], S.copy()
     for _ in range(count):
         terms.append(power[0])
@@ -133,7 +133,7 @@ def _sensitivities(count: int) -> np.ndarray:
 
 
 def balanced_influence(dtype: Any) -> Values:
-    """dh_1/dtheta, by the gradient over (h_1 - 1), in full and truncated in two windows."""
+    """Measure dh_1/dtheta, the gradient over (h_1 - 1), in full and truncated over two windows."""
     layer, theta, carry = _balancing(dtype)
     error = REST[0] - 1
     measured = []
@@ -145,7 +145,7 @@ def balanced_influence(dtype: Any) -> Values:
 
 
 def balanced_signs(dtype: Any) -> Values:
-    """The sign of the truncated gradient relative to the full one, for every window up to 100."""
+    """Compare the sign of the truncated gradient with that of the full gradient, for each window up to 100."""
     layer, theta, carry = _balancing(dtype)
     found = _bias(layer, theta, carry, jnp.zeros((200, 1, 1), dtype), _balancing_loss, 100)
     return Values(-np.sign(_sensitivities(100)), found.cosine)
@@ -155,7 +155,7 @@ def balanced_signs(dtype: Any) -> Values:
 
 
 def real_time(dtype: Any) -> Values:
-    """Two layers of LSTM over two chunks by RTRL, and over the whole by backpropagation, over the largest number."""
+    """Compare RTRL over two chunks with backpropagation, for two LSTM layers, relative to the largest number."""
     layer = serial(*(recurrent(lstm(2, param_dtype=dtype), Sequential()) for _ in range(2)))
     xs = jnp.asarray(gaussian(0, 6, 1, 2), dtype)
     params = jax.jit(layer.init)(jax.random.key(0), xs[0])
@@ -178,7 +178,7 @@ def real_time(dtype: Any) -> Values:
 
 
 CHECKS = (
-    # Sums of 161 terms; nothing is left of the start after 160 steps.
+    # Sums of 161 terms; the influence of the start is negligible after 160 steps.
     Check(
         "C11", "truncated BPTT, K=5, 20: expected relative bias lambda^2K", truncated_expectation, 1e-12, 1e-5
     ),
@@ -192,7 +192,7 @@ CHECKS = (
         0.04,
         relative=True,
     ),
-    # Of numbers up to 16, from sums that cancel.
+    # Numbers up to 16, from sums with cancellation.
     Check(
         "C12",
         "influence balancing: dh_1/dtheta in full, K=1, 19, 41, 100",

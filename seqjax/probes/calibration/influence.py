@@ -1,4 +1,4 @@
-"""What is left of a step at the end, and what the state owes to the params: C9, C10, C21, C28."""
+"""Checks of the influence of a step on the last carry, and of the sensitivity to params (C9, C10, C21, C28)."""
 
 import math
 from typing import Any
@@ -21,7 +21,7 @@ from seqjax.probes.system import Bound, bind
 
 
 def _log_influence(step: Bound, carry: Any, xs: jax.Array, num_probes: int | None) -> np.ndarray:
-    """``[T, B]``."""
+    """Return the log norms ``[T, B]``."""
 
     @jax.jit
     def measure(step: Bound, carry: Any, xs: jax.Array) -> jax.Array:
@@ -35,7 +35,7 @@ def _log_influence(step: Bound, carry: Any, xs: jax.Array, num_probes: int | Non
 
 
 def _tanh_network(dtype: Any) -> tuple[Bound, jax.Array, np.ndarray]:
-    """A network, its inputs, and the logarithms of the norms of its products of Jacobians, by NumPy."""
+    """Return a network, its inputs, and the norms of its products of Jacobians by NumPy."""
     w, w_x, xs = orthogonal(0, 6), gaussian(1, 2, 6), 0.5 * gaussian(2, 12, 1, 2)
     h, jacobians = np.zeros(6), []
     for x in xs[:, 0]:
@@ -49,13 +49,13 @@ def _tanh_network(dtype: Any) -> tuple[Bound, jax.Array, np.ndarray]:
 
 
 def frobenius_norm(dtype: Any) -> Values:
-    """By all unit vectors."""
+    """Measure the norm from all unit vectors."""
     step, xs, norms = _tanh_network(dtype)
     return Values(norms, np.exp(_log_influence(step, None, xs, None)[:, 0]))
 
 
 def random_probes(dtype: Any) -> Values:
-    """The squared norm by 4096 vectors of random signs."""
+    """Estimate the squared norm from 4096 vectors of random signs."""
     step, xs, norms = _tanh_network(dtype)
     return Values(norms**2, np.exp(2 * _log_influence(step, None, xs, 4096)[:, 0]))
 
@@ -67,7 +67,7 @@ RINGS, UNITS, LAGS = ((0.0, 1.0), (0.5, 0.99)), 2**15, np.array([1, 3, 10, 30])
 
 
 def ring(dtype: Any) -> Values:
-    """The mean of abs(lambda)^2T over the units of a layer; random signs are exact for diagonal Jacobians."""
+    """Measure the mean of abs(lambda)^2T over the units of a layer; random signs are exact for diagonal Jacobians."""
     exact, measured = [], []
     for r_min, r_max in RINGS:
         cell = lru(1, state_size=UNITS, r_min=r_min, r_max=r_max, param_dtype=dtype)
@@ -83,7 +83,7 @@ def ring(dtype: Any) -> Values:
 
 
 def leaky(decay: float) -> Cell:
-    """``h' = lambda h + x``, its only param lambda ``[1]``."""
+    """Return the cell ``h' = lambda h + x`` with the single param lambda ``[1]``."""
 
     def step(params: Any, h: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         h = params * h + x
@@ -100,7 +100,7 @@ CURSES, CURSE_STEPS = ((0.9, 0.0), (0.99, 0.0), (0.95, 0.9)), 1500
 
 
 def curse_of_memory(dtype: Any) -> Values:
-    r""":math:`E (dh/d\lambda)^2` without sampling: it is a sum over unit inputs, as dh/dlambda is linear in them."""
+    r"""Measure :math:`E (dh/d\lambda)^2` as a sum over unit inputs, since dh/dlambda is linear in the inputs."""
     layer, exact, measured = recurrent(leaky(0.0), Sequential()), [], []
 
     @jax.jit
@@ -128,7 +128,7 @@ VARIANCES, WIDTH = (0.9, 1.5, 2.0, 3.0), 1024
 
 
 def mean_field(dtype: Any) -> Values:
-    """The growth per step of the squared gradient in wide random networks, over 20 steps after 20 others."""
+    """Measure the growth per step of the squared gradient in wide random networks, over 20 steps after 20 steps."""
     z, h = gaussian(0, WIDTH, WIDTH) / math.sqrt(WIDTH), ElmanCarry(jnp.asarray(gaussian(1, 1, WIDTH), dtype))
     step = network(z, dtype, "tanh")
 
@@ -144,7 +144,7 @@ def mean_field(dtype: Any) -> Values:
 
 
 def growth(variance: float) -> float:
-    r""":math:`\chi = \sigma_w^2 E[\tanh'(\sqrt{q}\,z)^2]` at the fixed point :math:`q = \sigma_w^2 E[\tanh^2]`."""
+    r"""Return :math:`\chi = \sigma_w^2 E[\tanh'(\sqrt{q}\,z)^2]` at the root of :math:`q = \sigma_w^2 E[\tanh^2]`."""
 
     def after(q: float) -> float:
         return variance * gaussian_mean(lambda z: np.tanh(math.sqrt(q) * z) ** 2)
@@ -160,7 +160,7 @@ CHECKS = (
     Check(
         "C9", "LRU rings [0, 1] and [.5, .99]: E abs(lambda)^2T, T to 30", ring, 0.085, 0.085, relative=True
     ),
-    # What is left of the start after 1500 steps, at .99: 4e-11. In float32 1 - .99 is known to 3e-6, cubed.
+    # After 1500 steps at .99, the start contributes 4e-11. Float32 resolves 1 - .99 to 3e-6, and V is cubic in it.
     Check(
         "C10",
         "curse of memory, .9, .99, and .95 with correlated inputs",

@@ -1,4 +1,4 @@
-"""Lyapunov exponents of what they are known of: C1, C2, C5, C6, C7, C13, C14, C17, C28."""
+"""Checks of Lyapunov exponents (C1, C2, C5, C6, C7, C13, C14, C17, C28)."""
 
 import math
 from typing import Any
@@ -19,7 +19,7 @@ from seqjax.probes.system import Bound
 
 
 def _exponents(step: Any, carry: Any, xs: Any, **options: Any) -> np.ndarray:
-    """From the largest down, of the first example where there is a batch."""
+    """Return the exponents, largest first; of a batch those of the first example."""
     num_steps, xs = (xs, None) if isinstance(xs, int) else (None, xs)
 
     @jax.jit
@@ -38,20 +38,20 @@ SCALE, LONG = 0.8, 10_000
 
 
 def scaled_orthogonal(dtype: Any) -> Values:
-    """h = g Q h."""
+    """Measure the exponents of h = g Q h."""
     found = _exponents(network(SCALE * orthogonal(0, 5), dtype), None, jnp.zeros((LONG, 1, 1), dtype))
     return Values(np.full(5, math.log(SCALE)), found)
 
 
 def linear(dtype: Any) -> Values:
-    """h = W h with real and complex eigenvalues."""
+    """Measure the exponents of h = W h with real and complex eigenvalues."""
     w = gaussian(1, 5, 5) / math.sqrt(5)
     found = _exponents(network(w, dtype), None, jnp.zeros((LONG, 1, 1), dtype))
     return Values(np.sort(np.log(np.abs(np.linalg.eigvals(w))))[::-1], found)
 
 
 def gaussian_products(dtype: Any) -> Values:
-    """Independent matrices, N = 8, entries of variance 1/N."""
+    """Measure the exponents of products of independent matrices, N = 8, entries of variance 1/N."""
     matrices = jnp.asarray(gaussian(2, 6000, 8, 8) / math.sqrt(8), dtype)
     found = _exponents(lambda h, j: (j @ h, None), jnp.zeros(8, dtype), matrices)
     return Values([(math.log(2 / 8) + digamma((8 - k + 1) / 2)) / 2 for k in range(1, 9)], found)
@@ -61,7 +61,7 @@ def gaussian_products(dtype: Any) -> Values:
 
 
 def tanh_volume(dtype: Any) -> Values:
-    """Sum of the exponents, and the probe's own mean of ln abs(det J), against ln abs(det W) + sum ln(1 - h^2)."""
+    """Compare the sum of exponents, and the mean of ln abs(det J), with ln abs(det W) + sum ln(1 - h^2)."""
     w, w_x, xs = 0.9 * orthogonal(3, 4), gaussian(4, 2, 4), gaussian(5, 200, 1, 2)
     h, logs = np.zeros(4), []
     for x in xs[:, 0]:
@@ -78,7 +78,7 @@ def tanh_volume(dtype: Any) -> Values:
 
 
 def householder_volume(dtype: Any) -> Values:
-    """DeltaNet, beta in (0, 2): the columns of its state share I - beta k k'."""
+    """Measure DeltaNet, beta in (0, 2): all columns of its state have the Jacobian I - beta k k'."""
     cell = delta_net(2, num_heads=1, key_size=3, value_size=2, negative_eigenvalues=True, param_dtype=dtype)
     step, params, xs = initialised(cell, gaussian(6, 200, 1, 4), dtype)
     beta = 2 * sigmoid(np.asarray(xs, np.float64)[:, 0] @ params.w_beta)
@@ -87,7 +87,7 @@ def householder_volume(dtype: Any) -> Values:
 
 
 def henon_volume(dtype: Any) -> Values:
-    """Each step contracts areas by b."""
+    """Measure the sum of the exponents; each step contracts areas by b."""
     return Values(math.log(0.3), np.sum(_exponents(_henon, (jnp.asarray(0.1, dtype),) * 2, 200)))
 
 
@@ -95,7 +95,7 @@ def henon_volume(dtype: Any) -> Values:
 
 
 def gated_linear_attention(dtype: Any) -> Values:
-    """Rows of the state decay by the mean of ln alpha, each in V columns."""
+    """Measure GLA: the rows of the state decay by the mean of ln alpha, in V columns each."""
     cell = gla(2, num_heads=1, key_size=3, value_size=2, rank=2, param_dtype=dtype)
     step, params, xs = initialised(cell, gaussian(7, 100, 1, 4), dtype)
     gates = sigmoid(np.asarray(xs, np.float64)[:, 0] @ params.w_a1 @ params.w_a2 + params.b_a)
@@ -104,7 +104,7 @@ def gated_linear_attention(dtype: Any) -> Values:
 
 
 def state_space_duality(dtype: Any) -> Values:
-    """Heads decay by the mean of A dt, in all K V numbers."""
+    """Measure SSD: the heads decay by the mean of A dt, in all K V numbers."""
     cell = ssd(4, num_heads=2, key_size=2, value_size=2, param_dtype=dtype)
     step, params, xs = initialised(cell, gaussian(8, 100, 1, 4), dtype)
     dt = np.log1p(np.exp(np.asarray(xs, np.float64)[:, 0] @ params.w_dt + params.b_dt))
@@ -121,7 +121,7 @@ def _henon(carry: Any, _: Any) -> Any:
 
 
 def henon(dtype: Any) -> Values:
-    """Published values."""
+    """Compare with published values."""
     found = _exponents(_henon, (jnp.asarray(0.1, dtype),) * 2, 20_000, warm_up=100)
     return Values([0.41922, -1.62319], found)
 
@@ -132,7 +132,7 @@ def _lorenz_field(s: jax.Array) -> jax.Array:
 
 
 def _lorenz(s: jax.Array, _: Any, dt: float = 0.01) -> Any:
-    """One step of Runge and Kutta's method of order 4."""
+    """Run one step of the Runge-Kutta method of order 4."""
     k1 = _lorenz_field(s)
     k2 = _lorenz_field(s + dt / 2 * k1)
     k3 = _lorenz_field(s + dt / 2 * k2)
@@ -141,7 +141,7 @@ def _lorenz(s: jax.Array, _: Any, dt: float = 0.01) -> Any:
 
 
 def lorenz(dtype: Any) -> Values:
-    """The three published values, and their sum, the divergence of the field."""
+    """Compare with the three published values, and their sum, the divergence of the field."""
     found = 100 * _exponents(
         _lorenz, jnp.asarray([-8.0, -7.0, 27.0], dtype), 300_000, warm_up=1000, qr_every=10
     )
@@ -149,7 +149,7 @@ def lorenz(dtype: Any) -> Values:
 
 
 def logistic_and_tent(dtype: Any) -> Values:
-    """Two maps side by side, r = 4 and a slope of 1.7."""
+    """Measure two maps side by side, r = 4 and a slope of 1.7."""
 
     def step(carry: Any, _: Any) -> Any:
         x, y = carry
@@ -172,12 +172,12 @@ def _both_ways(dtype: Any) -> list[np.ndarray]:
 
 
 def two_ways(dtype: Any) -> Values:
-    """QR with the Jacobians forward, and with their transposes backward."""
+    """Compare QR with the Jacobians forward and with their transposes backward."""
     return Values(*_both_ways(dtype))
 
 
 CHECKS = (
-    # One rounding of the logarithm per step at most, averaged.
+    # At most one rounding of the logarithm per step, averaged.
     Check(
         "C1",
         f"exponents of h = g Q h, T={LONG}: ln g",
@@ -189,7 +189,7 @@ CHECKS = (
     Check("C2", f"exponents of h = W h, T={LONG}: ln abs(eigenvalues)", linear, 1e-3, 1e-3),
     # The last one has a standard deviation of 1.11 per step, .014 after 6000.
     Check("C5", "exponents of Gaussian products, N=8, T=6000", gaussian_products, 0.03, 0.03),
-    # Means of logarithms that are known to some eps.
+    # Means of logarithms with errors of some eps.
     Check("C6", "tanh network: sum of exponents = mean ln abs(det J)", tanh_volume, 1e-10, 1e-4),
     Check("C6", "DeltaNet: sum of exponents = E ln abs(1 - beta)", householder_volume, 1e-10, 1e-4),
     Check("C7", "GLA: all exponents = mean ln alpha", gated_linear_attention, 1e-12, 1e-5),
@@ -197,7 +197,7 @@ CHECKS = (
     Check("C13", "Henon: exponents, T=20000", henon, 1e-2, 1e-2),
     Check("C13", "Henon: sum of exponents = ln .3", henon_volume, 1e-10, 1e-5),
     Check("C14", "Lorenz-63: exponents and their sum, -41/3", lorenz, 0.01, 0.01),
-    # The logistic map's are those of the tent map but for O(1/T).
+    # The exponent of the logistic map is that of the tent map up to O(1/T).
     Check("C17", "logistic map, r=4: ln 2; tent map, slope 1.7", logistic_and_tent, 1e-4, 1e-2),
     # Both differ from their common limit by O(1/T).
     Check(

@@ -1,4 +1,4 @@
-"""Small networks with given weights, as systems."""
+"""Small bound networks with given weights."""
 
 from typing import Any, Literal
 
@@ -16,14 +16,14 @@ from seqjax.probes.system import Bound, bind
 def network(
     w: np.ndarray, dtype: Any, activation: Literal["identity", "tanh"] = "identity", w_x: Any = None
 ) -> Bound:
-    """``h' = phi(h W + x W_x)``, W ``[N, N]``; without W_x the inputs ``[*B, 1]`` are not seen."""
+    """Bind ``h' = phi(h W + x W_x)``, W ``[N, N]``; without W_x the inputs ``[*B, 1]`` have no effect."""
     w_x = np.zeros((1, len(w))) if w_x is None else w_x
     params = ElmanParams(*(jnp.asarray(a, dtype) for a in (w_x, w, np.zeros(len(w)))))
     return bind(recurrent(elman(len(w), activation=activation), Sequential()), params)
 
 
 def initialised(cell: Cell, xs: np.ndarray, dtype: Any) -> tuple[Bound, Any, jax.Array]:
-    """A cell of this param_dtype with its initial params, those in float64 for closed forms, and the inputs."""
+    """Return a bound cell with its initial params, these params in float64 for closed forms, and the inputs."""
     layer, inputs = recurrent(cell, Sequential()), jnp.asarray(xs, dtype)
     params = jax.jit(layer.init)(jax.random.key(0), inputs[0])
     return bind(layer, params), jax.tree.map(lambda p: np.asarray(p, np.float64), params), inputs

@@ -1,4 +1,4 @@
-"""What number formats can hold: C26."""
+"""Checks of number formats (C26)."""
 
 import functools
 import math
@@ -18,19 +18,19 @@ DIGITS = {"bfloat16": 8, "float16": 11, "tf32": 11, "float32": 24}
 
 
 def time_constants(dtype: Any) -> Values:
-    """Of the largest number below one, 1 - 2^-p with p digits of precision."""
+    """Compare the time constant of the largest number below one, 1 - 2^-p with p digits of precision."""
     exact = [-1 / math.log1p(-(2.0**-digits)) for digits in DIGITS.values()]
     return Values(exact, [longest_time_constant(name) for name in DIGITS])
 
 
 def rounded_to_one(dtype: Any) -> Values:
-    """The decay .999 in bfloat16, and the share of .9 and .999 that it cannot hold."""
+    """Compare the decay .999 in bfloat16, and the share of .9 and .999 that bfloat16 cannot represent."""
     rounded = float(jnp.asarray(0.999, jnp.bfloat16))
     return Values([1.0, 0.5], [rounded, unrepresentable_share(np.array([0.9, 0.999]), "bfloat16")])
 
 
 def _profile(num_steps: int, dtype: Any, extended_range: bool) -> np.ndarray:
-    """Log norms by lag, from the lag 1 of the carry entering the last step, at lambda = .9."""
+    """Return log norms by lag at lambda = .9, from lag 1 of the carry entering the last step."""
     step, xs = network(np.array([[0.9]]), dtype), jnp.zeros((num_steps, 1, 1), dtype)
     measure = functools.partial(
         gradient_profile, loss=lambda ys, _: jnp.sum(ys[-1]), extended_range=extended_range
@@ -40,13 +40,13 @@ def _profile(num_steps: int, dtype: Any, extended_range: bool) -> np.ndarray:
 
 
 def float32_range(dtype: Any) -> Values:
-    """The least lag at which a plain backward pass in float32 has left the range of normal numbers."""
+    """Find the smallest lag at which a plain backward pass leaves the normal range of float32."""
     below = _profile(1000, jnp.float32, extended_range=False) < math.log(np.finfo(np.float32).tiny)
     return Values(829, 1 + int(np.argmax(below)))
 
 
 def beyond_the_range(dtype: Any) -> Values:
-    """The log norm at lag 8000, e^-843, which no format holds."""
+    """Measure the log norm at lag 8000, e^-843, which no format represents."""
     decay = float(jnp.asarray(0.9, dtype))
     return Values(8000 * math.log(decay), _profile(8000, dtype, extended_range=True)[-1])
 

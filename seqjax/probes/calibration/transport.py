@@ -1,4 +1,4 @@
-"""How far gates and biases carry gradients, read off profiles and gate statistics: C7, C8."""
+"""Checks of gradients through gates and of the time constants of biases (C7, C8)."""
 
 import functools
 import math
@@ -31,7 +31,7 @@ def _last(ys: jax.Array, targets: Any) -> jax.Array:
 
 
 def lstm_gates(dtype: Any, extended_range: bool = True) -> Values:
-    """How much the gradient by c grows over each number of steps back; gates from the inputs alone."""
+    """Measure the growth of the gradient with respect to c over steps back; gates depend on the inputs alone."""
     xs, w_x, b = gaussian(0, 40, 1, 2), gaussian(1, 2, 4), gaussian(2, 4)
     params = LSTMParams(jnp.asarray(w_x, dtype), jnp.zeros((1, 4), dtype), jnp.asarray(b, dtype))
     log_norm = _profile(LAYER_LSTM, params, LSTMCarry, xs, dtype, extended_range).c[:, 0]
@@ -40,7 +40,7 @@ def lstm_gates(dtype: Any, extended_range: bool = True) -> Values:
 
 
 def gru_gates(dtype: Any) -> Values:
-    """The same for a GRU's h, whose update gate is the share that stays in seqjax and PyTorch."""
+    """Measure the growth for h of a GRU, whose update gate is the share of h that stays (as in PyTorch)."""
     xs, w_x, b = gaussian(3, 40, 1, 2), gaussian(4, 2, 3), gaussian(5, 3)
     params = GRUParams(*(jnp.asarray(a, dtype) for a in (w_x, np.zeros((1, 3)), b, np.zeros(3))))
     log_norm = _profile(
@@ -58,7 +58,7 @@ def _profile(layer: Any, params: Any, carry: Any, xs: np.ndarray, dtype: Any, ex
 
 
 def _products(log_gate: np.ndarray) -> np.ndarray:
-    """From the carry entering the last step back to that entering step t: gates t, ..., T-2."""
+    """Multiply the gates t, ..., T-2 between the carries entering step t and the last step."""
     return np.cumsum(log_gate[-2::-1])
 
 
@@ -74,7 +74,7 @@ BIASES = (0.0, 1.0, 2.0, math.log(99), math.log(999))
 
 
 def forget_bias(dtype: Any) -> Values:
-    """The fitted e-folding length of the profile of an LSTM without inputs."""
+    """Fit the e-folding length of the profile of an LSTM without inputs."""
     carry = LSTMCarry(jnp.full((1, 1), 0.5, dtype), jnp.zeros((1, 1), dtype))
     xs = jnp.zeros((64, 1, 1), dtype)
 
@@ -90,7 +90,7 @@ def forget_bias(dtype: Any) -> Values:
 
 
 def gate_time_constants(dtype: Any) -> Values:
-    """The same lengths as the time constants of the gates of five units."""
+    """Measure these lengths as the time constants of the gates of five units."""
     b = np.zeros((4, 5))
     b[1] = BIASES
     zeros = jnp.zeros((1, 5), dtype)
@@ -107,7 +107,7 @@ def gate_time_constants(dtype: Any) -> Values:
 
 
 def chrono_bias(dtype: Any) -> Values:
-    """The mean e-folding length of 4096 units; the exact one is an integral over the time constant."""
+    """Measure the mean e-folding length of 4096 units; the exact mean is an integral over the time constant."""
     t_max = 1000.0
     cell, x = chrono_lstm(16, t_max=t_max, param_dtype=dtype), jnp.zeros((1, 1), dtype)
     keys = jax.random.split(jax.random.key(0), 256)
@@ -118,7 +118,7 @@ def chrono_bias(dtype: Any) -> Values:
 
 
 CHECKS = (
-    # A rounding per step, 40 steps, in numbers up to 40.
+    # One rounding per step over 40 steps, in numbers up to 40.
     Check("C7", "LSTM, frozen gates: dc_T/dc_t = prod f", lstm_gates, 1e-12, 1e-4),
     Check(
         "C7",
@@ -128,7 +128,7 @@ CHECKS = (
         1e-4,
     ),
     Check("C7", "GRU, frozen gates: dh_T/dh_t = prod z", gru_gates, 1e-12, 1e-4),
-    # Float32 knows 1 - sigmoid(ln 999) = .001 to 3e-5.
+    # Float32 resolves 1 - sigmoid(ln 999) = .001 to 3e-5.
     Check(
         "C8", "forget bias 0, 1, 2, ln 99, ln 999: e-folding length", forget_bias, 1e-3, 1e-3, relative=True
     ),
