@@ -4,17 +4,19 @@ import functools
 import json
 import math
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.special import digamma
 
-from seqjax import cli
+from seqjax import calibration, cli
+from seqjax.calibration import algorithms, baselines, closed_forms, estimators, lyapunov, singular
+from seqjax.calibration.base import Check, Values, run_checks
+from seqjax.calibration.exact import gaussian_mean
 from seqjax.ops import gated
-from seqjax.probes import calibration
-from seqjax.probes.calibration import algorithms, baselines, estimators, lyapunov, singular
-from seqjax.probes.calibration.base import Check, Values, run_checks
-from seqjax.probes.calibration.exact import gaussian_mean
+
+ROOT = Path(__file__).parent.parent
 
 
 @functools.cache
@@ -46,6 +48,12 @@ def test_float32_is_what_the_float32_table_measures():
 def test_every_closed_form_of_the_list_is_checked():
     listed = [*range(1, 15), 17, 21, *range(23, 27), 28]
     assert calibration.IDS == tuple(f"C{number}" for number in listed)
+
+
+def test_every_id_has_its_closed_form_and_the_document_is_current():
+    assert tuple(form.id for form in calibration.CLOSED_FORMS) == calibration.IDS
+    page = closed_forms.page(calibration.CHECKS)
+    assert (ROOT / "docs/closed_forms.md").read_text() == page, "run `make docs`"
 
 
 def test_tolerances_are_no_narrower_in_float32_and_quantities_are_unique():

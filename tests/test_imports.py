@@ -21,7 +21,7 @@ ORDER = (
     {"datasets"},
     {"tasks"},
     {"probes", "training"},
-    {"testing", "models", "interop"},
+    {"testing", "calibration", "models", "interop"},
     {"study"},
     {"report"},
     {"compare"},

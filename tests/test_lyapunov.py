@@ -14,8 +14,8 @@ from scipy.stats import t as student_t
 import seqjax as sj
 from seqjax.cells import REGISTRY, ElmanCarry, ElmanParams
 from seqjax.probes import Bound, bind, lyapunov_spectrum
+from seqjax.probes.internals.system import prepare
 from seqjax.probes.lyapunov import half_width, kaplan_yorke
-from seqjax.probes.system import prepare
 
 LOG = np.log
 

@@ -10,7 +10,7 @@ import pytest
 
 import seqjax as sj
 from seqjax.probes import bind, longest_time_constant, precision_error, unrepresentable_share
-from seqjax.probes.rounding import TF32, format_of, kept_in, round_to, with_rounded_products
+from seqjax.probes.internals.rounding import TF32, format_of, kept_in, round_to, with_rounded_products
 
 KEY = jax.random.key(0)
 EPS = {"bfloat16": 2.0**-8, "float32": 2.0**-24}

@@ -15,9 +15,8 @@ from markupsafe import Markup
 from test_report import Parsed, page_script
 
 import seqjax as sj
-from seqjax import probes
+from seqjax import calibration, probes
 from seqjax.gradients import last_step
-from seqjax.probes import calibration
 from seqjax.probes.scaling import gradient_of_carry
 from seqjax.report import page
 from seqjax.report.content import Figure, Fold, Table

@@ -9,7 +9,7 @@ import pytest
 import seqjax as sj
 from seqjax.cells import REGISTRY
 from seqjax.probes import bind
-from seqjax.probes.system import prepare
+from seqjax.probes.internals.system import prepare
 
 T, B = 5, 3
 

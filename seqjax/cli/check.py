@@ -10,9 +10,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from seqjax import calibration
 from seqjax.cli.common import UsageError, console, progress_bar
 from seqjax.files import put_text
-from seqjax.probes import calibration
 
 
 def check(

@@ -12,6 +12,7 @@ A probe of a layer or a step function takes ``(bound, loss, batch, *, carry=None
 All other options are keyword-only.
 """
 
+from seqjax.probes.bound import Bound, bind
 from seqjax.probes.clipping import ClippingStatistics, clipping_statistics
 from seqjax.probes.cost import Cost, WhileLoop, count_cost
 from seqjax.probes.decay import Decay, fit_decay, horizon
@@ -41,7 +42,6 @@ from seqjax.probes.precision import PrecisionError, precision_error
 from seqjax.probes.profile import GradientProfile, adjoint_profile, gradient_profile, total_log_norm
 from seqjax.probes.scaling import Scaling, crossovers, flops_scaling, memory_scaling, time_scaling
 from seqjax.probes.singular import SingularFan, singular_values
-from seqjax.probes.system import Bound, bind
 from seqjax.probes.time_constants import longest_time_constant, unrepresentable_share
 
 __all__ = [

@@ -8,8 +8,8 @@ import optax
 
 from seqjax.ops.tap import norm
 from seqjax.ops.vectors import as_vector
-from seqjax.probes.checks import check_gradients
-from seqjax.probes.vectors import unit
+from seqjax.probes.internals.checks import check_gradients
+from seqjax.probes.internals.vectors import unit
 
 
 class ClippingStatistics(NamedTuple):

@@ -16,7 +16,7 @@ from jax.extend.core import Jaxpr
 
 from seqjax.compat import manual_axes, scan_counts
 from seqjax.jaxprs import body_of, is_constant, opened
-from seqjax.probes.primitives import FREE, flops_of, traffic_of
+from seqjax.probes.internals.primitives import FREE, flops_of, traffic_of
 
 
 class WhileLoop(NamedTuple):

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.checks import check_whole
-from seqjax.probes.checks import check_rank, check_warm_up
-from seqjax.probes.system import prepare
-from seqjax.probes.tangents import count_steps, log_growth, sum_parts
+from seqjax.probes.internals.checks import check_rank, check_warm_up
+from seqjax.probes.internals.system import prepare
+from seqjax.probes.internals.tangents import count_steps, log_growth, sum_parts
 
 
 def flossing_loss(

@@ -19,8 +19,9 @@ from seqjax.ops.elementwise import elementwise_jacobian
 from seqjax.ops.gated_step import arguments_of, elementwise_weights, gates_of
 from seqjax.ops.gated_step import recurrent as recurrent_term
 from seqjax.ops.select import cast, expand, keep, select, wide
-from seqjax.probes.checks import check_step
-from seqjax.probes.system import Bound, bound_cell, check_data, first_carry
+from seqjax.probes.bound import Bound, bound_cell, first_carry
+from seqjax.probes.internals.checks import check_step
+from seqjax.probes.internals.system import check_data
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 

@@ -17,12 +17,13 @@ from seqjax.gradients.objective import Loss
 from seqjax.ops.select import expand
 from seqjax.ops.tap import norm
 from seqjax.ops.vectors import Floating
-from seqjax.probes.adjoint import adjoint, tangent
-from seqjax.probes.checks import check_loss
-from seqjax.probes.directions import basis, random_signs
+from seqjax.probes.bound import as_batch
+from seqjax.probes.internals.adjoint import adjoint, tangent
+from seqjax.probes.internals.checks import check_loss
+from seqjax.probes.internals.directions import basis, random_signs
+from seqjax.probes.internals.scaled import Scaled, align, log_norm, logarithm, sum_of_squares, unscaled
+from seqjax.probes.internals.system import System, prepare
 from seqjax.probes.profile import system_adjoint
-from seqjax.probes.scaled import Scaled, align, log_norm, logarithm, sum_of_squares, unscaled
-from seqjax.probes.system import System, as_batch, prepare
 
 
 class TerminalInfluence(NamedTuple):

@@ -26,10 +26,11 @@ from seqjax.gradients.objective import Loss, loss_and_gradient
 from seqjax.ops.select import expand, keep, select, wide
 from seqjax.ops.tap import norm
 from seqjax.ops.vectors import Floating, as_vector
-from seqjax.probes.checks import check_loss
-from seqjax.probes.scaled import Scaled, align, logarithm, scale, unscaled, without_float0
-from seqjax.probes.system import Bound, System, as_batch, own_params, prepare
-from seqjax.probes.vectors import cosine
+from seqjax.probes.bound import Bound, as_batch
+from seqjax.probes.internals.checks import check_loss
+from seqjax.probes.internals.scaled import Scaled, align, logarithm, scale, unscaled, without_float0
+from seqjax.probes.internals.system import System, own_params, prepare
+from seqjax.probes.internals.vectors import cosine
 
 
 class LagDecomposition(NamedTuple):

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from scipy.special import stdtrit
 
 from seqjax.checks import check_whole
-from seqjax.probes.checks import check_rank, check_warm_up
-from seqjax.probes.system import prepare
-from seqjax.probes.tangents import (
+from seqjax.probes.internals.checks import check_rank, check_warm_up
+from seqjax.probes.internals.system import prepare
+from seqjax.probes.internals.tangents import (
     check_qr_every,
     count_steps,
     log_determinants,

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from seqjax.checks import check_whole
 from seqjax.ops.tap import norm
 from seqjax.ops.vectors import Floating
-from seqjax.probes.adjoint import tangent
-from seqjax.probes.directions import basis, random_signs
-from seqjax.probes.scaled import Scaled, logarithm, sum_of_squares, unscaled
-from seqjax.probes.system import own_params, prepare
+from seqjax.probes.internals.adjoint import tangent
+from seqjax.probes.internals.directions import basis, random_signs
+from seqjax.probes.internals.scaled import Scaled, logarithm, sum_of_squares, unscaled
+from seqjax.probes.internals.system import own_params, prepare
 
 
 class MemorySensitivity(NamedTuple):

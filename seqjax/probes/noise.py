@@ -19,10 +19,11 @@ from seqjax.base import Batch
 from seqjax.gradients.objective import Loss, objective
 from seqjax.ops.select import expand, wide
 from seqjax.ops.vectors import Floating, as_vector
-from seqjax.probes.checks import check_batch, check_gradients, check_loss
+from seqjax.probes.bound import Bound, as_batch, bind, check_bound, first_carry
+from seqjax.probes.internals.checks import check_batch, check_gradients, check_loss
+from seqjax.probes.internals.scaled import Scaled, normalise, scale
+from seqjax.probes.internals.system import check_data, prepare
 from seqjax.probes.profile import system_adjoint
-from seqjax.probes.scaled import Scaled, normalise, scale
-from seqjax.probes.system import Bound, as_batch, bind, check_bound, check_data, first_carry, prepare
 
 
 class SignalToNoise(NamedTuple):

@@ -11,11 +11,12 @@ import numpy as np
 from seqjax.base import Batch, Cell
 from seqjax.layers import first_step, num_steps, recurrent
 from seqjax.methods import Newton, Sequential
-from seqjax.probes.checks import check_batch, check_step
+from seqjax.probes.bound import Bound, bind, bound_cell, first_carry
+from seqjax.probes.internals.checks import check_batch, check_step
+from seqjax.probes.internals.system import check_data
 from seqjax.probes.lyapunov import lyapunov_spectrum
 from seqjax.probes.power_law import PowerLaw, fit_power_law
 from seqjax.probes.scaling import check_lengths
-from seqjax.probes.system import Bound, bind, bound_cell, check_data, first_carry
 
 
 class Parallelizability(NamedTuple):

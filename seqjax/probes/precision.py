@@ -17,8 +17,9 @@ from seqjax.gradients.objective import Loss, objective
 from seqjax.layers import first_step, num_steps
 from seqjax.ops.select import wide_complex
 from seqjax.ops.vectors import as_host_vector
-from seqjax.probes.checks import check_loss
-from seqjax.probes.rounding import (
+from seqjax.probes.bound import Bound, bind, check_bound, first_carry
+from seqjax.probes.internals.checks import check_loss
+from seqjax.probes.internals.rounding import (
     TF32,
     Format,
     format_of,
@@ -27,8 +28,8 @@ from seqjax.probes.rounding import (
     step_by_step,
     with_rounded_products,
 )
+from seqjax.probes.internals.system import check_data
 from seqjax.probes.scaling import check_lengths, made_by_method
-from seqjax.probes.system import Bound, bind, check_bound, check_data, first_carry
 from seqjax.probes.time_constants import dtype_names
 
 

@@ -17,10 +17,11 @@ from seqjax.layers import first_step, num_steps, step_keys
 from seqjax.ops.select import select
 from seqjax.ops.tap import dummies
 from seqjax.ops.vectors import Floating
-from seqjax.probes.adjoint import adjoint
-from seqjax.probes.checks import check_loss, check_step
-from seqjax.probes.scaled import Scaled, log_norm, scale
-from seqjax.probes.system import Bound, System, as_batch, bind, check_bound, check_data, first_carry, prepare
+from seqjax.probes.bound import Bound, as_batch, bind, check_bound, first_carry
+from seqjax.probes.internals.adjoint import adjoint
+from seqjax.probes.internals.checks import check_loss, check_step
+from seqjax.probes.internals.scaled import Scaled, log_norm, scale
+from seqjax.probes.internals.system import System, check_data, prepare
 
 
 class GradientProfile(NamedTuple):

@@ -14,8 +14,8 @@ import numpy as np
 from seqjax.checks import check_whole
 from seqjax.ops.graded import Graded, identity, log_singular_values, multiply
 from seqjax.ops.select import select
-from seqjax.probes.checks import check_rank
-from seqjax.probes.system import Inputs, prepare
+from seqjax.probes.internals.checks import check_rank
+from seqjax.probes.internals.system import Inputs, prepare
 
 
 class SingularFan(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.probes.rounding import TF32
+from seqjax.probes.internals.rounding import TF32
 
 
 def longest_time_constant(dtype: Any) -> float:

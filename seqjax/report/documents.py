@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from seqjax.calibration import CHECKS, closed_forms
 from seqjax.report import catalogue
 
 TABLES = {"README.md": (catalogue.families, catalogue.methods), "docs/cells.md": (catalogue.cells,)}
@@ -26,6 +27,7 @@ def main(root: Path = Path()) -> None:
         for make in makers:
             text = rewrite(text, make.__name__, catalogue.markdown(make()))
         path.write_text(text)
+    (root / "docs/closed_forms.md").write_text(closed_forms.page(CHECKS))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from seqjax.probes import calibration
+from seqjax import calibration
 from seqjax.study.experiment import Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.presets import SIZES

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.probes.calibration.base import Check, Values
-from seqjax.probes.calibration.networks import network
+from seqjax.calibration.base import Check, Values
+from seqjax.calibration.networks import network
 from seqjax.probes.profile import gradient_profile
 from seqjax.probes.time_constants import longest_time_constant, unrepresentable_share
 

@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Cell, Method
+from seqjax.calibration.base import Check, Values, eps
+from seqjax.calibration.exact import gaussian, orthogonal
 from seqjax.cells.elman import ElmanCarry, ElmanParams, elman
 from seqjax.cells.gru import gru
 from seqjax.cells.lru import lru
 from seqjax.layers import recurrent
 from seqjax.methods import Associative, Chunked, Sequential
 from seqjax.ops import revolve
-from seqjax.probes.calibration.base import Check, Values, eps
-from seqjax.probes.calibration.exact import gaussian, orthogonal
+from seqjax.probes.bound import bind
 from seqjax.probes.parallel import Parallelizability, parallelizability
-from seqjax.probes.system import bind
 
 SLOTS = (10, 20, 32)
 # The first method runs reverse mode, possibly with a custom derivative; the second runs forward mode of the loop.

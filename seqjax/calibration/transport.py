@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seqjax.calibration.base import Check, Values
+from seqjax.calibration.exact import gaussian, sigmoid
 from seqjax.cells.chrono_lstm import chrono_lstm
 from seqjax.cells.gru import GRUParams, gru
 from seqjax.cells.lstm import LSTMCarry, LSTMParams, lstm
 from seqjax.layers import recurrent
 from seqjax.methods import Sequential
-from seqjax.probes.calibration.base import Check, Values
-from seqjax.probes.calibration.exact import gaussian, sigmoid
+from seqjax.probes.bound import bind
 from seqjax.probes.decay import fit_decay
 from seqjax.probes.gates import gate_statistics
 from seqjax.probes.profile import gradient_profile
-from seqjax.probes.system import bind
 
 LAYER_LSTM, LAYER_GRU = (recurrent(cell, Sequential()) for cell in (lstm(1), gru(1)))
 

@@ -10,7 +10,7 @@ from seqjax.base import Cell
 from seqjax.cells.elman import ElmanParams, elman
 from seqjax.layers import recurrent
 from seqjax.methods import Sequential
-from seqjax.probes.system import Bound, bind
+from seqjax.probes.bound import Bound, bind
 
 
 def network(

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Batch, Cell, Estimator, Layer, Step
+from seqjax.calibration.base import Check, Values
+from seqjax.calibration.exact import gaussian
+from seqjax.calibration.influence import leaky
 from seqjax.cells.lstm import lstm
 from seqjax.combinators import serial
 from seqjax.gradients import full_bptt, rtrl, truncated_bptt
 from seqjax.layers import recurrent
 from seqjax.methods import Sequential
 from seqjax.ops.vectors import as_vector
-from seqjax.probes.calibration.base import Check, Values
-from seqjax.probes.calibration.exact import gaussian
-from seqjax.probes.calibration.influence import leaky
+from seqjax.probes.bound import bind
 from seqjax.probes.lags import TruncationBias, truncation_bias
 from seqjax.probes.noise import per_example_gradients, signal_to_noise
-from seqjax.probes.system import bind
 
 
 def _gradient(estimator: Estimator, layer: Layer, loss: Any, params: Any, carry: Any, xs: jax.Array) -> Any:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.probes.calibration.base import Check, Values
+from seqjax.calibration.base import Check, Values
 from seqjax.tasks import adding, copying
 
 DELAYS = (100, 500, 1000)

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import digamma
 
+from seqjax.calibration.base import Check, Values, eps
+from seqjax.calibration.exact import gaussian, orthogonal, sigmoid
+from seqjax.calibration.networks import initialised, network
 from seqjax.cells.delta_net import delta_net
 from seqjax.cells.gla import gla
 from seqjax.cells.ssd import ssd
-from seqjax.probes.calibration.base import Check, Values, eps
-from seqjax.probes.calibration.exact import gaussian, orthogonal, sigmoid
-from seqjax.probes.calibration.networks import initialised, network
+from seqjax.probes.bound import Bound
 from seqjax.probes.lyapunov import lyapunov_spectrum
-from seqjax.probes.system import Bound
 
 
 def _exponents(step: Any, carry: Any, xs: Any, **options: Any) -> np.ndarray:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from seqjax.checks import check_whole
 from seqjax.ops.select import select
-from seqjax.probes.system import Inputs, System
+from seqjax.probes.internals.system import Inputs, System
 
 PARTS = 16  # of a block: sums of sums have smaller rounding errors than one long sum
 LEAST_ACROSS = 0.1  # adaptive mode: share of a tangent's length orthogonal to the tangents before it

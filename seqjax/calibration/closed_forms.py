@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from seqjax.probes.calibration.base import Check
+from seqjax.calibration.base import Check
 
 
 class ClosedForm(NamedTuple):

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.probes.calibration.base import Check, Values, eps
-from seqjax.probes.calibration.exact import orthogonal
-from seqjax.probes.calibration.networks import network
+from seqjax.calibration.base import Check, Values, eps
+from seqjax.calibration.exact import orthogonal
+from seqjax.calibration.networks import network
+from seqjax.probes.bound import Bound
 from seqjax.probes.singular import SingularFan, singular_values
-from seqjax.probes.system import Bound
 
 
 def _fan(step: Bound, num_steps: int, dtype: Any, **options: Any) -> SingularFan:

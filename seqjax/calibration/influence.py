@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Cell, Step
+from seqjax.calibration.base import Check, Values
+from seqjax.calibration.exact import gaussian, gaussian_mean, orthogonal
+from seqjax.calibration.networks import initialised, network
 from seqjax.cells.elman import ElmanCarry
 from seqjax.cells.lru import lru
 from seqjax.layers import recurrent
 from seqjax.methods import Sequential
-from seqjax.probes.calibration.base import Check, Values
-from seqjax.probes.calibration.exact import gaussian, gaussian_mean, orthogonal
-from seqjax.probes.calibration.networks import initialised, network
+from seqjax.probes.bound import Bound, bind
 from seqjax.probes.influence import terminal_influence
 from seqjax.probes.memory_curse import memory_sensitivity
-from seqjax.probes.system import Bound, bind
 
 
 def _log_influence(step: Bound, carry: Any, xs: jax.Array, num_probes: int | None) -> np.ndarray:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from seqjax.ops.select import keep, select
 from seqjax.ops.vectors import Floating
-from seqjax.probes.scaled import Scaled, add, unscaled, without_float0
+from seqjax.probes.internals.scaled import Scaled, add, unscaled, without_float0
 
 Step = Callable[[Any, Any], tuple[Any, Any]]  # (carry, x) -> (carry, y), over the whole batch
 

@@ -6,7 +6,7 @@ the exact value from the formula by NumPy in float64, and the measured value wit
 
 from collections.abc import Iterable
 
-from seqjax.probes.calibration import (
+from seqjax.calibration import (
     algorithms,
     baselines,
     estimators,
@@ -16,7 +16,7 @@ from seqjax.probes.calibration import (
     singular,
     transport,
 )
-from seqjax.probes.calibration.base import (
+from seqjax.calibration.base import (
     DTYPES,
     Check,
     Dtype,
@@ -26,7 +26,7 @@ from seqjax.probes.calibration.base import (
     run_checks,
     to_json,
 )
-from seqjax.probes.calibration.closed_forms import CLOSED_FORMS, ClosedForm
+from seqjax.calibration.closed_forms import CLOSED_FORMS, ClosedForm
 
 __all__ = [
     "CHECKS",
@@ -65,7 +65,7 @@ def run(
         ValueError: for an unknown dtype or id.
 
     Example:
-        >>> from seqjax.probes import calibration
+        >>> from seqjax import calibration
         >>> row = calibration.run(only=["C25"])[0]
         >>> row.passed, row.exact, row.measured
         (True, 3636.0, 3636.0)

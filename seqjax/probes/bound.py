@@ -1,0 +1,84 @@
+"""Bound layers: a layer with its params, the first argument of every probe."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+
+from seqjax.base import Batch, Cell, Layer
+from seqjax.gradients.recurrent_layers import cell_of
+from seqjax.layers import first_step
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["layer"])
+@dataclass(frozen=True)
+class Bound:
+    """A layer with its params: a deterministic step ``(carry, x) -> (carry, y)`` with a batch axis; a pytree."""
+
+    layer: Layer
+    params: Any
+
+    def __call__(self, carry: Any, x: Any) -> tuple[Any, Any]:
+        return self.layer.step(self.params, carry, x)
+
+    def initial_carry(self, x: Any) -> Any:
+        """Return the carry of the layer before its first step."""
+        return self.layer.initial_carry(self.params, x)
+
+
+def bind(layer: Layer, params: Any) -> Bound:
+    """Bind a layer to its params. Every probe takes the result as its first argument.
+
+    A causal layer becomes a step ``(carry, x) -> (carry, y)`` whose carry and inputs have one batch axis. The step is
+    deterministic: dropout is off. The result is a pytree whose leaves are the params, so it passes through ``jax.jit``
+    and can be differentiated.
+
+    Args:
+        layer: the layer. Most probes need a causal layer; `gradient_profile` and `per_example_gradients` take any.
+        params: the params of the layer.
+
+    Raises:
+        TypeError: if `layer` is not a `seqjax.Layer`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> from seqjax.probes import bind
+        >>> layer = sj.recurrent(sj.elman(4))
+        >>> step = bind(layer, layer.init(jax.random.key(0), jnp.ones((2, 3))))
+        >>> carry, y = step(step.initial_carry(jnp.ones((2, 3))), jnp.ones((2, 3)))
+        >>> y.shape
+        (2, 4)
+    """
+    if not isinstance(layer, Layer):
+        hint = " Bind the cell to a method first: recurrent(cell)." if isinstance(layer, Cell) else ""
+        raise TypeError(f"bind(layer): expected a Layer, got {layer!r}.{hint}")
+    return Bound(layer, params)
+
+
+def as_batch(batch: Any) -> Batch:
+    """Return the data of a probe as a `seqjax.Batch`. Arrays, and a number of steps, stand for ``Batch(xs, None)``."""
+    return batch if isinstance(batch, Batch) else Batch(batch, None)
+
+
+def check_bound(who: str, bound: Any, what: str = "bind(layer, params)") -> Bound:
+    """Return a bound layer; raise a TypeError for anything else."""
+    if isinstance(bound, Bound):
+        return bound
+    hint = " Write bind(recurrent(cell), params)." if isinstance(bound, Cell) else ""
+    hint = " Write bind(layer, params)." if isinstance(bound, Layer) else hint
+    raise TypeError(f"{who}(bound): expected a bound layer, {what}, got {bound!r}.{hint}")
+
+
+def bound_cell(who: str, bound: Any) -> Cell:
+    """Return the cell of a bound ``recurrent(cell)``; raise a TypeError for anything else."""
+    wanted = "bind(recurrent(cell), params)"
+    cell = cell_of(check_bound(who, bound, wanted).layer)
+    if cell is None:
+        raise TypeError(f"{who}(bound): expected {wanted}, got the layer {bound.layer!r}.")
+    return cell
+
+
+def first_carry(bound: Bound, carry: Any, xs: Any) -> Any:
+    """Return the carry entering the first step: the one given, or the initial carry of the layer."""
+    return bound.initial_carry(first_step(xs)) if carry is None else carry

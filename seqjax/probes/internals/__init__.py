@@ -1,0 +1,1 @@
+"""The numerics of the probes. Users import from `seqjax.probes`."""
