@@ -47,6 +47,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group(group))
 
 
+pytest.register_assert_rewrite("helpers")  # their asserts show values, as those of tests do
+
 TESTS_DONE = itertools.count(1)
 
 

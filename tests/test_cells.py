@@ -2,109 +2,37 @@
 
 import functools
 import math
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from references import REFERENCES
+from helpers import cell_checks
+from helpers.cells import KEY, D, H, T, assert_equal, init, jacobian, normal, setting
 from references import gated as classical
 from references.gated import sigmoid
 
 import seqjax as sj
-from seqjax.cells import REGISTRY, GRUCarry, GRUParams, LSTMCarry, LSTMParams, vector
+from seqjax.cells import REGISTRY, GRUCarry, GRUParams, LSTMCarry, LSTMParams
 from seqjax.ops.step import step_of
-
-T, B, D, H = 7, 3, 4, 6
-KEY = jax.random.key(0)
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).normal(size=shape)
-
-
-@functools.cache
-def init(cell, width=D, example=vector):
-    """Params; the values of the example are not to be read, so they are NaN."""
-    x = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), example((B,), width))
-    params = jax.jit(cell.init)(KEY, x)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
-    return params
-
-
-def shaken(tree):
-    """The tree in float64 plus normal noise, integers plus small integers: nothing is zero or symmetric."""
-    rng = np.random.default_rng(1)
-
-    def shake(leaf):
-        if np.issubdtype(leaf.dtype, np.integer):  # a position
-            return jnp.asarray(leaf + rng.integers(0, 20, leaf.shape, leaf.dtype))
-        noise = rng.normal(size=leaf.shape) + (
-            1j * rng.normal(size=leaf.shape) if np.iscomplexobj(leaf) else 0
-        )
-        return jnp.asarray(leaf + 0.3 * noise)
-
-    return jax.tree.map(shake, jax.tree.map(np.asarray, tree))
-
-
-@functools.cache
-def random_case(cell, example=vector):
-    """Cell, params, carry and inputs, all random."""
-    xs = jax.tree.map(lambda a: jnp.asarray(normal(0, *a.shape)), example((T, B), D))
-    params = shaken(init(cell, example=example))
-    first = jax.tree.map(lambda a: a[0], xs)
-    return cell, params, shaken(cell.initial_carry(params, first)), xs
-
-
-def setting(name):
-    """The random case of a registered cell."""
-    return random_case(REGISTRY[name].make(H), REGISTRY[name].example)
-
-
-def assert_equals_reference(cell, expected, example=vector):
-    """A cell, with options that the registry does not have, against a loop of references/."""
-    _, params, carry, xs = random_case(cell, example)
-    got = sj.recurrent(cell).unroll(params, carry, xs)
-    assert_equal(got, expected(*jax.tree.map(np.asarray, (params, carry, xs))))
-
-
-def reference(name, params, carry, xs):
-    return REFERENCES[name](*jax.tree.map(np.asarray, (params, carry, xs)))
-
-
-def assert_equal(got, expected, rtol=1e-12):
-    """Every leaf, in the norm of its largest entry."""
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * np.abs(b).max())
-
 
 # ---------------------------------------------------------------- values
 
 
 def test_every_cell_has_a_reference():
-    assert set(REFERENCES) == set(REGISTRY)
+    cell_checks.every_cell_has_a_reference()
 
 
 # In the fast tier this follows: a loop of step equals the reference, and by the conformance suite unroll that loop.
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REGISTRY)
 def test_unroll_equals_the_reference(name):
-    cell, params, carry, xs = setting(name)
-    unroll = jax.jit(sj.recurrent(cell).unroll)
-    assert_equal(unroll(params, carry, xs), reference(name, params, carry, xs))
+    cell_checks.unroll_equals_the_reference(name)
 
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_a_loop_of_step_equals_the_reference(name):
-    cell, params, carry, xs = setting(name)
-    expected = reference(name, params, carry, xs)
-    step = jax.jit(sj.recurrent(cell).step)
-    ys = []
-    for x in (jax.tree.map(lambda a, t=t: a[t], xs) for t in range(T)):
-        carry, y = step(params, carry, x)
-        ys.append(y)
-    assert_equal((carry, np.stack(ys)), expected)
+    cell_checks.a_loop_of_step_equals_the_reference(name)
 
 
 # One for each way to project and to read out.
@@ -151,36 +79,18 @@ def test_within_a_step_in_bfloat16_the_gradient_of_a_bias_adds_up_in_float32_ove
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_the_initial_carry_is_zero_and_reads_no_values(name):
-    entry = REGISTRY[name]
-    cell = entry.make(H)
-    x = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), entry.example((B,), D))
-    carry = cell.initial_carry(init(cell, example=entry.example), x)
-    for leaf in jax.tree.leaves(carry):
-        np.testing.assert_array_equal(leaf, np.zeros((B, *leaf.shape[1:])))
+    cell_checks.the_initial_carry_is_zero_and_reads_no_values(name)
 
 
 @pytest.mark.parametrize("name", REGISTRY)
 @pytest.mark.parametrize("options", [{"param_dtype": jnp.bfloat16}, {"param_dtype": jnp.float64}, {}])
 def test_params_have_the_dtype_that_was_asked_for_and_float32_by_default(name, options):
-    entry = REGISTRY[name]
-    lowered = jax.jit(entry.make(H, **options).init).lower(KEY, entry.example((B,), D))
-    dtypes = {leaf.dtype for leaf in jax.tree.leaves(lowered.out_info)}
-    assert dtypes == {jnp.dtype(options.get("param_dtype", jnp.float32))}
+    cell_checks.params_have_the_dtype_that_was_asked_for_and_float32_by_default(name, options)
 
 
 @pytest.mark.parametrize("name", classical.REFERENCES)
 def test_weights_start_orthogonal_and_uniform_per_gate(name):
-    width, size = 40, 60
-    params = jax.tree.map(np.asarray, init(REGISTRY[name].make(size), width))
-    recurrent = np.split(params.w_h.astype(float), params.w_h.shape[1] // size, axis=1)
-    for i, gate in enumerate(recurrent):
-        np.testing.assert_allclose(gate.T @ gate, np.eye(size), atol=20 * np.finfo(np.float32).eps)
-        assert all(np.abs(gate - other).max() > 0.1 for other in recurrent[:i])
-    for gate in np.split(params.w_x, params.w_x.shape[1] // size, axis=1):
-        bound = math.sqrt(6 / (width + size))  # Glorot, Bengio 2010, eq. 16
-        assert 0.98 * bound < np.abs(gate).max() <= bound
-        # The second moment of 2400 uniform numbers: a relative standard deviation of sqrt(4/5/2400).
-        assert np.square(gate).mean() == pytest.approx(bound**2 / 3, rel=5 * math.sqrt(0.8 / gate.size))
+    cell_checks.weights_start_orthogonal_and_uniform_per_gate(name)
 
 
 def test_only_the_forget_gate_of_lstm_starts_with_a_bias():
@@ -236,17 +146,6 @@ def test_lru_keeps_finite_params_at_the_edges_of_the_ring():
 # ---------------------------------------------------------------- gradients along the carry, in closed form
 
 
-def jacobian(cell, params, carry, xs, leaf=0, **options):
-    """d leaf(carry after the sequence) / d leaf(carry before it), for one example."""
-    leaves, treedef = jax.tree.flatten(carry)
-
-    def after(value):
-        entering = treedef.unflatten([*leaves[:leaf], value, *leaves[leaf + 1 :]])
-        return jax.tree.leaves(sj.recurrent(cell).unroll(params, entering, xs)[0])[leaf]
-
-    return np.asarray(jax.jit(jax.jacrev(after, **options))(leaves[leaf]))
-
-
 def test_lstm_with_gates_of_the_input_alone_carries_c_by_the_product_of_forget_gates():
     w_x, b, xs = normal(0, D, 4 * H), normal(1, 4 * H), normal(2, T, D)
     carry = LSTMCarry(*normal(3, 2, H))
@@ -283,9 +182,7 @@ def test_lru_carries_its_state_by_the_powers_of_lambda():
 @pytest.mark.parametrize("size", [0, -3, True, 2.5, "8", None, (4,)])
 @pytest.mark.parametrize("name", REGISTRY)
 def test_a_size_is_a_whole_number_of_at_least_one(name, size):
-    expected = f"(hidden_size): expected a whole number of at least 1, got {size!r}."
-    with pytest.raises(ValueError, match=re.escape(expected)):
-        REGISTRY[name].make(size)
+    cell_checks.a_size_is_a_whole_number_of_at_least_one(name, size)
 
 
 def test_a_numpy_integer_is_a_size():

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
-import test_cells
+from helpers import cell_checks
+from helpers.command_line import ROOT, SMALL, run
 from references.gated import sigmoid
 
 from seqjax import __main__, cli
@@ -26,17 +27,7 @@ from seqjax.study.settings import Settings, load_data
 from seqjax.study.store import SCHEMA, Part, Store
 from seqjax.testing import check_cell
 
-SMALL = "--sections training,decay --batch 2 --hidden-size 3".split()
 TINY = [*SMALL, *"--cells elman --seeds 2 --training-steps 2 --lengths 6".split()]
-ROOT = Path(__file__).parent.parent
-
-
-def run(monkeypatch, *args):
-    """The exit status of ``seqjax args``."""
-    monkeypatch.setattr(sys, "argv", ["seqjax", *map(str, args)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return stop.value.code
 
 
 def test_a_study_writes_page_table_and_summary(monkeypatch, tmp_path, capsys):
@@ -293,16 +284,16 @@ def test_the_cell_added_in_contributing_is_complete(monkeypatch):
     ((name, entry),) = eval(f"{{{registry_line}}}", {**defined, "Entry": Entry}).items()
     defined = run_block(reference, "CONTRIBUTING.md", np=np, sigmoid=sigmoid)
     monkeypatch.setitem(REGISTRY, name, entry)
-    monkeypatch.setitem(test_cells.REFERENCES, name, defined[name])
-    test_cells.test_every_cell_has_a_reference()
-    test_cells.test_unroll_equals_the_reference(name)
-    test_cells.test_a_loop_of_step_equals_the_reference(name)
-    test_cells.test_the_initial_carry_is_zero_and_reads_no_values(name)
-    test_cells.test_params_have_the_dtype_that_was_asked_for_and_float32_by_default(
+    monkeypatch.setitem(cell_checks.REFERENCES, name, defined[name])
+    cell_checks.every_cell_has_a_reference()
+    cell_checks.unroll_equals_the_reference(name)
+    cell_checks.a_loop_of_step_equals_the_reference(name)
+    cell_checks.the_initial_carry_is_zero_and_reads_no_values(name)
+    cell_checks.params_have_the_dtype_that_was_asked_for_and_float32_by_default(
         name, {"param_dtype": jnp.bfloat16}
     )
-    test_cells.test_weights_start_orthogonal_and_uniform_per_gate(name)
-    test_cells.test_a_size_is_a_whole_number_of_at_least_one(name, 0)
+    cell_checks.weights_start_orthogonal_and_uniform_per_gate(name)
+    cell_checks.a_size_is_a_whole_number_of_at_least_one(name, 0)
     check_cell(entry.make(5), entry.example((3,), 4))
     assert any(row[0] == name for row in catalogue.cells().rows)
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from helpers.command_line import run
 
 import seqjax as sj
-from seqjax import cli, user_model
+from seqjax import user_model
 from seqjax.training import Checkpoints, load_run
 from seqjax.training.recipe import OPTIMIZERS, STACKS, Recipe
 from seqjax.training.run import prepare
@@ -34,14 +35,6 @@ def same_logging():
     before = logger.handlers, logger.propagate
     yield
     logger.handlers, logger.propagate = before
-
-
-def run(monkeypatch, *args):
-    """The exit status of ``seqjax args``."""
-    monkeypatch.setattr(sys, "argv", ["seqjax", *map(str, args)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    return stop.value.code
 
 
 def params(folder, which="."):

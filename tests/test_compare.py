@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_cli import run
+from helpers.command_line import run
 
 import seqjax as sj
 from seqjax.cells import REGISTRY, LSTMCarry, vector

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import polars as pl
 import pytest
+from helpers.command_line import ROOT, run
 from scipy import stats
-from test_cli import ROOT, run
 
 from seqjax.compare import page, runs
 from seqjax.compare.runs import compare_runs

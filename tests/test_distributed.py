@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from ports import reserved_port
-from worker import NUM_STEPS, parts
+from helpers.ports import reserved_port
+from helpers.worker import NUM_STEPS, parts
 
 from seqjax.cli.common import UsageError
 from seqjax.cli.train import _join
@@ -43,7 +43,8 @@ def run_all(commands):
 def two_processes(folder, axis, stop_at=0):
     """What each of two workers found."""
     with reserved_port() as port:
-        run_all([[HERE / "worker.py", str(port), str(p), axis, str(folder), str(stop_at)] for p in range(2)])
+        worker = HERE / "helpers" / "worker.py"
+        run_all([[worker, str(port), str(p), axis, str(folder), str(stop_at)] for p in range(2)])
     return [json.loads((folder / f"{process}.json").read_text()) for process in range(2)]
 
 

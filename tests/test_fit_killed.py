@@ -26,7 +26,7 @@ def test_a_killed_training_comes_to_the_same_bits(tmp_path, kills, seed):
     A disk that is full for a while changes them neither.
     """
     ran = subprocess.run(
-        [sys.executable, HERE / "killed_run.py", tmp_path, str(kills), str(seed)],
+        [sys.executable, HERE / "helpers" / "killed_run.py", tmp_path, str(kills), str(seed)],
         capture_output=True,
         text=True,
         env={**os.environ, **CACHED},

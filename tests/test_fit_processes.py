@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from ports import reserved_port
+from helpers.ports import reserved_port
 
 HERE = Path(__file__).parent
 
 
 def start(port, folder, steps):
-    command = [sys.executable, HERE / "preempted_run.py", str(port)]
+    command = [sys.executable, HERE / "helpers" / "preempted_run.py", str(port)]
     return [
         subprocess.Popen(
             [*command, str(index), folder, str(steps)],

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
-from test_cells import assert_equal, init, normal, shaken
+from helpers.cells import assert_equal, init, normal, shaken
 
 import seqjax as sj
 

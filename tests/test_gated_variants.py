@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.cells import assert_equal, init, jacobian, normal, shaken
 from references.gated import sigmoid
 from references.gated_variants import layer_norm
 from scipy.special import expn
-from test_cells import assert_equal, init, jacobian, normal, shaken
 
 import seqjax as sj
 from seqjax.cells import REGISTRY, ElmanCarry, LSTMCarry

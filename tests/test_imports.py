@@ -1,6 +1,7 @@
 """Imports go one way: every module of seqjax imports only from below itself."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,13 @@ def test_neither_seqjax_nor_its_commands_import_scipy_stats():
     """Its import takes half a second, for which every command would wait."""
     code = "import seqjax.cli, sys; sys.exit('scipy.stats' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_test_files_do_not_import_each_other():
+    """What several of them use is in tests/helpers/."""
+    for path in Path(__file__).parent.rglob("*.py"):
+        names = re.findall(r"^\s*(?:from|import) ((?:tests\.)?test_\w+)", path.read_text(), re.MULTILINE)
+        assert not names, f"{path.name} imports {', '.join(names)}: move what it takes from there to helpers/"
 
 
 def test_no_private_jax():

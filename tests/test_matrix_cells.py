@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matrix_setting import D, K, N, T, V, close, numpy, setting, unrolled
+from helpers.matrix_setting import D, K, N, T, V, close, numpy, setting, unrolled
 from references.matrix import heads_of, layer_norm, side_by_side, sigmoid, silu, softplus, unit
 
 import seqjax as sj

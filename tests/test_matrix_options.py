@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matrix_setting import KEY, NAMES, SIZES, D, N, T, V, close, numpy, setting, unrolled
+from helpers.matrix_setting import KEY, NAMES, SIZES, D, N, T, V, close, numpy, setting, unrolled
 from references import REFERENCES
 from references.matrix import heads_of, layer_norm, rms_norm, sigmoid, softplus
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hlo import collectives
+from helpers.hlo import collectives
 
 import seqjax as sj
 from seqjax.base import Activation

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.cells import D, H, T, assert_equals_reference, init, jacobian, normal, random_case
 from references import nonlinear as references
-from test_cells import D, H, T, assert_equals_reference, init, jacobian, normal, random_case
 
 import seqjax as sj
 from seqjax.cells import OrthogonalCarry, OrthogonalParams

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.cells import D, H, T, assert_equal, assert_equals_reference, init, normal
 from references import nonlinear as references
 from references.gated import sigmoid
-from test_cells import D, H, T, assert_equal, assert_equals_reference, init, normal
 
 import seqjax as sj
 from seqjax.cells import CoRNNCarry, CoRNNParams, LEMCarry, LEMParams

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
-from test_cli import SMALL, run
+from helpers.command_line import SMALL, run
 
 import seqjax as sj
 from seqjax.user_model import own_layer

@@ -113,7 +113,7 @@ class Page:
 
     def __init__(self, text):
         self.context = engine.MiniRacer()
-        self.context.eval((Path(__file__).parent / "dom.js").read_text("utf-8"))
+        self.context.eval((Path(__file__).parent / "helpers" / "dom.js").read_text("utf-8"))
         self.context.eval(f"load({json.dumps(Tree(text).open[0])}); null")
         (script,) = SCRIPT.findall(text)
         self.context.eval(script + ";null")

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.cells import H, T, assert_equal, init, jacobian, random_case
 from references.gated import sigmoid
-from test_cells import H, T, assert_equal, init, jacobian, random_case
 
 import seqjax as sj
 from seqjax.cells import ParaLSTMCarry

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parity import assert_parity, normal, setting
+from helpers.parity import assert_parity, normal, setting
 
 import seqjax as sj
 from seqjax.cells import ElmanCarry, GRUCarry, LSTMCarry

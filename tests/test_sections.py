@@ -11,8 +11,8 @@ import numpy as np
 import optax
 import polars as pl
 import pytest
+from helpers.page import Parsed, page_script
 from markupsafe import Markup
-from test_report import Parsed, page_script
 
 import seqjax as sj
 from seqjax import calibration, probes

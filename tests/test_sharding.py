@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hlo import COLLECTIVES, collectives, count, split
+from helpers.hlo import COLLECTIVES, collectives, count, split
 
 import seqjax as sj
 from seqjax.base import Estimate

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.cells import B, D, H, T, assert_equal, assert_equals_reference, init, jacobian, normal
 from references import nonlinear as references
 from references.gated import sigmoid
-from test_cells import B, D, H, T, assert_equal, assert_equals_reference, init, jacobian, normal
 
 import seqjax as sj
 from seqjax.cells import SLSTMCarry, SLSTMParams

@@ -9,7 +9,7 @@ import jaxtyping
 import numpy as np
 import optax
 import pytest
-from hlo import collectives
+from helpers.hlo import collectives
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import seqjax as sj

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hlo import collectives
+from helpers.hlo import collectives
 from jax.sharding import AxisType
 
 import seqjax as sj
