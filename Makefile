@@ -48,7 +48,7 @@ types: $(TESTING) ## mypy
 
 doctest: $(TESTING) ## the examples in the docstrings
 	@echo "pytest: examples in docstrings"
-	@JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) -n 2 --doctest-modules seqjax
+	@$(PYTEST) -n 2 -p tests.helpers.quick_compilation --doctest-modules seqjax
 
 docs: $(TESTING) ## rewrite the generated tables of README.md and docs/
 	@$(BIN)/python -m seqjax.report.documents

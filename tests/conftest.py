@@ -1,13 +1,14 @@
 """Settings of every test; there are no fixtures here."""
 
+import gc
 import itertools
-import os
 import signal
 from pathlib import Path
 
 import hypothesis
 import jax
 import pytest
+from helpers.quick_compilation import compile_quickly, keep_programs
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
@@ -15,11 +16,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 # float32 means float32: on a GPU or TPU, products would be rounded to fewer digits.
 jax.config.update("jax_default_matmul_precision", "highest")
 
-# Most of a run's time is compilation, so its results are kept. Several workers may share the folder: an entry is
-# named by a hash of the program, and one that is read half-written only costs a warning and a compilation.
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".cache" / "jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+keep_programs()  # most of a run's time is compilation
 
 
 def pytest_configure(config):
@@ -30,11 +27,7 @@ def pytest_configure(config):
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.markexpr == "not slow":
-        from seqjax.compat import QUICK_TO_COMPILE
-
-        jax.config.update("jax_disable_most_optimizations", True)
-        flags = (f"--{name}={value}".lower() for name, value in QUICK_TO_COMPILE.items())
-        os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *flags))
+        compile_quickly()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -47,14 +40,25 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group(group))
 
 
-pytest.register_assert_rewrite("helpers")  # their asserts show values, as those of tests do
+pytest.register_assert_rewrite("helpers.cells", "helpers.cell_checks")  # as the asserts of test files
+
+
+def pytest_collection_finish():
+    """Look for garbage among new objects only, and less often: a tenth of the time went there."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
 
 TESTS_DONE = itertools.count(1)
+MAPS = Path("/proc/self/maps")  # on Linux
 
 
 def pytest_runtest_teardown():
-    """Let compiled programs go now and then: each holds memory maps, of which Linux allows a process 65,530."""
-    if next(TESTS_DONE) % 200 == 0:
+    """Let compiled programs go where there are many: each holds memory maps, of which Linux allows a process 65,530.
+
+    A program that is needed again comes from the folder, but is traced again.
+    """
+    if next(TESTS_DONE) % 20 == 0 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > 25_000:
         jax.clear_caches()
 
 

@@ -49,17 +49,16 @@ def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
     random = np.random.default_rng(seed)
     batch = leaves[0][0][0]
 
-    def inputs(shape: tuple[int, ...], dtype: Any) -> jax.Array:
-        integer = jnp.issubdtype(dtype, jnp.integer)
-        drawn = random.integers(0, 2, (LENGTH, *shape)) if integer else random.normal(size=(LENGTH, *shape))
-        return jnp.asarray(drawn, dtype if integer else jnp.float64)
-
-    xs = jax.tree.unflatten(treedef, [inputs(*leaf) for leaf in leaves])
+    xs = _inputs(treedef, leaves, random)
     first = jax.tree.map(lambda a: a[0], xs)
-    params = jax.jit(lambda x: _in_float64(layer.init(jax.random.key(3), x)))(x)
+    # The key is an argument, so that the program is the one of other keys, in the compilation cache too.
+    params = jax.jit(layer.init)(jax.random.key(3), x)
     # Params away from their initial values, where biases are zero and symmetries hide errors.
+    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float64), params)
     params = jax.tree.map(
-        lambda p, d: jnp.asarray(np.asarray(p) + 0.1 * np.asarray(d)), params, random_like(params, seed + 1)
+        lambda p, d: jnp.asarray(np.asarray(p, np.float64) + 0.1 * np.asarray(d)),
+        params,
+        random_like(shapes, seed + 1),
     )
     initial = layer.initial_carry(params, first)
     carry = initial
@@ -85,8 +84,15 @@ def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
     return Case(layer, params, initial, carry, xs, weights, reset, mask)
 
 
-def _in_float64(params: Any) -> Any:
-    return jax.tree.map(lambda p: p.astype(jnp.float64), params)
+def _inputs(treedef: Any, leaves: tuple, random: np.random.Generator) -> Any:
+    """Sequences of inputs: normal numbers, or zeros and ones where they are integers."""
+
+    def draw(shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        integer = jnp.issubdtype(dtype, jnp.integer)
+        drawn = random.integers(0, 2, (LENGTH, *shape)) if integer else random.normal(size=(LENGTH, *shape))
+        return jnp.asarray(drawn, dtype if integer else jnp.float64)
+
+    return jax.tree.unflatten(treedef, [draw(*leaf) for leaf in leaves])
 
 
 def make_case(layer: Layer, x: Any, seed: int = 0) -> Case:
@@ -99,10 +105,22 @@ def make_case(layer: Layer, x: Any, seed: int = 0) -> Case:
     return _cached_case(layer, treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves), seed)
 
 
+def other_inputs(x: Any) -> Any:
+    """Inputs ``xs`` as in `make_case`, with other numbers."""
+    leaves, treedef = jax.tree.flatten(x)
+    return _inputs(treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves), np.random.default_rng(1))
+
+
 @functools.lru_cache(maxsize=32)
 def compiled(layer: Layer) -> Callable:
     """The layer's unroll, compiled once per shape."""
     return jax.jit(layer.unroll)
+
+
+@functools.lru_cache(maxsize=32)
+def stepped(layer: Layer) -> Callable:
+    """The layer's step, compiled once per shape."""
+    return jax.jit(layer.step)
 
 
 @functools.lru_cache(maxsize=32)
@@ -127,7 +145,7 @@ def looped(layer: Layer) -> Callable:
 
 def loop_by_hand(layer: Layer, params: Any, carry: Any, xs: Any) -> Outcome:
     """Outputs by a Python loop over the layer's step, without flags."""
-    step, ys = jax.jit(layer.step), []
+    step, ys = stepped(layer), []
     for t in range(LENGTH):
         carry, y = step(params, carry, jax.tree.map(lambda a, t=t: a[t], xs))
         ys.append(y)

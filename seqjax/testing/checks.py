@@ -19,10 +19,15 @@ from seqjax.testing.cases import (
     loop_by_hand,
     looped,
     make_case,
+    other_inputs,
     random_like,
+    stepped,
     unrolled,
     weighted_loss,
 )
+
+# Where sequences are cut: two of the pieces have one length, and share a program.
+PIECES = ((0, 5), (5, 9), (9, LENGTH))
 
 
 def unroll_is_the_loop_of_step(layer: Layer, x: Any) -> None:
@@ -50,7 +55,7 @@ def resets_separate_packed_sequences(layer: Layer, x: Any) -> None:
     start = case.carry if layer.causal else case.initial
     outcome, _ = unrolled(layer)(case.params, start, case.xs, reset, everywhere, case.weights)
     pieces = []
-    for begin, end in ((0, 5), (5, 9), (9, LENGTH)):
+    for begin, end in PIECES:
         xs = jax.tree.map(lambda a, b=begin, e=end: a[b:e], case.xs)
         carry = start if begin == 0 else case.initial
         pieces.append(compiled(layer)(case.params, carry, xs)[1])
@@ -123,15 +128,18 @@ def nothing_before_a_reset_matters(layer: Layer, x: Any) -> None:
 
 
 def streaming_equals_whole(layer: Layer, x: Any) -> None:
-    """A sequence in two pieces, the carry handed on, gives what the whole gives."""
+    """A sequence in three pieces, the carry handed on, gives what the whole gives."""
     if not layer.causal:
         return
     case = make_case(layer, x)
     never, always = np.zeros_like(case.reset), np.ones_like(case.mask)
     whole, _ = unrolled(layer)(case.params, case.carry, case.xs, never, always, case.weights)
-    carry, first = compiled(layer)(case.params, case.carry, jax.tree.map(lambda a: a[:5], case.xs))
-    carry, second = compiled(layer)(case.params, carry, jax.tree.map(lambda a: a[5:], case.xs))
-    ys = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
+    carry, pieces = case.carry, []
+    for begin, end in PIECES:
+        piece = jax.tree.map(lambda a, b=begin, e=end: a[b:e], case.xs)
+        carry, ys = compiled(layer)(case.params, carry, piece)
+        pieces.append(ys)
+    ys = jax.tree.map(lambda *parts: jnp.concatenate(parts), *pieces)
     assert_close("streaming_equals_whole", layer, (carry, ys), (whole.carry, whole.ys))
 
 
@@ -153,8 +161,7 @@ def future_never_leaks(layer: Layer, x: Any) -> None:
     if not layer.causal:
         return
     case = make_case(layer, x)
-    other = make_case(layer, x, seed=1)
-    xs = jax.tree.map(lambda a, b: jnp.concatenate([a[:6], b[6:]]), case.xs, other.xs)
+    xs = jax.tree.map(lambda a, b: jnp.concatenate([a[:6], b[6:]]), case.xs, other_inputs(x))
     never, always = np.zeros_like(case.reset), np.ones_like(case.mask)
     before, _ = unrolled(layer)(case.params, case.carry, case.xs, never, always, case.weights)
     after, _ = unrolled(layer)(case.params, case.carry, xs, never, always, case.weights)
@@ -165,8 +172,7 @@ def future_never_leaks(layer: Layer, x: Any) -> None:
 def batch_rows_are_independent(layer: Layer, x: Any) -> None:
     """Another row changes neither values nor gradients of a row."""
     case = make_case(layer, x)
-    other = make_case(layer, x, seed=1)
-    xs = jax.tree.map(lambda a, b: a.at[:, 1:].set(b[:, 1:]), case.xs, other.xs)
+    xs = jax.tree.map(lambda a, b: a.at[:, 1:].set(b[:, 1:]), case.xs, other_inputs(x))
     never, always = np.zeros_like(case.reset), np.ones_like(case.mask)
     before = unrolled(layer)(case.params, case.carry, case.xs, never, always, case.weights)
     after = unrolled(layer)(case.params, case.carry, xs, never, always, case.weights)
@@ -186,7 +192,7 @@ def keys_belong_to_steps(layer: Layer, x: Any) -> None:
     case = make_case(layer, x)
     key = jax.random.key(7)
     ys = compiled(layer)(case.params, case.carry, case.xs, key=key)[1]
-    step = jax.jit(layer.step)
+    step = stepped(layer)
     carry, expected = case.carry, []
     for t in range(3):
         x_t = jax.tree.map(lambda a, t=t: a[t], case.xs)
