@@ -8,6 +8,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest --quiet
+TWO    := -n 2 --dist loadgroup --no-loadscope-reorder
 TORCH   = $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
 NOTEBOOKS  := $(wildcard notebooks/*.ipynb)
@@ -28,11 +29,11 @@ test: lint types doctest pytest ## the fast checks: style, types, examples in do
 
 pytest: $(TESTING)
 	@echo "pytest: the fast tests"
-	@$(PYTEST) -n 2 --dist loadgroup -m "not slow"
+	@$(PYTEST) $(TWO) -m "not slow"
 
 test-full: $(TESTING) ## every test, the slow ones included
 	@echo "pytest: all tests"
-	@$(PYTEST) -n 2 --dist loadgroup
+	@$(PYTEST) $(TWO)
 
 lint: $(TESTING) ## ruff: rules and format
 	@echo "ruff: rules and format"

@@ -32,12 +32,18 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """What has a parameter ``name`` shares programs with the other tests of that name: one worker compiles them."""
+    """Choose what one worker runs (``--dist loadgroup``), and what comes last.
+
+    The tests of a file share programs and data, so that one worker runs them. The tests of all cells are many: there a
+    group is a cell, or a cell and a method. These groups are short; they come last, when workers wait for each other.
+    """
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
-        if "name" in params:
-            group = f"{item.path.stem}-{params['name']}-{params.get('method', '')}"
-            item.add_marker(pytest.mark.xdist_group(group))
+        group = item.path.stem
+        if group in ("test_cells", "test_conformance") and "name" in params:
+            group += f"-{params['name']}-{params.get('method', '')}"
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] != item.path.stem)
 
 
 pytest.register_assert_rewrite("helpers.cells", "helpers.cell_checks")  # as the asserts of test files

@@ -17,15 +17,17 @@ from helpers import cell_checks
 from helpers.command_line import ROOT, SMALL, run
 from references.gated import sigmoid
 
+import seqjax as sj
 from seqjax import __main__, cli
 from seqjax.cells import REGISTRY, Entry
 from seqjax.report import catalogue
+from seqjax.report.sections import training
 from seqjax.study import runner, sections
 from seqjax.study.presets import command
 from seqjax.study.sections import training
 from seqjax.study.settings import Settings, load_data
 from seqjax.study.store import SCHEMA, Part, Store
-from seqjax.testing import check_cell
+from seqjax.testing import check_cell, check_method
 
 TINY = [*SMALL, *"--cells elman --seeds 2 --training-steps 2 --lengths 6".split()]
 
@@ -277,7 +279,8 @@ def test_the_examples_of_the_readme_run(monkeypatch, tmp_path):
     assert names["made"].lengths.tolist() == [100]
 
 
-def test_the_cell_added_in_contributing_is_complete(monkeypatch):
+@pytest.mark.parametrize("methods", ["one", pytest.param("all", marks=pytest.mark.slow)])
+def test_the_cell_added_in_contributing_is_complete(methods, monkeypatch):
     """One file, one line, one reference: put in their places, they pass the tests that every cell passes."""
     cell_file, registry_line, reference = python_blocks("CONTRIBUTING.md")
     defined = run_block(cell_file, "CONTRIBUTING.md")
@@ -294,7 +297,11 @@ def test_the_cell_added_in_contributing_is_complete(monkeypatch):
     )
     cell_checks.weights_start_orthogonal_and_uniform_per_gate(name)
     cell_checks.a_size_is_a_whole_number_of_at_least_one(name, 0)
-    check_cell(entry.make(5), entry.example((3,), 4))
+    cell, x = entry.make(5), entry.example((3,), 4)
+    if methods == "one":
+        check_method(sj.Sequential(), cell, x)
+    else:
+        check_cell(cell, x)
     assert any(row[0] == name for row in catalogue.cells().rows)
 
 

@@ -50,12 +50,18 @@ def every_cell_and_method():
 
 
 def every_cell_method_and_check():
-    """The same with every check, but for `BY_METHOD` where the cell is not the first of its kind."""
+    """The same with every check, but for `BY_METHOD` where the cell is not the first of its kind.
+
+    Of a method with two options, each of which has all checks by itself, the fast tier compares with the loop alone.
+    """
     for param in every_cell_and_method():
-        name, _ = param.values
+        name, method = param.values
         first = FIRST_OF_KIND[type(CELLS[name].recurrence)] == name
         for check in CHECKS:
-            marks = param.marks if first or check not in BY_METHOD else pytest.mark.slow
+            fast = first or check not in BY_METHOD
+            if method == sj.Sequential(chunk=5, gradient="autodiff"):
+                fast = check is unroll_is_the_loop_of_step
+            marks = param.marks if fast else pytest.mark.slow
             yield pytest.param(*param.values, check, id=f"{param.id}-{check.__name__}", marks=marks)
 
 
