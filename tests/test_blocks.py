@@ -256,29 +256,58 @@ def test_stacks_have_the_blocks_of_their_papers_in_order():
 # ---------------------------------------------------------------- errors
 
 
-def test_sizes_that_do_not_fit_a_block_are_refused():
-    with pytest.raises(
-        ValueError, match=r"mlstm_block\(block_size\): expected a divisor of the 12 channels, got 5\."
-    ):
-        sj.mlstm_block(D, num_heads=2, block_size=5)
-    with pytest.raises(
-        ValueError, match=r"mlstm_block: expected a hidden_size that is a multiple of num_heads"
-    ):
-        sj.mlstm_block(D, num_heads=5)
-    with pytest.raises(ValueError, match=r"xlstm\(ratio\): expected two numbers of blocks, got \(0, 0\)\."):
-        sj.xlstm(D, 2, ratio=(0, 0))
-    with pytest.raises(ValueError, match=r"griffin\(depth\): expected a whole number .* got 0\."):
-        sj.griffin(D, 0, num_heads=1)
-    with pytest.raises(
-        ValueError, match=r"gated_delta_block: expected .* multiple of num_heads, got 6 and 4\."
-    ):
-        sj.gated_delta_block(D, num_heads=4)
-
-
-def test_options_that_do_not_exist_are_refused():
-    with pytest.raises(ValueError, match=r"feed_forward\(activation\): expected .* got 'relu'\."):
-        sj.feed_forward(4, activation="relu")
-    with pytest.raises(ValueError, match=r"norm: expected one of 'rms', 'layer', got 'batch'\."):
-        sj.transformer_block(4, num_heads=1, window=3, norm="batch")
-    with pytest.raises(ValueError, match=r"feed_forward\(hidden_size\): expected a whole number .* got 0\."):
-        sj.feed_forward(4, hidden_size=0)
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: sj.mlstm_block(D, num_heads=2, block_size=5),
+            ValueError,
+            r"mlstm_block\(block_size\): expected a divisor of the 12 channels, got 5\.",
+        ),
+        (
+            lambda: sj.mlstm_block(D, num_heads=5),
+            ValueError,
+            r"mlstm_block: expected a hidden_size that is a multiple of num_heads",
+        ),
+        (
+            lambda: sj.xlstm(D, 2, ratio=(0, 0)),
+            ValueError,
+            r"xlstm\(ratio\): expected two numbers of blocks, got \(0, 0\)\.",
+        ),
+        (
+            lambda: sj.griffin(D, 0, num_heads=1),
+            ValueError,
+            r"griffin\(depth\): expected a whole number .* got 0\.",
+        ),
+        (
+            lambda: sj.gated_delta_block(D, num_heads=4),
+            ValueError,
+            r"gated_delta_block: expected .* multiple of num_heads, got 6 and 4\.",
+        ),
+        (
+            lambda: sj.feed_forward(4, activation="relu"),
+            ValueError,
+            r"feed_forward\(activation\): expected .* got 'relu'\.",
+        ),
+        (
+            lambda: sj.transformer_block(4, num_heads=1, window=3, norm="batch"),
+            ValueError,
+            r"norm: expected 'rms' or 'layer', got 'batch'\.",
+        ),
+        (
+            lambda: sj.feed_forward(4, hidden_size=0),
+            ValueError,
+            r"feed_forward\(hidden_size\): expected a whole number .* got 0\.",
+        ),
+        (
+            lambda: blocks.fork(sj.lstm(4)),
+            TypeError,
+            r"fork: expected one layer or more, got \(lstm\(hidden_size=4\),\)\.",
+        ),
+        (lambda: blocks.fork(), TypeError, r"fork: expected one layer or more, got \(\)\."),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_sizes_and_options_that_do_not_fit_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -10,6 +10,7 @@ from seqjax.cross_attention import AdditiveParams, masked_softmax
 from seqjax.testing import strict
 
 B, S, M, Q = 3, 5, 4, 6
+KEY = jax.random.key(0)
 MASK = np.array([[1, 1, 1, 1, 1], [1, 0, 1, 0, 0], [0, 0, 0, 0, 0]], bool)
 ATTEND = {
     "additive": sj.additive_attention(7),
@@ -218,45 +219,68 @@ def test_torch_multihead_attention_agrees_on_the_weights():
 # ---------------------------------------------------------------- errors
 
 
-def test_what_does_not_fit_is_refused():
-    attend, params, memory, query = setting("general")
-    with pytest.raises(
-        ValueError,
-        match=r"^multiplicative_attention\(\): expected floating memory \[\*B, S, M\] and query \[\*B, Q\], "
-        r"got float64 \[3, 5, 4\] and float64 \[2, 6\]\.",
-    ):
-        attend(params, memory, None, query[:2])
-    with pytest.raises(ValueError, match=r"got int64 \[3, 5, 4\] and float64"):
-        attend(params, memory.astype(int), None, query)
-    with pytest.raises(
-        ValueError,
-        match=r"expected memory_mask of dtype bool \[3, 5\], as memory \[3, 5, 4\], got float64 \[3, 5\]",
-    ):
-        attend(params, memory, MASK.astype(float), query)
-    with pytest.raises(
-        ValueError, match=r"expected memory_mask of dtype bool \[3, 5\], .* got bool \[5, 3\]"
-    ):
-        attend(params, memory, MASK.T, query)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda attend, params, memory, query: attend(params, memory, None, query[:2]),
+            r"^multiplicative_attention\(\): expected floating memory \[\*B, S, M\] and query \[\*B, Q\], "
+            r"got float64 \[3, 5, 4\] and float64 \[2, 6\]\.",
+        ),
+        (
+            lambda attend, params, memory, query: attend(params, memory.astype(int), None, query),
+            r"got int64 \[3, 5, 4\] and float64",
+        ),
+        (
+            lambda attend, params, memory, query: attend(params, memory, MASK.astype(float), query),
+            r"expected memory_mask of dtype bool \[3, 5\], as memory \[3, 5, 4\], got float64 \[3, 5\]",
+        ),
+        (
+            lambda attend, params, memory, query: attend(params, memory, MASK.T, query),
+            r"expected memory_mask of dtype bool \[3, 5\], .* got bool \[5, 3\]",
+        ),
+        (
+            lambda attend, params, memory, query: sj.scaled_dot_attention(3).init(KEY, memory, query),
+            r"scaled_dot_attention\(num_heads\): expected a divisor of the memory's width 4, got 3\.",
+        ),
+    ],
+    ids=["batch", "integers", "mask dtype", "mask shape", "heads"],
+)
+def test_inputs_that_do_not_fit_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(*setting("general"))
+
+
+def test_a_query_of_another_width_is_refused_by_the_dot_score():
+    _, _, memory, query = setting("general")
     dot = sj.multiplicative_attention("dot")
-    with pytest.raises(
-        ValueError,
-        match=r"expected a query as wide as the memory \[3, 5, 4\], got \[3, 6\]\. Use score='general'\.",
-    ):
-        dot(dot.init(jax.random.key(0), memory, query), memory, None, query)
-    with pytest.raises(
-        ValueError,
-        match=r"scaled_dot_attention\(num_heads\): expected a divisor of the memory's width 4, got 3\.",
-    ):
-        sj.scaled_dot_attention(3).init(jax.random.key(0), memory, query)
-    with pytest.raises(ValueError, match=r"multiplicative_attention\(score\): .* got 'concat'\."):
-        sj.multiplicative_attention("concat")
-    with pytest.raises(ValueError, match=r"additive_attention\(size\): expected a whole number .* got 0\."):
-        sj.additive_attention(0)
-    with pytest.raises(
-        ValueError, match=r"scaled_dot_attention\(num_heads\): expected a whole number .* got -1\."
-    ):
-        sj.scaled_dot_attention(-1)
-    with pytest.raises(
-        ValueError, match=r"scaled_dot_attention\(key_size\): expected a whole number .* got 0\."
-    ):
-        sj.scaled_dot_attention(1, key_size=0)
+    message = r"expected a query as wide as the memory \[3, 5, 4\], got \[3, 6\]\. Use score='general'\."
+    with pytest.raises(ValueError, match=message):
+        dot(dot.init(KEY, memory, query), memory, None, query)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: sj.multiplicative_attention("concat"),
+            r"multiplicative_attention\(score\): .* got 'concat'\.",
+        ),
+        (
+            lambda: sj.additive_attention(0),
+            r"additive_attention\(size\): expected a whole number .* got 0\.",
+        ),
+        (
+            lambda: sj.scaled_dot_attention(-1),
+            r"scaled_dot_attention\(num_heads\): expected a whole number .* got -1\.",
+        ),
+        (
+            lambda: sj.scaled_dot_attention(1, key_size=0),
+            r"scaled_dot_attention\(key_size\): expected a whole number .* got 0\.",
+        ),
+    ],
+    ids=["score", "size", "num_heads", "key_size"],
+)
+def test_options_that_do_not_fit_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -39,20 +39,28 @@ def test_read_bytes_reads_any_file(tmp_path):
         np.testing.assert_array_equal(read_bytes(given_path), [*range(256), 13, 10, 0])
 
 
-def test_read_bytes_says_what_is_wrong(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        (
+            "gone.txt",
+            FileNotFoundError,
+            r"expected a file, got '.*gone.txt', which does not exist. Check the path",
+        ),
+        (".", ValueError, "expected a file, got the folder '.*'. Name one file in it"),
+        ("empty.txt", ValueError, "expected at least one byte, got '.*empty.txt', which is empty"),
+        (
+            "x" * 300,
+            ValueError,
+            r"expected a readable file, got '.*' \(File name too long\). Check the path",
+        ),
+    ],
+    ids=["absent", "folder", "empty", "long"],
+)
+def test_read_bytes_says_what_is_wrong(name, error, message, tmp_path):
     (tmp_path / "empty.txt").touch()
-    with pytest.raises(
-        FileNotFoundError, match=r"expected a file, got '.*gone.txt', which does not exist. Check the path"
-    ):
-        read_bytes(tmp_path / "gone.txt")
-    with pytest.raises(ValueError, match="expected a file, got the folder '.*'. Pass one of its files"):
-        read_bytes(tmp_path)
-    with pytest.raises(ValueError, match="expected at least one byte, got '.*empty.txt', which is empty"):
-        read_bytes(tmp_path / "empty.txt")
-    with pytest.raises(
-        ValueError, match=r"expected a readable file, got '.*' \(File name too long\). Check the path"
-    ):
-        read_bytes(tmp_path / ("x" * 300))
+    with pytest.raises(error, match=message):
+        read_bytes(tmp_path / name)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")

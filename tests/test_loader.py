@@ -142,32 +142,70 @@ def test_examples_come_once_an_epoch_and_keep_their_targets():
     np.testing.assert_array_equal(both["steps"][0], both["one"])
 
 
-def test_examples_say_what_is_wrong():
-    with pytest.raises(ValueError, match=r"expected xs \[N, T, ...\] with N and T of at least 1, got \[3\]"):
-        examples(np.zeros(3), np.zeros(3), batch=1)
-    with pytest.raises(ValueError, match=r"expected 3 targets and lengths, as xs \[3, 4\], got \[2\]"):
-        examples(np.zeros((3, 4)), np.zeros(2), batch=1)
+def example_with_nan():
     bad = np.zeros((3, 4))
     bad[1, 2] = np.nan
-    with pytest.raises(ValueError, match="NaN or infinity in 1 steps, the first in example 1 at step 2"):
-        examples(bad, np.zeros(3), batch=1)
-    assert examples(bad, np.zeros(3), batch=1, lengths=[4, 2, 4])(0).xs.shape == (4, 1)
-    with pytest.raises(ValueError, match="windows: expected at least length . 1 = 6 tokens, got 5"):
-        windows(np.arange(5), batch=1, length=5)
-    with pytest.raises(ValueError, match="streams: expected at least batch . 1 = 6 tokens, got 5"):
-        streams(np.arange(5), batch=5, length=1)
-    with pytest.raises(ValueError, match=r"expected integers \[N\], got \[3\] of float64"):
-        streams(np.zeros(3), batch=1, length=1)
-    with pytest.raises(ValueError, match=r"\(length\): expected a whole number of at least 1, got 0"):
-        padded([np.arange(3)], batch=1, length=0)
-    with pytest.raises(ValueError, match="packed: expected tokens that fit 32 bits, got 0 to 4294967295"):
-        packed([np.array([0, 2**32 - 1], np.uint32)], batch=1, length=1)
-    with pytest.raises(ValueError, match=r"windows\(seed\): expected a whole number of at least 0, got -1"):
-        windows(np.arange(5), batch=1, length=1, seed=-1)
-    with pytest.raises(ValueError, match="expected numbers, got an array of object"):
-        examples(np.full((3, 4), None), np.zeros(3), batch=1)
-    with pytest.raises(ValueError, match=r"expected targets per step \[3, 4, ...\], got \[3\]"):
-        examples(np.zeros((3, 4)), np.zeros(3), batch=1, per_step=True)
+    return bad
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: examples(np.zeros(3), np.zeros(3), batch=1),
+            r"expected xs \[N, T, ...\] with N and T of at least 1, got \[3\]",
+        ),
+        (
+            lambda: examples(np.zeros((3, 4)), np.zeros(2), batch=1),
+            r"expected 3 targets and lengths, as xs \[3, 4\], got \[2\]",
+        ),
+        (
+            lambda: examples(example_with_nan(), np.zeros(3), batch=1),
+            "NaN or infinity in 1 steps, the first in example 1 at step 2",
+        ),
+        (
+            lambda: windows(np.arange(5), batch=1, length=5),
+            "windows: expected at least length . 1 = 6 tokens, got 5",
+        ),
+        (
+            lambda: streams(np.arange(5), batch=5, length=1),
+            "streams: expected at least batch . 1 = 6 tokens, got 5",
+        ),
+        (
+            lambda: streams(np.zeros(3), batch=1, length=1),
+            r"expected integers \[N\], got \[3\] of float64",
+        ),
+        (lambda: padded([np.arange(3)], batch=1, length=0), r"\(length\): expected a whole number of at least 1, got 0"),
+        (
+            lambda: packed([np.array([0, 2**32 - 1], np.uint32)], batch=1, length=1),
+            "packed: expected tokens that fit 32 bits, got 0 to 4294967295",
+        ),
+        (
+            lambda: windows(np.arange(5), batch=1, length=1, seed=-1),
+            r"windows\(seed\): expected a whole number of at least 0, got -1",
+        ),
+        (
+            lambda: examples(np.full((3, 4), None), np.zeros(3), batch=1),
+            "expected numbers, got an array of object",
+        ),
+        (
+            lambda: examples(np.zeros((3, 4)), np.zeros(3), batch=1, per_step=True),
+            r"expected targets per step \[3, 4, ...\], got \[3\]",
+        ),
+        (
+            lambda: prefetch(windows(np.arange(50), batch=2, length=3), depth=0),
+            "expected a depth of at least 1, got 0",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_data_and_sizes_that_do_not_fit_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_what_is_not_finite_beyond_the_length_of_an_example_is_not_read():
+    assert examples(example_with_nan(), np.zeros(3), batch=1, lengths=[4, 2, 4])(0).xs.shape == (4, 1)
 
 
 def test_prefetch_hands_on_every_batch_and_every_error_and_ends_its_thread():
@@ -189,8 +227,6 @@ def test_prefetch_hands_on_every_batch_and_every_error_and_ends_its_thread():
     next(endless)
     endless.close()
     assert not [t for t in threading.enumerate() if t.name == "prefetch"]
-    with pytest.raises(ValueError, match=r"prefetch\(depth\): expected a whole number of at least 1, got 0"):
-        prefetch(loader, depth=0)
 
 
 def test_lines_in_any_encoding(tmp_path):
