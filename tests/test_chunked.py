@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiers import slow
 
 import seqjax as sj
 from seqjax.base import (
@@ -114,7 +115,7 @@ def expected_of(name, with_flags):
     )
 
 
-@pytest.mark.parametrize("with_flags", [False, True])
+@pytest.mark.parametrize("with_flags", [True, *slow(False)])
 @pytest.mark.parametrize("name", INPUTS)
 def test_chunks_equal_the_loop(name, with_flags):
     inputs = INPUTS[name]
@@ -273,7 +274,7 @@ def test_blocks_equal_numpy(kind, with_mask):
 
 
 @pytest.mark.parametrize("count", [0, 3, 12])
-@pytest.mark.parametrize("with_flags", [False, True])
+@pytest.mark.parametrize("with_flags", [True, *slow(False)])
 @pytest.mark.parametrize(
     "kind", [Attention(window=5, rotary_base=100.0), Attention(max_length=30)], ids=["window", "max_length"]
 )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiers import slow
 
 import seqjax as sj
 from seqjax.combinators.compose import ParallelParams
@@ -208,7 +209,7 @@ def test_gradients_pass_a_strided_layer_by_its_own_steps_alone():
 
 
 @pytest.mark.parametrize("dilation", [1, 2, 4, 20])
-@pytest.mark.parametrize("flagged", [False, True])
+@pytest.mark.parametrize("flagged", [True, *slow(False)])
 def test_dilated_skips_k_steps_of_the_carry(dilation, flagged):
     layer = sj.dilated(elman(), dilation)
     params, carry = setting(layer)

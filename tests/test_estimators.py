@@ -214,7 +214,7 @@ EXACT = [
     ("lru", sj.rtrl("diagonal")),
     ("lru", sj.snap(1)),
     ("two lrus", sj.rtrl()),
-    ("two lstms", sj.rtrl()),
+    pytest.param("two lstms", sj.rtrl(), marks=pytest.mark.slow),
 ]
 
 

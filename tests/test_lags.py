@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiers import slow
 
 import seqjax as sj
 from seqjax.convolution import ConvolutionParams
@@ -38,8 +39,8 @@ def convolution_by_hand(w, b, xs, reset, mask):
     return ys
 
 
-@pytest.mark.parametrize("width", [1, 2, W, 20])
-@pytest.mark.parametrize("which", ["none", "reset", "mask", "both"])
+@pytest.mark.parametrize("width", [1, W, 20, *slow(2)])
+@pytest.mark.parametrize("which", ["none", "both", *slow("reset", "mask")])
 def test_a_short_convolution_reads_the_last_steps_that_happened(which, width):
     reset, mask = flags()
     reset = reset if which in ("reset", "both") else np.zeros_like(reset)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.matrix_setting import KEY, NAMES, SIZES, D, N, T, V, close, numpy, setting, unrolled
+from helpers.tiers import slow
 from references import REFERENCES
 from references.matrix import heads_of, layer_norm, rms_norm, sigmoid, softplus
 
@@ -158,7 +159,7 @@ def all_finite(tree):
     return all(np.isfinite(np.asarray(a, float)).all() for a in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, *slow(jnp.float32)])
 @pytest.mark.parametrize("name", NAMES)
 def test_inputs_of_zero_have_finite_values_and_gradients(name, dtype):
     """As in masked steps: keys of length zero, and nothing written yet to divide by."""
@@ -178,7 +179,7 @@ EXTREME = {
 }
 
 
-@pytest.mark.parametrize("size", [60.0, 1e4])
+@pytest.mark.parametrize("size", [1e4, *slow(60.0)])
 @pytest.mark.parametrize("name", EXTREME)
 def test_decays_of_60_and_more_per_step_are_exact_and_have_finite_gradients(name, size):
     cell = REGISTRY[name].make(6)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiers import slow
 
 import seqjax as sj
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights, Step
@@ -431,7 +432,9 @@ def in_dtype(tree, dtype):
     return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
 
 
-@pytest.mark.parametrize("estimator", [*ALL, sj.rtrl()], ids=repr)
+@pytest.mark.parametrize(
+    "estimator", [sj.kf_rtrl(), *slow(sj.uoro(), sj.rflo(), sj.eprop(), sj.rtrl())], ids=repr
+)
 def test_in_bfloat16_it_is_that_of_float32_but_for_roundings(estimator):
     """Params and inputs that are numbers of bfloat16; what is left are 8 bits in each of T steps."""
     layer, batch = sj.recurrent(sj.lstm(H, **F64)), in_dtype(batch_of(), jnp.bfloat16)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.cells import D, H, T, assert_equals_reference, init, jacobian, normal, random_case
+from helpers.tiers import slow
 from references import nonlinear as references
 
 import seqjax as sj
@@ -21,7 +22,7 @@ def antisymmetric(a):
 # ---------------------------------------------------------------- orthogonal_rnn
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 64])
+@pytest.mark.parametrize("size", [1, 7, *slow(2, 64)])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
 def test_the_matrix_is_orthogonal_and_has_determinant_one_whatever_the_params(size, scale):
     """Squarings, about log2 of the norm of A, each double the rounding error."""
@@ -86,7 +87,7 @@ def test_other_activations_equal_the_reference(activation):
     assert_equals_reference(cell, references.orthogonal_rnn(activation))
 
 
-@pytest.mark.parametrize("size", [600, 601])
+@pytest.mark.parametrize("size", [601, *slow(600)])
 @pytest.mark.parametrize("angles", ["henaff", "cayley"])
 def test_the_initial_angles_are_those_of_the_paper(angles, size):
     params = jax.tree.map(np.asarray, init(sj.orthogonal_rnn(size, angles=angles)))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.parity import assert_parity, normal, setting
+from helpers.tiers import slow
 
 import seqjax as sj
 from seqjax.cells import ElmanCarry, GRUCarry, LSTMCarry
@@ -73,7 +74,7 @@ def run_flax(module, weights, carry_type, theirs, params, carry, xs, lengths=Non
     return carry_type(*end) if isinstance(end, tuple) else carry_type(end), ys
 
 
-@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "lengths"])
+@pytest.mark.parametrize("lengths", [LENGTHS, *slow(None)], ids=["lengths", "full"])
 @pytest.mark.parametrize("name", FLAX)
 def test_flax(name, lengths):
     cell, *rest = FLAX[name]
@@ -83,7 +84,7 @@ def test_flax(name, lengths):
     assert_parity(sj.recurrent(cell), peer, *setting(cell, xs), xs, mask=mask)
 
 
-@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "lengths"])
+@pytest.mark.parametrize("lengths", [LENGTHS, *slow(None)], ids=["lengths", "full"])
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_flax_bidirectional(name, lengths):
     cell, module, weights, carry_type, theirs = FLAX[name]
@@ -238,7 +239,7 @@ KERAS = {
 
 @pytest.mark.peers
 @pytest.mark.parametrize(
-    "mask", [None, sj.lengths_to_mask(LENGTHS, T), HOLES], ids=["full", "lengths", "holes"]
+    "mask", [HOLES, *slow(None, sj.lengths_to_mask(LENGTHS, T))], ids=["holes", "full", "lengths"]
 )
 @pytest.mark.parametrize("name", KERAS)
 def test_keras(name, mask):

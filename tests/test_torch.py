@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiers import slow
 
 import seqjax as sj
 from seqjax.cells import (
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.peers
 
 T, B, D, H = 9, 3, 4, 5
 LENGTHS = np.array([4, 9, 1])
-METHODS = [sj.Sequential(), sj.Sequential(chunk=4), sj.Sequential(gradient="autodiff")]
+METHODS = [sj.Sequential(), *slow(sj.Sequential(chunk=4), sj.Sequential(gradient="autodiff"))]
 
 
 def two_biases_in_one(w_x, w_h, b, b_h):
@@ -169,7 +170,7 @@ def test_a_mask_of_lengths_equals_a_packed_sequence(name):
     ).all()
 
 
-@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "packed"])
+@pytest.mark.parametrize("lengths", [LENGTHS, *slow(None)], ids=["packed", "full"])
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_bidirectional_equals_its_peer_in_values_and_gradients(name, lengths):
     cell, peer, convert, params_type, carry_type = CELLS[name]

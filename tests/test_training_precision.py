@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.tiers import slow
 from jax.sharding import AxisType
 
 import seqjax as sj
@@ -121,7 +122,7 @@ def test_decays_are_not_rounded():
 
 
 @pytest.mark.parametrize("estimator", [sj.truncated_bptt(2), sj.rtrl(), sj.eprop()], ids=str)
-@pytest.mark.parametrize("precision", [BFLOAT16, FLOAT16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", [BFLOAT16, *slow(FLOAT16)], ids=["bfloat16", "float16"])
 def test_streams_and_their_estimators(estimator, precision):
     model, batch = sj.recurrent(sj.elman(H)), batch_of()
     exact, _, _ = gradient(model, squares, batch, FLOAT32, estimator=estimator)
