@@ -52,7 +52,7 @@ pytest.register_assert_rewrite("helpers.cells", "helpers.cell_checks")  # as the
 def pytest_collection_finish():
     """Look for garbage among new objects only, and less often: a tenth of the time went there."""
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(20_000, 10, 10)
 
 
 TESTS_DONE = itertools.count(1)
@@ -64,7 +64,7 @@ def pytest_runtest_teardown():
 
     A program that is needed again comes from the folder, but is traced again.
     """
-    if next(TESTS_DONE) % 20 == 0 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > 25_000:
+    if next(TESTS_DONE) % 20 == 0 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > 15_000:
         jax.clear_caches()
 
 

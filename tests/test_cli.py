@@ -21,7 +21,6 @@ import seqjax as sj
 from seqjax import __main__, cli
 from seqjax.cells import REGISTRY, Entry
 from seqjax.report import catalogue
-from seqjax.report.sections import training
 from seqjax.study import runner, sections
 from seqjax.study.presets import command
 from seqjax.study.sections import training

@@ -47,7 +47,7 @@ def test_read_bytes_reads_any_file(tmp_path):
             FileNotFoundError,
             r"expected a file, got '.*gone.txt', which does not exist. Check the path",
         ),
-        (".", ValueError, "expected a file, got the folder '.*'. Name one file in it"),
+        (".", ValueError, "expected a file, got the folder '.*'. Pass one of its files"),
         ("empty.txt", ValueError, "expected at least one byte, got '.*empty.txt', which is empty"),
         (
             "x" * 300,

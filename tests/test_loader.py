@@ -175,7 +175,10 @@ def example_with_nan():
             lambda: streams(np.zeros(3), batch=1, length=1),
             r"expected integers \[N\], got \[3\] of float64",
         ),
-        (lambda: padded([np.arange(3)], batch=1, length=0), r"\(length\): expected a whole number of at least 1, got 0"),
+        (
+            lambda: padded([np.arange(3)], batch=1, length=0),
+            r"\(length\): expected a whole number of at least 1, got 0",
+        ),
         (
             lambda: packed([np.array([0, 2**32 - 1], np.uint32)], batch=1, length=1),
             "packed: expected tokens that fit 32 bits, got 0 to 4294967295",
@@ -194,7 +197,7 @@ def example_with_nan():
         ),
         (
             lambda: prefetch(windows(np.arange(50), batch=2, length=3), depth=0),
-            "expected a depth of at least 1, got 0",
+            r"prefetch\(depth\): expected a whole number of at least 1, got 0",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -199,7 +199,7 @@ def test_damping_helps_where_the_diagonal_form_diverges():
 
 def test_a_guess_is_a_head_start_and_reaches_no_gradient():
     cell, params, carry, xs = initialised(sj.lstm(H))
-    layer_step, states, now = sj.recurrent(cell).step, [], carry
+    layer_step, states, now = jax.jit(sj.recurrent(cell).step), [], carry
     for x in xs:
         now = layer_step(params, now, x)[0]
         states.append(now)
@@ -209,7 +209,9 @@ def test_a_guess_is_a_head_start_and_reaches_no_gradient():
     assert_close((after, ys), unrolled(SPECIFICATION, cell, params, carry, xs))
     near = jax.tree.map(lambda g: g + 1e-4, guess)
     assert 1 <= solved(sj.Newton(), cell, params, carry, xs, guess=near)[2].iterations <= 2
-    by_guess = jax.grad(lambda g: jnp.sum(sj.Newton().solve(cell, params, carry, xs, guess=g)[1]))(near)
+    by_guess = jax.jit(jax.grad(lambda g: jnp.sum(sj.Newton().solve(cell, params, carry, xs, guess=g)[1])))(
+        near
+    )
     assert not any(leaf.any() for leaf in jax.tree.leaves(by_guess))
 
 
