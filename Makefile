@@ -51,7 +51,7 @@ doctest: $(TESTING) ## the examples in the docstrings
 	@echo "pytest: examples in docstrings"
 	@$(PYTEST) -n 2 -p tests.helpers.quick_compilation --doctest-modules seqjax
 
-docs: $(TESTING) ## rewrite the generated tables of README.md and docs/
+docs: $(TESTING) ## rewrite the generated tables of docs/
 	@$(BIN)/python -m seqjax.report.documents
 
 notebook: $(VENV)/notebook.stamp ## run the notebooks at toy size (they read SEQJAX_TOY=1)

@@ -243,7 +243,7 @@ def test_list_shows_cells_methods_and_tasks(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("document", "table"),
-    [("README.md", "families"), ("README.md", "methods"), ("docs/cells.md", "cells")],
+    [("docs/cells.md", "families"), ("docs/methods.md", "methods"), ("docs/cells.md", "cells")],
 )
 def test_the_tables_of_the_documents_are_current(document, table):
     made = getattr(catalogue, table)()
