@@ -281,7 +281,7 @@ def test_the_examples_of_the_readme_run(monkeypatch, tmp_path):
 @pytest.mark.parametrize("methods", ["one", pytest.param("all", marks=pytest.mark.slow)])
 def test_the_cell_added_in_contributing_is_complete(methods, monkeypatch):
     """One file, one line, one reference: put in their places, they pass the tests that every cell passes."""
-    cell_file, registry_line, reference = python_blocks("CONTRIBUTING.md")
+    cell_file, registry_line, reference = python_blocks("CONTRIBUTING.md")[:3]
     defined = run_block(cell_file, "CONTRIBUTING.md")
     ((name, entry),) = eval(f"{{{registry_line}}}", {**defined, "Entry": Entry}).items()
     defined = run_block(reference, "CONTRIBUTING.md", np=np, sigmoid=sigmoid)
