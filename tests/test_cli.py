@@ -264,18 +264,24 @@ def run_block(block, document, **names):
     return names
 
 
-def test_the_examples_of_the_readme_run(monkeypatch, tmp_path):
-    """One after the other, each with the names of those before."""
+@pytest.mark.parametrize(
+    "document",
+    ["README.md", *(f"docs/{page}.md" for page in ("cells", "layers", "methods", "probes", "training"))],
+)
+def test_the_examples_of_the_documents_run(monkeypatch, tmp_path, document):
+    """Each block runs with the names of the blocks before it on the page."""
     monkeypatch.chdir(tmp_path)
-    small = (
-        "--length 6 --batch 4 --hidden-size 3 --steps 1 --out griffin".split()
-    )  # stands for the README's run
-    assert run(monkeypatch, "train", "text", *small) == 0
+    if document == "docs/training.md":
+        small = (
+            "--length 6 --batch 4 --hidden-size 3 --steps 1 --out griffin".split()
+        )  # stands for the page's run
+        assert run(monkeypatch, "train", "text", *small) == 0
     names = {}
-    for example in python_blocks("README.md"):
-        names = run_block(example, "README.md", **names)
-    assert names["fitted"].best_value < np.log(256) and (tmp_path / "run" / "curves.svg").exists()
-    assert names["made"].lengths.tolist() == [100]
+    for example in python_blocks(document):
+        names = run_block(example, document, **names)
+    if document == "docs/training.md":
+        assert names["fitted"].best_value < np.log(256) and (tmp_path / "run" / "curves.svg").exists()
+        assert names["made"].lengths.tolist() == [100]
 
 
 @pytest.mark.parametrize("methods", ["one", pytest.param("all", marks=pytest.mark.slow)])
