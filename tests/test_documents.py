@@ -1,11 +1,19 @@
 """The documents: links lead somewhere, and the lists in them are complete."""
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import seqjax as sj
 from seqjax.probes import calibration
+from seqjax.testing import check_method
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
@@ -53,3 +61,56 @@ def test_the_index_lists_every_page():
 def test_every_closed_form_is_explained():
     ids = set(re.findall(r"^\| (C\d+) \|", (ROOT / "docs/closed_forms.md").read_text(), re.MULTILINE))
     assert ids == set(calibration.IDS)
+
+
+def execute(block, **names):
+    """Run an example and return its names, next to those given to it."""
+    names["__name__"] = "example"
+    exec(compile(block, "CONTRIBUTING.md", "exec"), names)
+    return names
+
+
+def test_the_method_the_probe_and_the_section_added_in_contributing_work(monkeypatch):
+    """The blocks after those of the cell, each put in its place as the guide says."""
+    pytest.importorskip("seqjax.study.measurement")
+    from seqjax.calibration.base import Check, Values, run_checks
+    from seqjax.calibration.networks import network
+    from seqjax.calibration.singular import MATRIX
+    from seqjax.report.results import StudyResults
+    from seqjax.study import sections
+    from seqjax.study.store import SCHEMA, Part
+
+    polars = pytest.importorskip("polars")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    method, probe, closed_form, measurement, section = blocks[3:]
+
+    check_method(execute(method)["Rematerialized"](), sj.lstm(3), jnp.ones((2, 3)))
+
+    norm = execute(probe)["jacobian_norm"]
+    given = {"jax": jax, "jnp": jnp, "np": np, "Any": Any, "Check": Check, "Values": Values}
+    check = execute(closed_form, network=network, MATRIX=MATRIX, jacobian_norm=norm, **given)[
+        "JACOBIAN_CHECK"
+    ]
+    assert all(row.passed for dtype in ("float64", "float32") for row in run_checks([check], dtype))
+
+    monkeypatch.setattr(sj.probes, "jacobian_norm", norm, raising=False)
+    module = ModuleType("seqjax.study.sections.jacobian")
+    exec(compile(measurement, "CONTRIBUTING.md", "exec"), module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(sections, "jacobian", module, raising=False)
+    layer, xs = sj.recurrent(sj.lstm(3)), jnp.ones((5, 2, 3))
+    inner = SimpleNamespace(layer=layer, params=layer.init(jax.random.key(0), xs[0]), xs=xs)
+    experiment = SimpleNamespace(
+        settings=SimpleNamespace(seeds=1),
+        inner=lambda *of: inner,
+        keep=lambda key, make: make(),
+        jit=lambda function, steps: jax.jit(function),
+    )
+    part = Part(module.NAME, "lstm", 5, 0)
+    rows = [part._asdict() | {"part": part.name} | row for row in module.measure(experiment, part)]
+    assert [row["t"] for row in rows] == list(range(5))
+
+    frame = polars.DataFrame(rows, schema=SCHEMA)
+    results = StudyResults(frame, {"settings": {"cells": ["lstm"]}})
+    (table,) = execute(section)["SECTION"].view(results).blocks
+    assert len(table.groups[0][1]) == 1
