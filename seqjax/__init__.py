@@ -97,10 +97,7 @@ from seqjax.combinators import (
     with_memory,
     zoneout,
 )
-from seqjax.convolution import short_convolution, token_shift
-from seqjax.cross_attention import additive_attention, multiplicative_attention, scaled_dot_attention
 from seqjax.decode import Sampler, beam_search, categorical, generate, greedy
-from seqjax.definition import definition
 from seqjax.gradients import (
     eprop,
     full_bptt,
@@ -113,9 +110,14 @@ from seqjax.gradients import (
     truncated_bptt,
     uoro,
 )
-from seqjax.layers import dropout, pointwise, recurrent
+from seqjax.layers.convolution import short_convolution, token_shift
+from seqjax.layers.cross_attention import additive_attention, multiplicative_attention, scaled_dot_attention
+from seqjax.layers.dropout import dropout
+from seqjax.layers.normalization import running_normalisation
+from seqjax.layers.pointwise import pointwise
+from seqjax.layers.pooling import last, lengths_to_mask, mean_pool, running_mean
+from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Associative, Auto, Chunked, Newton, NewtonReport, Sequential, TimeSharded
-from seqjax.normalisation import running_normalisation
-from seqjax.pooling import last, lengths_to_mask, mean_pool, running_mean
+from seqjax.values import definition
 
 __version__ = "0.1.0"

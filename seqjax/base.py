@@ -14,8 +14,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import jax
 
 from seqjax.affine import affine
-from seqjax.definition import Definition
 from seqjax.inputs import Flags, run_step, run_unroll
+from seqjax.values import Definition
 
 # ---------------------------------------------------------------- recurrences: which structure may be exploited
 

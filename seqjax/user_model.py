@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Layer, Step
-from seqjax.layers import recurrent
+from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Sequential
 from seqjax.ops.select import cast
 

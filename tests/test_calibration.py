@@ -14,7 +14,7 @@ from seqjax import calibration, cli
 from seqjax.calibration import algorithms, baselines, closed_forms, estimators, lyapunov, singular
 from seqjax.calibration.base import Check, Values, run_checks
 from seqjax.calibration.exact import gaussian_mean
-from seqjax.ops import gated
+from seqjax.ops.gated import batched as gated
 
 ROOT = Path(__file__).parent.parent
 

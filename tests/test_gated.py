@@ -12,7 +12,7 @@ import pytest
 import seqjax as sj
 from seqjax.base import Activation, Dense, Gated, GatedWeights
 from seqjax.cells import ElmanCarry, ElmanParams, LSTMCarry, LSTMParams
-from seqjax.ops.gated import gated
+from seqjax.ops.gated.batched import gated
 from seqjax.ops.step import recurrent_product
 
 T, B, D, H = 8, 3, 3, 4

@@ -10,7 +10,7 @@ import pytest
 from helpers.tiers import slow
 
 import seqjax as sj
-from seqjax.convolution import ConvolutionParams
+from seqjax.layers.convolution import ConvolutionParams
 from seqjax.ops.tap import dummies
 
 KEY = jax.random.key(0)

@@ -11,8 +11,8 @@ from helpers.hlo import collectives
 import seqjax as sj
 from seqjax.base import Activation
 from seqjax.cells import ElmanCarry, ElmanParams
-from seqjax.ops import newton
-from seqjax.ops.newton_linear import full_jacobian, gated_jacobian, linear_recurrence
+from seqjax.ops.newton import solve as newton
+from seqjax.ops.newton.linear import full_jacobian, gated_jacobian, linear_recurrence
 from seqjax.ops.step import step_of
 from seqjax.ops.tap import dummies
 from seqjax.ops.vectors import Coordinates

@@ -315,7 +315,7 @@ def test_kf_rtrl_says_what_it_cannot_take():
         sj.serial(
             sj.recurrent(sj.gru(H)), sj.recurrent(sj.gru(H))
         ): r"kf_rtrl\(\): expected recurrent\(cell\), or serial",
-        sj.serial(head(H), sj.recurrent(sj.gru(H))): r"without params before it",
+        sj.serial(head(H), sj.recurrent(sj.gru(H))): r"no earlier params",
     }.items():
         with pytest.raises(TypeError, match=word):
             run(sj.kf_rtrl(), layer, *start(layer, batch), [batch], jax.random.key(0))

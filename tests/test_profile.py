@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 import seqjax as sj
 from seqjax.base import Batch
 from seqjax.cells import REGISTRY, ElmanCarry, ElmanParams, LRUParams, vector
-from seqjax.layers import first_step, num_steps
+from seqjax.inputs import first_step, num_steps
 from seqjax.ops.select import select
 from seqjax.probes import adjoint_profile, bind, fit_decay, gradient_profile, horizon, total_log_norm
 

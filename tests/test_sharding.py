@@ -15,7 +15,7 @@ from helpers.hlo import COLLECTIVES, collectives, count, split
 
 import seqjax as sj
 from seqjax.base import Estimate
-from seqjax.layers import first_step
+from seqjax.inputs import first_step
 from seqjax.training import init_train_state, make_train_step
 from seqjax.training.fsdp import added_up, gathered
 

@@ -13,7 +13,7 @@ from references.diagonal import s5 as s5_reference
 
 import seqjax as sj
 from seqjax.cells.s5 import hippo_modes
-from seqjax.ops.discretise import bilinear, complement, log_softplus, zero_order_hold
+from seqjax.ops.discretize import bilinear, complement, log_softplus, zero_order_hold
 
 KEY = jax.random.key(0)
 T, B, D, H = 9, 2, 3, 4

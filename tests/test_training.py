@@ -13,7 +13,7 @@ from helpers.hlo import collectives
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import seqjax as sj
-from seqjax.layers import first_step
+from seqjax.inputs import first_step
 from seqjax.training import TrainState, init_train_state, make_train_step
 from seqjax.training.sharding import axes_of, batch_specs
 

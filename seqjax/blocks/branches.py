@@ -8,8 +8,8 @@ import jax
 from seqjax.base import Layer
 from seqjax.checks import check_one_of
 from seqjax.combinators import parallel, residual, serial
-from seqjax.definition import definition
-from seqjax.layers import pointwise
+from seqjax.layers.pointwise import pointwise
+from seqjax.values import definition
 
 Norm = Literal["rms", "layer"]
 

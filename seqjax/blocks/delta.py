@@ -24,12 +24,13 @@ from seqjax.cells.common.heads import (
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.checks import check_whole
 from seqjax.combinators import parallel, serial
-from seqjax.convolution import short_convolution
-from seqjax.definition import definition
-from seqjax.layers import pointwise, recurrent
+from seqjax.layers.convolution import short_convolution
+from seqjax.layers.pointwise import pointwise
+from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Auto
 from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left
+from seqjax.values import definition
 
 
 @sets_recurrence("b_dt", "a_log")

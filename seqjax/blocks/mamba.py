@@ -8,10 +8,11 @@ from seqjax.blocks.transformer import feed_forward, transformer_block
 from seqjax.cells.mamba import mamba
 from seqjax.checks import check_whole
 from seqjax.combinators import serial
-from seqjax.convolution import short_convolution
-from seqjax.definition import definition
-from seqjax.layers import pointwise, recurrent
+from seqjax.layers.convolution import short_convolution
+from seqjax.layers.pointwise import pointwise
+from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Auto
+from seqjax.values import definition
 
 
 @definition

@@ -10,9 +10,11 @@ from seqjax.blocks.branches import Norm, dense, gated, pre_norm
 from seqjax.cells.attention import attention
 from seqjax.checks import check_one_of, check_whole
 from seqjax.combinators import serial
-from seqjax.definition import definition
-from seqjax.layers import dropout, pointwise, recurrent
+from seqjax.layers.dropout import dropout
+from seqjax.layers.pointwise import pointwise
+from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Auto
+from seqjax.values import definition
 
 Activation = Literal["swiglu", "geglu", "gelu"]
 

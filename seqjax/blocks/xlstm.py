@@ -16,11 +16,12 @@ from seqjax.cells.common.initialize import zero_carry
 from seqjax.cells.slstm import slstm
 from seqjax.checks import check_divisor, check_whole
 from seqjax.combinators import parallel, serial
-from seqjax.convolution import short_convolution
-from seqjax.definition import definition
-from seqjax.layers import pointwise, recurrent
+from seqjax.layers.convolution import short_convolution
+from seqjax.layers.pointwise import pointwise
+from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Auto
 from seqjax.ops.select import wide
+from seqjax.values import definition
 
 
 class MLSTMBlockParams(NamedTuple):

@@ -14,7 +14,7 @@ from seqjax.calibration.exact import gaussian, orthogonal
 from seqjax.cells.elman import ElmanCarry, ElmanParams, elman
 from seqjax.cells.gru import gru
 from seqjax.cells.lru import lru
-from seqjax.layers import recurrent
+from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Associative, Chunked, Sequential
 from seqjax.ops import revolve
 from seqjax.probes.bound import bind

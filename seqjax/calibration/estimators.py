@@ -14,7 +14,7 @@ from seqjax.calibration.influence import leaky
 from seqjax.cells.lstm import lstm
 from seqjax.combinators import serial
 from seqjax.gradients import full_bptt, rtrl, truncated_bptt
-from seqjax.layers import recurrent
+from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Sequential
 from seqjax.ops.vectors import as_vector
 from seqjax.probes.bound import bind

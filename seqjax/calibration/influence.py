@@ -13,7 +13,7 @@ from seqjax.calibration.exact import gaussian, gaussian_mean, orthogonal
 from seqjax.calibration.networks import initialised, network
 from seqjax.cells.elman import ElmanCarry
 from seqjax.cells.lru import lru
-from seqjax.layers import recurrent
+from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Sequential
 from seqjax.probes.bound import Bound, bind
 from seqjax.probes.influence import terminal_influence

@@ -8,7 +8,7 @@ import numpy as np
 
 from seqjax.base import Cell
 from seqjax.cells.elman import ElmanParams, elman
-from seqjax.layers import recurrent
+from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Sequential
 from seqjax.probes.bound import Bound, bind
 

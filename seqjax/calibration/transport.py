@@ -13,7 +13,7 @@ from seqjax.calibration.exact import gaussian, sigmoid
 from seqjax.cells.chrono_lstm import chrono_lstm
 from seqjax.cells.gru import GRUParams, gru
 from seqjax.cells.lstm import LSTMCarry, LSTMParams, lstm
-from seqjax.layers import recurrent
+from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Sequential
 from seqjax.probes.bound import bind
 from seqjax.probes.decay import fit_decay

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
 from seqjax.cells.common.initialize import zero_carry
 from seqjax.checks import check_above, check_at_least, check_whole
-from seqjax.definition import definition
 from seqjax.ops.fixed_point import fixed_point
+from seqjax.values import definition
 
 
 class AntisymmetricParams(NamedTuple):

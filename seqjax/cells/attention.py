@@ -9,8 +9,8 @@ from seqjax.affine import affine, spread
 from seqjax.base import Attention, AttentionCarry, AttentionInputs, Cell
 from seqjax.cells.common.initialize import zero_carry
 from seqjax.checks import check_divisor, check_whole
-from seqjax.definition import definition
 from seqjax.ops.select import expand, wide
+from seqjax.values import definition
 
 # Added to a mean square near one. It keeps the derivative of the norm finite at zero.
 EPSILON = 1e-6

@@ -9,7 +9,7 @@ from seqjax.base import Cell, Step
 from seqjax.cells.common.linear import glorot
 from seqjax.cells.common.timed import ContinuousTimeCarry, TimedInputs, initial_carry, parts, project
 from seqjax.checks import check_whole
-from seqjax.definition import definition
+from seqjax.values import definition
 
 
 class CfCParams(NamedTuple):

@@ -11,8 +11,8 @@ from seqjax.base import Cell
 from seqjax.cells.common.initialize import gated_weights
 from seqjax.cells.lstm import LSTMParams, lstm
 from seqjax.checks import check_whole
-from seqjax.definition import definition
 from seqjax.ops.select import wide
+from seqjax.values import definition
 
 
 @definition

@@ -9,7 +9,7 @@ import numpy as np
 from seqjax.base import Cell, Dense, Step
 from seqjax.cells.common.initialize import zero_carry
 from seqjax.checks import check_whole, is_whole
-from seqjax.definition import definition
+from seqjax.values import definition
 
 
 class ClockworkParams(NamedTuple):

@@ -10,8 +10,8 @@ from seqjax.affine import spread
 from seqjax.base import Cell, Step
 from seqjax.cells.common.labels import elementwise
 from seqjax.checks import check_whole
-from seqjax.definition import definition
 from seqjax.ops.elementwise import tanh
+from seqjax.values import definition
 
 
 @elementwise("b", "w_c")

@@ -16,8 +16,8 @@ from seqjax.cells.common.heads import (
     unit,
     zero_state,
 )
-from seqjax.definition import definition
 from seqjax.ops.select import wide
+from seqjax.values import definition
 
 
 class DeltaNetParams(NamedTuple):

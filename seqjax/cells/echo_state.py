@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
 from seqjax.cells.common.initialize import uniform, zero_carry
 from seqjax.checks import check_at_least, check_whole, check_within
-from seqjax.definition import definition
 from seqjax.ops.select import wide
+from seqjax.values import definition
 
 
 class EchoStateParams(NamedTuple):

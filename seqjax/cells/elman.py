@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
 from seqjax.cells.common.initialize import gated_weights, zero_carry
 from seqjax.checks import check_one_of, check_whole
-from seqjax.definition import definition
+from seqjax.values import definition
 
 ACTIVATIONS = {"tanh": Activation.TANH, "relu": Activation.RELU, "identity": Activation.IDENTITY}
 

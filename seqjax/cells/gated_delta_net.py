@@ -17,7 +17,7 @@ from seqjax.cells.common.heads import (
 )
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.cells.delta_net import common_weights, writes
-from seqjax.definition import definition
+from seqjax.values import definition
 
 
 @sets_recurrence("b_dt", "a_log")

@@ -10,8 +10,8 @@ from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
 from seqjax.cells.common.heads import check_heads, fan_in_normal, gated_readout, split_heads, zero_state
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.checks import check_above, check_whole
-from seqjax.definition import definition
 from seqjax.ops.select import wide
+from seqjax.values import definition
 
 
 @sets_recurrence("b_a")

@@ -9,7 +9,7 @@ from seqjax.affine import spread
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights, Recurrence, Step
 from seqjax.cells.common.initialize import gated_weights, zero_carry
 from seqjax.checks import check_whole
-from seqjax.definition import definition
+from seqjax.values import definition
 
 SIGMOID, TANH = Activation.SIGMOID, Activation.TANH
 

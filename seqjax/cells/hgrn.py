@@ -12,9 +12,9 @@ from seqjax.cells.common.initialize import zero_carry
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.cells.common.linear import lecun_normal
 from seqjax.checks import check_whole, check_within
-from seqjax.definition import definition
 from seqjax.ops.select import wide, wide_complex
 from seqjax.ops.step import expand_left
+from seqjax.values import definition
 
 EPSILON = 1e-5
 

@@ -11,8 +11,8 @@ from seqjax.cells.common.initialize import per_gate, zero_carry
 from seqjax.cells.common.labels import elementwise
 from seqjax.cells.elman import ACTIVATIONS, ElmanCarry
 from seqjax.checks import check_one_of, check_whole
-from seqjax.definition import definition
 from seqjax.ops.select import wide
+from seqjax.values import definition
 
 
 @elementwise("w_h", "b")

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from seqjax.base import Cell
 from seqjax.cells.elman import ElmanParams, elman
 from seqjax.checks import check_whole
-from seqjax.definition import definition
 from seqjax.ops.select import wide
+from seqjax.values import definition
 
 
 @definition

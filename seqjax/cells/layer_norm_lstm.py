@@ -11,9 +11,9 @@ from seqjax.cells.common.initialize import gated_weights, zero_carry
 from seqjax.cells.common.labels import elementwise
 from seqjax.cells.lstm import LSTMCarry
 from seqjax.checks import check_above, check_whole
-from seqjax.definition import definition
 from seqjax.ops.elementwise import tanh
 from seqjax.ops.select import wide
+from seqjax.values import definition
 
 
 @elementwise("b", "alpha_x", "alpha_h", "alpha_c", "b_c")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from seqjax.base import Cell, Dense, Step
 from seqjax.cells.common.initialize import uniform, zero_carry
 from seqjax.checks import check_whole, check_within
-from seqjax.definition import definition
+from seqjax.values import definition
 
 
 class LEMParams(NamedTuple):

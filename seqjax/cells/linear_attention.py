@@ -16,8 +16,8 @@ from seqjax.cells.common.heads import (
     zero_state,
 )
 from seqjax.checks import check_one_of
-from seqjax.definition import definition
 from seqjax.ops.select import wide
+from seqjax.values import definition
 
 # Lower bound of a sum of weights. The authors' code adds this number to every sum instead.
 SMALLEST_SUM = 1e-6

@@ -12,8 +12,8 @@ from seqjax.cells.common.initialize import zero_carry
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.cells.common.linear import check_ring
 from seqjax.checks import check_whole
-from seqjax.definition import definition
 from seqjax.ops.select import wide, wide_complex
+from seqjax.values import definition
 
 
 @sets_recurrence("nu_log", "theta_log", "gamma_log")

@@ -10,7 +10,7 @@ from seqjax.cells.common.labels import elementwise
 from seqjax.cells.common.linear import glorot
 from seqjax.cells.common.timed import ContinuousTimeCarry, TimedInputs, initial_carry, parts, project
 from seqjax.checks import check_whole
-from seqjax.definition import definition
+from seqjax.values import definition
 
 
 @elementwise("b", "log_tau", "a")

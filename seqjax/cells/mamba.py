@@ -12,9 +12,9 @@ from seqjax.cells.common.initialize import zero_carry
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.cells.common.linear import init_input_map, log_uniform, to_channels
 from seqjax.checks import check_one_of, check_range, check_whole
-from seqjax.definition import definition
 from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left
+from seqjax.values import definition
 
 # Lower bound of the initial step sizes in the released code.
 STEP_FLOOR = 1e-4

@@ -10,8 +10,8 @@ from seqjax.base import Cell, Diagonal, DiagonalInputs
 from seqjax.cells.common.initialize import zero_carry
 from seqjax.cells.common.linear import glorot
 from seqjax.checks import check_one_of, check_whole
-from seqjax.definition import definition
 from seqjax.ops.select import wide
+from seqjax.values import definition
 
 CandidateActivation = Literal["identity", "positive"]
 

@@ -10,8 +10,8 @@ from seqjax.base import Cell, DiagonalInputs
 from seqjax.cells.common.linear import glorot
 from seqjax.cells.min_gru import CandidateActivation, candidate, cell_of_gates
 from seqjax.checks import check_one_of, check_whole
-from seqjax.definition import definition
 from seqjax.ops.select import wide
+from seqjax.values import definition
 
 
 class MinLSTMParams(NamedTuple):

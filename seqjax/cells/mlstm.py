@@ -17,8 +17,8 @@ from seqjax.cells.common.heads import (
     zero_state,
 )
 from seqjax.cells.common.initialize import zero_carry
-from seqjax.definition import definition
 from seqjax.ops.select import wide
+from seqjax.values import definition
 
 
 class MLSTMParams(NamedTuple):

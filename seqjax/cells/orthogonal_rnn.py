@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
 from seqjax.cells.common.initialize import zero_carry
 from seqjax.checks import check_one_of, check_whole
-from seqjax.definition import definition
 from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left
+from seqjax.values import definition
 
 
 class OrthogonalParams(NamedTuple):

@@ -10,7 +10,7 @@ from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
 from seqjax.cells.common.initialize import gated_weights, zero_carry
 from seqjax.cells.common.labels import elementwise
 from seqjax.checks import check_whole
-from seqjax.definition import definition
+from seqjax.values import definition
 
 SIGMOID, TANH = Activation.SIGMOID, Activation.TANH
 

@@ -10,8 +10,8 @@ from seqjax.cells.common.initialize import zero_carry
 from seqjax.cells.common.labels import elementwise
 from seqjax.cells.para_gru import diagonals, initial_weights
 from seqjax.checks import check_whole
-from seqjax.definition import definition
 from seqjax.ops.elementwise import tanh
+from seqjax.values import definition
 
 IDENTITY, TANH = Activation.IDENTITY, Activation.TANH
 

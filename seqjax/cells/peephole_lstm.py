@@ -10,8 +10,8 @@ from seqjax.cells.common.initialize import gated_weights, zero_carry
 from seqjax.cells.common.labels import elementwise
 from seqjax.cells.lstm import LSTMCarry
 from seqjax.checks import check_whole
-from seqjax.definition import definition
 from seqjax.ops.elementwise import tanh
+from seqjax.values import definition
 
 TANH, IDENTITY = Activation.TANH, Activation.IDENTITY
 

@@ -9,8 +9,8 @@ from seqjax.base import Cell, Dense, Step
 from seqjax.cells.common.initialize import per_gate, zero_carry
 from seqjax.cells.lstm import LSTMCarry
 from seqjax.checks import check_whole
-from seqjax.definition import definition
 from seqjax.ops.elementwise import tanh
+from seqjax.values import definition
 
 
 class ProjectionLSTMParams(NamedTuple):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from seqjax.affine import affine, check_inputs
 from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
 from seqjax.cells.common.heads import check_heads, fan_in_normal, gated_readout, split_heads, zero_state
-from seqjax.definition import definition
 from seqjax.ops.select import wide
+from seqjax.values import definition
 
 
 class RetentionParams(NamedTuple):

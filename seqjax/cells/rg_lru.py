@@ -11,10 +11,10 @@ from seqjax.cells.common.initialize import zero_carry
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.cells.common.linear import init_input_map, lecun_normal, to_channels
 from seqjax.checks import check_above, check_divisor, check_whole
-from seqjax.definition import definition
-from seqjax.ops.discretise import complement, log_softplus
+from seqjax.ops.discretize import complement, log_softplus
 from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left
+from seqjax.values import definition
 
 
 @sets_recurrence("b_r", "a_logit")

@@ -12,10 +12,10 @@ from seqjax.cells.common.initialize import zero_carry
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.cells.common.linear import check_ring
 from seqjax.checks import check_one_of, check_whole
-from seqjax.definition import definition
-from seqjax.ops.discretise import complement
+from seqjax.ops.discretize import complement
 from seqjax.ops.select import wide, wide_complex
 from seqjax.ops.step import expand_left
+from seqjax.values import definition
 
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "identity": lambda z: z}
 

@@ -19,9 +19,9 @@ from seqjax.cells.common.heads import (
 )
 from seqjax.cells.common.labels import elementwise, sets_recurrence
 from seqjax.checks import check_whole
-from seqjax.definition import definition
 from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left
+from seqjax.values import definition
 
 
 @sets_recurrence("b_d")

@@ -11,10 +11,10 @@ from seqjax.cells.common.initialize import zero_carry
 from seqjax.cells.common.labels import elementwise, sets_recurrence
 from seqjax.cells.common.linear import init_input_map, log_uniform, to_channels
 from seqjax.checks import check_multiple, check_one_of, check_range, check_whole
-from seqjax.definition import definition
-from seqjax.ops.discretise import bilinear, zero_order_hold
+from seqjax.ops.discretize import bilinear, zero_order_hold
 from seqjax.ops.select import wide, wide_complex
 from seqjax.ops.step import expand_left
+from seqjax.values import definition
 
 DISCRETISATIONS = {"zero_order_hold": zero_order_hold, "bilinear": bilinear}
 

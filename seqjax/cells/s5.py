@@ -14,9 +14,9 @@ from seqjax.cells.common.labels import sets_recurrence
 from seqjax.cells.common.linear import lecun_normal, log_uniform
 from seqjax.cells.s4d import DISCRETISATIONS
 from seqjax.checks import check_multiple, check_one_of, check_range, check_whole
-from seqjax.definition import definition
 from seqjax.ops.select import wide, wide_complex
 from seqjax.ops.step import expand_left
+from seqjax.values import definition
 
 
 @sets_recurrence("step_log", "a_log", "a_imag")

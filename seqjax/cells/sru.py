@@ -11,9 +11,9 @@ from seqjax.base import Cell, Diagonal, DiagonalInputs, Recurrence, Step
 from seqjax.cells.common.initialize import zero_carry
 from seqjax.cells.common.labels import elementwise
 from seqjax.checks import check_whole
-from seqjax.definition import definition
 from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left
+from seqjax.values import definition
 
 
 @elementwise("b", "v")

@@ -18,7 +18,7 @@ from seqjax.cells.common.heads import (
 )
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.checks import check_divisor, check_whole
-from seqjax.definition import definition
+from seqjax.values import definition
 
 
 @sets_recurrence("b_dt", "a_log")

@@ -9,9 +9,9 @@ from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
 from seqjax.cells.common.initialize import gated_weights, zero_carry
 from seqjax.cells.lstm import LSTMCarry
 from seqjax.checks import check_whole
-from seqjax.definition import definition
 from seqjax.ops.elementwise import tanh
 from seqjax.ops.select import wide
+from seqjax.values import definition
 
 SIGMOID, TANH, IDENTITY = Activation.SIGMOID, Activation.TANH, Activation.IDENTITY
 

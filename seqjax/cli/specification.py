@@ -7,7 +7,7 @@ import jax
 from seqjax.cells import REGISTRY
 from seqjax.cli.common import UsageError, one_of, usage_errors
 from seqjax.compare.implementation import CONTRACT, DTYPES, Implementation
-from seqjax.layers import recurrent
+from seqjax.layers.recurrent import recurrent
 from seqjax.methods import METHODS, Auto
 from seqjax.names import parse_call, split
 from seqjax.user_model import find_function

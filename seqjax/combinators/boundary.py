@@ -18,8 +18,8 @@ from seqjax.combinators.common import (
     wrapped,
     zero_counts,
 )
-from seqjax.definition import definition
 from seqjax.ops.select import select
+from seqjax.values import definition
 
 
 @definition

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from seqjax.base import Flags, Layer
 from seqjax.checks import check_whole
 from seqjax.combinators.common import check_layers
-from seqjax.definition import Value, definition
 from seqjax.inputs import num_steps
 from seqjax.ops.chunks import join, over_chunks, split
 from seqjax.ops.revolve import reversed_loop
+from seqjax.values import Value, definition
 
 
 @dataclass(frozen=True, repr=False)

@@ -17,9 +17,9 @@ from seqjax.combinators.common import (
     output_of,
     wrapped,
 )
-from seqjax.definition import definition
 from seqjax.ops.select import keep
 from seqjax.ops.tap import norm
+from seqjax.values import definition
 
 
 @definition

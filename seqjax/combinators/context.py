@@ -19,8 +19,8 @@ from seqjax.combinators.common import (
     length_of,
     output_of,
 )
-from seqjax.definition import definition
 from seqjax.ops.select import keep
+from seqjax.values import definition
 
 
 class ConditionedParams(NamedTuple):

@@ -19,10 +19,10 @@ from seqjax.combinators.common import (
     zero_counts,
 )
 from seqjax.combinators.compose import parallel
-from seqjax.definition import definition
 from seqjax.inputs import num_steps
 from seqjax.ops.select import keep, select
 from seqjax.ops.tap import tap as tap_carry
+from seqjax.values import definition
 
 
 @definition

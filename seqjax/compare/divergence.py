@@ -23,8 +23,8 @@ from seqjax.compare.implementation import Implementation, System
 from seqjax.compare.prepare import check_step, prepare, with_carries
 from seqjax.compare.rounding import FACTOR, NoReference, responses
 from seqjax.compare.trees import coarser, doubled, named, rounded
-from seqjax.definition import origin
 from seqjax.methods import Newton
+from seqjax.values import origin
 
 
 class Difference(NamedTuple):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Layer
 from seqjax.checks import check_one_of
-from seqjax.layers import recurrent
+from seqjax.layers.recurrent import recurrent
 
 CONTRACT = (
     "build() -> (params, step) or (params, step, carry), with step(params, carry, x) -> (carry, y) for one example at "

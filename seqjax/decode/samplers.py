@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.checks import check_above, check_whole_or_none, check_within
-from seqjax.definition import Definition, definition
+from seqjax.values import Definition, definition
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from seqjax.base import Batch, Estimate, Estimator, Layer
 from seqjax.checks import check_divisor, check_whole
 from seqjax.combinators.common import check_layers
-from seqjax.definition import definition
 from seqjax.gradients.objective import Loss, loss_sum, objective
 from seqjax.gradients.sliding import sliding
 from seqjax.gradients.windows import (
@@ -21,8 +20,9 @@ from seqjax.gradients.windows import (
     no_estimate,
     own_params,
 )
-from seqjax.layers import num_steps, step_keys
+from seqjax.inputs import num_steps, step_keys
 from seqjax.ops.chunks import over_chunks
+from seqjax.values import definition
 
 
 @definition

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs, Layer
 from seqjax.combinators.compose import residual, serial
-from seqjax.definition import origin
 from seqjax.gradients.recurrent_layers import cell_of
-from seqjax.layers import fold_in
+from seqjax.inputs import fold_in
 from seqjax.ops.step import expand_left
+from seqjax.values import origin
 
 HINT = (
     "Cells with an inverse: Diagonal cells, orthogonal_rnn, cornn, antisymmetric_rnn and Cell(inverse=...). "

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from seqjax.base import Batch, Estimator, Layer
 from seqjax.checks import check_whole, check_within
 from seqjax.combinators.common import check_layers
-from seqjax.definition import definition
 from seqjax.gradients.bptt import no_state, over_windows
 from seqjax.gradients.objective import Loss
 from seqjax.gradients.windows import check_batch, own_params
-from seqjax.layers import num_steps, step_keys
+from seqjax.inputs import num_steps, step_keys
 from seqjax.ops.select import expand
+from seqjax.values import definition
 
 
 @definition

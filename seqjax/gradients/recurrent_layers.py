@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from seqjax.base import Cell, Layer
-from seqjax.definition import origin
-from seqjax.layers import recurrent
+from seqjax.layers.recurrent import recurrent
+from seqjax.values import origin
 
 
 def cell_of(layer: Layer) -> Cell | None:

@@ -10,14 +10,14 @@ from seqjax.base import Batch, Estimate, Estimator, Layer
 from seqjax.checks import check_above, check_whole
 from seqjax.combinators.common import check_layers
 from seqjax.compat import vary_like
-from seqjax.definition import definition
 from seqjax.gradients.inverses import inverse_of
 from seqjax.gradients.objective import Loss, loss_sum
 from seqjax.gradients.online.common import check_carry, check_online
 from seqjax.gradients.windows import check_batch, enter, own_params, zeros
-from seqjax.layers import first_step, num_steps, step_keys
+from seqjax.inputs import first_step, num_steps, step_keys
 from seqjax.ops.select import select, wide
 from seqjax.ops.vectors import Coordinates
+from seqjax.values import definition
 
 
 class Reconstruction(NamedTuple):

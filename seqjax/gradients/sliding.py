@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from seqjax.base import Batch, Estimate, Layer
 from seqjax.gradients.objective import Loss, loss_sum
 from seqjax.gradients.windows import added, as_params, enter, no_estimate
-from seqjax.layers import first_step, num_steps
+from seqjax.inputs import first_step, num_steps
 
 
 def sliding(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from seqjax.base import Batch, Estimate, Layer
 from seqjax.compat import vary_like
 from seqjax.gradients.objective import Loss
-from seqjax.layers import first_step, num_steps
+from seqjax.inputs import first_step, num_steps
 from seqjax.ops.select import wide
 
 

@@ -3,12 +3,12 @@
 from typing import Any
 
 from seqjax.base import Cell, Method
-from seqjax.methods.associative import Associative
+from seqjax.methods.associative_scan import Associative
 from seqjax.methods.auto import Auto
 from seqjax.methods.chunked import Chunked
 from seqjax.methods.common import at_step
 from seqjax.methods.newton import Newton, NewtonReport
-from seqjax.methods.sequential import Sequential
+from seqjax.methods.scan import Sequential
 from seqjax.methods.time_sharded import TimeSharded
 
 __all__ = [

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import jax
 
 from seqjax.base import Attention, Cell, Diagonal, Flags, Gated, Matrix, Method, Step
-from seqjax.definition import Value
-from seqjax.methods.associative import Associative
+from seqjax.methods.associative_scan import Associative
 from seqjax.methods.chunked import Chunked
-from seqjax.methods.sequential import Sequential
+from seqjax.methods.scan import Sequential
+from seqjax.values import Value
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

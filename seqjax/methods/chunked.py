@@ -5,11 +5,11 @@ from typing import Any, ClassVar
 
 from seqjax.base import Attention, Cell, Diagonal, Flags, Matrix
 from seqjax.checks import check_whole
-from seqjax.definition import Value
 from seqjax.methods.common import project_inputs
 from seqjax.ops import attention, matrix
 from seqjax.ops import diagonal as scans
 from seqjax.ops.chunks import over_chunks
+from seqjax.values import Value
 
 
 @dataclass(frozen=True, repr=False)

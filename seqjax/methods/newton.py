@@ -11,14 +11,14 @@ import jax.numpy as jnp
 from seqjax.base import Cell, Flags, Gated, GatedWeights, Step
 from seqjax.checks import check_above, check_one_of, check_whole_or_none, check_within
 from seqjax.compat import vary_like
-from seqjax.definition import Value
 from seqjax.inputs import first_step, num_steps, step_keys
 from seqjax.methods.common import at_step, project_inputs
-from seqjax.ops import newton, newton_linear
-from seqjax.ops.newton import NewtonReport
+from seqjax.ops.newton import linear
+from seqjax.ops.newton.solve import NewtonReport, Operands, Settings, System, solve
 from seqjax.ops.select import cast, keep, wide
-from seqjax.ops.shards import Shards
 from seqjax.ops.step import step_of
+from seqjax.ops.time_sharded.shards import Shards
+from seqjax.values import Value
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -29,7 +29,7 @@ class Newton(Value):
     parallel prefix; the gradient is one more linear recurrence, solved in the same way. Values and gradients (reverse
     mode, of any order) are those of `Sequential`, to the tolerance. It pays on parallel hardware, for long sequences
     of small states, where the cell forgets: the number of iterations is small for a contracting cell and grows with T
-    for a chaotic one, up to T. See `seqjax.ops.newton` for the mathematics.
+    for a chaotic one, up to T. See `seqjax.ops.newton.solve` for the mathematics.
 
     ============ ==================================== =================== ====================================
     jacobian     what is kept of each Jacobian        memory of iteration exact for
@@ -48,7 +48,7 @@ class Newton(Value):
         damping: k of scale-ELK, 0 to 1: the Jacobians times 1 - k. It steadies an iteration that overshoots, and slows
             one that does not; at 1 only the steps themselves are iterated. ELK proper, with a Kalman smoother
             (2407.19115, section 4), is not offered.
-        tolerance: of the residual, relative to the carry (`seqjax.ops.newton`). None: 1e-12 in float64, 1e-5 in
+        tolerance: of the residual, relative to the carry (`seqjax.ops.newton.solve`). None: 1e-12 in float64, 1e-5 in
             float32 (84 roundings).
         max_iterations: None for T, which always suffices.
         fallback: run `Sequential`'s loop where the iteration has not converged. Without it, `solve` returns what it
@@ -179,12 +179,12 @@ class Newton(Value):
             guess = jax.tree.map(lambda g, a: jnp.asarray(g, a.dtype).reshape(a.shape), guess, repeated)
         limit = jnp.asarray(self.max_iterations or first.shape[0], jnp.int32)
         batch_ndim = self._batch_ndim(cell, carry, xs, flags)
-        settings = newton.Settings(self.tolerance, self.damping, self.fallback, batch_ndim, shards)
+        settings = Settings(self.tolerance, self.damping, self.fallback, batch_ndim, shards)
         theta, carry, initial, guess = vary_like((theta, carry, initial, guess), us, carry)
-        operands = newton.Operands(theta, us, carry, flags._replace(key=None, initial=initial), limit, guess)
+        operands = Operands(theta, us, carry, flags._replace(key=None, initial=initial), limit, guess)
         if shards is not None:
             operands = shards.varying(operands)._replace(limit=limit)
-        states, hs, report = newton.solve(system, settings, operands)
+        states, hs, report = solve(system, settings, operands)
         after = jax.tree.map(lambda a: a[-1], states)
         if dtype != narrow:
             # What the cell itself would emit in its dtype.
@@ -194,7 +194,7 @@ class Newton(Value):
             after, hs = jax.tree.map(lambda a, like: a.astype(like.dtype), (after, hs), (entered, emitted))
         return after, cell.readout(params, hs, xs), report
 
-    def _system(self, cell: Cell, params: Any, dtype: Any) -> tuple[newton.System, Any]:
+    def _system(self, cell: Cell, params: Any, dtype: Any) -> tuple[System, Any]:
         """The recurrence with its Jacobians, and what it reads of the params, in the dtype."""
         recurrence = cell.recurrence
         match recurrence:
@@ -219,15 +219,15 @@ class Newton(Value):
                     f"{self!r} cannot run {cell!r}: its recurrence is {type(recurrence).__name__}; "
                     "Newton runs Step, Gated."
                 )
-        return newton.System(step, self._jacobian(recurrence, step), self.jacobian), theta
+        return System(step, self._jacobian(recurrence, step), self.jacobian), theta
 
     def _jacobian(self, recurrence: Any, step: Callable) -> Callable:
         """``(theta, space, entering, us) -> A``."""
 
         def jacobian(theta: Any, space: Any, entering: jax.Array, us: Any) -> jax.Array:
             if self.jacobian != "full" and isinstance(recurrence, Gated):
-                return newton_linear.gated_jacobian(self.jacobian, recurrence, theta, space, entering, us)
-            of = newton_linear.full_jacobian if self.jacobian == "full" else newton_linear.diagonal_jacobian
+                return linear.gated_jacobian(self.jacobian, recurrence, theta, space, entering, us)
+            of = linear.full_jacobian if self.jacobian == "full" else linear.diagonal_jacobian
             return of(lambda carry, u: step(theta, carry, u), space, entering, us)
 
         return jacobian

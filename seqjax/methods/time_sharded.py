@@ -11,12 +11,12 @@ from jax.sharding import PartitionSpec
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs, Flags, Gated, Matrix, Method, Recurrence, Step
 from seqjax.compat import varying_axes
-from seqjax.definition import Value
 from seqjax.methods.auto import Auto
 from seqjax.methods.common import project_inputs
 from seqjax.methods.newton import Newton
-from seqjax.ops.shards import Shards
-from seqjax.ops.time_shards import Operands, form_of, in_parts
+from seqjax.ops.time_sharded.linear import Operands, form_of, in_parts
+from seqjax.ops.time_sharded.shards import Shards
+from seqjax.values import Value
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -26,7 +26,7 @@ class TimeSharded(Value):
     ================== ==================================================== ================================
     recurrence         how the parts go together                            communication
     ================== ==================================================== ================================
-    `Diagonal`         an affine map per part (`seqjax.ops.time_shards`)    one gather forward, one backward
+    `Diagonal`         an affine map per part (`seqjax.ops.time_sharded.linear`)    one gather forward, one backward
     `Matrix`           the same                                             the same
     `Step`, `Gated`    the linear solutions inside `Newton` are split       three messages per iteration
     ================== ==================================================== ================================

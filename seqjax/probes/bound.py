@@ -8,7 +8,7 @@ import jax
 
 from seqjax.base import Batch, Cell, Layer
 from seqjax.gradients.recurrent_layers import cell_of
-from seqjax.layers import first_step
+from seqjax.inputs import first_step
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["layer"])

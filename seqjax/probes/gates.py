@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Activation, Cell, Diagonal, Gated, GatedWeights, Matrix
-from seqjax.layers import first_step, num_steps, recurrent
+from seqjax.inputs import first_step, num_steps
+from seqjax.layers.recurrent import recurrent
 from seqjax.methods.common import project_inputs
 from seqjax.ops.elementwise import elementwise_jacobian
-from seqjax.ops.gated_step import arguments_of, elementwise_weights, gates_of
-from seqjax.ops.gated_step import recurrent as recurrent_term
+from seqjax.ops.gated.step import arguments_of, elementwise_weights, gates_of
+from seqjax.ops.gated.step import recurrent as recurrent_term
 from seqjax.ops.select import cast, expand, keep, select, wide
 from seqjax.probes.bound import Bound, bound_cell, first_carry
 from seqjax.probes.internals.checks import check_step

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from seqjax.base import Batch, Cell
-from seqjax.layers import first_step, num_steps, recurrent
+from seqjax.inputs import first_step, num_steps
+from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Newton, Sequential
 from seqjax.probes.bound import Bound, bind, bound_cell, first_carry
 from seqjax.probes.internals.checks import check_batch, check_step

@@ -14,7 +14,7 @@ import numpy as np
 
 from seqjax.base import Batch, Cell, Layer
 from seqjax.gradients.objective import Loss, objective
-from seqjax.layers import first_step, num_steps
+from seqjax.inputs import first_step, num_steps
 from seqjax.ops.select import wide_complex
 from seqjax.ops.vectors import as_host_vector
 from seqjax.probes.bound import Bound, bind, check_bound, first_carry

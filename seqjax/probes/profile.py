@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Batch
 from seqjax.gradients.objective import Loss, loss_and_gradient, objective
-from seqjax.layers import first_step, num_steps, step_keys
+from seqjax.inputs import first_step, num_steps, step_keys
 from seqjax.ops.select import select
 from seqjax.ops.tap import dummies
 from seqjax.ops.vectors import Floating

@@ -15,7 +15,7 @@ import numpy as np
 
 from seqjax.base import Layer
 from seqjax.checks import check_whole, is_whole
-from seqjax.layers import first_step
+from seqjax.inputs import first_step
 from seqjax.probes.cost import count_cost
 from seqjax.probes.power_law import Crossover, PowerLaw, find_crossover, fit_power_law
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from seqjax.base import Layer, Method
 from seqjax.cells import REGISTRY
 from seqjax.combinators import serial
-from seqjax.layers import pointwise, recurrent
+from seqjax.layers.pointwise import pointwise
+from seqjax.layers.recurrent import recurrent
 from seqjax.tasks import Task
 from seqjax.user_model import is_own, own_layer
 

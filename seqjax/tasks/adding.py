@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from seqjax.definition import definition
 from seqjax.tasks.base import Success, Task, check_batch, check_length, squared_error
+from seqjax.values import definition
 
 
 @definition

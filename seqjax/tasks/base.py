@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from seqjax.base import Batch
 from seqjax.checks import check_whole
-from seqjax.definition import Definition
+from seqjax.values import Definition
 
 NOT_SCORED = -1
 """Target class of steps without a target."""

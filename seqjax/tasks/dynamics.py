@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from seqjax.checks import check_multiple, check_whole, check_whole_numbers
-from seqjax.definition import definition
 from seqjax.tasks.base import Success, Task, check_batch, check_length, squared_error
+from seqjax.values import definition
 
 Series = tuple[Float[Array, "T B 1"], Float[Array, "T B"]]
 

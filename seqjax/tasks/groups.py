@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from seqjax.checks import check_one_of
-from seqjax.definition import definition
 from seqjax.tasks.base import Success, Task, check_batch, check_length, cross_entropy
+from seqjax.values import definition
 
 
 @definition

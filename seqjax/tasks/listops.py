@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from seqjax.checks import check_whole_numbers
-from seqjax.definition import definition
 from seqjax.tasks.base import NOT_SCORED, Success, Task, check_batch, check_length, cross_entropy
+from seqjax.values import definition
 
 OPERATORS = ("MAX", "MIN", "MED", "SM")
 CLOSE = 10 + len(OPERATORS)

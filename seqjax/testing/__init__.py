@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, Gated, Layer, Method, Step
-from seqjax.layers import recurrent
+from seqjax.layers.recurrent import recurrent
 from seqjax.methods import METHODS, Chunked, Newton, Sequential, TimeSharded
 from seqjax.testing.checks import CHECKS, params_do_not_depend_on_method
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Cell, Layer, Method
-from seqjax.layers import recurrent
+from seqjax.layers.recurrent import recurrent
 from seqjax.testing.cases import (
     LENGTH,
     assert_close,

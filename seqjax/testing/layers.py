@@ -46,11 +46,13 @@ from seqjax.combinators import (
     with_memory,
     zoneout,
 )
-from seqjax.convolution import short_convolution, token_shift
-from seqjax.cross_attention import multiplicative_attention
-from seqjax.layers import dropout, pointwise, recurrent
-from seqjax.normalisation import running_normalisation
-from seqjax.pooling import running_mean
+from seqjax.layers.convolution import short_convolution, token_shift
+from seqjax.layers.cross_attention import multiplicative_attention
+from seqjax.layers.dropout import dropout
+from seqjax.layers.normalization import running_normalisation
+from seqjax.layers.pointwise import pointwise
+from seqjax.layers.pooling import running_mean
+from seqjax.layers.recurrent import recurrent
 
 X = np.zeros((3, 4))
 WIDE = np.zeros((3, 6))

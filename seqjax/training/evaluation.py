@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from seqjax.base import Batch, Layer
 from seqjax.checks import check_whole
 from seqjax.gradients.objective import Loss, loss_sum
-from seqjax.layers import first_step
+from seqjax.inputs import first_step
 
 EVALUATION = "evaluation/"
 """The log names metrics of an evaluation ``evaluation/loss``, so that they stand beside those of training."""

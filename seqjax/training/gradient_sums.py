@@ -19,7 +19,7 @@ from seqjax.compat import vary_like
 from seqjax.gradients.bptt import full_bptt
 from seqjax.gradients.objective import Loss
 from seqjax.gradients.windows import added, as_params, no_estimate
-from seqjax.layers import first_step
+from seqjax.inputs import first_step
 from seqjax.training.fsdp import added_up, gathered
 from seqjax.training.nonfinite import all_finite
 from seqjax.training.precision import scaled

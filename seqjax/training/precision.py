@@ -16,11 +16,11 @@ import jax.numpy as jnp
 
 from seqjax.base import Batch, Estimate, Layer
 from seqjax.checks import check_at_least
-from seqjax.definition import Value, definition
 from seqjax.gradients.objective import Loss
-from seqjax.layers import first_step
+from seqjax.inputs import first_step
 from seqjax.ops.select import cast, wide
 from seqjax.training.labels import parameter_labels
+from seqjax.values import Value, definition
 
 LARGEST_SCALE = 2.0**24
 

@@ -19,7 +19,8 @@ from seqjax.cells import REGISTRY, vector
 from seqjax.combinators import serial
 from seqjax.fields import SettingError
 from seqjax.gradients import full_bptt, truncated_bptt
-from seqjax.layers import pointwise, recurrent
+from seqjax.layers.pointwise import pointwise
+from seqjax.layers.recurrent import recurrent
 from seqjax.methods import NAMED
 from seqjax.names import known_name, parse_call
 from seqjax.ops.select import cast

@@ -25,7 +25,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from seqjax.base import Batch
-from seqjax.definition import origin
+from seqjax.values import origin
 
 # Sharding a leaf with fewer numbers would save less than 4 kB in float32 on each device.
 SMALLEST_SHARED = 1024

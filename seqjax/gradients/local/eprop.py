@@ -1,10 +1,10 @@
 """E-prop: eligibility propagation."""
 
 from seqjax.base import Cell, Estimator
-from seqjax.definition import definition
 from seqjax.gradients.online.layerwise import Trace, layerwise
 from seqjax.gradients.online.trace_dense import same_unit, whole_trace
 from seqjax.gradients.online.trace_gated import gated_trace, is_gated
+from seqjax.values import definition
 
 
 @definition

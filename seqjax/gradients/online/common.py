@@ -34,7 +34,7 @@ from seqjax.gradients.windows import (
     no_estimate,
     own_params,
 )
-from seqjax.layers import first_step, num_steps, step_keys
+from seqjax.inputs import first_step, num_steps, step_keys
 from seqjax.ops.select import keep, select
 from seqjax.ops.vectors import Coordinates
 

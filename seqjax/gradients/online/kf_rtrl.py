@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Estimator, Flags, GatedWeights, Layer
 from seqjax.combinators.compose import serial
-from seqjax.definition import definition, origin
 from seqjax.gradients.online.layerwise import Trace, layerwise
 from seqjax.gradients.online.trace_gated import Weights, is_gated, weights_of
 from seqjax.gradients.recurrent_layers import cell_of
@@ -16,6 +15,7 @@ from seqjax.jaxprs import depends
 from seqjax.methods.common import at_step
 from seqjax.ops.select import cast, wide
 from seqjax.ops.step import gated_step, recurrent_product
+from seqjax.values import definition, origin
 
 
 @definition

@@ -28,7 +28,8 @@ from seqjax.gradients.objective import Loss
 from seqjax.gradients.online.common import check_online, check_state
 from seqjax.gradients.recurrent_layers import replace_recurrent
 from seqjax.gradients.windows import check_batch, enter, own_params, zeros
-from seqjax.layers import first_step, num_steps, recurrent, step_keys
+from seqjax.inputs import first_step, num_steps, step_keys
+from seqjax.layers.recurrent import recurrent
 from seqjax.ops.select import keep, select, wide
 from seqjax.ops.vectors import Floating
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from seqjax.base import Estimator
 from seqjax.checks import check_one_of
 from seqjax.compat import vary_like
-from seqjax.definition import definition
 from seqjax.gradients.online.common import online
 from seqjax.gradients.online.rule import Model, Rule
 from seqjax.gradients.online.sparsity import is_elementwise, reach, sparse
+from seqjax.values import definition
 
 STRUCTURES = ("auto", "dense", "diagonal")
 

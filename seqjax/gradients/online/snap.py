@@ -2,9 +2,9 @@
 
 from seqjax.base import Estimator
 from seqjax.checks import check_whole
-from seqjax.definition import definition
 from seqjax.gradients.online.common import online
 from seqjax.gradients.online.sparsity import reach, sparse
+from seqjax.values import definition
 
 
 @definition

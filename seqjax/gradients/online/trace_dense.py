@@ -16,7 +16,7 @@ import numpy as np
 from seqjax.base import Cell, Flags
 from seqjax.gradients.online.common import by_row
 from seqjax.gradients.online.layerwise import Trace
-from seqjax.layers import first_step
+from seqjax.inputs import first_step
 from seqjax.methods.common import at_step
 from seqjax.ops.vectors import Coordinates, Floating
 

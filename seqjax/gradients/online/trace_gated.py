@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Dense, Gated, GatedWeights
 from seqjax.gradients.online.layerwise import Trace
-from seqjax.ops.gated_step import arguments_of, elementwise_weights, gates_of, recurrent
+from seqjax.ops.gated.step import arguments_of, elementwise_weights, gates_of, recurrent
 from seqjax.ops.select import cast, wide
 
 

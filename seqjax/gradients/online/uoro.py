@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from seqjax.base import Estimator
 from seqjax.checks import check_above
 from seqjax.compat import vary_like
-from seqjax.definition import definition
 from seqjax.gradients.online.common import online
 from seqjax.gradients.online.rule import Model, Rule
+from seqjax.values import definition
 
 
 class RankOne(NamedTuple):

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Batch
-from seqjax.layers import first_step
+from seqjax.inputs import first_step
 from seqjax.ops.select import keep, select
 from seqjax.ops.vectors import Coordinates, Floating, as_vector
 from seqjax.probes.bound import Bound, as_batch

@@ -10,7 +10,7 @@ import numpy as np
 from seqjax.base import Batch, Diagonal, Gated, Matrix
 from seqjax.cells import REGISTRY
 from seqjax.gradients import last_step
-from seqjax.layers import recurrent
+from seqjax.layers.recurrent import recurrent
 from seqjax.probes import (
     adjoint_signal_to_noise,
     bind,

@@ -30,8 +30,8 @@ import jax.numpy as jnp
 from seqjax.base import Flags, Gated, GatedWeights
 from seqjax.compat import vary_like
 from seqjax.ops.chunks import over_chunks
-from seqjax.ops.gated_adjoint import adjoint_of, of_inputs, weight_gradients
-from seqjax.ops.gated_step import advance, arguments_of, gates_of, project, recurrent
+from seqjax.ops.gated.adjoint import adjoint_of, of_inputs, weight_gradients
+from seqjax.ops.gated.step import advance, arguments_of, gates_of, project, recurrent
 from seqjax.ops.select import cast, keep, select, wide
 from seqjax.ops.tap import norm
 

@@ -46,7 +46,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Flags
-from seqjax.ops.newton_linear import (
+from seqjax.ops.newton.linear import (
     Form,
     apply,
     largest_in_leaf,
@@ -55,8 +55,8 @@ from seqjax.ops.newton_linear import (
     transposed,
 )
 from seqjax.ops.select import keep, select
-from seqjax.ops.shards import Shards
 from seqjax.ops.tap import norm
+from seqjax.ops.time_sharded.shards import Shards
 from seqjax.ops.vectors import Coordinates, Floating
 
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from seqjax.base import DiagonalInputs, Flags, Layer
 from seqjax.checks import check_above
 from seqjax.compat import vary_like
-from seqjax.definition import definition
 from seqjax.ops import diagonal as scans
 from seqjax.ops.select import keep, select, wide
 from seqjax.ops.step import loop
+from seqjax.values import definition
 
 
 class RunningMoments(NamedTuple):

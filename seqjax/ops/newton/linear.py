@@ -27,10 +27,10 @@ from seqjax.base import Gated, GatedWeights
 from seqjax.compat import vary_like
 from seqjax.ops.diagonal import associative
 from seqjax.ops.elementwise import elementwise_jacobian
-from seqjax.ops.gated_step import advance, arguments_of, gates_of, recurrent
+from seqjax.ops.gated.step import advance, arguments_of, gates_of, recurrent
 from seqjax.ops.select import keep, select
-from seqjax.ops.shards import Shards
 from seqjax.ops.step import recurrent_product
+from seqjax.ops.time_sharded.shards import Shards
 from seqjax.ops.vectors import Coordinates
 
 Form = Literal["full", "block", "diagonal"]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from seqjax.affine import spread
 from seqjax.base import Gated, GatedWeights
 from seqjax.ops.elementwise import elementwise_jacobian
-from seqjax.ops.gated_step import arguments_of, elementwise_weights, slope_of
+from seqjax.ops.gated.step import arguments_of, elementwise_weights, slope_of
 from seqjax.ops.select import cast, keep, select, wide
 from seqjax.ops.step import recurrent_product
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.checks import check_divisor, check_one_of, check_whole
-from seqjax.definition import Definition, definition
 from seqjax.ops.select import cast, keep, wide
+from seqjax.values import Definition, definition
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from seqjax.base import Cell, Diagonal, Flags
-from seqjax.definition import Value
 from seqjax.methods.common import project_inputs
 from seqjax.ops import diagonal as scans
+from seqjax.values import Value
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

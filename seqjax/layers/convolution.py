@@ -12,10 +12,10 @@ from seqjax.base import Flags, Layer
 from seqjax.cells.common.labels import elementwise
 from seqjax.checks import check_whole
 from seqjax.compat import vary_like
-from seqjax.definition import definition
 from seqjax.ops.lags import lagged
 from seqjax.ops.select import keep, select
 from seqjax.ops.step import loop
+from seqjax.values import definition
 
 
 class ConvolutionParams(NamedTuple):

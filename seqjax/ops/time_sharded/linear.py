@@ -35,8 +35,8 @@ import jax.numpy as jnp
 from seqjax.base import DiagonalInputs, Flags, MatrixCarry
 from seqjax.compat import vary_like
 from seqjax.ops.select import expand, keep, select
-from seqjax.ops.shards import Shards
 from seqjax.ops.step import expand_left
+from seqjax.ops.time_sharded.shards import Shards
 
 Run = Callable[..., tuple[Any, Any]]
 

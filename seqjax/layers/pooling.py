@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from seqjax.base import Flags, Layer
 from seqjax.compat import vary_like
-from seqjax.definition import definition
 from seqjax.ops.select import expand, keep, select, wide
 from seqjax.ops.tap import tap as tap_carry
+from seqjax.values import definition
 
 
 @definition

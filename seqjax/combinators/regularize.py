@@ -10,10 +10,10 @@ from seqjax.base import Cell, Dense, Diagonal, DiagonalInputs, Flags, Gated, Gat
 from seqjax.cells.common.labels import elementwise
 from seqjax.checks import check_within
 from seqjax.combinators.common import View, check_layers, composed
-from seqjax.definition import definition
 from seqjax.inputs import fold_in
 from seqjax.ops.select import keep, select, wide
 from seqjax.ops.step import expand_left, gated_step, step_of
+from seqjax.values import definition
 
 NOT_DRAWN, DROPPED, KEPT = -1, 0, 1
 

@@ -18,12 +18,12 @@ from seqjax.base import (
     Step,
 )
 from seqjax.checks import check_one_of, check_whole, check_whole_or_none
-from seqjax.definition import Value
 from seqjax.methods.common import project_inputs
 from seqjax.ops import diagonal as scans
 from seqjax.ops.chunks import over_chunks
-from seqjax.ops.gated import gated
+from seqjax.ops.gated.batched import gated
 from seqjax.ops.step import loop, step_of
+from seqjax.values import Value
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -34,7 +34,7 @@ class Sequential(Value):
         chunk: inputs are projected, and ``Gated`` gradients batched, this many time steps at a time; None for all at
             once. It changes speed and temporary memory, never a result.
         gradient: "batched" keeps the sequential part of the backward pass of `Gated` and `Diagonal` small (see
-            `seqjax.ops.gated` and `seqjax.ops.diagonal`); it supports reverse mode at any order. "autodiff" is the
+            `seqjax.ops.gated.batched` and `seqjax.ops.diagonal`); it supports reverse mode at any order. "autodiff" is the
             specification itself: the step-by-step loop, differentiated by JAX, forward mode included. `Step`, of
             which nothing is known, is always differentiated by JAX. Either way gradients of the recurrence's weights
             add up over steps in float32 at least; where JAX differentiates, those of projections with bfloat16 params

@@ -1,0 +1,38 @@
+"""Dropout that is independent at every time step."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Layer
+from seqjax.checks import check_within
+from seqjax.layers.stateless import stateless
+from seqjax.values import definition
+
+
+@definition
+def dropout(rate: float) -> Layer:
+    r"""Independent dropout at every time step: :math:`y = x \odot m / (1 - p)`, m Bernoulli of 1 - p; none without key.
+
+    Args:
+        rate: p, the share that is dropped, 0 <= p < 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> layer = sj.dropout(0.5)
+        >>> layer.unroll((), (), jnp.ones((1, 1, 4)), key=jax.random.key(1))[1]
+        Array([[[0., 2., 0., 2.]]], dtype=float32)
+
+    References:
+        Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15.
+    """
+    check_within("dropout(rate)", rate)
+
+    def apply(params: Any, x: jax.Array, key: Any) -> jax.Array:
+        if key is None:
+            return x
+        kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+        return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
+
+    return stateless(lambda key, x: (), apply)

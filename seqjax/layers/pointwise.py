@@ -1,0 +1,107 @@
+"""Flax modules and plain functions, applied to every time step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Layer
+from seqjax.layers.stateless import stateless
+from seqjax.ops.select import cast, wide
+from seqjax.values import definition
+
+
+@definition
+def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
+    """A flax.linen module, or a plain function, applied to every time step of every example by itself.
+
+    The module sees one example at one time step, so that a convolution, say, cannot mix rows of the batch or steps of
+    time. Its params are cast to its own ``dtype``, or else to that of the inputs. Its `dropout` draws from the layer's
+    key; a field ``deterministic`` is set by whether there is one.
+
+    Args:
+        module: a flax.linen module with params alone, or a function ``x -> y``.
+        event_ndim: how many axes of the input are its own, after time and batch: by default none for integers
+            (tokens), one for floats (features).
+
+    Raises:
+        TypeError: for a module with state other than params (BatchNorm), when `init` is called.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj, flax.linen as nn
+        >>> head = sj.pointwise(nn.Dense(2))
+        >>> head
+        pointwise(module=Dense(features=2))
+        >>> params = head.init(jax.random.key(0), jnp.ones((4, 3)))
+        >>> head.unroll(params, (), jnp.ones((10, 4, 3)))[1].shape
+        (10, 4, 2)
+    """
+    is_module = hasattr(module, "init") and hasattr(module, "apply")
+
+    def one(params: Any, x: Any, key: Any) -> Any:
+        """One example at one time step."""
+        if not is_module:
+            return module(x)
+        acting: Any = module
+        if hasattr(module, "deterministic"):
+            acting = acting.clone(deterministic=key is None)
+        leaf = jax.tree.leaves(x)[0]
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            dtype = jnp.dtype(getattr(module, "dtype", None) or leaf.dtype)
+            params = cast(_spread_over_examples(params, leaf) if dtype.itemsize < 4 else params, dtype)
+        return acting.apply({"params": params}, x, rngs=None if key is None else {"dropout": key})
+
+    def batch_shape(x: Any) -> tuple[int, ...]:
+        leaf = jax.tree.leaves(x)[0]
+        floating = jnp.issubdtype(leaf.dtype, jnp.inexact)
+        own = (1 if floating else 0) if event_ndim is None else event_ndim
+        if leaf.ndim < own:
+            raise ValueError(
+                f"pointwise({module!r}): expected [*B, ...] with {own} axes per example, got {leaf.shape}."
+            )
+        return leaf.shape[: leaf.ndim - own]
+
+    def init(key: jax.Array, x: Any) -> Any:
+        if not is_module:
+            return ()
+        batch = len(batch_shape(x))
+        example = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, shape=leaf.shape[batch:]), x)
+        module_: Any = module
+        if hasattr(module_, "deterministic"):
+            module_ = module_.clone(deterministic=True)
+        variables = module_.init(key, example)
+        other = sorted(set(variables) - {"params"})
+        if other:
+            raise TypeError(
+                f"pointwise({module!r}): expected a module with params alone, got one with {', '.join(other)} as well. "
+                "State over time belongs into a cell's carry; for normalisation use LayerNorm or RMSNorm."
+            )
+        return variables.get("params", {})
+
+    def apply(params: Any, x: Any, key: Any) -> Any:
+        shape = batch_shape(x)
+        keys = None if key is None else jax.random.split(key, shape)
+        fn = one
+        for _ in shape:
+            fn = jax.vmap(fn, (None, 0, None if keys is None else 0))
+        return fn(params, x, keys)
+
+    return stateless(init, apply)
+
+
+def _spread_over_examples(params: Any, x: jax.Array) -> Any:
+    """Params of one number per unit in float32, and under `jax.vmap` a copy for each x.
+
+    What is cast to bfloat16 afterwards has gradients that add up over the copies, that is over steps and examples, in
+    float32. They become copies by a condition that reads x, and never holds.
+    """
+    never = jnp.any(x != x) & False
+
+    def spread(p: jax.Array) -> jax.Array:
+        if p.ndim > 1 or not jnp.issubdtype(p.dtype, jnp.floating):
+            return p
+        p = p.astype(wide(p.dtype))
+        return jnp.where(never, jnp.zeros_like(p), p)
+
+    return jax.tree.map(spread, params)

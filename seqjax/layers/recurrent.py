@@ -1,0 +1,123 @@
+"""Recurrent layers: a cell bound to a method."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import Attention, Cell, Dense, Flags, Layer, Method
+from seqjax.compat import vary_like
+from seqjax.inputs import first_step, num_steps
+from seqjax.methods import Auto, TimeSharded, at_step, check_method
+from seqjax.ops.select import keep
+from seqjax.values import definition
+
+
+@definition
+def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a frozen value)
+    """A cell run over time by a method.
+
+    Args:
+        cell: what is computed.
+        method: how it is run; see `seqjax.methods`.
+
+    Raises:
+        TypeError: when the method cannot run the cell's kind of recurrence.
+        ValueError: from `unroll` and `step`, before anything runs, for shapes or dtypes that do not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> layer = sj.recurrent(sj.lstm(8))
+        >>> xs = jnp.ones((10, 4, 3))                                   # [T, B, D]
+        >>> params = layer.init(jax.random.key(0), xs[0])
+        >>> carry, ys = layer.unroll(params, layer.initial_carry(params, xs[0]), xs)
+        >>> ys.shape, carry.c.shape
+        ((10, 4, 8), (4, 8))
+    """
+    if not isinstance(cell, Cell):
+        remedy = " It is a layer already." if isinstance(cell, Layer) else ""
+        if callable(cell):
+            remedy = " Call the factory: recurrent(lstm(256))."
+        raise TypeError(f"recurrent(cell): expected a Cell such as lstm(256), got {cell!r}.{remedy}")
+    check_method(method, cell)
+
+    def step(params: Any, carry: Any, x: Any, flags: Flags) -> Any:
+        _check_inputs(f"{cell!r}.step", cell, params, x, flags, time=())
+        x = keep(flags.mask, x)
+        initial = cell.initial_carry(params, x)
+        carry = _in_dtypes_of(initial, carry)
+        carry, y = at_step(cell, params, carry, x, flags._replace(initial=initial))
+        return carry, keep(flags.mask, y)
+
+    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
+        _check_inputs(f"{cell!r}.unroll", cell, params, xs, flags, time=(num_steps(xs),))
+        _check_length(f"{cell!r}.unroll", cell, xs)
+        xs = keep(flags.mask, xs)
+        initial = cell.initial_carry(params, first_step(xs))
+        carry = _in_dtypes_of(initial, carry)
+        carry, initial = vary_like((carry, initial), xs, params)
+        carry, ys = method.unroll(cell, params, carry, xs, flags._replace(initial=initial))
+        return carry, keep(flags.mask, ys)
+
+    return Layer(
+        init=cell.init,
+        initial_carry=cell.initial_carry,
+        step_fn=step,
+        unroll_fn=unroll,
+        in_parts=isinstance(method, TimeSharded) and method.axis == "time",
+        event_ndim=cell.event_ndim,
+    )
+
+
+def _in_dtypes_of(initial: Any, carry: Any) -> Any:
+    """The carry in the dtypes that the cell runs in."""
+    return jax.tree.map(lambda like, leaf: jnp.asarray(leaf).astype(like.dtype), initial, carry)
+
+
+def _check_length(who: str, cell: Cell, xs: Any) -> None:
+    """Raise a ValueError for more steps than attention without a window has slots, under any method."""
+    longest = cell.recurrence.max_length if isinstance(cell.recurrence, Attention) else None
+    if longest is not None and num_steps(xs) > longest:
+        raise ValueError(
+            f"{who}: expected at most max_length={longest} steps, got xs {list(jax.tree.leaves(xs)[0].shape)}. "
+            "Give a larger max_length, or a window."
+        )
+
+
+def _check_inputs(who: str, cell: Cell, params: Any, xs: Any, flags: Flags, *, time: tuple[int, ...]) -> None:
+    """Raise a ValueError where inputs do not fit, from static shapes alone."""
+    own = ["D"] if cell.event_ndim == 1 else [f"D{i + 1}" for i in range(cell.event_ndim)]
+    letters = f"[{', '.join([*('T' for _ in time), '...', *own])}]"
+    leaf, *others = jax.tree.leaves(xs)
+    if leaf.ndim < len(time) + cell.event_ndim or leaf.shape[: len(time)] != time:
+        raise ValueError(f"{who}: expected xs {letters}, got {list(leaf.shape)}.")
+    batch = leaf.shape[: leaf.ndim - cell.event_ndim]
+    for other in others:
+        if other.shape[: len(batch)] != batch:
+            raise ValueError(
+                f"{who}: expected every part of xs to begin with {list(batch)}, as the first, {list(leaf.shape)}, "
+                f"does; got {list(other.shape)}."
+            )
+    if isinstance(cell.project, Dense):
+        w, _ = cell.project.weights(params)
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"{who}: expected floating xs {letters}, got {leaf.dtype}. Turn tokens into vectors first, for example "
+                "with serial(pointwise(flax.linen.Embed(256, 64)), ...)."
+            )
+        if leaf.shape[-1] != w.shape[0]:
+            wanted = letters.replace("D", str(w.shape[0]))
+            raise ValueError(
+                f"{who}: expected xs {wanted} (the input weights are {list(w.shape)}), got {list(leaf.shape)}."
+            )
+    else:
+        try:
+            x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[len(time) :], a.dtype), xs)
+            jax.eval_shape(cell.project, params, x)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{who}: {error}") from error
+    for name, flag in (("reset", flags.reset), ("mask", flags.mask)):
+        if flag is not None and flag.shape != batch:
+            raise ValueError(
+                f"{who}: expected {name} {list(batch)}, as xs {list(leaf.shape)}, got {list(flag.shape)}."
+            )

@@ -1,0 +1,1 @@
+"""The `Gated` recurrence over whole sequences."""

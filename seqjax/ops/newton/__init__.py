@@ -1,0 +1,1 @@
+"""Nonlinear recurrences solved for all time steps at once, by Newton's method."""

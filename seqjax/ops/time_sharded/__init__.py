@@ -1,0 +1,1 @@
+"""Recurrences over sequences that are sharded along time."""
