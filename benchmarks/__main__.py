@@ -117,7 +117,7 @@ def profiles(
 def algorithms(
     ctx: typer.Context,
     length: Annotated[list[int], typer.Option(min=8, help="T.")] = ALGORITHMS,
-    batch: Annotated[int, typer.Option(min=1, help="B.")] = 4,
+    batch_size: Annotated[int, typer.Option(min=1, help="B.")] = 4,
     input_size: Annotated[int, typer.Option(min=1, help="D.")] = 16,
     hidden_size: Annotated[
         int, typer.Option(min=2, help="H; memory of dense RTRL grows with its cube.")
@@ -131,7 +131,7 @@ def algorithms(
         "algorithms",
         algorithms_.TITLE,
         algorithms_.ABOUT,
-        lambda: algorithms_.run(length, (batch, input_size, hidden_size), rounds, _say),
+        lambda: algorithms_.run(length, (batch_size, input_size, hidden_size), rounds, _say),
         out,
     )
 
@@ -140,7 +140,7 @@ def algorithms(
 def scaling(
     ctx: typer.Context,
     length: Annotated[list[int], typer.Option(min=1, help="T; two different ones at least.")] = SCALING,
-    batch: Annotated[int, typer.Option(min=1, help="B.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="B.")] = 8,
     hidden_size: Annotated[int, typer.Option(min=4, help="H and D, a multiple of four.")] = 64,
     rounds: Rounds = 15,
     out: Out = Path("benchmarks/results"),
@@ -155,7 +155,7 @@ def scaling(
         "scaling",
         scaling_.TITLE,
         scaling_.ABOUT,
-        lambda: scaling_.run(length, (batch, hidden_size), rounds, _say),
+        lambda: scaling_.run(length, (batch_size, hidden_size), rounds, _say),
         out,
     )
 

@@ -48,7 +48,7 @@ def algorithms(length: int, hidden_size: int) -> dict[str, dict[str, Algorithm]]
             "full BPTT": Algorithm(full, layer, exact=True),
             "sqrt checkpoints": Algorithm(full, whole, exact=True),
             "truncated T/8": Algorithm(sj.truncated_bptt(window), layer),
-            "randomised T/8": Algorithm(sj.randomized_truncated_bptt(window, cut=0.25), layer, draws=True),
+            "randomized T/8": Algorithm(sj.randomized_truncated_bptt(window, cut=0.25), layer, draws=True),
             "SnAp-1": Algorithm(sj.snap(1), layer),
             "UORO": Algorithm(sj.uoro(), layer, draws=True),
             "RFLO": Algorithm(sj.rflo(), layer),

@@ -58,7 +58,7 @@ def missing() -> list[str]:
 
 def seqjax_peers(cells: dict[str, sj.Cell]) -> list[Peer]:
     """This library's layers: the method that it chooses, and autodiff through the loop."""
-    autodiff = sj.Sequential(gradient="autodiff")
+    autodiff = sj.Scan(gradient="autodiff")
     layers = {"seqjax": sj.recurrent(cells[""]), "seqjax (autodiff)": sj.recurrent(cells[""], autodiff)}
     if RESET_BEFORE in cells:
         layers[f"seqjax ({RESET_BEFORE})"] = sj.recurrent(cells[RESET_BEFORE])

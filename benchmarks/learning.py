@@ -45,7 +45,7 @@ class Trial:
             differ in their initial params alone: they are one program.
         steps: the budget.
         width: of the layers.
-        batch: sequences per step.
+        batch_size: sequences per step.
         rate: of Adam.
         evaluations: how many, evenly spread over the budget.
     """
@@ -56,7 +56,7 @@ class Trial:
     models: dict[str, tuple[Make, bool]]
     steps: int
     width: int = 128
-    batch: int = 64
+    batch_size: int = 64
     rate: float = 1e-3
     evaluations: int = 20
 
@@ -138,7 +138,7 @@ def learn(trial: Trial, seeds: int, seed: int) -> dict[str, dict[str, Any]]:
 
     def step(state: Any, key: jax.Array) -> Any:
         params, opt_state = state
-        gradients = jax.grad(mean)(params, sj.Batch(*trial.train.sample(key, trial.batch)))
+        gradients = jax.grad(mean)(params, sj.Batch(*trial.train.sample(key, trial.batch_size)))
         updates, opt_state = optimizer.update(gradients, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), None
 
@@ -181,7 +181,7 @@ def run(seeds: int, seed: int, length: int, scale: float, only: str, say: Callab
     groups: dict[str, list] = {}
     for item in chosen:
         models = ", ".join(item.models)
-        say(f"{item.task}: {models}; {item.steps} steps of {item.batch} sequences, {seeds} seeds")
+        say(f"{item.task}: {models}; {item.steps} steps of {item.batch_size} sequences, {seeds} seeds")
         for name, curves in learn(item, seeds, seed).items():
             say(f"  {_row(item, name, curves)}")
             groups.setdefault(item.task, []).append((item, name, curves))
@@ -196,7 +196,7 @@ def _group(task: str, found: Sequence[tuple[Trial, str, dict]]) -> Group:
         f"blind baseline of the loss: {test.baseline:.4g}"
     )
     table = Table(title, columns, [_row(*item) for item in found])
-    options = ("steps", "width", "batch", "rate")
+    options = ("steps", "width", "batch_size", "rate")
     data = [
         {"model": name, **{key: getattr(item, key) for key in options}, "curves": curves}
         for item, name, curves in found
@@ -235,7 +235,7 @@ def _delta_block(width: int) -> sj.Layer:
     feed_forward = nn.Sequential([nn.RMSNorm(), nn.Dense(2 * width), nn.gelu, nn.Dense(width)])
     mixed = sj.serial(
         sj.pointwise(nn.RMSNorm()),
-        sj.short_convolution(4),
+        sj.causal_conv(4),
         sj.recurrent(sj.delta_net(width, num_heads=4)),
     )
     return sj.serial(sj.residual(mixed), sj.residual(sj.pointwise(feed_forward)))

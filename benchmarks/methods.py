@@ -17,18 +17,18 @@ TITLE = "Methods against each other"
 ABOUT = """\
 Relative time: the median over paired rounds with a 95% bootstrap interval. float32, fresh inputs each round,
 loss = mean(w ys^2) with fixed random w. Before anything is timed, values and gradients equal those of
-`Sequential(gradient="autodiff")`; the column "error" is the largest deviation as a part of the largest entry."""
+`Scan(gradient="autodiff")`; the column "error" is the largest deviation as a part of the largest entry."""
 SHAPES = ((1, 4096, 64, 64), (8, 2048, 64, 64), (32, 512, 128, 128), (32, 256, 256, 512))
 CHUNKS = (None, 16, 32, 64, 128, 256)
 KEPT = (16, 128)
 LENGTHS = (256, 1024, 4096, 16384)
-LONGEST_MEMORY = 4096  # Sequential keeps a matrix per step
+LONGEST_MEMORY = 4096  # Scan keeps a matrix per step
 TOLERANCE = 2e-4
-# Normalised memories divide by what can be small: step-by-step autodiff in float32 is itself 3e-4 from float64 (mlstm,
+# Normalized memories divide by what can be small: step-by-step autodiff in float32 is itself 3e-4 from float64 (mlstm,
 # T = 1024), further than chunks are.
 MEMORY_TOLERANCE = 1e-3
 
-AUTODIFF = sj.Sequential(gradient="autodiff")
+AUTODIFF = sj.Scan(gradient="autodiff")
 Shape = tuple[int, int, int, int]
 
 
@@ -83,9 +83,9 @@ def compare(
 
 
 def chunks(cell: str, shapes: Sequence[Shape], rounds: int, say: Callable) -> Group:
-    """The gradient of an LSTM or GRU by the settings of `seqjax.Sequential`."""
-    methods: dict[str, sj.Method] = {f"chunk {size}": sj.Sequential(chunk=size) for size in CHUNKS}
-    methods |= {f"chunk {size}, gates kept": sj.Sequential(chunk=size, keep_gates=True) for size in KEPT}
+    """The gradient of an LSTM or GRU by the settings of `seqjax.Scan`."""
+    methods: dict[str, sj.Method] = {f"chunk {size}": sj.Scan(chunk=size) for size in CHUNKS}
+    methods |= {f"chunk {size}, gates kept": sj.Scan(chunk=size, keep_gates=True) for size in KEPT}
     methods |= {"Auto": sj.Auto(), "autodiff": AUTODIFF}
     cases = []
     for shape in shapes:
@@ -103,9 +103,9 @@ def scans(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Calla
     cell = sj.lru(hidden_size)
     params = cell.init(jax.random.key(0), jax.ShapeDtypeStruct((batch, hidden_size), jnp.float32))
     methods: dict[str, sj.Method] = {
-        "Sequential": sj.Sequential(),
-        "chunk 256": sj.Sequential(chunk=256),
-        "Associative": sj.Associative(),
+        "Scan": sj.Scan(),
+        "chunk 256": sj.Scan(chunk=256),
+        "AssociativeScan": sj.AssociativeScan(),
         "Auto": sj.Auto(),
         "autodiff": AUTODIFF,
     }
@@ -115,17 +115,15 @@ def scans(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Calla
         for length in lengths:
             say(f"LRU {title}, T = {length}")
             shape = (batch, length, hidden_size, hidden_size)
-            cases.append(compare(str(length), cell, params, methods, program, shape, rounds, "Sequential"))
-        groups.append(
-            Group(f"LRU, B = {batch}, H = {hidden_size}: {title}, relative to Sequential", "T", cases)
-        )
+            cases.append(compare(str(length), cell, params, methods, program, shape, rounds, "Scan"))
+        groups.append(Group(f"LRU, B = {batch}, H = {hidden_size}: {title}, relative to Scan", "T", cases))
     return groups
 
 
 def memories(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Callable) -> list[Group]:
     """Matrix recurrences and attention, step by step and in chunks; size is ``(B, H)``, in four heads."""
     batch, hidden_size = size
-    methods: dict[str, sj.Method] = {"Sequential": sj.Sequential()}
+    methods: dict[str, sj.Method] = {"Scan": sj.Scan()}
     methods |= {f"Chunked({chunk})": sj.Chunked(chunk) for chunk in (16, 32, 64, 128)}
     methods |= {"Auto": sj.Auto()}
     cells = {
@@ -151,13 +149,13 @@ def memories(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Ca
                     gradient_of,
                     shape,
                     rounds,
-                    "Sequential",
+                    "Scan",
                     MEMORY_TOLERANCE,
                 )
             )
         groups.append(
             Group(
-                f"{name}, B = {batch}, H = {hidden_size}: value and gradient, relative to Sequential",
+                f"{name}, B = {batch}, H = {hidden_size}: value and gradient, relative to Scan",
                 "T",
                 cases,
             )

@@ -94,7 +94,7 @@ def _training(peer: Peer, adam: Any, native: Any, inputs: Sequence[np.ndarray]) 
 
     arm = Arm(peer.name, run, on_device, seconds, temp_bytes)
     loss = run(on_device(inputs))
-    # After one step the first moment is (1 - b1) times the gradient: what the optimiser was really given.
+    # After one step the first moment is (1 - b1) times the gradient: what the optimizer was really given.
     grads = jax.tree.map(lambda m: m / (1 - 0.9), held[1][0].mu)
     return arm, (loss, grads, jax.tree.map(jnp.copy, held[0]))
 

@@ -16,7 +16,7 @@ from seqjax.probes import Crossover, Scaling, crossovers, fit_power_law, flops_s
 TITLE = "Scaling with the length"
 ABOUT = """\
 Gradients by params and inputs for a loss at every step, float32. Seconds: medians of paired rounds with fresh inputs,
-after values and gradients equalled those of `Sequential(gradient="autodiff")`. Bytes: temporaries of the compiled
+after values and gradients equalled those of `Scan(gradient="autodiff")`. Bytes: temporaries of the compiled
 program, without inputs and outputs; operations: counted from the equations, one iteration where a method iterates until
 it converges. Slopes: exponents p of c T^p by least squares, with standard error. Crossovers: T at which two lines
 cross, with a 95% interval (Fieller's; of seconds from the ratios within rounds); in brackets where it lies outside the
@@ -35,7 +35,7 @@ def by(method: sj.Method) -> Wrap:
 
 def checkpoints(schedule: Any) -> Wrap:
     """The same, step by step, with checkpoints over time."""
-    return lambda cell: sj.checkpointed(sj.recurrent(cell, sj.Sequential()), schedule)
+    return lambda cell: sj.checkpointed(sj.recurrent(cell, sj.Scan()), schedule)
 
 
 SCHEDULES: dict[str, Wrap] = {
@@ -47,7 +47,7 @@ CELLS: dict[str, tuple[Callable[[int], sj.Cell], dict[str, Wrap]]] = {
         sj.lstm,
         {
             "autodiff": by(AUTODIFF),
-            "Sequential()": by(sj.Sequential()),
+            "Scan()": by(sj.Scan()),
             "Auto()": by(sj.Auto()),
             **SCHEDULES,
         },
@@ -56,8 +56,8 @@ CELLS: dict[str, tuple[Callable[[int], sj.Cell], dict[str, Wrap]]] = {
         sj.lru,
         {
             "autodiff": by(AUTODIFF),
-            "Sequential()": by(sj.Sequential()),
-            "Associative()": by(sj.Associative()),
+            "Scan()": by(sj.Scan()),
+            "AssociativeScan()": by(sj.AssociativeScan()),
             "Auto()": by(sj.Auto()),
             **SCHEDULES,
         },

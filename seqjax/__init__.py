@@ -1,4 +1,4 @@
-"""seqjax: functional sequence modelling in JAX. Cells are pure functions scanned over time; gradients are measured."""
+"""seqjax: functional sequence modeling in JAX. Cells are pure functions scanned over time; gradients are measured."""
 
 from seqjax import blocks, datasets, probes
 from seqjax.base import (
@@ -83,7 +83,7 @@ from seqjax.combinators import (
     conditioned,
     dilated,
     frozen,
-    normalised,
+    normalized,
     parallel,
     repeat,
     reset_on,
@@ -110,14 +110,14 @@ from seqjax.gradients import (
     truncated_bptt,
     uoro,
 )
-from seqjax.layers.convolution import short_convolution, token_shift
+from seqjax.layers.convolution import causal_conv, token_shift
 from seqjax.layers.cross_attention import additive_attention, multiplicative_attention, scaled_dot_attention
 from seqjax.layers.dropout import dropout
-from seqjax.layers.normalization import running_normalisation
+from seqjax.layers.normalization import running_normalization
 from seqjax.layers.pointwise import pointwise
 from seqjax.layers.pooling import last, lengths_to_mask, mean_pool, running_mean
 from seqjax.layers.recurrent import recurrent
-from seqjax.methods import Associative, Auto, Chunked, Newton, NewtonReport, Sequential, TimeSharded
+from seqjax.methods import AssociativeScan, Auto, Chunked, Newton, NewtonReport, Scan, TimeSharded
 from seqjax.values import definition
 
 __version__ = "0.1.0"

@@ -139,7 +139,7 @@ class Matrix:
 
     with g the log decay, (a, b) the erasure and l the log input gate, each optional. With l the state is kept as
     :math:`S_t e^{-m_t}` with :math:`m_t = \max(g_t + m_{t-1}, l_t)`, so that no gate can overflow; o has the same
-    scale. A normaliser is one more column of v, of ones. Computed in float32 at least.
+    scale. A normalizer is one more column of v, of ones. Computed in float32 at least.
     """
 
 
@@ -281,8 +281,8 @@ class Layer(Definition):
         step_fn: ``(params, carry, x, flags) -> (carry, y)``: one time step, with `seqjax.Flags`; checked inputs.
         unroll_fn: ``(params, carry, xs, flags) -> (carry, ys)``: a sequence of at least one step.
         causal: False where y_t depends on later inputs; such a layer has no step.
-        in_parts: whether ``unroll`` also runs inside ``jax.shard_map`` over a mesh axis "time", where each device holds
-            a part of the steps: layers that act on each step by itself, `seqjax.TimeSharded`, and what is made of both.
+        time_shardable: whether ``unroll`` also runs inside ``jax.shard_map`` over a mesh axis "time", where each device
+            holds a part of the steps: layers that act on each step by itself, `seqjax.TimeSharded`, and compositions of both.
         batch_major: whether ``unroll`` takes and returns ``[B, T, ...]``; `seqjax.batch_major` sets it.
         event_ndim: as in `Cell`, where that is known: flags must then have all the batch axes.
     """
@@ -292,7 +292,7 @@ class Layer(Definition):
     step_fn: Callable
     unroll_fn: Callable
     causal: bool = True
-    in_parts: bool = False
+    time_shardable: bool = False
     batch_major: bool = False
     event_ndim: int | None = None
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Layer, Step
 from seqjax.layers.recurrent import recurrent
-from seqjax.methods import Sequential
+from seqjax.methods import Scan
 from seqjax.ops.select import cast
 
 CONTRACT = (
@@ -96,7 +96,7 @@ def own_layer(name: str, width: int, method: Any) -> Layer:
     narrow = cast(params, x.dtype)  # the layer casts its params so
     first = _first_carry(name, narrow, made[1], made[2] if len(made) == 3 else None, x)
     _check_step(name, made[1], narrow, first, x)
-    return recurrent(_cell(made[1], params, first), Sequential(gradient="autodiff"))
+    return recurrent(_cell(made[1], params, first), Scan(gradient="autodiff"))
 
 
 def _cell(step: Callable, params: Any, first: Callable) -> Cell:

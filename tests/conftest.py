@@ -20,7 +20,7 @@ keep_programs()  # most of a run's time is compilation
 
 
 def pytest_configure(config):
-    """The fast tier has barely optimised programs, which take half the time; `make test-full` optimises them.
+    """The fast tier has barely optimized programs, which take half the time; `make test-full` optimizes them.
 
     Tests that send Ctrl-C need a process that does not ignore it.
     """

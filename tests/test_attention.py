@@ -149,7 +149,7 @@ def test_the_carry_is_empty_in_the_dtype_of_the_inputs(dtype):
     assert not any(leaf.any() for leaf in carry)
 
 
-def test_normalised_queries_and_keys_forget_the_scale_of_the_inputs():
+def test_normalized_queries_and_keys_forget_the_scale_of_the_inputs():
     layer, params, carry, xs = setting(full(qk_norm=True))
     ys, scaled = (layer.unroll(params, carry, c * xs)[1] / c for c in (1.0, 1e3))
     assert_equal(scaled, ys, 1e-4)  # the constant under the root is 1e-6 of a mean square of about one

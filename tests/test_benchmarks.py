@@ -225,7 +225,7 @@ def test_scans_agree():
     assert [len(group.cases) for group in groups] == [1, 1]
     for group in groups:
         names = [arm.name for arm in group.cases[0].arms]
-        assert names == ["Sequential", "chunk 256", "Associative", "Auto", "autodiff"]
+        assert names == ["Scan", "chunk 256", "AssociativeScan", "Auto", "autodiff"]
         assert all(arm.error < methods.TOLERANCE for arm in group.cases[0].arms)
 
 
@@ -307,7 +307,7 @@ def test_scaling_tells_bytes_operations_and_seconds_with_slopes(monkeypatch, tmp
         8,
         "--length",
         32,
-        "--batch",
+        "--batch-size",
         2,
         "--hidden-size",
         4,
@@ -328,7 +328,9 @@ def test_scaling_tells_bytes_operations_and_seconds_with_slopes(monkeypatch, tmp
     flops = {row[0]: float(row[2]) for row in by_title["flops"]["rows"]}
     assert bytes_["Nested()"] < bytes_["autodiff"] and flops["Nested()"] > flops["autodiff"]
     text = (tmp_path / "scaling.md").read_text()
-    assert "### bytes\n" in text and "--length 8 --length 32 --batch 2 --hidden-size 4 --rounds 2" in text
+    assert (
+        "### bytes\n" in text and "--length 8 --length 32 --batch-size 2 --hidden-size 4 --rounds 2" in text
+    )
 
 
 @pytest.mark.slow
@@ -420,9 +422,9 @@ def test_models_that_differ_in_their_start_are_one_program():
     (trial,) = (item for item in learning.trials(4, 1e-4) if len(item.models) > 1)
     task = trial.train
     assert task.length == length and list(trial.models) == ["LSTM, chrono", "LSTM"]
-    curves = learning.learn(dataclasses.replace(trial, width=4, batch=2, steps=1, evaluations=1), 2, 0)
+    curves = learning.learn(dataclasses.replace(trial, width=4, batch_size=2, steps=1, evaluations=1), 2, 0)
     alone = dataclasses.replace(
-        trial, models={"LSTM": trial.models["LSTM"]}, width=4, batch=2, steps=1, evaluations=1
+        trial, models={"LSTM": trial.models["LSTM"]}, width=4, batch_size=2, steps=1, evaluations=1
     )
     np.testing.assert_allclose(
         curves["LSTM"]["loss"], learning.learn(alone, 2, 0)["LSTM"]["loss"], rtol=1e-12

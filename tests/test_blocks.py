@@ -122,7 +122,7 @@ def test_a_griffin_block_is_figure_2():
     params, xs, ys = run(sj.griffin_block(D))
     (norm_1, ((((first, conv, lru), (second, _)), _), last)), (norm_2, mlp) = params
     x = jnp.asarray(rms(xs, norm_1["scale"]))
-    branch = part(sj.short_convolution(4), conv, down(first, x))
+    branch = part(sj.causal_conv(4), conv, down(first, x))
     branch = part(sj.recurrent(sj.rg_lru(8, input_map=False)), lru, branch)
     z = xs + down(last, branch * gelu(down(second, x)))
     assert_close(ys, z + swiglu_by_hand(mlp, rms(np.asarray(z), norm_2["scale"]), gelu))
@@ -132,7 +132,7 @@ def test_a_mamba_block_is_figure_3():
     params, xs, ys = run(sj.mamba_block(D, state_size=3))
     norm, ((((first, conv, _, s6), (second, _)), _), last) = params
     x = jnp.asarray(rms(xs, norm["scale"]))
-    branch = silu(part(sj.short_convolution(4), conv, down(first, x)))
+    branch = silu(part(sj.causal_conv(4), conv, down(first, x)))
     branch = part(sj.recurrent(sj.mamba(12, state_size=3, input_map=False)), s6, branch)
     assert_close(ys, xs + down(last, branch * silu(down(second, x))))
 
@@ -152,22 +152,22 @@ def test_an_mlstm_block_is_its_figure():
     norm, ((((first, ((conv, _), _), cell), (second, _)), _), last) = params
     x = layer_norm(np.asarray(xs), norm)
     u = np.asarray(down(first, x))
-    c = silu(np.asarray(part(sj.short_convolution(4), conv, jnp.asarray(u))))
+    c = silu(np.asarray(part(sj.causal_conv(4), conv, jnp.asarray(u))))
     dense = lambda w: np.asarray(jax.scipy.linalg.block_diag(*w))  # noqa: E731
     q, k, v = c @ dense(cell.w_q), c @ dense(cell.w_k), u @ dense(cell.w_v)
     gates = np.concatenate([q, k, v], -1) @ cell.w_if + cell.b_if
     h = np.zeros_like(q)
-    for row in range(3):  # Beck et al. 2024, eq. 19-27, without the stabiliser
+    for row in range(3):  # Beck et al. 2024, eq. 19-27, without the stabilizer
         for head in range(heads):
             part_of = slice(head * k_size, (head + 1) * k_size)
-            memory, normaliser = np.zeros((k_size, k_size)), np.zeros(k_size)
+            memory, normalizer = np.zeros((k_size, k_size)), np.zeros(k_size)
             for t in range(len(xs)):
                 i, f = np.exp(gates[t, row, head]), sigmoid(gates[t, row, heads + head])
                 key = k[t, row, part_of] / np.sqrt(k_size)
                 memory = f * memory + i * np.outer(v[t, row, part_of], key)
-                normaliser = f * normaliser + i * key
+                normalizer = f * normalizer + i * key
                 query = q[t, row, part_of]
-                out = memory @ query / max(abs(normaliser @ query), 1)
+                out = memory @ query / max(abs(normalizer @ query), 1)
                 out = out - out.mean()
                 h[t, row, part_of] = out / np.sqrt((out**2).mean() + 1e-5)
     h = h * cell.scale + cell.skip * c
@@ -194,7 +194,7 @@ def test_an_slstm_block_is_its_figure():
     params, xs, ys = run(sj.slstm_block(D, num_heads=2))
     (norm_1, (((conv, _), _), _, cell, heads)), (norm_2, mlp) = params
     x = layer_norm(np.asarray(xs), norm_1)
-    c = silu(part(sj.short_convolution(4), conv, jnp.asarray(x)))
+    c = silu(part(sj.causal_conv(4), conv, jnp.asarray(x)))
     h = part(sj.recurrent(sj.slstm(D, num_heads=2)), cell, jnp.concatenate([c, x], -1))
     h = np.asarray(h).reshape(-1, 3, 2, D // 2)
     h = layer_norm(h, {"scale": 1, "bias": 0}).reshape(-1, 3, D) * heads["scale"]
@@ -208,7 +208,7 @@ def test_a_gated_delta_block_is_figure_1():
     (norm_1, (((((*convolved, _), cell), (gate, _)), _), last)), (norm_2, mlp) = params
     x = rms(np.asarray(xs), norm_1["scale"])
     q, k, v = (
-        silu(np.asarray(part(sj.short_convolution(4, bias=False), p[1], jnp.asarray(down(p[0], x)))))
+        silu(np.asarray(part(sj.causal_conv(4, bias=False), p[1], jnp.asarray(down(p[0], x)))))
         for p in convolved
     )
     alpha = np.exp(-np.exp(cell.a_log) * np.log1p(np.exp(x @ cell.w_dt + cell.b_dt)))

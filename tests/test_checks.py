@@ -96,7 +96,7 @@ def test_notes_hints_and_several_numbers():
             lambda: sj.clockwork(4, periods=(1, 2)),
         ),
         (lambda: sj.Chunked(np.int64(4)), lambda: sj.Chunked(4)),
-        (lambda: sj.Sequential(chunk=np.int32(4)), lambda: sj.Sequential(chunk=4)),
+        (lambda: sj.Scan(chunk=np.int32(4)), lambda: sj.Scan(chunk=4)),
         (lambda: sj.Newton(damping=np.float32(0.5)), lambda: sj.Newton(damping=0.5)),
         (lambda: sj.truncated_bptt(np.int64(4)), lambda: sj.truncated_bptt(4)),
         (lambda: sj.categorical(top_k=np.int64(4)), lambda: sj.categorical(top_k=4)),
@@ -113,5 +113,5 @@ def test_methods_refuse_arrays_and_name_none_only_where_it_is_allowed():
     for size in (0, None):
         with pytest.raises(ValueError, match=rf"Chunked\(size\): expected {WHOLE}, got {size}\."):
             sj.Chunked(size)
-    with pytest.raises(ValueError, match=rf"Sequential\(chunk\): expected {WHOLE}, or None, got 0\."):
-        sj.Sequential(chunk=0)
+    with pytest.raises(ValueError, match=rf"Scan\(chunk\): expected {WHOLE}, or None, got 0\."):
+        sj.Scan(chunk=0)

@@ -85,7 +85,7 @@ def test_an_interrupted_study_resumes_to_the_same_numbers(monkeypatch, tmp_path,
     # Another setting is refused, and so is starting again without a word.
     assert run(monkeypatch, "gradients", *TINY, "--out", halved) == 2
     assert "--resume" in capsys.readouterr().err
-    assert run(monkeypatch, "gradients", *TINY, "--batch", 3, "--resume", "--out", halved) == 2
+    assert run(monkeypatch, "gradients", *TINY, "--batch-size", 3, "--resume", "--out", halved) == 2
     assert "batch 2 -> 3" in capsys.readouterr().err
 
     assert run(monkeypatch, "gradients", *TINY, "--resume", "--out", halved) == 0
@@ -161,7 +161,7 @@ def test_a_file_of_ones_own_runs_in_bfloat16(monkeypatch, tmp_path):
         (["--cells", "lstn"], "--cells: unknown name 'lstn'. Did you mean 'lstm'?"),
         (["--cells", ","], "--cells: expected at least one name"),
         (["--sections", "decai"], "Did you mean 'decay'?"),
-        (["--profile", "gpo"], "--profile: unknown name 'gpo'. Did you mean 'gpu'?"),
+        (["--preset", "gpo"], "--preset: unknown name 'gpo'. Did you mean 'gpu'?"),
         (["--method", "asociative"], "Did you mean 'associative'?"),
         (["--task", "coping"], "Did you mean 'copying'?"),
         (["--dtype", "float23"], "Did you mean 'float32'?"),
@@ -173,8 +173,8 @@ def test_a_file_of_ones_own_runs_in_bfloat16(monkeypatch, tmp_path):
         (["--training-steps", "-1"], "--training-steps"),
         (["--learning-rate", "nan"], "--learning-rate: expected a number above 0, got nan"),
         (
-            ["--method", "associative"],
-            "Associative() cannot run elman(hidden_size=3): its recurrence is Gated",
+            ["--method", "associative_scan"],
+            "AssociativeScan() cannot run elman(hidden_size=3): its recurrence is Gated",
         ),
         (["--cells", "attention", "--lengths", "8,65"], "expected at most max_length=64 steps"),
         (["--data", "nowhere.txt"], "nowhere.txt"),
@@ -237,7 +237,7 @@ def test_results_of_another_version_are_one_clear_line(monkeypatch, tmp_path, ca
 def test_list_shows_cells_methods_and_tasks(monkeypatch, capsys):
     assert run(monkeypatch, "list") == 0
     shown = capsys.readouterr().out
-    for name in ("gru_reset_before", "Associative", "copying", "text"):
+    for name in ("gru_reset_before", "AssociativeScan", "copying", "text"):
         assert name in shown
 
 
@@ -273,7 +273,7 @@ def test_the_examples_of_the_documents_run(monkeypatch, tmp_path, document):
     monkeypatch.chdir(tmp_path)
     if document == "docs/training.md":
         small = (
-            "--length 6 --batch 4 --hidden-size 3 --steps 1 --out griffin".split()
+            "--length 6 --batch-size 4 --hidden-size 3 --steps 1 --out griffin".split()
         )  # stands for the page's run
         assert run(monkeypatch, "train", "text", *small) == 0
     names = {}
@@ -304,7 +304,7 @@ def test_the_cell_added_in_contributing_is_complete(methods, monkeypatch):
     cell_checks.a_size_is_a_whole_number_of_at_least_one(name, 0)
     cell, x = entry.make(5), entry.example((3,), 4)
     if methods == "one":
-        check_method(sj.Sequential(), cell, x)
+        check_method(sj.Scan(), cell, x)
     else:
         check_cell(cell, x)
     assert any(row[0] == name for row in catalogue.cells().rows)
@@ -318,7 +318,7 @@ def test_gated_cells_learn_more_than_letter_frequencies(cell, tmp_path):
         lengths=(64,),
         seeds=1,
         hidden_size=64,
-        batch=16,
+        batch_size=16,
         training_steps=100,
         sections=("training",),
     )
@@ -332,7 +332,7 @@ def test_gated_cells_learn_more_than_letter_frequencies(cell, tmp_path):
     assert frame.filter(training_step=100)["value"][0] < entropy < frame.filter(training_step=0)["value"][0]
 
 
-@pytest.mark.parametrize("option", ["--workers", "--batch"])
+@pytest.mark.parametrize("option", ["--workers", "--batch-size"])
 def test_an_option_that_takes_a_number_is_named_where_it_has_none(option, monkeypatch, tmp_path, capsys):
     assert run(monkeypatch, "gradients", option, "x", "--out", tmp_path / "out") == 2
     shown = capsys.readouterr().err
@@ -354,7 +354,7 @@ def test_help_breaks_lines_at_the_width_of_the_terminal_alone_and_names_defaults
     assert "Training steps; 2000 by default." in shown
     assert run(monkeypatch, "gradients", "--help") == 0
     shown = capsys.readouterr().out
-    assert "64,512 without a profile." in shown and "Learning rate of Adam; 0.005 by default." in shown
+    assert "64,512 without a preset." in shown and "Learning rate of Adam; 0.005 by default." in shown
 
 
 @pytest.mark.parametrize(

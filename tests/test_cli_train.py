@@ -22,7 +22,7 @@ from seqjax.training import Checkpoints, load_run
 from seqjax.training.recipe import OPTIMIZERS, STACKS, Recipe
 from seqjax.training.run import prepare
 
-TINY = "--length 6 --batch 4 --hidden-size 3 --steps 7 --eval-every 3 --eval-batches 2 --checkpoint-every 2".split()
+TINY = "--length 6 --batch-size 4 --hidden-size 3 --steps 7 --eval-every 3 --eval-batches 2 --checkpoint-every 2".split()
 
 TRAIN = sys.modules["seqjax.cli.train"]
 ROOT = Path(__file__).parent.parent
@@ -119,7 +119,7 @@ def test_the_command_that_it_names_goes_on_to_the_same_bits(monkeypatch, tmp_pat
     assert "continues from step 5" in capsys.readouterr().err
     assert params(halved) == params(whole) and measured(halved) == measured(whole)
 
-    assert run(monkeypatch, "train", "--out", halved, "--resume", "--batch", 3) == 2
+    assert run(monkeypatch, "train", "--out", halved, "--resume", "--batch-size", 3) == 2
     assert "belongs to a run with another configuration: batch 4 -> 3." in capsys.readouterr().err
     text.write_bytes(bytes(range(97, 123)) * 30)
     assert run(monkeypatch, "train", "--out", halved, "--resume") == 2
@@ -208,7 +208,9 @@ def test_stacks_numbers_and_precisions_can_be_prepared(monkeypatch, options):
 
 @pytest.mark.parametrize("model", ["lru", "lstm", "transformer"])
 def test_a_run_in_float64_has_all_of_its_numbers_in_float64(model):
-    made = prepare(Recipe(task="adding", length=4, batch=2, hidden_size=8, model=model, precision="float64"))
+    made = prepare(
+        Recipe(task="adding", length=4, batch_size=2, hidden_size=8, model=model, precision="float64")
+    )
     after = jax.eval_shape(made.step.jitted, *made.state, made.batches(0))
     for state in (made.state, after[0]):
         dtypes = {leaf.dtype for leaf in jax.tree.leaves((state.params, state.opt_state))}
@@ -240,7 +242,7 @@ def test_adamw_decays_weights_and_neither_biases_nor_decays():
             "seqjax: lstm: got an unexpected keyword argument 'nonsense'",
         ),
         (["parity", "--model", "nowhere.py:build"], "which does not exist"),
-        (["parity", "--method", "associative"], "Associative() cannot run lstm"),
+        (["parity", "--method", "associative_scan"], "AssociativeScan() cannot run lstm"),
         (["parity", "--estimator", "truncated"], "--estimator truncated goes with a text"),
         (["parity", "--precision", "float17"], "--precision: unknown name"),
         (["parity", "--steps", 0], "--steps: expected a whole number of at least 1, got 0"),
@@ -248,7 +250,7 @@ def test_adamw_decays_weights_and_neither_biases_nor_decays():
         (["parity", "--seed", -1], "--seed: expected a whole number from 0 to 2^31 - 1, got -1"),
         (["parity", "--seed", 2**31], "--seed: expected a whole number from 0 to 2^31 - 1"),
         (["parity", "--heads", 2], "--heads goes with a stack (griffin, "),
-        (["parity", "--model", "griffin", "--method", "sequential"], "--method goes with a cell"),
+        (["parity", "--model", "griffin", "--method", "scan"], "--method goes with a cell"),
         (["parity", "--resume", "--overwrite", "--out", "{old}"], "expected one of them, got both"),
         (["copying", "--length", 12], "expected a length of at least"),
         (["parity", "--resume"], "expected a run in"),

@@ -256,7 +256,7 @@ def test_numbers_of_steps_are_checked(make):
         make(sj.elman(3), 2)
 
 
-# ---------------------------------------------------------------- regularise
+# ---------------------------------------------------------------- regularize
 
 
 def lstm_step(params, c, h, x):
@@ -357,8 +357,8 @@ def test_variational_dropout_in_a_cell_drops_what_the_product_reads():
         sj.variational_dropout(sj.lru(3), 0.5)
 
 
-def test_normalised_lstm_equals_the_equations_of_its_paper():
-    layer = sj.recurrent(sj.normalised(sj.lstm(D)))
+def test_normalized_lstm_equals_the_equations_of_its_paper():
+    layer = sj.recurrent(sj.normalized(sj.lstm(D)))
     params, carry = setting(layer)
     p = jax.tree.map(np.asarray, params)
 
@@ -378,21 +378,21 @@ def test_normalised_lstm_equals_the_equations_of_its_paper():
     close(unroll(layer, params, carry), ((c, h), np.stack(expected)))
 
 
-def test_normalised_gru_keeps_the_summands_of_its_candidate_apart():
-    layer = sj.recurrent(sj.normalised(sj.gru(D)))
+def test_normalized_gru_keeps_the_summands_of_its_candidate_apart():
+    layer = sj.recurrent(sj.normalized(sj.gru(D)))
     params, carry = setting(layer)
     assert params.gain_s == () and params.shift_s == ()
     # Products at any scale give the same: only epsilon sees it.
     scaled = params._replace(cell=params.cell._replace(w_x=params.cell.w_x * 1e4, w_h=params.cell.w_h * 1e4))
-    exact = sj.recurrent(sj.normalised(sj.gru(D), epsilon=1e-12))
+    exact = sj.recurrent(sj.normalized(sj.gru(D), epsilon=1e-12))
     ys, ys_scaled = (unroll(exact, p, carry, jnp.asarray(XS) + 1)[1] for p in (params, scaled))
     np.testing.assert_allclose(ys[1:], ys_scaled[1:], atol=1e-6)
 
 
 @pytest.mark.parametrize("cell", [sj.lru(3), sj.gru(3, reset_after=False)], ids=repr)
-def test_normalised_refuses_other_cells(cell):
+def test_normalized_refuses_other_cells(cell):
     with pytest.raises(TypeError, match="expected a Gated cell with a Dense projection"):
-        sj.normalised(cell)
+        sj.normalized(cell)
 
 
 # ---------------------------------------------------------------- context
@@ -610,7 +610,7 @@ def test_bptt_barriers_count_the_steps_of_each_row_since_its_reset():
         lambda: sj.parallel(elman(), sj.reverse(elman()), merge="sum"),
         lambda: sj.repeat(elman(), 2, remat=True),
         lambda: sj.strided(sj.dilated(elman(), 2), 3, between="zero"),
-        lambda: sj.recurrent(sj.zoneout(sj.normalised(sj.lstm(3)), (0.1, 0.2))),
+        lambda: sj.recurrent(sj.zoneout(sj.normalized(sj.lstm(3)), (0.1, 0.2))),
         lambda: sj.variational_dropout(sj.recurrent(sj.variational_dropout(sj.lstm(3), 0.1)), 0.2),
         lambda: sj.batch_major(sj.frozen(sj.conditioned(elman(), 2, merge="add"))),
         lambda: sj.reset_on(sj.bptt_barrier(elman(), every=2), 3),

@@ -33,7 +33,7 @@ from seqjax.testing import methods_for
 
 T, B, D, H = 20, 2, 3, 4
 XS = np.random.default_rng(0).normal(size=(T, B, D))
-SPEC = sj.recurrent(sj.lstm(H), sj.Sequential(gradient="autodiff"))
+SPEC = sj.recurrent(sj.lstm(H), sj.Scan(gradient="autodiff"))
 
 
 def lstm_step(params, carry, x, *, bias=1.0, order=(0, 1, 2, 3), stop=lambda h: h, scale=lambda h: h):
@@ -68,7 +68,7 @@ def test_an_implementation_equals_itself_without_any_difference():
     names = set(by_name(found))
     assert (OUTPUTS, "") in names and (CARRY, "c") in names and (BY_PARAMS, "w_h") in names
     assert by_name(found)[BY_INPUTS, ""].errors.shape == (T,)
-    assert found.length == T and found.batch == B and found.dtype == "float32"
+    assert found.length == T and found.batch_size == B and found.dtype == "float32"
     assert page.verdict(found) == f"Equal to the last bit, in all of {len(names)} quantities."
     assert page.caption(found.differences[0], "A").conclusion.endswith("so that there is no line.")
 
@@ -86,14 +86,14 @@ def test_methods_of_one_cell_agree_to_rounding(name):
 def test_where_a_step_cancels_what_it_computes_roundings_inside_of_it_count():
     """The first output is v, divided by its norm, whatever q is: of the gradient by w_q roundings are all there is."""
     cell = REGISTRY["gla"].make(8)
-    a, b = (Implementation(sj.recurrent(cell, method)) for method in (sj.Sequential(), sj.Chunked(4)))
+    a, b = (Implementation(sj.recurrent(cell, method)) for method in (sj.Scan(), sj.Chunked(4)))
     found = compare(a, b, np.random.default_rng(3).normal(size=(1, 2, 8)), seed=3)
     assert found.equal and by_name(found)[BY_PARAMS, "w_q"].errors.max() > 1e-3
 
 
 def test_newton_stops_at_a_tolerance_of_its_own_and_that_is_said():
     cell = sj.lstm(H)
-    spec = Implementation(sj.recurrent(cell, sj.Sequential()), "float64")
+    spec = Implementation(sj.recurrent(cell, sj.Scan()), "float64")
     for tolerance, equal in ((1e-2, False), (1e-15, True)):
         method = sj.Newton(tolerance=tolerance, fallback=False)
         found = compare(spec, Implementation(sj.recurrent(cell, method), "float64"), XS)
@@ -105,7 +105,7 @@ def test_newton_stops_at_a_tolerance_of_its_own_and_that_is_said():
 @pytest.mark.parametrize("name", [name for name, entry in REGISTRY.items() if entry.example is vector])
 def test_all_methods_of_all_cells_agree_to_rounding(name):
     cell = REGISTRY[name].make(8)
-    spec = Implementation(sj.recurrent(cell, sj.Sequential(gradient="autodiff")), "float64")
+    spec = Implementation(sj.recurrent(cell, sj.Scan(gradient="autodiff")), "float64")
     xs = np.random.default_rng(0).normal(size=(60, 3, 8))
     for method in methods_for(cell, xs[0]):
         # Newton stops at a tolerance of its own, which is no rounding.
@@ -457,11 +457,11 @@ def test_verdict_table_and_figure_say_what_was_found():
     assert page.verdict(equal).endswith("the closest is gradient by inputs, at 0.0200 of its tolerance.")
     # Upwards on the page is down in numbers: here the tolerance lies above the difference.
     heights = []
-    for colour in ("#009e73", "#0072b2"):
-        (path,) = re.findall(rf'<path d="([^"]*)" clip-path[^>]*stroke: {colour}', curves.draw(inputs_, "c"))
+    for color in ("#009e73", "#0072b2"):
+        (path,) = re.findall(rf'<path d="([^"]*)" clip-path[^>]*stroke: {color}', curves.draw(inputs_, "c"))
         heights.append(float(re.findall(r"[ML] [\d.]+ ([\d.]+)", path)[0]))
     assert heights[0] < heights[1]
-    # A difference whose neighbours are equal to the last bit is a dot: no line leads to it.
+    # A difference whose neighbors are equal to the last bit is a dot: no line leads to it.
     single = difference(OUTPUTS, [0.0, 2e-6, 0.0, 3e-6, 3e-6], [1e-4] * 5, 1e-6, 1e-6)
     assert len(re.findall("<use[^>]*fill: #0072b2", curves.draw(single, "c"))) == 1
     assert "breaks off" in page.caption(single, "one").shows
@@ -469,7 +469,7 @@ def test_verdict_table_and_figure_say_what_was_found():
 
 # ---------------------------------------------------------------- the command line
 
-SMALL = "--length 12 --batch 2 --input-size 3 --hidden-size 4".split()
+SMALL = "--length 12 --batch-size 2 --input-size 3 --hidden-size 4".split()
 MODEL = """
 import helper
 def build(params):
@@ -505,9 +505,9 @@ def test_the_command_says_equal_and_different_by_its_exit_status(monkeypatch, tm
     ("arguments", "message"),
     [
         (("lstn", "gru"), "Did you mean 'lstm'"),
-        (("lstm,method=Sequencial", "lstm"), "Did you mean 'Sequential'"),
-        (("lstm,method=Sequential(size=3)", "lstm"), "unexpected keyword"),
-        (("lstm,method=Associative", "lstm"), "cannot run"),
+        (("lstm,method=Sequencial", "lstm"), "Did you mean 'Scan'"),
+        (("lstm,method=Scan(size=3)", "lstm"), "unexpected keyword"),
+        (("lstm,method=AssociativeScan", "lstm"), "cannot run"),
         (("lstm,dtype=float31", "lstm"), "float32"),
         (("lstm,device=gpu:9", "lstm"), "expected a device such as cpu:0"),
         (("lstm,chunk=3", "lstm"), "unknown name 'chunk'"),

@@ -128,7 +128,7 @@ def test_what_sums_a_study_up_is_compared_and_all_of_what_is_asked_for(tmp_path)
     rows = [
         {"section": "singular", "quantity": "isometry", "group": "after training", "x": 2.0},
         {"section": "singular", "quantity": "isometry", "group": "after training", "x": 8.0},
-        {"section": "singular", "quantity": "isometry", "group": "initialisation", "x": 8.0},
+        {"section": "singular", "quantity": "isometry", "group": "initialization", "x": 8.0},
         {"section": "lyapunov", "quantity": "exponent", "group": "after training", "t": 0},
         {"section": "lyapunov", "quantity": "exponent", "group": "after training", "t": 1},
         {"section": "lyapunov", "quantity": "steps", "group": "after training"},
@@ -159,8 +159,8 @@ def test_what_sums_a_study_up_is_compared_and_all_of_what_is_asked_for(tmp_path)
 
 def test_what_hinders_a_comparison_is_said(tmp_path, shared):
     few = np.append(shared[:2], math.nan)
-    a = study(tmp_path / "a", {"x": few}, settings={"batch": 1, "seeds": 3}, complete=False)
-    b = study(tmp_path / "b", {"x": few + 1}, settings={"batch": 2, "seeds": 4})
+    a = study(tmp_path / "a", {"x": few}, settings={"batch_size": 1, "seeds": 3}, complete=False)
+    b = study(tmp_path / "b", {"x": few + 1}, settings={"batch_size": 2, "seeds": 4})
     found = compare_runs(a, b)
     text = " ".join(found.remarks)
     assert found.equal and "batch 1 and 2" in text and "seeds 3" not in text

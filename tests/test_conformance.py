@@ -42,10 +42,10 @@ BY_METHOD = (
 
 
 def every_cell_and_method():
-    """The fast tier: every cell under the default of Sequential, one cell per kind under every method."""
+    """The fast tier: every cell under the default of Scan, one cell per kind under every method."""
     for name, cell in CELLS.items():
         for method in methods_for(cell, EXAMPLES[name]):
-            fast = method == sj.Sequential() or FIRST_OF_KIND[type(cell.recurrence)] == name
+            fast = method == sj.Scan() or FIRST_OF_KIND[type(cell.recurrence)] == name
             yield pytest.param(name, method, id=f"{name}-{method}", marks=() if fast else pytest.mark.slow)
 
 
@@ -59,7 +59,7 @@ def every_cell_method_and_check():
         first = FIRST_OF_KIND[type(CELLS[name].recurrence)] == name
         for check in CHECKS:
             fast = first or check not in BY_METHOD
-            if method == sj.Sequential(chunk=5, gradient="autodiff"):
+            if method == sj.Scan(chunk=5, gradient="autodiff"):
                 fast = check is unroll_is_the_loop_of_step
             marks = param.marks if fast else pytest.mark.slow
             yield pytest.param(*param.values, check, id=f"{param.id}-{check.__name__}", marks=marks)
@@ -79,7 +79,7 @@ def test_params_do_not_depend_on_method(name, method):
 def forward_mode():
     """For every kind of recurrence the methods that support forward mode."""
     for kind, name in FIRST_OF_KIND.items():
-        yield name, sj.Sequential(gradient="autodiff")
+        yield name, sj.Scan(gradient="autodiff")
         if issubclass(kind, sj.Matrix | sj.Attention):
             yield name, sj.Chunked(4)
 

@@ -130,7 +130,7 @@ def test_a_conditional_counts_as_its_dearest_branch():
     assert count_cost(either, array(8, 8), array(dtype=jnp.bool_)).flops == 2 * 8**3
 
 
-def test_rematerialised_products_count_twice_and_compiled_functions_once():
+def test_rematerialized_products_count_twice_and_compiled_functions_once():
     f = jax.jit(lambda w: jnp.sum(jnp.sin(w @ w)))
     assert dots(jax.value_and_grad(f), array(4, 4)) == 3 * 128
     assert dots(jax.value_and_grad(jax.checkpoint(f)), array(4, 4)) == 4 * 128
@@ -159,7 +159,7 @@ def test_the_work_of_all_devices_adds_up():
 
 def test_an_lstm_costs_what_its_formulas_say():
     num_steps, batch, d, h = 11, 3, 5, 7
-    layer = sj.recurrent(sj.lstm(h), sj.Sequential(gradient="autodiff"))
+    layer = sj.recurrent(sj.lstm(h), sj.Scan(gradient="autodiff"))
     params = jax.eval_shape(layer.init, KEY, array(batch, d))
 
     def outputs(params, xs):
@@ -178,7 +178,7 @@ def test_an_lstm_costs_what_its_formulas_say():
     assert dots(gradient, params, array(num_steps, batch, d)) == 3 * cost.by_primitive["dot_general"]
 
 
-def test_factorisations_count_by_leading_order():
+def test_factorizations_count_by_leading_order():
     assert count_cost(jnp.linalg.cholesky, array(9, 9)).by_primitive["cholesky"] == 9**3 // 3
     qr = count_cost(jnp.linalg.qr, array(12, 3)).by_primitive["qr"]
     assert qr == 2 * (2 * 12 * 9 - 2 * 27 // 3)
@@ -193,7 +193,7 @@ def test_foreign_code_is_named():
 
 
 def test_xla_agrees_where_nothing_loops():
-    layer = sj.recurrent(sj.elman(16), sj.Sequential())
+    layer = sj.recurrent(sj.elman(16), sj.Scan())
     params = jax.eval_shape(layer.init, KEY, array(4, 32))
     step = lambda p, h, x: layer.step(p, h, x)[1]  # noqa: E731
     args = (params, jax.eval_shape(layer.initial_carry, params, array(4, 32)), array(4, 32))

@@ -18,7 +18,7 @@ from seqjax.datasets import held_out_windows, moby_dick, read_bytes, sample_wind
 
 FOLDER = Path(datasets.__file__).parent
 DATA = np.random.default_rng(0).integers(0, 256, 1000).astype(np.uint8)
-sample = jax.jit(sample_windows, static_argnames=("batch", "length"))
+sample = jax.jit(sample_windows, static_argnames=("batch_size", "length"))
 tokens = st.lists(st.integers(0, 255), min_size=2, max_size=50).map(lambda values: np.array(values, np.uint8))
 
 
@@ -102,7 +102,7 @@ def test_split_refuses_data_that_cannot_be_split():
 @given(data=tokens, batch=st.integers(1, 5), step=st.integers(0, 2**31 - 1), fraction=st.floats(0, 1))
 def test_sampled_windows_are_slices_of_the_data(data, batch, step, fraction):
     length = 1 + int(fraction * (len(data) - 2))
-    windows = sample(jnp.asarray(data), 0, step, batch=batch, length=length)
+    windows = sample(jnp.asarray(data), 0, step, batch_size=batch, length=length)
     check_windows(data, *windows, batch, length)
 
 
@@ -124,7 +124,7 @@ def check_windows(data, xs, targets, batch, length):
 
 def test_sampled_windows_are_a_pure_function_of_seed_and_step():
     def xs(seed, step):
-        return np.asarray(sample(jnp.arange(1000), seed, step, batch=4, length=7)[0])
+        return np.asarray(sample(jnp.arange(1000), seed, step, batch_size=4, length=7)[0])
 
     np.testing.assert_array_equal(xs(3, 5), xs(3, 5))
     assert (xs(3, 5) != xs(3, 6)).any() and (xs(3, 5) != xs(4, 5)).any()
@@ -136,7 +136,7 @@ def test_sampled_windows_do_not_depend_on_jit_nor_on_how_the_seed_comes_nor_on_x
     with jax.enable_x64(False):
         narrow = sample_windows(DATA, 3, 5, 4, 7)
     for got in (
-        sample(data, 3, 5, batch=4, length=7),
+        sample(data, 3, 5, batch_size=4, length=7),
         sample_windows(DATA, jax.random.key(3), 5, 4, 7),
         narrow,
     ):
@@ -144,7 +144,7 @@ def test_sampled_windows_do_not_depend_on_jit_nor_on_how_the_seed_comes_nor_on_x
 
 
 def test_sampled_windows_reach_both_ends():
-    starts = np.asarray(sample_windows(np.arange(6), 0, 0, batch=200, length=3)[0][0])
+    starts = np.asarray(sample_windows(np.arange(6), 0, 0, batch_size=200, length=3)[0][0])
     assert set(starts.tolist()) == {0, 1, 2}
 
 
@@ -161,7 +161,7 @@ def test_held_out_windows_are_evenly_spaced():
             1000,
             ": expected data of at least length \\+ 1 = 1001 tokens, got 1000. Use longer data or a shorter length",
         ),
-        (0, 5, r"\(batch\): expected a whole number of at least 1, got 0"),
+        (0, 5, r"\(batch_size\): expected a whole number of at least 1, got 0"),
         (4, -1, r"\(length\): expected a whole number of at least 1, got -1"),
     ],
 )

@@ -23,10 +23,10 @@ from seqjax.cells import REGISTRY
 
 # Expressions and what they print as: what is at its default is left out, and names are the shortest public ones.
 METHODS = {
-    "sj.Sequential()": "Sequential()",
-    "sj.Sequential(chunk=4, gradient='autodiff')": "Sequential(chunk=4, gradient='autodiff')",
-    "sj.Associative()": "Associative()",
-    "sj.TimeSharded(inner=sj.Associative())": "TimeSharded(inner=Associative())",
+    "sj.Scan()": "Scan()",
+    "sj.Scan(chunk=4, gradient='autodiff')": "Scan(chunk=4, gradient='autodiff')",
+    "sj.AssociativeScan()": "AssociativeScan()",
+    "sj.TimeSharded(inner=sj.AssociativeScan())": "TimeSharded(inner=AssociativeScan())",
     "sj.Auto()": None,  # the default of recurrent
 }
 LAYERS = {
@@ -73,7 +73,7 @@ def scaled(factor=1, *layers):
     return sj.pointwise(jnp.tanh) if not layers else layers[0]
 
 
-class Colour(enum.Enum):
+class Color(enum.Enum):
     RED = "red"
     BLUE = "blue"
 
@@ -223,8 +223,8 @@ def test_dtypes_are_equal_however_they_are_written():
 
 def test_enums_and_dataclasses_and_partials_are_values():
     for value, other in [
-        (Colour.RED, Colour.BLUE),
-        (Colour.RED, "red"),
+        (Color.RED, Color.BLUE),
+        (Color.RED, "red"),
         (Options(2), Options(3)),
         (Options(2), (2, 0.5)),
         (functools.partial(jnp.clip, min=0), functools.partial(jnp.clip, min=1)),
@@ -411,7 +411,7 @@ def test_values_travel_to_another_process_with_a_users_own_factories(tmp_path, m
         users.leaky(0.25, sizes=[3, 4]),
         users.leaky(activation=jnp.tanh, inner=sj.residual(sj.recurrent(sj.lstm(8)))),
         users.Nested.factory(0.5),
-        sj.serial(sj.recurrent(sj.gru(4), sj.Sequential(chunk=2)), users.leaky(), sj.pointwise(users.half)),
+        sj.serial(sj.recurrent(sj.gru(4), sj.Scan(chunk=2)), users.leaky(), sj.pointwise(users.half)),
         *map(make, ALL),
     ]
     assert repr(values[0]) == "leaky(rate=0.25, sizes=(3, 4))"

@@ -323,9 +323,7 @@ def test_what_masked_steps_hold_changes_nothing(scan, poison):
 
 
 @pytest.mark.parametrize("poison", POISON)
-@pytest.mark.parametrize(
-    "method", [sj.Sequential(), sj.Sequential(gradient="autodiff"), sj.Associative()], ids=repr
-)
+@pytest.mark.parametrize("method", [sj.Scan(), sj.Scan(gradient="autodiff"), sj.AssociativeScan()], ids=repr)
 def test_what_masked_inputs_of_a_layer_hold_changes_nothing(method, poison):
     layer, params, carry, xs = layer_setting(method)
     reset, mask = map(jnp.asarray, flags())
@@ -344,9 +342,7 @@ def test_what_masked_inputs_of_a_layer_hold_changes_nothing(method, poison):
     assert (np.asarray(clean[0][2])[gone] == 0).all() and (np.asarray(clean[1][1])[gone] == 0).all()
 
 
-@pytest.mark.parametrize(
-    "method", [sj.Sequential(), sj.Sequential(gradient="autodiff"), sj.Associative()], ids=repr
-)
+@pytest.mark.parametrize("method", [sj.Scan(), sj.Scan(gradient="autodiff"), sj.AssociativeScan()], ids=repr)
 def test_nan_in_an_input_of_a_layer_reaches_nothing_after_a_reset(method):
     layer, params, carry, xs = layer_setting(method)
     reset = jnp.zeros((T, B), bool).at[6, 0].set(True)
@@ -394,13 +390,13 @@ def test_methods_agree_on_a_layer_whatever_the_chunk():
 
         return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(params, carry, xs)
 
-    expected = run(sj.Sequential(gradient="autodiff"))
-    odd = sj.Sequential(gradient="autodiff", chunk=4, unroll_factor=3)
-    for method in (sj.Associative(), odd, sj.Sequential(chunk=4), sj.Sequential(chunk=T + 5)):
+    expected = run(sj.Scan(gradient="autodiff"))
+    odd = sj.Scan(gradient="autodiff", chunk=4, unroll_factor=3)
+    for method in (sj.AssociativeScan(), odd, sj.Scan(chunk=4), sj.Scan(chunk=T + 5)):
         assert_close(run(method), expected)
 
 
-@pytest.mark.parametrize("method", [sj.Sequential(), sj.Associative()], ids=repr)
+@pytest.mark.parametrize("method", [sj.Scan(), sj.AssociativeScan()], ids=repr)
 def test_bfloat16_inputs_give_bfloat16_outputs_and_a_recurrence_in_float32(method):
     layer, params, _, xs = layer_setting(method, jnp.float32)
     low = xs.astype(jnp.bfloat16)
@@ -422,7 +418,7 @@ def test_bfloat16_inputs_give_bfloat16_outputs_and_a_recurrence_in_float32(metho
 
 
 def test_a_sequence_in_forward_mode_equals_reverse_mode():
-    layer, params, carry, xs = layer_setting(sj.Sequential(gradient="autodiff"))
+    layer, params, carry, xs = layer_setting(sj.Scan(gradient="autodiff"))
     direction = jax.tree.map(lambda p: jnp.asarray(normal(40, *p.shape)), params)
 
     def outputs(params):
@@ -430,14 +426,14 @@ def test_a_sequence_in_forward_mode_equals_reverse_mode():
 
     ys, tangent = jax.jit(lambda p, d: jax.jvp(outputs, (p,), (d,)))(params, direction)
     weights = normal(41, *ys.shape)
-    batched = sj.recurrent(sj.lru(5, state_size=H), sj.Sequential())
+    batched = sj.recurrent(sj.lru(5, state_size=H), sj.Scan())
     gradient = jax.jit(jax.grad(lambda p: jnp.sum(batched.unroll(p, carry, xs)[1] * weights)))(params)
     forward = sum(float(jnp.sum(g * d)) for g, d in zip(gradient, direction, strict=True))
     np.testing.assert_allclose(float(jnp.sum(tangent * weights)), forward, rtol=1e-12)
 
 
 def test_inputs_that_do_not_fit_are_refused():
-    layer, params, carry, xs = layer_setting(sj.Sequential())
+    layer, params, carry, xs = layer_setting(sj.Scan())
     with pytest.raises(ValueError, match=r"lru.*expected floating .* got int"):
         layer.unroll(params, carry, jnp.ones((T, B, 3), int))
     with pytest.raises(ValueError, match=r"lru.*expected .*3\].* got .*\[(11, )?3, 2\]"):

@@ -84,9 +84,7 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_line_trains_with_two_processes(tmp_path):
-    options = (
-        "train parity --length 6 --batch 8 --hidden-size 3 --steps 4 --eval-every 2 --eval-batches 1".split()
-    )
+    options = "train parity --length 6 --batch-size 8 --hidden-size 3 --steps 4 --eval-every 2 --eval-batches 1".split()
     with reserved_port() as port:
         together = [
             [*options, "--out", str(tmp_path / "two"), "--distributed", "--coordinator", f"127.0.0.1:{port}"]
@@ -110,7 +108,7 @@ def test_the_command_line_trains_with_two_processes(tmp_path):
 
 
 def test_batches_over_a_mesh_are_those_of_the_loader():
-    loader = streams(np.arange(400), batch=8, length=6)
+    loader = streams(np.arange(400), batch_size=8, length=6)
     for axes in ({"data": 4}, {"fsdp": 2, "time": 3}, {"time": 2}):
         mesh = jax.make_mesh(tuple(axes.values()), tuple(axes))
         batch = distributed.batches_of(loader, mesh)(2)
@@ -128,6 +126,6 @@ def test_what_cannot_be_is_refused():
         distributed.start("127.0.0.1:1")
     with pytest.raises(ValueError, match="expected a process_id from 0 to 1, got 2"):
         distributed.start("127.0.0.1:1", 2, 2)
-    loader = streams(np.arange(400), batch=6, length=6)
+    loader = streams(np.arange(400), batch_size=6, length=6)
     with pytest.raises(ValueError, match="divides among 4 devices, got B = 6"):
         distributed.batches_of(loader, jax.make_mesh((4,), ("data",)))

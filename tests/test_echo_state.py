@@ -60,7 +60,7 @@ def test_inputs_and_bias_are_uniform_in_their_scale():
         assert np.square(w).mean() == pytest.approx(0.04 / 3, rel=0.4)
 
 
-@pytest.mark.parametrize("method", [sj.Sequential(), sj.Sequential(gradient="autodiff")], ids=repr)
+@pytest.mark.parametrize("method", [sj.Scan(), sj.Scan(gradient="autodiff")], ids=repr)
 def test_no_gradient_reaches_the_reservoir_but_inputs_and_carry(method):
     cell, params, carry, xs = random_case(sj.echo_state(H, leak=0.4))
     layer = sj.recurrent(cell, method)

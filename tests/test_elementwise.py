@@ -33,7 +33,7 @@ def test_the_profile_of_an_lstm_with_a_large_c_is_the_same_in_float32_and_float6
     """All gates open: c grows by one per step, and what enters it at the last step has the slope 4 e^(-2c)."""
     found = []
     for dtype in (jnp.float32, jnp.float64):
-        for method in (sj.Sequential(chunk=8), sj.Sequential(gradient="autodiff")):
+        for method in (sj.Scan(chunk=8), sj.Scan(gradient="autodiff")):
             layer, xs = sj.recurrent(sj.lstm(3, param_dtype=dtype), method), jnp.ones((24, 2, 2), dtype)
             params = layer.init(jax.random.key(0), xs[0])
             params = params._replace(b=jnp.full(12, 20, dtype))

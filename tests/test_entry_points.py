@@ -13,7 +13,7 @@ KEY = jax.random.key(0)
 XS = np.random.default_rng(0).normal(size=(T, B, D)).astype(np.float32)
 LSTM = sj.recurrent(sj.lstm(H))
 GRU = sj.recurrent(sj.gru(H))
-CONVOLUTION = sj.short_convolution(3)
+CONVOLUTION = sj.causal_conv(3)
 MODEL = sj.serial(sj.pointwise(nn.Dense(D)), LSTM, CONVOLUTION, sj.dropout(0.5))
 PARAMS = {layer: layer.init(KEY, XS[0]) for layer in (LSTM, GRU, CONVOLUTION, MODEL)}
 MASK = np.arange(T)[:, None] < np.array([T, 2])
@@ -109,7 +109,7 @@ MISTAKES = {
         r"expected a carry \(\(\), LSTMCarry\(c=\*, h=\*\), \*, \(\)\), got LSTMCarry"),
     "the carry of another batch": (
         lambda: CONVOLUTION.unroll(PARAMS[CONVOLUTION], carry_of(CONVOLUTION)[:1], XS), ValueError,
-        r"short_convolution\(width=3\)\.unroll: expected carry \[2, 2, 3\], got \[1, 2, 3\]\. xs is \[5, 2, 3\]"),
+        r"causal_conv\(width=3\)\.unroll: expected carry \[2, 2, 3\], got \[1, 2, 3\]\. xs is \[5, 2, 3\]"),
     "params and carry swapped": (
         lambda: LSTM.unroll(carry_of(LSTM), PARAMS[LSTM], XS), ValueError,
         r"expected a carry LSTMCarry.*, got LSTMParams.* Params and carry are swapped: .*unroll\(params, carry, xs\)"),

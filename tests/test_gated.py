@@ -17,7 +17,7 @@ from seqjax.ops.step import recurrent_product
 
 T, B, D, H = 8, 3, 3, 4
 SIGMOID, TANH, RELU, IDENTITY = Activation.SIGMOID, Activation.TANH, Activation.RELU, Activation.IDENTITY
-BATCHED, AUTODIFF = sj.Sequential(), sj.Sequential(gradient="autodiff")
+BATCHED, AUTODIFF = sj.Scan(), sj.Scan(gradient="autodiff")
 
 
 def normal(seed, *shape):
@@ -35,7 +35,7 @@ def peephole_update(w, state, u_i, r_i, u_f, r_f, g):
 
 
 def slstm_update(w, state, i, f, z):
-    """Beck et al. 2024, arXiv:2405.04517, eq. 8-17: exponential gates, a normaliser n and a stabiliser m."""
+    """Beck et al. 2024, arXiv:2405.04517, eq. 8-17: exponential gates, a normalizer n and a stabilizer m."""
     c, n, m = state
     log_f = jax.nn.log_sigmoid(f)
     m_after = jnp.maximum(log_f + m, i)
@@ -113,7 +113,7 @@ def setting(name, form="dense", batch=(B,)):
     }
     carry = tuple(normal(20 + i, *batch, H) for i in range(NUM_STATES.get(name, 1) + 1))
     if name == "slstm":
-        carry = (carry[0], 1 + np.abs(carry[1]), *carry[2:])  # a normaliser is positive
+        carry = (carry[0], 1 + np.abs(carry[1]), *carry[2:])  # a normalizer is positive
     rng = np.random.default_rng(30)
     reset, mask = rng.random((T, *batch)) < 0.25, rng.random((T, *batch)) < 0.75
     xs = normal(31, T, *batch, D)
@@ -192,7 +192,7 @@ def every_form_and_every_recurrence():
 
 @pytest.mark.parametrize(("name", "form"), every_form_and_every_recurrence())
 def test_batched_equals_autodiff_in_values_and_all_gradients(name, form):
-    got = gradients(layer_of(name, sj.Sequential(chunk=4)), *setting(name, form))
+    got = gradients(layer_of(name, sj.Scan(chunk=4)), *setting(name, form))
     expected = expected_gradients(name, form)
     assert_close(got, expected)
     (d_params, _, _), _ = expected
@@ -257,25 +257,25 @@ def test_keeping_the_gates_changes_no_result(name):
     "chunk", [None, 1, 3, T + 5, *(pytest.param(c, marks=pytest.mark.slow) for c in (T - 1, T))]
 )
 def test_the_chunk_changes_no_result(chunk):
-    got = gradients(layer_of("peephole", sj.Sequential(chunk=chunk)), *setting("peephole"))
+    got = gradients(layer_of("peephole", sj.Scan(chunk=chunk)), *setting("peephole"))
     assert_close(got, expected_gradients("peephole"))
 
 
 def test_chunks_and_unrolled_loops_change_nothing_of_autodiff():
-    method = sj.Sequential(chunk=3, gradient="autodiff", unroll_factor=2)
+    method = sj.Scan(chunk=3, gradient="autodiff", unroll_factor=2)
     assert_close(gradients(layer_of("relu", method), *setting("relu")), expected_gradients("relu"))
 
 
 @pytest.mark.parametrize("batch", [(), (2, 3)], ids=["unbatched", "two axes"])
 @pytest.mark.parametrize("name", [pytest.param("peephole", marks=pytest.mark.slow), "two_states"])
 def test_a_batch_may_have_no_axis_or_two(name, batch):
-    got = gradients(layer_of(name, sj.Sequential(chunk=4)), *setting(name, batch=batch))
+    got = gradients(layer_of(name, sj.Scan(chunk=4)), *setting(name, batch=batch))
     assert_close(got, expected_gradients(name, batch=batch))
 
 
 @pytest.mark.parametrize("name", ["relu", pytest.param("two_states", marks=pytest.mark.slow)])
 def test_a_projection_need_not_be_affine(name):
-    got = gradients(layer_of(name, sj.Sequential(chunk=4), dense=False), *setting(name))
+    got = gradients(layer_of(name, sj.Scan(chunk=4), dense=False), *setting(name))
     assert_close(got, expected_gradients(name, dense=False))
 
 
@@ -291,7 +291,7 @@ def test_without_reset_or_mask_it_is_the_same(which):
 
 def test_the_unroll_is_the_loop_of_step():
     params, carry, xs, reset, mask = setting("peephole")
-    layer = layer_of("peephole", sj.Sequential(chunk=4))
+    layer = layer_of("peephole", sj.Scan(chunk=4))
     after, ys = jax.jit(layer.unroll)(params, carry, xs, reset=reset, mask=mask)
     step, outputs = jax.jit(layer.step), []
     for t in range(T):
@@ -335,9 +335,9 @@ def test_gradients_per_example_equal_those_of_autodiff_and_add_up():
         gradient = jax.grad(loss)
         return jax.jit(gradient if axes is None else jax.vmap(gradient, axes))(*operands)
 
-    rows = of(sj.Sequential(chunk=4), (None, 0, 1, 1, 1))
+    rows = of(sj.Scan(chunk=4), (None, 0, 1, 1, 1))
     assert_close(rows, of(AUTODIFF, (None, 0, 1, 1, 1)))
-    assert_close(jax.tree.map(lambda row: row.sum(0), rows), of(sj.Sequential(chunk=4), None))
+    assert_close(jax.tree.map(lambda row: row.sum(0), rows), of(sj.Scan(chunk=4), None))
 
 
 @pytest.mark.parametrize("param_dtype", [jnp.bfloat16, jnp.float32], ids=["bfloat16", "float32"])
@@ -403,14 +403,14 @@ def test_a_tap_equals_that_of_autodiff_for_every_state():
 
         return jax.jit(jax.grad(loss))(taps)
 
-    norms = of(sj.Sequential(chunk=4))
+    norms = of(sj.Scan(chunk=4))
     assert_close(norms, of(AUTODIFF))
     assert all(np.asarray(norm).max() > 0.01 for norm in norms)
 
 
 # ---------------------------------------------------------------- what must not leak
 
-METHODS = pytest.mark.parametrize("method", [sj.Sequential(chunk=4), AUTODIFF], ids=repr)
+METHODS = pytest.mark.parametrize("method", [sj.Scan(chunk=4), AUTODIFF], ids=repr)
 
 
 @pytest.mark.parametrize("logit", [-18.0, -60.0])
@@ -422,7 +422,7 @@ def test_a_nearly_shut_gate_keeps_its_relative_accuracy(logit):
     carry = LSTMCarry(jnp.ones((B, H), jnp.float32), jnp.zeros((B, H), jnp.float32))
     xs = jnp.zeros((1, B, D), jnp.float32)
     for keep_gates in (False, True):
-        layer = sj.recurrent(sj.lstm(H), sj.Sequential(keep_gates=keep_gates))
+        layer = sj.recurrent(sj.lstm(H), sj.Scan(keep_gates=keep_gates))
         found = jax.grad(lambda carry, layer=layer: jnp.sum(layer.unroll(params, carry, xs)[0].c))(carry).c
         np.testing.assert_allclose(found, 1 / (1 + np.exp(-logit)), rtol=1e-6)
 
@@ -544,7 +544,7 @@ def test_the_weights_are_computed_from_the_params_and_differentiated_through():
         ElmanCarry(normal(1, B, H)),
         jnp.asarray(normal(2, T, B, H)),
     )
-    got = gradients(sj.recurrent(cell, sj.Sequential(chunk=4)), params, carry, xs)
+    got = gradients(sj.recurrent(cell, sj.Scan(chunk=4)), params, carry, xs)
     assert_close(got, gradients(sj.recurrent(cell, AUTODIFF), params, carry, xs))
     np.testing.assert_allclose(got[0][0]["a"], -got[0][0]["a"].T, atol=1e-12)
     assert isinstance(got[1][0], ElmanCarry)
@@ -639,9 +639,10 @@ def test_a_key_of_the_old_style_is_refused(length):
 
 
 def test_a_method_that_cannot_run_the_recurrence_is_refused():
-    message = r"Associative\(\) cannot run lstm\(hidden_size=8\): its recurrence is Gated; Associative runs Diagonal\. "
-    with pytest.raises(TypeError, match=message + r"Methods that can: Sequential, Newton, TimeSharded, Auto"):
-        sj.recurrent(sj.lstm(8), sj.Associative())
+    message = r"AssociativeScan\(\) cannot run lstm\(hidden_size=8\): its recurrence is Gated; "
+    message += r"AssociativeScan runs Diagonal\. "
+    with pytest.raises(TypeError, match=message + r"Methods that can: Scan, Newton, TimeSharded, Auto"):
+        sj.recurrent(sj.lstm(8), sj.AssociativeScan())
 
 
 @pytest.mark.parametrize(
@@ -650,13 +651,13 @@ def test_a_method_that_cannot_run_the_recurrence_is_refused():
 def test_numbers_of_a_method_are_checked(options):
     (name, value), *_ = options.items()
     or_none = ", or None" if name == "chunk" else ""
-    message = rf"Sequential\({name}\): expected a whole number of at least 1{or_none}, got {value}"
+    message = rf"Scan\({name}\): expected a whole number of at least 1{or_none}, got {value}"
     with pytest.raises(ValueError, match=message):
-        sj.Sequential(**options)
+        sj.Scan(**options)
 
 
 def test_an_unknown_gradient_is_refused():
     with pytest.raises(
-        ValueError, match=r"Sequential\(gradient\): expected one of 'batched', 'autodiff', got 'exact'"
+        ValueError, match=r"Scan\(gradient\): expected one of 'batched', 'autodiff', got 'exact'"
     ):
-        sj.Sequential(gradient="exact")
+        sj.Scan(gradient="exact")

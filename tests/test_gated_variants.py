@@ -86,7 +86,7 @@ def test_gates_of_the_input_alone_carry_by_their_product(name):
 
 def test_over_bfloat16_inputs_the_gradients_of_peepholes_add_up_in_float32():
     """Over 2,048 rows a sum of equal terms in bfloat16 stops at 256 of them."""
-    layer = sj.recurrent(sj.peephole_lstm(4), sj.Sequential())
+    layer = sj.recurrent(sj.peephole_lstm(4), sj.Scan())
 
     def gradients(dtype):
         xs = jnp.full((64, 32, 2), 0.7, dtype)
@@ -315,7 +315,7 @@ def test_a_projection_has_twice_as_many_cells_by_default():
     assert carry.c.shape == (B, 2 * H) and carry.h.shape == (B, H) and ys.shape == (T, B, H)
 
 
-# ---------------------------------------------------------------- layer normalisation
+# ---------------------------------------------------------------- layer normalization
 
 
 def test_layer_norm_takes_no_notice_of_the_scale_of_the_weights():

@@ -15,7 +15,7 @@ ORDER = (
     {"base", "fields"},
     {"ops"},
     {"cells", "methods"},
-    {"layers", "pooling", "convolution", "normalisation", "cross_attention"},
+    {"layers", "pooling", "convolution", "normalization", "cross_attention"},
     {"combinators", "decode", "user_model"},
     {"blocks"},
     {"gradients"},

@@ -1,4 +1,4 @@
-"""Short convolution, token shift, running normalisation: loops in NumPy, other libraries, taps, errors."""
+"""Short convolution, token shift, running normalization: loops in NumPy, other libraries, taps, errors."""
 
 import re
 
@@ -46,7 +46,7 @@ def test_a_short_convolution_reads_the_last_steps_that_happened(which, width):
     reset = reset if which in ("reset", "both") else np.zeros_like(reset)
     mask = mask if which in ("mask", "both") else np.ones_like(mask)
     w, b, xs = normal(0, width, D), normal(1, D), normal(2, T, B, D)
-    layer, params = sj.short_convolution(width), ConvolutionParams(jnp.asarray(w), jnp.asarray(b))
+    layer, params = sj.causal_conv(width), ConvolutionParams(jnp.asarray(w), jnp.asarray(b))
     options = {"reset": jnp.asarray(reset)} if which in ("reset", "both") else {}
     options |= {"mask": jnp.asarray(mask)} if which in ("mask", "both") else {}
     got = layer.unroll(params, layer.initial_carry(params, jnp.asarray(xs[0])), jnp.asarray(xs), **options)[1]
@@ -54,7 +54,7 @@ def test_a_short_convolution_reads_the_last_steps_that_happened(which, width):
 
 
 def test_without_flags_there_is_no_loop_and_no_gather():
-    layer = sj.short_convolution(W)
+    layer = sj.causal_conv(W)
     xs = jnp.zeros((T, B, D))
     params = layer.init(KEY, xs[0])
     carry = layer.initial_carry(params, xs[0])
@@ -68,7 +68,7 @@ def test_a_short_convolution_equals_that_of_flax():
     xs, weights = jnp.asarray(normal(0, T, B, D)), normal(1, T, B, D)
     conv = nn.Conv(D, (W,), padding="CAUSAL", feature_group_count=D, param_dtype=jnp.float64)
     w, b = jnp.asarray(normal(2, W, D)), jnp.asarray(normal(3, D))
-    layer = sj.short_convolution(W)
+    layer = sj.causal_conv(W)
 
     def ours(w, b, xs):
         params = ConvolutionParams(w, b)
@@ -89,7 +89,7 @@ def test_a_short_convolution_equals_that_of_flax():
 def test_a_short_convolution_equals_that_of_torch():
     torch = pytest.importorskip("torch")
     xs, weights, w, b = normal(0, T, B, D), normal(1, T, B, D), normal(2, W, D), normal(3, D)
-    layer = sj.short_convolution(W)
+    layer = sj.causal_conv(W)
     params = ConvolutionParams(jnp.asarray(w), jnp.asarray(b))
 
     def loss(params, xs):
@@ -107,10 +107,10 @@ def test_a_short_convolution_equals_that_of_torch():
 
 
 def test_weights_start_within_the_inverse_root_of_the_width():
-    params = sj.short_convolution(W).init(KEY, jnp.zeros((B, 500)))
+    params = sj.causal_conv(W).init(KEY, jnp.zeros((B, 500)))
     for leaf in params:
         assert 0.99 * W**-0.5 < np.abs(leaf).max() <= W**-0.5
-    assert sj.short_convolution(W, bias=False).init(KEY, jnp.zeros((B, D))).b is None
+    assert sj.causal_conv(W, bias=False).init(KEY, jnp.zeros((B, D))).b is None
 
 
 def test_a_token_shift_mixes_each_input_with_the_one_before():
@@ -127,8 +127,8 @@ def test_a_token_shift_mixes_each_input_with_the_one_before():
 
 
 @pytest.mark.parametrize("flagged", [False, True])
-def test_running_normalisation_is_that_of_the_steps_so_far(flagged):
-    layer = sj.running_normalisation(epsilon=1e-3)
+def test_running_normalization_is_that_of_the_steps_so_far(flagged):
+    layer = sj.running_normalization(epsilon=1e-3)
     xs = normal(0, T, B, D)
     reset, mask = flags() if flagged else (np.zeros((T, B), bool), np.ones((T, B), bool))
     options = {"reset": jnp.asarray(reset), "mask": jnp.asarray(mask)} if flagged else {}
@@ -145,22 +145,22 @@ def test_running_normalisation_is_that_of_the_steps_so_far(flagged):
         np.testing.assert_allclose(carry.m2[row], len(seen) * np.var(seen, 0) if seen else 0, atol=1e-12)
 
 
-def test_running_normalisation_keeps_a_variance_far_from_zero_in_float32():
+def test_running_normalization_keeps_a_variance_far_from_zero_in_float32():
     xs = (normal(0, 300, 1, 1) + 100).astype(np.float32)
-    layer = sj.running_normalisation()
+    layer = sj.running_normalization()
     carry, _ = jax.jit(layer.unroll)((), layer.initial_carry((), jnp.asarray(xs[0])), jnp.asarray(xs))
     # Squares minus the square of the mean would lose 1e4 * 6e-8 = 6e-4.
     np.testing.assert_allclose(carry.m2[0, 0] / 300, np.var(xs.astype(float)), rtol=2e-5)
 
 
 @pytest.mark.parametrize("flagged", [False, True])
-def test_running_normalisation_of_a_large_constant_in_float32_is_zero_and_beside_it_noise_keeps_its_digits(
+def test_running_normalization_of_a_large_constant_in_float32_is_zero_and_beside_it_noise_keeps_its_digits(
     flagged,
 ):
     """Sums of the inputs themselves round by 1e-7 of the sum: of a variance of zero they made one below it, and NaN."""
     noise = np.stack([np.zeros((300, 2)), normal(0, 300, 2)], -1)
     xs = (noise + np.asarray([3e6, 2**20])).astype(np.float32)  # [T, B, 2]
-    layer = sj.running_normalisation()
+    layer = sj.running_normalization()
     options = {"reset": jnp.arange(300)[:, None] % 100 == jnp.asarray([7, 50])} if flagged else {}
     unroll, first = jax.jit(layer.unroll), layer.initial_carry((), jnp.asarray(xs[0]))
     ys = np.asarray(unroll((), first, jnp.asarray(xs), **options)[1])
@@ -170,7 +170,7 @@ def test_running_normalisation_of_a_large_constant_in_float32_is_zero_and_beside
     np.testing.assert_allclose(ys[..., 1:], expected, rtol=0, atol=1e-5)
 
 
-LAYERS = [sj.short_convolution(W), sj.token_shift(), sj.running_normalisation(epsilon=0.1)]
+LAYERS = [sj.causal_conv(W), sj.token_shift(), sj.running_normalization(epsilon=0.1)]
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=repr)
@@ -225,16 +225,16 @@ def test_over_bfloat16_inputs_the_gradients_of_elementwise_weights_add_up_in_flo
     ("make", "message"),
     [
         (
-            lambda: sj.short_convolution(0),
-            "short_convolution(width): expected a whole number of at least 1, got 0.",
+            lambda: sj.causal_conv(0),
+            "causal_conv(width): expected a whole number of at least 1, got 0.",
         ),
         (
             lambda: sj.token_shift(True),
             "token_shift(num_outputs): expected a whole number of at least 1, got True.",
         ),
         (
-            lambda: sj.running_normalisation(epsilon=0.0),
-            "running_normalisation(epsilon): expected a finite number above 0, got",
+            lambda: sj.running_normalization(epsilon=0.0),
+            "running_normalization(epsilon): expected a finite number above 0, got",
         ),
     ],
 )

@@ -35,18 +35,18 @@ def test_every_public_factory_of_layers_is_in_the_registry(module):
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_runs_in_parts_of_a_sequence_where_its_method_does(name):
     entry = LAYERS[name]
-    assert entry.make(sj.TimeSharded()).in_parts is not entry.mixes_time
+    assert entry.make(sj.TimeSharded()).time_shardable is not entry.mixes_time
     has_recurrence = "recurrent(" in repr(entry.make(sj.Auto()))
-    assert entry.make(sj.Auto()).in_parts is not (entry.mixes_time or has_recurrence)
+    assert entry.make(sj.Auto()).time_shardable is not (entry.mixes_time or has_recurrence)
 
 
-def in_parts():
+def time_shardable():
     for name, entry in LAYERS.items():
         if not entry.mixes_time:
             yield pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", list(in_parts()))
+@pytest.mark.parametrize("name", list(time_shardable()))
 def test_parts_of_a_sequence_on_eight_devices_give_what_the_whole_gives(name):
     entry = LAYERS[name]
     whole, split = entry.make(sj.Auto()), entry.make(sj.TimeSharded())

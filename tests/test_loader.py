@@ -41,9 +41,9 @@ def test_packing_loses_and_invents_nothing(sizes, batch, length, seed):
     expected = sorted((int(d[t]), int(d[t + 1])) for d in documents for t in range(len(d) - 1))
     if not expected:
         with pytest.raises(ValueError, match="expected a document of at least 2 tokens, got none"):
-            packed(documents, batch=batch, length=length)
+            packed(documents, batch_size=batch, length=length)
         return
-    loader = packed(documents, batch=batch, length=length, seed=seed)
+    loader = packed(documents, batch_size=batch, length=length, seed=seed)
     for epoch in range(2):
         steps = range(epoch * loader.steps_per_epoch, (epoch + 1) * loader.steps_per_epoch)
         batches = [loader(step) for step in steps]
@@ -64,7 +64,7 @@ def test_packing_loses_and_invents_nothing(sizes, batch, length, seed):
 @given(sizes=DOCUMENTS, batch=st.integers(1, 3), length=st.integers(1, 6))
 def test_padding_holds_each_document_once_an_epoch(sizes, batch, length):
     documents = numbered(sizes)
-    loader = padded(documents, batch=batch, length=length)
+    loader = padded(documents, batch_size=batch, length=length)
     expected = sorted((int(d[t]), int(d[t + 1])) for d in documents for t in range(min(len(d) - 1, length)))
     for epoch in range(2):
         steps = range(epoch * loader.steps_per_epoch, (epoch + 1) * loader.steps_per_epoch)
@@ -78,7 +78,7 @@ def test_padding_holds_each_document_once_an_epoch(sizes, batch, length):
 def test_streams_go_on_where_they_stopped(size, batch, length, steps):
     if size < batch + 1:
         return
-    loader = streams(np.arange(size), batch=batch, length=length)
+    loader = streams(np.arange(size), batch_size=batch, length=length)
     batches = [loader(step) for step in range(steps)]
     xs, targets, reset = (
         np.concatenate([getattr(b, name) for b in batches]) for name in ("xs", "targets", "reset")
@@ -95,11 +95,13 @@ def test_streams_go_on_where_they_stopped(size, batch, length, steps):
 @pytest.mark.parametrize(
     "loader",
     [
-        packed(numbered([5, 9, 3, 12]), batch=4, length=3),
-        padded(numbered([5, 9, 3, 12, 2]), batch=4, length=3),
-        streams(np.arange(100), batch=4, length=3),
-        windows(np.arange(100), batch=4, length=3),
-        examples(np.arange(60.0).reshape(10, 3, 2), np.arange(10), batch=4, lengths=np.arange(10) % 3 + 1),
+        packed(numbered([5, 9, 3, 12]), batch_size=4, length=3),
+        padded(numbered([5, 9, 3, 12, 2]), batch_size=4, length=3),
+        streams(np.arange(100), batch_size=4, length=3),
+        windows(np.arange(100), batch_size=4, length=3),
+        examples(
+            np.arange(60.0).reshape(10, 3, 2), np.arange(10), batch_size=4, lengths=np.arange(10) % 3 + 1
+        ),
     ],
     ids=["packed", "padded", "streams", "windows", "examples"],
 )
@@ -125,7 +127,7 @@ def test_a_batch_depends_on_the_step_alone_and_parts_make_the_whole(loader):
 
 def test_examples_come_once_an_epoch_and_keep_their_targets():
     xs = np.arange(24.0).reshape(6, 4)
-    loader = examples(xs[..., None], xs[:, 0], batch=3, lengths=[1, 2, 3, 4, 4, 4])
+    loader = examples(xs[..., None], xs[:, 0], batch_size=3, lengths=[1, 2, 3, 4, 4, 4])
     seen = []
     for step in range(2):
         batch = loader(step)
@@ -134,11 +136,13 @@ def test_examples_come_once_an_epoch_and_keep_their_targets():
         np.testing.assert_array_equal(batch.mask.sum(0), np.minimum(batch.targets // 4 + 1, 4))
         seen += batch.targets.tolist()
     assert sorted(seen) == xs[:, 0].tolist()
-    per_step = examples(xs[..., None], xs, batch=2)(0)
+    per_step = examples(xs[..., None], xs, batch_size=2)(0)
     np.testing.assert_array_equal(per_step.targets, per_step.xs[..., 0])
-    of_sequences = examples(xs[..., None], xs, batch=2, per_step=False)(0)  # four classes, and four steps
+    of_sequences = examples(xs[..., None], xs, batch_size=2, per_step=False)(
+        0
+    )  # four classes, and four steps
     np.testing.assert_array_equal(of_sequences.targets, of_sequences.xs[..., 0].T)
-    both = examples(xs[..., None], {"steps": xs, "one": xs[:, 0]}, batch=2)(0).targets
+    both = examples(xs[..., None], {"steps": xs, "one": xs[:, 0]}, batch_size=2)(0).targets
     np.testing.assert_array_equal(both["steps"][0], both["one"])
 
 
@@ -152,51 +156,51 @@ def example_with_nan():
     ("call", "message"),
     [
         (
-            lambda: examples(np.zeros(3), np.zeros(3), batch=1),
+            lambda: examples(np.zeros(3), np.zeros(3), batch_size=1),
             r"expected xs \[N, T, ...\] with N and T of at least 1, got \[3\]",
         ),
         (
-            lambda: examples(np.zeros((3, 4)), np.zeros(2), batch=1),
+            lambda: examples(np.zeros((3, 4)), np.zeros(2), batch_size=1),
             r"expected 3 targets and lengths, as xs \[3, 4\], got \[2\]",
         ),
         (
-            lambda: examples(example_with_nan(), np.zeros(3), batch=1),
+            lambda: examples(example_with_nan(), np.zeros(3), batch_size=1),
             "NaN or infinity in 1 steps, the first in example 1 at step 2",
         ),
         (
-            lambda: windows(np.arange(5), batch=1, length=5),
+            lambda: windows(np.arange(5), batch_size=1, length=5),
             "windows: expected at least length . 1 = 6 tokens, got 5",
         ),
         (
-            lambda: streams(np.arange(5), batch=5, length=1),
-            "streams: expected at least batch . 1 = 6 tokens, got 5",
+            lambda: streams(np.arange(5), batch_size=5, length=1),
+            "streams: expected at least batch_size . 1 = 6 tokens, got 5",
         ),
         (
-            lambda: streams(np.zeros(3), batch=1, length=1),
+            lambda: streams(np.zeros(3), batch_size=1, length=1),
             r"expected integers \[N\], got \[3\] of float64",
         ),
         (
-            lambda: padded([np.arange(3)], batch=1, length=0),
+            lambda: padded([np.arange(3)], batch_size=1, length=0),
             r"\(length\): expected a whole number of at least 1, got 0",
         ),
         (
-            lambda: packed([np.array([0, 2**32 - 1], np.uint32)], batch=1, length=1),
+            lambda: packed([np.array([0, 2**32 - 1], np.uint32)], batch_size=1, length=1),
             "packed: expected tokens that fit 32 bits, got 0 to 4294967295",
         ),
         (
-            lambda: windows(np.arange(5), batch=1, length=1, seed=-1),
+            lambda: windows(np.arange(5), batch_size=1, length=1, seed=-1),
             r"windows\(seed\): expected a whole number of at least 0, got -1",
         ),
         (
-            lambda: examples(np.full((3, 4), None), np.zeros(3), batch=1),
+            lambda: examples(np.full((3, 4), None), np.zeros(3), batch_size=1),
             "expected numbers, got an array of object",
         ),
         (
-            lambda: examples(np.zeros((3, 4)), np.zeros(3), batch=1, per_step=True),
+            lambda: examples(np.zeros((3, 4)), np.zeros(3), batch_size=1, per_step=True),
             r"expected targets per step \[3, 4, ...\], got \[3\]",
         ),
         (
-            lambda: prefetch(windows(np.arange(50), batch=2, length=3), depth=0),
+            lambda: prefetch(windows(np.arange(50), batch_size=2, length=3), depth=0),
             r"prefetch\(depth\): expected a whole number of at least 1, got 0",
         ),
     ],
@@ -208,11 +212,11 @@ def test_data_and_sizes_that_do_not_fit_are_refused(call, message):
 
 
 def test_what_is_not_finite_beyond_the_length_of_an_example_is_not_read():
-    assert examples(example_with_nan(), np.zeros(3), batch=1, lengths=[4, 2, 4])(0).xs.shape == (4, 1)
+    assert examples(example_with_nan(), np.zeros(3), batch_size=1, lengths=[4, 2, 4])(0).xs.shape == (4, 1)
 
 
 def test_prefetch_hands_on_every_batch_and_every_error_and_ends_its_thread():
-    loader = windows(np.arange(50), batch=2, length=3)
+    loader = windows(np.arange(50), batch_size=2, length=3)
     for step, batch in enumerate(prefetch(loader, 3, 9), 3):
         np.testing.assert_array_equal(batch.xs, loader(step).xs)
     assert step == 8

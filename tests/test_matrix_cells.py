@@ -32,7 +32,7 @@ def projected(xs, weights):
 @pytest.mark.parametrize("feature_map", ["elu", "identity"])
 def test_linear_attention_is_attention_with_a_masked_kernel(feature_map):
     positive = feature_map == "elu"
-    cell, params, xs = setting(sj.linear_attention, feature_map=feature_map, normalise=positive)
+    cell, params, xs = setting(sj.linear_attention, feature_map=feature_map, normalize=positive)
     p = numpy(params)
     q, k, v = projected(xs, p[:3])
     if positive:
@@ -43,11 +43,11 @@ def test_linear_attention_is_attention_with_a_masked_kernel(feature_map):
     close(unrolled(cell, params, xs)[1], side_by_side(np.einsum("tsn,snv->tnv", weights, v)) @ p.w_o)
 
 
-def test_unnormalised_elu_attention_is_the_numerator():
-    cell, params, xs = setting(sj.linear_attention, normalise=False)
-    normalised, _, _ = setting(sj.linear_attention)
+def test_unnormalized_elu_attention_is_the_numerator():
+    cell, params, xs = setting(sj.linear_attention, normalize=False)
+    normalized, _, _ = setting(sj.linear_attention)
     numerator = cell.initial_carry(params, xs[0]).shape
-    assert numerator == (N, K, V) and normalised.initial_carry(params, xs[0]).shape == (N, K, V + 1)
+    assert numerator == (N, K, V) and normalized.initial_carry(params, xs[0]).shape == (N, K, V + 1)
     p = numpy(params)
     q, k, v = projected(xs, p[:3])
     q, k = (np.where(a > 0, a + 1, np.exp(a)) for a in (q, k))
@@ -100,7 +100,7 @@ def mlstm_gates(p, xs):
 
 
 def test_mlstm_is_its_parallel_form():
-    """xLSTM, appendix on the parallel mLSTM: D of the log gates, stabilised by the maximum of each row."""
+    """xLSTM, appendix on the parallel mLSTM: D of the log gates, stabilized by the maximum of each row."""
     cell, params, xs = setting(sj.mlstm)
     p = numpy(params)
     q, k, v, i, log_f = mlstm_gates(p, xs)
@@ -114,7 +114,7 @@ def test_mlstm_is_its_parallel_form():
 
 
 def test_the_scale_of_mlstm_changes_no_output():
-    """The plain recurrence of xLSTM, eq. 19-21, without a stabiliser."""
+    """The plain recurrence of xLSTM, eq. 19-21, without a stabilizer."""
     cell, params, xs = setting(sj.mlstm)
     p = numpy(params)
     q, k, v, i, log_f = mlstm_gates(p, xs)

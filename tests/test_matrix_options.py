@@ -114,17 +114,17 @@ def test_heads_are_the_hidden_size_divided_unless_sizes_are_given(name):
     assert jax.eval_shape(odd.init, KEY, jnp.ones(D)).w_o.shape == (N * V, 7)
 
 
-@pytest.mark.parametrize("centre", [False, True])
-def test_the_norm_of_the_heads_is_that_of_flax(centre):
+@pytest.mark.parametrize("center", [False, True])
+def test_the_norm_of_the_heads_is_that_of_flax(center):
     o = jnp.asarray(np.random.default_rng(0).normal(size=(T, N, V)))
     weights = jnp.asarray(np.random.default_rng(1).normal(size=(T, N, V)))
-    if centre:
+    if center:
         peer = nn.GroupNorm(N, epsilon=1e-5, use_scale=False, use_bias=False, dtype=jnp.float64)
         by_flax = lambda o: peer.apply({}, o.reshape(T, N * V)).reshape(T, N, V)  # noqa: E731
     else:
         by_flax = functools.partial(nn.RMSNorm(epsilon=1e-5, use_scale=False, dtype=jnp.float64).apply, {})
-    ours = functools.partial(shared.normalise, centre=centre)
-    close(ours(o), (layer_norm if centre else rms_norm)(np.asarray(o)))
+    ours = functools.partial(shared.normalize, center=center)
+    close(ours(o), (layer_norm if center else rms_norm)(np.asarray(o)))
     close(ours(o), by_flax(o), 1e-10)
     found, expected = (jax.grad(lambda o, f=f: jnp.sum(weights * f(o)))(o) for f in (ours, by_flax))
     close(found, expected, 1e-10)
@@ -271,7 +271,7 @@ OPTIONS = [
     (
         sj.linear_attention,
         {"feature_map": "identity"},
-        "expected normalise=False with feature_map='identity'",
+        "expected normalize=False with feature_map='identity'",
     ),
     (sj.gla, {"rank": 0}, "gla(rank): expected a whole number of at least 1, got 0."),
     (sj.gla, {"temperature": 0.0}, "gla(temperature): expected a finite number above 0, got 0.0."),

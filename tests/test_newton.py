@@ -18,7 +18,7 @@ from seqjax.ops.tap import dummies
 from seqjax.ops.vectors import Coordinates
 
 T, B, D, H = 12, 3, 2, 4
-SPECIFICATION = sj.Sequential(gradient="autodiff")
+SPECIFICATION = sj.Scan(gradient="autodiff")
 FORMS = ("full", "block", "diagonal")
 
 
@@ -41,7 +41,7 @@ def tanh_network(gain, *, size=H, length=T, batch=B, activation="tanh"):
     return cell, params, ElmanCarry(normal(3, batch, size)), normal(4, length, batch, D)
 
 
-def initialised(cell, *, length=T, batch=(B,), seed=0):
+def initialized(cell, *, length=T, batch=(B,), seed=0):
     xs = normal(seed, length, *batch, D)
     params = jax.tree.map(lambda p: p.astype(float), cell.init(jax.random.key(0), xs[0]))
     carry = jax.tree.map(lambda c: c + 0.3, cell.initial_carry(params, xs[0]))
@@ -117,14 +117,14 @@ def test_the_adjoint_takes_exactly_one_iteration_too():
 
 @pytest.mark.parametrize(("jacobian", "most"), [("full", 8), ("diagonal", 40)])
 def test_it_agrees_with_the_loop_on_a_long_sequence_of_a_contracting_cell(jacobian, most):
-    problem = initialised(sj.gru(H), length=4096, batch=(1,))
+    problem = initialized(sj.gru(H), length=4096, batch=(1,))
     carry, ys, report = solved(sj.Newton(jacobian=jacobian, fallback=False), *problem)
     assert 1 < report.iterations <= most and report.converged and 0 <= report.residual <= 1e-12
     assert_close((carry, ys), unrolled(SPECIFICATION, *problem))
 
 
 def test_gradients_agree_with_the_loop_on_a_long_sequence():
-    problem = initialised(sj.lstm(H), length=4096, batch=(1,))
+    problem = initialized(sj.lstm(H), length=4096, batch=(1,))
     assert_close(
         gradients(sj.Newton(fallback=False), *problem), gradients(SPECIFICATION, *problem), rtol=1e-10
     )
@@ -198,7 +198,7 @@ def test_damping_helps_where_the_diagonal_form_diverges():
 
 
 def test_a_guess_is_a_head_start_and_reaches_no_gradient():
-    cell, params, carry, xs = initialised(sj.lstm(H))
+    cell, params, carry, xs = initialized(sj.lstm(H))
     layer_step, states, now = jax.jit(sj.recurrent(cell).step), [], carry
     for x in xs:
         now = layer_step(params, now, x)[0]
@@ -216,7 +216,7 @@ def test_a_guess_is_a_head_start_and_reaches_no_gradient():
 
 
 def test_what_was_spoilt_before_a_reset_does_not_keep_it_from_converging():
-    cell, params, carry, xs = initialised(sj.gru(H), length=40)
+    cell, params, carry, xs = initialized(sj.gru(H), length=40)
     reset = jnp.zeros((40, B), bool).at[20, 0].set(True)
     clean = solved(sj.Newton(), cell, params, carry, xs, reset=reset)
     _, ys, report = solved(
@@ -232,7 +232,7 @@ def test_what_was_spoilt_before_a_reset_does_not_keep_it_from_converging():
 
 def test_neither_pass_runs_over_time():
     """Without the fallback the gradient's program has no loop but Newton's."""
-    cell, params, carry, xs = initialised(sj.lstm(H))
+    cell, params, carry, xs = initialized(sj.lstm(H))
 
     def loops(method):
         unroll = sj.recurrent(cell, method).unroll
@@ -246,7 +246,7 @@ def test_neither_pass_runs_over_time():
 @pytest.mark.parametrize("jacobian", FORMS)
 @pytest.mark.parametrize("cell", [sj.lstm(H), sj.gru(H)], ids=repr)
 def test_every_form_has_the_gradients_and_taps_of_the_loop(cell, jacobian):
-    problem, (reset, mask) = initialised(cell), flags()
+    problem, (reset, mask) = initialized(cell), flags()
     options = {"reset": reset, "mask": mask}
     found = gradients(sj.Newton(jacobian=jacobian, fallback=False), *problem, **options)
     assert_close(found, gradients(SPECIFICATION, *problem, **options))
@@ -268,7 +268,7 @@ def test_gradients_that_vanish_keep_their_own_size():
 
 
 def test_forward_mode_is_refused():
-    cell, params, carry, xs = initialised(sj.gru(H))
+    cell, params, carry, xs = initialized(sj.gru(H))
     with pytest.raises(TypeError, match="custom_vjp"):
         jax.jvp(lambda c: sj.Newton().solve(cell, params, c, xs)[1], (carry,), (carry,))
 
@@ -305,7 +305,7 @@ def mixed_cell():
 
 @pytest.mark.parametrize("jacobian", ["full", "diagonal"])
 def test_a_carry_is_any_tree_of_real_and_complex_leaves(jacobian):
-    problem, (reset, mask) = initialised(mixed_cell()), flags()
+    problem, (reset, mask) = initialized(mixed_cell()), flags()
     options = {"reset": reset, "mask": mask}
     found = gradients(sj.Newton(jacobian=jacobian, fallback=False), *problem, **options)
     expected = gradients(SPECIFICATION, *problem, **options)
@@ -317,7 +317,7 @@ def test_a_carry_is_any_tree_of_real_and_complex_leaves(jacobian):
 
 @pytest.mark.parametrize("cell", [sj.gru(H), sj.gru(H, reset_after=False)], ids=repr)
 def test_a_batch_has_any_number_of_axes(cell):
-    problem = initialised(cell, batch=(2, 1, 2), length=5)
+    problem = initialized(cell, batch=(2, 1, 2), length=5)
     reset, mask = flags(5, (2, 1, 2))
     options = {"reset": reset, "mask": mask}
     found = gradients(sj.Newton(fallback=False), *problem, **options)
@@ -327,12 +327,12 @@ def test_a_batch_has_any_number_of_axes(cell):
         carry, ys, report = solved(sj.Newton(batch_ndim=number), *problem)
         assert report.converged
         assert_close((carry, ys), expected)
-    alone = initialised(cell, batch=(), length=5)
+    alone = initialized(cell, batch=(), length=5)
     assert_close(solved(sj.Newton(), *alone)[:2], unrolled(SPECIFICATION, *alone))
 
 
 def test_low_precision_is_computed_in_float32():
-    cell, params, carry, xs = initialised(sj.lstm(H), length=64)
+    cell, params, carry, xs = initialized(sj.lstm(H), length=64)
     exact = unrolled(SPECIFICATION, cell, params, carry, xs)[1]
     for dtype, bound in ((jnp.float32, 1e-6), (jnp.bfloat16, 2e-2)):
         low = jax.tree.map(lambda a, dtype=dtype: a.astype(dtype), (carry, xs))
@@ -349,7 +349,7 @@ def test_noise_enters_step_by_step():
         recurrence=sj.Step(lambda w, h, u: (jnp.tanh(h @ w + u),) * 2),
         project=lambda w, x, key=None: x if key is None else x + jax.random.normal(key, x.shape, x.dtype),
     )
-    problem, key = initialised(cell), jax.random.key(5)
+    problem, key = initialized(cell), jax.random.key(5)
     expected = unrolled(SPECIFICATION, *problem, key=key)
     assert_close(solved(sj.Newton(), *problem, key=key)[:2], expected)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(T))
@@ -358,7 +358,7 @@ def test_noise_enters_step_by_step():
 
 
 def test_an_empty_sequence_is_solved():
-    cell, params, carry, xs = initialised(sj.lstm(H))
+    cell, params, carry, xs = initialized(sj.lstm(H))
     after, ys, report = sj.Newton().solve(cell, params, carry, xs[:0])
     assert_close(after, carry)
     assert ys.shape == (0, B, H) and ys.dtype == xs.dtype
@@ -366,7 +366,7 @@ def test_an_empty_sequence_is_solved():
 
 
 def test_examples_are_sharded_without_communication_inside_loops():
-    cell, params, carry, xs = initialised(sj.gru(H), batch=(8,))
+    cell, params, carry, xs = initialized(sj.gru(H), batch=(8,))
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec
 
@@ -432,7 +432,7 @@ def test_blocks_are_exact_for_diagonal_recurrent_weights():
         ),
         project=sj.Dense(lambda params: (params[0], None)),
     )
-    problem = initialised(cell, length=64)
+    problem = initialized(cell, length=64)
     count = {
         form: int(solved(sj.Newton(jacobian=form, fallback=False), *problem)[2].iterations) for form in FORMS
     }
@@ -495,15 +495,15 @@ def test_cells_that_it_cannot_run_are_refused():
     with pytest.raises(
         TypeError, match=r"Newton\(\) cannot run lru\(.*is Diagonal; Newton runs Step, Gated\."
     ):
-        sj.Newton().solve(*initialised(sj.lru(3)))
+        sj.Newton().solve(*initialized(sj.lru(3)))
     with pytest.raises(TypeError, match=r"is Step; blocks need Gated\. Use jacobian='full' or 'diagonal'\."):
-        sj.Newton(jacobian="block").solve(*initialised(sj.gru(3, reset_after=False)))
+        sj.Newton(jacobian="block").solve(*initialized(sj.gru(3, reset_after=False)))
     counting = sj.Cell(
         init=lambda key, x: (),
         initial_carry=lambda params, x: {"count": jnp.zeros(x.shape[:-1], jnp.int32)},
         recurrence=sj.Step(lambda params, carry, u: ({"count": carry["count"] + 1}, u)),
     )
-    with pytest.raises(TypeError, match=r"carry\['count'\] is int32; .* Methods that can: Sequential\."):
+    with pytest.raises(TypeError, match=r"carry\['count'\] is int32; .* Methods that can: Scan\."):
         sj.Newton().solve(counting, (), {"count": jnp.zeros(B, jnp.int32)}, normal(0, T, B, D))
 
 

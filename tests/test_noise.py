@@ -80,7 +80,7 @@ def leak(decay):
         initial_carry=lambda params, x: jnp.zeros_like(x),
         recurrence=sj.Step(lambda params, h, x: (params * h + x,) * 2),
     )
-    return sj.recurrent(cell, sj.Sequential(gradient="autodiff"))
+    return sj.recurrent(cell, sj.Scan(gradient="autodiff"))
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9])

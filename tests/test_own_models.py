@@ -55,8 +55,8 @@ def test_a_cell_and_a_layer_of_ones_own_are_taken_as_they_are(tmp_path):
         "import seqjax as sj\ndef build(): return sj.lstm(3)\ndef layer(): return sj.recurrent(sj.gru(3))\n"
     )
     name = write(tmp_path, text)
-    assert own_layer(name, 3, sj.Sequential()) == sj.recurrent(sj.lstm(3), sj.Sequential())
-    assert own_layer(name.replace(":build", ":layer"), 3, sj.Sequential()) == sj.recurrent(sj.gru(3))
+    assert own_layer(name, 3, sj.Scan()) == sj.recurrent(sj.lstm(3), sj.Scan())
+    assert own_layer(name.replace(":build", ":layer"), 3, sj.Scan()) == sj.recurrent(sj.gru(3))
 
 
 def test_a_model_of_ones_own_gets_the_same_pages(monkeypatch, tmp_path):

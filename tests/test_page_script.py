@@ -250,7 +250,7 @@ def test_choice_of_a_seed_moves_points(shown):
     shown("choose('seed', '1')")
     np.testing.assert_allclose([y for y, seen in shown(at) if seen], expected[:3], atol=0.11)
     assert [seen for _, seen in shown(at)] == [True, True, False, True, False]
-    # A line through two neighbours, a gap, a dash where a point has none.
+    # A line through two neighbors, a gap, a dash where a point has none.
     assert re.sub(r"[\d. ]+", "", shown.outline("points-s0")) == "MLMh"
     assert shown.shown("points-s1") and len(shown.path("points-s1")) == 5
     shown("choose('seed', '')")

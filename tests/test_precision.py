@@ -222,7 +222,7 @@ def test_errors_are_of_the_size_of_the_roundings_and_the_parts_add_up():
 
 def test_what_a_layer_keeps_in_float32_is_rounded_to_that_and_parts_do_not_depend_on_the_method():
     params, carry, xs = random_case(sj.lru(3), 5)
-    methods = {"loop": sj.Sequential(gradient="autodiff"), "pieces": sj.Sequential(chunk=2)}
+    methods = {"loop": sj.Scan(gradient="autodiff"), "pieces": sj.Scan(chunk=2)}
     loop, pieces = precision_error(
         lambda method: bind(sj.recurrent(sj.lru(3), method), params), square, xs, carry=carry,
         dtypes=["bfloat16"], methods=methods,
@@ -233,7 +233,7 @@ def test_what_a_layer_keeps_in_float32_is_rounded_to_that_and_parts_do_not_depen
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [sj.Sequential(), sj.Sequential(chunk=4), sj.Newton()])
+@pytest.mark.parametrize("method", [sj.Scan(), sj.Scan(chunk=4), sj.Newton()])
 def test_every_method_of_a_gated_cell_has_errors_of_the_size_of_the_roundings(method):
     params, carry, xs = random_case(sj.gru(4), 10)
     rows = precision_error(
@@ -253,7 +253,7 @@ def test_methods_differ_in_how_they_accumulate():
     params, carry, xs = random_case(sj.lru(3), 200)
     loop, scan = precision_error(
         lambda method: bind(sj.recurrent(sj.lru(3), method), params), square, xs, carry=carry,
-        dtypes=["float32"], methods=[sj.Sequential(), sj.Associative()],
+        dtypes=["float32"], methods=[sj.Scan(), sj.AssociativeScan()],
     )  # fmt: skip
     assert loop.accumulation != scan.accumulation and loop[7:11] == scan[7:11]
     assert max(loop.accumulation, scan.accumulation) < 1e-4

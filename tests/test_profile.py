@@ -214,11 +214,11 @@ def test_a_profile_with_a_reset_or_a_mask_alone_equals_the_gradient_by_a_perturb
 @pytest.mark.parametrize(
     ("name", "method"),
     [
-        ("lstm", sj.Sequential(chunk=4)),
-        ("elman", sj.Sequential(gradient="autodiff")),
-        ("gru_reset_before", sj.Sequential(chunk=4)),
-        ("lru", sj.Sequential(gradient="autodiff")),
-        ("lru", sj.Associative()),
+        ("lstm", sj.Scan(chunk=4)),
+        ("elman", sj.Scan(gradient="autodiff")),
+        ("gru_reset_before", sj.Scan(chunk=4)),
+        ("lru", sj.Scan(gradient="autodiff")),
+        ("lru", sj.AssociativeScan()),
     ],
     ids=str,
 )

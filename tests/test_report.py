@@ -142,7 +142,7 @@ def test_figures_are_valid_and_follow_the_theme(study):
         assert not re.search("#0a0b0c|#0d0e0f|#0b0a0c|#0c0a0b|<metadata|DejaVu", content)
 
 
-def test_heat_map_pixels_are_the_colours_of_the_mean_norms(study):
+def test_heat_map_pixels_are_the_colors_of_the_mean_norms(study):
     root = ElementTree.parse(study / "figures" / "heat-last-T40-gated.svg").getroot()
     image = root.find(f".//{SVG}image")
     encoded = image.attrib["{http://www.w3.org/1999/xlink}href"].split(",", 1)[1]
@@ -154,9 +154,9 @@ def test_heat_map_pixels_are_the_colours_of_the_mean_norms(study):
     for row, step in zip(rows, STEPS, strict=True):
         for t in (0, 20, 39):
             mean = sum(profile("gated", 40, seed, step)[t] for seed in SEEDS) / 2 / math.log(10)
-            colour = np.array(mpl.colormaps["viridis"]((mean + 45) / 45, bytes=True), dtype=int)
-            assert np.abs(row[t] - colour).max() <= 3
-    assert rows[2, [3, 5], 3].tolist() == [0, 0]  # no colour at minus infinity and NaN: two hatched boxes
+            color = np.array(mpl.colormaps["viridis"]((mean + 45) / 45, bytes=True), dtype=int)
+            assert np.abs(row[t] - color).max() <= 3
+    assert rows[2, [3, 5], 3].tolist() == [0, 0]  # no color at minus infinity and NaN: two hatched boxes
     hatched = [each.get("d") for each in root.iter(f"{SVG}path") if "-absent)" in each.get("style", "")]
     assert [outline.count("M") for outline in hatched] == [2]
 
@@ -164,8 +164,8 @@ def test_heat_map_pixels_are_the_colours_of_the_mean_norms(study):
 def test_exponential_curve_is_straight_and_power_law_is_not(study):
     root = ElementTree.parse(study / "figures" / "curves-last-T40-init.svg").getroot()
     bend = {}
-    for cell, colour in (("gated", "#d55e00"), ("linear", "#009e73")):
-        paths = [each for each in root.iter(f"{SVG}path") if f"stroke: {colour}" in each.get("style", "")]
+    for cell, color in (("gated", "#d55e00"), ("linear", "#009e73")):
+        paths = [each for each in root.iter(f"{SVG}path") if f"stroke: {color}" in each.get("style", "")]
         line = next(each.get("d") for each in paths if each.get("clip-path"))  # the legend's is not clipped
         points = np.array(re.findall(r"[ML] (-?[\d.]+) (-?[\d.]+)", line), dtype=float)
         chord = np.interp(points[:, 0], points[[0, -1], 0], points[[0, -1], 1])
@@ -175,7 +175,7 @@ def test_exponential_curve_is_straight_and_power_law_is_not(study):
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize(("when", "step"), [("initialisation", 0), ("after training", 9)])
+@pytest.mark.parametrize(("when", "step"), [("initialization", 0), ("after training", 9)])
 def test_horizons_show_the_numbers(text, length, when, step):
     rows = horizons(text, length)
     assert len(rows) == 2 * len(CELLS)
@@ -199,7 +199,7 @@ def test_losses_and_parameters_show_the_numbers(text):
 
 def test_captions_tell_what_the_data_say(text):
     words = Parsed(text).text
-    assert "from 10−45 to 100. Smaller norms are drawn in its lowest colour. Hatched grey" in words
+    assert "from 10−45 to 100. Smaller norms are drawn in its lowest color. Hatched grey" in words
     assert "2 seeds" in words
     maps = [np.mean([profile("plain", 40, seed, step) for seed in SEEDS], axis=0) for step in STEPS]
     assert f"plain {100 * np.mean(np.array(maps) < math.log(2.0**-149)):.0f} %" in words
@@ -217,7 +217,7 @@ def test_incomplete_study_says_so_and_shows_what_there_is(tmp_path):
     absent = [Part("training", *run).name.replace("/", " · ") for run in sorted(missing)]
     assert all(name in content for name in absent)
     assert ">linear, T = 16</text>" in content and ">linear, T = 40</text>" not in content
-    assert ("linear", "initialisation") not in horizons(content, 40)
+    assert ("linear", "initialization") not in horizons(content, 40)
 
 
 def test_empty_study_renders(tmp_path):

@@ -96,7 +96,7 @@ def test_quantiles_are_those_of_the_tables(freedom, confidence, t):
 
 
 def autodiff(hidden_size):
-    return sj.recurrent(sj.elman(hidden_size), sj.Sequential(gradient="autodiff"))
+    return sj.recurrent(sj.elman(hidden_size), sj.Scan(gradient="autodiff"))
 
 
 def test_bytes_of_a_backward_pass_are_at_least_what_it_must_keep_and_linear_in_the_length():
@@ -114,7 +114,7 @@ def test_bytes_of_a_backward_pass_are_at_least_what_it_must_keep_and_linear_in_t
 
 def test_operations_by_length_are_those_of_the_formulas():
     cell = sj.elman(16)
-    methods = {"loop": sj.Sequential(), "newton": sj.Newton()}
+    methods = {"loop": sj.Scan(), "newton": sj.Newton()}
     loop, newton = flops_scaling(
         lambda method: sj.recurrent(cell, method), X, [64, 256, 1024], methods=methods, program=outputs
     )
@@ -127,7 +127,7 @@ def test_operations_by_length_are_those_of_the_formulas():
 
 def test_seconds_come_from_methods_that_take_turns_and_compare_by_ratios():
     # A machine that slows down from round to round; one method takes T^2 / 8 and the other 4 T.
-    layers = {"square": autodiff(2), "linear": sj.recurrent(sj.elman(2), sj.Sequential())}
+    layers = {"square": autodiff(2), "linear": sj.recurrent(sj.elman(2), sj.Scan())}
     lengths, rounds = [8, 16, 64], 4
     ticks = [0.0]
     for length in lengths:
@@ -157,7 +157,7 @@ def test_bad_input_is_refused():
             ):
                 probe(layer, X, lengths)
         with pytest.raises(TypeError, match=f"{name}: expected with methods a function"):
-            probe(layer, X, [8, 16], methods=[sj.Sequential()])
+            probe(layer, X, [8, 16], methods=[sj.Scan()])
         with pytest.raises(TypeError, match=f"{name}: expected a layer, or a function together with methods"):
             probe(lambda method: layer, X, [8, 16])
         with pytest.raises(ValueError, match=rf"{name}\(methods\): expected one method at least"):

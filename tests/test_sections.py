@@ -26,23 +26,23 @@ from seqjax.statistics import interquartile_mean
 from seqjax.study import runner
 from seqjax.study.experiment import MOMENTS, Experiment
 from seqjax.study.models import make_model
-from seqjax.study.presets import PROFILES, SIZES
+from seqjax.study.presets import PRESETS, SIZES
 from seqjax.study.sections import MEASUREMENTS, success
 from seqjax.study.settings import Settings, load_data
 from seqjax.study.store import Store
 from seqjax.tasks import TASKS
 
 QUICK = Settings(
-    profile="smoke",
+    preset="smoke",
     cells=("elman",),
     lengths=(8,),
     hidden_size=2,
-    batch=3,
+    batch_size=3,
     seeds=2,
     training_steps=1,
     sections=("calibration", "training", "decay", "singular", "lyapunov", "truncation", "losses", "summary"),
 )
-STUDIES = {"quick": QUICK, "whole": PROFILES["smoke"]}
+STUDIES = {"quick": QUICK, "whole": PRESETS["smoke"]}
 _WHOLE = pytest.param("whole", marks=pytest.mark.slow)
 EITHER = pytest.mark.parametrize("measured", ["quick", _WHOLE], indirect=True)
 WHOLE = pytest.mark.parametrize("measured", [_WHOLE], indirect=True)
@@ -70,7 +70,7 @@ class Measured:
 
     def inner(self, seed=0, moment=MOMENTS[0], batch=1):
         return self.experiment.inner(
-            self.settings.cells[0], max(self.settings.lengths), seed, moment, batch=batch
+            self.settings.cells[0], max(self.settings.lengths), seed, moment, batch_size=batch
         )
 
 
@@ -230,7 +230,7 @@ def test_profiles_fits_and_horizons_are_those_of_the_probes(measured):
 
 @EITHER
 def test_truncation_biases_are_those_of_the_probe(measured):
-    inner = measured.inner(0, MOMENTS[-1], batch=min(4, measured.settings.batch))
+    inner = measured.inner(0, MOMENTS[-1], batch_size=min(4, measured.settings.batch_size))
     found = probes.truncation_bias(
         probes.bind(inner.layer, inner.params), lambda ys, _: jnp.mean(jnp.square(ys), -1), inner.xs[:12]
     )
@@ -274,7 +274,7 @@ def test_lines_on_the_page_are_the_middle_of_the_rows(measured):
 @WHOLE
 def test_precision_and_algorithms_are_those_of_the_probes(measured):
     cell = measured.settings.cells[0]
-    inner = measured.inner(0, MOMENTS[-1], batch=min(4, measured.settings.batch))
+    inner = measured.inner(0, MOMENTS[-1], batch_size=min(4, measured.settings.batch_size))
     with jax.enable_x64(True):
         params, xs = jax.tree.map(lambda a: a.astype(jnp.float64), (inner.params, inner.xs))
         (found,) = probes.precision_error(
@@ -287,8 +287,8 @@ def test_precision_and_algorithms_are_those_of_the_probes(measured):
 
     # The gradient truncated after four steps, by autodiff of the loop cut in two.
     layer = sj.recurrent(sj.lstm(3))
-    small = measured.experiment.like(Settings(profile="smoke", hidden_size=3, batch=2, cells=(cell,)))
-    inner = small.inner(cell, 8, 0, batch=2)
+    small = measured.experiment.like(Settings(preset="smoke", hidden_size=3, batch_size=2, cells=(cell,)))
+    inner = small.inner(cell, 8, 0, batch_size=2)
     xs, carry = inner.xs, layer.initial_carry(inner.params, inner.xs[0])
 
     def loss(params, cut):
@@ -310,7 +310,7 @@ def test_precision_and_algorithms_are_those_of_the_probes(measured):
 @WHOLE
 def test_noise_gates_costs_and_tasks_are_those_of_programs_written_out(measured):
     cell, (length,) = measured.settings.cells[0], measured.settings.lengths
-    more = measured.experiment.like(dataclasses.replace(measured.settings, batch=4))
+    more = measured.experiment.like(dataclasses.replace(measured.settings, batch_size=4))
     source, model = more.source(length), measured.experiment.model(cell, length)
     params, (xs, targets) = measured.experiment.params(cell, length, 0, MOMENTS[-1]), source.probe[:2]
 
@@ -339,7 +339,7 @@ def test_noise_gates_costs_and_tasks_are_those_of_programs_written_out(measured)
             measured.values("signal", leaf=leaf, **at), np.quantile(forget, 0.95), rtol=1e-2
         )
 
-    layer, x = sj.recurrent(sj.lstm(6), sj.Sequential(chunk=64)), jax.ShapeDtypeStruct((2, 6), jnp.float32)
+    layer, x = sj.recurrent(sj.lstm(6), sj.Scan(chunk=64)), jax.ShapeDtypeStruct((2, 6), jnp.float32)
     weights = jax.eval_shape(lambda: layer.init(jax.random.key(0), jnp.zeros((2, 6), jnp.float32)))
     for steps in (8, 32):
         program = jax.jit(gradient_of_carry(layer)).lower(
@@ -397,7 +397,13 @@ def test_a_model_of_ones_own_gets_the_same_pages_with_the_same_numbers(measured,
 
 def test_a_study_in_float64_trains_all_params_in_float64():
     settings = Settings(
-        dtype="float64", task="parity", cells=("lru",), lengths=(5,), batch=2, hidden_size=3, training_steps=1
+        dtype="float64",
+        task="parity",
+        cells=("lru",),
+        lengths=(5,),
+        batch_size=2,
+        hidden_size=3,
+        training_steps=1,
     )
     experiment = Experiment(settings, None, None, lambda work: None)
     for snapshot in experiment.run("lru", 5).train(seed=0):

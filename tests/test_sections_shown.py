@@ -40,7 +40,7 @@ class Shown:
 
     def __init__(self, section, rows, baselines=None, **settings):
         tidy = [dict.fromkeys(SCHEMA) | {"part": "p", "length": 64} | each for each in rows]
-        settings = {"cells": [A, B], "lengths": [64], "profile": "cpu"} | settings
+        settings = {"cells": [A, B], "lengths": [64], "preset": "cpu"} | settings
         self.view = section.view(
             StudyResults(pl.DataFrame(tidy, schema=SCHEMA), {"settings": settings, "baselines": baselines})
         )
@@ -125,11 +125,11 @@ def test_algorithms_show_the_middle_of_the_draws_and_name_the_nearest():
     assert list(shown.lines["algorithms-seconds-lstm", "full BPTT"]["y"]) == [1e-8]
     assert "lstm: RTRL is exact too, with 4.0 times the memory of backpropagation; " in shown.captions[0]
     assert "of the inexact ones SnAp-1 comes nearest (error 0.60, cosine 0.900)." in shown.captions[0]
-    assert "Not measured under this profile: lru." in shown.captions[0]
+    assert "Not measured under this preset: lru." in shown.captions[0]
 
 
 def test_scaling_shows_exponents_crossovers_and_what_checkpoints_save():
-    values = {"sequential": {"bytes": 8000.0, "seconds": 1.0}, "nested": {"bytes": 2000.0, "seconds": 1.5}}
+    values = {"scan": {"bytes": 8000.0, "seconds": 1.0}, "nested": {"bytes": 2000.0, "seconds": 1.5}}
     rows = []
     for method, quantities in values.items():
         for quantity, value in quantities.items():
@@ -138,12 +138,12 @@ def test_scaling_shows_exponents_crossovers_and_what_checkpoints_save():
                 row(scaling, A, f"{quantity}_exponent", 0.9 if method == "nested" else 1.02, group=method)
             )
             rows.append(row(scaling, A, f"{quantity}_exponent_error", 0.04, group=method))
-    rows.append(row(scaling, A, "bytes_crossover", 23.4, group="sequential to nested"))
-    shown = Shown(scaling, rows, batch=5)
-    assert shown.table()[1] == [A, "nested", "0.90 ± 0.04", "–", "0.90 ± 0.04", "23 (bytes, than sequential)"]
+    rows.append(row(scaling, A, "bytes_crossover", 23.4, group="scan to nested"))
+    shown = Shown(scaling, rows, batch_size=5)
+    assert shown.table()[1] == [A, "nested", "0.90 ± 0.04", "–", "0.90 ± 0.04", "23 (bytes, than scan)"]
     assert shown.table()[0][-1] == "" and "for 5 sequences" in shown.intro
     assert list(shown.lines["scaling-bytes-nested", A]["y"]) == [500.0, 2000.0]
-    assert list(shown.lines["scaling-seconds-sequential", A]["y"]) == [0.25, 1.0]
+    assert list(shown.lines["scaling-seconds-scan", A]["y"]) == [0.25, 1.0]
     assert (
         "At T = 64 nested checkpoints save most memory for lstm: 4.0 times less, for 1.5 times"
         in shown.captions[0]

@@ -256,8 +256,8 @@ def test_layers_that_need_all_steps_are_refused_by_name():
         TypeError, match=r"got recurrent\(cell=lstm\(hidden_size=8\)\), which needs all steps"
     ):
         time_step(inside)
-    with pytest.raises(TypeError, match=r"got short_convolution\(.*\), which needs all steps on one device"):
-        time_step(sj.serial(sj.short_convolution(4)))
+    with pytest.raises(TypeError, match=r"got causal_conv\(.*\), which needs all steps on one device"):
+        time_step(sj.serial(sj.causal_conv(4)))
     with pytest.raises(TypeError, match=r"got recurrent\(.*axis='rows'.*\), which needs all steps"):
         time_step(sj.recurrent(sj.lru(H), sj.TimeSharded(axis="rows")))
 

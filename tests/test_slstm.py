@@ -12,7 +12,7 @@ from references.gated import sigmoid
 import seqjax as sj
 from seqjax.cells import SLSTMCarry, SLSTMParams
 
-METHODS = pytest.mark.parametrize("method", [sj.Sequential(), sj.Sequential(gradient="autodiff")], ids=repr)
+METHODS = pytest.mark.parametrize("method", [sj.Scan(), sj.Scan(gradient="autodiff")], ids=repr)
 
 
 def by_the_input_alone(size=H, seed=0, scale=1.0, heads=1, dtype=float):
@@ -24,7 +24,7 @@ def by_the_input_alone(size=H, seed=0, scale=1.0, heads=1, dtype=float):
 
 @pytest.mark.parametrize("forget", ["sigmoid", "exp"])
 def test_h_is_the_weighted_mean_of_what_was_stored(forget):
-    """Eq. 8-14 without a stabiliser, as one sum over the past."""
+    """Eq. 8-14 without a stabilizer, as one sum over the past."""
     params, xs = by_the_input_alone(), normal(2, T, B, D)
     cell = sj.slstm(H, forget_gate=forget)
     carry = cell.initial_carry(params, jnp.asarray(xs[0]))
@@ -68,7 +68,7 @@ def test_gates_of_any_size_give_finite_values_and_gradients(size, forget, method
     assert np.asarray(carry.n).min() >= 1 and np.abs(ys).max() <= 1
 
 
-def test_the_normaliser_is_at_least_one_from_the_first_step_on():
+def test_the_normalizer_is_at_least_one_from_the_first_step_on():
     cell = sj.slstm(H)
     params, xs = by_the_input_alone(scale=3.0), jnp.asarray(normal(2, 50, B, D))
     carry = cell.initial_carry(params, xs[0])
@@ -79,7 +79,7 @@ def test_the_normaliser_is_at_least_one_from_the_first_step_on():
 
 
 @METHODS
-def test_an_empty_carry_is_empty_whatever_its_stabiliser(method):
+def test_an_empty_carry_is_empty_whatever_its_stabilizer(method):
     params, xs = by_the_input_alone(), jnp.asarray(normal(2, T, B, D))
     layer = sj.recurrent(sj.slstm(H), method)
     zero = jnp.zeros((B, H))

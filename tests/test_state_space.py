@@ -1,4 +1,4 @@
-"""State space cells: s4d, s5, mamba. Initialisation, discretisation and closed forms, options, errors."""
+"""State space cells: s4d, s5, mamba. Initialization, discretization and closed forms, options, errors."""
 
 import math
 import re
@@ -50,7 +50,7 @@ def close(got, expected, rtol=1e-12):
     np.testing.assert_allclose(got, expected, rtol=0, atol=rtol * np.abs(expected).max())
 
 
-# ---------------------------------------------------------------- discretisation
+# ---------------------------------------------------------------- discretization
 
 
 def test_zero_order_hold_is_the_matrix_exponential_of_the_augmented_system():
@@ -114,7 +114,7 @@ def test_log_softplus_does_not_underflow():
 
 @pytest.mark.parametrize("name", ["lin", "inv"])
 def test_s4d_starts_as_in_its_paper(name):
-    params = init(sj.s4d(50, state_size=8, initialisation=name, step_min=0.01, step_max=0.5, **F64))
+    params = init(sj.s4d(50, state_size=8, initialization=name, step_min=0.01, step_max=0.5, **F64))
     n = np.arange(4)
     expected = {"lin": np.pi * n, "inv": 8 / np.pi * (8 / (2 * n + 1) - 1)}[name]
     np.testing.assert_allclose(params.a_imag, np.broadcast_to(expected, (50, 4)), rtol=1e-14)
@@ -128,7 +128,7 @@ def test_s4d_starts_as_in_its_paper(name):
 
 @pytest.mark.parametrize("rule", ["zero_order_hold", "bilinear"])
 def test_s4d_is_the_convolution_with_its_impulse_response(rule):
-    cell = sj.s4d(H, state_size=6, discretisation=rule, input_map=False, step_max=1.0, **F64)
+    cell = sj.s4d(H, state_size=6, discretization=rule, input_map=False, step_max=1.0, **F64)
     params = shaken(init(cell, H))
     xs = normal(0, T, B, H)
     impulse = np.zeros((T, 1, H))
@@ -253,9 +253,9 @@ def test_mamba_carries_its_state_by_the_exponential_of_the_summed_steps():
 @pytest.mark.parametrize(
     ("cell", "reference"),
     [
-        (sj.s4d(H, state_size=4, discretisation="bilinear", input_map=False), s4d_reference("bilinear")),
-        (sj.s5(H, num_blocks=2, discretisation="bilinear"), s5_reference("bilinear")),
-        (sj.mamba(H, state_size=3, discretisation="euler", step_rank=2), mamba_reference("euler")),
+        (sj.s4d(H, state_size=4, discretization="bilinear", input_map=False), s4d_reference("bilinear")),
+        (sj.s5(H, num_blocks=2, discretization="bilinear"), s5_reference("bilinear")),
+        (sj.mamba(H, state_size=3, discretization="euler", step_rank=2), mamba_reference("euler")),
         (sj.mamba(H, state_size=3, input_map=False), mamba_reference()),
     ],
     ids=lambda value: getattr(value, "__name__", repr(value)),
@@ -275,12 +275,12 @@ def test_options_equal_the_reference(cell, reference):
         (lambda: sj.s4d(3, state_size=5), "s4d(state_size): expected a multiple of 2, got 5."),
         (lambda: sj.s4d(3, state_size=0), "s4d(state_size): expected a whole number of at least 1, got 0."),
         (
-            lambda: sj.s4d(3, initialisation="legs"),
-            "s4d(initialisation): expected one of 'lin', 'inv', got 'legs'.",
+            lambda: sj.s4d(3, initialization="legs"),
+            "s4d(initialization): expected one of 'lin', 'inv', got 'legs'.",
         ),
         (
-            lambda: sj.s4d(3, discretisation="zoh"),
-            "s4d(discretisation): expected one of 'zero_order_hold', 'bilinear', got 'zoh'.",
+            lambda: sj.s4d(3, discretization="zoh"),
+            "s4d(discretization): expected one of 'zero_order_hold', 'bilinear', got 'zoh'.",
         ),
         (
             lambda: sj.s4d(3, step_min=0.0),
@@ -293,8 +293,8 @@ def test_options_equal_the_reference(cell, reference):
         (lambda: sj.s5(3, state_size=6, num_blocks=2), "s5(state_size): expected a multiple of 4, got 6."),
         (lambda: sj.s5(3, num_blocks=0), "s5(num_blocks): expected a whole number of at least 1, got 0."),
         (
-            lambda: sj.s5(3, discretisation=None),
-            "s5(discretisation): expected one of 'zero_order_hold', 'bilinear', got ",
+            lambda: sj.s5(3, discretization=None),
+            "s5(discretization): expected one of 'zero_order_hold', 'bilinear', got ",
         ),
         (lambda: sj.mamba(3, step_rank=0), "mamba(step_rank): expected a whole number of at least 1, got 0."),
         (
@@ -302,8 +302,8 @@ def test_options_equal_the_reference(cell, reference):
             "mamba(state_size): expected a whole number of at least 1, got 0.",
         ),
         (
-            lambda: sj.mamba(3, discretisation="bilinear"),
-            "mamba(discretisation): expected one of 'zero_order_hold', 'euler', got 'bilinear'.",
+            lambda: sj.mamba(3, discretization="bilinear"),
+            "mamba(discretization): expected one of 'zero_order_hold', 'euler', got 'bilinear'.",
         ),
         (
             lambda: sj.mamba(3, step_min=1.0),

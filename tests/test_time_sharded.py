@@ -64,8 +64,8 @@ def outcome(method, cell, params, carry, xs, reset, mask):
 
 @functools.cache
 def on_one_device(name):
-    """The same by `Sequential`."""
-    return jax.jit(functools.partial(outcome, sj.Sequential(), CELLS[name]))(*setting(CELLS[name]))
+    """The same by `Scan`."""
+    return jax.jit(functools.partial(outcome, sj.Scan(), CELLS[name]))(*setting(CELLS[name]))
 
 
 def assert_equal(found, expected, rtol=1e-10):
@@ -139,10 +139,10 @@ def test_inside_shard_map_each_device_gives_its_part(name):
 @pytest.mark.parametrize(
     ("name", "inner"),
     [
-        ("lru", sj.Associative()),
-        ("lru", sj.Sequential(chunk=3)),
+        ("lru", sj.AssociativeScan()),
+        ("lru", sj.Scan(chunk=3)),
         pytest.param("mamba", sj.Chunked(3), marks=SLOW),
-        ("gated_delta_net", sj.Sequential()),
+        ("gated_delta_net", sj.Scan()),
         pytest.param("gated_delta_net", sj.Chunked(3), marks=SLOW),
         ("lstm", sj.Newton(jacobian="block")),
         pytest.param("lstm", sj.Newton(jacobian="diagonal", damping=0.1), marks=SLOW),
@@ -185,7 +185,7 @@ def test_the_public_suite_runs_it_where_there_is_an_axis():
         assert sj.TimeSharded() in methods_for(CELLS["lru"], jnp.ones((2, 4)))
         # Newton's iteration, which runs this one, has no use for a counter in the carry.
         kinds = {type(method) for method in methods_for(sj.clockwork(4), jnp.ones((2, 4)))}
-        assert kinds == {sj.Sequential, sj.Auto}
+        assert kinds == {sj.Scan, sj.Auto}
 
 
 def test_keys_belong_to_steps_of_the_whole_sequence():
@@ -197,15 +197,15 @@ def test_keys_belong_to_steps_of_the_whole_sequence():
 
     with jax.set_mesh(mesh_of(time=4)):
         found = unroll(sj.TimeSharded())
-    assert_equal(found, unroll(sj.Sequential()))
+    assert_equal(found, unroll(sj.Scan()))
 
 
 def test_what_cannot_be_sharded_is_refused():
-    with pytest.raises(TypeError, match=r"expected inner to be Newton, got Sequential\(\)"):
-        sj.TimeSharded(inner=sj.Sequential()).select(sj.lstm(3).recurrence)
-    with pytest.raises(TypeError, match="expected inner to be Auto, Sequential"):
+    with pytest.raises(TypeError, match=r"expected inner to be Newton, got Scan\(\)"):
+        sj.TimeSharded(inner=sj.Scan()).select(sj.lstm(3).recurrence)
+    with pytest.raises(TypeError, match="expected inner to be Auto, Scan"):
         sj.TimeSharded(inner=sj.Newton()).select(sj.lru(3).recurrence)
-    with pytest.raises(TypeError, match=r"TimeSharded\(inner\): expected a method such as Associative"):
+    with pytest.raises(TypeError, match=r"TimeSharded\(inner\): expected a method such as AssociativeScan"):
         sj.TimeSharded(inner=sj.TimeSharded())
     with pytest.raises(TypeError, match=r"its recurrence is Attention; TimeSharded runs"):
         sj.recurrent(sj.attention(4, num_heads=2, window=4), sj.TimeSharded())

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.peers
 
 T, B, D, H = 9, 3, 4, 5
 LENGTHS = np.array([4, 9, 1])
-METHODS = [sj.Sequential(), *slow(sj.Sequential(chunk=4), sj.Sequential(gradient="autodiff"))]
+METHODS = [sj.Scan(), *slow(sj.Scan(chunk=4), sj.Scan(gradient="autodiff"))]
 
 
 def two_biases_in_one(w_x, w_h, b, b_h):

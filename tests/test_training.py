@@ -25,7 +25,7 @@ CELLS = {
     "lru": sj.lru(H, param_dtype=jnp.float64),
     "elman": sj.elman(H, param_dtype=jnp.float64),
 }
-METHODS = (sj.Sequential(gradient="autodiff"), sj.Sequential(chunk=4), sj.Associative())
+METHODS = (sj.Scan(gradient="autodiff"), sj.Scan(chunk=4), sj.AssociativeScan())
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
 
@@ -114,7 +114,7 @@ def test_steps_are_a_plain_optax_loop(name):
     assert_close(state, TrainState(params, opt_state, 3, None), 1e-12)
 
 
-def test_a_scalar_loss_is_minimised_as_it_is():
+def test_a_scalar_loss_is_minimized_as_it_is():
     def scalar(ys, targets):
         return 7 * jnp.sum(squares(ys, targets))
 
@@ -199,7 +199,7 @@ def test_devices_speak_once_and_outside_of_loops(cell, method):
     step = make_train_step(model, squares, optimizer, mesh=data_mesh())
     found = collectives(step.lower(start(model, optimizer, batch, KEY), batch).compile().as_text())
     assert found.total == {"all-reduce": 1} and found.in_loops == {}
-    assert found.num_loops > 0 or method == sj.Associative()
+    assert found.num_loops > 0 or method == sj.AssociativeScan()
 
 
 def test_a_naive_step_speaks_inside_its_loop():

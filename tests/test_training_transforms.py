@@ -84,7 +84,7 @@ LINEAR = [name for name, entry in REGISTRY.items() if isinstance(entry.make(H).r
 
 
 @pytest.mark.parametrize("name", LINEAR)
-def test_labelled_are_the_params_that_set_the_decays(name):
+def test_labeled_are_the_params_that_set_the_decays(name):
     """At an input of zero no projection has a say: what the decay still depends on are elementwise params."""
     cell, x = REGISTRY[name].make(H), REGISTRY[name].example((1, 1), 3)
     params = cell.init(KEY, x[0])
@@ -97,18 +97,18 @@ def test_labelled_are_the_params_that_set_the_decays(name):
         return jnp.sum(jnp.cos(3 * jnp.real(a)) + jnp.sin(2 * jnp.imag(a)))
 
     sets = {key for key, g in names(jax.grad(decay)(params)).items() if np.any(g)}
-    labelled = {key for key, label in names(parameter_labels(params)).items() if label == "recurrence"}
+    labeled = {key for key, label in names(parameter_labels(params)).items() if label == "recurrence"}
     # A bias of which only some columns set the decay is no such parameter; gamma scales what enters by the decay.
     packed, scales = {"b", "b_if"}, {"gamma_log"}
-    assert sets - labelled <= packed and labelled - sets <= scales
-    assert labelled or sets <= packed
+    assert sets - labeled <= packed and labeled - sets <= scales
+    assert labeled or sets <= packed
 
 
 def test_labels_are_found_anywhere_in_a_model():
     model = sj.serial(
         sj.pointwise(nn.Dense(H)),
         sj.residual(sj.repeat(sj.serial(sj.recurrent(sj.lru(H)), sj.pointwise(nn.Dense(H))), 2)),
-        sj.repeat(sj.recurrent(sj.normalised(sj.lstm(H))), 2),
+        sj.repeat(sj.recurrent(sj.normalized(sj.lstm(H))), 2),
         sj.bidirectional(sj.recurrent(sj.s5(H))),
         sj.pointwise(nn.LayerNorm()),
     )
@@ -124,7 +124,7 @@ def test_labels_are_found_anywhere_in_a_model():
     assert parameter_labels(other) == {"a": "other", "b": "other", "bias": {"kernel": "other"}, "scale": None}
 
 
-def test_labelled_params_learn_at_their_own_rate_and_do_not_decay():
+def test_labeled_params_learn_at_their_own_rate_and_do_not_decay():
     model, x = sj.serial(sj.recurrent(sj.lru(H)), sj.pointwise(nn.Dense(H))), np.ones((3, 2, H), np.float32)
     decayed = optax.chain(optax.add_decayed_weights(0.5), optax.scale(-1.0))
     groups = {"recurrence": optax.sgd(0.25), "elementwise": optax.sgd(1.0), "other": decayed}

@@ -61,7 +61,5 @@ def test_a_long_delta_rule_in_chunks_of_64_ends():
             )
         )(params)
 
-    for got, want in zip(
-        jax.tree.leaves(gradient(sj.Chunked(64))), jax.tree.leaves(gradient(sj.Sequential()))
-    ):
+    for got, want in zip(jax.tree.leaves(gradient(sj.Chunked(64))), jax.tree.leaves(gradient(sj.Scan()))):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.max(np.abs(want)))

@@ -14,7 +14,7 @@ from seqjax.cells.common.heads import (
     check_heads,
     fan_in_normal,
     merge_heads,
-    normalise,
+    normalize,
     split_heads,
     step_size_params,
     step_sizes,
@@ -24,7 +24,7 @@ from seqjax.cells.common.heads import (
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.checks import check_whole
 from seqjax.combinators import parallel, serial
-from seqjax.layers.convolution import short_convolution
+from seqjax.layers.convolution import causal_conv
 from seqjax.layers.pointwise import pointwise
 from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Auto
@@ -105,7 +105,7 @@ def gated_delta_block(
     keys, values = heads.number * heads.key_size, heads.number * heads.value_size
 
     def convolved(size: int) -> Layer:
-        convolution = short_convolution(convolution_width, bias=False)
+        convolution = causal_conv(convolution_width, bias=False)
         return serial(dense(size), convolution, pointwise(jax.nn.silu))
 
     branches = convolved(keys), convolved(keys), convolved(values), pointwise(unchanged)
@@ -135,7 +135,7 @@ def _gated_delta(heads: Heads, largest: float) -> Cell:
         return MatrixInputs(unit(q), k, beta * v.astype(dtype), log_decay, erase=erase)
 
     def readout(params: GatedDeltaBlockParams, hs: MatrixOutputs, xs: Any) -> jax.Array:
-        scaled = normalise(hs.o, centre=False) * expand_left(params.scale.astype(hs.o.dtype), hs.o.ndim)
+        scaled = normalize(hs.o, center=False) * expand_left(params.scale.astype(hs.o.dtype), hs.o.ndim)
         return merge_heads(scaled).astype(xs[3].dtype)
 
     return Cell(

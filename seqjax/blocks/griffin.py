@@ -8,7 +8,7 @@ from seqjax.blocks.transformer import feed_forward, transformer_block
 from seqjax.cells.rg_lru import rg_lru
 from seqjax.checks import check_whole
 from seqjax.combinators import serial
-from seqjax.layers.convolution import short_convolution
+from seqjax.layers.convolution import causal_conv
 from seqjax.layers.pointwise import pointwise
 from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Auto
@@ -61,7 +61,7 @@ def griffin_block(
     recurrence = recurrent(rg_lru(size, num_blocks=num_blocks, input_map=False), method)
     mixing = serial(
         gated(
-            serial(dense(size), short_convolution(convolution_width), recurrence),
+            serial(dense(size), causal_conv(convolution_width), recurrence),
             serial(dense(size), pointwise(jax.nn.gelu)),
         ),
         dense(width),

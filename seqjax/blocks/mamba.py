@@ -8,7 +8,7 @@ from seqjax.blocks.transformer import feed_forward, transformer_block
 from seqjax.cells.mamba import mamba
 from seqjax.checks import check_whole
 from seqjax.combinators import serial
-from seqjax.layers.convolution import short_convolution
+from seqjax.layers.convolution import causal_conv
 from seqjax.layers.pointwise import pointwise
 from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Auto
@@ -59,7 +59,7 @@ def mamba_block(
     recurrence = recurrent(mamba(size, state_size=state_size, input_map=False), method)
     mixing = serial(
         gated(
-            serial(dense(size), short_convolution(convolution_width), pointwise(jax.nn.silu), recurrence),
+            serial(dense(size), causal_conv(convolution_width), pointwise(jax.nn.silu), recurrence),
             serial(dense(size), pointwise(jax.nn.silu)),
         ),
         dense(width),

@@ -94,7 +94,7 @@ def transformer_block(
         window: of the attention, in steps; give this or max_length.
         max_length: of the sequences, in steps.
         rotary_base: of the rotary positions; None for none.
-        qk_norm: normalise queries and keys.
+        qk_norm: normalize queries and keys.
         use_bias: biases in the maps of the attention.
         hidden_size: of the feed-forward part, with the defaults of `feed_forward`.
         activation: of the feed-forward part.

@@ -11,12 +11,12 @@ from seqjax.affine import affine, spread
 from seqjax.base import Cell, Layer, Matrix, MatrixCarry, MatrixInputs, MatrixOutputs, Method
 from seqjax.blocks.branches import dense, gated, norm_layer, pre_norm, unchanged
 from seqjax.blocks.transformer import feed_forward
-from seqjax.cells.common.heads import check_heads, merge_heads, normalise, split_heads, with_ones, zero_state
+from seqjax.cells.common.heads import check_heads, merge_heads, normalize, split_heads, with_ones, zero_state
 from seqjax.cells.common.initialize import zero_carry
 from seqjax.cells.slstm import slstm
 from seqjax.checks import check_divisor, check_whole
 from seqjax.combinators import parallel, serial
-from seqjax.layers.convolution import short_convolution
+from seqjax.layers.convolution import causal_conv
 from seqjax.layers.pointwise import pointwise
 from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Auto
@@ -93,7 +93,7 @@ def mlstm_block(
     check_whole("mlstm_block(expansion)", expansion)
     size = expansion * width
     cell = _mlstm(size, num_heads, block_size)
-    convolved = serial(short_convolution(convolution_width), pointwise(jax.nn.silu))
+    convolved = serial(causal_conv(convolution_width), pointwise(jax.nn.silu))
     inputs = parallel(convolved, pointwise(unchanged), merge="tuple")
     memory = serial(dense(size), inputs, recurrent(cell, method))
     return pre_norm(serial(gated(memory, serial(dense(size), pointwise(jax.nn.silu))), dense(width)), "layer")
@@ -101,7 +101,7 @@ def mlstm_block(
 
 def _mlstm(size: int, num_heads: int, block_size: int) -> Cell:
     """The matrix memory on pairs of channels, after and before the convolution, each ``[*B, E]``."""
-    heads = check_heads("mlstm_block", size, num_heads, None, None, centred=True)
+    heads = check_heads("mlstm_block", size, num_heads, None, None, centered=True)
     check_whole("mlstm_block(block_size)", block_size)
     check_divisor("mlstm_block(block_size)", block_size, f"the {size} channels", size)
     blocks = (size // block_size, block_size, block_size)
@@ -140,11 +140,11 @@ def _mlstm(size: int, num_heads: int, block_size: int) -> Cell:
         limit = 0.45 * math.log(float(jnp.finfo(hs.m.dtype).max))
         one = jnp.exp(jnp.clip(-hs.m, -limit, limit))[..., None]
         h = hs.o[..., :-1] / jnp.maximum(jnp.abs(hs.o[..., -1:]), one)
-        h = merge_heads(normalise(h, centre=True)).astype(convolved.dtype)
+        h = merge_heads(normalize(h, center=True)).astype(convolved.dtype)
         return spread(params.scale, h) * h + spread(params.skip, h) * convolved
 
     def initial_carry(params: MLSTMBlockParams, x: Any) -> MatrixCarry:
-        state = zero_state(x[1], heads, normaliser=True)
+        state = zero_state(x[1], heads, normalizer=True)
         return MatrixCarry(state, zero_carry(x[1], num_heads, wide(x[1].dtype)))
 
     return Cell(init=init, initial_carry=initial_carry, recurrence=Matrix(), project=project, readout=readout)
@@ -194,7 +194,7 @@ def slstm_block(
         block-diagonal maps; here every gate sees both, through a dense map, of which that is a special case.
     """
     check_whole("slstm_block(width)", width)
-    convolved = serial(short_convolution(convolution_width), pointwise(jax.nn.silu))
+    convolved = serial(causal_conv(convolution_width), pointwise(jax.nn.silu))
     inputs = parallel(convolved, pointwise(unchanged), merge="tuple")
     cell = slstm(width, num_heads=num_heads)
     norm = nn.GroupNorm(num_groups=num_heads, use_bias=False, reduction_axes=-1)

@@ -15,7 +15,7 @@ from seqjax.cells.elman import ElmanCarry, ElmanParams, elman
 from seqjax.cells.gru import gru
 from seqjax.cells.lru import lru
 from seqjax.layers.recurrent import recurrent
-from seqjax.methods import Associative, Chunked, Sequential
+from seqjax.methods import AssociativeScan, Chunked, Scan
 from seqjax.ops import revolve
 from seqjax.probes.bound import bind
 from seqjax.probes.parallel import Parallelizability, parallelizability
@@ -23,8 +23,8 @@ from seqjax.probes.parallel import Parallelizability, parallelizability
 SLOTS = (10, 20, 32)
 # The first method runs reverse mode, possibly with a custom derivative; the second runs forward mode of the loop.
 KINDS: tuple[tuple[Cell, Method, Method], ...] = (
-    (gru(2), Sequential(), Sequential(gradient="autodiff")),
-    (lru(2), Associative(), Sequential(gradient="autodiff")),
+    (gru(2), Scan(), Scan(gradient="autodiff")),
+    (lru(2), AssociativeScan(), Scan(gradient="autodiff")),
 )
 
 
@@ -93,10 +93,10 @@ def methods_agree(dtype: Any) -> Values:
         gradient, ys = jax.jit(jax.grad(loss, has_aux=True))(xs)
         return [np.asarray(ys, np.float64), np.asarray(gradient, np.float64)]
 
-    exact = run(Sequential())
+    exact = run(Scan())
     errors = [
         np.max(np.abs(a - b)) / np.max(np.abs(b))
-        for method in (Associative(), Chunked(64))
+        for method in (AssociativeScan(), Chunked(64))
         for a, b in zip(run(method), exact, strict=True)
     ]
     return Values(np.zeros(len(errors)), errors)

@@ -15,7 +15,7 @@ from seqjax.cells.lstm import lstm
 from seqjax.combinators import serial
 from seqjax.gradients import full_bptt, rtrl, truncated_bptt
 from seqjax.layers.recurrent import recurrent
-from seqjax.methods import Sequential
+from seqjax.methods import Scan
 from seqjax.ops.vectors import as_vector
 from seqjax.probes.bound import bind
 from seqjax.probes.lags import TruncationBias, truncation_bias
@@ -55,7 +55,7 @@ def _unit_inputs(dtype: Any) -> tuple[jax.Array, jax.Array]:
 
 def truncated_expectation(dtype: Any) -> Values:
     """Measure the relative bias of truncated backpropagation in expectation."""
-    layer, params = recurrent(leaky(DECAY), Sequential()), jnp.full(1, DECAY, dtype)
+    layer, params = recurrent(leaky(DECAY), Scan()), jnp.full(1, DECAY, dtype)
     found = [
         float(_gradient(estimator, layer, _half_square, params, *_unit_inputs(dtype))[0])
         for estimator in (full_bptt(), *map(truncated_bptt, WINDOWS))
@@ -66,7 +66,7 @@ def truncated_expectation(dtype: Any) -> Values:
 def bias_by_lag(dtype: Any) -> Values:
     """Measure the relative bias for all windows up to 40 from the decomposition by lag."""
     params = jnp.full(1, DECAY, dtype)
-    found = _bias(recurrent(leaky(DECAY), Sequential()), params, *_unit_inputs(dtype), _half_square, 40)
+    found = _bias(recurrent(leaky(DECAY), Scan()), params, *_unit_inputs(dtype), _half_square, 40)
     return Values(DECAY ** (2 * np.arange(1, 41)), found.bias)
 
 
@@ -81,7 +81,7 @@ def _bias(layer: Layer, params: Any, carry: Any, xs: Any, loss: Any, max_window:
 def signal_to_noise_ratio(dtype: Any) -> Values:
     """Measure the signal to noise ratio of the gradients of 2^18 examples with Gaussian inputs."""
     decay, number = 0.7, 2**18
-    layer = recurrent(leaky(decay), Sequential())
+    layer = recurrent(leaky(decay), Scan())
     params = jnp.full(1, decay, dtype)
 
     @jax.jit
@@ -116,7 +116,7 @@ def _balancing(dtype: Any) -> tuple[Layer, jax.Array, jax.Array]:
         initial_carry=lambda params, x: jnp.zeros((*x.shape[:-1], SIZE), x.dtype),
         recurrence=Step(step),
     )
-    return recurrent(cell, Sequential()), jnp.full(1, THETA, dtype), jnp.asarray(REST[None], dtype)
+    return recurrent(cell, Scan()), jnp.full(1, THETA, dtype), jnp.asarray(REST[None], dtype)
 
 
 def _balancing_loss(ys: jax.Array, targets: Any) -> jax.Array:
@@ -156,7 +156,7 @@ def balanced_signs(dtype: Any) -> Values:
 
 def real_time(dtype: Any) -> Values:
     """Compare RTRL over two chunks with backpropagation, for two LSTM layers, relative to the largest number."""
-    layer = serial(*(recurrent(lstm(2, param_dtype=dtype), Sequential()) for _ in range(2)))
+    layer = serial(*(recurrent(lstm(2, param_dtype=dtype), Scan()) for _ in range(2)))
     xs = jnp.asarray(gaussian(0, 6, 1, 2), dtype)
     params = jax.jit(layer.init)(jax.random.key(0), xs[0])
     carry = layer.initial_carry(params, xs[0])

@@ -10,11 +10,11 @@ import numpy as np
 from seqjax.base import Cell, Step
 from seqjax.calibration.base import Check, Values
 from seqjax.calibration.exact import gaussian, gaussian_mean, orthogonal
-from seqjax.calibration.networks import initialised, network
+from seqjax.calibration.networks import initialized, network
 from seqjax.cells.elman import ElmanCarry
 from seqjax.cells.lru import lru
 from seqjax.layers.recurrent import recurrent
-from seqjax.methods import Sequential
+from seqjax.methods import Scan
 from seqjax.probes.bound import Bound, bind
 from seqjax.probes.influence import terminal_influence
 from seqjax.probes.memory_curse import memory_sensitivity
@@ -71,7 +71,7 @@ def ring(dtype: Any) -> Values:
     exact, measured = [], []
     for r_min, r_max in RINGS:
         cell = lru(1, state_size=UNITS, r_min=r_min, r_max=r_max, param_dtype=dtype)
-        step, _, xs = initialised(cell, np.zeros((LAGS[-1], 1, 1)), dtype)
+        step, _, xs = initialized(cell, np.zeros((LAGS[-1], 1, 1)), dtype)
         log_norm = _log_influence(step, None, xs, 2)[::-1, 0]
         measured.append(np.exp(2 * log_norm[LAGS - 1]) / (2 * UNITS))  # real and imaginary parts
         above = r_max ** (2 * (LAGS + 1)) - r_min ** (2 * (LAGS + 1))
@@ -101,7 +101,7 @@ CURSES, CURSE_STEPS = ((0.9, 0.0), (0.99, 0.0), (0.95, 0.9)), 1500
 
 def curse_of_memory(dtype: Any) -> Values:
     r"""Measure :math:`E (dh/d\lambda)^2` as a sum over unit inputs, since dh/dlambda is linear in the inputs."""
-    layer, exact, measured = recurrent(leaky(0.0), Sequential()), [], []
+    layer, exact, measured = recurrent(leaky(0.0), Scan()), [], []
 
     @jax.jit
     def measure(decay: jax.Array, xs: jax.Array) -> jax.Array:

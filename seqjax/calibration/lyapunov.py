@@ -10,7 +10,7 @@ from scipy.special import digamma
 
 from seqjax.calibration.base import Check, Values, eps
 from seqjax.calibration.exact import gaussian, orthogonal, sigmoid
-from seqjax.calibration.networks import initialised, network
+from seqjax.calibration.networks import initialized, network
 from seqjax.cells.delta_net import delta_net
 from seqjax.cells.gla import gla
 from seqjax.cells.ssd import ssd
@@ -80,7 +80,7 @@ def tanh_volume(dtype: Any) -> Values:
 def householder_volume(dtype: Any) -> Values:
     """Measure DeltaNet, beta in (0, 2): all columns of its state have the Jacobian I - beta k k'."""
     cell = delta_net(2, num_heads=1, key_size=3, value_size=2, negative_eigenvalues=True, param_dtype=dtype)
-    step, params, xs = initialised(cell, gaussian(6, 200, 1, 4), dtype)
+    step, params, xs = initialized(cell, gaussian(6, 200, 1, 4), dtype)
     beta = 2 * sigmoid(np.asarray(xs, np.float64)[:, 0] @ params.w_beta)
     measured = np.sum(_exponents(step, None, xs))
     return Values(2 * np.mean(np.log(np.abs(1 - beta))), measured)
@@ -97,7 +97,7 @@ def henon_volume(dtype: Any) -> Values:
 def gated_linear_attention(dtype: Any) -> Values:
     """Measure GLA: the rows of the state decay by the mean of ln alpha, in V columns each."""
     cell = gla(2, num_heads=1, key_size=3, value_size=2, rank=2, param_dtype=dtype)
-    step, params, xs = initialised(cell, gaussian(7, 100, 1, 4), dtype)
+    step, params, xs = initialized(cell, gaussian(7, 100, 1, 4), dtype)
     gates = sigmoid(np.asarray(xs, np.float64)[:, 0] @ params.w_a1 @ params.w_a2 + params.b_a)
     exact = np.repeat(np.mean(np.log(gates) / 16, 0), 2)
     return Values(np.sort(exact)[::-1], _exponents(step, None, xs))
@@ -106,7 +106,7 @@ def gated_linear_attention(dtype: Any) -> Values:
 def state_space_duality(dtype: Any) -> Values:
     """Measure SSD: the heads decay by the mean of A dt, in all K V numbers."""
     cell = ssd(4, num_heads=2, key_size=2, value_size=2, param_dtype=dtype)
-    step, params, xs = initialised(cell, gaussian(8, 100, 1, 4), dtype)
+    step, params, xs = initialized(cell, gaussian(8, 100, 1, 4), dtype)
     dt = np.log1p(np.exp(np.asarray(xs, np.float64)[:, 0] @ params.w_dt + params.b_dt))
     exact = np.repeat(np.mean(-np.exp(params.a_log) * dt, 0), 4)
     return Values(np.sort(exact)[::-1], _exponents(step, None, xs))

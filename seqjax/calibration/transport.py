@@ -14,13 +14,13 @@ from seqjax.cells.chrono_lstm import chrono_lstm
 from seqjax.cells.gru import GRUParams, gru
 from seqjax.cells.lstm import LSTMCarry, LSTMParams, lstm
 from seqjax.layers.recurrent import recurrent
-from seqjax.methods import Sequential
+from seqjax.methods import Scan
 from seqjax.probes.bound import bind
 from seqjax.probes.decay import fit_decay
 from seqjax.probes.gates import gate_statistics
 from seqjax.probes.profile import gradient_profile
 
-LAYER_LSTM, LAYER_GRU = (recurrent(cell, Sequential()) for cell in (lstm(1), gru(1)))
+LAYER_LSTM, LAYER_GRU = (recurrent(cell, Scan()) for cell in (lstm(1), gru(1)))
 
 
 def _last(ys: jax.Array, targets: Any) -> jax.Array:
@@ -138,7 +138,7 @@ CHECKS = (
     # The mean of 4096 lengths uniform from 1.4 to 1000 has a relative deviation of .9%; four of these.
     Check(
         "C8",
-        "chrono initialisation: mean e-folding length, T_max=1000",
+        "chrono initialization: mean e-folding length, T_max=1000",
         chrono_bias,
         0.036,
         0.036,

@@ -73,7 +73,7 @@ def antisymmetric_rnn(
     References:
         Chang, Chen, Haber, Chi 2019, "AntisymmetricRNN: a dynamical system view on recurrent neural networks",
         arXiv:1902.09689, section 3: eq. 10 (Euler step), 12 (diffusion), 13 (gate), and its appendix on experiments
-        (initialisation). The paper searches epsilon and gamma on a grid of powers of ten; it gives no defaults, so
+        (initialization). The paper searches epsilon and gamma on a grid of powers of ten; it gives no defaults, so
         seqjax chose them.
     """
     check_whole("antisymmetric_rnn(hidden_size)", hidden_size)

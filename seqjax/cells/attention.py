@@ -78,7 +78,7 @@ def attention(
         max_length: L, for sequences of at most L steps. `unroll` refuses longer sequences. `step`, and `unroll` from a
             carry, drop the oldest steps. Pass either window or max_length.
         rotary_base: pair i rotates by ``rotary_base ** (-2 i / K)`` radians per step; None disables positions.
-        qk_norm: normalise queries and keys.
+        qk_norm: normalize queries and keys.
         use_bias: add a bias to each of the four maps.
         param_dtype: dtype of the params.
 
@@ -97,7 +97,7 @@ def attention(
 
     References:
         Vaswani et al. 2017, "Attention is all you need", arXiv:1706.03762: eq. 1 and section 3.2.2; the paper's maps
-        have no biases. The paper states no initialisation; weights start uniform by Glorot and Bengio (2010).
+        have no biases. The paper states no initialization; weights start uniform by Glorot and Bengio (2010).
         Ainslie et al. 2023, "GQA: training generalized multi-query transformer models from multi-head checkpoints",
         arXiv:2305.13245: section 2.2.
         Su et al. 2021, "RoFormer: enhanced transformer with rotary position embedding", arXiv:2104.09864: eq. 14-16.
@@ -147,8 +147,8 @@ def attention(
         q = heads(params.w_q, params.b_q, num_heads)
         k = heads(params.w_k, params.b_k, groups)
         return AttentionInputs(
-            _normalise(q, params.scale_q),
-            _normalise(k, params.scale_k),
+            _normalize(q, params.scale_q),
+            _normalize(k, params.scale_k),
             heads(params.w_v, params.b_v, groups),
         )
 
@@ -166,7 +166,7 @@ def attention(
     )
 
 
-def _normalise(x: jax.Array, scale: jax.Array | None) -> jax.Array:
+def _normalize(x: jax.Array, scale: jax.Array | None) -> jax.Array:
     """Divide by the root mean square over the last axis and multiply by the scale; return x where the scale is None."""
     if scale is None:
         return x

@@ -1,4 +1,4 @@
-"""Long short-term memory with chrono initialisation."""
+"""Long short-term memory with chrono initialization."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from seqjax.values import definition
 
 @definition
 def chrono_lstm(hidden_size: int, *, t_max: float = 1000.0, param_dtype: Any = jnp.float32) -> Cell:
-    r"""Long short-term memory with chrono initialisation: biases start at time scales from 1 to t_max steps.
+    r"""Long short-term memory with chrono initialization: biases start at time scales from 1 to t_max steps.
 
     .. math::
         b_f = \ln u, \quad u \sim \mathcal{U}[1, t_{max} - 1], \qquad b_i = -b_f, \qquad b_g = b_o = 0

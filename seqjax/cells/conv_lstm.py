@@ -77,7 +77,7 @@ def conv_lstm(
 
     References:
         Shi et al. 2015, "Convolutional LSTM network: a machine learning approach for precipitation nowcasting",
-        arXiv:1506.04214, eq. 3 (with peepholes). The paper gives no initialisation: kernels start Glorot-uniform per
+        arXiv:1506.04214, eq. 3 (with peepholes). The paper gives no initialization: kernels start Glorot-uniform per
         gate, peepholes at zero.
     """
     check_whole("conv_lstm(hidden_size)", hidden_size)

@@ -103,7 +103,7 @@ def delta_net(
         recurrence; equations without numbers), section 3.3 (feature map, L2 norm, output norm). The paper's short
         convolutions are separate layers here.
         Grazzi et al. 2024, "Unlocking state-tracking in linear RNNs through negative eigenvalues", arXiv:2411.12537.
-        The norm has no gain, since W_o can absorb a gain. The papers state no initialisation; weights start normal with
+        The norm has no gain, since W_o can absorb a gain. The papers state no initialization; weights start normal with
         variance 1 / fan-in.
     """
     heads = check_heads("delta_net", hidden_size, num_heads, key_size, value_size)
@@ -114,7 +114,7 @@ def delta_net(
         return MatrixInputs(q, k, beta * v, erase=(-beta * k, k))
 
     def readout(params: DeltaNetParams, hs: MatrixOutputs, xs: jax.Array) -> jax.Array:
-        return gated_readout(hs.o, None, params.w_o, xs.dtype, centre=False)
+        return gated_readout(hs.o, None, params.w_o, xs.dtype, center=False)
 
     return Cell(
         init=lambda key, x: common_weights(key, x, heads, hidden_size, param_dtype),

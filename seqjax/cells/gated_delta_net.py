@@ -113,7 +113,7 @@ def gated_delta_net(
         return MatrixInputs(q, k, beta * v, log_decay, erase=(-alpha * beta * k, k))
 
     def readout(params: GatedDeltaNetParams, hs: MatrixOutputs, xs: jax.Array) -> jax.Array:
-        return gated_readout(hs.o, jax.nn.silu(affine(xs, params.w_g)), params.w_o, xs.dtype, centre=False)
+        return gated_readout(hs.o, jax.nn.silu(affine(xs, params.w_g)), params.w_o, xs.dtype, center=False)
 
     return Cell(
         init=init,

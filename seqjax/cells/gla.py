@@ -85,7 +85,7 @@ def gla(
         Yang et al. 2023, "Gated linear attention transformers with hardware-efficient training", arXiv:2312.06635,
         eq. 3 (the recurrence) and section 4.4 (equations without numbers): the recurrence per head, the low-rank decay
         with tau = 16, the norm and the gate. The norm has no bias, and no gain, since W_o can absorb a gain. The paper
-        states no initialisation; weights start normal with variance 1 / fan-in, biases at zero.
+        states no initialization; weights start normal with variance 1 / fan-in, biases at zero.
     """
     heads = check_heads(
         "gla",
@@ -94,7 +94,7 @@ def gla(
         key_size,
         value_size,
         defaults=lambda share: (max(share // 2, 1), share),
-        centred=True,
+        centered=True,
     )
     check_whole("gla(rank)", rank)
     check_above("gla(temperature)", temperature)
@@ -122,7 +122,7 @@ def gla(
 
     def readout(params: GLAParams, hs: MatrixOutputs, xs: jax.Array) -> jax.Array:
         gate = jax.nn.silu(affine(xs, params.w_g, params.b_g))
-        return gated_readout(hs.o, gate, params.w_o, xs.dtype, centre=True)
+        return gated_readout(hs.o, gate, params.w_o, xs.dtype, center=True)
 
     return Cell(
         init=init,

@@ -48,7 +48,7 @@ def gru(hidden_size: int, *, reset_after: bool = True, param_dtype: Any = jnp.fl
     params ``GRUParams(w_x [D, 3H], w_h [H, 3H], b [3H], b_h [3H])``.
 
     Gradients: the direct path multiplies gradients by :math:`z_t`, without a matrix, as the forget gate of an LSTM
-    does. At initialisation z is near 1/2.
+    does. At initialization z is near 1/2.
 
     Args:
         hidden_size: H.

@@ -120,10 +120,10 @@ def hgrn(hidden_size: int, *, lower_bound: float = 0.0, param_dtype: Any = jnp.f
         dtype = hs.real.dtype
         gate = jax.nn.sigmoid(affine(xs, params.w_g, params.b_g)).astype(dtype)
         gated = gate * jnp.concatenate([hs.real, hs.imag], -1)
-        centred = gated - jnp.mean(gated, -1, keepdims=True)
-        deviation = jnp.sqrt(jnp.mean(jnp.square(centred), -1, keepdims=True) + EPSILON)
+        centered = gated - jnp.mean(gated, -1, keepdims=True)
+        deviation = jnp.sqrt(jnp.mean(jnp.square(centered), -1, keepdims=True) + EPSILON)
         scale, shift = (expand_left(p.astype(dtype), gated.ndim) for p in (params.scale, params.shift))
-        normal = (scale * (centred / deviation) + shift).astype(xs.dtype)
+        normal = (scale * (centered / deviation) + shift).astype(xs.dtype)
         return affine(normal, params.w_o, params.b_o)
 
     return Cell(

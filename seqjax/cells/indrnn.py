@@ -51,8 +51,8 @@ def indrnn(
     Args:
         hidden_size: H.
         activation: phi: "relu" (the paper's), "tanh" or "identity".
-        w_min: least recurrent weight at initialisation; 2^(-1/T) for a last layer with a memory of T steps.
-        w_max: greatest recurrent weight at initialisation; 2^(1/T) in the paper, for sequences of T steps.
+        w_min: least recurrent weight at initialization; 2^(-1/T) for a last layer with a memory of T steps.
+        w_max: greatest recurrent weight at initialization; 2^(1/T) in the paper, for sequences of T steps.
         param_dtype: dtype of the params.
 
     Raises:

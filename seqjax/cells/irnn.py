@@ -15,7 +15,7 @@ from seqjax.values import definition
 
 @definition
 def irnn(hidden_size: int, *, scale: float = 1.0, param_dtype: Any = jnp.float32) -> Cell:
-    r"""Simple recurrent network with relu units and an identity recurrent matrix at initialisation (IRNN).
+    r"""Simple recurrent network with relu units and an identity recurrent matrix at initialization (IRNN).
 
     .. math::
         h_t = \max(0, x_t W_x + h_{t-1} W_h + b)
@@ -26,7 +26,7 @@ def irnn(hidden_size: int, *, scale: float = 1.0, param_dtype: Any = jnp.float32
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``ElmanCarry(h [*B, H])``;
     params ``ElmanParams(w_x [D, H], w_h [H, H], b [H])``.
 
-    Gradients: at initialisation :math:`\partial h_T / \partial h_t = scale^{T-t} I` exactly on the units that stay
+    Gradients: at initialization :math:`\partial h_T / \partial h_t = scale^{T-t} I` exactly on the units that stay
     active, and zero on the other units. Training moves W_h away from the identity; gradients then vanish or explode as
     in any `elman`.
 

@@ -1,4 +1,4 @@
-"""Long short-term memory with layer normalisation."""
+"""Long short-term memory with layer normalization."""
 
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ class LayerNormLSTMParams(NamedTuple):
 def layer_norm_lstm(
     hidden_size: int, *, forget_bias: float = 1.0, epsilon: float = 1e-5, param_dtype: Any = jnp.float32
 ) -> Cell:
-    r"""Long short-term memory with layer normalisation of both products and of c.
+    r"""Long short-term memory with layer normalization of both products and of c.
 
     .. math::
         N(z) &= (z - \bar z) / \sqrt{\overline{(z - \bar z)^2} + \epsilon} \\
@@ -80,9 +80,9 @@ def layer_norm_lstm(
 
     def scaled_norm(alpha: jax.Array, z: jax.Array) -> jax.Array:
         exact = z.astype(wide(z.dtype))
-        centred = exact - jnp.mean(exact, -1, keepdims=True)
-        variance = jnp.mean(centred * centred, -1, keepdims=True)
-        normal = (centred * jax.lax.rsqrt(variance + epsilon)).astype(z.dtype)
+        centered = exact - jnp.mean(exact, -1, keepdims=True)
+        variance = jnp.mean(centered * centered, -1, keepdims=True)
+        normal = (centered * jax.lax.rsqrt(variance + epsilon)).astype(z.dtype)
         return spread(alpha, z) * normal
 
     def project(params: LayerNormLSTMParams, xs: jax.Array, key: Any = None) -> jax.Array:

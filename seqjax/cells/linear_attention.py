@@ -45,7 +45,7 @@ def linear_attention(
     key_size: int | None = None,
     value_size: int | None = None,
     feature_map: str = "elu",
-    normalise: bool = True,
+    normalize: bool = True,
     param_dtype: Any = jnp.float32,
 ) -> Cell:
     r"""Linear attention: softmax attention with a kernel instead of the exponential, as a recurrence.
@@ -58,11 +58,11 @@ def linear_attention(
     per head; the outputs of the heads are concatenated before :math:`W_o`. z is an extra column of S with values of
     one.
 
-    Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry S ``[*B, N, K, V+1]``, or ``[*B, N, K, V]`` without normaliser,
+    Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry S ``[*B, N, K, V+1]``, or ``[*B, N, K, V]`` without normalizer,
     float32 at least; params `LinearAttentionParams`.
 
     Gradients: :math:`\partial S_T / \partial S_t = I`: through the state gradients neither vanish nor explode at any
-    sequence length. The normaliser grows with t, so the weight of one step in :math:`y_T` falls like 1/T.
+    sequence length. The normalizer grows with t, so the weight of one step in :math:`y_T` falls like 1/T.
 
     Args:
         hidden_size: H.
@@ -70,13 +70,13 @@ def linear_attention(
         key_size: K; hidden_size // num_heads by default.
         value_size: V; hidden_size // num_heads by default.
         feature_map: "elu" or "identity".
-        normalise: whether to divide outputs by the sum of their weights. This needs positive weights, as those of
+        normalize: whether to divide outputs by the sum of their weights. This needs positive weights, as those of
             "elu". A sum below 1e-6 counts as 1e-6.
         param_dtype: dtype of the params.
 
     Raises:
         ValueError: for a size below 1, heads that do not divide the hidden size, an unknown feature map, or a
-            normaliser of weights that may be negative.
+            normalizer of weights that may be negative.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -88,13 +88,13 @@ def linear_attention(
     References:
         Katharopoulos et al. 2020, "Transformers are RNNs", arXiv:2006.16236: eq. 7 (the feature map), eq. 16-20 (the
         recurrence). Eq. 20 also adds x_t and applies a feed-forward layer, which belong to the model here. W_o is that
-        of multi-head attention. The paper states no initialisation; weights start normal with variance 1 / fan-in.
+        of multi-head attention. The paper states no initialization; weights start normal with variance 1 / fan-in.
     """
     heads = check_heads("linear_attention", hidden_size, num_heads, key_size, value_size)
     check_one_of("linear_attention(feature_map)", feature_map, ("elu", "identity"))
-    if normalise and feature_map == "identity":
+    if normalize and feature_map == "identity":
         raise ValueError(
-            "linear_attention: expected normalise=False with feature_map='identity', got normalise=True. Weights "
+            "linear_attention: expected normalize=False with feature_map='identity', got normalize=True. Weights "
             "of both signs may add up to zero."
         )
     number, key_size, value_size = heads
@@ -113,18 +113,18 @@ def linear_attention(
         q, k, v = (split_heads(affine(xs, w), number) for w in params[:3])
         if feature_map == "elu":
             q, k = (_elu_plus_one(a.astype(wide(a.dtype))) for a in (q, k))
-        return MatrixInputs(q, k, with_ones(v) if normalise else v)
+        return MatrixInputs(q, k, with_ones(v) if normalize else v)
 
     def readout(params: LinearAttentionParams, hs: MatrixOutputs, xs: jax.Array) -> jax.Array:
         o = hs.o
-        if normalise:
+        if normalize:
             total = o[..., -1:]
             o = o[..., :-1] / jnp.where(jnp.abs(total) > SMALLEST_SUM, total, SMALLEST_SUM)
         return affine(merge_heads(o).astype(xs.dtype), params.w_o)
 
     return Cell(
         init=init,
-        initial_carry=lambda params, x: zero_state(x, heads, normaliser=normalise),
+        initial_carry=lambda params, x: zero_state(x, heads, normalizer=normalize),
         recurrence=Matrix(),
         project=project,
         readout=readout,

@@ -56,9 +56,9 @@ def lru(
     Args:
         hidden_size: H.
         state_size: N; hidden_size by default.
-        r_min: least modulus of lambda at initialisation.
-        r_max: greatest modulus of lambda at initialisation.
-        max_phase: greatest angle of lambda at initialisation, in radians.
+        r_min: least modulus of lambda at initialization.
+        r_max: greatest modulus of lambda at initialization.
+        max_phase: greatest angle of lambda at initialization, in radians.
         param_dtype: dtype of the params.
 
     Raises:

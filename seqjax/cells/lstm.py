@@ -43,7 +43,7 @@ def lstm(hidden_size: int, *, forget_bias: float = 1.0, param_dtype: Any = jnp.f
 
     Gradients: along c the derivative of one step is :math:`\sigma(f_t)`, without a matrix. Gradients decay slowly where
     the forget gate is near one. A bias b of the forget gate gives an e-folding length of :math:`-1/\ln\sigma(b)` steps
-    at initialisation, 3.2 for the default of 1.
+    at initialization, 3.2 for the default of 1.
 
     Args:
         hidden_size: H.

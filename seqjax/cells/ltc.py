@@ -60,7 +60,7 @@ def ltc(hidden_size: int, *, unfolds: int = 6, param_dtype: Any = jnp.float32) -
     References:
         Hasani et al. 2021, "Liquid time-constant networks", arXiv:2006.04439, eq. 1 (the equation), eq. 3 and
         algorithm 1 (the solver, 6 unfolds). The params store the logarithm of tau, so tau is positive; tau starts at 1;
-        w_x and w_h start Glorot-uniform, b at zero, a uniform in [-1, 1]: the paper gives no initialisation.
+        w_x and w_h start Glorot-uniform, b at zero, a uniform in [-1, 1]: the paper gives no initialization.
     """
     check_whole("ltc(hidden_size)", hidden_size)
     check_whole("ltc(unfolds)", unfolds)

@@ -40,7 +40,7 @@ def mamba(
     *,
     state_size: int = 16,
     step_rank: int | None = None,
-    discretisation: Literal["zero_order_hold", "euler"] = "zero_order_hold",
+    discretization: Literal["zero_order_hold", "euler"] = "zero_order_hold",
     step_min: float = 1e-3,
     step_max: float = 0.1,
     input_map: bool = True,
@@ -58,10 +58,10 @@ def mamba(
     Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry s ``[*B, H*N]`` real, float32 at least; params `MambaParams`.
 
     "zero_order_hold" is the paper's eq. 4; "euler" is its first order in :math:`\Delta A`, as in the released code. The
-    convolution, the activations and the gate of the block are separate layers; `short_convolution` goes before the
+    convolution, the activations and the gate of the block are separate layers; `causal_conv` goes before the
     cell.
 
-    Initialisation: :math:`A_{h,n} = -n`, n = 1 .. N; :math:`b_\Delta` such that :math:`\mathrm{softplus}(b_\Delta)` is
+    Initialization: :math:`A_{h,n} = -n`, n = 1 .. N; :math:`b_\Delta` such that :math:`\mathrm{softplus}(b_\Delta)` is
     log-uniform and at least 1e-4; :math:`W_\Delta` uniform within :math:`R^{-1/2}`, W_B, W_C and W_low within
     :math:`H^{-1/2}`; d one.
 
@@ -72,7 +72,7 @@ def mamba(
         hidden_size: H, the number of channels.
         state_size: N, states per channel.
         step_rank: R, the rank of the projection to the step sizes; by default H / 16, rounded up.
-        discretisation: of the inputs: "zero_order_hold" or "euler", as above.
+        discretization: of the inputs: "zero_order_hold" or "euler", as above.
         step_min: smallest initial step size.
         step_max: largest initial step size.
         input_map: False uses the inputs as channels (D = H), as in the paper's block, where W_x and a convolution come
@@ -80,7 +80,7 @@ def mamba(
         param_dtype: dtype of the params.
 
     Raises:
-        ValueError: for a size below 1, another discretisation, or an empty range of step sizes.
+        ValueError: for a size below 1, another discretization, or an empty range of step sizes.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -93,13 +93,13 @@ def mamba(
 
     References:
         Gu, Dao 2023, "Mamba: linear-time sequence modeling with selective state spaces", arXiv:2312.00752: eq. 2a-2b
-        (the recurrence), eq. 4 (zero order hold), algorithm 2 (selection), section 3.6 (initialisation).
+        (the recurrence), eq. 4 (zero order hold), algorithm 2 (selection), section 3.6 (initialization).
     """
     check_whole("mamba(hidden_size)", hidden_size)
     check_whole("mamba(state_size)", state_size)
     rank = -(-hidden_size // 16) if step_rank is None else step_rank
     check_whole("mamba(step_rank)", rank)
-    check_one_of("mamba(discretisation)", discretisation, ("zero_order_hold", "euler"))
+    check_one_of("mamba(discretization)", discretization, ("zero_order_hold", "euler"))
     check_range("mamba(step_min, step_max)", step_min, step_max)
     form = (hidden_size, state_size)
 
@@ -130,7 +130,7 @@ def mamba(
         step = jax.nn.softplus(raw + expand_left(params.b_step.astype(dtype), raw.ndim))[..., None]
         a = expand_left(-jnp.exp(params.a_log.astype(dtype)), us.ndim + 1)
         z = step * a
-        gain = jnp.expm1(z) / a if discretisation == "zero_order_hold" else jnp.broadcast_to(step, z.shape)
+        gain = jnp.expm1(z) / a if discretization == "zero_order_hold" else jnp.broadcast_to(step, z.shape)
         b = affine(us, params.w_b).astype(dtype)[..., None, :]
         flat = (*xs.shape[:-1], hidden_size * state_size)
         inputs = gain * b * us.astype(dtype)[..., None]

@@ -39,11 +39,11 @@ def min_gru(
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry h ``[*B, H]``, float32 at least; params `MinGRUParams`.
 
     The paper scans over logarithms of h, which requires the positive g. This recurrence works without logarithms, so
-    the default is the identity, as in the main part of the paper. The paper states no initialisation; weights start
+    the default is the identity, as in the main part of the paper. The paper states no initialization; weights start
     uniform by Glorot and Bengio.
 
     Gradients: :math:`\partial h_T / \partial h_t = \prod (1 - z_s)` over the steps between, in (0, 1), and 1/2 per step
-    at initialisation.
+    at initialization.
 
     Args:
         hidden_size: H.

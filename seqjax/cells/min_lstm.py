@@ -42,7 +42,7 @@ def min_lstm(
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry h ``[*B, H]``, float32 at least; params `MinLSTMParams`.
 
     Gradients: :math:`\partial h_T / \partial h_t = \prod f_s / (f_s + i_s)` over the steps between, in (0, 1), and
-    1/2 per step at initialisation; a forget_bias b gives :math:`2\sigma(b) / (2\sigma(b) + 1)`, at most 2/3. The
+    1/2 per step at initialization; a forget_bias b gives :math:`2\sigma(b) / (2\sigma(b) + 1)`, at most 2/3. The
     factor is near one only where the input gate is nearly closed.
 
     Args:

@@ -50,7 +50,7 @@ def mlstm(
     forget_bias: tuple[float, float] = (3.0, 6.0),
     param_dtype: Any = jnp.float32,
 ) -> Cell:
-    r"""Matrix memory of xLSTM, with exponential input gates, forget gates and a normaliser (mLSTM).
+    r"""Matrix memory of xLSTM, with exponential input gates, forget gates and a normalizer (mLSTM).
 
     .. math::
         q_t, k_t, v_t &= x_t W_q + b_q,\; (x_t W_k + b_k) / \sqrt{K},\; x_t W_v + b_v \\
@@ -65,7 +65,7 @@ def mlstm(
     params `MLSTMParams`.
 
     Gradients: :math:`\partial C_T / \partial C_t = \prod_s f_s`, one number per head, never above 1. Biases of the
-    forget gate from 3 to 6 give e-folding lengths of 21 to 404 steps at initialisation. A step with a large input gate
+    forget gate from 3 to 6 give e-folding lengths of 21 to 404 steps at initialization. A step with a large input gate
     outweighs all earlier steps in the quotient: the cell forgets them, and their gradients vanish.
 
     Args:
@@ -90,7 +90,7 @@ def mlstm(
 
     References:
         Beck et al. 2024, "xLSTM: extended long short-term memory", arXiv:2405.04517: eq. 19-27 (the cell, here per
-        head and with a projection W_o), eq. 15-17 (the stabiliser, given there for the sLSTM). The paper also allows f
+        head and with a projection W_o), eq. 15-17 (the stabilizer, given there for the sLSTM). The paper also allows f
         = exp. The norm after the cell and the block around it belong to the model. The gates start as in the authors'
         code: weights zero, b_f evenly spaced, b_i normal with standard deviation 0.1. Other weights start normal with
         variance 1 / fan-in, other biases at zero. The quotient clips :math:`e^{-m}` to :math:`e^{\pm 39.9}` in float32
@@ -138,6 +138,6 @@ def mlstm(
         return affine(gate * merge_heads(h).astype(xs.dtype), params.w_o)
 
     def initial_carry(params: MLSTMParams, x: jax.Array) -> MatrixCarry:
-        return MatrixCarry(zero_state(x, heads, normaliser=True), zero_carry(x, number, wide(x.dtype)))
+        return MatrixCarry(zero_state(x, heads, normalizer=True), zero_carry(x, number, wide(x.dtype)))
 
     return Cell(init=init, initial_carry=initial_carry, recurrence=Matrix(), project=project, readout=readout)

@@ -86,7 +86,7 @@ def orthogonal_rnn(
 
     References:
         Lezcano-Casado, Martinez-Rubio 2019, "Cheap orthogonal constraints in neural networks", arXiv:1901.08428 (the
-        exponential as a parametrisation, expRNN, the two initialisations of its experiments). The distributions of
+        exponential as a parametrization, expRNN, the two initializations of its experiments). The distributions of
         w_x (He et al. 2015) and of b (uniform in [-0.01, 0.01]) are those of the authors' code.
         Arjovsky, Shah, Bengio 2016, "Unitary evolution recurrent neural networks", arXiv:1511.06464, eq. 8 (modReLU).
     """

@@ -37,7 +37,7 @@ def peephole_lstm(hidden_size: int, *, forget_bias: float = 1.0, param_dtype: An
         c_t &= \sigma(f_t + w_{cf} \odot c_{t-1}) \odot c_{t-1} + \sigma(i_t + w_{ci} \odot c_{t-1}) \odot \tanh(g_t) \\
         h_t &= \sigma(o_t + w_{co} \odot c_t) \odot \tanh(c_t)
 
-    The peepholes start at zero, so the cell starts as an `lstm`; the papers initialise peepholes as all other weights.
+    The peepholes start at zero, so the cell starts as an `lstm`; the papers initialize peepholes as all other weights.
 
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry ``LSTMCarry(c [*B, H], h [*B, H])``;
     params ``PeepholeLSTMParams(w_x [D, 4H], w_h [H, 4H], b [4H], w_ci [H], w_cf [H], w_co [H])``.

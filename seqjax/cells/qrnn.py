@@ -40,10 +40,10 @@ def qrnn(
     The paper's gates read a window of inputs; a cell reads one input, so here the window is 1. For a window of 2, use
     ``serial(token_shift(num_outputs=2), recurrent(qrnn(H)))``: two different mixtures of :math:`x_t` and
     :math:`x_{t-1}` span the maps of the paper's eq. 2. The paper also applies zoneout to f. The paper states no
-    initialisation; weights start uniform by Glorot and Bengio per gate, biases at zero.
+    initialization; weights start uniform by Glorot and Bengio per gate, biases at zero.
 
     Gradients: :math:`\partial c_T / \partial c_t = \prod \sigma(f_s)` over the steps between, in (0, 1), and 1/2 per
-    step at initialisation.
+    step at initialization.
 
     Args:
         hidden_size: H.

@@ -104,7 +104,7 @@ REGISTRY: dict[str, Entry] = {
     "gru_reset_before": Entry(partial(gru, reset_after=False), "As for gru."),
     "irnn": Entry(
         irnn,
-        "At initialisation the Jacobian is the identity on active units; in training it is as for elman_relu.",
+        "At initialization the Jacobian is the identity on active units; in training it is as for elman_relu.",
     ),
     "indrnn": Entry(
         indrnn, "Per unit the Jacobian is a power of one recurrent weight, times slopes of 0 or 1."
@@ -156,7 +156,7 @@ REGISTRY: dict[str, Entry] = {
     "lem": Entry(lem, "Along z and y the Jacobian is the product of 1 - Delta_t, without a matrix."),
     "slstm": Entry(
         two_heads(slstm),
-        "Along c the Jacobian is the product of the forget gates, divided by the normaliser.",
+        "Along c the Jacobian is the product of the forget gates, divided by the normalizer.",
     ),
     "para_gru": Entry(
         para_gru, "The Jacobian is diagonal: 1 - z plus the paths through the gates of the same unit."
@@ -192,7 +192,7 @@ REGISTRY: dict[str, Entry] = {
         "The Jacobian is exactly A_bar^lag, |A_bar| < 1; time scales start at 20 to 2000 steps.",
     ),
     "s4d_bilinear": Entry(
-        partial(s4d, state_size=16, initialisation="inv", discretisation="bilinear"), "As for s4d."
+        partial(s4d, state_size=16, initialization="inv", discretization="bilinear"), "As for s4d."
     ),
     "s5": Entry(s5, "As for s4d."),
     "mamba": Entry(

@@ -67,7 +67,7 @@ def retention(
         Sun et al. 2023, "Retentive network", arXiv:2307.08621: eq. 6 (the recurrence), eq. 8 (decays, norm and gate)
         and section 2.2, "Retention score normalization" (the factor of 1 / sqrt K). This cell omits the rotations
         :math:`e^{in\theta}` of eq. 5, which depend on the absolute position (theta = 0). The norm has no bias, and no
-        gain, since W_o can absorb a gain. The paper states no initialisation; weights start normal with variance 1 /
+        gain, since W_o can absorb a gain. The paper states no initialization; weights start normal with variance 1 /
         fan-in.
     """
     heads = check_heads(
@@ -77,7 +77,7 @@ def retention(
         key_size,
         value_size,
         defaults=lambda share: (share, 2 * share),
-        centred=True,
+        centered=True,
     )
     number, key_size, value_size = heads
     log_decay = tuple(math.log1p(-(2.0 ** (-5 - n))) for n in range(number))
@@ -100,7 +100,7 @@ def retention(
 
     def readout(params: RetentionParams, hs: MatrixOutputs, xs: jax.Array) -> jax.Array:
         gate = jax.nn.silu(affine(xs, params.w_g))
-        return gated_readout(hs.o, gate, params.w_o, xs.dtype, centre=True)
+        return gated_readout(hs.o, gate, params.w_o, xs.dtype, center=True)
 
     return Cell(
         init=init,

@@ -52,10 +52,10 @@ def rg_lru(
     The square root is computed from the logarithm of :math:`-\log a_t`, a sum of logarithms of sigmoids. Value and
     gradient are therefore accurate and finite for every a (the authors' code clips the gradient instead).
 
-    Initialisation: :math:`\sigma(\Lambda)^c` uniform in [a_min, a_max]; weights normal with variance 1 / fan-in; biases
+    Initialization: :math:`\sigma(\Lambda)^c` uniform in [a_min, a_max]; weights normal with variance 1 / fan-in; biases
     zero.
 
-    Gradients: :math:`\partial h_T / \partial h_t = \prod a_s` over the steps between, in (0, 1). At initialisation
+    Gradients: :math:`\partial h_T / \partial h_t = \prod a_s` over the steps between, in (0, 1). At initialization
     :math:`r_t` is near 1/2, so a unit decays by half of :math:`-\log \sigma(\Lambda)^c` per step, which gives e-folding
     lengths of 19 to 2000 steps. A closed recurrence gate (r near zero) passes gradients unchanged.
 
@@ -81,7 +81,7 @@ def rg_lru(
 
     References:
         De et al. 2024, "Griffin: mixing gated linear recurrences with local attention for efficient language models",
-        arXiv:2402.19427: eq. 1-4 and 6 in appendix A (the logarithm), section 2.4 (initialisation, c = 8).
+        arXiv:2402.19427: eq. 1-4 and 6 in appendix A (the logarithm), section 2.4 (initialization, c = 8).
     """
     check_whole("rg_lru(hidden_size)", hidden_size)
     check_whole("rg_lru(num_blocks)", num_blocks)

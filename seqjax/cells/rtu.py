@@ -53,7 +53,7 @@ def rtu(
     Shapes: x ``[*B, D]`` -> y ``[*B, 2H]``, real: each of the H units has two outputs; carry :math:`c^1 + i c^2`
     ``[*B, H]`` complex, complex64 at least; params `RTUParams`.
 
-    Initialisation: :math:`r^2` uniform in [r_min^2, r_max^2] and :math:`\theta` uniform up to max_phase, as in `lru`;
+    Initialization: :math:`r^2` uniform in [r_min^2, r_max^2] and :math:`\theta` uniform up to max_phase, as in `lru`;
     W_x normal with variance 1/D.
 
     Gradients: the Jacobian of linear units is exactly :math:`r^{T-t}` times a rotation, with norm at most one.
@@ -64,9 +64,9 @@ def rtu(
         hidden_size: H, the number of units; the outputs have twice the width.
         nonlinear: whether f acts inside the recurrence (`Step`) or after it (`Diagonal`).
         activation: f.
-        r_min: smallest modulus at initialisation.
-        r_max: largest modulus at initialisation.
-        max_phase: largest angle at initialisation, in radians.
+        r_min: smallest modulus at initialization.
+        r_max: largest modulus at initialization.
+        max_phase: largest angle at initialization, in radians.
         param_dtype: dtype of the params.
 
     Raises:
@@ -83,7 +83,7 @@ def rtu(
 
     References:
         Elelimy, White, Bowling, White 2024, "Real-time recurrent learning using trace units in reinforcement
-        learning", arXiv:2409.01449 (both forms, the parametrisation of r and theta, the norm).
+        learning", arXiv:2409.01449 (both forms, the parametrization of r and theta, the norm).
     """
     check_whole("rtu(hidden_size)", hidden_size)
     check_one_of("rtu(activation)", activation, ACTIVATIONS)

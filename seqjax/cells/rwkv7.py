@@ -1,4 +1,4 @@
-"""RWKV-7, a generalised delta rule."""
+"""RWKV-7, a generalized delta rule."""
 
 import math
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from seqjax.cells.common.heads import (
     check_heads,
     fan_in_normal,
     merge_heads,
-    normalise,
+    normalize,
     split_heads,
     unit,
     zero_state,
@@ -114,7 +114,7 @@ def rwkv7(
         at the time of the paper), except W_o. W_o starts at zero in that code, which sets the branch to zero; here it
         is normal with variance 1 / fan-in.
     """
-    heads = check_heads("rwkv7", hidden_size, num_heads, key_size, value_size, centred=True)
+    heads = check_heads("rwkv7", hidden_size, num_heads, key_size, value_size, centered=True)
     check_whole("rwkv7(rank)", rank)
     check_whole("rwkv7(gate_rank)", gate_rank)
     number, key_size, value_size = heads
@@ -181,7 +181,7 @@ def rwkv7(
         v = split_heads(affine(xs, params.w_v), number)
         bonus = jnp.sum(bonus, -1, keepdims=True) * v.astype(bonus.dtype)
         # The epsilon of the authors' code: 1e-5 per channel of a head with 64 channels.
-        normal = weighted(merge_heads(normalise(hs.o, centre=True, epsilon=64e-5)), params.gain)
+        normal = weighted(merge_heads(normalize(hs.o, center=True, epsilon=64e-5)), params.gain)
         normal = normal + expand_left(params.bias.astype(normal.dtype), normal.ndim)
         gate = affine(jax.nn.sigmoid(affine(xs, params.w_g1)), params.w_g2)
         return affine(gate * (normal + merge_heads(bonus)).astype(xs.dtype), params.w_o)

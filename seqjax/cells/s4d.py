@@ -38,8 +38,8 @@ def s4d(
     hidden_size: int,
     *,
     state_size: int = 64,
-    initialisation: Literal["lin", "inv"] = "lin",
-    discretisation: Literal["zero_order_hold", "bilinear"] = "zero_order_hold",
+    initialization: Literal["lin", "inv"] = "lin",
+    discretization: Literal["zero_order_hold", "bilinear"] = "zero_order_hold",
     step_min: float = 1e-3,
     step_max: float = 0.1,
     input_map: bool = True,
@@ -60,19 +60,19 @@ def s4d(
     Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry s ``[*B, H*M]`` complex; params `S4DParams`. The recurrence runs in
     complex64 at least. The rest of the paper's layer (GELU, a linear map that mixes channels) is left to `pointwise`.
 
-    Initialisation: :math:`A_n = -\frac12 + i\pi n` ("lin") or
+    Initialization: :math:`A_n = -\frac12 + i\pi n` ("lin") or
     :math:`A_n = -\frac12 + i\frac{N}{\pi}(\frac{N}{2n+1} - 1)` ("inv"), n = 0 .. M-1, equal in all channels;
     :math:`\Delta` log-uniform per channel; B one; real and imaginary part of C, and d, standard normal.
 
     Gradients: :math:`\partial s_T / \partial s_t = \bar A^{T-t}`, for all inputs, and :math:`|\bar A| < 1` by
-    construction. At initialisation every mode of a channel has an e-folding length of :math:`2/\Delta` steps, 20 to
+    construction. At initialization every mode of a channel has an e-folding length of :math:`2/\Delta` steps, 20 to
     2000 by default.
 
     Args:
         hidden_size: H, the number of channels.
         state_size: N, states per channel; even.
-        initialisation: of A: "lin" or "inv".
-        discretisation: from continuous to discrete time.
+        initialization: of A: "lin" or "inv".
+        discretization: from continuous to discrete time.
         step_min: smallest initial step size.
         step_max: largest initial step size.
         input_map: False uses the inputs as channels (D = H), as in the paper; the map W_x is an addition that lets the
@@ -80,7 +80,7 @@ def s4d(
         param_dtype: dtype of the params.
 
     Raises:
-        ValueError: for an odd state_size, another initialisation or discretisation, or an empty range of step sizes.
+        ValueError: for an odd state_size, another initialization or discretization, or an empty range of step sizes.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -90,14 +90,14 @@ def s4d(
 
     References:
         Gu, Gupta, Goel, Re 2022, "On the parameterization and initialization of diagonal state space models",
-        arXiv:2206.11893: section 2 and 3 (both discretisations; the exponential of the real part; conjugate pairs),
+        arXiv:2206.11893: section 2 and 3 (both discretizations; the exponential of the real part; conjugate pairs),
         section 4 (S4D-Inv, S4D-Lin).
     """
     check_whole("s4d(hidden_size)", hidden_size)
     check_whole("s4d(state_size)", state_size)
     check_multiple("s4d(state_size)", state_size)
-    check_one_of("s4d(initialisation)", initialisation, ("lin", "inv"))
-    check_one_of("s4d(discretisation)", discretisation, DISCRETISATIONS)
+    check_one_of("s4d(initialization)", initialization, ("lin", "inv"))
+    check_one_of("s4d(discretization)", discretization, DISCRETISATIONS)
     check_range("s4d(step_min, step_max)", step_min, step_max)
     modes = state_size // 2
     form = (hidden_size, modes)
@@ -106,7 +106,7 @@ def s4d(
         keys = jax.random.split(key, 4)
         n = jnp.arange(modes, dtype=param_dtype)
         imaginary = math.pi * n
-        if initialisation == "inv":
+        if initialization == "inv":
             imaginary = state_size / math.pi * (state_size / (2 * n + 1) - 1)
         ones = jnp.ones(form, param_dtype)
         return S4DParams(
@@ -125,7 +125,7 @@ def s4d(
         step_log, a_log, a_imag, b = (p.astype(dtype) for p in _system(params))
         a = jax.lax.complex(-jnp.exp(a_log), a_imag)
         step = jnp.broadcast_to(jnp.exp(step_log)[:, None], form)
-        decay, gain = DISCRETISATIONS[discretisation](a, jax.lax.complex(step, jnp.zeros_like(step)))
+        decay, gain = DISCRETISATIONS[discretization](a, jax.lax.complex(step, jnp.zeros_like(step)))
         b_bar = expand_left(gain * jax.lax.complex(*jnp.split(b, 2, -1)), us.ndim + 1)
         us = us.astype(dtype)[..., None]
         inputs = jax.lax.complex(b_bar.real * us, b_bar.imag * us)

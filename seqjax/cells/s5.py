@@ -37,7 +37,7 @@ def s5(
     *,
     state_size: int | None = None,
     num_blocks: int = 1,
-    discretisation: Literal["zero_order_hold", "bilinear"] = "zero_order_hold",
+    discretization: Literal["zero_order_hold", "bilinear"] = "zero_order_hold",
     step_min: float = 1e-3,
     step_max: float = 0.1,
     param_dtype: Any = jnp.float32,
@@ -57,7 +57,7 @@ def s5(
     and imaginary halves of B and C: ``w_b = [Re B, Im B]``, ``w_c = [Re C; -Im C]``. The recurrence runs in complex64
     at least.
 
-    Initialisation: A is the spectrum of the normal part of the HiPPO-LegS matrix, in blocks of N / num_blocks,
+    Initialization: A is the spectrum of the normal part of the HiPPO-LegS matrix, in blocks of N / num_blocks,
     :math:`A = -\frac12 + i\omega`, B and C are drawn real (variance 1 / fan-in) and expressed in its eigenvectors, so
     the cell starts as a real system with that matrix. :math:`\Delta` is log-uniform per mode.
 
@@ -66,19 +66,19 @@ def s5(
     normal numbers); C is drawn real.
 
     Gradients: :math:`\partial s_T / \partial s_t = e^{\Delta A (T-t)}`, for all inputs, with modulus below one by
-    construction. At initialisation a mode has an e-folding length of :math:`2/\Delta` steps, 20 to 2000 by default.
+    construction. At initialization a mode has an e-folding length of :math:`2/\Delta` steps, 20 to 2000 by default.
 
     Args:
         hidden_size: H, the width of the outputs.
         state_size: N, a multiple of 2 num_blocks; by default the smallest multiple that is at least hidden_size.
         num_blocks: the number of blocks in the initial matrix of A.
-        discretisation: from continuous to discrete time.
+        discretization: from continuous to discrete time.
         step_min: smallest initial step size.
         step_max: largest initial step size.
         param_dtype: dtype of the params.
 
     Raises:
-        ValueError: for a size that does not fit, another discretisation, or an empty range of step sizes.
+        ValueError: for a size that does not fit, another discretization, or an empty range of step sizes.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -97,7 +97,7 @@ def s5(
     size = unit * -(-hidden_size // unit) if state_size is None else state_size
     check_whole("s5(state_size)", size)
     check_multiple("s5(state_size)", size, unit)
-    check_one_of("s5(discretisation)", discretisation, DISCRETISATIONS)
+    check_one_of("s5(discretization)", discretization, DISCRETISATIONS)
     check_range("s5(step_min, step_max)", step_min, step_max)
     modes, block = size // 2, size // num_blocks
 
@@ -129,7 +129,7 @@ def s5(
         step_log, a_log, a_imag = (p.astype(dtype) for p in params[:3])
         a = jax.lax.complex(-jnp.exp(a_log), a_imag)
         step = jnp.exp(step_log)
-        decay, gain = DISCRETISATIONS[discretisation](a, jax.lax.complex(step, jnp.zeros_like(step)))
+        decay, gain = DISCRETISATIONS[discretization](a, jax.lax.complex(step, jnp.zeros_like(step)))
         us = jax.lax.complex(*jnp.split(us.astype(dtype), 2, -1))
         return DiagonalInputs(decay, expand_left(gain, us.ndim) * us)
 

@@ -1,4 +1,4 @@
-"""sLSTM: an LSTM with exponential gates, a normaliser and a stabiliser."""
+"""sLSTM: an LSTM with exponential gates, a normalizer and a stabilizer."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -23,7 +23,7 @@ class SLSTMParams(NamedTuple):
 
 
 class SLSTMCarry(NamedTuple):
-    """c, n, m, h ``[*B, H]``: cell and normaliser, both divided by exp(m); n = 0 before the first step."""
+    """c, n, m, h ``[*B, H]``: cell and normalizer, both divided by exp(m); n = 0 before the first step."""
 
     c: jax.Array
     n: jax.Array
@@ -79,7 +79,7 @@ def slstm(
 
     References:
         Beck et al. 2024, "xLSTM: extended long short-term memory", arXiv:2405.04517, eq. 8-14 (the cell), 15-17 (the
-        stabiliser). The paper does not say how m starts; n = 0 marks an empty carry, as in the authors' code. The
+        stabilizer). The paper does not say how m starts; n = 0 marks an empty carry, as in the authors' code. The
         initial weights are those of `seqjax.lstm`, per head.
     """
     check_whole("slstm(hidden_size)", hidden_size)

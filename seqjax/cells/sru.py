@@ -44,12 +44,12 @@ def sru(
     Shapes: x ``[*B, D]`` -> h ``[*B, H]``; carry c ``[*B, H]``, float32 at least without peepholes, in the inputs'
     dtype with them; params `SRUParams`. Where D differs from H, the highway passes ``x @ w_skip``.
 
-    Initialisation: weights uniform within :math:`\sqrt{3/D}`; b_r is highway_bias and
+    Initialization: weights uniform within :math:`\sqrt{3/D}`; b_r is highway_bias and
     :math:`\alpha = \sqrt{1 + 2 e^{b_r}}`, a constant, which preserves variances through a stack; b_f zero; v uniform
     within :math:`\sqrt{3/H}` (the paper does not state this).
 
     Gradients: without peepholes :math:`\partial c_T / \partial c_t = \prod f_s` over the steps between, in (0, 1), and
-    1/2 per step at initialisation. With peepholes it is :math:`f + (c - x W_c) f (1 - f) v_f` per step. The highway
+    1/2 per step at initialization. With peepholes it is :math:`f + (c - x W_c) f (1 - f) v_f` per step. The highway
     passes gradients down a stack without the recurrence.
 
     Args:
@@ -67,7 +67,7 @@ def sru(
     References:
         Lei, Zhang, Wang, Dai, Artzi 2018, "Simple recurrent units for highly parallelizable recurrence",
         arXiv:1709.02755: the unnumbered equations of section 3 (light recurrence, highway network) and section 3.2
-        (initialisation); version 1, section 2, for the form without v.
+        (initialization); version 1, section 2, for the form without v.
     """
     check_whole("sru(hidden_size)", hidden_size)
     alpha = math.sqrt(1 + 2 * math.exp(highway_bias))

@@ -62,7 +62,7 @@ def ssd(
     Shapes: x ``[*B, D]`` -> y ``[*B, H]``; carry S ``[*B, N, K, V]``, float32 at least; params `SSDParams`.
 
     Gradients: :math:`\partial S_T / \partial S_t = \exp(A \sum_s \Delta_s)`, one number per head, never above 1. All
-    Lyapunov exponents of a head equal the mean of :math:`A \Delta`. At initialisation, for small inputs, the e-folding
+    Lyapunov exponents of a head equal the mean of :math:`A \Delta`. At initialization, for small inputs, the e-folding
     lengths :math:`1/(|A| \Delta)` lie between 0.6 and 1000 steps.
 
     Args:

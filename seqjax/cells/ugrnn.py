@@ -42,7 +42,7 @@ def ugrnn(hidden_size: int, *, update_bias: float = 1.0, param_dtype: Any = jnp.
     params ``UGRNNParams(w_x [D, 2H], w_h [H, 2H], b [2H])``.
 
     Gradients: the direct path multiplies gradients by :math:`g_t`, without a matrix, with an e-folding length of
-    :math:`-1/\ln\sigma(b_g)` steps at initialisation, 3.2 for the default bias of 1. The second path is that of an
+    :math:`-1/\ln\sigma(b_g)` steps at initialization, 3.2 for the default bias of 1. The second path is that of an
     `elman` network, times 1 - g.
 
     Args:

@@ -26,7 +26,7 @@ class URLSTMParams(NamedTuple):
 
 @definition
 def ur_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
-    r"""Long short-term memory with a refined forget gate and uniform gate initialisation (UR-LSTM).
+    r"""Long short-term memory with a refined forget gate and uniform gate initialization (UR-LSTM).
 
     .. math::
         (f_t, r_t, o_t) &= \sigma(x_t W_{f,r,o} + h_{t-1} U_{f,r,o} + b_{f,r,o}) \\
@@ -57,7 +57,7 @@ def ur_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
     References:
         Gu, Gulcehre, Paine, Hoffman, Pascanu 2020, "Improving the gating mechanism of recurrent neural networks",
         arXiv:1910.09890 (the UR-LSTM): eq. 9-11 (refine gate, effective forget gate, state), 12 (uniform gate
-        initialisation).
+        initialization).
     """
     check_whole("ur_lstm(hidden_size)", hidden_size)
 

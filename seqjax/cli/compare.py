@@ -23,7 +23,7 @@ SHOWN_ROWS, SHOWN_COLUMNS = 40, 5
 
 
 def compare_(
-    a: Annotated[str, typer.Argument(help="'lstm,method=Sequential(chunk=64),dtype=bfloat16,device=cpu:0'")],
+    a: Annotated[str, typer.Argument(help="'lstm,method=Scan(chunk=64),dtype=bfloat16,device=cpu:0'")],
     b: Annotated[str, typer.Argument(help="... or 'my_model.py:build', or the folder of a study.")],
     data: Annotated[
         str | None,
@@ -32,7 +32,7 @@ def compare_(
         ),
     ] = None,
     length: Annotated[int, typer.Option(help="Time steps T.")] = 256,
-    batch: Annotated[int, typer.Option(help="Sequences B.")] = 4,
+    batch_size: Annotated[int, typer.Option(help="Sequences B.")] = 4,
     input_size: Annotated[int, typer.Option(help="Width D of the inputs.")] = 32,
     hidden_size: Annotated[int, typer.Option(help="Hidden size of cells that are given by name alone.")] = 32,
     seed: Annotated[int, typer.Option(help="Seed of params, random inputs and cotangents.")] = 0,
@@ -63,12 +63,16 @@ def compare_(
                 f"compare: {folder} is the folder of a study, {other} is not. Give two of one kind."
             )
         else:
-            for option, value in (("--length", length), ("--batch", batch), ("--input-size", input_size)):
+            for option, value in (
+                ("--length", length),
+                ("--batch-size", batch_size),
+                ("--input-size", input_size),
+            ):
                 at_least_one(option, value)
             first, second = (
                 implementation(text, at_least_one("--hidden-size", hidden_size)) for text in (a, b)
             )
-            found = compare(first, second, inputs(data, length, batch, input_size, seed), seed=seed)
+            found = compare(first, second, inputs(data, length, batch_size, input_size, seed), seed=seed)
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise UsageError(" ".join(str(error).split())) from None
     command = shlex.join(["seqjax", *sys.argv[1:]])
@@ -81,18 +85,18 @@ def compare_(
         raise typer.Exit(1)
 
 
-def inputs(data: str | None, length: int, batch: int, input_size: int, seed: int) -> np.ndarray:
+def inputs(data: str | None, length: int, batch_size: int, input_size: int, seed: int) -> np.ndarray:
     """Return inputs ``[T, B, D]``: random normal numbers, an array from a file, or random vectors of bytes.
 
     Windows of the text are spread over the whole text. The vectors depend on the seed alone.
     """
     rng = np.random.default_rng(seed)
     if data == "random":
-        return rng.normal(size=(length, batch, input_size))
+        return rng.normal(size=(length, batch_size, input_size))
     if data is not None and data.endswith(".npy"):
         return _from_npy(data, length)
     text = datasets.moby_dick() if data is None else datasets.read_bytes(data)
-    tokens = np.asarray(datasets.held_out_windows(text, batch, length)[0])
+    tokens = np.asarray(datasets.held_out_windows(text, batch_size, length)[0])
     return rng.normal(size=(256, input_size))[tokens]
 
 

@@ -26,19 +26,19 @@ from seqjax.study.settings import Settings
 from seqjax.study.store import Store
 from seqjax.user_model import is_own
 
-PROFILES = ", ".join(presets.PROFILES)
+PRESETS = ", ".join(presets.PRESETS)
 
 
 def _otherwise(name: str) -> str:
     """Return when the default of a setting applies."""
     default = getattr(Settings(), name)
-    of_all = all(getattr(profile, name) == default for profile in presets.PROFILES.values())
-    return "by default" if of_all else "without a profile"
+    of_all = all(getattr(preset, name) == default for preset in presets.PRESETS.values())
+    return "by default" if of_all else "without a preset"
 
 
 @options_of(
     Settings,
-    leave_out=("profile",),
+    leave_out=("preset",),
     help={"sections": f"Sections of the report, all by default: {', '.join(NAMES)}"},
     otherwise=_otherwise,
 )
@@ -51,10 +51,10 @@ def gradients(
         ),
     ] = None,
     *,
-    profile: Annotated[
+    preset: Annotated[
         str | None,
         typer.Option(
-            help=f"Sizes of everything: one of {PROFILES}. The options below change single settings."
+            help=f"Sizes of everything: one of {PRESETS}. The options below change single settings."
         ),
     ] = None,
     given: dict[str, Any],
@@ -79,7 +79,7 @@ def gradients(
     Writes index.html (open it in any browser), results.parquet, summary.json and figures/*.svg. Ctrl-C keeps the
     finished parts; --resume continues.
     """
-    base = presets.PROFILES[one_of("--profile", profile, presets.PROFILES)] if profile else Settings()
+    base = presets.PRESETS[one_of("--preset", preset, presets.PRESETS)] if preset else Settings()
     if model is not None:
         if not is_own(model):
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Read an argument of ``seqjax compare``: ``lstm,method=Sequential(chunk=64),dtype=bfloat16,device=cpu:0``."""
+"""Read an argument of ``seqjax compare``: ``lstm,method=Scan(chunk=64),dtype=bfloat16,device=cpu:0``."""
 
 from typing import Any
 

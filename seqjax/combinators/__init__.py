@@ -7,5 +7,5 @@ from seqjax.combinators.boundary import batch_major, bptt_barrier, frozen, reset
 from seqjax.combinators.checkpoint import Binomial, Nested, checkpointed
 from seqjax.combinators.compose import parallel, repeat, residual, serial
 from seqjax.combinators.context import conditioned, set_context, set_memory, with_memory
-from seqjax.combinators.regularize import normalised, variational_dropout, zoneout
+from seqjax.combinators.regularize import normalized, variational_dropout, zoneout
 from seqjax.combinators.time import bidirectional, dilated, reverse, strided

@@ -38,7 +38,7 @@ def batch_major(layer: Layer) -> Layer:
     """
     check_layers("batch_major", (layer,))
 
-    return dataclasses.replace(layer, batch_major=True, in_parts=False)
+    return dataclasses.replace(layer, batch_major=True, time_shardable=False)
 
 
 @definition
@@ -177,4 +177,4 @@ def bptt_barrier(layer: Layer, *, every: int, event_ndim: int | None = None) -> 
 
         return view.scan(one, carry, (xs, flags))
 
-    return composed(apply, parts=(layer,), init=layer.init, initial_carry=initial_carry, in_parts=False)
+    return composed(apply, parts=(layer,), init=layer.init, initial_carry=initial_carry, time_shardable=False)

@@ -133,7 +133,7 @@ def checkpointed(
             return _nested(schedule.levels, bound, carry, inputs)
         return over_chunks(jax.checkpoint(bound), carry, inputs, every)
 
-    return dataclasses.replace(layer, unroll_fn=unroll, in_parts=False)
+    return dataclasses.replace(layer, unroll_fn=unroll, time_shardable=False)
 
 
 def _nested(levels: int, piece: Callable, carry: Any, inputs: Any) -> Any:

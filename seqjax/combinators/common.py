@@ -56,7 +56,7 @@ def composed(
     init: Callable,
     initial_carry: Callable,
     causal: bool = True,
-    in_parts: bool = True,
+    time_shardable: bool = True,
 ) -> Layer:
     """A layer whose two views are one function of the views of its parts.
 
@@ -69,7 +69,7 @@ def composed(
         init: as in `Layer`.
         initial_carry: as in `Layer`.
         causal: False where the composition itself reads later steps.
-        in_parts: False where the composition itself has a memory over time, or moves steps.
+        time_shardable: False where the composition itself has a memory over time, or moves steps.
     """
 
     def step(params: Any, carry: Any, x: Any, flags: Flags) -> Any:
@@ -84,7 +84,7 @@ def composed(
         step_fn=step,
         unroll_fn=unroll,
         causal=causal and all(part.causal for part in parts),
-        in_parts=in_parts and all(part.in_parts for part in parts),
+        time_shardable=time_shardable and all(part.time_shardable for part in parts),
     )
 
 

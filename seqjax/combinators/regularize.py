@@ -1,4 +1,4 @@
-"""Noise and normalisation inside cells: zoneout, variational dropout, layer normalisation."""
+"""Noise and normalization inside cells: zoneout, variational dropout, layer normalization."""
 
 from typing import Any, NamedTuple
 
@@ -219,7 +219,7 @@ def _dropout_before_layer(layer: Layer, rate: float) -> Layer:
         inner, ys = view.run(layer, params, carry.carry, xs, flags.part_key(0).of(lambda tap: tap.carry))
         return DropoutCarry(inner, kept), ys
 
-    return composed(apply, parts=(layer,), init=layer.init, initial_carry=initial_carry, in_parts=False)
+    return composed(apply, parts=(layer,), init=layer.init, initial_carry=initial_carry, time_shardable=False)
 
 
 def _dropout_in_cell(cell: Cell, rate: float) -> Cell:
@@ -261,7 +261,7 @@ def _dropout_in_cell(cell: Cell, rate: float) -> Cell:
 
 
 @elementwise("gain_x", "gain_h", "gain_s", "shift_s")
-class NormalisedParams(NamedTuple):
+class NormalizedParams(NamedTuple):
     """The cell's; gain_x, gain_h ``[G*H]``; gain_s, shift_s ``[H]``, or () for a cell whose output is its state."""
 
     cell: Any
@@ -272,8 +272,8 @@ class NormalisedParams(NamedTuple):
 
 
 @definition
-def normalised(cell: Cell, *, epsilon: float = 1e-5, param_dtype: Any = jnp.float32) -> Cell:
-    r"""Layer normalisation inside a `Gated` cell with a `Dense` projection, in three places.
+def normalized(cell: Cell, *, epsilon: float = 1e-5, param_dtype: Any = jnp.float32) -> Cell:
+    r"""Layer normalization inside a `Gated` cell with a `Dense` projection, in three places.
 
     .. math::
         u_t &= g_x \odot N(x_t W_x) + b, \qquad r_t = g_h \odot N(h_{t-1} W_h) + b_h \\
@@ -281,13 +281,13 @@ def normalised(cell: Cell, *, epsilon: float = 1e-5, param_dtype: Any = jnp.floa
         N(z) = (z - \mathrm{mean}(z)) / \sqrt{\mathrm{var}(z) + \epsilon}
 
     N runs over all G*H pre-activations of an example at a step, and over the H entries of the state that `emit` reads
-    (an LSTM's c on its way to tanh; what is carried on is not normalised). A cell without `emit` (GRU, elman) has no
+    (an LSTM's c on its way to tanh; what is carried on is not normalized). A cell without `emit` (GRU, elman) has no
     third place; nor has one with several states, whose scales belong together. The shifts of the first two places are
     the cell's own biases. Statistics are computed in float32 at least.
 
     Gradients: those through the recurrent product do not depend on the scale of W_h; along c they are the cell's.
 
-    Shapes: as the cell; params `NormalisedParams`. The recurrence is a `Step`.
+    Shapes: as the cell; params `NormalizedParams`. The recurrence is a `Step`.
 
     Args:
         cell: a `Gated` cell.
@@ -299,7 +299,7 @@ def normalised(cell: Cell, *, epsilon: float = 1e-5, param_dtype: Any = jnp.floa
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
-        >>> params = sj.normalised(sj.lstm(3)).init(jax.random.key(0), jnp.ones((5, 2)))
+        >>> params = sj.normalized(sj.lstm(3)).init(jax.random.key(0), jnp.ones((5, 2)))
         >>> params.gain_x.shape, params.gain_s.shape
         ((12,), (3,))
 
@@ -308,31 +308,31 @@ def normalised(cell: Cell, *, epsilon: float = 1e-5, param_dtype: Any = jnp.floa
         products), eq. 20-22 of the supplement (the LSTM, which this is).
     """
     if not isinstance(cell, Cell):
-        raise TypeError(f"normalised(cell): expected a Cell such as lstm(256), got {cell!r}.")
+        raise TypeError(f"normalized(cell): expected a Cell such as lstm(256), got {cell!r}.")
     gated, dense = cell.recurrence, cell.project
     if not isinstance(gated, Gated) or not isinstance(dense, Dense):
         raise TypeError(
-            f"normalised({cell!r}): expected a Gated cell with a Dense projection, got "
-            f"{type(gated).__name__} with {type(dense).__name__}. Normalise its inputs or outputs instead: "
+            f"normalized({cell!r}): expected a Gated cell with a Dense projection, got "
+            f"{type(gated).__name__} with {type(dense).__name__}. Normalize its inputs or outputs instead: "
             "serial(pointwise(flax.linen.LayerNorm()), recurrent(cell))."
         )
 
-    def normalise(z: jax.Array, gain: jax.Array, shift: Any) -> jax.Array:
+    def normalize(z: jax.Array, gain: jax.Array, shift: Any) -> jax.Array:
         wider = z.astype(wide(z.dtype))
-        centred = wider - jnp.mean(wider, -1, keepdims=True)
-        scale = jax.lax.rsqrt(jnp.mean(jnp.square(centred), -1, keepdims=True) + epsilon)
-        unit = (centred * scale).astype(z.dtype)
+        centered = wider - jnp.mean(wider, -1, keepdims=True)
+        scale = jax.lax.rsqrt(jnp.mean(jnp.square(centered), -1, keepdims=True) + epsilon)
+        unit = (centered * scale).astype(z.dtype)
         out = unit * spread(gain, z)
         return out if shift is None else out + spread(shift, z)
 
-    def init(key: jax.Array, x: jax.Array) -> NormalisedParams:
+    def init(key: jax.Array, x: jax.Array) -> NormalizedParams:
         params = cell.init(key, x)
         w, _ = dense.weights(params)
         carry = jax.eval_shape(cell.initial_carry, params, x)
         width, hidden = w.shape[-1], jax.tree.leaves(carry)[-1].shape[-1]
         third = gated.emit is not None and len(jax.tree.leaves(carry)) == 2
         gain, shift = jnp.ones(width, param_dtype), ()
-        return NormalisedParams(
+        return NormalizedParams(
             params,
             gain,
             jnp.ones(width, param_dtype),
@@ -340,15 +340,15 @@ def normalised(cell: Cell, *, epsilon: float = 1e-5, param_dtype: Any = jnp.floa
             jnp.zeros(hidden, param_dtype) if third else shift,
         )
 
-    def project(params: NormalisedParams, xs: jax.Array, key: Any = None) -> jax.Array:
+    def project(params: NormalizedParams, xs: jax.Array, key: Any = None) -> jax.Array:
         w, b = dense.weights(params.cell)
         if xs.shape[-1] != w.shape[0]:
             raise ValueError(
                 f"expected xs [..., {w.shape[0]}] (the input weights are {list(w.shape)}), got {list(xs.shape)}."
             )
-        return normalise(affine(xs, w), params.gain_x, b)
+        return normalize(affine(xs, w), params.gain_x, b)
 
-    def step(params: NormalisedParams, carry: Any, u: jax.Array) -> Any:
+    def step(params: NormalizedParams, carry: Any, u: jax.Array) -> Any:
         weights = GatedWeights(*gated.weights(params.cell))
         third = not isinstance(params.gain_s, tuple)
         return gated_step(
@@ -356,8 +356,8 @@ def normalised(cell: Cell, *, epsilon: float = 1e-5, param_dtype: Any = jnp.floa
             weights._replace(b_h=None),
             carry,
             u,
-            on_r=lambda r: normalise(r, params.gain_h, weights.b_h),
-            on_state=(lambda s: normalise(s, params.gain_s, params.shift_s)) if third else None,
+            on_r=lambda r: normalize(r, params.gain_h, weights.b_h),
+            on_state=(lambda s: normalize(s, params.gain_s, params.shift_s)) if third else None,
         )
 
     return Cell(

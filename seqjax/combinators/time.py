@@ -57,7 +57,7 @@ def reverse(layer: Layer) -> Layer:
         init=layer.init,
         initial_carry=layer.initial_carry,
         causal=False,
-        in_parts=False,
+        time_shardable=False,
     )
 
 
@@ -173,7 +173,7 @@ def strided(
         held, ys = view.scan(hold_step, carry.held, (ys, runs, reset, tap))
         return StridedCarry(inner, held, count), keep(mask, ys)
 
-    return composed(apply, parts=(layer,), init=layer.init, initial_carry=initial_carry, in_parts=False)
+    return composed(apply, parts=(layer,), init=layer.init, initial_carry=initial_carry, time_shardable=False)
 
 
 @definition
@@ -259,4 +259,4 @@ def dilated(layer: Layer, dilation: int, *, event_ndim: int | None = None) -> La
         after = jax.tree.map(lambda c: jnp.roll(c, missing, axis), after)
         return after, jax.tree.map(join, ys)
 
-    return composed(apply, parts=(layer,), init=layer.init, initial_carry=initial_carry, in_parts=False)
+    return composed(apply, parts=(layer,), init=layer.init, initial_carry=initial_carry, time_shardable=False)

@@ -80,7 +80,7 @@ class Comparison(NamedTuple):
         b: the other.
         dtype: the coarser of the two dtypes, in which they are judged.
         length: T.
-        batch: B.
+        batch_size: B.
         differences: one per quantity and leaf.
         remarks: what the reader must know.
         reference: whose step, in float64, the reference is; "" where there is none.
@@ -90,7 +90,7 @@ class Comparison(NamedTuple):
     b: str
     dtype: str
     length: int
-    batch: int
+    batch_size: int
     differences: tuple[Difference, ...]
     remarks: tuple[str, ...]
     reference: str
@@ -127,7 +127,7 @@ def compare(a: Implementation, b: Implementation, xs: Any, *, seed: int = 0) -> 
         >>> import numpy as np, seqjax as sj
         >>> from seqjax.compare import Implementation, compare
         >>> xs = np.random.default_rng(0).normal(size=(12, 2, 3))
-        >>> a, b = (sj.recurrent(sj.lru(4), method) for method in (sj.Sequential(), sj.Associative()))
+        >>> a, b = (sj.recurrent(sj.lru(4), method) for method in (sj.Scan(), sj.AssociativeScan()))
         >>> compare(Implementation(a), Implementation(b), xs).equal
         True
     """

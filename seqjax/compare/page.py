@@ -177,7 +177,7 @@ def caption(difference: Difference, reference: str) -> Caption:
     return Caption(
         "The difference of A and B, and its tolerance, by step."
         + (" The line breaks off where A and B are equal to the last bit." if gaps else "")
-        + (f" Of up to {stretch} neighbouring steps the worst is drawn." if stretch > 1 else ""),
+        + (f" Of up to {stretch} neighboring steps the worst is drawn." if stretch > 1 else ""),
         "Norm over batch and features of A − B, divided by the root mean square over steps of the norm of "
         f"{'the reference' if reference else '(A + B)/2'}. The tolerance is "
         + (

@@ -43,7 +43,7 @@ class Loader:
         Example:
             >>> import numpy as np
             >>> from seqjax.datasets import streams
-            >>> loader = streams(np.arange(100), batch=4, length=5)
+            >>> loader = streams(np.arange(100), batch_size=4, length=5)
             >>> bool((loader.part(0, 1, 2).xs == loader(0).xs[:, 2:]).all())
             True
         """
@@ -56,7 +56,7 @@ class Loader:
         return self.rows(int(step), np.arange(index * size, (index + 1) * size))
 
 
-def streams(tokens: Any, *, batch: int, length: int) -> Loader:
+def streams(tokens: Any, *, batch_size: int, length: int) -> Loader:
     r"""Continuous text for truncated backpropagation: row b continues at step k + 1 where it ended at step k.
 
     The loader cuts the tokens into B contiguous parts of :math:`S = \lfloor (N - 1) / B \rfloor` predictions; step k
@@ -67,25 +67,26 @@ def streams(tokens: Any, *, batch: int, length: int) -> Loader:
 
     Args:
         tokens: integers in order.
-        batch: B, the batch size.
+        batch_size: B, the batch size.
         length: T, the sequence length.
 
     Raises:
-        ValueError: when there are fewer than ``batch + 1`` tokens, or a size is not positive.
+        ValueError: when there are fewer than ``batch_size + 1`` tokens, or a size is not positive.
 
     Example:
         >>> import numpy as np
         >>> from seqjax.datasets import streams
-        >>> loader = streams(np.arange(21), batch=2, length=4)
+        >>> loader = streams(np.arange(21), batch_size=2, length=4)
         >>> loader(1).xs[:, 0], loader(2).xs[:, 0], loader(2).reset[:, 0]
         (array([4, 5, 6, 7], dtype=int32), array([8, 9, 0, 1], dtype=int32), array([False, False,  True, False]))
     """
     tokens = _tokens("streams", tokens)
-    _check_sizes("streams", batch=batch, length=length)
-    size = (len(tokens) - 1) // batch
+    _check_sizes("streams", batch_size=batch_size, length=length)
+    size = (len(tokens) - 1) // batch_size
     if size < 1:
         raise ValueError(
-            f"streams: expected at least batch + 1 = {batch + 1} tokens, got {len(tokens)}. Pass a smaller batch size."
+            f"streams: expected at least batch_size + 1 = {batch_size + 1} tokens, got {len(tokens)}. Pass a smaller "
+            "batch_size."
         )
 
     def of_rows(step: int, rows: np.ndarray) -> Batch:
@@ -94,10 +95,10 @@ def streams(tokens: Any, *, batch: int, length: int) -> Loader:
         reset = np.broadcast_to((place == 0)[:, None], index.shape)
         return Batch(tokens[index], tokens[index + 1], reset)
 
-    return Loader(of_rows, batch, -(-size // length))
+    return Loader(of_rows, batch_size, -(-size // length))
 
 
-def windows(tokens: Any, *, batch: int, length: int, seed: int = 0) -> Loader:
+def windows(tokens: Any, *, batch_size: int, length: int, seed: int = 0) -> Loader:
     """Random windows as drawn by `sample_windows`; windows of different steps are independent, without epochs.
 
     Shapes: tokens ``[N]`` -> xs, targets ``[T, B]``.
@@ -108,26 +109,26 @@ def windows(tokens: Any, *, batch: int, length: int, seed: int = 0) -> Loader:
     Example:
         >>> import numpy as np
         >>> from seqjax.datasets import windows
-        >>> batch = windows(np.arange(50), batch=3, length=4)(7)
+        >>> batch = windows(np.arange(50), batch_size=3, length=4)(7)
         >>> bool((batch.targets == batch.xs + 1).all())
         True
     """
     tokens = _tokens("windows", tokens)
-    _check_sizes("windows", seed=seed, batch=batch, length=length)
+    _check_sizes("windows", seed=seed, batch_size=batch_size, length=length)
     if len(tokens) < length + 1:
         raise ValueError(
             f"windows: expected at least length + 1 = {length + 1} tokens, got {len(tokens)}. Pass a shorter length."
         )
 
     def of_rows(step: int, rows: np.ndarray) -> Batch:
-        starts = np.random.default_rng([seed, step]).integers(0, len(tokens) - length, batch)[rows]
+        starts = np.random.default_rng([seed, step]).integers(0, len(tokens) - length, batch_size)[rows]
         index = np.arange(length)[:, None] + starts[None]
         return Batch(tokens[index], tokens[index + 1])
 
-    return Loader(of_rows, batch, None)
+    return Loader(of_rows, batch_size, None)
 
 
-def packed(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) -> Loader:
+def packed(documents: Sequence[Any], *, batch_size: int, length: int, seed: int = 0) -> Loader:
     r"""Documents of any length packed one after another, each beginning with a reset, without padding.
 
     The loader concatenates the documents in the order of the epoch and cuts them into rows of T predictions. A document
@@ -138,7 +139,7 @@ def packed(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) 
 
     Args:
         documents: integers in order; documents of fewer than two tokens have no targets and are skipped.
-        batch: B, the batch size.
+        batch_size: B, the batch size.
         length: T, the sequence length.
         seed: seed of the random order.
 
@@ -148,13 +149,13 @@ def packed(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) 
     Example:
         >>> import numpy as np
         >>> from seqjax.datasets import packed
-        >>> batch = packed([np.arange(3), 10 + np.arange(4)], batch=1, length=6)(0)
+        >>> batch = packed([np.arange(3), 10 + np.arange(4)], batch_size=1, length=6)(0)
         >>> batch.xs[:, 0], batch.targets[:, 0]
         (array([ 0,  1, 10, 11, 12,  0], dtype=int32), array([ 1,  2, 11, 12, 13,  0], dtype=int32))
         >>> batch.reset[:, 0].astype(int), batch.mask[:, 0].astype(int)
         (array([1, 0, 1, 0, 0, 0]), array([1, 1, 1, 1, 1, 0]))
     """
-    _check_sizes("packed", seed=seed, batch=batch, length=length)
+    _check_sizes("packed", seed=seed, batch_size=batch_size, length=length)
     documents = [d for d in (_tokens("packed", d) for d in documents) if len(d) > 1]
     if not documents:
         raise ValueError("packed: expected a document of at least 2 tokens, got none. Check the input files.")
@@ -162,7 +163,7 @@ def packed(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) 
     sizes = np.array([len(d) - 1 for d in documents])
     begins = np.concatenate([[0], np.cumsum(sizes + 1)[:-1]])  # offsets in `joined`
     total = int(sizes.sum())
-    steps_per_epoch = -(-total // (batch * length))
+    steps_per_epoch = -(-total // (batch_size * length))
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -172,7 +173,7 @@ def packed(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) 
     def of_rows(step: int, rows: np.ndarray) -> Batch:
         epoch, step = divmod(step, steps_per_epoch)
         chosen, ends = order(epoch)
-        place = (step * batch + rows)[None] * length + np.arange(length)[:, None]
+        place = (step * batch_size + rows)[None] * length + np.arange(length)[:, None]
         mask = place < total
         place = np.where(mask, place, 0)
         which = np.searchsorted(ends, place, side="right")
@@ -181,17 +182,17 @@ def packed(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) 
         reset = mask & ((inside == 0) | (np.arange(length) == 0)[:, None])
         return Batch(np.where(mask, joined[index], 0), np.where(mask, joined[index + 1], 0), reset, mask)
 
-    return Loader(of_rows, batch, steps_per_epoch)
+    return Loader(of_rows, batch_size, steps_per_epoch)
 
 
-def padded(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) -> Loader:
+def padded(documents: Sequence[Any], *, batch_size: int, length: int, seed: int = 0) -> Loader:
     """One document per row, truncated to T predictions, masked after its end.
 
     Shapes: documents of ``[N_i]`` -> xs, targets, mask ``[T, B]``.
 
     Args:
         documents: integers in order.
-        batch: B, the batch size. Where the documents of an epoch do not fill its last batch, rows are masked.
+        batch_size: B, the batch size. Where the documents of an epoch do not fill its last batch, rows are masked.
         length: T, the sequence length.
         seed: seed of the random order.
 
@@ -201,12 +202,12 @@ def padded(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) 
     Example:
         >>> import numpy as np
         >>> from seqjax.datasets import padded
-        >>> batch = padded([np.arange(3), 10 + np.arange(9)], batch=2, length=4)(0)
+        >>> batch = padded([np.arange(3), 10 + np.arange(9)], batch_size=2, length=4)(0)
         >>> batch.xs.T, batch.mask.sum(0)
         (array([[ 0,  1,  0,  0],
                [10, 11, 12, 13]], dtype=int32), array([2, 4]))
     """
-    _check_sizes("padded", seed=seed, batch=batch, length=length)
+    _check_sizes("padded", seed=seed, batch_size=batch_size, length=length)
     documents = [_tokens("padded", d) for d in documents]
     if not documents:
         raise ValueError("padded: expected at least one document, got none. Check the input files.")
@@ -219,7 +220,7 @@ def padded(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) 
             row[0, :size], row[1, :size], row[2, :size] = document[:size], document[1 : size + 1], 1
         return row[0], row[1], row[2].astype(bool)
 
-    order = _epochs(len(documents), batch, seed)
+    order = _epochs(len(documents), batch_size, seed)
 
     def of_rows(step: int, rows: np.ndarray) -> Batch:
         xs, targets, mask = (
@@ -227,14 +228,14 @@ def padded(documents: Sequence[Any], *, batch: int, length: int, seed: int = 0) 
         )
         return Batch(xs, targets, None, mask)
 
-    return Loader(of_rows, batch, -(-len(documents) // batch))
+    return Loader(of_rows, batch_size, -(-len(documents) // batch_size))
 
 
 def examples(
     xs: Any,
     targets: Any,
     *,
-    batch: int,
+    batch_size: int,
     seed: int = 0,
     lengths: Any = None,
     per_step: bool | None = None,
@@ -247,7 +248,7 @@ def examples(
     Args:
         xs: inputs.
         targets: per step, or per sequence; a tree of arrays.
-        batch: B; the last batch of an epoch is filled up with the first examples of the next epoch.
+        batch_size: B; the last batch of an epoch is filled up with the first examples of the next epoch.
         seed: seed of the random order.
         lengths: number of steps of each example; later steps are masked.
         per_step: whether targets have a time axis. With None, targets whose second axis has length T do. Pass False
@@ -259,11 +260,11 @@ def examples(
     Example:
         >>> import numpy as np
         >>> from seqjax.datasets import examples
-        >>> loader = examples(np.zeros((10, 7, 3)), np.arange(10), batch=4)
+        >>> loader = examples(np.zeros((10, 7, 3)), np.arange(10), batch_size=4)
         >>> loader(0).xs.shape, len({int(t) for step in (0, 1) for t in loader(step).targets})
         ((7, 4, 3), 8)
     """
-    _check_sizes("examples", seed=seed, batch=batch)
+    _check_sizes("examples", seed=seed, batch_size=batch_size)
     xs = np.asarray(xs)
     targets = jax.tree.map(np.asarray, targets)
     lengths = None if lengths is None else np.asarray(lengths)
@@ -295,7 +296,7 @@ def examples(
         )
 
     def of_rows(step: int, rows: np.ndarray) -> Batch:
-        places = (step * batch + rows).tolist()
+        places = (step * batch_size + rows).tolist()
         chosen = np.array([permutation(p // len(xs))[p % len(xs)] for p in places])
         first = np.moveaxis(xs[chosen], 0, 1)
         picked = jax.tree.map(
@@ -307,12 +308,12 @@ def examples(
     def permutation(epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch]).permutation(len(xs))
 
-    return Loader(of_rows, batch, -(-len(xs) // batch))
+    return Loader(of_rows, batch_size, -(-len(xs) // batch_size))
 
 
-def _epochs(count: int, batch: int, seed: int) -> Callable[[int, np.ndarray], list[int | None]]:
+def _epochs(count: int, batch_size: int, seed: int) -> Callable[[int, np.ndarray], list[int | None]]:
     """Return ``(step, rows) -> examples``, None where the last batch of an epoch has no more examples."""
-    steps = -(-count // batch)
+    steps = -(-count // batch_size)
 
     @functools.lru_cache(maxsize=2)
     def permutation(epoch: int) -> np.ndarray:
@@ -320,7 +321,7 @@ def _epochs(count: int, batch: int, seed: int) -> Callable[[int, np.ndarray], li
 
     def of_rows(step: int, rows: np.ndarray) -> list[int | None]:
         epoch, step = divmod(step, steps)
-        places = (step * batch + rows).tolist()
+        places = (step * batch_size + rows).tolist()
         return [int(permutation(epoch)[p]) if p < count else None for p in places]
 
     return of_rows

@@ -35,7 +35,7 @@ def prefetch(
     Example:
         >>> import numpy as np
         >>> from seqjax.datasets import prefetch, windows
-        >>> [batch.xs.shape for batch in prefetch(windows(np.arange(50), batch=3, length=4), 5, 7)]
+        >>> [batch.xs.shape for batch in prefetch(windows(np.arange(50), batch_size=3, length=4), 5, 7)]
         [(4, 3), (4, 3)]
     """
     check_whole("prefetch(depth)", depth)

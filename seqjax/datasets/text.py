@@ -107,7 +107,7 @@ def sample_windows(
     data: Tokens,
     key: PRNGKeyArray | Int[Array, ""] | int,
     step: int | Int[Array, ""],
-    batch: int,
+    batch_size: int,
     length: int,
 ) -> Windows:
     r"""Draw random windows of a text for next-token prediction: the batch of one training step.
@@ -117,15 +117,15 @@ def sample_windows(
         s_b \sim \mathrm{Uniform}\{0, \dots, N - T - 1\}
 
     The windows are a pure function of the key and the step, so a resumed run gets the same batches as an uninterrupted
-    run. Under ``jax.jit`` `batch` and `length` are static; pass the data as a JAX array.
+    run. Under ``jax.jit`` `batch_size` and `length` are static; pass the data as a JAX array.
 
-    Shapes: data ``[N]`` -> xs ``[T, B]``, targets ``[T, B]``, both int32, with T = length and B = batch.
+    Shapes: data ``[N]`` -> xs ``[T, B]``, targets ``[T, B]``, both int32, with T = length and B = batch_size.
 
     Args:
         data: N tokens in order, N > length.
         key: a key, or a seed of a key.
         step: number of the batch.
-        batch: number of windows.
+        batch_size: number of windows.
         length: number of time steps.
 
     Returns:
@@ -137,29 +137,29 @@ def sample_windows(
     Example:
         >>> import numpy as np
         >>> from seqjax.datasets import sample_windows
-        >>> xs, targets = sample_windows(np.arange(100), key=0, step=3, batch=8, length=5)
+        >>> xs, targets = sample_windows(np.arange(100), key=0, step=3, batch_size=8, length=5)
         >>> xs.shape, bool((targets == xs + 1).all())
         ((5, 8), True)
     """
-    _check_windows("sample_windows", data, batch, length)
+    _check_windows("sample_windows", data, batch_size, length)
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         key = jax.random.key(key)
     # Explicit dtype, since the default dtype, and with it the draw, depends on jax_enable_x64.
     key = jax.random.fold_in(key, step)
-    starts = jax.random.randint(key, (batch,), 0, len(data) - length, dtype=jnp.int32)
+    starts = jax.random.randint(key, (batch_size,), 0, len(data) - length, dtype=jnp.int32)
     return _windows(data, starts, length)
 
 
-def held_out_windows(data: Tokens, batch: int, length: int) -> Windows:
+def held_out_windows(data: Tokens, batch_size: int, length: int) -> Windows:
     """Return evenly spaced windows from the first token to the last, equal in every run, for comparisons of runs.
 
-    Windows overlap where ``batch * length`` exceeds the data.
+    Windows overlap where ``batch_size * length`` exceeds the data.
 
-    Shapes: data ``[N]`` -> xs ``[T, B]``, targets ``[T, B]``, both int32, with T = length and B = batch.
+    Shapes: data ``[N]`` -> xs ``[T, B]``, targets ``[T, B]``, both int32, with T = length and B = batch_size.
 
     Args:
         data: N tokens in order, N > length.
-        batch: number of windows.
+        batch_size: number of windows.
         length: number of time steps.
 
     Returns:
@@ -171,15 +171,15 @@ def held_out_windows(data: Tokens, batch: int, length: int) -> Windows:
     Example:
         >>> import numpy as np
         >>> from seqjax.datasets import held_out_windows
-        >>> xs, targets = held_out_windows(np.arange(100), batch=3, length=4)
+        >>> xs, targets = held_out_windows(np.arange(100), batch_size=3, length=4)
         >>> print(xs)
         [[ 0 47 95]
          [ 1 48 96]
          [ 2 49 97]
          [ 3 50 98]]
     """
-    _check_windows("held_out_windows", data, batch, length)
-    starts = np.arange(batch) * (len(data) - length - 1) // max(batch - 1, 1)
+    _check_windows("held_out_windows", data, batch_size, length)
+    starts = np.arange(batch_size) * (len(data) - length - 1) // max(batch_size - 1, 1)
     return _windows(data, jnp.asarray(starts, jnp.int32), length)
 
 
@@ -216,8 +216,8 @@ def _windows(data: Tokens, starts: Int[Array, "B"], length: int) -> Windows:
     return tokens[:-1], tokens[1:]
 
 
-def _check_windows(who: str, data: Tokens, batch: int, length: int) -> None:
-    check_whole_numbers(who, batch=batch, length=length)
+def _check_windows(who: str, data: Tokens, batch_size: int, length: int) -> None:
+    check_whole_numbers(who, batch_size=batch_size, length=length)
     if len(data) < length + 1:
         raise ValueError(
             f"{who}: expected data of at least length + 1 = {length + 1} tokens, got {len(data)}. "

@@ -26,7 +26,7 @@ class ConvolutionParams(NamedTuple):
 
 
 @definition
-def short_convolution(width: int, *, bias: bool = True, param_dtype: Any = jnp.float32) -> Layer:
+def causal_conv(width: int, *, bias: bool = True, param_dtype: Any = jnp.float32) -> Layer:
     r"""Causal convolution over the last few steps, each channel by itself.
 
     .. math::
@@ -48,7 +48,7 @@ def short_convolution(width: int, *, bias: bool = True, param_dtype: Any = jnp.f
 
     Example:
         >>> import jax.numpy as jnp, seqjax as sj
-        >>> layer = sj.short_convolution(2)
+        >>> layer = sj.causal_conv(2)
         >>> xs = jnp.asarray([1.0, 2.0, 4.0]).reshape(3, 1, 1)
         >>> params = sj.convolution.ConvolutionParams(w=jnp.asarray([[-1.0], [1.0]]), b=jnp.zeros(1))
         >>> layer.unroll(params, layer.initial_carry(params, xs[0]), xs)[1].ravel()
@@ -57,7 +57,7 @@ def short_convolution(width: int, *, bias: bool = True, param_dtype: Any = jnp.f
     References:
         Gu, Dao 2023, "Mamba: linear-time sequence modeling with selective state spaces", arXiv:2312.00752, figure 3.
     """
-    check_whole("short_convolution(width)", width)
+    check_whole("causal_conv(width)", width)
 
     def init(key: jax.Array, x: jax.Array) -> ConvolutionParams:
         key_w, key_b = jax.random.split(key)
@@ -68,7 +68,7 @@ def short_convolution(width: int, *, bias: bool = True, param_dtype: Any = jnp.f
 
     def combine(params: ConvolutionParams, lags: list[jax.Array]) -> jax.Array:
         x = lags[-1]
-        _check_inputs(f"short_convolution(width={width})", x, params.w.shape[-1])
+        _check_inputs(f"causal_conv(width={width})", x, params.w.shape[-1])
         terms = [spread(w, x) * lag for w, lag in zip(params.w, lags, strict=True)]
         if params.b is not None:
             terms.append(spread(params.b, x))
@@ -97,7 +97,7 @@ def token_shift(num_outputs: int = 1, *, param_dtype: Any = jnp.float32) -> Laye
     Shapes: x ``[*B, D]`` -> y ``[*B, S*D]``; carry ``[*B, 1, D]``, the last input; params
     ``TokenShiftParams(mu [S, D])``.
 
-    Initialisation: :math:`\mu_{s,j} = 1 - (j/D)^{s/S}` for channel j = 0 .. D-1 and stream s = 1 .. S: a range of
+    Initialization: :math:`\mu_{s,j} = 1 - (j/D)^{s/S}` for channel j = 0 .. D-1 and stream s = 1 .. S: a range of
     mixtures over the channels, as in RWKV, whose exponents depend on the layer.
 
     Args:

@@ -194,7 +194,7 @@ def scaled_dot_attention(
     Shapes: memory ``[*B, S, M]``, query ``[*B, Q]`` -> context c ``[*B, M]``, weights ``[*B, S]``, their mean over the
     heads; params `ScaledDotParams`.
 
-    Gradients: by values :math:`\alpha_s` per head; through scores of unit variance at initialisation, so that the
+    Gradients: by values :math:`\alpha_s` per head; through scores of unit variance at initialization, so that the
     softmax does not start saturated.
 
     Args:

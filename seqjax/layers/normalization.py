@@ -1,4 +1,4 @@
-"""Normalisation over time, causal."""
+"""Normalization over time, causal."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,8 +24,8 @@ class RunningMoments(NamedTuple):
 
 
 @definition
-def running_normalisation(*, epsilon: float = 1e-5) -> Layer:
-    r"""Each feature of each example, normalised by its mean and variance over the steps so far.
+def running_normalization(*, epsilon: float = 1e-5) -> Layer:
+    r"""Each feature of each example, normalized by its mean and variance over the steps so far.
 
     .. math::
         n_t &= n_{t-1} + 1, \qquad m_t = m_{t-1} + (x_t - m_{t-1}) / n_t \\
@@ -48,7 +48,7 @@ def running_normalisation(*, epsilon: float = 1e-5) -> Layer:
 
     Example:
         >>> import jax.numpy as jnp, seqjax as sj
-        >>> layer = sj.running_normalisation()
+        >>> layer = sj.running_normalization()
         >>> xs = jnp.asarray([1.0, 3.0, 2.0]).reshape(3, 1, 1)
         >>> carry, ys = layer.unroll((), layer.initial_carry((), xs[0]), xs)
         >>> ys.ravel().round(3), carry.mean.ravel(), carry.m2.ravel()
@@ -57,13 +57,13 @@ def running_normalisation(*, epsilon: float = 1e-5) -> Layer:
     References:
         Welford 1962, "Note on a method for calculating corrected sums of squares and products", Technometrics 4.
     """
-    check_above("running_normalisation(epsilon)", epsilon)
+    check_above("running_normalization(epsilon)", epsilon)
 
     def initial_carry(params: Any, x: jax.Array) -> RunningMoments:
         zeros = jnp.zeros_like(x, dtype=wide(x.dtype))
         return RunningMoments(zeros[..., :1], zeros, zeros)
 
-    def normalise(deviation: jax.Array, variance: jax.Array) -> jax.Array:
+    def normalize(deviation: jax.Array, variance: jax.Array) -> jax.Array:
         return deviation / jnp.sqrt(variance + epsilon)
 
     def advance(carry: RunningMoments, x: jax.Array) -> tuple[RunningMoments, jax.Array]:
@@ -72,7 +72,7 @@ def running_normalisation(*, epsilon: float = 1e-5) -> Layer:
         delta = wide_x - carry.mean
         mean = carry.mean + delta / count
         after = RunningMoments(count, mean, carry.m2 + delta * (wide_x - mean))
-        return after, normalise(wide_x - mean, after.m2 / jnp.maximum(count, 1)).astype(x.dtype)
+        return after, normalize(wide_x - mean, after.m2 / jnp.maximum(count, 1)).astype(x.dtype)
 
     def step(params: Any, carry: Any, x: Any, flags: Flags) -> Any:
         x = keep(flags.mask, x)
@@ -88,7 +88,7 @@ def running_normalisation(*, epsilon: float = 1e-5) -> Layer:
             carry, ys = loop(advance, carry, xs, flags)
             return carry, keep(flags.mask, ys)
         after, *moments = _unrolled(carry, xs.astype(carry.mean.dtype), flags)
-        return after, keep(flags.mask, normalise(*moments).astype(xs.dtype))
+        return after, keep(flags.mask, normalize(*moments).astype(xs.dtype))
 
     return Layer(init=lambda key, x: (), initial_carry=initial_carry, step_fn=step, unroll_fn=unroll)
 

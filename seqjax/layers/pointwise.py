@@ -75,7 +75,7 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
         if other:
             raise TypeError(
                 f"pointwise({module!r}): expected a module with params alone, got one with {', '.join(other)} as well. "
-                "State over time belongs into a cell's carry; for normalisation use LayerNorm or RMSNorm."
+                "State over time belongs into a cell's carry; for normalization use LayerNorm or RMSNorm."
             )
         return variables.get("params", {})
 

@@ -64,7 +64,7 @@ def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a fr
         initial_carry=cell.initial_carry,
         step_fn=step,
         unroll_fn=unroll,
-        in_parts=isinstance(method, TimeSharded) and method.axis == "time",
+        time_shardable=isinstance(method, TimeSharded) and method.axis == "time",
         event_ndim=cell.event_ndim,
     )
 

@@ -23,4 +23,6 @@ def stateless(init: Callable, apply: Callable) -> Layer:
         ys = jax.vmap(apply, axes)(params, keep(flags.mask, xs), flags.key)
         return carry, keep(flags.mask, ys)
 
-    return Layer(init=init, initial_carry=lambda params, x: (), step_fn=step, unroll_fn=unroll, in_parts=True)
+    return Layer(
+        init=init, initial_carry=lambda params, x: (), step_fn=step, unroll_fn=unroll, time_shardable=True
+    )

@@ -3,35 +3,35 @@
 from typing import Any
 
 from seqjax.base import Cell, Method
-from seqjax.methods.associative_scan import Associative
+from seqjax.methods.associative_scan import AssociativeScan
 from seqjax.methods.auto import Auto
 from seqjax.methods.chunked import Chunked
 from seqjax.methods.common import at_step
 from seqjax.methods.newton import Newton, NewtonReport
-from seqjax.methods.scan import Sequential
+from seqjax.methods.scan import Scan
 from seqjax.methods.time_sharded import TimeSharded
 
 __all__ = [
     "METHODS",
     "NAMED",
-    "Associative",
+    "AssociativeScan",
     "Auto",
     "Chunked",
     "Newton",
     "NewtonReport",
-    "Sequential",
+    "Scan",
     "TimeSharded",
     "at_step",
     "check_method",
 ]
 
-METHODS: tuple[type, ...] = (Sequential, Associative, Chunked, Newton, TimeSharded, Auto)
+METHODS: tuple[type, ...] = (Scan, AssociativeScan, Chunked, Newton, TimeSharded, Auto)
 
 NAMED: dict[str, Any] = {
     "auto": Auto(),
-    "sequential": Sequential(chunk=64),
-    "autodiff": Sequential(gradient="autodiff"),
-    "associative": Associative(),
+    "scan": Scan(chunk=64),
+    "autodiff": Scan(gradient="autodiff"),
+    "associative_scan": AssociativeScan(),
     "chunked": Chunked(64),
     "newton": Newton(),
 }

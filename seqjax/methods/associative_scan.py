@@ -10,7 +10,7 @@ from seqjax.values import Value
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Associative(Value):
+class AssociativeScan(Value):
     """A parallel prefix over time: depth 2 log2 T. For linear recurrences.
 
     On a CPU a sequential scan is faster (``benchmarks/results/methods_chunks_scans.md``); on parallel hardware the

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import jax
 
 from seqjax.base import Attention, Cell, Diagonal, Flags, Gated, Matrix, Method, Step
-from seqjax.methods.associative_scan import Associative
+from seqjax.methods.associative_scan import AssociativeScan
 from seqjax.methods.chunked import Chunked
-from seqjax.methods.scan import Sequential
+from seqjax.methods.scan import Scan
 from seqjax.values import Value
 
 
@@ -19,9 +19,9 @@ class Auto(Value):
     ============= ========================================= ==============================
     recurrence    CPU                                       GPU, TPU
     ============= ========================================= ==============================
-    `Step`        ``Sequential()``                          ``Sequential()``
-    `Gated`       ``Sequential(chunk=c, keep_gates=True)``  ``Sequential(chunk=128)``
-    `Diagonal`    ``Sequential(chunk=256)``                 ``Associative()``
+    `Step`        ``Scan()``                          ``Scan()``
+    `Gated`       ``Scan(chunk=c, keep_gates=True)``  ``Scan(chunk=128)``
+    `Diagonal`    ``Scan(chunk=256)``                 ``AssociativeScan()``
     `Matrix`      ``Chunked(16)``                           ``Chunked(128)``
     `Attention`   ``Chunked(64)``                           ``Chunked(128)``
     ============= ========================================= ==============================
@@ -45,32 +45,32 @@ class Auto(Value):
             >>> import jax, jax.numpy as jnp, seqjax as sj
             >>> xs = jax.ShapeDtypeStruct((512, 32, 128), jnp.float32)
             >>> sj.Auto().select(sj.lru(128), xs, platform="gpu")
-            Associative()
+            AssociativeScan()
             >>> [sj.Auto().select(sj.gla(128), xs, platform=name) for name in ("cpu", "gpu")]
             [Chunked(size=16), Chunked(size=128)]
         """
         on_cpu = (platform or jax.default_backend()) == "cpu"
         match cell.recurrence:
             case Gated():
-                return _gated_on_cpu(xs) if on_cpu else Sequential(chunk=128)
+                return _gated_on_cpu(xs) if on_cpu else Scan(chunk=128)
             case Diagonal():
-                return Sequential(chunk=256) if on_cpu else Associative()
+                return Scan(chunk=256) if on_cpu else AssociativeScan()
             case Matrix():
                 return Chunked(16) if on_cpu else Chunked(128)
             case Attention():
                 return Chunked(64) if on_cpu else Chunked(128)
-        return Sequential()
+        return Scan()
 
     def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any]:
         """See `seqjax.Method`."""
         method = self.select(cell, xs)
         if flags.tap is not None and isinstance(cell.recurrence, Matrix | Attention):
-            method = Sequential()  # inside a chunk there is no carry to tap
+            method = Scan()  # inside a chunk there is no carry to tap
         return method.unroll(cell, params, carry, xs, flags)
 
 
-def _gated_on_cpu(xs: Any) -> Sequential:
+def _gated_on_cpu(xs: Any) -> Scan:
     """See `Auto`."""
     inputs = jax.tree.leaves(xs)[0]
     step_bytes = max(1, inputs.size // max(1, inputs.shape[0])) * inputs.dtype.itemsize
-    return Sequential(chunk=min(max(2**15 // step_bytes, 16), 128), keep_gates=True)
+    return Scan(chunk=min(max(2**15 // step_bytes, 16), 128), keep_gates=True)

@@ -55,7 +55,7 @@ class Chunked(Value):
         if flags.tap is not None:
             raise TypeError(
                 f"{self!r} cannot tap the carry of {cell!r}: inside a chunk it is never computed. "
-                "Use Sequential, or gradient_profile(extended_range=True)."
+                "Use Scan, or gradient_profile(extended_range=True)."
             )
         us = project_inputs(cell, params, xs, flags.key)
         hs: Any

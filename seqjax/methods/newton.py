@@ -25,9 +25,9 @@ from seqjax.values import Value
 class Newton(Value):
     r"""All time steps of a nonlinear cell at once, by Newton's method.
 
-    From a guess of the whole trajectory, every iteration linearises all steps and solves the linear recurrence by a
+    From a guess of the whole trajectory, every iteration linearizes all steps and solves the linear recurrence by a
     parallel prefix; the gradient is one more linear recurrence, solved in the same way. Values and gradients (reverse
-    mode, of any order) are those of `Sequential`, to the tolerance. It pays on parallel hardware, for long sequences
+    mode, of any order) are those of `Scan`, to the tolerance. It pays on parallel hardware, for long sequences
     of small states, where the cell forgets: the number of iterations is small for a contracting cell and grows with T
     for a chaotic one, up to T. See `seqjax.ops.newton.solve` for the mathematics.
 
@@ -51,14 +51,14 @@ class Newton(Value):
         tolerance: of the residual, relative to the carry (`seqjax.ops.newton.solve`). None: 1e-12 in float64, 1e-5 in
             float32 (84 roundings).
         max_iterations: None for T, which always suffices.
-        fallback: run `Sequential`'s loop where the iteration has not converged. Without it, `solve` returns what it
+        fallback: run `Scan`'s loop where the iteration has not converged. Without it, `solve` returns what it
             has, with ``converged`` False, and gradients are those at a trajectory that the cell does not take.
         guess: the carry repeated over time ("initial"), or "zeros".
         batch_ndim: how many batch axes the inputs of a `Step` cell have. None: as many as reset, mask or tap show, else
             one. (Of `Gated` cells it is known.) Too small a number is right, too, but mixes examples into one state.
 
     Half precision is computed in float32 and rounded at the end. `tap` is supported. Forward mode is not: use
-    ``Sequential(gradient="autodiff")``. Under ``jax.vmap`` the fallback runs always, so batch by an axis.
+    ``Scan(gradient="autodiff")``. Under ``jax.vmap`` the fallback runs always, so batch by an axis.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -249,7 +249,7 @@ class Newton(Value):
             if not jnp.issubdtype(leaf.dtype, jnp.inexact):
                 raise TypeError(
                     f"{self!r} cannot run {cell!r}: carry{jax.tree_util.keystr(path)} is {leaf.dtype}; Newton "
-                    "iterates on real and complex numbers. Methods that can: Sequential."
+                    "iterates on real and complex numbers. Methods that can: Scan."
                 )
 
 

@@ -27,15 +27,15 @@ from seqjax.values import Value
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Sequential(Value):
+class Scan(Value):
     """One step after another.
 
     Attributes:
         chunk: inputs are projected, and ``Gated`` gradients batched, this many time steps at a time; None for all at
             once. It changes speed and temporary memory, never a result.
         gradient: "batched" keeps the sequential part of the backward pass of `Gated` and `Diagonal` small (see
-            `seqjax.ops.gated.batched` and `seqjax.ops.diagonal`); it supports reverse mode at any order. "autodiff" is the
-            specification itself: the step-by-step loop, differentiated by JAX, forward mode included. `Step`, of
+            `seqjax.ops.gated.batched` and `seqjax.ops.diagonal`); it supports reverse mode at any order. "autodiff" is
+            the specification itself: the step-by-step loop, differentiated by JAX, forward mode included. `Step`, of
             which nothing is known, is always differentiated by JAX. Either way gradients of the recurrence's weights
             add up over steps in float32 at least; where JAX differentiates, those of projections with bfloat16 params
             add up over chunks in bfloat16.
@@ -45,8 +45,8 @@ class Sequential(Value):
 
     Example:
         >>> import seqjax as sj
-        >>> sj.recurrent(sj.lstm(8), sj.Sequential(chunk=64))
-        recurrent(cell=lstm(hidden_size=8), method=Sequential(chunk=64))
+        >>> sj.recurrent(sj.lstm(8), sj.Scan(chunk=64))
+        recurrent(cell=lstm(hidden_size=8), method=Scan(chunk=64))
     """
 
     kinds: ClassVar[tuple[type, ...]] = (Step, Gated, Diagonal, Matrix, Attention)
@@ -57,9 +57,9 @@ class Sequential(Value):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_whole_or_none("Sequential(chunk)", self.chunk)
-        check_whole("Sequential(unroll_factor)", self.unroll_factor)
-        check_one_of("Sequential(gradient)", self.gradient, ("batched", "autodiff"))
+        check_whole_or_none("Scan(chunk)", self.chunk)
+        check_whole("Scan(unroll_factor)", self.unroll_factor)
+        check_one_of("Scan(gradient)", self.gradient, ("batched", "autodiff"))
 
     def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any]:
         """See `seqjax.Method`."""

@@ -14,7 +14,7 @@ from seqjax.compat import varying_axes
 from seqjax.methods.auto import Auto
 from seqjax.methods.common import project_inputs
 from seqjax.methods.newton import Newton
-from seqjax.ops.time_sharded.linear import Operands, form_of, in_parts
+from seqjax.ops.time_sharded.linear import Operands, form_of, time_shardable
 from seqjax.ops.time_sharded.shards import Shards
 from seqjax.values import Value
 
@@ -40,7 +40,7 @@ class TimeSharded(Value):
     The axis is looked up where the layer runs: in a training step on a mesh that has it (`seqjax.training`), inside
     ``jax.shard_map``, or under ``jax.set_mesh(mesh)``, with other axes of the mesh free for the batch. Where there is
     no such axis, `inner` runs the whole sequence on one device: one model serves a laptop and a pod. Values and
-    gradients are those of `Sequential`. Any length will do, except inside ``jax.shard_map``, which cuts equal parts;
+    gradients are those of `Scan`. Any length will do, except inside ``jax.shard_map``, which cuts equal parts;
     what is lacking to a multiple of the devices is filled with masked steps.
 
     Under ``jax.set_mesh`` the axis has to be of type Auto. Inside ``jax.shard_map`` each device gives its own part of
@@ -72,7 +72,7 @@ class TimeSharded(Value):
             not isinstance(self.inner, Method) or isinstance(self.inner, TimeSharded)
         ):
             raise TypeError(
-                f"TimeSharded(inner): expected a method such as Associative(), got {self.inner!r}."
+                f"TimeSharded(inner): expected a method such as AssociativeScan(), got {self.inner!r}."
             )
 
     def select(self, recurrence: Recurrence) -> Method:
@@ -84,7 +84,7 @@ class TimeSharded(Value):
         linear = isinstance(recurrence, Diagonal | Matrix)
         inner = (Auto() if linear else Newton()) if self.inner is None else self.inner
         if not isinstance(recurrence, inner.kinds) or not (linear or isinstance(inner, Newton)):
-            can = "Auto, Sequential, Associative (Diagonal) or Chunked" if linear else "Newton"
+            can = "Auto, Scan, AssociativeScan (Diagonal) or Chunked" if linear else "Newton"
             raise TypeError(
                 f"{self!r} cannot run a {type(recurrence).__name__} recurrence: expected inner to be {can}, "
                 f"got {inner!r}."
@@ -133,7 +133,7 @@ class TimeSharded(Value):
             return shards.of_last(carry), ys
         us = project_inputs(cell, params, xs, flags.key)
         operands = shards.varying(Operands(us, carry, flags._replace(key=None)))
-        carry, hs = in_parts(partial(_run, inner, cell.recurrence), form_of(us), shards, operands)
+        carry, hs = time_shardable(partial(_run, inner, cell.recurrence), form_of(us), shards, operands)
         return shards.of_last(carry), cell.readout(params, hs, xs)
 
 

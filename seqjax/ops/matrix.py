@@ -7,7 +7,7 @@ Within a chunk the state after step t is, with :math:`\Lambda_{ts} = \sum_{s < r
     w_t = S_{t-1}^\top b_t
 
 so the vectors w, which are what each step reads before it erases, solve a unit lower triangular system, the WY form of
-a product of (generalised) Householder matrices; without erasure there is nothing to solve. The outputs
+a product of (generalized) Householder matrices; without erasure there is nothing to solve. The outputs
 :math:`S_t^\top q_t` are two masked products.
 
 Decays enter as :math:`e^{\Lambda_{ts}} \le 1` for s <= t alone, and :math:`\Lambda_{ts}` is summed from its own terms,

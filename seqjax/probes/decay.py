@@ -109,9 +109,9 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Return slope and AIC of a straight line by least squares."""
     if len(x) < 3:
         return math.nan, math.nan
-    centred = x - x.mean()
-    slope = float(centred @ (y - y.mean()) / (centred @ centred))
-    residual = y - y.mean() - slope * centred
+    centered = x - x.mean()
+    slope = float(centered @ (y - y.mean()) / (centered @ centered))
+    residual = y - y.mean() - slope * centered
     # An exact fit has no residual; the rounding of the data bounds the residual from below.
     floor = (np.finfo(np.float64).eps * max(1.0, float(np.max(np.abs(y))))) ** 2
     return slope, len(x) * math.log(max(float(residual @ residual) / len(x), floor)) + 6

@@ -21,7 +21,7 @@ from seqjax.ops.select import expand, wide
 from seqjax.ops.vectors import Floating, as_vector
 from seqjax.probes.bound import Bound, as_batch, bind, check_bound, first_carry
 from seqjax.probes.internals.checks import check_batch, check_gradients, check_loss
-from seqjax.probes.internals.scaled import Scaled, normalise, scale
+from seqjax.probes.internals.scaled import Scaled, normalize, scale
 from seqjax.probes.internals.system import check_data, prepare
 from seqjax.probes.profile import system_adjoint
 
@@ -133,7 +133,7 @@ def adjoint_signal_to_noise(
     _, _, adjoints = system_adjoint(system, loss, targets, lambda at_carry, at_x: at_carry)
 
     def at_step(scaled: Scaled, happened: jax.Array) -> SignalToNoise:
-        scaled = normalise(scaled, 1)
+        scaled = normalize(scaled, 1)
         some = happened & jnp.any(scaled.mantissa != 0, tuple(range(1, scaled.mantissa.ndim)))
         lowest = jnp.iinfo(jnp.int32).min // 2
         top = jnp.max(jnp.where(some, scaled.exponent, lowest))
@@ -222,7 +222,7 @@ def _ratio(
     trace_without = (trace * (n - 1) - squares * n / (n - 1)) / (n - 2)
     square_without = square - 2 * along / (n - 1) + squares / (n - 1) ** 2
     without = (square_without - trace_without / (n - 1)) / trace_without
-    centre = jnp.sum(jnp.where(counts, without, 0)) / n
-    variance = (n - 1) / n * jnp.sum(jnp.where(counts, jnp.square(without - centre), 0))
+    center = jnp.sum(jnp.where(counts, without, 0)) / n
+    variance = (n - 1) / n * jnp.sum(jnp.where(counts, jnp.square(without - center), 0))
     enough = n >= 3
     return SignalToNoise(*(jnp.where(enough, v, jnp.nan) for v in (signal / trace, jnp.sqrt(variance))))

@@ -11,7 +11,7 @@ import numpy as np
 from seqjax.base import Batch, Cell
 from seqjax.inputs import first_step, num_steps
 from seqjax.layers.recurrent import recurrent
-from seqjax.methods import Newton, Sequential
+from seqjax.methods import Newton, Scan
 from seqjax.probes.bound import Bound, bind, bound_cell, first_carry
 from seqjax.probes.internals.checks import check_batch, check_step
 from seqjax.probes.internals.system import check_data
@@ -136,7 +136,7 @@ def _largest_exponent(
 
     @jax.jit
     def measure(params: Any, carry: Any, batch: Batch) -> Any:
-        bound = bind(recurrent(cell, Sequential()), params)
+        bound = bind(recurrent(cell, Scan()), params)
         return lyapunov_spectrum(bound, batch, carry=carry, k=1, warm_up=warm_up, key=jax.random.key(0))
 
     spectrum = measure(params, carry, batch)

@@ -103,7 +103,7 @@ def memory_scaling(
 
     Example:
         >>> import jax.numpy as jnp, seqjax as sj
-        >>> layer = sj.recurrent(sj.elman(16), sj.Sequential(gradient="autodiff"))
+        >>> layer = sj.recurrent(sj.elman(16), sj.Scan(gradient="autodiff"))
         >>> plain, nested = memory_scaling(
         ...     lambda wrap: wrap(layer), jnp.ones((1, 1)), [1024, 4096, 16384],
         ...     methods={"plain": lambda inner: inner, "nested": lambda inner: sj.checkpointed(inner, sj.Nested())},

@@ -39,7 +39,7 @@ class Series:
         name: in the legend; lines of one name share an entry.
         x: increasing.
         y: one for each x; what is not finite is left out.
-        place: colour, dashes and marker; a cell's place in the study.
+        place: color, dashes and marker; a cell's place in the study.
         cell: for the filter by cells.
         low: lower end of a band or an interval, like y.
         high: upper end.
@@ -140,8 +140,8 @@ def chart(
 
 
 def _draw(axes: Axes, each: Series, gid: str) -> Line2D:
-    colour, dashes = COLOURS[each.place % len(COLOURS)], DASHES[each.place % len(DASHES)]
-    looks: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": 1.8}
+    color, dashes = COLOURS[each.place % len(COLOURS)], DASHES[each.place % len(DASHES)]
+    looks: dict[str, Any] = {"color": color, "linestyle": dashes, "linewidth": 1.8}
     if each.marks == "fit":
         looks |= {"linewidth": 1.0, "alpha": 0.8}
     if each.marks in ("points", "both"):
@@ -152,9 +152,9 @@ def _draw(axes: Axes, each: Series, gid: str) -> Line2D:
     if each.low is not None:
         low, high = _finite(each.low), _finite(each.high)
         if each.marks in ("points", "both"):
-            axes.vlines(x, low, high, color=colour, linewidth=1.1, gid=f"{gid}-band")
+            axes.vlines(x, low, high, color=color, linewidth=1.1, gid=f"{gid}-band")
         else:
-            axes.fill_between(x, low, high, color=colour, alpha=0.22, linewidth=0, gid=f"{gid}-band")
+            axes.fill_between(x, low, high, color=color, alpha=0.22, linewidth=0, gid=f"{gid}-band")
     handle = Line2D([], [], **looks)
     if "marker" not in looks and (alone := between_gaps(y)):
         looks |= {"marker": MARKERS[0], "markersize": 5, "markeredgewidth": 0, "markevery": alone}

@@ -1,4 +1,4 @@
-"""What all drawings share: colours, sizes, axes at margins in pixels."""
+"""What all drawings share: colors, sizes, axes at margins in pixels."""
 
 import math
 from typing import Any
@@ -75,7 +75,7 @@ def style() -> Any:
 
 
 def axes_at(height: int, top: int, bottom: int, left: int = 58, right: int = 16) -> tuple[Figure, Axes]:
-    """Set one pair of axes at margins in pixels, so that neighbouring drawings line up."""
+    """Set one pair of axes at margins in pixels, so that neighboring drawings line up."""
     figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
     box = (left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (top + bottom) / height)
     return figure, figure.add_axes(box)
@@ -116,7 +116,7 @@ def quarters(length: int) -> list[int]:
 
 
 def between_gaps(y: Array) -> list[int]:
-    """The places of points without neighbours, of which a line shows nothing."""
+    """The places of points without neighbors, of which a line shows nothing."""
     known = np.concatenate([[False], np.isfinite(y), [False]])
     return np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:]).tolist()
 

@@ -1,4 +1,4 @@
-"""Draw a small table of shares as coloured boxes with their text."""
+"""Draw a small table of shares as colored boxes with their text."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ def grid(
     left = min(150, 18 + 7 * max(map(len, names), default=0))
     size = min((WIDTH - left - 16) / max(len(columns), 1), 110)
     right = round(WIDTH - left - size * len(columns))
-    colours = colormaps["cividis"]
+    colors = colormaps["cividis"]
     with style():
         figure, axes = axes_at(30 + 26 * len(rows) + 34, top=30, bottom=34, left=left, right=right)
         axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
@@ -33,8 +33,8 @@ def grid(
             for j, text in enumerate(line):
                 if np.isnan(values[i, j]):
                     continue
-                colour = colours(float(values[i, j]))
-                axes.fill_between([j + 0.02, j + 0.98], i + 0.05, i + 0.95, color=colour, linewidth=0)
+                color = colors(float(values[i, j]))
+                axes.fill_between([j + 0.02, j + 0.98], i + 0.05, i + 0.95, color=color, linewidth=0)
                 ink = "#ffffff" if values[i, j] < 0.55 else "#101010"
                 axes.text(j + 0.5, i + 0.53, text, ha="center", va="center", fontsize=10.5, color=ink)
         axes.set_xticks(np.arange(len(columns)) + 0.5, columns)

@@ -57,7 +57,7 @@ def heat_map(profile: Profile, scale: tuple[int, int], name: str) -> Panel:
         axes.set_title(f"{label_of(profile.cell)}, T = {profile.length}", loc="left", pad=8)
         label = (
             f"Heat map of gradient norms, {profile.cell}, T = {profile.length}: step t across, "
-            f"training step upwards, colours from {power(scale[0])} to {power(scale[1])}."
+            f"training step upwards, colors from {power(scale[0])} to {power(scale[1])}."
         )
         svg = write(figure, name, label)
     points = thin(profile.length, _MOST_POINTS)
@@ -65,8 +65,8 @@ def heat_map(profile: Profile, scale: tuple[int, int], name: str) -> Panel:
     return Panel(name, svg, data, profile.cell, profile.length)
 
 
-def colour_bar(values: Array, scale: tuple[int, int], name: str) -> Panel:
-    """Draw the colour scale that several heat maps share, with a key to the hatchings they need."""
+def color_bar(values: Array, scale: tuple[int, int], name: str) -> Panel:
+    """Draw the color scale that several heat maps share, with a key to the hatchings they need."""
     low, high = scale
     keys = []
     if np.any(np.isfinite(values) & (values < FLOAT32_ZERO)):
@@ -91,7 +91,7 @@ def colour_bar(values: Array, scale: tuple[int, int], name: str) -> Panel:
             figure.legend(
                 handles=keys, loc="lower left", ncols=2, frameon=False, fontsize=10, borderaxespad=0.2
             )
-        return Panel(name, write(figure, name, f"Colour scale from {power(low)} to {power(high)}."))
+        return Panel(name, write(figure, name, f"Color scale from {power(low)} to {power(high)}."))
 
 
 def _outline(mask: NDArray[np.bool_], width: float) -> Path:

@@ -21,9 +21,9 @@
   box.hidden = true;
   box.setAttribute("role", "status");
   document.body.append(box);
-  const line = (name, text, colour) => {
+  const line = (name, text, color) => {
     const row = document.createElement("div"), key = document.createElement("span"), value = document.createElement("b");
-    if (colour) { const dot = document.createElement("i"); dot.style.background = colour; key.append(dot); }
+    if (color) { const dot = document.createElement("i"); dot.style.background = color; key.append(dot); }
     key.append(name); value.textContent = text; row.append(key, value);
     return row;
   };
@@ -52,8 +52,8 @@
       const path = group && [...group.querySelectorAll("path")].find(p => !p.closest("defs"));
       const points = group ? [...group.querySelectorAll("use")].map(use => ({use, x: +use.getAttribute("x"), y: use.getAttribute("y")})) : [];
       const drawn = path || points[0]?.use, look = drawn && getComputedStyle(drawn);
-      const colour = look && (look.stroke !== "none" ? look.stroke : look.fill);
-      chart.lines.push({s, group, band, path, points, d: path && path.getAttribute("d"), on: true, colour});
+      const color = look && (look.stroke !== "none" ? look.stroke : look.fill);
+      chart.lines.push({s, group, band, path, points, d: path && path.getAttribute("d"), on: true, color});
       if (s.c) cells.set(s.c, true);
     }
     const mark = document.createElementNS("http://www.w3.org/2000/svg", "line");
@@ -80,7 +80,7 @@
       mark.style.display = "inline";
       const rows = chart.lines.filter(l => l.on).map(l => {
         const i = l.s.x.indexOf(best), ys = values(l.s);
-        return i < 0 || ys[i] === null ? null : [ys[i], line(l.s.n, (data.dec ? decades : short)(ys[i]), l.colour)];
+        return i < 0 || ys[i] === null ? null : [ys[i], line(l.s.n, (data.dec ? decades : short)(ys[i]), l.color)];
       }).filter(Boolean).sort((a, b) => b[0] - a[0]).map(r => r[1]);
       show(event, [head(`${data.xl.split(":")[0]} ${short(best)}`), ...rows]);
     };

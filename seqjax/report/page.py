@@ -77,8 +77,8 @@ def _context(results: StudyResults, sections: Sequence[tuple[Any, Any]]) -> dict
     summary = results.summary
     finished = summary.get("runs_finished", results.frame["part"].n_unique())
     planned = summary.get("runs_planned")
-    colours = [
-        "currentColor" if (colour := COLOURS[place % len(COLOURS)]) == INK else colour
+    colors = [
+        "currentColor" if (color := COLOURS[place % len(COLOURS)]) == INK else color
         for place in range(len(results.cells))
     ]
     # Tasks are trained with seeds of their own, which no figure lets one choose.
@@ -97,7 +97,7 @@ def _context(results: StudyResults, sections: Sequence[tuple[Any, Any]]) -> dict
         "method": results.settings.get("method"),
         "command": summary.get("command") or results.settings.get("command"),
         "sections": sections,
-        "cells": list(zip(results.cells, colours, strict=True)),
+        "cells": list(zip(results.cells, colors, strict=True)),
         "lengths": results.lengths,
         "seeds": seeds.to_list(),
         "css": Markup((FOLDER / "page.css").read_text(encoding="utf-8")),

@@ -60,7 +60,7 @@ class StudyResults:
     @property
     def sizes(self) -> Sizes:
         """The sizes of the study's preset; those of "cpu" where the summary names none."""
-        return SIZES.get(str(self.settings.get("profile")), SIZES["cpu"])
+        return SIZES.get(str(self.settings.get("preset")), SIZES["cpu"])
 
     def rows(self, section: str, **columns: Any) -> pl.DataFrame:
         """Return the rows of a section that have these values in these columns."""
@@ -76,7 +76,7 @@ class StudyResults:
     def left_out(self, rows: pl.DataFrame) -> Markup:
         """Name the cells of the study that have none of these rows in a sentence; empty where all have some."""
         absent = [cell for cell in self.cells if cell not in rows["cell"].unique()]
-        return say(" Not measured under this profile: {}.", listed(absent)) if absent else Markup("")
+        return say(" Not measured under this preset: {}.", listed(absent)) if absent else Markup("")
 
     @cached_property
     def measured(self) -> list[tuple[int, str]]:

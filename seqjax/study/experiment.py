@@ -16,7 +16,7 @@ from seqjax.study.sources import Source, make_source
 from seqjax.study.store import Store
 from seqjax.study.training import Run, Snapshot
 
-MOMENTS = ("initialisation", "after training")
+MOMENTS = ("initialization", "after training")
 WORTH_OPTIMISING = 4000
 """Time steps."""
 _KEPT = 24
@@ -25,7 +25,7 @@ _KEPT = 24
 def compiler_options(steps: int) -> dict[str, Any]:
     """Return options for a program that will run over so many time steps in total: few steps should compile fast.
 
-    On CPUs a program that is barely optimised takes a quarter as long to compile, and three to fourteen times as long
+    On CPUs a program that is barely optimized takes a quarter as long to compile, and three to fourteen times as long
     to run. On GPUs most of the time goes into trying out kernels for each product.
     """
     if jax.default_backend() == "gpu":
@@ -58,7 +58,7 @@ class Experiment:
         self._kept: dict[Any, Any] = {}
 
     def like(self, settings: Settings) -> "Experiment":
-        """An experiment with the same text and other settings; for params at initialisation alone."""
+        """An experiment with the same text and other settings; for params at initialization alone."""
         return Experiment(settings, self._text, self._store, self.advance)
 
     def source(self, length: int) -> Source:
@@ -73,16 +73,16 @@ class Experiment:
         return make_model(cell, s.hidden_size, NAMED[s.method], s.dtype, self.source(length).task)
 
     def inner(
-        self, cell: str, length: int, seed: int, moment: str = MOMENTS[0], batch: int | None = None
+        self, cell: str, length: int, seed: int, moment: str = MOMENTS[0], batch_size: int | None = None
     ) -> Inner:
         """Return the recurrent layer of a model at one of `MOMENTS`, on the first sequences of the fixed batch."""
-        return self.inner_of(cell, length, self.params(cell, length, seed, moment), batch)
+        return self.inner_of(cell, length, self.params(cell, length, seed, moment), batch_size)
 
-    def inner_of(self, cell: str, length: int, params: Any, batch: int | None = None) -> Inner:
+    def inner_of(self, cell: str, length: int, params: Any, batch_size: int | None = None) -> Inner:
         """Return the recurrent layer of a model with these params of the whole model."""
         s, source = self.settings, self.source(length)
         inputs, layer, _ = layers_of(cell, s.hidden_size, NAMED[s.method], s.dtype, source.task)
-        xs = source.probe.xs[:, :batch]
+        xs = source.probe.xs[:, :batch_size]
         carry = inputs.initial_carry(params[0], xs[0])
         return Inner(layer, params[1], inputs.unroll(params[0], carry, xs)[1])
 

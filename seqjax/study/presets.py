@@ -76,23 +76,23 @@ TWELVE = (
     "gla",
     "gated_delta_net",
 )
-PROFILES = {
+PRESETS = {
     "smoke": Settings(
-        profile="smoke",
+        preset="smoke",
         cells=("lstm", "lru"),
         lengths=(24,),
         hidden_size=6,
-        batch=2,
+        batch_size=2,
         seeds=2,
         training_steps=2,
     ),
-    "cpu": Settings(profile="cpu", cells=TWELVE, lengths=(512,)),
+    "cpu": Settings(preset="cpu", cells=TWELVE, lengths=(512,)),
     "gpu": Settings(
-        profile="gpu",
+        preset="gpu",
         cells=TWELVE,
         lengths=(512,),
         hidden_size=64,
-        batch=32,
+        batch_size=32,
     ),
 }
 """The settings of each preset: "smoke" takes a minute and "cpu" ten on two cores, "gpu" ten on a GPU.
@@ -126,16 +126,16 @@ _TABLE: dict[str, tuple[Any, Any, Any]] = {
     "signal_cells": (1, 6, 6),
     "signal_examples": (4, 16, 64),
 }
-SIZES = {name: Sizes(**{size: row[i] for size, row in _TABLE.items()}) for i, name in enumerate(PROFILES)}
-"""The sizes of each preset; `_TABLE` has one column per preset, in the order of `PROFILES`."""
+SIZES = {name: Sizes(**{size: row[i] for size, row in _TABLE.items()}) for i, name in enumerate(PRESETS)}
+"""The sizes of each preset; `_TABLE` has one column per preset, in the order of `PRESETS`."""
 
 
 def command(settings: Settings) -> str:
     """Return the command line that measures with these settings."""
-    options, named = [], settings.profile != "cpu" or settings.cells == TWELVE
-    defaults = (PROFILES[settings.profile] if named else Settings()).to_json()
+    options, named = [], settings.preset != "cpu" or settings.cells == TWELVE
+    defaults = (PRESETS[settings.preset] if named else Settings()).to_json()
     if named:
-        options.append(f" --profile {settings.profile}")
+        options.append(f" --preset {settings.preset}")
     own = settings.cells[:1] if is_own(settings.cells[0]) else ()
     for name, value in settings.to_json().items():
         if name == "cells":

@@ -30,18 +30,18 @@ def _cell(name: str) -> None:
 class Settings:
     """What a study measures.
 
-    ``profile`` names a row of `seqjax.study.presets.SIZES`: the sizes that only single sections have (steps of a
+    ``preset`` names a row of `seqjax.study.presets.SIZES`: the sizes that only single sections have (steps of a
     Lyapunov spectrum, lengths of the memory scaling). ``cells`` are names of the registry, or the user's own models
     as ``file.py:function``. An empty ``sections`` means all sections.
     """
 
-    profile: str = setting("cpu", "Sizes of everything")
+    preset: str = setting("cpu", "Sizes of everything")
     cells: tuple[str, ...] = setting(
         ("elman", "lstm", "gru", "lru"), "Cells to compare, separated by commas (see 'seqjax list')", _cell
     )
     lengths: tuple[int, ...] = setting((64, 512), "Sequence lengths T, separated by commas", at_least_one)
     hidden_size: int = setting(32, "Hidden size of the recurrent layer", at_least_one)
-    batch: int = setting(8, "Sequences in a batch, in training and in measurements", at_least_one)
+    batch_size: int = setting(8, "Sequences in a batch, in training and in measurements", at_least_one)
     seeds: int = setting(8, "Number of seeds, from 0", at_least_one)
     training_steps: int = setting(64, "Training steps per run", at_least_one)
     learning_rate: float = setting(5e-3, "Learning rate of Adam", above_zero)

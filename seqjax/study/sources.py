@@ -37,8 +37,8 @@ def make_source(settings: Settings, length: int, data: np.ndarray | None) -> Sou
         cast = partial(jax.tree.map, lambda a: _to_dtype(a, settings.dtype))
         return Source(
             task,
-            lambda key, step: Batch(*cast(task.sample(jax.random.fold_in(key, step), settings.batch))),
-            Batch(*cast(task.sample(key_probe, settings.batch))),
+            lambda key, step: Batch(*cast(task.sample(jax.random.fold_in(key, step), settings.batch_size))),
+            Batch(*cast(task.sample(key_probe, settings.batch_size))),
             Batch(*cast(task.sample(key_held_out, wide))),
             {"blind_baseline": task.baseline},
         )
@@ -48,8 +48,8 @@ def make_source(settings: Settings, length: int, data: np.ndarray | None) -> Sou
     task = text_task(on_device, held_out, length)
     return Source(
         task,
-        lambda key, step: Batch(*datasets.sample_windows(on_device, key, step, settings.batch, length)),
-        Batch(*datasets.held_out_windows(held_out, settings.batch, length)),
+        lambda key, step: Batch(*datasets.sample_windows(on_device, key, step, settings.batch_size, length)),
+        Batch(*datasets.held_out_windows(held_out, settings.batch_size, length)),
         Batch(*datasets.held_out_windows(held_out, wide, length)),
         {"unigram_entropy": task.baseline},
     )

@@ -58,13 +58,13 @@ def adding(length: int) -> Task:
     check_length(who, length, 2, "one marker in each half")
     half = length // 2
 
-    def sample(key: PRNGKeyArray, batch: int) -> tuple[Float[Array, "T B 2"], Float[Array, "T B"]]:
-        check_batch(who, batch)
+    def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Float[Array, "T B 2"], Float[Array, "T B"]]:
+        check_batch(who, batch_size)
         for_values, for_first, for_second = jax.random.split(key, 3)
         # Explicit dtypes, since the default dtypes, and with them the draws, depend on jax_enable_x64.
-        values = jax.random.uniform(for_values, (length, batch), jnp.float32)
-        first = jax.random.randint(for_first, (batch,), 0, half, dtype=jnp.int32)
-        second = jax.random.randint(for_second, (batch,), half, length, dtype=jnp.int32)
+        values = jax.random.uniform(for_values, (length, batch_size), jnp.float32)
+        first = jax.random.randint(for_first, (batch_size,), 0, half, dtype=jnp.int32)
+        second = jax.random.randint(for_second, (batch_size,), half, length, dtype=jnp.int32)
         time = jnp.arange(length, dtype=jnp.int32)[:, None]
         markers = ((time == first) | (time == second)).astype(jnp.float32)
         return jnp.stack([values, markers], axis=-1), jnp.cumsum(markers * values, axis=0)

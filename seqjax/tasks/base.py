@@ -81,7 +81,7 @@ class Task(Definition):
                 return losses[-1]
         return jnp.sum(losses, 0) / jnp.maximum(jnp.sum(targets != NOT_SCORED, 0), 1).astype(losses.dtype)
 
-    def batches(self, batch: int, *, seed: int = 0) -> Callable[[int], Batch]:
+    def batches(self, batch_size: int, *, seed: int = 0) -> Callable[[int], Batch]:
         """Return batches as a pure function of the step, the form that training expects; the seed selects the batches.
 
         Example:
@@ -95,7 +95,7 @@ class Task(Definition):
         # A number apart from those of splits and steps, so that params drawn from the same seed use other
         # keys.
         key = jax.random.fold_in(jax.random.key(seed), 2**30)
-        sample = jax.jit(lambda step: Batch(*self.sample(jax.random.fold_in(key, step), batch)))
+        sample = jax.jit(lambda step: Batch(*self.sample(jax.random.fold_in(key, step), batch_size)))
         return lambda step: sample(step)
 
     def score(self, ys: Array, targets: Array) -> Score:
@@ -177,9 +177,9 @@ def check_length(who: str, length: int, minimum: int, why: str) -> None:
         )
 
 
-def check_batch(who: str, batch: int) -> None:
+def check_batch(who: str, batch_size: int) -> None:
     """Refuse empty batches."""
-    check_whole(f"{who}.sample(batch)", batch)
+    check_whole(f"{who}.sample(batch_size)", batch_size)
 
 
 def _check_outputs(who: str, last: str, ys: jax.Array, targets: jax.Array) -> None:

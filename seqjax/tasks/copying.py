@@ -63,11 +63,11 @@ def copying(length: int, num_symbols: int = 8, num_recall: int = 10) -> Task:
     check_length(who, length, 2 * num_recall + 1, f"{num_recall} symbols, a go marker, {num_recall} recalls")
     blank, go = num_symbols, num_symbols + 1
 
-    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch)
+    def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch_size)
         # Explicit dtype, since the default dtype, and with it the draw, depends on jax_enable_x64.
-        symbols = jax.random.randint(key, (num_recall, batch), 0, num_symbols, dtype=jnp.int32)
-        blanks = jnp.full((length, batch), blank, jnp.int32)
+        symbols = jax.random.randint(key, (num_recall, batch_size), 0, num_symbols, dtype=jnp.int32)
+        blanks = jnp.full((length, batch_size), blank, jnp.int32)
         xs = blanks.at[:num_recall].set(symbols).at[-num_recall - 1].set(go)
         return xs, blanks.at[-num_recall:].set(symbols)
 
@@ -127,13 +127,13 @@ def noisy_copying(length: int, num_symbols: int = 8, num_recall: int = 10, num_n
     check_length(who, length, 2 * num_recall + 1, f"{num_recall} symbols, a go marker, {num_recall} recalls")
     blank, go = num_symbols, num_symbols + 1
 
-    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch)
+    def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch_size)
         for_symbols, for_noise = jax.random.split(key)
-        symbols = jax.random.randint(for_symbols, (num_recall, batch), 0, num_symbols, dtype=jnp.int32)
-        xs = jax.random.randint(for_noise, (length, batch), go + 1, go + 1 + num_noise, dtype=jnp.int32)
+        symbols = jax.random.randint(for_symbols, (num_recall, batch_size), 0, num_symbols, dtype=jnp.int32)
+        xs = jax.random.randint(for_noise, (length, batch_size), go + 1, go + 1 + num_noise, dtype=jnp.int32)
         xs = xs.at[:num_recall].set(symbols).at[-num_recall - 1].set(go).at[-num_recall:].set(blank)
-        return xs, jnp.full((length, batch), NOT_SCORED, jnp.int32).at[-num_recall:].set(symbols)
+        return xs, jnp.full((length, batch_size), NOT_SCORED, jnp.int32).at[-num_recall:].set(symbols)
 
     return Task(
         name=who,
@@ -190,16 +190,16 @@ def selective_copying(length: int, num_symbols: int = 8, num_recall: int = 10) -
     blank, go = num_symbols, num_symbols + 1
     before = length - num_recall - 1
 
-    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch)
+    def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch_size)
         for_symbols, for_places = jax.random.split(key)
-        symbols = jax.random.randint(for_symbols, (num_recall, batch), 0, num_symbols, dtype=jnp.int32)
+        symbols = jax.random.randint(for_symbols, (num_recall, batch_size), 0, num_symbols, dtype=jnp.int32)
         # The positions of the num_recall largest random numbers, in order of time.
-        drawn = jax.random.uniform(for_places, (batch, before), jnp.float32)
+        drawn = jax.random.uniform(for_places, (batch_size, before), jnp.float32)
         places = jnp.sort(jax.lax.top_k(drawn, num_recall)[1], -1).T
-        xs = jnp.full((length, batch), blank, jnp.int32).at[before].set(go)
-        xs = xs.at[places, jnp.arange(batch)].set(symbols)
-        return xs, jnp.full((length, batch), NOT_SCORED, jnp.int32).at[-num_recall:].set(symbols)
+        xs = jnp.full((length, batch_size), blank, jnp.int32).at[before].set(go)
+        xs = xs.at[places, jnp.arange(batch_size)].set(symbols)
+        return xs, jnp.full((length, batch_size), NOT_SCORED, jnp.int32).at[-num_recall:].set(symbols)
 
     return Task(
         name=who,

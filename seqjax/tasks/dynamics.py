@@ -176,10 +176,10 @@ def narma10(length: int) -> Task:
     who = "narma10"
     check_length(who, length, 2, "one step has no past")
 
-    def sample(key: PRNGKeyArray, batch: int) -> Series:
-        check_batch(who, batch)
-        u = jax.random.uniform(key, (length, batch), jnp.float32, 0, 0.5)
-        earlier = jnp.concatenate([jnp.zeros((9, batch), jnp.float32), u])[:length]
+    def sample(key: PRNGKeyArray, batch_size: int) -> Series:
+        check_batch(who, batch_size)
+        u = jax.random.uniform(key, (length, batch_size), jnp.float32, 0, 0.5)
+        earlier = jnp.concatenate([jnp.zeros((9, batch_size), jnp.float32), u])[:length]
 
         def advance(ys: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
             now, before = inputs
@@ -187,7 +187,7 @@ def narma10(length: int) -> Task:
             y = jnp.minimum(y, 1)
             return jnp.concatenate([y[None], ys[:-1]]), y
 
-        _, y = jax.lax.scan(advance, jnp.zeros((10, batch), jnp.float32), (u, earlier))
+        _, y = jax.lax.scan(advance, jnp.zeros((10, batch_size), jnp.float32), (u, earlier))
         return (4 * u - 1)[..., None], (y - 0.4) / 0.1
 
     return _regression(who, length, sample, _line_error(sample, 1024), "Atiya, Parlos 2000, IEEE TNN 11(3)")
@@ -247,16 +247,16 @@ def linear_system(length: int, state_size: int = 8, slowest: float = 0.98, seed:
     weights = weights / np.sqrt(variance)
     response = np.real(eigenvalues ** np.arange(length)[:, None] @ weights)
 
-    def sample(key: PRNGKeyArray, batch: int) -> Series:
-        check_batch(who, batch)
-        u = jax.random.normal(key, (length, batch), jnp.float32)
+    def sample(key: PRNGKeyArray, batch_size: int) -> Series:
+        check_batch(who, batch_size)
+        u = jax.random.normal(key, (length, batch_size), jnp.float32)
         decays = jnp.asarray(eigenvalues, jnp.complex64)[:, None]
 
         def advance(state: Array, now: Array) -> tuple[Array, Array]:
             state = decays * state + now
             return state, jnp.real(jnp.asarray(weights, jnp.complex64) @ state)
 
-        start = jnp.zeros((state_size // 2, batch), jnp.complex64)
+        start = jnp.zeros((state_size // 2, batch_size), jnp.complex64)
         return u[..., None], jax.lax.scan(advance, start, u)[1]
 
     later = np.concatenate([[0.0], response[1:] ** 2])
@@ -270,10 +270,10 @@ def _forecast(
     """Return a task that predicts a series from its past."""
     check_length(who, length, 2, "one step has no past")
 
-    def sample(key: PRNGKeyArray, batch: int) -> Series:
-        check_batch(who, batch)
+    def sample(key: PRNGKeyArray, batch_size: int) -> Series:
+        check_batch(who, batch_size)
         series = jax.vmap(lambda key: simulate(key, length + horizon), out_axes=1)(
-            jax.random.split(key, batch)
+            jax.random.split(key, batch_size)
         )
         return series[:length, :, None], series[horizon:]
 
@@ -303,9 +303,9 @@ def _regression(
     )
 
 
-def _line_error(sample: Callable, batch: int) -> float:
+def _line_error(sample: Callable, batch_size: int) -> float:
     """Return the squared error of linear regression from the current input to the target."""
-    drawn = jax.jit(sample, static_argnums=1)(jax.random.key(0), batch)
+    drawn = jax.jit(sample, static_argnums=1)(jax.random.key(0), batch_size)
     xs, targets = (np.asarray(a, np.float64).ravel() for a in drawn)
     correlation = np.corrcoef(xs, targets)[0, 1]
     return float(np.var(targets) * (1 - correlation**2))

@@ -49,9 +49,9 @@ def parity(length: int) -> Task:
     who = "parity"
     check_length(who, length, 2, "one step is no sum")
 
-    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch)
-        xs = jax.random.randint(key, (length, batch), 0, 2, dtype=jnp.int32)
+    def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch_size)
+        xs = jax.random.randint(key, (length, batch_size), 0, 2, dtype=jnp.int32)
         return xs, jnp.cumsum(xs, 0, dtype=jnp.int32) % 2
 
     return Task(
@@ -108,15 +108,15 @@ def modular_arithmetic(length: int, modulus: int = 5) -> Task:
     check_length(who, length, 3, "two digits and an operator")
     digits = (length + 1) // 2
 
-    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch)
+    def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch_size)
         for_digits, for_operators = jax.random.split(key)
-        numbers = jax.random.randint(for_digits, (digits, batch), 0, modulus, dtype=jnp.int32)
-        minus = jax.random.randint(for_operators, (length // 2, batch), 0, 2, dtype=jnp.int32)
-        xs = jnp.zeros((length, batch), jnp.int32).at[0::2].set(numbers).at[1::2].set(modulus + minus)
-        signs = jnp.concatenate([jnp.ones((1, batch), jnp.int32), 1 - 2 * minus[: digits - 1]])
+        numbers = jax.random.randint(for_digits, (digits, batch_size), 0, modulus, dtype=jnp.int32)
+        minus = jax.random.randint(for_operators, (length // 2, batch_size), 0, 2, dtype=jnp.int32)
+        xs = jnp.zeros((length, batch_size), jnp.int32).at[0::2].set(numbers).at[1::2].set(modulus + minus)
+        signs = jnp.concatenate([jnp.ones((1, batch_size), jnp.int32), 1 - 2 * minus[: digits - 1]])
         values = jnp.cumsum(signs * numbers, 0, dtype=jnp.int32) % modulus
-        return xs, jnp.full((length, batch), NOT_SCORED, jnp.int32).at[0::2].set(values)
+        return xs, jnp.full((length, batch_size), NOT_SCORED, jnp.int32).at[0::2].set(values)
 
     return Task(
         name=who,
@@ -179,12 +179,12 @@ def dyck(length: int, num_types: int = 2, max_depth: int = 8) -> Task:
     check_whole_numbers(who, num_types=num_types, max_depth=max_depth)
     check_length(who, length, 2, "a bracket that opens and one that closes")
 
-    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch)
+    def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch_size)
         for_moves, for_types = jax.random.split(key)
-        coins = jax.random.bernoulli(for_moves, jnp.float32(0.5), (length, batch))
-        types = jax.random.randint(for_types, (length, batch), 0, num_types, dtype=jnp.int32)
-        everyone = jnp.arange(batch)
+        coins = jax.random.bernoulli(for_moves, jnp.float32(0.5), (length, batch_size))
+        types = jax.random.randint(for_types, (length, batch_size), 0, num_types, dtype=jnp.int32)
+        everyone = jnp.arange(batch_size)
 
         def move(state: tuple, drawn: tuple) -> tuple:
             depth, stack = state
@@ -198,7 +198,7 @@ def dyck(length: int, num_types: int = 2, max_depth: int = 8) -> Task:
             target = jnp.where(depth == 0, num_types, stack[everyone, jnp.maximum(depth - 1, 0)])
             return (depth, stack), (x, target)
 
-        start = (jnp.zeros(batch, jnp.int32), jnp.zeros((batch, max_depth), jnp.int32))
+        start = (jnp.zeros(batch_size, jnp.int32), jnp.zeros((batch_size, max_depth), jnp.int32))
         return jax.lax.scan(move, start, (coins, types))[1]
 
     return Task(

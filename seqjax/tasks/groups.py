@@ -58,16 +58,16 @@ def state_tracking(length: int, group: Literal["S5", "A5", "S3", "Z60"] = "S5") 
     table = multiplication_table(group)
     size = len(table)
 
-    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch)
-        xs = jax.random.randint(key, (length, batch), 0, size, dtype=jnp.int32)
+    def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch_size)
+        xs = jax.random.randint(key, (length, batch_size), 0, size, dtype=jnp.int32)
         products = jnp.asarray(table, jnp.int32)
 
         def multiply(state: Array, x: Array) -> tuple[Array, Array]:
             state = products[x, state]
             return state, state
 
-        return xs, jax.lax.scan(multiply, jnp.zeros(batch, jnp.int32), xs)[1]
+        return xs, jax.lax.scan(multiply, jnp.zeros(batch_size, jnp.int32), xs)[1]
 
     return Task(
         name=who,

@@ -70,12 +70,12 @@ def sequential_images(
     p = np.bincount(labels) / len(labels)
     entropy = float(-np.sum(p[p > 0] * np.log(p[p > 0])))
 
-    def sample(key: PRNGKeyArray, batch: int) -> tuple[Float[Array, "T B C"], Int[Array, "T B"]]:
-        check_batch(who, batch)
-        chosen = jax.random.randint(key, (batch,), 0, len(images), dtype=jnp.int32)
+    def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Float[Array, "T B C"], Int[Array, "T B"]]:
+        check_batch(who, batch_size)
+        chosen = jax.random.randint(key, (batch_size,), 0, len(images), dtype=jnp.int32)
         xs = jnp.moveaxis(jnp.asarray(pixels)[chosen], 0, 1)
         classes = jnp.asarray(labels, jnp.int32)[chosen]
-        return xs, jnp.full((length, batch), NOT_SCORED, jnp.int32).at[-1].set(classes)
+        return xs, jnp.full((length, batch_size), NOT_SCORED, jnp.int32).at[-1].set(classes)
 
     return Task(
         name="permuted_images" if permuted else "sequential_images",

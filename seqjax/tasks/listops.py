@@ -60,9 +60,9 @@ def listops(length: int, max_depth: int = 4, max_arguments: int = 5) -> Task:
     check_whole_numbers(who, max_depth=max_depth, max_arguments=max_arguments)
     check_length(who, length, 4, "an operator, two digits, a closing bracket")
 
-    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch)
-        return _sample(key, length, batch, max_depth, max_arguments)
+    def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch_size)
+        return _sample(key, length, batch_size, max_depth, max_arguments)
 
     return Task(
         name=who,
@@ -79,7 +79,7 @@ def listops(length: int, max_depth: int = 4, max_arguments: int = 5) -> Task:
 
 
 def _sample(
-    key: PRNGKeyArray, length: int, batch: int, max_depth: int, max_arguments: int
+    key: PRNGKeyArray, length: int, batch_size: int, max_depth: int, max_arguments: int
 ) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
     """Generate and evaluate expressions in one pass, with a stack of counts of digits ``[max_depth, 10]``."""
 
@@ -124,8 +124,8 @@ def _sample(
         return (depth, operators, counts, jnp.where(closes, result, value)), x
 
     xs: Any
-    xs, values = jax.vmap(one, out_axes=(1, 0))(jax.random.split(key, batch))
-    return xs, jnp.full((length, batch), NOT_SCORED, jnp.int32).at[-1].set(values)
+    xs, values = jax.vmap(one, out_axes=(1, 0))(jax.random.split(key, batch_size))
+    return xs, jnp.full((length, batch_size), NOT_SCORED, jnp.int32).at[-1].set(values)
 
 
 def _evaluate(operator: Array, counts: Int[Array, "10"]) -> Array:

@@ -86,11 +86,11 @@ def pathfinder(length: int, num_distractors: int = 2) -> Task:
         ends = jnp.stack([first[0], jnp.where(joined, first[-1], second[-1])])
         return draw(image, ends, jnp.ones(2, jnp.float32)), joined.astype(jnp.int32)
 
-    def sample(key: PRNGKeyArray, batch: int) -> tuple[Float[Array, "T B 1"], Int[Array, "T B"]]:
-        check_batch(who, batch)
-        images, labels = jax.vmap(one)(jax.random.split(key, batch))
-        targets = jnp.full((length, batch), NOT_SCORED, jnp.int32).at[-1].set(labels)
-        return images.reshape(batch, length).T[..., None], targets
+    def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Float[Array, "T B 1"], Int[Array, "T B"]]:
+        check_batch(who, batch_size)
+        images, labels = jax.vmap(one)(jax.random.split(key, batch_size))
+        targets = jnp.full((length, batch_size), NOT_SCORED, jnp.int32).at[-1].set(labels)
+        return images.reshape(batch_size, length).T[..., None], targets
 
     return Task(
         name=who,

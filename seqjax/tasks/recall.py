@@ -50,14 +50,14 @@ def delayed_recall(length: int, num_symbols: int = 8, num_noise: int = 8) -> Tas
     check_whole_numbers(who, num_symbols=num_symbols, num_noise=num_noise)
     check_length(who, length, 2, "the symbol and its recall")
 
-    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch)
+    def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch_size)
         for_symbol, for_noise = jax.random.split(key)
-        symbol = jax.random.randint(for_symbol, (batch,), 0, num_symbols, dtype=jnp.int32)
+        symbol = jax.random.randint(for_symbol, (batch_size,), 0, num_symbols, dtype=jnp.int32)
         noise = jax.random.randint(
-            for_noise, (length, batch), num_symbols, num_symbols + num_noise, dtype=jnp.int32
+            for_noise, (length, batch_size), num_symbols, num_symbols + num_noise, dtype=jnp.int32
         )
-        targets = jnp.full((length, batch), NOT_SCORED, jnp.int32).at[-1].set(symbol)
+        targets = jnp.full((length, batch_size), NOT_SCORED, jnp.int32).at[-1].set(symbol)
         return noise.at[0].set(symbol), targets
 
     return Task(
@@ -113,15 +113,15 @@ def induction_heads(length: int, num_symbols: int = 16) -> Task:
     check_whole_numbers(who, num_symbols=num_symbols)
     check_length(who, length, 3, "the mark, a symbol, the mark again")
 
-    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch)
+    def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch_size)
         for_symbols, for_place = jax.random.split(key)
-        xs = jax.random.randint(for_symbols, (length, batch), 0, num_symbols, dtype=jnp.int32)
-        place = jax.random.randint(for_place, (batch,), 0, length - 2, dtype=jnp.int32)
-        everyone = jnp.arange(batch)
+        xs = jax.random.randint(for_symbols, (length, batch_size), 0, num_symbols, dtype=jnp.int32)
+        place = jax.random.randint(for_place, (batch_size,), 0, length - 2, dtype=jnp.int32)
+        everyone = jnp.arange(batch_size)
         answer = xs[place + 1, everyone]
         xs = xs.at[place, everyone].set(num_symbols).at[-1].set(num_symbols)
-        return xs, jnp.full((length, batch), NOT_SCORED, jnp.int32).at[-1].set(answer)
+        return xs, jnp.full((length, batch_size), NOT_SCORED, jnp.int32).at[-1].set(answer)
 
     return Task(
         name=who,
@@ -182,18 +182,18 @@ def multi_query_recall(length: int, num_pairs: int = 4, num_keys: int = 16, num_
     blank = num_keys + num_values
     after = length - 2 * num_pairs
 
-    def sample(key: PRNGKeyArray, batch: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch)
+    def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
+        check_batch(who, batch_size)
         for_keys, for_values, for_places = jax.random.split(key, 3)
-        drawn = jax.random.uniform(for_keys, (batch, num_keys), jnp.float32)
+        drawn = jax.random.uniform(for_keys, (batch_size, num_keys), jnp.float32)
         keys = jax.lax.top_k(drawn, num_pairs)[1].T.astype(jnp.int32)
-        values = jax.random.randint(for_values, (num_pairs, batch), 0, num_values, dtype=jnp.int32)
-        drawn = jax.random.uniform(for_places, (batch, after), jnp.float32)
+        values = jax.random.randint(for_values, (num_pairs, batch_size), 0, num_values, dtype=jnp.int32)
+        drawn = jax.random.uniform(for_places, (batch_size, after), jnp.float32)
         places = 2 * num_pairs + jax.lax.top_k(drawn, num_pairs)[1].T  # in random order
-        everyone = jnp.arange(batch)
-        xs = jnp.full((length, batch), blank, jnp.int32)
+        everyone = jnp.arange(batch_size)
+        xs = jnp.full((length, batch_size), blank, jnp.int32)
         xs = xs.at[0 : 2 * num_pairs : 2].set(keys).at[1 : 2 * num_pairs : 2].set(values + num_keys)
-        targets = jnp.full((length, batch), NOT_SCORED, jnp.int32).at[places, everyone].set(values)
+        targets = jnp.full((length, batch_size), NOT_SCORED, jnp.int32).at[places, everyone].set(values)
         return xs.at[places, everyone].set(keys), targets
 
     return Task(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, Gated, Layer, Method, Step
 from seqjax.layers.recurrent import recurrent
-from seqjax.methods import METHODS, Chunked, Newton, Sequential, TimeSharded
+from seqjax.methods import METHODS, Chunked, Newton, Scan, TimeSharded
 from seqjax.testing.checks import CHECKS, params_do_not_depend_on_method
 
 __all__ = [
@@ -62,7 +62,7 @@ def check_method(method: Method, cell: Cell, x: Any) -> None:
 
 
 def methods_for(cell: Cell, x: Any) -> list[Method]:
-    """All methods that run a cell, with small chunks, and `Sequential` in each of the modes that its kind has.
+    """All methods that run a cell, with small chunks, and `Scan` in each of the modes that its kind has.
 
     `TimeSharded` is among them under ``jax.set_mesh`` of a mesh with an axis "time"; elsewhere it is its inner method.
     Newton's iteration, over devices or not, is left out where a carry has counters: it needs numbers with slopes.
@@ -74,11 +74,11 @@ def methods_for(cell: Cell, x: Any) -> list[Method]:
     modes: list[Any] = [Chunked(4) if method is Chunked else method() for method in METHODS]
     if "time" not in jax.sharding.get_abstract_mesh().axis_names:
         modes.remove(TimeSharded())
-    modes += [Sequential(chunk=4)]
+    modes += [Scan(chunk=4)]
     if isinstance(cell.recurrence, Gated | Diagonal):
-        modes += [Sequential(gradient="autodiff"), Sequential(chunk=5, gradient="autodiff")]
+        modes += [Scan(gradient="autodiff"), Scan(chunk=5, gradient="autodiff")]
     if isinstance(cell.recurrence, Gated):
-        modes += [Sequential(chunk=4, keep_gates=True)]
+        modes += [Scan(chunk=4, keep_gates=True)]
     if isinstance(cell.recurrence, Step) and not _is_continuous(cell, x):
         modes = [method for method in modes if not isinstance(method, Newton | TimeSharded)]
     return [method for method in modes if isinstance(cell.recurrence, method.kinds)]

@@ -67,7 +67,7 @@ def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
         carry = jax.jit(layer.unroll)(params, initial, jax.tree.map(lambda a: a[:3], xs))[0]
 
     def moved(leaf: jax.Array, noise: jax.Array) -> jax.Array:
-        # Counts and normalisers in a carry are positive.
+        # Counts and normalizers in a carry are positive.
         added = np.asarray(noise)
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             added = 0.5 * np.abs(added)

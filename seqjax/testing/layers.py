@@ -34,7 +34,7 @@ from seqjax.combinators import (
     conditioned,
     dilated,
     frozen,
-    normalised,
+    normalized,
     parallel,
     repeat,
     reset_on,
@@ -46,10 +46,10 @@ from seqjax.combinators import (
     with_memory,
     zoneout,
 )
-from seqjax.layers.convolution import short_convolution, token_shift
+from seqjax.layers.convolution import causal_conv, token_shift
 from seqjax.layers.cross_attention import multiplicative_attention
 from seqjax.layers.dropout import dropout
-from seqjax.layers.normalization import running_normalisation
+from seqjax.layers.normalization import running_normalization
 from seqjax.layers.pointwise import pointwise
 from seqjax.layers.pooling import running_mean
 from seqjax.layers.recurrent import recurrent
@@ -104,19 +104,19 @@ LAYERS: dict[str, LayerEntry] = {
     "pointwise": LayerEntry(pointwise, lambda m: pointwise(nn.Dense(3))),
     "flax dropout": LayerEntry(pointwise, lambda m: pointwise(nn.Dropout(0.5))),
     "dropout": LayerEntry(dropout, lambda m: serial(dropout(0.5), recurrent(elman(3), m), dropout(0.2))),
-    "short convolution": LayerEntry(short_convolution, lambda m: short_convolution(4), mixes_time=True),
+    "short convolution": LayerEntry(causal_conv, lambda m: causal_conv(4), mixes_time=True),
     "short convolution of one step": LayerEntry(
-        short_convolution, lambda m: short_convolution(1, bias=False), mixes_time=True),
+        causal_conv, lambda m: causal_conv(1, bias=False), mixes_time=True),
     "token shift": LayerEntry(
         token_shift, lambda m: serial(token_shift(num_outputs=2), recurrent(qrnn(3), m), token_shift()),
         mixes_time=True),
-    "running normalisation": LayerEntry(
-        running_normalisation, lambda m: running_normalisation(epsilon=0.1), mixes_time=True),
+    "running normalization": LayerEntry(
+        running_normalization, lambda m: running_normalization(epsilon=0.1), mixes_time=True),
     "running mean": LayerEntry(
         running_mean, lambda m: serial(running_mean(), recurrent(elman(3), m), running_mean()), mixes_time=True),
     "zoneout": LayerEntry(recurrent, lambda m: recurrent(zoneout(lstm(3), (0.3, 0.1)), m)),
     "zoneout diagonal": LayerEntry(recurrent, lambda m: recurrent(zoneout(lru(3), 0.3), m)),
-    "normalised": LayerEntry(recurrent, lambda m: recurrent(normalised(lstm(3)), m)),
+    "normalized": LayerEntry(recurrent, lambda m: recurrent(normalized(lstm(3)), m)),
     # ---- combinators
     "serial": LayerEntry(
         serial, lambda m: serial(pointwise(nn.Dense(4)), recurrent(lstm(4), m), pointwise(tanh_twice))),

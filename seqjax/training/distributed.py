@@ -80,7 +80,7 @@ def batches_of(loader: Loader, mesh: Mesh) -> Callable[[int], Batch]:
     Example:
         >>> import jax, numpy as np
         >>> from seqjax.datasets import streams
-        >>> batches = batches_of(streams(np.arange(100), batch=4, length=5), jax.make_mesh((1,), ("data",)))
+        >>> batches = batches_of(streams(np.arange(100), batch_size=4, length=5), jax.make_mesh((1,), ("data",)))
         >>> batches(3).xs.shape
         (5, 4)
     """

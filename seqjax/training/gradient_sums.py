@@ -55,7 +55,7 @@ def sums_of(model: Layer, loss: Loss, estimator: Estimator) -> Sums:
 
 
 def sums_in_turn(model: Layer, loss: Loss, estimator: Estimator, number: int) -> Sums:
-    """Return `sums_of` for the whole batch, by a loop over micro-batches of neighbouring rows.
+    """Return `sums_of` for the whole batch, by a loop over micro-batches of neighboring rows.
 
     The loop needs the memory of one micro-batch.
 

@@ -32,7 +32,8 @@ def parameter_labels(params: Any) -> Any:
 
     Classes and names of the params give the labels; their place in a model does not matter, nor whether `repeat`
     stacks them. A cell declares the params of its recurrence beside the class of its params, by
-    ``seqjax.cells.common.labels.sets_recurrence``. Cells whose decays come from projections and packed biases declare none.
+    ``seqjax.cells.common.labels.sets_recurrence``. Cells whose decays come from projections and packed biases declare
+    none.
     "elementwise" are the fields b, gain, scale and shift, also as ``b_...``, the fields bias, d and skip, the fields
     that the class declares by ``seqjax.cells.common.labels.elementwise``, and "bias" and "scale" of flax modules.
 

@@ -88,7 +88,7 @@ class Recipe:
     )
     heads: int = setting(4, "Heads of a stack; a cell takes options of its own", at_least_one)
     length: int = setting(64, "Time steps T", at_least_one)
-    batch: int = setting(32, "Sequences B in a batch", at_least_one)
+    batch_size: int = setting(32, "Sequences B in a batch", at_least_one)
     steps: int = setting(2000, "Training steps", at_least_one)
     method: str = setting(
         "auto", f"Method of a cell or of your own function: one of {', '.join(NAMED)}", one_of(NAMED)

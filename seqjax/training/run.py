@@ -131,7 +131,7 @@ def _data(recipe: Recipe) -> tuple[Task, Callable[[int], Batch], Callable[[int],
 
     Held-out batches have a seed that no run has, or come from the end of the text.
     """
-    size, length = recipe.batch, recipe.length
+    size, length = recipe.batch_size, recipe.length
     if recipe.task != "text":
         if recipe.estimator == "truncated":
             raise SettingError("{estimator} truncated goes with a text, whose batches continue each other.")
@@ -152,9 +152,9 @@ def _data(recipe: Recipe) -> tuple[Task, Callable[[int], Batch], Callable[[int],
     train, rest = datasets.split(text)
     xs, targets = (np.asarray(a) for a in datasets.held_out_windows(rest, size * recipe.eval_batches, length))
     if recipe.estimator == "truncated":
-        batches: Any = datasets.streams(train, batch=size, length=length)
+        batches: Any = datasets.streams(train, batch_size=size, length=length)
     else:
-        batches = datasets.windows(train, batch=size, length=length, seed=recipe.seed)
+        batches = datasets.windows(train, batch_size=size, length=length, seed=recipe.seed)
 
     def held_out(number: int) -> Batch:
         part = slice(number * size, (number + 1) * size)

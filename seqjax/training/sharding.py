@@ -199,13 +199,13 @@ def share_specs(tree: Any, axes: Axes) -> Any:
 
 def check_in_parts(model: Any) -> None:
     """Raise a TypeError, naming the layer, unless a model can be run in parts of a sequence on different devices."""
-    if model.in_parts:
+    if model.time_shardable:
         return
     culprit = model
     while True:
         arguments = (origin(culprit) or (None, {}))[1].values()
         inside = [part for value in arguments for part in (value if isinstance(value, tuple) else (value,))]
-        inside = [part for part in inside if hasattr(part, "in_parts") and not part.in_parts]
+        inside = [part for part in inside if hasattr(part, "time_shardable") and not part.time_shardable]
         if not inside:
             break
         culprit = inside[0]

@@ -7,7 +7,7 @@ With losses :math:`\ell_i` that count, of which there are n, the step descends a
 
 on many devices as on one. Each device sums over its own part of the batch, and totals, counts and gradients are added
 up before the division. A mean of the means of all devices would weight a sequence by the masked steps of its
-neighbours.
+neighbors.
 
 The parts are in files of their own: `gradient_sums.py` sums losses and gradients, `nonfinite.py` guards the update, and
 `metrics.py` says what a step reports.

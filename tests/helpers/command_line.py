@@ -8,7 +8,7 @@ import pytest
 from seqjax import cli
 
 ROOT = Path(__file__).parents[2]
-SMALL = "--sections training,decay --batch 2 --hidden-size 3".split()
+SMALL = "--sections training,decay --batch-size 2 --hidden-size 3".split()
 
 
 def run(monkeypatch, *args):

@@ -28,7 +28,7 @@ def parts(mesh):
         sj.pointwise(to_numbers), sj.recurrent(sj.lru(8, param_dtype=np.float64), sj.TimeSharded())
     )
     optimizer = optax.adam(1e-2)
-    loader = streams(np.arange(400) * 7 % 11, batch=BATCH, length=LENGTH)
+    loader = streams(np.arange(400) * 7 % 11, batch_size=BATCH, length=LENGTH)
     x = jax.ShapeDtypeStruct((BATCH,), np.int32)
     step = make_train_step(model, squares, optimizer, mesh=mesh)
     state = init_train_state(model, optimizer, jax.random.key(0), x, mesh=mesh)

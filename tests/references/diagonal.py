@@ -6,7 +6,7 @@ from references.gated import sigmoid
 
 
 def lru(params, carry, xs):
-    """Orvieto et al. 2023, arXiv:2303.06349: the recurrence with its normalisation, eq. 7, and the output map, eq. 1.
+    """Orvieto et al. 2023, arXiv:2303.06349: the recurrence with its normalization, eq. 7, and the output map, eq. 1.
 
     The output is real: the real part of C x_k, as in the code of appendix A; D is a full matrix, as in eq. 1.
     """
@@ -21,7 +21,7 @@ def lru(params, carry, xs):
     return s, np.stack(ys)
 
 
-def discretise(a, step, rule):
+def discretize(a, step, rule):
     """Gu et al. 2022, arXiv:2206.11893, section 2: the discrete state matrix, and the factor of B."""
     if rule == "bilinear":
         return (1 + step * a / 2) / (1 - step * a / 2), step / (1 - step * a / 2)
@@ -35,7 +35,7 @@ def s4d(rule="zero_order_hold"):
         a = -np.exp(params.a_log) + 1j * params.a_imag
         b, c = (np.split(p, 2, axis=1)[0] + 1j * np.split(p, 2, axis=1)[1] for p in (params.b, params.c))
         state = carry.reshape(*carry.shape[:-1], *a.shape)
-        a_bar, factor = discretise(a, np.exp(params.step_log)[:, None], rule)
+        a_bar, factor = discretize(a, np.exp(params.step_log)[:, None], rule)
         ys = []
         for x in xs:
             u = x if params.w_x is None else x @ params.w_x
@@ -55,7 +55,7 @@ def s5(rule="zero_order_hold"):
         lam = -np.exp(params.a_log) + 1j * params.a_imag
         b_real, b_imaginary = np.split(params.w_b, 2, axis=1)
         c_real, minus_c_imaginary = np.split(params.w_c, 2, axis=0)
-        lam_bar, factor = discretise(lam, np.exp(params.step_log), rule)
+        lam_bar, factor = discretize(lam, np.exp(params.step_log), rule)
         b_bar = factor * (b_real + 1j * b_imaginary)
         ys = []
         for u in xs:

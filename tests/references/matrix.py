@@ -93,7 +93,7 @@ def gla(params, s, xs):
 
 
 def mlstm(params, carry, xs):
-    """Beck et al. 2024, arXiv:2405.04517, eq. 19-27 with the stabiliser of eq. 15-17, per head, then W_o.
+    """Beck et al. 2024, arXiv:2405.04517, eq. 19-27 with the stabilizer of eq. 15-17, per head, then W_o.
 
     With C and n scaled by exp(-m), the 1 of eq. 21 is exp(-m).
     """

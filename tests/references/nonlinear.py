@@ -92,7 +92,7 @@ def lem(dt=1.0):
 
 
 def slstm(forget="sigmoid"):
-    """Beck et al. 2024, arXiv:2405.04517, eq. 8-14 with the stabiliser of eq. 15-17, head by head.
+    """Beck et al. 2024, arXiv:2405.04517, eq. 8-14 with the stabilizer of eq. 15-17, head by head.
 
     Where n = 0 (nothing stored yet) m is taken as minus infinity, as in the authors' code.
     """

@@ -34,7 +34,7 @@ def check_heads(
     value_size: int | None,
     *,
     defaults: Callable[[int], tuple[int, int]] = lambda share: (share, share),
-    centred: bool = False,
+    centered: bool = False,
 ) -> Heads:
     """Return the sizes with defaults filled in; raise a ValueError where they do not fit.
 
@@ -45,7 +45,7 @@ def check_heads(
         key_size: K or None.
         value_size: V or None.
         defaults: maps ``hidden_size // num_heads`` to the default key_size and value_size.
-        centred: whether a norm subtracts the mean from each head's output, which turns a single number into zero.
+        centered: whether a norm subtracts the mean from each head's output, which turns a single number into zero.
     """
     check_whole(f"{who}(hidden_size)", hidden_size)
     check_whole(f"{who}(num_heads)", num_heads)
@@ -59,9 +59,9 @@ def check_heads(
     value_size = default_value_size if value_size is None else value_size
     check_whole(f"{who}(key_size)", key_size)
     check_whole(f"{who}(value_size)", value_size)
-    if centred and value_size == 1:
+    if centered and value_size == 1:
         raise ValueError(
-            f"{who}(value_size): expected at least 2, got 1: each head's output is centred, and would be zero. "
+            f"{who}(value_size): expected at least 2, got 1: each head's output is centered, and would be zero. "
             "Pass fewer heads or a larger `value_size=`."
         )
     return Heads(num_heads, key_size, value_size)
@@ -81,10 +81,10 @@ def two_heads(factory: Callable, **fixed: Any) -> Callable:
     return make
 
 
-def zero_state(x: jax.Array, heads: Heads, *, normaliser: bool = False) -> jax.Array:
-    """Return a state of zeros ``[*B, N, K, V]``, float32 at least; with a normaliser it has one more column."""
+def zero_state(x: jax.Array, heads: Heads, *, normalizer: bool = False) -> jax.Array:
+    """Return a state of zeros ``[*B, N, K, V]``, float32 at least; with a normalizer it has one more column."""
     number, key_size, value_size = heads
-    value_size += normaliser
+    value_size += normalizer
     flat = zero_carry(x, number * key_size * value_size, wide(x.dtype))
     return flat.reshape(*x.shape[:-1], number, key_size, value_size)
 
@@ -105,7 +105,7 @@ def merge_heads(xs: jax.Array) -> jax.Array:
 
 
 def with_ones(v: jax.Array) -> jax.Array:
-    """Append a column of ones to values ``[..., V]``; the recurrence sums this column to the normaliser."""
+    """Append a column of ones to values ``[..., V]``; the recurrence sums this column to the normalizer."""
     return jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)
 
 
@@ -124,33 +124,33 @@ def unit(xs: jax.Array) -> jax.Array:
     return xs * jax.lax.rsqrt(jnp.maximum(square, SHORTEST**2))
 
 
-def normalise(o: jax.Array, *, centre: bool, epsilon: float = 1e-5) -> jax.Array:
-    """Scale each head's output ``[..., N, V]`` to mean square 1; with `centre`, subtract its mean first.
+def normalize(o: jax.Array, *, center: bool, epsilon: float = 1e-5) -> jax.Array:
+    """Scale each head's output ``[..., N, V]`` to mean square 1; with `center`, subtract its mean first.
 
-    This is RMS norm, or with `centre` layer norm, per head (group norm with one group per head), without a gain.
+    This is RMS norm, or with `center` layer norm, per head (group norm with one group per head), without a gain.
 
     Args:
         o: outputs of the heads, float32 at least.
-        centre: whether to subtract the mean.
+        center: whether to subtract the mean.
         epsilon: added to the mean square.
     """
-    if centre:
+    if center:
         o = o - jnp.mean(o, -1, keepdims=True)
     return o * jax.lax.rsqrt(jnp.mean(jnp.square(o), -1, keepdims=True) + epsilon)
 
 
 def gated_readout(
-    o: jax.Array, gate: jax.Array | None, w_o: jax.Array, dtype: Any, *, centre: bool
+    o: jax.Array, gate: jax.Array | None, w_o: jax.Array, dtype: Any, *, center: bool
 ) -> jax.Array:
-    """Return ``(gate * normalise(o)) @ w_o [..., H]`` in a dtype; o ``[..., N, V]``, gate ``[..., N*V]`` or None."""
-    ys = merge_heads(normalise(o, centre=centre)).astype(dtype)
+    """Return ``(gate * normalize(o)) @ w_o [..., H]`` in a dtype; o ``[..., N, V]``, gate ``[..., N*V]`` or None."""
+    ys = merge_heads(normalize(o, center=center)).astype(dtype)
     return affine(ys if gate is None else gate * ys, w_o)
 
 
 def step_size_params(key: jax.Array, num_heads: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
     """Draw ``a_log, b_dt [N]``: rates exp(a_log) uniform in [1, 16], steps softplus(b_dt) log-uniform in [0.001, 0.1].
 
-    This is the initialisation of Mamba-2's authors.
+    This is the initialization of Mamba-2's authors.
     """
     key_a, key_dt = jax.random.split(key)
     working = wide(jnp.dtype(dtype))

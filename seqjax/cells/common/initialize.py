@@ -19,12 +19,12 @@ def gated_weights(
 
 
 def per_gate(
-    initialise: Any, key: jax.Array, shape: tuple[int, int], num_gates: int, dtype: Any
+    initialize: Any, key: jax.Array, shape: tuple[int, int], num_gates: int, dtype: Any
 ) -> jax.Array:
     """Draw one matrix of the shape per gate, each from its own key; return them side by side, ``[rows, G*columns]``."""
     # Draw in float32 at least: orthogonal matrices come from a QR decomposition, which does not support
     # bfloat16.
-    blocks = [initialise(k, shape, wide(jnp.dtype(dtype))) for k in jax.random.split(key, num_gates)]
+    blocks = [initialize(k, shape, wide(jnp.dtype(dtype))) for k in jax.random.split(key, num_gates)]
     return jnp.concatenate(blocks, -1).astype(dtype)
 
 

@@ -224,7 +224,7 @@ def blocks_of(kept: np.ndarray) -> list[Block]:
     return found
 
 
-def colours(pattern: np.ndarray) -> np.ndarray:
+def colors(pattern: np.ndarray) -> np.ndarray:
     """Return a color ``[n]`` for each row of a pattern; rows of one color have no column in common."""
     taken: list[np.ndarray] = []
     found = np.zeros(len(pattern), int)
@@ -243,23 +243,23 @@ def sparse(model: Model, pattern: Pattern) -> Rule:
     n, size = pattern.kept.shape
     dtype = jnp.promote_types(model.params.dtype, model.carry.dtype)
     blocks = blocks_of(pattern.kept)
-    colours_theta, colours_s = colours(pattern.by_theta), colours(pattern.by_s)
+    colors_theta, colors_s = colors(pattern.by_theta), colors(pattern.by_s)
     # At entries outside the pattern, the sum over the rows of a color contains values of other rows.
     by_theta_or_none = np.concatenate([pattern.by_theta, np.zeros((n, 1), bool)], 1)
 
-    def rows_of(pull: Callable, colour: np.ndarray, of: Any) -> jax.Array:
-        sums = jnp.asarray(np.arange(colour.max(initial=0) + 1)[:, None] == colour, of.dtype)
+    def rows_of(pull: Callable, color: np.ndarray, of: Any) -> jax.Array:
+        sums = jnp.asarray(np.arange(color.max(initial=0) + 1)[:, None] == color, of.dtype)
         return jax.vmap(pull)(vary_like(sums, of))
 
     def advance(step: Any, theta: jax.Array, s: jax.Array, influence: list, key: Any) -> list:
         after, pull = jax.vjp(step, theta, s)
-        by_theta = rows_of(lambda ct: pull(ct)[0], colours_theta, after)
-        by_s = rows_of(lambda ct: pull(ct)[1], colours_s, after)
+        by_theta = rows_of(lambda ct: pull(ct)[0], colors_theta, after)
+        by_s = rows_of(lambda ct: pull(ct)[1], colors_s, after)
         found = []
         for (rows, columns), held in zip(blocks, influence, strict=True):
             into, out_of, column = rows[:, :, None], rows[:, None, :], columns[:, None, :]
-            jacobian = jnp.where(pattern.by_s[into, out_of], by_s[colours_s[into], out_of], 0)
-            direct = by_theta.at[colours_theta[into], column].get(mode="fill", fill_value=0)
+            jacobian = jnp.where(pattern.by_s[into, out_of], by_s[colors_s[into], out_of], 0)
+            direct = by_theta.at[colors_theta[into], column].get(mode="fill", fill_value=0)
             found.append(jacobian @ held + jnp.where(by_theta_or_none[into, column], direct, 0))
         return found
 

@@ -60,7 +60,7 @@ def arguments_of(cell: Gated, gates: jax.Array) -> tuple[list[jax.Array], list[j
 
 
 def _activate_all(activations: Sequence[Activation], z: jax.Array) -> jax.Array:
-    """The gates of a block ``[..., G*H]``, neighbours of one kind together.
+    """The gates of a block ``[..., G*H]``, neighbors of one kind together.
 
     Not as one tanh, by ``sigmoid(z) = tanh(z/2)/2 + 1/2``: that is right to eps/2 absolutely, so that a gate which is
     nearly shut, and every gradient through it, would be rounded to zero.

@@ -1,7 +1,7 @@
 r"""A nonlinear recurrence solved for all time steps at once, by Newton's method, forward and backward.
 
 The states :math:`s_t = F_t(s_{t-1})` are the root of the residual :math:`r_t = F_t(s_{t-1}) - s_t`. From a guess of the
-whole trajectory, each iteration linearises every step at once and solves a linear recurrence (`newton_linear`):
+whole trajectory, each iteration linearizes every step at once and solves a linear recurrence (`newton_linear`):
 
 .. math::
     \delta_t &= A_t \, \delta_{t-1} + r_t, \qquad A_t \approx F_t'(s_{t-1}), \quad \delta_{-1} = 0 \\

@@ -68,7 +68,7 @@ def form_of(us: Any) -> Form:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def in_parts(run: Run, form: Form, shards: Shards, operands: Operands) -> tuple[Any, Any]:
+def time_shardable(run: Run, form: Form, shards: Shards, operands: Operands) -> tuple[Any, Any]:
     """``(carry that leaves this part, hs of this part)`` of a `Diagonal` or `Matrix` recurrence.
 
     Args:
@@ -83,13 +83,13 @@ def in_parts(run: Run, form: Form, shards: Shards, operands: Operands) -> tuple[
 def _forward(run: Run, form: Form, shards: Shards, operands: Operands) -> tuple[Any, Any]:
     us, first, flags = operands
     lead = us.b.ndim - 2 if form == "diagonal" else us.q.ndim - 2  # [*B], or [*B, N]
-    summarise = {
+    summarize = {
         "diagonal": _of_decays,
         "decay": _of_log_decays,
         "scaled": _of_scaled,
         "erasure": _of_erasure,
     }
-    summaries = shards.gathered(summarise[form](run, operands), lead)
+    summaries = shards.gathered(summarize[form](run, operands), lead)
 
     def onward(carry: Any, summary: Summary) -> tuple[Any, Any]:
         return _after(form, summary, carry), carry
@@ -123,7 +123,7 @@ def _backward(run: Run, form: Form, shards: Shards, residuals: Any, cotangents: 
     return (Operands(d_us, d_carry, Flags(tap=d_tap, initial=d_initial)),)
 
 
-in_parts.defvjp(_forward, _backward)
+time_shardable.defvjp(_forward, _backward)
 
 
 # ---------------------------------------------------------------- what a part does to the carry that enters it

@@ -34,7 +34,7 @@ def scale(array: jax.Array, exponent: jax.Array) -> jax.Array:
     return array
 
 
-def normalise(scaled: Scaled, batch_ndim: int) -> Scaled:
+def normalize(scaled: Scaled, batch_ndim: int) -> Scaled:
     """Return equal numbers, with the largest entry of each example's mantissa in [1/2, 1)."""
     axes = tuple(range(batch_ndim, scaled.mantissa.ndim))
     size = jnp.max(jnp.abs(scaled.mantissa), axes, initial=0)
@@ -47,7 +47,7 @@ def normalise(scaled: Scaled, batch_ndim: int) -> Scaled:
 def align(terms: Sequence[Scaled], batch_ndim: int) -> tuple[list[jax.Array], jax.Array]:
     """Bring the arrays of all terms to one exponent, the largest exponent among nonzero terms."""
     lowest = jnp.iinfo(jnp.int32).min // 2
-    terms = [normalise(term, batch_ndim) for term in terms]
+    terms = [normalize(term, batch_ndim) for term in terms]
 
     def rank(term: Scaled) -> jax.Array:
         axes = tuple(range(batch_ndim, term.mantissa.ndim))

@@ -68,7 +68,7 @@ def start_tangents(system: System, k: int, key: jax.Array | None) -> jax.Array:
     if key is None and k == system.size:
         return jnp.eye(k, dtype=system.dtype)
     key = jax.random.key(0) if key is None else key
-    return orthonormalise(jax.random.normal(key, (system.size, k), system.dtype))[0]
+    return orthonormalize(jax.random.normal(key, (system.size, k), system.dtype))[0]
 
 
 def log_growth(
@@ -101,14 +101,14 @@ def log_growth(
         moved: jax.Array, before: jax.Array, due: jax.Array, now: Inputs
     ) -> tuple[jax.Array, jax.Array]:
         if qr_every == 1:
-            q, log_r = orthonormalise(moved)
+            q, log_r = orthonormalize(moved)
             # A masked step leaves every bit of the tangents unchanged.
             return (
                 (q, log_r) if mask is None else select(now.mask, (q, log_r), (before, jnp.zeros_like(log_r)))
             )
         if qr_every == "adaptive":
             due |= jnp.any(jax.vmap(ill_conditioned)(moved))
-        return jax.lax.cond(due, orthonormalise, lambda v: (v, jnp.zeros_like(v[:, 0])), moved)
+        return jax.lax.cond(due, orthonormalize, lambda v: (v, jnp.zeros_like(v[:, 0])), moved)
 
     def forward(state: Any, step: Any) -> tuple[Any, jax.Array]:
         carry, tangents = state
@@ -149,7 +149,7 @@ def log_growth(
     return jax.lax.scan(body, (system.carry, tangents), (system.inputs, forced))[1]
 
 
-def orthonormalise(tangents: jax.Array) -> tuple[jax.Array, jax.Array]:
+def orthonormalize(tangents: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return Q ``[..., S, k]`` and the logarithms ``[..., k]`` of the non-negative diagonal of R."""
     q, r = jnp.linalg.qr(tangents)
     diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)

@@ -46,7 +46,7 @@ def view(results: StudyResults) -> View:
         for cost in ("bytes", "seconds")
     ]
     measured = say(
-        "The recurrent layer alone at initialisation, width {}, {} sequences of the data, squared error of the next "
+        "The recurrent layer alone at initialization, width {}, {} sequences of the data, squared error of the next "
         "input; bytes: state and temporary memory of the compiled update; seconds: median of {}. Random algorithms: "
         "interquartile means over {} draws (of the logarithm for errors), in the table with 95\u00a0% intervals.",
         results.sizes.algorithms_width,

@@ -95,7 +95,7 @@ def _panel(
     limits: tuple[float, float],
 ) -> Panel:
     name = f"curves-{loss}-T{length}-{'init' if snapshot == 0 else 'after'}"
-    title = "at initialisation" if snapshot == 0 else f"after {profiles[0].steps[-1]} training steps"
+    title = "at initialization" if snapshot == 0 else f"after {profiles[0].steps[-1]} training steps"
     order = slice(None, None, -1 if loss == "last" else 1)
     points = np.arange(length)
     series = []
@@ -140,7 +140,7 @@ def _extremes(falls: Mapping[str, Sequence[float]], snapshots: Sequence[int]) ->
     ranked = sorted(
         (f[len(snapshots) - 1], c) for c, f in falls.items() if not math.isnan(f[len(snapshots) - 1])
     )
-    when = "After training" if len(snapshots) > 1 else "At initialisation"
+    when = "After training" if len(snapshots) > 1 else "At initialization"
     if len(ranked) < 2:
         return "One line alone compares with nothing; the table gives its fall."
     (least, worst), (most, best) = ranked[0], ranked[-1]
@@ -201,8 +201,8 @@ def _both(profile: Profile) -> tuple[Any, Array, Array]:
     finite = np.isfinite(y)
     lines = []
     for x, slope in ((lags, decay.exponential_rate), (np.log1p(lags), decay.power_exponent)):
-        centre = (y[finite].mean(), x[finite].mean()) if finite.any() else (math.nan, math.nan)
-        lines.append((centre[0] + slope * (x - centre[1])) / math.log(10))
+        center = (y[finite].mean(), x[finite].mean()) if finite.any() else (math.nan, math.nan)
+        lines.append((center[0] + slope * (x - center[1])) / math.log(10))
     return decay, lines[0], lines[1]
 
 

@@ -89,8 +89,8 @@ def _parameters(results: StudyResults) -> Table:
         for length, cell in results.measured
         for leaf in results.scalars.leaves(name, cell, length)
     ]
-    columns = [("cell", ""), ("parameter", ""), ("last, initialisation", "number"), ("last, after", "number")]
-    columns += [("mean, initialisation", "number"), ("mean, after", "number")]
+    columns = [("cell", ""), ("parameter", ""), ("last, initialization", "number"), ("last, after", "number")]
+    columns += [("mean, initialization", "number"), ("mean, after", "number")]
     return Table("Table of parameter gradient norms", columns, by_length(rows))
 
 

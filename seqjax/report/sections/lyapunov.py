@@ -29,7 +29,7 @@ def view(results: StudyResults) -> View:
     panels = [_panel(results, cell, some) for cell, some in results.by_cell(rows)]
     length = int(rows["length"][0])
     caption = Caption(
-        "All exponents from the largest down, at initialisation and after training; bars are 95\u00a0% intervals "
+        "All exponents from the largest down, at initialization and after training; bars are 95\u00a0% intervals "
         "within a run. Where a cell's state is large, its largest only.",
         say(
             "The recurrent layer alone, on a sequence of the data of T = {}, the first eighth as warm-up; tangents "
@@ -82,7 +82,7 @@ def _panel(results: StudyResults, cell: str, rows: pl.DataFrame) -> Panel:
         title=label_of(cell),
         x=Axis("exponent i", "whole"),
         y=Axis("λ, nats per step"),
-        label=f"Lyapunov exponents of {cell}, from the largest down, at initialisation and after training.",
+        label=f"Lyapunov exponents of {cell}, from the largest down, at initialization and after training.",
         height=170,
         draw=zero_line,
         cell=cell,

@@ -22,7 +22,7 @@ def view(results: StudyResults) -> View:
         "What one gradient of a loss at the end costs, for {} sequences of T steps and the recurrent layer alone. A "
         "power law T<sup>p</sup> is fitted to each; p near 1 is what backpropagation through time costs, p near ½ or "
         "below is the memory of checkpoints.",
-        results.settings.get("batch", "several"),
+        results.settings.get("batch_size", "several"),
     )
     panels = [
         panel

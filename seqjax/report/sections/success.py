@@ -44,12 +44,12 @@ def view(results: StudyResults) -> View:
     )
     if left_out:
         measured += say(
-            " Not trained under this profile: {} (<code>seqjax list</code>).", plural(len(left_out), "task")
+            " Not trained under this preset: {} (<code>seqjax list</code>).", plural(len(left_out), "task")
         )
     trained = {cell for _, cell, _ in found}
     idle = [cell for cell in results.cells if cell not in trained]
     if idle:
-        measured += say(" Cells not trained on tasks under this profile: {}.", listed(idle))
+        measured += say(" Cells not trained on tasks under this preset: {}.", listed(idle))
     for name, length, why in (
         rows.filter(quantity="not_measured").select("group", "length", "note").unique().iter_rows()
     ):

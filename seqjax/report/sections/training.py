@@ -1,4 +1,4 @@
-"""The gradient by every step's state, from initialisation to the end of a short training: heat maps."""
+"""The gradient by every step's state, from initialization to the end of a short training: heat maps."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from seqjax.report.content import Caption, Figure, Fold, Note, View, listed, say
 from seqjax.report.drawing import FLOAT32_ZERO, limits
-from seqjax.report.heat import CEILING, FLOOR, colour_bar, heat_map
+from seqjax.report.heat import CEILING, FLOOR, color_bar, heat_map
 from seqjax.report.results import Array, Profile, StudyResults
 from seqjax.report.section import Section
 from seqjax.report.text import percent, ten
@@ -41,15 +41,15 @@ def _figure(results: StudyResults, loss: str, length: int, profiles: list[Profil
     pooled = np.concatenate([mean.ravel() for mean in means.values()])
     scale = limits(pooled, FLOOR, CEILING)
     panels = [heat_map(p, scale, f"heat-{loss}-T{length}-{results.files[p.cell]}") for p in profiles]
-    bar = colour_bar(pooled, scale, f"scale-{loss}-T{length}")
+    bar = color_bar(pooled, scale, f"scale-{loss}-T{length}")
     what = "at the last step alone" if loss == "last" else "averaged over all steps"
     shows = say("‖∂<i>L</i>/∂<i>h</i><sub>t</sub>‖ by step and training step for a loss {}. ", what)
     shows += say("All maps at this length share this scale, from {} to {}.", ten(scale[0]), ten(scale[1]))
     finite = pooled[np.isfinite(pooled)]
     if finite.size and finite.min() < scale[0]:
-        shows += " Smaller norms are drawn in its lowest colour."
+        shows += " Smaller norms are drawn in its lowest color."
     if finite.size and finite.max() > scale[1]:
-        shows += " Larger norms are drawn in its highest colour."
+        shows += " Larger norms are drawn in its highest color."
     if finite.size < pooled.size:
         shows += " Hatched grey: the gradient of every example is exactly zero for some seed, or the step is masked."
     measured = say(

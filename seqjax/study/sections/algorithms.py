@@ -31,7 +31,7 @@ def algorithms(sizes: Sizes) -> dict[str, Estimator]:
     every = {
         "full BPTT": gradients.full_bptt(),
         f"truncated BPTT({window})": gradients.truncated_bptt(window),
-        f"randomised BPTT({window})": gradients.randomized_truncated_bptt(window),
+        f"randomized BPTT({window})": gradients.randomized_truncated_bptt(window),
         "RTRL": gradients.rtrl(),
         "SnAp-1": gradients.snap(1),
         "UORO": gradients.uoro(),
@@ -46,23 +46,23 @@ def algorithms(sizes: Sizes) -> dict[str, Estimator]:
 def parts(settings: Settings) -> Iterable[Part]:
     """Return one part per cell."""
     return [
-        Part(NAME, cell) for cell in representatives(settings.cells, SIZES[settings.profile].algorithms_cells)
+        Part(NAME, cell) for cell in representatives(settings.cells, SIZES[settings.preset].algorithms_cells)
     ]
 
 
 def work(settings: Settings, part: Part) -> float:
     """Compilation of each algorithm at each length takes most of the time."""
-    sizes = SIZES[settings.profile]
+    sizes = SIZES[settings.preset]
     return 1.5 * len(algorithms(sizes)) * len(sizes.algorithms_lengths)
 
 
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     """Yield cosine and error against full backpropagation, bytes and seconds, by algorithm and length."""
-    sizes, cell = SIZES[experiment.settings.profile], part.cell or ""
+    sizes, cell = SIZES[experiment.settings.preset], part.cell or ""
     longest = max(sizes.algorithms_lengths)
     width = experiment.settings.hidden_size if is_own(cell) else sizes.algorithms_width
-    small = experiment.like(dataclasses.replace(experiment.settings, hidden_size=width, batch=BATCH))
-    inner = small.inner(cell, longest, 0, batch=BATCH)
+    small = experiment.like(dataclasses.replace(experiment.settings, hidden_size=width, batch_size=BATCH))
+    inner = small.inner(cell, longest, 0, batch_size=BATCH)
     for length in sizes.algorithms_lengths:
         xs = inner.xs[:length]
         batch = Batch(xs, jnp.roll(xs, -1, 0))  # each output is to foretell the next input

@@ -20,12 +20,12 @@ def parts(settings: Settings) -> Iterable[Part]:
 
 def work(settings: Settings, part: Part) -> float:
     """Compilation takes most of the time."""
-    return SIZES[settings.profile].calibration_seconds
+    return SIZES[settings.preset].calibration_seconds
 
 
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     """Yield every closed form in float64; the smoke preset checks a few."""
-    sizes, told = SIZES[experiment.settings.profile], 0.0
+    sizes, told = SIZES[experiment.settings.preset], 0.0
 
     def progress(done: int, count: int, what: str) -> None:
         nonlocal told

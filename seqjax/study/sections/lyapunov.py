@@ -26,7 +26,7 @@ def parts(settings: Settings) -> Iterable[Part]:
 
 def work(settings: Settings, part: Part) -> float:
     """The first seed compiles; each step takes a QR decomposition."""
-    tangents = min(2 * settings.hidden_size, SIZES[settings.profile].lyapunov_whole)
+    tangents = min(2 * settings.hidden_size, SIZES[settings.preset].lyapunov_whole)
     return (4.0 if part.seed == 0 else 0.0) + 2 * (part.length or 0) * tangents**2 * 1e-7
 
 
@@ -35,9 +35,9 @@ def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
     warm_up = length // 8
     for place, moment in enumerate(MOMENTS):
-        inner = experiment.inner(cell, length, seed, moment, batch=1)
+        inner = experiment.inner(cell, length, seed, moment, batch_size=1)
         size = state_size(inner)
-        k = size if size <= SIZES[experiment.settings.profile].lyapunov_whole else LARGEST
+        k = size if size <= SIZES[experiment.settings.preset].lyapunov_whole else LARGEST
 
         def spectrum(params: Any, xs: Any) -> Any:
             step = bind(inner.layer, params)  # noqa: B023

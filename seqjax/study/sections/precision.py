@@ -20,21 +20,21 @@ SOURCES = ("inputs", "parameters", "state", "products", "accumulation")
 
 def parts(settings: Settings) -> Iterable[Part]:
     """Return one part per cell, at the greatest length."""
-    cells = representatives(settings.cells, SIZES[settings.profile].precision_cells)
+    cells = representatives(settings.cells, SIZES[settings.preset].precision_cells)
     return [Part(NAME, cell, max(settings.lengths), 0) for cell in cells]
 
 
 def work(settings: Settings, part: Part) -> float:
     """Compilation takes most of the time: per length one program for the reference, and one per dtype."""
-    sizes = SIZES[settings.profile]
+    sizes = SIZES[settings.preset]
     return 1.2 * len(sizes.precision_lengths) * (1 + len(sizes.precision_dtypes))
 
 
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     """Yield the error of the gradient by the params of the trained recurrent layer, for a loss of its last output."""
-    cell, longest, sizes = part.cell or "", part.length or 0, SIZES[experiment.settings.profile]
+    cell, longest, sizes = part.cell or "", part.length or 0, SIZES[experiment.settings.preset]
     inner = experiment.inner(
-        cell, longest, part.seed or 0, MOMENTS[-1], batch=min(4, experiment.settings.batch)
+        cell, longest, part.seed or 0, MOMENTS[-1], batch_size=min(4, experiment.settings.batch_size)
     )
     lengths = sorted({min(length, longest) for length in sizes.precision_lengths})
     with jax.enable_x64(True):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from seqjax.base import Diagonal, Layer, Matrix
 from seqjax.cells import REGISTRY
 from seqjax.combinators import Nested, checkpointed
-from seqjax.methods import Associative, Chunked, Sequential
+from seqjax.methods import AssociativeScan, Chunked, Scan
 from seqjax.probes.scaling import (
     Scaling,
     crossovers,
@@ -32,27 +32,25 @@ NAME = "scaling"
 def parts(settings: Settings) -> Iterable[Part]:
     """Return one part per cell."""
     return [
-        Part(NAME, cell) for cell in representatives(settings.cells, SIZES[settings.profile].scaling_cells)
+        Part(NAME, cell) for cell in representatives(settings.cells, SIZES[settings.preset].scaling_cells)
     ]
 
 
 def work(settings: Settings, part: Part) -> float:
     """Compilation takes most of the time: each length and method, for memory and again for time."""
-    sizes = SIZES[settings.profile]
+    sizes = SIZES[settings.preset]
     return 2.0 * len(sizes.scaling_lengths) * len(_methods(part.cell or "", sizes)) * 0.8
 
 
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     """Yield bytes, operations and seconds of one gradient of a loss at the end, by method and length."""
     cell, settings = part.cell or "", experiment.settings
-    sizes = SIZES[settings.profile]
+    sizes = SIZES[settings.preset]
     methods, lengths = _methods(cell, sizes), sizes.scaling_lengths
-    x = jax.ShapeDtypeStruct((settings.batch, settings.hidden_size), jnp.dtype(settings.dtype))
+    x = jax.ShapeDtypeStruct((settings.batch_size, settings.hidden_size), jnp.dtype(settings.dtype))
 
     def layer(method: Any) -> Layer:
-        plain = recurrent_layer(
-            cell, settings.hidden_size, Sequential(chunk=64) if method == "nested" else method
-        )
+        plain = recurrent_layer(cell, settings.hidden_size, Scan(chunk=64) if method == "nested" else method)
         return checkpointed(plain, Nested()) if method == "nested" else plain
 
     common: dict[str, Any] = {"methods": methods, "program": gradient_of_carry}
@@ -74,11 +72,11 @@ def _methods(cell: str, sizes: Sizes) -> dict[str, Any]:
     """By name; the smoke preset has no time for checkpoints."""
     nested = {"nested": "nested"} if sizes.scaling_nested else {}
     if is_own(cell):
-        return {"as it is": Sequential(chunk=64), **nested}
+        return {"as it is": Scan(chunk=64), **nested}
     kind = type(REGISTRY[cell].make(4).recurrence)
-    methods: dict[str, Any] = {"sequential": Sequential(chunk=64), **nested}
+    methods: dict[str, Any] = {"scan": Scan(chunk=64), **nested}
     if kind is Diagonal:
-        methods["associative"] = Associative()
+        methods["associative_scan"] = AssociativeScan()
     if kind is Matrix:
         methods["chunked"] = Chunked(16)
     return methods

@@ -32,7 +32,7 @@ LEVELS = (0.05, 0.5, 0.95)
 
 def parts(settings: Settings) -> Iterable[Part]:
     """Return one part per cell, at the smallest length and seed 0."""
-    cells = representatives(settings.cells, SIZES[settings.profile].signal_cells)
+    cells = representatives(settings.cells, SIZES[settings.preset].signal_cells)
     return [Part(NAME, cell, min(settings.lengths), 0) for cell in cells]
 
 
@@ -44,8 +44,8 @@ def work(settings: Settings, part: Part) -> float:
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     """Yield decays and gates along the data, and signal to noise across examples; training recorded the clipping."""
     cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
-    examples = SIZES[experiment.settings.profile].signal_examples
-    more = experiment.like(dataclasses.replace(experiment.settings, batch=examples))
+    examples = SIZES[experiment.settings.preset].signal_examples
+    more = experiment.like(dataclasses.replace(experiment.settings, batch_size=examples))
     for place, moment in enumerate(MOMENTS):
         at: dict[str, Any] = {"training_step": place * experiment.settings.training_steps, "group": moment}
         params = experiment.params(cell, length, seed, moment)

@@ -25,17 +25,17 @@ def parts(settings: Settings) -> Iterable[Part]:
 
 def work(settings: Settings, part: Part) -> float:
     """The first seed compiles; each step takes a QR decomposition of the state."""
-    steps = min(part.length or 0, SIZES[settings.profile].singular_steps)
+    steps = min(part.length or 0, SIZES[settings.preset].singular_steps)
     return (4.0 if part.seed == 0 else 0.0) + 2 * steps * (2 * settings.hidden_size) ** 3 * 2e-9
 
 
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     """Yield log singular values of the product of the first tau Jacobians, before and after training."""
     cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
-    sizes = SIZES[experiment.settings.profile]
+    sizes = SIZES[experiment.settings.preset]
     steps = min(length, sizes.singular_steps)
     for place, moment in enumerate(MOMENTS):
-        inner = experiment.inner(cell, length, seed, moment, batch=1)
+        inner = experiment.inner(cell, length, seed, moment, batch_size=1)
         size = state_size(inner)
         if size > sizes.singular_state:
             yield row("not_measured", size, group=moment)

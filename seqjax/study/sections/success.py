@@ -28,25 +28,25 @@ LAST = 20
 
 def tasks(settings: Settings) -> tuple[str, ...]:
     """The names of the tasks that a profile trains."""
-    return tuple(TASKS)[: SIZES[settings.profile].success_tasks]
+    return tuple(TASKS)[: SIZES[settings.preset].success_tasks]
 
 
 def parts(settings: Settings) -> Iterable[Part]:
     """Return one part per cell and length, with all tasks and seeds."""
-    cells = representatives(settings.cells, SIZES[settings.profile].success_cells)
-    return [Part(NAME, cell, length) for cell in cells for length in SIZES[settings.profile].success_lengths]
+    cells = representatives(settings.cells, SIZES[settings.preset].success_cells)
+    return [Part(NAME, cell, length) for cell in cells for length in SIZES[settings.preset].success_lengths]
 
 
 def work(settings: Settings, part: Part) -> float:
     """Each cell compiles once; every step is as long as the greatest length."""
-    sizes = SIZES[settings.profile]
+    sizes = SIZES[settings.preset]
     first = part.length == sizes.success_lengths[0]
     return len(tasks(settings)) * (2.5 * first + sizes.success_steps * max(sizes.success_lengths) * 1e-4)
 
 
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     """Yield the loss of every seed over the last steps of its training, and the baseline, by task."""
-    sizes, cell, length = SIZES[experiment.settings.profile], part.cell or "", part.length or 0
+    sizes, cell, length = SIZES[experiment.settings.preset], part.cell or "", part.length or 0
     for name in tasks(experiment.settings):
         try:
             task = TASKS[name](length)

@@ -58,7 +58,7 @@ def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
 
 
 def _seconds(settings: Settings, part: Part) -> float:
-    return (part.length or 0) * (1e-5 + 1e-9 * settings.batch * settings.hidden_size**2)
+    return (part.length or 0) * (1e-5 + 1e-9 * settings.batch_size * settings.hidden_size**2)
 
 
 def _profiles(run: Run, params: Any) -> Any:

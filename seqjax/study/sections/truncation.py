@@ -24,16 +24,16 @@ def parts(settings: Settings) -> Iterable[Part]:
 
 def work(settings: Settings, part: Part) -> float:
     """The time is quadratic in the steps."""
-    steps = min(part.length or 0, SIZES[settings.profile].truncation_steps)
+    steps = min(part.length or 0, SIZES[settings.preset].truncation_steps)
     return (2.5 if part.seed == 0 else 0.0) + steps**2 * 1e-4
 
 
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     """Yield bias and cosine of the gradient truncated after K steps, for every K, after training."""
     cell, length = part.cell or "", part.length or 0
-    steps = min(length, SIZES[experiment.settings.profile].truncation_steps)
+    steps = min(length, SIZES[experiment.settings.preset].truncation_steps)
     inner = experiment.inner(
-        cell, length, part.seed or 0, MOMENTS[-1], batch=min(4, experiment.settings.batch)
+        cell, length, part.seed or 0, MOMENTS[-1], batch_size=min(4, experiment.settings.batch_size)
     )
     run = experiment.keep(
         (NAME, cell),
