@@ -282,7 +282,8 @@ class Layer(Definition):
         unroll_fn: ``(params, carry, xs, flags) -> (carry, ys)``: a sequence of at least one step.
         causal: False where y_t depends on later inputs; such a layer has no step.
         time_shardable: whether ``unroll`` also runs inside ``jax.shard_map`` over a mesh axis "time", where each device
-            holds a part of the steps: layers that act on each step by itself, `seqjax.TimeSharded`, and compositions of both.
+            holds a part of the steps: layers that act on each step by itself, `seqjax.TimeSharded`, and compositions of
+            both.
         batch_major: whether ``unroll`` takes and returns ``[B, T, ...]``; `seqjax.batch_major` sets it.
         event_ndim: as in `Cell`, where that is known: flags must then have all the batch axes.
     """

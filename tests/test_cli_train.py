@@ -22,7 +22,9 @@ from seqjax.training import Checkpoints, load_run
 from seqjax.training.recipe import OPTIMIZERS, STACKS, Recipe
 from seqjax.training.run import prepare
 
-TINY = "--length 6 --batch-size 4 --hidden-size 3 --steps 7 --eval-every 3 --eval-batches 2 --checkpoint-every 2".split()
+TINY = (
+    "--length 6 --batch-size 4 --hidden-size 3 --steps 7 --eval-every 3 --eval-batches 2 --checkpoint-every 2"
+).split()
 
 TRAIN = sys.modules["seqjax.cli.train"]
 ROOT = Path(__file__).parent.parent
