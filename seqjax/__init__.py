@@ -1,123 +1,134 @@
-"""seqjax: functional sequence modeling in JAX. Cells are pure functions scanned over time; gradients are measured."""
+"""seqjax: functional sequence modeling in JAX. Cells are pure functions scanned over time; gradients are measured.
 
-from seqjax import blocks, datasets, probes
-from seqjax.base import (
-    Activation,
-    Attention,
-    AttentionInputs,
-    Batch,
-    Cell,
-    Dense,
-    Diagonal,
-    DiagonalInputs,
-    Estimate,
-    Estimator,
-    Flags,
-    Gated,
-    GatedWeights,
-    Layer,
-    Matrix,
-    MatrixInputs,
-    Method,
-    Step,
-)
-from seqjax.blocks.delta import gated_delta_block, hybrid_delta
-from seqjax.blocks.griffin import griffin, griffin_block
-from seqjax.blocks.mamba import mamba_block, samba
-from seqjax.blocks.transformer import feed_forward, transformer_block
-from seqjax.blocks.xlstm import mlstm_block, slstm_block, xlstm
-from seqjax.cells import REGISTRY
-from seqjax.cells.antisymmetric_rnn import antisymmetric_rnn
-from seqjax.cells.attention import attention
-from seqjax.cells.cfc import cfc
-from seqjax.cells.chrono_lstm import chrono_lstm
-from seqjax.cells.clockwork import clockwork
-from seqjax.cells.common.timed import TimedInputs
-from seqjax.cells.conv_lstm import conv_lstm
-from seqjax.cells.cornn import cornn
-from seqjax.cells.coupled_lstm import coupled_lstm
-from seqjax.cells.delta_net import delta_net
-from seqjax.cells.echo_state import echo_state
-from seqjax.cells.elman import elman
-from seqjax.cells.gated_delta_net import gated_delta_net
-from seqjax.cells.gla import gla
-from seqjax.cells.gru import gru
-from seqjax.cells.hgrn import hgrn
-from seqjax.cells.indrnn import indrnn
-from seqjax.cells.irnn import irnn
-from seqjax.cells.layer_norm_lstm import layer_norm_lstm
-from seqjax.cells.lem import lem
-from seqjax.cells.linear_attention import linear_attention
-from seqjax.cells.lru import lru
-from seqjax.cells.lstm import lstm
-from seqjax.cells.ltc import ltc
-from seqjax.cells.mamba import mamba
-from seqjax.cells.mgu import mgu
-from seqjax.cells.min_gru import min_gru
-from seqjax.cells.min_lstm import min_lstm
-from seqjax.cells.mlstm import mlstm
-from seqjax.cells.orthogonal_rnn import orthogonal_rnn
-from seqjax.cells.para_gru import para_gru
-from seqjax.cells.para_lstm import para_lstm
-from seqjax.cells.peephole_lstm import peephole_lstm
-from seqjax.cells.projection_lstm import projection_lstm
-from seqjax.cells.qrnn import qrnn
-from seqjax.cells.retention import retention
-from seqjax.cells.rg_lru import rg_lru
-from seqjax.cells.rtu import rtu
-from seqjax.cells.rwkv7 import rwkv7
-from seqjax.cells.s4d import s4d
-from seqjax.cells.s5 import s5
-from seqjax.cells.slstm import slstm
-from seqjax.cells.sru import sru
-from seqjax.cells.ssd import ssd
-from seqjax.cells.ugrnn import ugrnn
-from seqjax.cells.ur_lstm import ur_lstm
-from seqjax.combinators import (
-    Binomial,
-    Nested,
-    batch_major,
-    bidirectional,
-    bptt_barrier,
-    checkpointed,
-    conditioned,
-    dilated,
-    frozen,
-    normalized,
-    parallel,
-    repeat,
-    reset_on,
-    residual,
-    reverse,
-    serial,
-    set_context,
-    set_memory,
-    strided,
-    variational_dropout,
-    with_memory,
-    zoneout,
-)
-from seqjax.decode import Sampler, beam_search, categorical, generate, greedy
-from seqjax.gradients import (
-    eprop,
-    full_bptt,
-    kf_rtrl,
-    randomized_truncated_bptt,
-    reversible,
-    rflo,
-    rtrl,
-    snap,
-    truncated_bptt,
-    uoro,
-)
-from seqjax.layers.convolution import causal_conv, token_shift
-from seqjax.layers.cross_attention import additive_attention, multiplicative_attention, scaled_dot_attention
-from seqjax.layers.dropout import dropout
-from seqjax.layers.normalization import running_normalization
-from seqjax.layers.pointwise import pointwise
-from seqjax.layers.pooling import last, lengths_to_mask, mean_pool, running_mean
-from seqjax.layers.recurrent import recurrent
-from seqjax.methods import AssociativeScan, Auto, Chunked, Newton, NewtonReport, Scan, TimeSharded
-from seqjax.values import definition
+Every public name and every subpackage is imported when it is first used, so that ``import seqjax`` takes no time.
+"""
+
+# ruff: noqa: I001 (the order is that of the layers of the package)
+# fmt: off
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers and editors
+    from seqjax import (
+        blocks, calibration, cells, combinators, datasets, decode, gradients, layers, methods, ops, probes,
+        tasks, testing, training,
+    )
+    from seqjax.base import (
+        Activation, Attention, AttentionInputs, Batch, Cell, Dense, Diagonal, DiagonalInputs, Estimate,
+        Estimator, Flags, Gated, GatedWeights, Layer, Matrix, MatrixInputs, Method, Step,
+    )
+    from seqjax.values import definition
+    from seqjax.cells import (
+        antisymmetric_rnn, attention, cfc, chrono_lstm, clockwork, conv_lstm, cornn, coupled_lstm,
+        delta_net, echo_state, elman, gated_delta_net, gla, gru, hgrn, indrnn, irnn, layer_norm_lstm, lem,
+        linear_attention, lru, lstm, ltc, mamba, mgu, min_gru, min_lstm, mlstm, orthogonal_rnn, para_gru,
+        para_lstm, peephole_lstm, projection_lstm, qrnn, REGISTRY, retention, rg_lru, rtu, rwkv7, s4d, s5,
+        slstm, sru, ssd, TimedInputs, ugrnn, ur_lstm,
+    )
+    from seqjax.methods import AssociativeScan, Auto, Chunked, Newton, NewtonReport, Scan, TimeSharded
+    from seqjax.layers import (
+        additive_attention, causal_conv, dropout, last, lengths_to_mask, mean_pool,
+        multiplicative_attention, pointwise, recurrent, running_mean, running_normalization,
+        scaled_dot_attention, token_shift,
+    )
+    from seqjax.combinators import (
+        batch_major, bidirectional, Binomial, bptt_barrier, checkpointed, conditioned, dilated, frozen,
+        Nested, normalized, parallel, repeat, reset_on, residual, reverse, serial, set_context, set_memory,
+        strided, variational_dropout, with_memory, zoneout,
+    )
+    from seqjax.blocks import (
+        feed_forward, gated_delta_block, griffin, griffin_block, hybrid_delta, mamba_block, mlstm_block,
+        samba, slstm_block, transformer_block, xlstm,
+    )
+    from seqjax.gradients import (
+        eprop, full_bptt, kf_rtrl, randomized_truncated_bptt, reversible, rflo, rtrl, snap, truncated_bptt,
+        uoro,
+    )
+    from seqjax.decode import beam_search, categorical, generate, greedy, Sampler
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Activation", "AssociativeScan", "Attention", "AttentionInputs", "Auto", "Batch", "Binomial", "Cell",
+    "Chunked", "Dense", "Diagonal", "DiagonalInputs", "Estimate", "Estimator", "Flags", "Gated",
+    "GatedWeights", "Layer", "Matrix", "MatrixInputs", "Method", "Nested", "Newton", "NewtonReport",
+    "REGISTRY", "Sampler", "Scan", "Step", "TimeSharded", "TimedInputs", "__version__",
+    "additive_attention", "antisymmetric_rnn", "attention", "batch_major", "beam_search", "bidirectional",
+    "blocks", "bptt_barrier", "calibration", "categorical", "causal_conv", "cells", "cfc", "checkpointed",
+    "chrono_lstm", "clockwork", "combinators", "conditioned", "conv_lstm", "cornn", "coupled_lstm",
+    "datasets", "decode", "definition", "delta_net", "dilated", "dropout", "echo_state", "elman", "eprop",
+    "feed_forward", "frozen", "full_bptt", "gated_delta_block", "gated_delta_net", "generate", "gla",
+    "gradients", "greedy", "griffin", "griffin_block", "gru", "hgrn", "hybrid_delta", "indrnn", "irnn",
+    "kf_rtrl", "last", "layer_norm_lstm", "layers", "lem", "lengths_to_mask", "linear_attention", "lru",
+    "lstm", "ltc", "mamba", "mamba_block", "mean_pool", "methods", "mgu", "min_gru", "min_lstm", "mlstm",
+    "mlstm_block", "multiplicative_attention", "normalized", "ops", "orthogonal_rnn", "para_gru",
+    "para_lstm", "parallel", "peephole_lstm", "pointwise", "probes", "projection_lstm", "qrnn",
+    "randomized_truncated_bptt", "recurrent", "repeat", "reset_on", "residual", "retention", "reverse",
+    "reversible", "rflo", "rg_lru", "rtrl", "rtu", "running_mean", "running_normalization", "rwkv7", "s4d",
+    "s5", "samba", "scaled_dot_attention", "serial", "set_context", "set_memory", "slstm", "slstm_block",
+    "snap", "sru", "ssd", "strided", "tasks", "testing", "token_shift", "training", "transformer_block",
+    "truncated_bptt", "ugrnn", "uoro", "ur_lstm", "variational_dropout", "with_memory", "xlstm", "zoneout",
+]
+
+_HOMES = {  # for Python: where each public name is
+    "seqjax.base": (
+        "Activation", "Attention", "AttentionInputs", "Batch", "Cell", "Dense", "Diagonal",
+        "DiagonalInputs", "Estimate", "Estimator", "Flags", "Gated", "GatedWeights", "Layer", "Matrix",
+        "MatrixInputs", "Method", "Step",
+    ),
+    "seqjax.values": (
+        "definition",
+    ),
+    "seqjax.cells": (
+        "antisymmetric_rnn", "attention", "cfc", "chrono_lstm", "clockwork", "conv_lstm", "cornn",
+        "coupled_lstm", "delta_net", "echo_state", "elman", "gated_delta_net", "gla", "gru", "hgrn",
+        "indrnn", "irnn", "layer_norm_lstm", "lem", "linear_attention", "lru", "lstm", "ltc", "mamba",
+        "mgu", "min_gru", "min_lstm", "mlstm", "orthogonal_rnn", "para_gru", "para_lstm", "peephole_lstm",
+        "projection_lstm", "qrnn", "REGISTRY", "retention", "rg_lru", "rtu", "rwkv7", "s4d", "s5", "slstm",
+        "sru", "ssd", "TimedInputs", "ugrnn", "ur_lstm",
+    ),
+    "seqjax.methods": (
+        "AssociativeScan", "Auto", "Chunked", "Newton", "NewtonReport", "Scan", "TimeSharded",
+    ),
+    "seqjax.layers": (
+        "additive_attention", "causal_conv", "dropout", "last", "lengths_to_mask", "mean_pool",
+        "multiplicative_attention", "pointwise", "recurrent", "running_mean", "running_normalization",
+        "scaled_dot_attention", "token_shift",
+    ),
+    "seqjax.combinators": (
+        "batch_major", "bidirectional", "Binomial", "bptt_barrier", "checkpointed", "conditioned",
+        "dilated", "frozen", "Nested", "normalized", "parallel", "repeat", "reset_on", "residual",
+        "reverse", "serial", "set_context", "set_memory", "strided", "variational_dropout", "with_memory",
+        "zoneout",
+    ),
+    "seqjax.blocks": (
+        "feed_forward", "gated_delta_block", "griffin", "griffin_block", "hybrid_delta", "mamba_block",
+        "mlstm_block", "samba", "slstm_block", "transformer_block", "xlstm",
+    ),
+    "seqjax.gradients": (
+        "eprop", "full_bptt", "kf_rtrl", "randomized_truncated_bptt", "reversible", "rflo", "rtrl", "snap",
+        "truncated_bptt", "uoro",
+    ),
+    "seqjax.decode": (
+        "beam_search", "categorical", "generate", "greedy", "Sampler",
+    ),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+# fmt: on
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name or a subpackage when it is first used (PEP 562)."""
+    if name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    elif name in __all__:
+        value = import_module(f"seqjax.{name}")
+    else:
+        raise AttributeError(f"module 'seqjax' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
