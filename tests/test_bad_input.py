@@ -65,7 +65,7 @@ def test_data_that_is_not_finite_is_refused_with_its_place(name, value):
         ALL[name](STEP, xs)
 
 
-@pytest.mark.parametrize("name", WITHOUT.keys() | WITH_LOSS.keys())
+@pytest.mark.parametrize("name", sorted(WITHOUT.keys() | WITH_LOSS.keys()))
 def test_every_probe_has_one_order_of_arguments(name):
     """The bound layer, the loss where there is one, the batch; whatever follows is given by name."""
     parameters = inspect.signature(getattr(probes, name)).parameters

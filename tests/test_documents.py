@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import seqjax as sj
-from seqjax.probes import calibration
+from seqjax import calibration
 from seqjax.testing import check_method
 
 ROOT = Path(__file__).parent.parent
