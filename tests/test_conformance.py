@@ -229,6 +229,7 @@ def test_a_faulty_layer_fails(fault, check):
         run(broken(unroll_fn=fault), X)
 
 
+@pytest.mark.slow  # what it runs for each method runs here and for the cell of CONTRIBUTING.md
 def test_check_cell_runs_a_cell_of_ones_own():
     def leak(params, h, x):
         h = params * h + (1 - params) * x

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.cells import assert_equal, init, jacobian, normal, shaken
+from helpers.tiers import slow
 from references.gated import sigmoid
 from references.gated_variants import layer_norm
 from scipy.special import expn
@@ -129,8 +130,8 @@ def folding_lengths(cell, scales=None, steps=5):
 @pytest.mark.parametrize(
     "cell",
     [
-        sj.lstm(5), sj.coupled_lstm(5), sj.peephole_lstm(5), sj.projection_lstm(5, cell_size=5), sj.layer_norm_lstm(5),
-        sj.ugrnn(5),
+        sj.lstm(5), sj.layer_norm_lstm(5), sj.ugrnn(5),
+        *slow(sj.coupled_lstm(5), sj.peephole_lstm(5), sj.projection_lstm(5, cell_size=5)),
     ],
     ids=repr,
 )  # fmt: skip

@@ -238,7 +238,12 @@ def test_a_masked_sequence_has_the_spectrum_of_what_remains(qr_every, direction)
 
 
 @pytest.mark.parametrize(
-    ("qr_every", "direction"), [(1, "forward"), (2, "backward"), ("adaptive", "forward")]
+    ("qr_every", "direction"),
+    [
+        (2, "backward"),
+        ("adaptive", "forward"),
+        pytest.param(1, "forward", marks=pytest.mark.slow),
+    ],
 )
 def test_segments_give_the_mean_of_their_own_spectra_by_their_lengths(qr_every, direction):
     step, carry, xs = network()

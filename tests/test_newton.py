@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.hlo import collectives
+from helpers.tiers import slow
 
 import seqjax as sj
 from seqjax.base import Activation
@@ -244,7 +245,7 @@ def test_neither_pass_runs_over_time():
 
 
 @pytest.mark.parametrize("jacobian", FORMS)
-@pytest.mark.parametrize("cell", [sj.lstm(H), sj.gru(H)], ids=repr)
+@pytest.mark.parametrize("cell", [sj.lstm(H), *slow(sj.gru(H))], ids=repr)
 def test_every_form_has_the_gradients_and_taps_of_the_loop(cell, jacobian):
     problem, (reset, mask) = initialized(cell), flags()
     options = {"reset": reset, "mask": mask}
@@ -315,7 +316,7 @@ def test_a_carry_is_any_tree_of_real_and_complex_leaves(jacobian):
     assert outcome[0]["low"].dtype == jnp.float32 and outcome[0]["z"].dtype == jnp.complex128
 
 
-@pytest.mark.parametrize("cell", [sj.gru(H), sj.gru(H, reset_after=False)], ids=repr)
+@pytest.mark.parametrize("cell", [sj.gru(H), *slow(sj.gru(H, reset_after=False))], ids=repr)
 def test_a_batch_has_any_number_of_axes(cell):
     problem = initialized(cell, batch=(2, 1, 2), length=5)
     reset, mask = flags(5, (2, 1, 2))
@@ -400,7 +401,7 @@ def diagonal_weights_cell(emit):
 
 
 @pytest.mark.parametrize("heads", [None, "diagonal", 2], ids=str)
-@pytest.mark.parametrize("emit", [True, False], ids=["emit", "state"])
+@pytest.mark.parametrize("emit", [True, *slow(False)], ids=["emit", "state"])
 def test_blocks_and_diagonals_are_those_of_the_jacobian(emit, heads):
     recurrence = diagonal_weights_cell(emit)
     num_gates = len(recurrence.activations)
@@ -440,7 +441,7 @@ def test_blocks_are_exact_for_diagonal_recurrent_weights():
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("length", [1, 2, T])
+@pytest.mark.parametrize("length", [2, T, *slow(1)])
 def test_a_linear_recurrence_restarts_by_selection(form, length):
     num_leaves, size = 2, 2 * H
     shape = {"full": (size, size), "block": (H, num_leaves, num_leaves), "diagonal": (size,)}[form]

@@ -130,7 +130,10 @@ def numbers_in(text):
 @pytest.mark.parametrize(
     ("cell", "mesh"),
     [
-        *(("lru", mesh) for mesh in MESHES),
+        *(
+            pytest.param("lru", mesh, marks=() if mesh in ("fsdp", "all") else pytest.mark.slow)
+            for mesh in MESHES
+        ),
         ("lstm", "data"),
         pytest.param("lstm", "time", marks=pytest.mark.slow),
         pytest.param("gated_delta_net", "all", marks=pytest.mark.slow),

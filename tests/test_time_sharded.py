@@ -80,9 +80,8 @@ SLOW = pytest.mark.slow
     "name",
     [
         "lru",
-        "mlstm",
         "gated_delta_net",
-        *(pytest.param(n, marks=SLOW) for n in ("mamba", "gla", "linear_attention")),
+        *(pytest.param(n, marks=SLOW) for n in ("mlstm", "mamba", "gla", "linear_attention")),
         "lstm",
         pytest.param("mgu", marks=SLOW),
     ],
@@ -140,7 +139,7 @@ def test_inside_shard_map_each_device_gives_its_part(name):
     ("name", "inner"),
     [
         ("lru", sj.AssociativeScan()),
-        ("lru", sj.Scan(chunk=3)),
+        pytest.param("lru", sj.Scan(chunk=3), marks=SLOW),
         pytest.param("mamba", sj.Chunked(3), marks=SLOW),
         ("gated_delta_net", sj.Scan()),
         pytest.param("gated_delta_net", sj.Chunked(3), marks=SLOW),

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from helpers.hlo import collectives
+from helpers.tiers import slow
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import seqjax as sj
@@ -90,7 +91,7 @@ def assert_close(got, expected, rtol):
 # ---------------------------------------------------------------- what a step computes
 
 
-@pytest.mark.parametrize("name", ["lstm", "lru"])
+@pytest.mark.parametrize("name", ["lstm", *slow("lru")])
 def test_steps_are_a_plain_optax_loop(name):
     model, optimizer = language_model(CELLS[name]), optax.adam(1e-2)
     batches = [tokens(seed) for seed in range(3)]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.tiers import slow
 
 import seqjax as sj
 from seqjax.base import Diagonal, Matrix
@@ -83,7 +84,7 @@ def test_labels_of_cells(name, recurrence, elementwise):
 LINEAR = [name for name, entry in REGISTRY.items() if isinstance(entry.make(H).recurrence, Diagonal | Matrix)]
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", [*LINEAR[:6], *slow(*LINEAR[6:])])
 def test_labeled_are_the_params_that_set_the_decays(name):
     """At an input of zero no projection has a say: what the decay still depends on are elementwise params."""
     cell, x = REGISTRY[name].make(H), REGISTRY[name].example((1, 1), 3)
