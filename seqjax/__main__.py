@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import Any
 
 INTERRUPTED = 130
@@ -37,10 +38,18 @@ def main() -> None:
 def hear(lost: Any) -> None:
     """A Ctrl-C amid a callback of the garbage collector, of which JAX has one, would be dropped: it comes again."""
     if lost.exc_type is KeyboardInterrupt:
-        # Later, and as a signal: it is to be heard outside of the callback, and to end a wait.
-        threading.Timer(0.01, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        returned = threading.Event()
+        threading.Thread(target=_send_again, args=(returned,), daemon=True).start()
+        returned.set()
     else:
         sys.__unraisablehook__(lost)
+
+
+def _send_again(returned: threading.Event) -> None:
+    """Send Ctrl-C again, as a signal, which also ends a wait; after `hear` has returned, which would lose it once more."""
+    returned.wait()
+    time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _leave() -> None:

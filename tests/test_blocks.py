@@ -299,12 +299,6 @@ def test_stacks_have_the_blocks_of_their_papers_in_order():
             ValueError,
             r"feed_forward\(hidden_size\): expected a whole number .* got 0\.",
         ),
-        (
-            lambda: blocks.fork(sj.lstm(4)),
-            TypeError,
-            r"fork: expected one layer or more, got \(lstm\(hidden_size=4\),\)\.",
-        ),
-        (lambda: blocks.fork(), TypeError, r"fork: expected one layer or more, got \(\)\."),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -86,7 +86,7 @@ def test_an_interrupted_study_resumes_to_the_same_numbers(monkeypatch, tmp_path,
     assert run(monkeypatch, "gradients", *TINY, "--out", halved) == 2
     assert "--resume" in capsys.readouterr().err
     assert run(monkeypatch, "gradients", *TINY, "--batch-size", 3, "--resume", "--out", halved) == 2
-    assert "batch 2 -> 3" in capsys.readouterr().err
+    assert "batch_size 2 -> 3" in capsys.readouterr().err
 
     assert run(monkeypatch, "gradients", *TINY, "--resume", "--out", halved) == 0
     frames = [pl.read_parquet(folder / "results.parquet") for folder in (whole, halved)]
@@ -162,7 +162,7 @@ def test_a_file_of_ones_own_runs_in_bfloat16(monkeypatch, tmp_path):
         (["--cells", ","], "--cells: expected at least one name"),
         (["--sections", "decai"], "Did you mean 'decay'?"),
         (["--preset", "gpo"], "--preset: unknown name 'gpo'. Did you mean 'gpu'?"),
-        (["--method", "asociative"], "Did you mean 'associative'?"),
+        (["--method", "asociative"], "Did you mean 'associative_scan'?"),
         (["--task", "coping"], "Did you mean 'copying'?"),
         (["--dtype", "float23"], "Did you mean 'float32'?"),
         (["--lengths", "0"], "--lengths: expected a whole number of at least 1, got 0"),

@@ -122,7 +122,7 @@ def test_the_command_that_it_names_goes_on_to_the_same_bits(monkeypatch, tmp_pat
     assert params(halved) == params(whole) and measured(halved) == measured(whole)
 
     assert run(monkeypatch, "train", "--out", halved, "--resume", "--batch-size", 3) == 2
-    assert "belongs to a run with another configuration: batch 4 -> 3." in capsys.readouterr().err
+    assert "belongs to a run with another configuration: batch_size 4 -> 3." in capsys.readouterr().err
     text.write_bytes(bytes(range(97, 123)) * 30)
     assert run(monkeypatch, "train", "--out", halved, "--resume") == 2
     assert "has changed since the run was made" in capsys.readouterr().err

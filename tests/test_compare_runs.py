@@ -163,7 +163,7 @@ def test_what_hinders_a_comparison_is_said(tmp_path, shared):
     b = study(tmp_path / "b", {"x": few + 1}, settings={"batch_size": 2, "seeds": 4})
     found = compare_runs(a, b)
     text = " ".join(found.remarks)
-    assert found.equal and "batch 1 and 2" in text and "seeds 3" not in text
+    assert found.equal and "batch_size 1 and 2" in text and "seeds 3" not in text
     assert "2 common seeds: the smallest p there can be is 0.5" in text and "Use 6 seeds" in text
     assert "Not every run" in text and "1 pairs" in text
 

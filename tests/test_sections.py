@@ -68,9 +68,9 @@ class Measured:
         rows = self.rows.filter(pl.col("section") == section, *(pl.col(n) == v for n, v in columns.items()))
         return rows["value"].to_numpy()
 
-    def inner(self, seed=0, moment=MOMENTS[0], batch=1):
+    def inner(self, seed=0, moment=MOMENTS[0], batch_size=1):
         return self.experiment.inner(
-            self.settings.cells[0], max(self.settings.lengths), seed, moment, batch_size=batch
+            self.settings.cells[0], max(self.settings.lengths), seed, moment, batch_size=batch_size
         )
 
 

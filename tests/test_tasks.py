@@ -448,6 +448,6 @@ def test_copying_says_when_a_number_is_not_positive(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_a_batch_is_not_empty(name):
     with pytest.raises(
-        ValueError, match=rf"{name}\.sample\(batch\): expected a whole number of at least 1, got 0"
+        ValueError, match=rf"{name}\.sample\(batch_size\): expected a whole number of at least 1, got 0"
     ):
         TASKS[name](36).sample(KEY, 0)

@@ -72,7 +72,7 @@ def categorical(*, temperature: float = 1.0, top_k: int | None = None, top_p: fl
         (temperature).
         Fan, Lewis, Dauphin 2018, "Hierarchical neural story generation", arXiv:1805.04833 (top-k).
     """
-    hint = "For the most probable token use greedy()."
+    hint = "Use greedy() for the most probable token."
     check_above("categorical(temperature)", temperature, hint=hint)
     check_whole_or_none("categorical(top_k)", top_k)
     if top_p is not None:
