@@ -59,7 +59,7 @@ def test_the_index_lists_every_page():
 
 
 def test_every_closed_form_is_explained():
-    ids = set(re.findall(r"^\| (C\d+) \|", (ROOT / "docs/closed_forms.md").read_text(), re.MULTILINE))
+    ids = set(re.findall(r"^## (C\d+):", (ROOT / "docs/closed_forms.md").read_text(), re.MULTILINE))
     assert ids == set(calibration.IDS)
 
 
