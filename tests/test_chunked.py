@@ -212,7 +212,7 @@ def test_nan_before_a_reset_reaches_no_gradient_after_it():
     ("change", "message"),
     [
         ({"erase": (PLAIN.k, PLAIN.k)}, "expected erase or log_input, got both"),
-        ({"log_decay": decays(K)}, r"a log_decay per head, . axes, got \[.*2, 3, 4\]"),
+        ({"log_decay": decays(K)}, r"a log_decay per head \(. axes\) .* got log_decay \[.*2, 3, 4\]"),
     ],
 )
 def test_inputs_that_do_not_go_together_are_named(change, message):

@@ -1,4 +1,4 @@
-"""How a cell runs over time: one file per method. Params do not depend on the method, so methods may be swapped."""
+"""Methods: algorithms that run a cell over time. Params do not depend on the method, so methods are interchangeable."""
 
 from typing import Any
 
@@ -35,11 +35,11 @@ NAMED: dict[str, Any] = {
     "chunked": Chunked(64),
     "newton": Newton(),
 }
-"""The methods that settings of studies and runs give by name."""
+"""The methods that studies and training runs select by name."""
 
 
 def check_method(method: Method, cell: Cell) -> None:
-    """Raise a TypeError unless the method is one, and runs the cell's kind of recurrence."""
+    """Raise a TypeError unless `method` is a method that runs the cell's kind of recurrence."""
     if isinstance(method, type) or not isinstance(method, Method):
         named = [m.__name__ for m in METHODS if m is method or m.__name__.lower() == str(method).lower()]
         remedy = f"Write {named[0]}()." if named else "Write Auto(), or leave the argument out."
@@ -53,6 +53,6 @@ def check_method(method: Method, cell: Cell) -> None:
     can = ", ".join(m.__name__ for m in METHODS if kind in m.kinds)  # type: ignore[attr-defined]
     runs = ", ".join(k.__name__ for k in method.kinds)
     raise TypeError(
-        f"{method!r} cannot run {cell!r}: its recurrence is {kind.__name__}; {type(method).__name__} runs {runs}. "
-        f"Methods that can: {can}."
+        f"{method!r} cannot run {cell!r}: its recurrence is {kind.__name__}; "
+        f"{type(method).__name__} runs {runs}. Methods that can: {can}."
     )

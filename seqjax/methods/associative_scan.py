@@ -1,4 +1,4 @@
-"""A parallel prefix over time."""
+"""The method that runs a linear recurrence by a parallel prefix over time."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,10 +11,10 @@ from seqjax.values import Value
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class AssociativeScan(Value):
-    """A parallel prefix over time: depth 2 log2 T. For linear recurrences.
+    """Runs a linear recurrence by a parallel prefix over time, with depth 2 log2 T.
 
-    On a CPU a sequential scan is faster (``benchmarks/results/methods_chunks_scans.md``); on parallel hardware the
-    logarithmic depth wins for long sequences.
+    On a CPU a sequential scan is faster (``benchmarks/results/methods_chunks_scans.md``). On parallel hardware the
+    logarithmic depth is faster for long sequences.
     """
 
     kinds: ClassVar[tuple[type, ...]] = (Diagonal,)

@@ -1,4 +1,4 @@
-"""The choice of a method."""
+"""The method that selects another method by recurrence, platform and shape."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,32 +14,33 @@ from seqjax.values import Value
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Auto(Value):
-    """Picks a method by kind of recurrence, platform and shape; `select` says which.
+    """Selects a method by kind of recurrence, platform and shape; `select` returns the selected method.
 
-    ============= ========================================= ==============================
-    recurrence    CPU                                       GPU, TPU
-    ============= ========================================= ==============================
+    ============= =================================== ==============================
+    recurrence    CPU                                 GPU, TPU
+    ============= =================================== ==============================
     `Step`        ``Scan()``                          ``Scan()``
     `Gated`       ``Scan(chunk=c, keep_gates=True)``  ``Scan(chunk=128)``
     `Diagonal`    ``Scan(chunk=256)``                 ``AssociativeScan()``
-    `Matrix`      ``Chunked(16)``                           ``Chunked(128)``
-    `Attention`   ``Chunked(64)``                           ``Chunked(128)``
-    ============= ========================================= ==============================
+    `Matrix`      ``Chunked(16)``                     ``Chunked(128)``
+    `Attention`   ``Chunked(64)``                     ``Chunked(128)``
+    ============= =================================== ==============================
 
-    c is 16 to 128 steps, such that the inputs of a chunk fill 32 kB, about a first-level cache. All are measured on two
-    CPU cores and on an H200 (``benchmarks/results/README.md``), but for `Gated` and `Diagonal` on a GPU, of which only
-    the choice itself was: beside autodiff and other libraries. TPUs were not measured, and follow GPUs.
+    c is between 16 and 128 steps, such that the inputs of a chunk fill 32 kB, about a first-level cache. The choices
+    are measured on two CPU cores and on an H200 (``benchmarks/results/README.md``). For `Gated` and `Diagonal` on a
+    GPU, only the selected method was measured, against autodiff and other libraries. TPUs were not measured; they use
+    the methods for GPUs.
     """
 
     kinds: ClassVar[tuple[type, ...]] = (Step, Gated, Diagonal, Matrix, Attention)
 
     def select(self, cell: Cell, xs: Any, *, platform: str | None = None) -> Method:
-        """The method for a cell on inputs ``xs [T, *B, D]`` (arrays or ShapeDtypeStructs) on a platform.
+        """Return the method for a cell on inputs ``xs [T, *B, D]`` (arrays or ShapeDtypeStructs) on a platform.
 
         Args:
-            cell: the cell; only its recurrence is looked at.
-            xs: the inputs; only shapes and dtypes are looked at.
-            platform: "cpu", "gpu" or "tpu"; by default the one JAX runs on.
+            cell: the cell. The selection depends only on its recurrence.
+            xs: the inputs. The selection depends only on their shapes and dtypes.
+            platform: "cpu", "gpu" or "tpu"; by default JAX's default backend.
 
         Example:
             >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -65,12 +66,12 @@ class Auto(Value):
         """See `seqjax.Method`."""
         method = self.select(cell, xs)
         if flags.tap is not None and isinstance(cell.recurrence, Matrix | Attention):
-            method = Scan()  # inside a chunk there is no carry to tap
+            method = Scan()  # a chunked method does not compute the carry of each step
         return method.unroll(cell, params, carry, xs, flags)
 
 
 def _gated_on_cpu(xs: Any) -> Scan:
-    """See `Auto`."""
+    """Return the method for `Gated` on a CPU; see `Auto` for the chunk size."""
     inputs = jax.tree.leaves(xs)[0]
     step_bytes = max(1, inputs.size // max(1, inputs.shape[0])) * inputs.dtype.itemsize
     return Scan(chunk=min(max(2**15 // step_bytes, 16), 128), keep_gates=True)

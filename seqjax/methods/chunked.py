@@ -1,4 +1,4 @@
-"""Parallel inside chunks of time, sequential from chunk to chunk."""
+"""The method that runs a recurrence in parallel inside chunks of time, and sequentially from chunk to chunk."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,10 +14,12 @@ from seqjax.values import Value
 
 @dataclass(frozen=True, repr=False)
 class Chunked(Value):
-    """Chunks of time: products of matrices inside, one carry from each to the next. Any length of sequence.
+    """Runs a recurrence in chunks of time: in parallel inside a chunk, sequentially from chunk to chunk.
+
+    The sequence length need not be a multiple of the chunk size.
 
     ============ ============================================================== ======================================
-    recurrence   inside a chunk                                                 kept for the backward pass
+    recurrence   inside a chunk                                                 memory for the backward pass
     ============ ============================================================== ======================================
     `Diagonal`   a parallel prefix                                              h at every step
     `Matrix`     masked products; erasure in WY form (`seqjax.ops.matrix`)      inputs, one state per chunk
@@ -54,8 +56,8 @@ class Chunked(Value):
 
         if flags.tap is not None:
             raise TypeError(
-                f"{self!r} cannot tap the carry of {cell!r}: inside a chunk it is never computed. "
-                "Use Scan, or gradient_profile(extended_range=True)."
+                f"{self!r} cannot tap the carry of {cell!r}: Chunked does not compute the carry of each step. "
+                "Use `Scan`, or `gradient_profile(extended_range=True)`."
             )
         us = project_inputs(cell, params, xs, flags.key)
         hs: Any

@@ -1,17 +1,17 @@
-"""What the methods share: one step of a cell, its projected inputs, checks of numbers."""
+"""Helpers of the methods: one step of a cell and the projection of its inputs."""
 
 from typing import Any
 
 import jax
 
 from seqjax.base import Cell, DiagonalInputs, Flags
-from seqjax.ops.diagonal import over_batch
+from seqjax.ops.diagonal import broadcast_decay
 from seqjax.ops.select import select
 from seqjax.ops.step import step_of
 
 
 def at_step(cell: Cell, params: Any, carry: Any, x: Any, flags: Flags) -> Any:
-    """One time step of a cell, ``(carry, y)``: the specification that every method's unroll equals."""
+    """Run one time step of a cell and return ``(carry, y)``: the specification of every method's unroll."""
     u = cell.project(params, x) if flags.key is None else cell.project(params, x, flags.key)
     step = step_of(cell.recurrence, params, jax.tree.leaves(x)[0].dtype)
     carry = select(flags.reset, flags.initial, carry)
@@ -20,12 +20,12 @@ def at_step(cell: Cell, params: Any, carry: Any, x: Any, flags: Flags) -> Any:
 
 
 def project_inputs(cell: Cell, params: Any, xs: Any, keys: Any) -> Any:
-    """Inputs of the recurrence for all steps; with keys, each step draws from its own."""
+    """Project the inputs of all steps to inputs of the recurrence; with keys, each step uses its own key."""
     if keys is None:
         return cell.project(params, xs)
 
     def one(x: Any, key: Any) -> Any:
         u = cell.project(params, x, key)
-        return over_batch(u) if isinstance(u, DiagonalInputs) else u
+        return broadcast_decay(u) if isinstance(u, DiagonalInputs) else u
 
     return jax.vmap(one)(xs, keys)

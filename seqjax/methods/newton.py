@@ -1,4 +1,4 @@
-"""All time steps of a nonlinear cell at once, by Newton's method."""
+"""The method that solves a nonlinear recurrence for all time steps in parallel, by Newton's method."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,42 +23,44 @@ from seqjax.values import Value
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Newton(Value):
-    r"""All time steps of a nonlinear cell at once, by Newton's method.
+    r"""Solves a nonlinear recurrence for all time steps in parallel, by Newton's method.
 
     From a guess of the whole trajectory, every iteration linearizes all steps and solves the linear recurrence by a
-    parallel prefix; the gradient is one more linear recurrence, solved in the same way. Values and gradients (reverse
-    mode, of any order) are those of `Scan`, to the tolerance. It pays on parallel hardware, for long sequences
-    of small states, where the cell forgets: the number of iterations is small for a contracting cell and grows with T
-    for a chaotic one, up to T. See `seqjax.ops.newton.solve` for the mathematics.
+    parallel prefix. The gradient is one more linear recurrence, solved in the same way. Values and gradients (reverse
+    mode, of any order) equal those of `Scan` up to the tolerance. Newton's method is efficient on parallel hardware,
+    for long sequences and small states. The number of iterations is small for a contracting cell and grows with T for a
+    chaotic cell, up to T. See `seqjax.ops.newton.solve` for the mathematics.
 
     ============ ==================================== =================== ====================================
-    jacobian     what is kept of each Jacobian        memory of iteration exact for
+    jacobian     entries of each Jacobian             memory of iteration exact for
     ============ ==================================== =================== ====================================
-    "full"       everything                           T B S^2             every cell; convergence is quadratic
-    "block"      how a unit's leaves act on it        T B H L^2           diagonal recurrent weights, `Gated`
-    "diagonal"   how each number acts on itself       T B S               the same, of one leaf
+    "full"       all                                  T B S^2             every cell; convergence is quadratic
+    "block"      leaves of one unit by one another    T B H L^2           diagonal recurrent weights, `Gated`
+    "diagonal"   each number by itself                T B S               the same, with one leaf
     ============ ==================================== =================== ====================================
 
-    S numbers per example in the carry, in L leaves of H. The backward pass takes the memory of the forward pass, and
-    its result does not depend on the form.
+    The carry has S numbers per example, in L leaves of size H. The backward pass takes as much memory as the forward
+    pass, and its result does not depend on the form.
 
     Attributes:
-        jacobian: "full" is DEER; "diagonal" is quasi-DEER, with more and cheaper iterations; "block" is in between, for
+        jacobian: "full" is DEER. "diagonal" is quasi-DEER, with more and cheaper iterations. "block" is in between, for
             `Gated` cells.
-        damping: k of scale-ELK, 0 to 1: the Jacobians times 1 - k. It steadies an iteration that overshoots, and slows
-            one that does not; at 1 only the steps themselves are iterated. ELK proper, with a Kalman smoother
-            (2407.19115, section 4), is not offered.
-        tolerance: of the residual, relative to the carry (`seqjax.ops.newton.solve`). None: 1e-12 in float64, 1e-5 in
-            float32 (84 roundings).
-        max_iterations: None for T, which always suffices.
-        fallback: run `Scan`'s loop where the iteration has not converged. Without it, `solve` returns what it
-            has, with ``converged`` False, and gradients are those at a trajectory that the cell does not take.
+        damping: k of scale-ELK, 0 to 1; the Jacobians are multiplied by 1 - k. Damping stabilizes an iteration that
+            overshoots and slows other iterations. With k = 1 only the steps themselves are iterated. ELK with a Kalman
+            smoother (2407.19115, section 4) is not implemented.
+        tolerance: tolerance of the residual, relative to the carry (`seqjax.ops.newton.solve`). None is 1e-12 in
+            float64 and 1e-5 in float32 (84 roundings).
+        max_iterations: maximal number of iterations; None is T, which always suffices.
+        fallback: whether to run the loop of `Scan` if the iteration has not converged. Without fallback, `solve`
+            returns the last iterate with ``converged`` False, and the gradients are not those of a solution.
         guess: the carry repeated over time ("initial"), or "zeros".
-        batch_ndim: how many batch axes the inputs of a `Step` cell have. None: as many as reset, mask or tap show, else
-            one. (Of `Gated` cells it is known.) Too small a number is right, too, but mixes examples into one state.
+        batch_ndim: number of batch axes of the inputs of a `Step` cell. None takes the number from reset, mask or tap,
+            and assumes one without them. (`Gated` cells determine the number.) A number that is too small gives correct
+            results, but merges examples into one state.
 
-    Half precision is computed in float32 and rounded at the end. `tap` is supported. Forward mode is not: use
-    ``Scan(gradient="autodiff")``. Under ``jax.vmap`` the fallback runs always, so batch by an axis.
+    Inputs in half precision are computed in float32 and rounded at the end. `tap` is supported. Forward mode is not
+    supported: use ``Scan(gradient="autodiff")``. Under ``jax.vmap`` the fallback always runs, so use a batch axis
+    instead.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -109,17 +111,17 @@ class Newton(Value):
         key: Any = None,
         guess: Any = None,
     ) -> tuple[Any, Any, NewtonReport]:
-        """``(carry, ys, report)``: as a layer's unroll, and how it went.
+        """Run a cell as a layer's unroll does, and return ``(carry, ys, report)``.
 
         Args:
-            cell: of kind `Step` or `Gated`.
-            params: the cell's.
-            carry: before the first step; leaves ``[*B, ...]``.
+            cell: a cell of kind `Step` or `Gated`.
+            params: params of the cell.
+            carry: carry before the first step; leaves ``[*B, ...]``.
             xs: ``[T, *B, D]``.
             reset: ``[T, *B]`` bool.
             mask: ``[T, *B]`` bool.
             key: one key, or one per step.
-            guess: carries after each step, leaves ``[T, *B, ...]``, to begin with; for example the states before a
+            guess: first iterate: carries after each step, leaves ``[T, *B, ...]``; for example the solution before a
                 small change of the params.
 
         Raises:
@@ -143,12 +145,12 @@ class Newton(Value):
         """See `seqjax.Method`."""
         return self._run(cell, params, carry, xs, flags)[:2]
 
-    def unroll_part(
+    def unroll_shard(
         self, cell: Cell, params: Any, carry: Any, xs: Any, flags: Flags, shards: Shards
     ) -> tuple[Any, Any]:
-        """As unroll, where devices hold the parts of a sequence (`seqjax.TimeSharded`): ``(carry, ys)``.
+        """Run one shard of a sequence that is sharded over time (`seqjax.TimeSharded`); return ``(carry, ys)``.
 
-        The carry is the one before the whole sequence; the one that comes out is the one after this device's part.
+        The argument is the carry before the whole sequence. The result is the carry after this device's shard.
         """
         return self._run(cell, params, carry, xs, flags, shards=shards)[:2]
 
@@ -171,7 +173,7 @@ class Newton(Value):
         system, theta = self._system(cell, params, dtype)
         entered = carry
         if dtype != narrow:
-            us, carry, initial = _widened((us, carry, initial))
+            us, carry, initial = _widen((us, carry, initial))
         repeated = jax.tree.map(lambda a: jnp.broadcast_to(a, (first.shape[0], *a.shape)), carry)
         if guess is None:
             guess = repeated if self.guess == "initial" else jax.tree.map(jnp.zeros_like, repeated)
@@ -187,7 +189,7 @@ class Newton(Value):
         states, hs, report = solve(system, settings, operands)
         after = jax.tree.map(lambda a: a[-1], states)
         if dtype != narrow:
-            # What the cell itself would emit in its dtype.
+            # Cast to the dtypes that the cell emits for inputs of this dtype.
             step = step_of(cell.recurrence, params, narrow)
             one = jax.tree.map(lambda a: a[0], project_inputs(cell, params, xs, flags.key))
             emitted = jax.eval_shape(step, entered, one)[1]
@@ -195,19 +197,19 @@ class Newton(Value):
         return after, cell.readout(params, hs, xs), report
 
     def _system(self, cell: Cell, params: Any, dtype: Any) -> tuple[System, Any]:
-        """The recurrence with its Jacobians, and what it reads of the params, in the dtype."""
+        """Return the recurrence with its Jacobians, and the weights that it reads, in the given dtype."""
         recurrence = cell.recurrence
         match recurrence:
             case Gated():
                 theta: Any = GatedWeights(*cast(tuple(recurrence.weights(params)), dtype))
-                of_weights = dataclasses.replace(recurrence, weights=_as_they_are)
+                of_weights = dataclasses.replace(recurrence, weights=_identity)
 
                 def step(theta: Any, carry: Any, u: Any) -> tuple[Any, Any]:
                     return step_of(of_weights, theta, dtype)(carry, u)
             case Step():
                 if self.jacobian == "block":
                     raise TypeError(
-                        f"{self!r} cannot run {cell!r}: its recurrence is Step; blocks need Gated. "
+                        f"{self!r} cannot run {cell!r}: its recurrence is Step; jacobian='block' needs Gated. "
                         "Use jacobian='full' or 'diagonal'."
                     )
                 theta = cast(params, dtype)
@@ -217,12 +219,12 @@ class Newton(Value):
             case _:
                 raise TypeError(
                     f"{self!r} cannot run {cell!r}: its recurrence is {type(recurrence).__name__}; "
-                    "Newton runs Step, Gated."
+                    "Newton runs Step, Gated. Use `Scan`."
                 )
         return System(step, self._jacobian(recurrence, step), self.jacobian), theta
 
     def _jacobian(self, recurrence: Any, step: Callable) -> Callable:
-        """``(theta, space, entering, us) -> A``."""
+        """Return the function ``(theta, space, entering, us) -> A``."""
 
         def jacobian(theta: Any, space: Any, entering: jax.Array, us: Any) -> jax.Array:
             if self.jacobian != "full" and isinstance(recurrence, Gated):
@@ -248,17 +250,17 @@ class Newton(Value):
         for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
             if not jnp.issubdtype(leaf.dtype, jnp.inexact):
                 raise TypeError(
-                    f"{self!r} cannot run {cell!r}: carry{jax.tree_util.keystr(path)} is {leaf.dtype}; Newton "
-                    "iterates on real and complex numbers. Methods that can: Scan."
+                    f"{self!r} cannot run {cell!r}: carry{jax.tree_util.keystr(path)} is {leaf.dtype}; "
+                    "Newton needs a real or complex carry. Methods that can: Scan."
                 )
 
 
-def _as_they_are(weights: Any) -> Any:
+def _identity(weights: Any) -> Any:
     return weights
 
 
-def _widened(tree: Any) -> Any:
-    """Floating arrays in float32 at least."""
+def _widen(tree: Any) -> Any:
+    """Cast floating-point arrays to at least float32."""
     return jax.tree.map(
         lambda a: a.astype(wide(a.dtype)) if jnp.issubdtype(a.dtype, jnp.inexact) else a, tree
     )

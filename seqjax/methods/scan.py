@@ -1,4 +1,4 @@
-"""One step after another: the specification, with a batched backward pass where the recurrence allows one."""
+"""The method that runs a recurrence step by step, with a batched backward pass for `Gated` and `Diagonal`."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -28,20 +28,20 @@ from seqjax.values import Value
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Scan(Value):
-    """One step after another.
+    """Runs a recurrence step by step, by ``jax.lax.scan``.
 
     Attributes:
-        chunk: inputs are projected, and ``Gated`` gradients batched, this many time steps at a time; None for all at
-            once. It changes speed and temporary memory, never a result.
-        gradient: "batched" keeps the sequential part of the backward pass of `Gated` and `Diagonal` small (see
-            `seqjax.ops.gated.batched` and `seqjax.ops.diagonal`); it supports reverse mode at any order. "autodiff" is
-            the specification itself: the step-by-step loop, differentiated by JAX, forward mode included. `Step`, of
-            which nothing is known, is always differentiated by JAX. Either way gradients of the recurrence's weights
-            add up over steps in float32 at least; where JAX differentiates, those of projections with bfloat16 params
-            add up over chunks in bfloat16.
-        keep_gates: for batched gradients of `Gated`: keep the gates for the backward pass, (G + 1) H T B numbers more,
-            instead of computing them again.
-        unroll_factor: steps per iteration of the compiled loop, where JAX differentiates it.
+        chunk: number of time steps whose inputs are projected, and whose ``Gated`` gradients are computed, at once.
+            None is the whole sequence. The chunk changes speed and temporary memory, never a result.
+        gradient: "batched" makes the sequential part of the backward pass of `Gated` and `Diagonal` small (see
+            `seqjax.ops.gated.batched` and `seqjax.ops.diagonal`); it supports reverse mode of any order. "autodiff" is
+            the specification: JAX differentiates the step-by-step loop, in reverse or forward mode. JAX always
+            differentiates `Step`, whose structure is unknown. In both cases the gradients of the recurrence's weights
+            are summed over steps in at least float32. Where JAX differentiates, the gradients of projections with
+            bfloat16 params are summed over chunks in bfloat16.
+        keep_gates: for batched gradients of `Gated`: keep the gates for the backward pass, (G + 1) H T B more numbers,
+            instead of recomputing them.
+        unroll_factor: steps per iteration of the compiled loop, if JAX differentiates the loop.
 
     Example:
         >>> import seqjax as sj
@@ -88,7 +88,7 @@ class Scan(Value):
                 if batched:
                     carry, hs = scans.diagonal(scans.sequential, us, carry, now)
                     return carry, cell.readout(params, hs, xs)
-                us = scans.over_batch(scans.in_carry_dtype(DiagonalInputs(*us), carry.dtype))
+                us = scans.broadcast_decay(scans.in_carry_dtype(DiagonalInputs(*us), carry.dtype))
             carry, hs = loop(step, carry, us, now, unroll=self.unroll_factor)
             return carry, cell.readout(params, hs, xs)
 

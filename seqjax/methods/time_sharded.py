@@ -1,4 +1,4 @@
-"""A sequence cut into as many parts as a mesh axis has devices."""
+"""The method that shards a sequence over time along a mesh axis."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -14,42 +14,43 @@ from seqjax.compat import varying_axes
 from seqjax.methods.auto import Auto
 from seqjax.methods.common import project_inputs
 from seqjax.methods.newton import Newton
-from seqjax.ops.time_sharded.linear import Operands, form_of, time_shardable
+from seqjax.ops.time_sharded.linear import Operands, form_of, run_sharded
 from seqjax.ops.time_sharded.shards import Shards
 from seqjax.values import Value
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class TimeSharded(Value):
-    """A sequence cut into as many parts as a mesh axis has devices, which run at the same time.
+    """Shards a sequence over time along a mesh axis; the devices run their shards in parallel.
 
-    ================== ==================================================== ================================
-    recurrence         how the parts go together                            communication
-    ================== ==================================================== ================================
-    `Diagonal`         an affine map per part (`seqjax.ops.time_sharded.linear`)    one gather forward, one backward
-    `Matrix`           the same                                             the same
-    `Step`, `Gated`    the linear solutions inside `Newton` are split       three messages per iteration
-    ================== ==================================================== ================================
+    ================== ============================================================ ================================
+    recurrence         combination of the shards                                    communication
+    ================== ============================================================ ================================
+    `Diagonal`         one affine map per shard (`seqjax.ops.time_sharded.linear`)  one all-gather forward, one backward
+    `Matrix`           one affine map per shard                                     one all-gather forward, one backward
+    `Step`, `Gated`    the linear recurrence inside `Newton` is sharded             three collectives per iteration
+    ================== ============================================================ ================================
 
-    No loop over time communicates; two other loops do. Newton's iterations must: each begins with the trajectory that
-    the one before found over the whole sequence, so in its ``while`` loop it gathers the maps of all parts, fetches the
-    state that the part before ends in, and asks all devices whether any needs another iteration (one that stopped alone
-    would leave the others waiting). It pays where iterations are few, however long the parts. And in
-    `seqjax.repeat`, a loop over layers, each layer makes its own gathers, as many as in `seqjax.serial`.
+    Loops over time contain no collectives, but two other loops do. Each Newton iteration updates the trajectory of the
+    whole sequence, so Newton's ``while`` loop contains three collectives: it gathers the affine maps of all shards, it
+    passes the last state of each shard to the next one, and all devices share one stopping test. `TimeSharded` with
+    Newton's method is efficient if the number of iterations is small. The other loop is `seqjax.repeat`, a loop over
+    layers: each layer has its own all-gathers, as in `seqjax.serial`.
 
-    The axis is looked up where the layer runs: in a training step on a mesh that has it (`seqjax.training`), inside
-    ``jax.shard_map``, or under ``jax.set_mesh(mesh)``, with other axes of the mesh free for the batch. Where there is
-    no such axis, `inner` runs the whole sequence on one device: one model serves a laptop and a pod. Values and
-    gradients are those of `Scan`. Any length will do, except inside ``jax.shard_map``, which cuts equal parts;
-    what is lacking to a multiple of the devices is filled with masked steps.
+    The method looks up the axis where the layer runs: in a training step on a mesh with this axis (`seqjax.training`),
+    inside ``jax.shard_map``, or under ``jax.set_mesh(mesh)``. Other axes of the mesh are free for the batch. Without
+    such an axis, `inner` runs the whole sequence on one device, so one model runs on a laptop and on a cluster. Values
+    and gradients equal those of `Scan`. The sequence length need not be a multiple of the number of devices: masked
+    steps pad the sequence. Inside ``jax.shard_map`` all shards have the same length.
 
-    Under ``jax.set_mesh`` the axis has to be of type Auto. Inside ``jax.shard_map`` each device gives its own part of
-    xs and flags, and the carry before the whole sequence; it gets its part of the outputs, and the carry after the
-    whole. Iterations of `Newton` are as many as the slowest example of all devices needs, as on one.
+    Under ``jax.set_mesh`` the axis must have the type Auto. Inside ``jax.shard_map`` each device passes its own shard
+    of xs and flags, and the carry before the whole sequence. It receives its shard of the outputs, and the carry after
+    the whole sequence. `Newton` runs as many iterations as the slowest example of all devices needs.
 
     Attributes:
         axis: the mesh axis.
-        inner: how each device runs its part; for `Step` and `Gated` a `Newton`. None: `Auto`, or ``Newton()``.
+        inner: the method that runs each shard, which must be `Newton` for `Step` and `Gated`. None selects ``Newton()``
+            for `Step` and `Gated`, and `Auto` otherwise.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -76,10 +77,10 @@ class TimeSharded(Value):
             )
 
     def select(self, recurrence: Recurrence) -> Method:
-        """The inner method for a recurrence.
+        """Return the inner method for a recurrence.
 
         Raises:
-            TypeError: for `Step` and `Gated` with anything but `Newton`, which alone has linear solutions to split.
+            TypeError: if `inner` does not run the recurrence, or is not `Newton` for `Step` and `Gated`.
         """
         linear = isinstance(recurrence, Diagonal | Matrix)
         inner = (Auto() if linear else Newton()) if self.inner is None else self.inner
@@ -96,9 +97,9 @@ class TimeSharded(Value):
         inner = self.select(cell.recurrence)
         mesh = jax.sharding.get_abstract_mesh()
         size = mesh.shape.get(self.axis, 1)
-        if size == 1 or (self.axis in mesh.manual_axes and not _is_part(xs, self.axis)):
+        if size == 1 or (self.axis in mesh.manual_axes and not _is_sharded(xs, self.axis)):
             return inner.unroll(cell, params, carry, xs, flags)
-        run = partial(self._part, cell, inner, Shards(self.axis, size))
+        run = partial(self._run_shard, cell, inner, Shards(self.axis, size))
         if self.axis in mesh.explicit_axes:
             raise ValueError(
                 f"{self!r}: expected mesh axis '{self.axis}' of type Auto, got Explicit. Write "
@@ -110,35 +111,35 @@ class TimeSharded(Value):
         length = jax.tree.leaves(xs)[0].shape[0]
         over_time = (xs, flags.over_time())
         if length % size:
-            over_time = _filled(cell, *over_time, -length % size)
-        whole, parts = PartitionSpec(), PartitionSpec(self.axis)
-        shared = jax.shard_map(
+            over_time = _padded(cell, *over_time, -length % size)
+        replicated, sharded = PartitionSpec(), PartitionSpec(self.axis)
+        run_all = jax.shard_map(
             run,
             axis_names={self.axis},
-            in_specs=(whole, whole, whole, parts),
-            out_specs=(whole, parts),
+            in_specs=(replicated, replicated, replicated, sharded),
+            out_specs=(replicated, sharded),
         )
-        carry, ys = shared(params, carry, flags.initial, over_time)
+        carry, ys = run_all(params, carry, flags.initial, over_time)
         return carry, jax.tree.map(lambda y: y[:length], ys)
 
-    def _part(
+    def _run_shard(
         self, cell: Cell, inner: Any, shards: Shards, params: Any, carry: Any, initial: Any, over_time: Any
     ) -> tuple[Any, Any]:
-        """``(carry after the whole sequence, ys of this part)``."""
+        """Return ``(carry after the whole sequence, ys of this shard)``."""
         xs, flags = over_time
         params, carry, initial = shards.varying((params, carry, initial))
         flags = flags._replace(initial=initial)
         if isinstance(inner, Newton):
-            carry, ys = inner.unroll_part(cell, params, carry, xs, flags, shards)
-            return shards.of_last(carry), ys
+            carry, ys = inner.unroll_shard(cell, params, carry, xs, flags, shards)
+            return shards.broadcast_last(carry), ys
         us = project_inputs(cell, params, xs, flags.key)
         operands = shards.varying(Operands(us, carry, flags._replace(key=None)))
-        carry, hs = time_shardable(partial(_run, inner, cell.recurrence), form_of(us), shards, operands)
-        return shards.of_last(carry), cell.readout(params, hs, xs)
+        carry, hs = run_sharded(partial(_run, inner, cell.recurrence), form_of(us), shards, operands)
+        return shards.broadcast_last(carry), cell.readout(params, hs, xs)
 
 
 def _run(inner: Method, recurrence: Recurrence, us: Any, carry: Any, flags: Flags) -> tuple[Any, Any]:
-    """A recurrence by itself, by a method: ``(carry, hs)``."""
+    """Run a recurrence, without projection and readout, by a method; return ``(carry, hs)``."""
     constant = isinstance(us, DiagonalInputs) and us.a.ndim < us.b.ndim
     cell = Cell(init=_no_params, initial_carry=lambda params, x: flags.initial, recurrence=recurrence)
     cell = dataclasses.replace(cell, project=_with_decays) if constant else cell
@@ -154,23 +155,23 @@ def _with_decays(a: Any, b: Any, key: Any = None) -> DiagonalInputs:
     return DiagonalInputs(a, b)
 
 
-def _is_part(xs: Any, axis: str) -> bool:
-    """Whether devices along a manual axis hold inputs of their own, or whether nobody keeps account of it."""
+def _is_sharded(xs: Any, axis: str) -> bool:
+    """Return whether xs varies over a manual axis, or whether JAX does not track variation over this axis."""
     return any(axis in varying_axes(a) for a in jax.tree.leaves(xs)) or axis not in varying_axes(
         jax.lax.axis_index(axis)
     )
 
 
-def _filled(cell: Cell, xs: Any, flags: Flags, number: int) -> tuple[Any, Flags]:
-    """The inputs with so many masked steps at the end."""
+def _padded(cell: Cell, xs: Any, flags: Flags, number: int) -> tuple[Any, Flags]:
+    """Append `number` masked steps to the inputs and flags."""
     first = jax.tree.leaves(xs)[0]
 
-    def zeros(a: jax.Array) -> jax.Array:
+    def append_zeros(a: jax.Array) -> jax.Array:
         return jnp.concatenate([a, jnp.zeros_like(a, shape=(number, *a.shape[1:]))])
 
     if flags.mask is None:
         batch = first.shape[: first.ndim - cell.event_ndim]
         flags = flags._replace(mask=jnp.ones_like(first, shape=batch, dtype=bool))
     key = None if flags.key is None else jnp.concatenate([flags.key, jnp.repeat(flags.key[-1:], number)])
-    xs, filled = jax.tree.map(zeros, (xs, flags._replace(key=None)))
-    return xs, filled._replace(key=key)
+    xs, padded = jax.tree.map(append_zeros, (xs, flags._replace(key=None)))
+    return xs, padded._replace(key=key)

@@ -1,1 +1,1 @@
-"""Mathematics on plain arrays. `ops.step` is the specification; every other file computes the same faster."""
+"""Functions on plain arrays. `ops.step` specifies every recurrence; other files have faster algorithms and helpers."""

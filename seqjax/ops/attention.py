@@ -1,19 +1,19 @@
-r"""Causal softmax attention over whole sequences, block by block, with the cache of the steps before.
+r"""Causal softmax attention over whole sequences, block by block, with a cache of earlier steps.
 
-A block of C queries meets one block of C keys at a time and keeps a running maximum, sum and weighted sum of values
-(the online softmax):
+Each block of C queries processes one block of C keys at a time. It keeps a running maximum, a running sum and a running
+weighted sum of values (the online softmax):
 
 .. math::
     m' = \max(m, \max_s z_s), \qquad
     l' = e^{m - m'} l + \sum_s e^{z_s - m'}, \qquad
     o' = e^{m - m'} o + \sum_s e^{z_s - m'} v_s
 
-so that the T x T matrix of scores never exists. Who sees whom follows from segments and positions, not from places in
-an array: a query sees the keys of its segment at most L - 1 positions before its own.
+The T x T matrix of scores is never stored. Segments and positions decide which keys a query attends to, not array
+indices: a query attends to the keys of its segment that are at most L - 1 positions earlier.
 
-Work: O(T (L + C) K) without a mask, where only blocks inside the window are visited; O(T (L + T) K) with one, for
-masked steps take a place but no position. Temporary memory: one block of C x C scores per head; the backward pass
-computes each again from its inputs.
+Work: without a mask O(T (L + C) K), since only blocks inside the window are computed. With a mask O(T (L + T) K), since
+masked steps occupy array entries without advancing the position. Temporary memory: one block of C x C scores per head;
+the backward pass recomputes each block from its inputs.
 
 References:
     Milakov, Gimelshein 2018, "Online normalizer calculation for softmax", arXiv:1805.02867, algorithm 3.
@@ -26,30 +26,34 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from seqjax.base import Attention, AttentionCarry, AttentionInputs, Flags
 from seqjax.ops.chunks import over_chunks
 from seqjax.ops.rotary import rotate
-from seqjax.ops.segments import all_finite, only_finite, segments, spoil
+from seqjax.ops.segments import all_finite, segments, set_nan, zero_nonfinite
 from seqjax.ops.select import select, wide
 from seqjax.ops.step import expand_left
 
 
 class _Queries(NamedTuple):
-    """``q [T, *B, G, n, K]``, finite; the others ``[T, *B]``."""
+    """Queries ``[T, *B, G, n, K]`` with zeros for non-finite rows; the other fields are ``[T, *B]``."""
 
     q: Any
-    fine: Any
+    finite: Any
     position: Any
     segment: Any
 
 
 class _Keys(NamedTuple):
-    """Finite ``k, v [S, *B, G, ...]``; whether they were, which steps happened, positions and segments ``[S, *B]``."""
+    """Keys and values ``[S, *B, G, ...]`` with zeros for non-finite rows; the other fields are ``[S, *B]``.
+
+    `happened` is False at masked steps and in empty slots of the cache.
+    """
 
     k: Any
     v: Any
-    fine: Any
+    finite: Any
     happened: Any
     position: Any
     segment: Any
@@ -62,11 +66,12 @@ def blockwise(
     flags: Flags,
     *,
     size: int,
-) -> tuple[AttentionCarry, jax.Array]:
-    """``(carry, hs)`` of an `Attention` recurrence in blocks of `size` steps; T need not be a multiple.
+) -> tuple[AttentionCarry, Float[Array, "T *B N V"]]:
+    """Return ``(carry, hs)`` of an `Attention` recurrence, computed in blocks of `size` steps.
 
-    Shapes: inputs as `AttentionInputs`; carry and flags.initial as `AttentionCarry`; hs ``[T, *B, N, V]``. Keys and
-    taps are not used.
+    T need not be a multiple of `size`. The function ignores ``flags.key`` and ``flags.tap``.
+
+    Shapes: inputs as `AttentionInputs`; carry and flags.initial as `AttentionCarry`; hs ``[T, *B, N, V]``.
     """
     reset, mask, _, _, initial = flags
     length, *batch = inputs.q.shape[:-2]
@@ -80,21 +85,21 @@ def blockwise(
 
     cached = _in_order(attention, carry)
     groups, heads = k.shape[-2], q.shape[-2]
-    fine = all_finite((k, v), lead)
-    finite_k, finite_v = only_finite((k, v), fine)
-    steps = _Keys(finite_k, finite_v, fine, happened, position, segment)
+    finite = all_finite((k, v), lead)
+    finite_k, finite_v = zero_nonfinite((k, v), finite)
+    steps = _Keys(finite_k, finite_v, finite, happened, position, segment)
     keys = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), cached, steps)
-    fine_query = all_finite(q, lead)
-    q = only_finite(q, fine_query).reshape(length, *batch, groups, heads // groups, q.shape[-1])
-    queries = _Queries(q, fine_query, position, segment)
+    finite_query = all_finite(q, lead)
+    q = zero_nonfinite(q, finite_query).reshape(length, *batch, groups, heads // groups, q.shape[-1])
+    queries = _Queries(q, finite_query, position, segment)
 
-    # Without a mask positions advance with the steps, so that a block sees nothing before `start`.
-    near = mask is None
+    # Without a mask, positions advance with the steps, so a block attends to no key before index `start`.
+    use_window = mask is None
 
     def block(start: jax.Array, queries: _Queries) -> tuple[jax.Array, jax.Array]:
         count = len(queries.position)
         span = keys
-        if near:
+        if use_window:
             span = jax.tree.map(
                 lambda a: jax.lax.dynamic_slice_in_dim(a, start, attention.capacity + count), keys
             )
@@ -105,84 +110,90 @@ def blockwise(
     return _after(attention, carry, initial, k, v, steps, count), hs
 
 
-def _positions(happened: Any, segment: Any, reset: Any, before: Any, initial: Any) -> tuple[Any, Any]:
-    """How many steps of its segment happened before each step ``[T, *B]``, and before the step after the last."""
+def _positions(
+    happened: Bool[Array, "T *B"],
+    segment: Int[Array, "T *B"],
+    reset: Bool[Array, "T *B"] | None,
+    before: Int[Array, "*B"],
+    initial: Int[Array, "*B"],
+) -> tuple[Int[Array, "T *B"], Int[Array, "*B"]]:
+    """Count the unmasked earlier steps of the same segment, for each step and for the step after the last one."""
     happened = happened.astype(jnp.int32)
     so_far = jnp.cumsum(happened, 0, jnp.int32)
     earlier = so_far - happened
     if reset is None:
         return before[None] + earlier, before + so_far[-1]
-    # The count at the beginning of a segment: a running maximum, for counts only grow.
+    # The count at the start of each segment is a running maximum, since counts never decrease.
     at_begin = jax.lax.cummax(jnp.where(reset, earlier, 0), 0)
     first = jnp.where(segment == 0, before[None], initial[None])
     return first + earlier - at_begin, first[-1] + so_far[-1] - at_begin[-1]
 
 
 def _in_order(attention: Attention, carry: AttentionCarry) -> _Keys:
-    """The cached keys from the oldest to the newest, ``[L, *B, ...]``."""
+    """Return the cached keys and values from the oldest to the newest, ``[L, *B, ...]``."""
     batch, capacity = carry.position.shape, attention.capacity
     position = jnp.moveaxis(carry.position[..., None] - capacity + _arange(capacity, len(batch) + 1), -1, 0)
     slot = jnp.moveaxis(position % capacity, 0, -1)[..., None, None]
     k, v = (jnp.moveaxis(jnp.take_along_axis(a, slot, len(batch)), len(batch), 0) for a in carry[:2])
-    # A slot that was never written holds no step, whatever its number.
+    # A slot with a negative position was never written.
     happened = position >= 0
-    fine = all_finite((k, v), position.ndim) | ~happened
-    k, v = only_finite((k, v), fine & happened)
-    return _Keys(k, v, fine, happened, position, jnp.zeros_like(position))
+    finite = all_finite((k, v), position.ndim) | ~happened
+    k, v = zero_nonfinite((k, v), finite & happened)
+    return _Keys(k, v, finite, happened, position, jnp.zeros_like(position))
 
 
-def _attend(attention: Attention, queries: _Queries, keys: _Keys, size: int) -> jax.Array:
-    """The outputs ``[C, *B, G, n, V]`` of one block of queries, in float32 at least."""
+def _attend(attention: Attention, queries: _Queries, keys: _Keys, size: int) -> Float[Array, "C *B G n V"]:
+    """Return the outputs of one block of queries, in at least float32."""
     dtype = wide(queries.q.dtype)
     q = queries.q.astype(dtype) / math.sqrt(queries.q.shape[-1])
     lowest = jnp.finfo(dtype).min / 2
 
     def step(state: Any, keys: _Keys) -> tuple[Any, None]:
-        top, total, values, spoilt = state
-        sees = (queries.segment[:, None] == keys.segment[None]) & keys.happened[None]
+        maximum, total, values, is_nan = state
+        attends = (queries.segment[:, None] == keys.segment[None]) & keys.happened[None]
         distance = queries.position[:, None] - keys.position[None]
-        sees = sees & (distance >= 0) & (distance < attention.capacity)  # [C, S, *B]
-        spoilt = spoilt | jnp.any(sees & ~keys.fine[None], 1)
-        where = sees[..., None, None]
+        attends = attends & (distance >= 0) & (distance < attention.capacity)  # [C, S, *B]
+        is_nan = is_nan | jnp.any(attends & ~keys.finite[None], 1)
+        where = attends[..., None, None]
         scores = jnp.einsum("c...gnk,s...gk->cs...gn", q, keys.k.astype(dtype))
         scores = jnp.where(where, scores, lowest)
-        # The result does not depend on `top`, so neither does its gradient.
-        higher = jax.lax.stop_gradient(jnp.maximum(top, jnp.max(scores, 1)))
-        weights = jnp.where(where, jnp.exp(scores - higher[:, None]), 0)
-        shrink = jnp.exp(top - higher)
-        total = total * shrink + jnp.sum(weights, 1)
+        # The result does not depend on the maximum, so the gradient does not pass through the maximum either.
+        new_maximum = jax.lax.stop_gradient(jnp.maximum(maximum, jnp.max(scores, 1)))
+        weights = jnp.where(where, jnp.exp(scores - new_maximum[:, None]), 0)
+        rescale = jnp.exp(maximum - new_maximum)
+        total = total * rescale + jnp.sum(weights, 1)
         added = jnp.einsum("cs...gn,s...gv->c...gnv", weights, keys.v.astype(dtype))
-        return (higher, total, values * shrink[..., None] + added, spoilt), None
+        return (new_maximum, total, values * rescale[..., None] + added, is_nan), None
 
     shape = q.shape[:-1]
     start = (
         jnp.full_like(q[..., 0], lowest),
         jnp.zeros_like(q[..., 0]),
         jnp.zeros_like(q[..., :1], shape=(*shape, keys.v.shape[-1])),
-        ~queries.fine,
+        ~queries.finite,
     )
-    (_, total, values, spoilt), _ = over_chunks(jax.checkpoint(step), start, keys, size)
-    # A masked step may see nothing; its output is not used.
-    return spoil(spoilt, values / jnp.where(total > 0, total, 1)[..., None])
+    (_, total, values, is_nan), _ = over_chunks(jax.checkpoint(step), start, keys, size)
+    # A masked step may attend to no key; its output is not used.
+    return set_nan(is_nan, values / jnp.where(total > 0, total, 1)[..., None])
 
 
 def _after(
     attention: Attention,
     carry: AttentionCarry,
     initial: AttentionCarry,
-    k: Any,
-    v: Any,
+    k: Shaped[Array, "T *B G K"],
+    v: Shaped[Array, "T *B G V"],
     steps: _Keys,
-    count: Any,
+    count: Int[Array, "*B"],
 ) -> AttentionCarry:
-    """The cache after the last step."""
+    """Return the cache after the last step."""
     batch = count.shape
     capacity = attention.capacity
     started = steps.segment[-1] > 0
     kept = (
         steps.happened & (steps.segment == steps.segment[-1:]) & (steps.position >= (count - capacity)[None])
     )
-    slot = jnp.where(kept, steps.position % capacity, capacity)  # one past the end is dropped
+    slot = jnp.where(kept, steps.position % capacity, capacity)  # writes to slot `capacity` are dropped
     size = math.prod(batch)
     rows = jnp.broadcast_to(_arange(size, 2), (len(slot), size))
 
@@ -197,5 +208,5 @@ def _after(
     return AttentionCarry(write(base.k, k), write(base.v, v), count)
 
 
-def _arange(length: int, ndim: int) -> jax.Array:
+def _arange(length: int, ndim: int) -> Int[Array, "..."]:
     return expand_left(jnp.arange(length, dtype=jnp.int32), ndim)

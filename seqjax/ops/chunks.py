@@ -1,4 +1,4 @@
-"""Running a function over a sequence in chunks of time, of any length."""
+"""Run a function over a sequence in chunks of time steps, for any sequence length."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +15,10 @@ def over_chunks(
     *,
     reverse: bool = False,
 ) -> tuple[Any, Any]:
-    """``fn: (carry, piece) -> (carry, out)`` over pieces of at most ``chunk`` steps: ``(carry, outs)``.
+    """Apply ``fn: (carry, piece) -> (carry, out)`` to pieces of at most ``chunk`` steps and return ``(carry, outs)``.
 
-    Whole chunks run in one ``lax.scan``; a shorter piece for the rest comes last in time. ``reverse`` runs the
-    pieces from the last to the first. A chunk of None is the whole sequence.
+    One ``lax.scan`` runs the full chunks. The remaining steps form a shorter piece, the last one in time. With
+    ``reverse`` the pieces run from the last to the first. A chunk of None is the whole sequence.
 
     Shapes: leaves of xs ``[T, ...]``, of outs ``[T, ...]``.
     """
@@ -44,7 +44,11 @@ def over_chunks(
 
 
 def split(xs: Any, size: int) -> tuple[int, Any, Any]:
-    """The whole chunks of leaves ``[T, ...]``: their number n, leaves ``[n, size, ...]``, and the rest or None."""
+    """Split leaves ``[T, ...]`` into chunks.
+
+    Returns:
+        The number n of full chunks, leaves ``[n, size, ...]`` of these chunks, and the remaining steps or None.
+    """
     length = len(jax.tree.leaves(xs)[0])
     count = length // size
     whole = jax.tree.map(lambda a: a[: count * size].reshape(count, size, *a.shape[1:]), xs)
@@ -53,5 +57,5 @@ def split(xs: Any, size: int) -> tuple[int, Any, Any]:
 
 
 def join(outs: Any) -> Any:
-    """Leaves ``[n, size, ...]`` of n chunks as ``[n * size, ...]``."""
+    """Reshape leaves ``[n, size, ...]`` of n chunks to ``[n * size, ...]``."""
     return jax.tree.map(lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), outs)

@@ -1,9 +1,10 @@
-r"""The diagonal linear recurrence :math:`h_t = a_t h_{t-1} + b_t` over whole sequences, with its own backward pass.
+r"""The diagonal linear recurrence :math:`h_t = a_t h_{t-1} + b_t` over whole sequences, with a custom backward pass.
 
-The adjoint of a linear scan is a linear scan in reversed time with the coefficients shifted by one:
+The adjoint of a linear scan is a linear scan in reversed time whose coefficients are shifted by one step:
 :math:`\lambda_t = g_t + a_{t+1} \lambda_{t+1}`, then :math:`\partial b_t = \lambda_t`,
 :math:`\partial a_t = \lambda_t h_{t-1}` and :math:`\partial h_{t-1} = a_t \lambda_t` (JAX's convention: no conjugates).
-So any way to run the scan forward runs it backward as well, and only h is kept: T B H numbers.
+So every algorithm for the forward pass also computes the backward pass. The backward pass needs a, h and the flags;
+h takes T B H numbers.
 
 ======================== ============ ============ ==================
 scan                     work         depth        temporary memory
@@ -19,7 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Inexact
+from jaxtyping import Array, Bool, Float, Inexact
 
 from seqjax.base import DiagonalInputs, Flags
 from seqjax.ops.select import keep, select
@@ -32,7 +33,7 @@ Scan = Callable[[Any, Any, Any], Any]
 def sequential(
     a: Inexact[Array, "... H"], b: Inexact[Array, "T *B H"], restart: Bool[Array, "T *B"] | None
 ) -> Inexact[Array, "T *B H"]:
-    """``h_t = a_t h_{t-1} + b_t`` from ``h_{-1} = 0``, one step after another; where `restart`, ``h_t = b_t``."""
+    """Compute ``h_t = a_t h_{t-1} + b_t`` from ``h_{-1} = 0``, step by step. Where `restart` is True, ``h_t = b_t``."""
     constant = a.ndim < b.ndim
     if constant:
         a = expand_left(a, b.ndim - 1)
@@ -49,9 +50,9 @@ def sequential(
 def associative(
     a: Inexact[Array, "... H"], b: Inexact[Array, "T *B H"], restart: Bool[Array, "T *B"] | None
 ) -> Inexact[Array, "T *B H"]:
-    """The same by a parallel prefix (Blelloch 1990) over pairs ``(a, b)``; restarts travel as a third entry.
+    """Compute the values of `sequential` by a parallel prefix (Blelloch 1990) over triples ``(a, b, restart)``.
 
-    A restart cuts by selection, not by ``a = 0``: a product with zero would let NaN through.
+    A restart selects ``b_t`` and does not set ``a = 0``, because the product of zero and NaN is NaN.
     """
     if a.ndim < b.ndim:
         a = jnp.broadcast_to(expand_left(a, b.ndim), (b.shape[0], *(1,) * (b.ndim - 2), a.shape[-1]))
@@ -67,37 +68,45 @@ def associative(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def linear_scan(
-    scan: Scan, a: Any, b: Any, carry: Any, initial: Any, reset: Any, tap: Any
+    scan: Scan,
+    a: Inexact[Array, "... H"],
+    b: Inexact[Array, "T *B H"],
+    carry: Inexact[Array, "*B H"],
+    initial: Inexact[Array, "*B H"] | None,
+    reset: Bool[Array, "T *B"] | None,
+    tap: Float[Array, "T *B"] | None,
 ) -> Inexact[Array, "T *B H"]:
-    r"""All :math:`h_t = a_t \tilde h_{t-1} + b_t`, where :math:`\tilde h_{t-1}` is `initial` at a reset.
+    r"""Return all :math:`h_t = a_t \tilde h_{t-1} + b_t`, where :math:`\tilde h_{t-1}` is `initial` at a reset.
 
     Shapes: a ``[T, *B, H]`` or ``[H]``; b ``[T, *B, H]``; carry, initial ``[*B, H]``; reset ``[T, *B]`` or None;
     tap ``[T, *B]`` or None.
 
     Args:
-        scan: `sequential` or `associative`; it also runs the backward pass.
+        scan: `sequential` or `associative`; the backward pass uses the same algorithm.
         a: decays, in b's dtype.
-        b: inputs, float32 or complex64 at least.
+        b: inputs, in at least float32 or complex64.
         carry: h before the first step.
-        initial: the carry at a reset; unused without.
+        initial: the carry at a reset; not used if reset is None.
         reset: where the carry restarts before the step.
-        tap: a dummy whose gradient is the norm of the gradient by the carry entering each step, after its reset.
+        tap: a dummy. Its gradient is the norm of the gradient with respect to the carry that enters each step, after
+            the reset of the step.
     """
     return _solve(scan, a, b, carry, initial, reset)
 
 
-def _entering(at: Any, first: Any, reset: Any, initial: Any) -> Any:
-    """The carries that enter each step: the previous values, `initial` where reset."""
-    before = jnp.concatenate([first[None], at[:-1]])
+def _entering(hs: Any, carry: Any, reset: Any, initial: Any) -> Any:
+    """Return the carry that enters each step: the previous h, or `initial` at a reset."""
+    before = jnp.concatenate([carry[None], hs[:-1]])
     return before if reset is None else select(reset, jnp.broadcast_to(initial, before.shape), before)
 
 
-def _at_time(a: jax.Array, b: jax.Array) -> jax.Array:
+def _over_time(a: Inexact[Array, "... H"], b: Inexact[Array, "..."]) -> Inexact[Array, "... H"]:
+    """Give a the number of axes of b."""
     return a if a.ndim == b.ndim else expand_left(a, b.ndim)
 
 
 def _solve(scan: Scan, a: Any, b: Any, carry: Any, initial: Any, reset: Any) -> Any:
-    a_t = _at_time(a, b)
+    a_t = _over_time(a, b)
     if reset is None:
         start = jnp.concatenate([b[:1] + a_t[:1] * carry[None], b[1:]])
         return scan(a, start, None)
@@ -118,8 +127,8 @@ def _backward(scan: Scan, residuals: Any, g: jax.Array) -> Any:
     cut = None if reset is None else jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])[::-1]
     adjoint = linear_scan(scan, shifted, g[::-1], zero, zero, cut, None)[::-1]
 
-    into = _at_time(a, g) * adjoint  # the gradient by the carry entering each step, after its reset
-    d_a = _sum_to(adjoint * _entering(hs, carry, reset, initial), a.shape)
+    into = _over_time(a, g) * adjoint  # gradient w.r.t. the carry entering each step, after the reset
+    d_a = _unbroadcast(adjoint * _entering(hs, carry, reset, initial), a.shape)
     d_initial = None if reset is None else jnp.sum(keep(reset, into), 0)
     d_carry = into[0] if reset is None else keep(~reset[0], into[0])
     d_tap = None if tap is None else norm(into, tap.ndim).astype(tap.dtype)
@@ -130,31 +139,34 @@ linear_scan.defvjp(_forward, _backward)
 
 
 def diagonal(
-    scan: Scan, inputs: DiagonalInputs, carry: jax.Array, flags: Flags
-) -> tuple[jax.Array, jax.Array]:
-    """``(carry, hs)`` of a `Diagonal` recurrence; a masked step has ``a = 1, b = 0``. The key is not used."""
+    scan: Scan, inputs: DiagonalInputs, carry: Inexact[Array, "*B H"], flags: Flags
+) -> tuple[Inexact[Array, "*B H"], Inexact[Array, "T *B H"]]:
+    """Return ``(carry, hs)`` of a `Diagonal` recurrence.
+
+    A masked step has ``a = 1, b = 0``. The function ignores ``flags.key``.
+    """
     reset, mask, _, tap, initial = flags
     inputs = in_carry_dtype(inputs, carry.dtype)
     a, b = inputs.a, inputs.b
     if mask is not None:
-        a = select(mask, jnp.broadcast_to(_at_time(a, b), b.shape), jnp.ones_like(b))
+        a = select(mask, jnp.broadcast_to(_over_time(a, b), b.shape), jnp.ones_like(b))
         b = keep(mask, b)
     hs = linear_scan(scan, a, b, carry, initial, reset, tap)
     return hs[-1], hs
 
 
 def in_carry_dtype(inputs: DiagonalInputs, dtype: Any) -> DiagonalInputs:
-    """Both inputs in the dtype of the carry."""
+    """Cast both inputs to the dtype of the carry."""
     return DiagonalInputs(*(jnp.asarray(array).astype(dtype) for array in inputs))
 
 
-def over_batch(inputs: DiagonalInputs) -> DiagonalInputs:
-    """Inputs whose ``a`` has all the axes of ``b``, as the step-by-step loop needs."""
-    return DiagonalInputs(jnp.broadcast_to(_at_time(inputs.a, inputs.b), inputs.b.shape), inputs.b)
+def broadcast_decay(inputs: DiagonalInputs) -> DiagonalInputs:
+    """Broadcast ``a`` to the shape of ``b``, which the step-by-step loop requires."""
+    return DiagonalInputs(jnp.broadcast_to(_over_time(inputs.a, inputs.b), inputs.b.shape), inputs.b)
 
 
-def _sum_to(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The gradient of broadcasting an array of this shape."""
+def _unbroadcast(array: Inexact[Array, "..."], shape: tuple[int, ...]) -> Inexact[Array, "..."]:
+    """Sum an array over the axes along which an array of the given shape was broadcast."""
     array = jnp.sum(array, tuple(range(array.ndim - len(shape))))
     axes = tuple(i for i, n in enumerate(shape) if n == 1 and array.shape[i] != 1)
     return jnp.sum(array, axes, keepdims=True) if axes else array

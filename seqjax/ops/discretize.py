@@ -1,8 +1,8 @@
-r"""From continuous to discrete time, accurate where a step hardly changes the state.
+r"""Discretization of continuous-time modes, accurate even where one step hardly changes the state.
 
 A mode :math:`\dot s = a s + u` over a step of length :math:`\Delta` becomes :math:`s_t = \bar a s_{t-1} + \bar b u_t`.
-Everything here is elementwise. A decay near one leaves :math:`1 - \bar a` few digits, so nothing is computed from that
-difference.
+All functions are elementwise. For a decay near one the difference :math:`1 - \bar a` has few correct digits, so no
+function computes a result from this difference.
 """
 
 import math
@@ -11,16 +11,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-# softplus(y) equals e^y to the last bit of float64 below: the next term of its series is e^y / 2 < 3e-18.
+# Below this edge softplus(y) equals e^y to the last bit of float64: the next term of the series is e^y / 2 < 3e-18.
 _LOG_SOFTPLUS_EDGE = -40.0
 
 
 def zero_order_hold(
     a: Inexact[Array, "..."], step: Inexact[Array, "..."]
 ) -> tuple[Inexact[Array, "..."], Inexact[Array, "..."]]:
-    r"""Exact for inputs constant over the step: :math:`(e^{a\Delta}, (e^{a\Delta} - 1) / a)`.
+    r"""Return :math:`(\bar a, \bar b) = (e^{a\Delta}, (e^{a\Delta} - 1) / a)`, exact for inputs constant over the step.
 
-    Safe for any a other than zero, however small a times step is. Both arguments in one dtype, shapes that broadcast.
+    Safe for every a except zero, however small the product of a and step is. Both arguments have the same dtype and
+    shapes that broadcast.
 
     Example:
         >>> import jax.numpy as jnp
@@ -34,26 +35,27 @@ def zero_order_hold(
 def bilinear(
     a: Inexact[Array, "..."], step: Inexact[Array, "..."]
 ) -> tuple[Inexact[Array, "..."], Inexact[Array, "..."]]:
-    r"""The trapezoidal rule: :math:`((1 + a\Delta/2) / (1 - a\Delta/2), \Delta / (1 - a\Delta/2))`.
+    r"""Trapezoidal rule: return :math:`((1 + a\Delta/2) / (1 - a\Delta/2), \Delta / (1 - a\Delta/2))`.
 
-    Maps the left half plane into the unit disk; the denominator is at least one there.
+    The rule maps the left half plane into the unit disk. There the denominator is at least one in absolute value.
     """
     half = a * step / 2
     return (1 + half) / (1 - half), step / (1 - half)
 
 
 def log_softplus(y: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``log(log(1 + exp(y)))`` without underflow: y itself where y is far below zero."""
+    """Return ``log(log(1 + exp(y)))`` without underflow; the result is y where y is far below zero."""
     inside = jnp.maximum(y, _LOG_SOFTPLUS_EDGE)
     return jnp.where(y > _LOG_SOFTPLUS_EDGE, jnp.log(jax.nn.softplus(inside)), y)
 
 
 def complement(log_rate: Float[Array, "..."]) -> Float[Array, "..."]:
-    r""":math:`\sqrt{1 - a^2}` of a decay :math:`a = e^{-\rho}`, from :math:`\log\rho`.
+    r"""Return :math:`\sqrt{1 - a^2}` of a decay :math:`a = e^{-\rho}`, from :math:`\log\rho`.
 
-    The norm of the input that keeps the variance of :math:`h_t = a h_{t-1} + \sqrt{1 - a^2} x_t` at that of x. As
-    :math:`\sqrt{2\rho}\sqrt{(1 - e^{-2\rho}) / 2\rho}` its relative error is that of :math:`\rho` for every a, and
-    value and gradient are finite where a rounds to one, where the square root of ``1 - a**2`` has an infinite slope.
+    With this input scale, :math:`h_t = a h_{t-1} + \sqrt{1 - a^2} x_t` has the variance of x. The function evaluates
+    :math:`\sqrt{2\rho}\sqrt{(1 - e^{-2\rho}) / 2\rho}`, whose relative error is the relative error of :math:`\rho` for
+    every a. Value and gradient are finite where a rounds to one; there, the square root of ``1 - a**2`` has an infinite
+    slope.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -61,7 +63,7 @@ def complement(log_rate: Float[Array, "..."]) -> Float[Array, "..."]:
         (Array(2.7276621e-22, dtype=float32), Array(1.3638311e-22, dtype=float32))
     """
     double = 2 * jnp.exp(log_rate)
-    # Below the edge the ratio is one to the last bit, and dividing by a number that may be zero is avoided.
+    # Below this size the ratio is one to the last bit. The constant avoids a division by a number that may be zero.
     small = double < jnp.finfo(double.dtype).eps / 4
     safe = jnp.where(small, jnp.ones_like(double), double)
     ratio = jnp.where(small, jnp.ones_like(double), -jnp.expm1(-safe) / safe)

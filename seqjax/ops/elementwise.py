@@ -1,20 +1,22 @@
-"""Derivatives of functions that act element by element."""
+"""Derivatives of elementwise functions."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from seqjax.jaxprs import depends
 
 
 @jax.custom_jvp
-def tanh(x: jax.Array) -> jax.Array:
-    r"""The hyperbolic tangent, with a slope that is right where the value has rounded to 1.
+def tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    r"""Hyperbolic tangent with a derivative that stays accurate where the value rounds to 1.
 
-    `jax.numpy.tanh` has the slope :math:`1 - y^2` of its rounded value, which in float32 is nothing but rounding, or
-    exactly zero, beyond :math:`|x| = 9`. Here it is :math:`4 e^{-2|x|} / (1 + e^{-2|x|})^2`. The c of an LSTM has no
-    bound, so that all gradients that enter it pass such slopes.
+    `jax.numpy.tanh` computes the derivative :math:`1 - y^2` from the rounded value y. In float32 this difference is
+    only rounding error, or exactly zero, beyond :math:`|x| = 9`. This function computes
+    :math:`4 e^{-2|x|} / (1 + e^{-2|x|})^2` instead. The c of an LSTM is unbounded, and all gradients of c through h
+    have this derivative as a factor.
 
     Example:
         >>> import jax
@@ -26,7 +28,7 @@ def tanh(x: jax.Array) -> jax.Array:
 
 
 @jax.custom_jvp
-def _slope(x: jax.Array) -> jax.Array:
+def _slope(x: Float[Array, "..."]) -> Float[Array, "..."]:
     e = jnp.exp(-2 * jnp.abs(x))
     return 4 * e / jnp.square(1 + e)
 
@@ -45,7 +47,10 @@ def _slope_jvp(primals: tuple, tangents: tuple) -> tuple:
 
 
 def elementwise_jacobian(fn: Callable, args: tuple) -> list[list[jax.Array | None]]:
-    """``d out_j / d arg_i`` of an elementwise function of arrays to a tuple of arrays; None where there is none."""
+    """Return ``d out_j / d arg_i`` as ``[j][i]`` for an elementwise function from arrays to a tuple of arrays.
+
+    An entry is None where the output does not depend on the argument.
+    """
     reads = depends(fn, *args)
     rows: list[list[jax.Array | None]] = [[None] * len(args) for _ in reads]
     for i, arg in enumerate(args):

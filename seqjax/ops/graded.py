@@ -1,42 +1,44 @@
-r"""Singular values of products of many matrices, to full relative accuracy, however far they lie apart.
+r"""Singular values of products of many matrices, each with full relative accuracy, however widely the values spread.
 
-A product is held as :math:`Q\,\mathrm{diag}(e^d)\,T`, Q orthogonal, T well conditioned with rows of length one, and all
-sizes in d, as logarithms. Rounding is then relative to each row instead of to the largest, and nothing over- or
-underflows, whatever the number of factors.
+A product is stored as :math:`Q\,\mathrm{diag}(e^d)\,T`, with Q orthogonal and T well conditioned with rows of length
+one. The vector d contains the logarithms of all sizes. Rounding errors are then relative to each row instead of to the
+largest row, and no number overflows or underflows, whatever the number of factors.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
-SWEEPS = 30  # of Jacobi's method at most; it converges quadratically, 6 to 10 are usual
+SWEEPS = 30  # upper limit for Jacobi's method, which converges quadratically; 6 to 10 sweeps are usual
 
 
 class Graded(NamedTuple):
     """The matrix ``q @ diag(exp(d + rest)) @ t``: q ``[S, S]``, d and rest ``[S]``, t ``[S, S]``.
 
-    ``rest`` is what rounding takes from the running sum d: without it a float32 sum is off by 1e-5 after 1000 factors.
+    ``rest`` is the rounding error of the running sum d (compensated summation). Without it a float32 sum is off by 1e-5
+    after 1000 factors.
     """
 
-    q: jax.Array
-    d: jax.Array
-    rest: jax.Array
-    t: jax.Array
+    q: Float[Array, "S S"]
+    d: Float[Array, " S"]
+    rest: Float[Array, " S"]
+    t: Float[Array, "S S"]
 
 
 def identity(size: int, dtype: jax.typing.DTypeLike) -> Graded:
-    """The unit matrix."""
+    """Return the identity matrix ``[S, S]`` in graded form."""
     eye = jnp.eye(size, dtype=dtype)
     zeros = jnp.zeros(size, dtype)
     return Graded(eye, zeros, zeros, eye)
 
 
-def multiply(moved: jax.Array, product: Graded) -> Graded:
-    """The next factor J from the left, given as ``moved = J @ product.q``.
+def multiply(moved: Float[Array, "S S"], product: Graded) -> Graded:
+    """Multiply a product from the left by the next factor J, given as ``moved = J @ product.q``.
 
-    Columns are brought into the order of their sizes before the QR, so that the larger are not lost in the smaller.
-    Work: one QR and one product of [S, S].
+    Columns are sorted by size before the QR decomposition, which keeps the relative accuracy of every row.
+    Work: one QR decomposition and one product of [S, S].
 
     References:
         Tomas et al. 2012, "Advancing large scale many-body QMC simulations on GPU accelerated multicore systems", IPDPS
@@ -48,25 +50,25 @@ def multiply(moved: jax.Array, product: Graded) -> Graded:
     order = jnp.argsort(-sizes)
     q, r = jnp.linalg.qr(moved[:, order])
     d, rest, t = product.d[order], product.rest[order], product.t[order]
-    # Rows of diag(exp(-d)) @ r @ diag(exp(d)), each divided by its largest entry. After a d of -inf all are.
+    # Rows of diag(exp(-d)) @ r @ diag(exp(d)), each divided by its largest entry. All d after a d of -inf are -inf.
     base = jnp.where(jnp.isneginf(d), 0, d)
     logs = jnp.where(r == 0, -jnp.inf, jnp.log(jnp.abs(jnp.where(r == 0, 1, r))))
     logs += (d - base[:, None]) + (rest - rest[:, None])
     top = jnp.max(logs, 1)
     rows = jnp.sign(r) * jnp.exp(logs - jnp.where(jnp.isneginf(top), 0, top)[:, None])
     growth, t = _unit_rows(top, jnp.matmul(rows, t, precision=jax.lax.Precision.HIGHEST))
-    # The sum of d, rest and growth, and what rounding takes from it.
+    # The sum of d, rest and growth, and the rounding error of this sum.
     growth += rest
     total = base + growth
     left = jnp.where(jnp.isfinite(total), growth - (total - base), 0)
     return Graded(q, total, left, t)
 
 
-def log_singular_values(product: Graded) -> jax.Array:
-    r"""The logarithms ``[S]`` of the singular values, from the largest down; -inf for zero.
+def log_singular_values(product: Graded) -> Float[Array, " S"]:
+    r"""Return the logarithms ``[S]`` of the singular values in descending order; -inf for zero.
 
-    One-sided Jacobi rotations of the rows of :math:`\mathrm{diag}(e^d) T`, in rounds of disjoint pairs, with the sizes
-    as logarithms throughout. Work: up to 30 sweeps of :math:`O(S^3)`, 6 to 10 as a rule.
+    One-sided Jacobi rotations act on the rows of :math:`\mathrm{diag}(e^d) T`, in rounds of disjoint pairs. The sizes
+    stay logarithms throughout. Work: up to 30 sweeps of :math:`O(S^3)`, usually 6 to 10.
 
     References:
         Demmel and Veselic 1992, "Jacobi's method is more accurate than QR", SIAM J. Matrix Anal. Appl. 13.
@@ -80,19 +82,21 @@ def log_singular_values(product: Graded) -> jax.Array:
     t = jnp.concatenate([t, jnp.zeros((odd, size), t.dtype)])
     even = size + odd
     half = even // 2
-    # A tournament: the first stays, the others move on by one place, so that in even - 1 rounds all pairs meet.
-    turn = jnp.concatenate([jnp.zeros(1, int), jnp.roll(jnp.arange(1, even), 1)])
+    # Round-robin order: the first row stays, the others move by one place. Then even - 1 rounds rotate every pair once.
+    order = jnp.concatenate([jnp.zeros(1, int), jnp.roll(jnp.arange(1, even), 1)])
 
-    def meet(state: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+    def rotate_pairs(
+        state: tuple[jax.Array, jax.Array], _: None
+    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         d, t = state
         (d_a, d_b), (t_a, t_b) = ((a[:half], a[half:][::-1]) for a in (d, t))
-        # The larger of the two goes by the name a; both return to their places, or else some would never meet.
+        # The larger of the two rows is called a. Both rows return to their places, which the round-robin order needs.
         swap = d_b > d_a
         d_a, d_b, t_a, t_b = _exchange(swap, d_a, d_b, t_a, t_b)
         cosine = jnp.sum(t_a * t_b, 1)
         s = jnp.where(jnp.isneginf(d_b), 0, jnp.exp(d_b - jnp.where(jnp.isneginf(d_b), 0, d_a)))
         acts = (cosine != 0) & ~jnp.isneginf(d_b)
-        # tan of the angle, divided by s: no quotient of sizes appears in it.
+        # tan of the angle, divided by s: the formula contains no quotient of sizes.
         u = (1 - s * s) / jnp.where(acts, 2 * cosine, 1)
         tangent = jnp.where(u < 0, -1, 1) / (jnp.abs(u) + jnp.sqrt(s * s + u * u))
         tangent = jnp.where(acts, tangent, 0)
@@ -102,8 +106,8 @@ def log_singular_values(product: Graded) -> jax.Array:
         d_a, t_a = _unit_rows(d_a, new_a)
         d_b, t_b = _unit_rows(d_b, new_b)
         d_a, d_b, t_a, t_b = _exchange(swap, d_a, d_b, t_a, t_b)
-        d = jnp.concatenate([d_a, d_b[::-1]])[turn]
-        t = jnp.concatenate([t_a, t_b[::-1]])[turn]
+        d = jnp.concatenate([d_a, d_b[::-1]])[order]
+        t = jnp.concatenate([t_a, t_b[::-1]])[order]
         return (d, t), jnp.max(jnp.abs(jnp.where(acts, cosine, 0)))
 
     tolerance = size * jnp.finfo(d.dtype).eps
@@ -114,7 +118,7 @@ def log_singular_values(product: Graded) -> jax.Array:
 
     def sweep(loop: tuple) -> tuple:
         number, _, state = loop
-        state, off = jax.lax.scan(meet, state, None, length=even - 1)
+        state, off = jax.lax.scan(rotate_pairs, state, None, length=even - 1)
         return number + 1, jnp.max(off), state
 
     first = (0, jnp.asarray(jnp.inf, d.dtype), (d, t))
@@ -122,16 +126,24 @@ def log_singular_values(product: Graded) -> jax.Array:
     return -jnp.sort(-d)[:size]
 
 
-def _unit_rows(d: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The same ``diag(exp(d)) @ t`` with rows of length one; a row of zeros has d = -inf."""
+def _unit_rows(
+    d: Float[Array, " R"], t: Float[Array, "R S"]
+) -> tuple[Float[Array, " R"], Float[Array, "R S"]]:
+    """Normalize the rows of t in ``diag(exp(d)) @ t`` and adjust d; a row of zeros has d = -inf."""
     lengths = jnp.linalg.norm(t, axis=1)
-    gone = (lengths == 0) | jnp.isneginf(d)
-    safe = jnp.where(gone, 1, lengths)
-    return jnp.where(gone, -jnp.inf, d + jnp.log(safe)), jnp.where(gone[:, None], 0, t / safe[:, None])
+    is_zero = (lengths == 0) | jnp.isneginf(d)
+    safe = jnp.where(is_zero, 1, lengths)
+    return jnp.where(is_zero, -jnp.inf, d + jnp.log(safe)), jnp.where(is_zero[:, None], 0, t / safe[:, None])
 
 
-def _exchange(swap: jax.Array, d_a: jax.Array, d_b: jax.Array, t_a: jax.Array, t_b: jax.Array) -> tuple:
-    """Pairs with their partners exchanged where the flag holds."""
+def _exchange(
+    swap: Bool[Array, " P"],
+    d_a: Float[Array, " P"],
+    d_b: Float[Array, " P"],
+    t_a: Float[Array, "P S"],
+    t_b: Float[Array, "P S"],
+) -> tuple:
+    """Exchange the two rows of each pair where `swap` is True."""
     rows = swap[:, None]
     return (
         jnp.where(swap, d_b, d_a),

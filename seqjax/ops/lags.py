@@ -1,4 +1,4 @@
-"""The inputs of the last steps that happened: what a causal convolution reads."""
+"""The inputs of the last unmasked steps, which a causal convolution reads."""
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,16 @@ def lagged(
     reset: Bool[Array, "T *B"] | None,
     mask: Bool[Array, "T *B"] | None,
 ) -> tuple[Shaped[Array, "*B L D"], list[Shaped[Array, "T *B D"]]]:
-    """``(carry, [x of L steps ago, ..., x of 1 step ago, x])``, counting only steps that happened since the reset.
+    """Return ``(carry, [x of L steps ago, ..., x of 1 step ago, x])``, counting only unmasked steps since the reset.
 
-    Without flags these are L + 1 shifts of one array. A mask makes them gathers, by the rank of each step among those
-    that happened; a reset selects zero for what lies before it, so that it reaches neither value nor gradient. No loop
-    over time in either case. At masked steps the lags mean nothing.
+    Without flags the lags are L + 1 shifts of one array. With a mask they are gathers, indexed by the rank of each step
+    among the unmasked steps. A reset selects zero for earlier steps, which then affect neither value nor gradient.
+    Neither case has a loop over time. At masked steps the lags are undefined.
 
     Args:
         xs: inputs, T of at least 1.
-        carry: the last L inputs, oldest first; zero where there were none.
-        reset: where nothing before the step counts.
+        carry: the last L inputs, oldest first; zero where there was no step.
+        reset: where the lags restart before the step.
         mask: where False the step does not happen.
 
     Example:
@@ -40,7 +40,7 @@ def lagged(
 
     batch = xs.shape[1:-1]
     happened = jnp.ones((length, *batch), bool) if mask is None else mask
-    # Positions among the steps that happened; the carry's inputs take 0 .. L-1.
+    # Positions among the unmasked steps; the inputs in the carry have the positions 0 .. L-1.
     count = size + jnp.cumsum(happened, 0, dtype=jnp.int32)
     rank = count - 1
     first = jnp.zeros((length, *batch), jnp.int32)
@@ -53,7 +53,7 @@ def lagged(
         order = jnp.argsort(~everything, axis=0, stable=True)
 
     def at(position: jax.Array, first: jax.Array) -> jax.Array:
-        """The inputs at positions ``[S, *B]``, zero before `first`."""
+        """Return the inputs at positions ``[S, *B]``, zero before `first`."""
         index = jnp.maximum(position, 0)
         if order is not None:
             index = jnp.take_along_axis(order, index, 0)

@@ -1,12 +1,13 @@
-"""Binomial checkpoints: the backward pass of a loop with s stored carries and the fewest steps run again.
+"""Binomial checkpointing: the backward pass of a loop with s stored carries and the fewest recomputed steps.
 
-`schedule` plans, `reversed_loop` executes the plan: both passes are one ``lax.scan`` over it, so that the compiled
-program holds the step three times (forward, forward again, taped) whatever T and s are.
+`schedule` makes the plan and `reversed_loop` executes it. Each pass is one ``lax.scan``, so the compiled program
+contains the step three times (forward, recomputed, taped), whatever T and s are.
 """
 
 import functools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,8 +21,8 @@ from seqjax.ops.vectors import Floating
 class Action(NamedTuple):
     """One step of a plan.
 
-    Load the carry from slot ``load`` unless that is -1; then run step ``step``, forward or, if ``taped``, forward and
-    backward; after a forward step store the carry in slot ``store`` unless that is -1.
+    First load the carry from slot ``load``, unless ``load`` is -1. Then run step ``step``: forward, or forward and
+    backward if ``taped``. After a forward step, store the carry in slot ``store``, unless ``store`` is -1.
     """
 
     taped: bool
@@ -32,17 +33,17 @@ class Action(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def schedule(num_steps: int, slots: int) -> tuple[Action, ...]:
-    r"""The plan with the fewest forward steps that reverses T steps with s slots, the first carry being in slot 0.
+    r"""Return the plan with the fewest forward steps that reverses T steps with s slots; slot 0 has the first carry.
 
-    The taped steps come in the order T-1, ..., 0. The others are, in number,
+    The taped steps run in the order T-1, ..., 0. The number of forward steps is
 
     .. math::
         r T - \binom{s+r}{s+1}, \qquad r = \min\{r : \binom{s+r}{s} \ge T\}
 
-    T - 1 of which, before the first taped one, are the first sweep. A range of l steps is split after m of them: store
-    the carry there, reverse the l - m steps behind with s - 1 slots, then the m steps before with s. The split is
-    optimal where m can be reversed in r - 1 sweeps and l - m in r with one slot less, neither of them in fewer than
-    one sweep below that: :math:`\binom{s+r-2}{s} \le m \le \binom{s+r-1}{s}` and
+    The first T - 1 of these form the first sweep, which precedes the first taped step. A range of l steps is split
+    after m steps: store the carry there, reverse the last l - m steps with s - 1 slots, then the first m steps with s
+    slots. The split is optimal if m steps need r - 2 or r - 1 sweeps with s slots, and l - m steps need r - 1 or r
+    sweeps with s - 1 slots: :math:`\binom{s+r-2}{s} \le m \le \binom{s+r-1}{s}` and
     :math:`\binom{s+r-2}{s-1} \le l - m \le \binom{s+r-1}{s-1}`.
 
     Example:
@@ -59,7 +60,7 @@ def schedule(num_steps: int, slots: int) -> tuple[Action, ...]:
         for i in range(count):
             actions.append(Action(False, begin + i, load if i == 0 else -1, store if i == count - 1 else -1))
 
-    # A stack of ranges (begin, length, slot that holds the carry at begin) instead of a recursion.
+    # A stack of ranges (begin, length, slot of the carry at begin) replaces the recursion.
     pending = [(0, num_steps, 0)] if num_steps else []
     while pending:
         begin, length, slot = pending.pop()
@@ -79,7 +80,7 @@ def schedule(num_steps: int, slots: int) -> tuple[Action, ...]:
 
 
 def fewest_forward_steps(num_steps: int, slots: int) -> int:
-    """The closed form in `schedule`."""
+    """Return the number of forward steps, by the closed form in `schedule`."""
     sweeps = _sweeps(num_steps, slots)
     return sweeps * num_steps - math.comb(slots + sweeps, slots + 1)
 
@@ -100,104 +101,122 @@ def _split(length: int, slots: int) -> int:
 def reversed_loop(
     step: Callable[[Any, Any, Any], tuple[Any, Any]], params: Any, carry: Any, inputs: Any, slots: int
 ) -> tuple[Any, Any]:
-    r"""``step: (params, carry, input) -> (carry, out)`` over the first axis of the inputs: ``(carry, outs)``.
+    r"""Run ``step: (params, carry, input) -> (carry, out)`` over the first axis of the inputs: ``(carry, outs)``.
 
-    Values are those of ``lax.scan``; the backward pass follows `schedule`.
+    Values equal those of ``lax.scan``; the backward pass follows `schedule`.
 
     Memory: s + 2 carries and the residuals of one step, besides params, inputs, outputs and their gradients. Work: T
-    steps forward (one more than the first sweep of the plan: it makes the outputs), the plan's other forward steps, T
-    taped steps. The gradient by params passes through a branch at every action, which may copy it. Reverse mode at
-    any order; no forward mode.
+    forward steps (one more than the first sweep of the plan, since this pass also computes the last output), the other
+    forward steps of the plan, and T taped steps. The gradient with respect to params passes through a branch at every
+    action, which may copy it. Reverse mode of any order; no forward mode.
 
     Args:
-        step: reads nothing that is differentiated but its arguments.
+        step: a function that differentiates only through its arguments, not through closed-over values.
         params: any pytree.
         carry: any pytree.
-        inputs: leaves ``[T, ...]``, T of at least 1. Leaves of all three that are not floating have no gradient.
+        inputs: leaves ``[T, ...]`` with T of at least 1. Only floating leaves of the three trees have gradients.
         slots: s.
     """
-    num_steps = len(jax.tree.leaves(inputs)[0])
-    plan = schedule(num_steps, slots)
-    first = num_steps - 1  # the actions of the first sweep
-    # Where the first sweep stores, by the step that the stored carry enters; "slots" is outside and dropped.
-    store_before = np.full(num_steps, slots)
-    store_before[0] = 0
-    for action in plan[:first]:
-        if action.store >= 0:
-            store_before[action.step + 1] = action.store
-
-    def put(buffers: Any, slot: Any, carry: Any) -> Any:
-        return jax.tree.map(lambda b, c: b.at[slot].set(c, mode="drop"), buffers, carry)
-
-    def at(tree: Any, i: Any) -> Any:
-        return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), tree)
+    plan = _plan(len(jax.tree.leaves(inputs)[0]), slots)
 
     @jax.custom_vjp
     def run(params: Any, carry: Any, inputs: Any) -> tuple[Any, Any]:
         return jax.lax.scan(lambda c, x: step(params, c, x), carry, inputs)
 
-    def forward(params: Any, carry: Any, inputs: Any) -> Any:
-        def body(state: Any, now: Any) -> Any:
-            carry, _, buffers = state
-            store, x = now
-            after, out = step(params, carry, x)
-            return (after, carry, put(buffers, store, carry)), out
-
-        buffers = jax.tree.map(lambda c: jnp.zeros((slots, *c.shape), c.dtype), carry)
-        (after, before, buffers), outs = jax.lax.scan(
-            body, (carry, carry, buffers), (jnp.asarray(store_before), inputs)
-        )
-        return (after, outs), (params, before, buffers, inputs)
-
-    def backward(residuals: Any, cotangents: Any) -> Any:
-        params, before, buffers, inputs = residuals
-        of_params, of_inputs, of_carry = Floating(params), Floating(inputs), Floating(before)
-        some = of_params.leaves
-        d_after, d_outs = cotangents
-        d_outs_floating = [d for d in jax.tree.leaves(d_outs) if d.dtype != jax.dtypes.float0]
-        d_carry = [_like(d, c) for d, c in zip(of_carry.leaves_of(d_after), of_carry.leaves, strict=True)]
-        # Sums over time, in float32 at least.
-        d_params = [jnp.zeros(p.shape, wide(p.dtype)) for p in some]
-        d_inputs = [jnp.zeros_like(a) for a in of_inputs.leaves]
-
-        def body(state: Any, action: Any) -> Any:
-            working, buffers, d_carry, d_params, d_inputs = state
-            taped, t, load, store = action
-            loaded = at(buffers, jnp.maximum(load, 0))
-            working = jax.tree.map(lambda a, b: jnp.where(load >= 0, a, b), loaded, working)
-            x = at(inputs, t)
-            of_x, of_working = Floating(x), Floating(working)
-
-            def advance(d_carry: Any, d_params: Any) -> Any:
-                after, _ = step(params, working, x)
-                return after, d_carry, d_params, [jnp.zeros_like(a) for a in of_x.leaves]
-
-            def tape(d_carry: Any, d_params: Any) -> Any:
-                def floating(p: Any, c: Any, x: Any) -> Any:
-                    after, out = step(
-                        of_params.with_leaves(p), of_working.with_leaves(c), of_x.with_leaves(x)
-                    )
-                    return Floating(after).leaves, Floating(out).leaves
-
-                _, pull = jax.vjp(floating, some, of_working.leaves, of_x.leaves)
-                d_p, d_c, d_x = pull((d_carry, at(d_outs_floating, t)))
-                d_params = [a + b.astype(a.dtype) for a, b in zip(d_params, d_p, strict=True)]
-                return working, d_c, d_params, d_x
-
-            working, d_carry, d_params, d_x = jax.lax.cond(taped, tape, advance, d_carry, d_params)
-            place = jnp.where(taped, t, num_steps)
-            d_inputs = [b.at[place].set(d, mode="drop") for b, d in zip(d_inputs, d_x, strict=True)]
-            return (working, put(buffers, store, working), d_carry, d_params, d_inputs), None
-
-        taped, steps, loads, stores = (jnp.asarray(column) for column in np.asarray(plan[first:]).T)
-        actions = (taped.astype(bool), steps, loads, jnp.where(stores >= 0, stores, slots))
-        state = (before, buffers, d_carry, d_params, d_inputs)
-        (_, _, d_carry, d_params, d_inputs), _ = jax.lax.scan(body, state, actions)
-        d_params = [d.astype(p.dtype) for d, p in zip(d_params, some, strict=True)]
-        return of_params.tree_of(d_params), of_carry.tree_of(d_carry), of_inputs.tree_of(d_inputs)
-
-    run.defvjp(forward, backward)
+    run.defvjp(partial(_forward, step, plan), partial(_backward, step, plan))
     return run(params, carry, inputs)
+
+
+class _Plan(NamedTuple):
+    """A schedule as arrays.
+
+    `store_before`: for each step t, the slot that stores the carry entering t in the first sweep. `actions`: the
+    actions after the first sweep. A slot index of `slots` is out of range, so the write is dropped.
+    """
+
+    num_steps: int
+    slots: int
+    store_before: np.ndarray
+    actions: tuple[Action, ...]
+
+
+def _plan(num_steps: int, slots: int) -> _Plan:
+    actions = schedule(num_steps, slots)
+    first_sweep = num_steps - 1
+    store_before = np.full(num_steps, slots)
+    store_before[0] = 0
+    for action in actions[:first_sweep]:
+        if action.store >= 0:
+            store_before[action.step + 1] = action.store
+    return _Plan(num_steps, slots, store_before, actions[first_sweep:])
+
+
+def _forward(step: Callable, plan: _Plan, params: Any, carry: Any, inputs: Any) -> Any:
+    def body(state: Any, now: Any) -> Any:
+        carry, _, buffers = state
+        store, x = now
+        after, out = step(params, carry, x)
+        return (after, carry, _put(buffers, store, carry)), out
+
+    buffers = jax.tree.map(lambda c: jnp.zeros((plan.slots, *c.shape), c.dtype), carry)
+    (after, before, buffers), outs = jax.lax.scan(
+        body, (carry, carry, buffers), (jnp.asarray(plan.store_before), inputs)
+    )
+    return (after, outs), (params, before, buffers, inputs)
+
+
+def _backward(step: Callable, plan: _Plan, residuals: Any, cotangents: Any) -> Any:
+    params, before, buffers, inputs = residuals
+    of_params, of_inputs, of_carry = Floating(params), Floating(inputs), Floating(before)
+    some = of_params.leaves
+    d_after, d_outs = cotangents
+    d_outs_floating = [d for d in jax.tree.leaves(d_outs) if d.dtype != jax.dtypes.float0]
+    d_carry = [_like(d, c) for d, c in zip(of_carry.leaves_of(d_after), of_carry.leaves, strict=True)]
+    # Sums over time, in at least float32.
+    d_params = [jnp.zeros(p.shape, wide(p.dtype)) for p in some]
+    d_inputs = [jnp.zeros_like(a) for a in of_inputs.leaves]
+
+    def body(state: Any, action: Any) -> Any:
+        working, buffers, d_carry, d_params, d_inputs = state
+        taped, t, load, store = action
+        loaded = _at(buffers, jnp.maximum(load, 0))
+        working = jax.tree.map(lambda a, b: jnp.where(load >= 0, a, b), loaded, working)
+        x = _at(inputs, t)
+        of_x, of_working = Floating(x), Floating(working)
+
+        def advance(d_carry: Any, d_params: Any) -> Any:
+            after, _ = step(params, working, x)
+            return after, d_carry, d_params, [jnp.zeros_like(a) for a in of_x.leaves]
+
+        def tape(d_carry: Any, d_params: Any) -> Any:
+            def floating(p: Any, c: Any, x: Any) -> Any:
+                after, out = step(of_params.with_leaves(p), of_working.with_leaves(c), of_x.with_leaves(x))
+                return Floating(after).leaves, Floating(out).leaves
+
+            _, pull = jax.vjp(floating, some, of_working.leaves, of_x.leaves)
+            d_p, d_c, d_x = pull((d_carry, _at(d_outs_floating, t)))
+            d_params = [a + b.astype(a.dtype) for a, b in zip(d_params, d_p, strict=True)]
+            return working, d_c, d_params, d_x
+
+        working, d_carry, d_params, d_x = jax.lax.cond(taped, tape, advance, d_carry, d_params)
+        place = jnp.where(taped, t, plan.num_steps)
+        d_inputs = [b.at[place].set(d, mode="drop") for b, d in zip(d_inputs, d_x, strict=True)]
+        return (working, _put(buffers, store, working), d_carry, d_params, d_inputs), None
+
+    taped, steps, loads, stores = (jnp.asarray(column) for column in np.asarray(plan.actions).T)
+    actions = (taped.astype(bool), steps, loads, jnp.where(stores >= 0, stores, plan.slots))
+    state = (before, buffers, d_carry, d_params, d_inputs)
+    (_, _, d_carry, d_params, d_inputs), _ = jax.lax.scan(body, state, actions)
+    d_params = [d.astype(p.dtype) for d, p in zip(d_params, some, strict=True)]
+    return of_params.tree_of(d_params), of_carry.tree_of(d_carry), of_inputs.tree_of(d_inputs)
+
+
+def _put(buffers: Any, slot: Any, carry: Any) -> Any:
+    return jax.tree.map(lambda b, c: b.at[slot].set(c, mode="drop"), buffers, carry)
+
+
+def _at(tree: Any, i: Any) -> Any:
+    return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), tree)
 
 
 def _like(cotangent: Any, leaf: Any) -> jax.Array:

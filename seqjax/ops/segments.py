@@ -1,53 +1,54 @@
-"""Sequences that consist of segments, divided by resets, and steps that hold no finite numbers."""
+"""Segments of a sequence, which resets separate, and the handling of steps with non-finite numbers."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Inexact, Int, Shaped
 
 from seqjax.ops.diagonal import associative
 from seqjax.ops.select import keep, select
 
 
-def segments(reset: jax.Array | None, like: jax.Array) -> jax.Array:
-    """The number of resets up to each step and at it, int32: 0 for what belongs to the carry's segment.
+def segments(reset: Bool[Array, "T *B"] | None, like: Shaped[Array, "T *B"]) -> Int[Array, "T *B"]:
+    """Return the index of each step's segment: the number of resets up to and including the step, int32.
 
-    Shapes: reset ``[T, *B]`` or None; like ``[T, *B]``, whose shape counts.
+    Segment 0 continues from the carry. `like` gives the shape where reset is None.
     """
     if reset is None:
         return jnp.zeros(like.shape, jnp.int32)
     return jnp.cumsum(reset, 0, jnp.int32)
 
 
-def running_sum(x: jax.Array, reset: jax.Array | None) -> jax.Array:
-    """Sums over the steps of each segment so far, this one included; x ``[T, *B, ...]``."""
+def running_sum(x: Inexact[Array, "T ..."], reset: Bool[Array, "T *B"] | None) -> Inexact[Array, "T ..."]:
+    """Return the cumulative sum over the steps of each segment, the present step included; x ``[T, *B, ...]``."""
     if reset is None:
         return jnp.cumsum(x, 0)
     flat = x.reshape(*reset.shape, -1)
     return associative(jnp.ones_like(flat), flat, reset).reshape(x.shape)
 
 
-def running_any(flag: jax.Array, segment: jax.Array) -> jax.Array:
-    """Whether a flag held at this step or an earlier one of its segment; both ``[T, *B]``."""
-    # The last segment in which it held: a running maximum, for segments only grow.
+def running_any(flag: Bool[Array, "T *B"], segment: Int[Array, "T *B"]) -> Bool[Array, "T *B"]:
+    """Return whether a flag is True at this step or at an earlier step of the same segment."""
+    # The last segment with a True flag is a running maximum, since segment indices never decrease.
     return jax.lax.cummax(jnp.where(flag, segment, -1), 0) == segment
 
 
-def all_finite(tree: Any, ndim: int) -> jax.Array:
-    """Whether all numbers that belong to an index of the first ndim axes are finite."""
+def all_finite(tree: Any, ndim: int) -> Bool[Array, "..."]:
+    """Return for each index of the first ndim axes whether all numbers at this index are finite."""
     checks = [jnp.all(jnp.isfinite(a), tuple(range(ndim, a.ndim))) for a in jax.tree.leaves(tree)]
     return jnp.all(jnp.stack(checks), 0)
 
 
-def only_finite(tree: Any, finite: jax.Array) -> Any:
-    """The tree with zeros where the flag does not hold.
+def zero_nonfinite(tree: Any, finite: Bool[Array, "..."]) -> Any:
+    """Return the tree with zeros where `finite` is False.
 
-    A product with a matrix of weights spreads NaN over all rows, also where the weight is zero. So what is not finite
-    is taken out before (here), and put back where it belongs after (`spoil`).
+    A product with a matrix of weights spreads NaN over all rows, even where the weight is zero. So algorithms replace
+    non-finite numbers by zeros before such a product and write NaN to the affected results afterwards (`set_nan`).
     """
     return keep(finite, tree)
 
 
-def spoil(spoilt: jax.Array, tree: Any) -> Any:
-    """The tree with NaN where the flag holds."""
-    return select(spoilt, jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), tree), tree)
+def set_nan(is_nan: Bool[Array, "..."], tree: Any) -> Any:
+    """Return the tree with NaN where `is_nan` is True."""
+    return select(is_nan, jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), tree), tree)

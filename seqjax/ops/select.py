@@ -1,4 +1,4 @@
-"""Selecting by time step without arithmetic: what is not selected reaches neither value nor gradient."""
+"""Selection by flags, without arithmetic: unselected values affect neither the result nor the gradient."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from seqjax.affine import wide as wide
 
 
 def select(flag: Any, on_true: Any, on_false: Any) -> Any:
-    """``on_true`` where the flag ``[*B]`` holds, else ``on_false``; trees of arrays ``[*B, ...]``.
+    """Return ``on_true`` where the flag ``[*B]`` is True, else ``on_false``; both are trees of arrays ``[*B, ...]``.
 
-    A flag of None selects ``on_false``. Unlike a product with 0 and 1 this keeps NaN and infinity out.
+    A flag of None selects ``on_false``. Unlike a product with 0 or 1, the selection does not spread NaN and infinity.
     """
     if flag is None:
         return on_false
@@ -19,24 +19,24 @@ def select(flag: Any, on_true: Any, on_false: Any) -> Any:
 
 
 def keep(flag: Any, tree: Any) -> Any:
-    """The tree where the flag holds, zero elsewhere; a flag of None keeps everything."""
+    """Return the tree with zeros where the flag ``[*B]`` is False; a flag of None returns the tree unchanged."""
     if flag is None:
         return tree
     return jax.tree.map(lambda a: jnp.where(expand(flag, a.ndim), a, jnp.zeros_like(a)), tree)
 
 
 def expand(array: Any, ndim: int) -> jax.Array:
-    """An array ``[*B]`` as ``[*B, 1, ...]`` with ndim axes."""
+    """Append axes of size 1 to an array ``[*B]``, up to ndim axes."""
     return jnp.reshape(array, array.shape + (1,) * (ndim - array.ndim))
 
 
 def cast(tree: Any, dtype: Any) -> Any:
-    """The real floating arrays of a tree in the given dtype; all else as it is."""
+    """Cast the real floating-point arrays of a tree to the given dtype; other leaves stay unchanged."""
     return jax.tree.map(
         lambda a: a.astype(dtype) if jnp.issubdtype(jnp.result_type(a), jnp.floating) else a, tree
     )
 
 
 def wide_complex(dtype: Any) -> Any:
-    """The complex dtype of a real one, complex64 at least."""
+    """Return the complex dtype that belongs to a real dtype, at least complex64."""
     return jnp.dtype(jnp.complex128 if jnp.finfo(dtype).bits > 32 else jnp.complex64)

@@ -1,6 +1,6 @@
-"""The specification: what one step of each recurrence does, and the loop of it.
+"""The specification: one step of each recurrence, and the loop over time steps.
 
-Everything faster must equal `loop` of `step_of`, in value and in gradient.
+Every faster algorithm must equal `loop` of `step_of`, in value and in gradient.
 """
 
 import math
@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact, Shaped
 
 from seqjax.base import (
     Activation,
@@ -34,22 +35,25 @@ from seqjax.ops.tap import tap as tap_carry
 
 
 def step_of(recurrence: Recurrence, params: Any, dtype: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """One step ``(carry, u) -> (carry, h)`` of a recurrence with its weights bound.
+    """Return one step ``(carry, u) -> (carry, h)`` of a recurrence with bound weights.
 
-    Each step casts the weights for itself, so that their gradients add up over a loop in float32 at least.
+    Each step casts the weights to `dtype`. A loop therefore sums the gradients of the weights in at least float32.
 
     Args:
-        recurrence: of any kind.
-        params: the cell's; cast to dtype. The linear kinds and `Attention` have none.
-        dtype: of the inputs x.
+        recurrence: a recurrence of any kind.
+        params: params of the cell. The linear kinds and `Attention` read no params.
+        dtype: dtype of the inputs x.
+
+    Raises:
+        TypeError: if `recurrence` is not a recurrence.
     """
     match recurrence:
         case Step(fn):
-            held = _widened(params)
-            return lambda carry, u: fn(cast(held, dtype), carry, u)
+            wide_params = _widen(params)
+            return lambda carry, u: fn(cast(wide_params, dtype), carry, u)
         case Gated():
-            held = _widened(tuple(recurrence.weights(params)))
-            return lambda carry, u: gated_step(recurrence, GatedWeights(*cast(held, dtype)), carry, u)
+            weights = _widen(tuple(recurrence.weights(params)))
+            return lambda carry, u: gated_step(recurrence, GatedWeights(*cast(weights, dtype)), carry, u)
         case Diagonal():
             return _diagonal_step
         case Matrix():
@@ -57,11 +61,13 @@ def step_of(recurrence: Recurrence, params: Any, dtype: Any) -> Callable[[Any, A
         case Attention():
             return partial(_attention_step, recurrence)
     raise TypeError(
-        f"expected a recurrence (Step, Gated, Diagonal, Matrix or Attention), got {recurrence!r}."
+        "step_of(recurrence): expected a recurrence (Step, Gated, Diagonal, Matrix or Attention), "
+        f"got {recurrence!r}."
     )
 
 
-def _widened(tree: Any) -> Any:
+def _widen(tree: Any) -> Any:
+    """Cast the real floating-point arrays of a tree to at least float32."""
     return jax.tree.map(
         lambda a: a.astype(wide(a.dtype)) if jnp.issubdtype(jnp.result_type(a), jnp.floating) else a, tree
     )
@@ -75,15 +81,15 @@ def loop(
     *,
     unroll: int = 1,
 ) -> tuple[Any, Any]:
-    """A step scanned over time: ``(carry, hs)``.
+    """Scan a step over time and return ``(carry, hs)``.
 
     Args:
         step: ``(carry, u) -> (carry, h)``.
         carry: leaves ``[*B, ...]``.
         us: a tree of arrays ``[T, ...]``.
-        flags: at a reset the step begins from ``flags.initial``; where the mask is False the carry passes through (a
-            reset happens all the same). The key is not used.
-        unroll: how many steps one iteration of the compiled loop holds.
+        flags: at a reset the step starts from ``flags.initial``. Where the mask is False the carry stays unchanged,
+            except that a reset still applies. The function ignores ``flags.key``.
+        unroll: number of steps in one iteration of the compiled loop.
     """
 
     def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
@@ -95,8 +101,10 @@ def loop(
     return jax.lax.scan(body, carry, (us, flags.over_time()._replace(key=None)), unroll=unroll)
 
 
-def recurrent_product(h: jax.Array, w_h: jax.Array, num_gates: int) -> jax.Array:
-    """``h [..., H]`` times `GatedWeights.w_h`, dense, block-diagonal or diagonal: ``[..., G*H]``."""
+def recurrent_product(
+    h: Inexact[Array, "*B H"], w_h: Inexact[Array, "..."], num_gates: int
+) -> Inexact[Array, "*B GH"]:
+    """Multiply ``h [..., H]`` by `GatedWeights.w_h`, which is dense, block-diagonal or diagonal: ``[..., G*H]``."""
     if w_h.ndim == 4:
         heads = h.reshape(*h.shape[:-1], *w_h.shape[:2])
         product = jnp.einsum("...nd,ndge->...gne", heads, w_h)
@@ -107,8 +115,8 @@ def recurrent_product(h: jax.Array, w_h: jax.Array, num_gates: int) -> jax.Array
     return product.reshape(*h.shape[:-1], -1)
 
 
-def activate(activation: Activation, z: jax.Array) -> jax.Array:
-    """An activation of `Gated`."""
+def activate(activation: Activation, z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Apply the activation of a gate."""
     match activation:
         case Activation.SIGMOID:
             return jax.nn.sigmoid(z)
@@ -119,8 +127,8 @@ def activate(activation: Activation, z: jax.Array) -> jax.Array:
     return z
 
 
-def expand_left(array: jax.Array, ndim: int) -> jax.Array:
-    """An array ``[H]`` as ``[1, ..., H]`` with ndim axes."""
+def expand_left(array: Shaped[Array, "..."], ndim: int) -> Shaped[Array, "..."]:
+    """Prepend axes of size 1 to an array ``[H]``, up to ndim axes: ``[1, ..., H]``."""
     return jnp.reshape(array, (1,) * (ndim - array.ndim) + array.shape)
 
 
@@ -128,22 +136,22 @@ def gated_step(
     cell: Gated,
     weights: GatedWeights,
     carry: Any,
-    u: jax.Array,
+    u: Float[Array, "*B GH"],
     *,
     on_h: Callable | None = None,
     on_r: Callable | None = None,
     on_state: Callable | None = None,
-) -> tuple[Any, jax.Array]:
-    """One step of a `Gated` recurrence, with functions put in at three places, none of them by default.
+) -> tuple[Any, Float[Array, "*B H"]]:
+    """Run one step of a `Gated` recurrence, with optional functions applied at three places.
 
     Args:
         cell: the recurrence.
         weights: in the dtype of u.
         carry: before the step.
         u: ``[*B, G*H]``.
-        on_h: acts on the h that the recurrent product reads.
-        on_r: acts on r.
-        on_state: acts on each state that `emit` reads.
+        on_h: applied to the h that the recurrent product reads.
+        on_r: applied to r.
+        on_state: applied to each state that `emit` reads.
     """
     leaves, treedef = jax.tree.flatten(carry)
     state, h = (leaves, leaves[-1]) if cell.emit is None else (leaves[:-1], leaves[-1])
@@ -165,7 +173,9 @@ def gated_step(
     return jax.tree.unflatten(treedef, [*state, h]), h
 
 
-def _diagonal_step(h: jax.Array, inputs: DiagonalInputs) -> tuple[jax.Array, jax.Array]:
+def _diagonal_step(
+    h: Inexact[Array, "*B H"], inputs: DiagonalInputs
+) -> tuple[Inexact[Array, "*B H"], Inexact[Array, "*B H"]]:
     h = expand_left(inputs.a, h.ndim).astype(h.dtype) * h + inputs.b.astype(h.dtype)
     return h, h
 
@@ -193,21 +203,21 @@ def _matrix_step(carry: Any, inputs: MatrixInputs) -> tuple[Any, MatrixOutputs]:
 
 
 def check_matrix(inputs: MatrixInputs) -> None:
-    """Raise a ValueError for inputs of a `Matrix` recurrence that do not go together."""
+    """Raise a ValueError for inconsistent inputs of a `Matrix` recurrence."""
     if inputs.log_input is None:
         return
     if inputs.erase is not None:
         raise ValueError("MatrixInputs: expected erase or log_input, got both. Fold the input gate into k.")
     if inputs.log_decay is not None and inputs.log_decay.ndim == inputs.q.ndim:
         raise ValueError(
-            f"MatrixInputs: expected with log_input a log_decay per head, {inputs.q.ndim - 1} axes, "
-            f"got {list(inputs.log_decay.shape)}."
+            f"MatrixInputs: expected a log_decay per head ({inputs.q.ndim - 1} axes) together with log_input, "
+            f"got log_decay {list(inputs.log_decay.shape)}. Pass one decay per head, or leave log_input out."
         )
 
 
 def _attention_step(
     attention: Attention, carry: AttentionCarry, inputs: AttentionInputs
-) -> tuple[AttentionCarry, jax.Array]:
+) -> tuple[AttentionCarry, Float[Array, "*B N V"]]:
     position, length = carry.position, attention.capacity
     q, k, v = inputs
     if attention.rotary_base is not None:

@@ -1,22 +1,24 @@
-r"""A tap on a carry: an identity whose gradient reads off the norm of the cotangent that passes through it.
+r"""Tap a carry: an identity function whose gradient is the norm of the carry's cotangent.
 
-``tap(h, d)`` returns h. Differentiating by the dummy d, which takes no part in the value, gives
-:math:`\lVert \partial L / \partial h \rVert` per example, so that one backward pass returns the norms of all steps
-with O(T B) extra memory.
+``tap(h, d)`` returns h. The value does not depend on the dummy d, but the gradient with respect to d is defined as
+:math:`\lVert \partial L / \partial h \rVert` per example. So one backward pass returns the norms of all steps, with
+O(T B) extra memory.
 """
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
 
 from seqjax.ops.select import wide
 
 
-def norm(x: jax.Array, batch_ndim: int) -> jax.Array:
-    """The 2-norm over all axes after the first ``batch_ndim``, scaled by the largest entry.
+def norm(x: Inexact[Array, "..."], batch_ndim: int) -> Float[Array, "..."]:
+    """Return the 2-norm over all axes after the first ``batch_ndim``, in at least float32.
 
-    Squares alone would be zero in float32 at half the exponent range. At least float32.
+    Entries are divided by the largest one before they are squared. Unscaled squares would underflow in float32 at half
+    the exponent range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -27,21 +29,21 @@ def norm(x: jax.Array, batch_ndim: int) -> jax.Array:
     axes = tuple(range(batch_ndim, x.ndim))
     if not axes:
         return jnp.abs(x)
-    # The parts of complex numbers by themselves: their absolute values would cost a root for each entry.
+    # Real and imaginary parts separately: absolute values would cost a square root for each entry.
     parts = [jnp.real(x), jnp.imag(x)] if jnp.issubdtype(x.dtype, jnp.complexfloating) else [x]
     maxima = [jnp.max(jnp.abs(part), axes, keepdims=True, initial=0) for part in parts]
     largest = maxima[0] if len(parts) == 1 else jnp.maximum(*maxima)
-    # Zero and infinity cannot be divided by; then the entries are squared as they are.
+    # A division by zero or infinity is not possible. In these cases the entries are squared unscaled.
     safe = jnp.where((largest > 0) & jnp.isfinite(largest), largest, jnp.ones_like(largest))
     squares = [jnp.square(part / safe) for part in parts]
     square = jnp.sum(squares[0] if len(parts) == 1 else squares[0] + squares[1], axes)
-    # At zero the root has no derivative; that of the norm is taken to be zero there.
+    # The square root has no derivative at zero. The derivative of the norm is defined as zero there.
     root = jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
     return jnp.squeeze(largest, axes) * root
 
 
 @jax.custom_vjp
-def _tap(h: jax.Array, dummy: jax.Array) -> jax.Array:
+def _tap(h: Inexact[Array, "..."], dummy: Float[Array, "*B"]) -> Inexact[Array, "..."]:
     return h
 
 
@@ -57,9 +59,9 @@ _tap.defvjp(_forward, _backward)
 
 
 def tap(carry: Any, dummies: Any) -> Any:
-    """The carry, unchanged; the gradient by a dummy ``[*B]`` is the norm of its leaf's cotangent.
+    """Return the carry unchanged. The gradient with respect to a dummy ``[*B]`` is the norm of its leaf's cotangent.
 
-    Leaves without gradients (integers, keys) carry a dummy of None.
+    The dummy of a leaf without gradients (integers, keys) is None.
     """
     if dummies is None:
         return carry
@@ -71,7 +73,7 @@ def tap(carry: Any, dummies: Any) -> Any:
 
 
 def dummies(carry: Any, num_steps: int, batch_ndim: int = 1) -> Any:
-    """Zeros ``[T, *B]`` for every floating leaf ``[*B, ...]`` of a carry: what ``unroll(..., tap=)`` takes."""
+    """Return zeros ``[T, *B]`` for every inexact leaf ``[*B, ...]`` of a carry, as ``unroll(..., tap=)`` expects."""
 
     def zeros(leaf: jax.Array) -> jax.Array | None:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):

@@ -1,9 +1,9 @@
-r"""Unit lower triangular systems, :math:`w_t = \sum_{s<t} a_{ts} w_s + r_t`, many small ones at once.
+r"""Batched solution of small unit lower triangular systems, :math:`w_t = \sum_{s<t} a_{ts} w_s + r_t`.
 
-Rows are solved one after another inside blocks of 16, all blocks side by side, which inverts the diagonal blocks; from
-block to block it takes products. Forward substitution is stable here where the shorter product
-:math:`(1 + a)(1 + a^2)(1 + a^4) \cdots` is not: powers of a grow and cancel. Work O(C^2 (V + 16)), depth 16 + C/16.
-(LAPACK's solver, called for a batch inside a loop on a CPU, may keep its threads waiting for each other.)
+Forward substitution, row by row and for all blocks in parallel, inverts the diagonal blocks of size 16. Matrix products
+combine the blocks. Forward substitution is stable here; the shorter product
+:math:`(1 + a)(1 + a^2)(1 + a^4) \cdots` is unstable, because powers of a grow and cancel. Work O(C^2 (V + 16)), depth
+16 + C/16. (LAPACK's batched solver inside a loop on a CPU may make its threads wait for each other.)
 """
 
 import jax
@@ -14,9 +14,9 @@ BLOCK = 16
 
 
 def solve_unit_lower(a: Inexact[Array, "*N C C"], r: Inexact[Array, "*N C V"]) -> Inexact[Array, "*N C V"]:
-    """The solution w of ``w = a @ w + r``, where a is zero on and above its diagonal.
+    """Solve ``w = a @ w + r`` for w, where a is zero on and above the diagonal.
 
-    Its derivatives, of any order and in both modes, are solutions of the same system and of its transpose.
+    The derivatives, of any order and in both modes, are solutions of this system and of its transpose.
 
     Example:
         >>> import jax.numpy as jnp
@@ -26,7 +26,7 @@ def solve_unit_lower(a: Inexact[Array, "*N C C"], r: Inexact[Array, "*N C V"]) -
     """
 
     def transposed(_: object, r: jax.Array) -> jax.Array:
-        """Backwards in both axes the transpose is lower triangular, too."""
+        """Solve the transposed system, which is lower triangular after reversing both axes."""
         return _substitute(a.mT[..., ::-1, ::-1], r[..., ::-1, :])[..., ::-1, :]
 
     return jax.lax.custom_linear_solve(
@@ -34,7 +34,7 @@ def solve_unit_lower(a: Inexact[Array, "*N C C"], r: Inexact[Array, "*N C V"]) -
     )
 
 
-def _substitute(a: jax.Array, r: jax.Array) -> jax.Array:
+def _substitute(a: Inexact[Array, "*N C C"], r: Inexact[Array, "*N C V"]) -> Inexact[Array, "*N C V"]:
     length = r.shape[-2]
     whole = -(-length // BLOCK) * BLOCK if length > BLOCK else length
     pad = [(0, 0)] * (a.ndim - 2)
@@ -52,8 +52,8 @@ def _substitute(a: jax.Array, r: jax.Array) -> jax.Array:
     return jnp.concatenate(done, -2)[..., :length, :]
 
 
-def _inverse(a: jax.Array) -> jax.Array:
-    """``(1 - a)^-1``, row by row: row t is ``e_t`` and ``a_t`` times the rows above."""
+def _inverse(a: Inexact[Array, "*N C C"]) -> Inexact[Array, "*N C C"]:
+    """Return ``(1 - a)^-1``, computed row by row: row t is ``e_t`` plus ``a_t`` times the rows above."""
     size = a.shape[-1]
     identity = jnp.broadcast_to(jnp.eye(size, dtype=a.dtype), a.shape)
 

@@ -1,4 +1,4 @@
-"""Trees of arrays as one real vector, and their floating leaves apart from the others."""
+"""Convert trees of arrays to one real vector and back, and separate floating leaves from other leaves."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,22 +6,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 
 class Coordinates:
-    """The inexact leaves ``[*B, ...]`` of a tree, one after another, as one real vector ``[*B, S]``.
+    """Map the inexact leaves ``[*B, ...]`` of a tree to one real vector ``[*B, S]`` by concatenation.
 
-    A complex leaf gives its real, then its imaginary parts.
+    A complex leaf contributes its real parts, then its imaginary parts.
 
     Attributes:
-        size: S.
-        sizes: of each leaf's part of the vector.
-        dtype: of the vector, the widest among the leaves, float32 at least.
+        size: the length S of the vector.
+        sizes: the length of each leaf's part of the vector.
+        dtype: the dtype of the vector: the widest real dtype among the leaves, at least float32.
 
     Args:
         tree: arrays or ShapeDtypeStructs.
-        chosen: for each leaf, whether it takes part; by default all that are inexact do.
-        batch_ndim: the number of batch axes B of the leaves.
+        chosen: for each leaf, whether the vector contains it. The default is all inexact leaves.
+        batch_ndim: the number of batch axes of the leaves.
 
     Example:
         >>> import jax.numpy as jnp
@@ -42,12 +43,12 @@ class Coordinates:
         kept = [leaf for leaf, is_chosen in zip(self.leaves, self.chosen, strict=True) if is_chosen]
         self.sizes = [leaf.size * (2 if _is_complex(leaf) else 1) for leaf in kept]
         self.size = sum(self.sizes)
-        # By size, since strict promotion of dtypes refuses to mix them.
+        # Compared by size, since strict dtype promotion raises an error for mixed dtypes.
         reals = (jnp.dtype(jnp.finfo(leaf.dtype).dtype) for leaf in kept)
         self.dtype = max((jnp.dtype(jnp.float32), *reals), key=lambda dtype: dtype.itemsize)
 
-    def vector(self, tree: Any) -> jax.Array:
-        """The coordinates ``[..., S]`` of leaves with leading axes."""
+    def vector(self, tree: Any) -> Float[Array, "... S"]:
+        """Return the vector ``[..., S]`` of a tree whose leaves may have further leading axes."""
         parts = []
         for leaf, like, is_chosen in zip(jax.tree.leaves(tree), self.leaves, self.chosen, strict=True):
             if is_chosen:
@@ -56,26 +57,29 @@ class Coordinates:
                 parts += [half.astype(self.dtype) for half in halves]
         return jnp.concatenate(parts, -1) if parts else jnp.zeros(0, self.dtype)
 
-    def tree(self, vector: jax.Array, like: Any = None) -> Any:
-        """The tree of a vector ``[..., S]``; leaves that take no part are those of `like`, or None."""
+    def tree(self, vector: Float[Array, "... S"], like: Any = None) -> Any:
+        """Return the tree of a vector ``[..., S]``; leaves outside the vector come from `like`, or are None."""
         leaves = [None] * len(self.leaves) if like is None else jax.tree.leaves(like)
         start, sizes = 0, iter(self.sizes)
         for i, (leaf, is_chosen) in enumerate(zip(self.leaves, self.chosen, strict=True)):
             if is_chosen:
                 end = start + next(sizes)
-                leaves[i] = _shaped(jax.lax.slice_in_dim(vector, start, end, axis=-1), leaf)
+                leaves[i] = _leaf(jax.lax.slice_in_dim(vector, start, end, axis=-1), leaf)
                 start = end
         return jax.tree.unflatten(self.treedef, leaves)
 
-    def gradient(self, vector: jax.Array) -> Any:
-        """A gradient by the coordinates as `jax.grad` would give it by the tree; zero for leaves that take no part."""
+    def gradient(self, vector: Float[Array, "... S"]) -> Any:
+        """Convert a gradient with respect to the vector to JAX's gradient with respect to the tree.
+
+        The gradient is zero for leaves outside the vector.
+        """
         zeros = jax.tree.unflatten(self.treedef, [jnp.zeros(a.shape, a.dtype) for a in self.leaves])
-        # For z = x + iy that is dL/dx - i dL/dy.
+        # JAX's gradient for z = x + iy is dL/dx - i dL/dy.
         return jax.tree.map(jnp.conj, self.tree(vector, zeros))
 
 
 class Floating:
-    """The floating leaves of a tree, apart from the others (integers, keys), which have no gradient."""
+    """The floating leaves of a tree, separated from leaves without gradients (integers, keys)."""
 
     def __init__(self, tree: Any) -> None:
         self.all, self.treedef = jax.tree.flatten(tree)
@@ -83,20 +87,20 @@ class Floating:
 
     @property
     def leaves(self) -> list[Any]:
-        """The floating leaves, in order."""
+        """The floating leaves, in the order of the tree."""
         return self.leaves_of(self.all)
 
     def leaves_of(self, tree: Any) -> list[Any]:
-        """The leaves of a tree of the same form, such as a gradient, where this one has floating leaves."""
+        """Return those leaves of another tree (such as a gradient) that are floating leaves in this tree."""
         leaves = jax.tree.leaves(tree)
         return [leaves[i] for i in self.where]
 
     def with_leaves(self, leaves: Sequence[Any]) -> Any:
-        """The tree with other floating leaves."""
+        """Return the tree with the given floating leaves."""
         return self._put(list(self.all), leaves)
 
     def tree_of(self, values: Sequence[Any]) -> Any:
-        """A tree of the same form with one value per floating leaf, and None for the others."""
+        """Return a tree of the same structure with one value per floating leaf and None for the other leaves."""
         return self._put([None] * len(self.all), values)
 
     def _put(self, leaves: list[Any], values: Sequence[Any]) -> Any:
@@ -105,13 +109,16 @@ class Floating:
         return jax.tree.unflatten(self.treedef, leaves)
 
 
-def as_vector(tree: Any) -> jax.Array:
-    """All floating numbers of a tree in one real vector, in float32 at least; a complex one is two."""
+def as_vector(tree: Any) -> Float[Array, " S"]:
+    """Return all floating-point numbers of a tree as one real vector, in at least float32.
+
+    A complex number gives two real numbers.
+    """
     return Coordinates(tree).vector(tree)
 
 
-def as_host_vector(tree: Any) -> np.ndarray:
-    """As `as_vector`, in float64 on the host, whether JAX knows float64 or not."""
+def as_host_vector(tree: Any) -> Float[np.ndarray, " S"]:
+    """Return the vector of `as_vector` as a float64 NumPy array, whether or not JAX enables float64."""
     parts = [np.zeros(0)]
     for leaf in Floating(tree).leaves:
         flat = np.asarray(leaf).ravel()
@@ -128,8 +135,8 @@ def _is_complex(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.complexfloating)
 
 
-def _shaped(part: jax.Array, like: Any) -> jax.Array:
-    """Leaves ``[..., *shape]`` from their part ``[..., size]`` of a vector."""
+def _leaf(part: Float[Array, "... N"], like: Any) -> jax.Array:
+    """Return the leaf ``[..., *shape]`` of a part ``[..., size]`` of a vector."""
     shape = (*part.shape[:-1], *like.shape)
     if not _is_complex(like):
         return part.reshape(shape).astype(like.dtype)

@@ -1,4 +1,4 @@
-"""The backward pass of one chunk of a `Gated` recurrence: the adjoint of a step, and the gradients of the weights."""
+"""The backward pass of one chunk of a `Gated` recurrence: the adjoint of a step and the gradients of the weights."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from seqjax.affine import spread
 from seqjax.base import Gated, GatedWeights
@@ -16,7 +17,7 @@ from seqjax.ops.step import recurrent_product
 
 
 class Partials(NamedTuple):
-    """Elementwise derivatives ``[C, N, H]``; None where there is no dependence."""
+    """Elementwise derivatives ``[C, N, H]``. An entry is None if the output does not depend on the argument."""
 
     state_by_state: list  # [j][i]
     state_by_gate: list  # [j][argument]
@@ -24,10 +25,10 @@ class Partials(NamedTuple):
     h_by_gate: list  # [argument]
 
 
-def adjoint_of(
-    cell: Gated, weights: GatedWeights, entering: tuple, after: tuple, gates: jax.Array, *, with_tap: bool
-) -> tuple[Callable, "Layout", Partials, tuple]:
-    """The adjoint of one step, for a reverse scan, the layout of what it leaves behind, and the partials it reads."""
+def partials_of(
+    cell: Gated, weights: GatedWeights, entering: tuple, after: tuple, gates: Float[Array, "C N GH"]
+) -> tuple[Partials, tuple]:
+    """Return the partial derivatives of `update` and `emit` for a whole chunk, and the gates as their arguments."""
     num_gates, num_states = len(cell.activations), len(entering) - (cell.emit is not None)
     update_gates, emit_gates = arguments_of(cell, gates)
     w = elementwise_weights(weights, gates.ndim)
@@ -45,7 +46,7 @@ def adjoint_of(
         )[0]
 
     def by_preactivation(row: list, which: range, gates: list) -> list:
-        """Chain the activations' slopes to derivatives by the arguments of update or emit."""
+        """Multiply derivatives with respect to the arguments of update or emit by the slopes of the activations."""
         chained, argument = [], 0
         for g in which:
             width = 2 if g in cell.split else 1
@@ -61,7 +62,22 @@ def adjoint_of(
         emit_row[:num_states],
         by_preactivation(emit_row[num_states:], range(cell.num_update, num_gates), emit_gates),
     )
-    w_h, size = weights.w_h, after[-1].shape[-1]
+    return partials, (update_gates, emit_gates)
+
+
+def adjoint_of(
+    cell: Gated, weights: GatedWeights, num_states: int, size: int, *, with_tap: bool
+) -> tuple[Callable, "Layout"]:
+    """Return the adjoint of one step, for a reverse scan, and the layout of its outputs.
+
+    Args:
+        cell: the recurrence.
+        weights: in the dtype of the inputs.
+        num_states: number of states, without h if `emit` computes h.
+        size: H.
+        with_tap: whether the adjoint also outputs the cotangents of the carries.
+    """
+    num_gates, w_h = len(cell.activations), weights.w_h
     elementwise = bool(jax.tree.leaves(weights.w))
     layout = Layout(
         size,
@@ -69,23 +85,23 @@ def adjoint_of(
         gates=num_gates,
         states=num_states if elementwise else 0,
         h=int(elementwise),
-        carry=len(entering) if with_tap else 0,
+        carry=num_states + (cell.emit is not None) if with_tap else 0,
     )
     transposed = w_h.T if w_h.ndim == 2 and w_h.shape == (size, num_gates * size) else None
 
-    def through_product(d_r: jax.Array, like: jax.Array) -> jax.Array:
+    def pull_back_product(d_r: jax.Array, like: jax.Array) -> jax.Array:
         if transposed is not None:
             return d_r @ transposed
         return jax.linear_transpose(lambda h: recurrent_product(h, w_h, num_gates), like)(d_r)[0]
 
     def step(totals: Any, inputs: Any) -> tuple[Any, jax.Array]:
-        # By the carry that the step after this one entered with, after its reset.
-        arriving, d_initial = totals
+        # `d_entering`: cotangents of the carry that enters the following step, after the reset of that step.
+        d_entering, d_initial = totals
         partials, g, reset_after, mask = inputs
-        d_carry = arriving
+        d_carry = d_entering
         if reset_after is not None:
-            d_initial = jax.tree.map(jnp.add, d_initial, keep(reset_after, arriving))
-            d_carry = keep(~reset_after, arriving)
+            d_initial = jax.tree.map(jnp.add, d_initial, keep(reset_after, d_entering))
+            d_carry = keep(~reset_after, d_entering)
         d_carry = (*d_carry[:-1], d_carry[-1] + g)
         d_h = d_carry[-1]
         d_states = list(d_carry[:num_states])
@@ -97,7 +113,7 @@ def adjoint_of(
         d_u, d_r = _split_arguments(cell, d_arguments)
         d_before = [_dot(column, d_states) for column in zip(*partials.state_by_state, strict=True)]
         through_state = [jnp.zeros_like(d_h) if d is None else d for d in d_before]
-        d_product = through_product(d_r, d_h)
+        d_product = pull_back_product(d_r, d_h)
         if cell.emit is None:
             before = (*through_state[:-1], through_state[-1] + d_product)
         else:
@@ -105,15 +121,16 @@ def adjoint_of(
         if mask is not None:
             before = select(mask, before, d_carry)
             d_u, d_r, d_states, d_h = keep(mask, (d_u, d_r, d_states, d_h))
-        return (before, d_initial), layout.side_by_side(d_u, d_r, d_states, d_h, arriving)
+        return (before, d_initial), layout.pack(d_u, d_r, d_states, d_h, d_entering)
 
-    return step, layout, partials, (update_gates, emit_gates)
+    return step, layout
 
 
 class Layout(NamedTuple):
-    """What every step of the adjoint leaves behind, side by side in one array, so many blocks ``[N, H]`` of each.
+    """The number of blocks ``[N, H]`` of each output of an adjoint step, concatenated in one array.
 
-    On a GPU each array a loop writes is one more kernel at every step, and starting kernels is what takes its time.
+    On a GPU a loop launches one more kernel per step for each array that it writes, and kernel launches dominate the
+    time.
     """
 
     size: int
@@ -123,16 +140,16 @@ class Layout(NamedTuple):
     h: int
     carry: int
 
-    def side_by_side(
-        self, d_u: Any, d_r: jax.Array, d_states: list, d_h: jax.Array, arriving: tuple
-    ) -> jax.Array:
-        """One array ``[N, ...]``; what has no blocks is left out."""
+    def pack(
+        self, d_u: Any, d_r: jax.Array, d_states: list, d_h: jax.Array, d_entering: tuple
+    ) -> Float[Array, "N _"]:
+        """Concatenate the outputs to one array ``[N, ...]``; outputs with zero blocks are left out."""
         parts = [d_u] if self.split else []
-        parts += [d_r, *d_states[: self.states], *[d_h][: self.h], *arriving[: self.carry]]
+        parts += [d_r, *d_states[: self.states], *[d_h][: self.h], *d_entering[: self.carry]]
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1)
 
-    def apart(self, stacked: jax.Array) -> tuple[Any, jax.Array, list, Any, list]:
-        """``[C, N, ...]`` as (d_us, d_rs, d_states, d_h, arriving); None and empty for what was left out."""
+    def unpack(self, stacked: Float[Array, "C N _"]) -> tuple[Any, jax.Array, list, Any, list]:
+        """Split ``[C, N, ...]`` into (d_us, d_rs, d_states, d_h, d_entering); outputs left out are None or empty."""
         blocks = iter(range(stacked.shape[-1] // self.size))
 
         def take(count: int) -> Any:
@@ -145,7 +162,7 @@ class Layout(NamedTuple):
 
 
 def _split_arguments(cell: Gated, d_arguments: list) -> tuple[Any, jax.Array]:
-    """Cotangents of the arguments as those of u, of the split gates alone, and of r ``[N, G*H]``."""
+    """Return the cotangents of u, for the split gates only, and of r ``[N, G*H]``, from those of the arguments."""
     d_u, d_r, argument = [], [], 0
     for g in range(len(cell.activations)):
         if g in cell.split:
@@ -156,8 +173,10 @@ def _split_arguments(cell: Gated, d_arguments: list) -> tuple[Any, jax.Array]:
     return (jnp.concatenate(d_u, -1) if d_u else None), jnp.concatenate(d_r, -1)
 
 
-def of_inputs(cell: Gated, d_us: Any, d_rs: jax.Array) -> jax.Array:
-    """Cotangents of u, ``[..., G*H]``: those of r but for the split gates."""
+def input_cotangents(
+    cell: Gated, d_us: Float[Array, "*B SH"] | None, d_rs: Float[Array, "*B GH"]
+) -> Float[Array, "*B GH"]:
+    """Return the cotangents of u, which equal those of r except for the split gates."""
     if d_us is None:
         return d_rs
     parts = jnp.split(d_rs, len(cell.activations), -1)
@@ -170,7 +189,7 @@ def weight_gradients(
     cell: Gated, dense: Any, weights: GatedWeights, xs: Any, entering: tuple, after: tuple, gates: tuple,
     d_us: Any, d_rs: jax.Array, d_states: Any, d_h: Any,
 ) -> tuple[Any, GatedWeights, jax.Array]:  # fmt: skip
-    """Of the projection, the recurrent weights and the inputs, for a whole chunk."""
+    """Return the gradients of the projection, of the recurrent weights and of the inputs, for a whole chunk."""
     sum_dtype = wide(xs.dtype)
     contract = partial(jnp.einsum, "tbi,tbo->io", preferred_element_type=sum_dtype)
     d_dense, d_xs = None, d_us
@@ -210,5 +229,6 @@ def _add(a: jax.Array, b: jax.Array | None) -> jax.Array:
 
 
 def _dot(column: Sequence[jax.Array | None], ds: Sequence[jax.Array]) -> jax.Array | None:
+    """Return the sum of the products whose partial derivative is not None."""
     terms = [p * d for p, d in zip(column, ds, strict=True) if p is not None]
     return sum(terms[1:], terms[0]) if terms else None

@@ -1,12 +1,13 @@
-r"""The `Gated` recurrence over whole sequences, with a backward pass that keeps its sequential part small.
+r"""The `Gated` recurrence over whole sequences, with a backward pass whose sequential part is small.
 
-Stock ``lax.scan`` adds up the weight gradients inside the backward loop: T small products, and under data
-parallelism one all-reduce per time step. Here the backward pass goes chunk by chunk, from the last to the first:
+The gradient of a plain ``lax.scan`` sums the weight gradients inside the backward loop. This takes T small products,
+and under data parallelism one all-reduce per time step. The backward pass here runs from the last chunk to the first
+and does four things per chunk:
 
-1. the pre-activations of the whole chunk again, from the saved carries: one product;
-2. the elementwise partial derivatives of `update` and `emit` for the whole chunk: one ``jvp`` per argument, only those
-   that exist;
-3. sequentially no more than the adjoint: with :math:`S_{ji} = \partial s_j / \partial s_i`,
+1. It recomputes the pre-activations of the whole chunk from the saved carries, by one product.
+2. It computes the elementwise partial derivatives of `update` and `emit` for the whole chunk, by one ``jvp`` per
+   argument that the functions depend on.
+3. It runs the adjoint, the only sequential part: with :math:`S_{ji} = \partial s_j / \partial s_i`,
    :math:`E_j = \partial h / \partial s_j` and the partials K by pre-activation,
 
    .. math::
@@ -14,11 +15,11 @@ parallelism one all-reduce per time step. Here the backward pass goes chunk by c
        \delta z = K \, (\delta s, \delta h) \\
        \delta s_i &\leftarrow \textstyle\sum_j S_{ji} \, \delta s_j, \quad \delta h \leftarrow \delta z W_h^\top
 
-4. the gradients of the weights and of the inputs for the whole chunk: one product each.
+4. It computes the gradients of the weights and of the inputs for the whole chunk, by one product each.
 
-Kept for the backward pass: inputs, states and outputs, (D + (n + 1) H) T B numbers; temporary memory is O(chunk).
-With ``keep_gates`` the gates too, (G + number of split gates) H T B numbers, and step 1 is left out.
-Weight gradients add up in float32 at least.
+Memory for the backward pass: inputs, states and outputs, (D + (n + 1) H) T B numbers for n states; temporary memory is
+O(chunk). With ``keep_gates`` also the gates, (G + number of split gates) H T B numbers; point 1 is then not needed.
+Weight gradients are summed in at least float32.
 """
 
 from functools import partial
@@ -26,23 +27,24 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from seqjax.base import Flags, Gated, GatedWeights
 from seqjax.compat import vary_like
 from seqjax.ops.chunks import over_chunks
-from seqjax.ops.gated.adjoint import adjoint_of, of_inputs, weight_gradients
+from seqjax.ops.gated.adjoint import adjoint_of, input_cotangents, partials_of, weight_gradients
 from seqjax.ops.gated.step import advance, arguments_of, gates_of, project, recurrent
 from seqjax.ops.select import cast, keep, select, wide
 from seqjax.ops.tap import norm
 
 
 class Operands(NamedTuple):
-    """All that a gated scan reads.
+    """The differentiable arguments of a gated scan.
 
-    Leaves of carry, and of flags.initial and flags.tap, are ``(*state, h)``, or ``state`` without emit.
+    The leaves of carry, flags.initial and flags.tap are ``(*state, h)``, or ``state`` without emit.
     """
 
-    dense: tuple[Any, Any] | None  # (w_x, b) of the projection; None where xs are the projected inputs
+    dense: tuple[Any, Any] | None  # (w_x, b) of the projection; None if xs are the projected inputs
     weights: GatedWeights
     carry: tuple
     xs: Any
@@ -54,30 +56,31 @@ def gated(
     weights: GatedWeights,
     dense: tuple[Any, Any] | None,
     carry: Any,
-    xs: jax.Array,
+    xs: Float[Array, "T *B D"],
     flags: Flags,
     *,
     chunk: int | None,
     keep_gates: bool = False,
-) -> tuple[Any, jax.Array]:
-    """``(carry, hs)`` of a `Gated` recurrence.
+) -> tuple[Any, Float[Array, "T *B H"]]:
+    """Return ``(carry, hs)`` of a `Gated` recurrence.
 
     Shapes: xs ``[T, *B, D]`` with dense weights ``(w_x [D, G*H], b [G*H])``, or ``[T, *B, G*H]`` without.
 
     Args:
         cell: the recurrence.
-        weights: as its `weights` function returns them, in the dtype of the params.
-        dense: the projection, where it is one affine map.
+        weights: the result of the recurrence's `weights` function, in the dtype of the params.
+        dense: the projection, if it is one affine map.
         carry: leaves ``[*B, H]``.
-        xs: inputs; all is computed in their dtype.
-        flags: with the carry at a reset, flags.initial; the key is not used.
-        chunk: steps per chunk; None for the whole sequence. A matter of speed alone.
-        keep_gates: keep the gates for the backward pass instead of computing them again: less time, more memory.
+        xs: inputs. The recurrence is computed in their dtype.
+        flags: must contain ``flags.initial``. The function ignores ``flags.key``.
+        chunk: steps per chunk; None for the whole sequence. The chunk changes speed and memory only.
+        keep_gates: keep the gates for the backward pass instead of recomputing them: less time, more memory.
     """
     batch = xs.shape[1:-1]
     treedef = jax.tree.structure(carry)
 
     def flat(tree: Any, lead: int, trail: int) -> Any:
+        """Merge the batch axes, which lie between `lead` leading and `trail` trailing axes."""
         if len(batch) == 1:
             return tree
         return jax.tree.map(lambda a: a.reshape(*a.shape[:lead], -1, *a.shape[a.ndim - trail :]), tree)
@@ -147,7 +150,8 @@ def _backward(
         end, d_carry, d_initial, sums = totals
         xs, after, gates, d_hs, reset, reset_after, mask = piece
         start = end - xs.shape[0]
-        # The carries before each step are those after it, shifted: done per chunk it costs no memory of length T.
+        # The carries before each step are the shifted carries after each step. A shift per chunk needs no memory of
+        # length T.
         entering = tuple(
             jnp.concatenate([jnp.where(start == 0, first, whole[start - 1])[None], part[:-1]])
             for first, whole, part in zip(carry, history, after, strict=True)
@@ -157,13 +161,15 @@ def _backward(
         )
         if gates is None:
             gates = gates_of(cell, project(dense, xs), recurrent(cell, weights, entering[-1]))
-        adjoint_step, layout, partials, arguments = adjoint_of(
-            cell, weights, entering, after, gates, with_tap=tap is not None
+        partials, arguments = partials_of(cell, weights, entering, after, gates)
+        num_states = len(entering) - (cell.emit is not None)
+        adjoint_step, layout = adjoint_of(
+            cell, weights, num_states, after[-1].shape[-1], with_tap=tap is not None
         )
         (d_carry, d_initial), stacked = jax.lax.scan(
             adjoint_step, (d_carry, d_initial), (partials, d_hs, reset_after, mask), reverse=True
         )
-        d_us, d_rs, d_states, d_h, arriving = layout.apart(stacked)
+        d_us, d_rs, d_states, d_h, d_entering = layout.unpack(stacked)
         d_dense, d_weights, d_xs = weight_gradients(
             cell,
             dense,
@@ -172,13 +178,13 @@ def _backward(
             entering,
             after,
             arguments,
-            of_inputs(cell, d_us, d_rs),
+            input_cotangents(cell, d_us, d_rs),
             d_rs,
             d_states,
             d_h,
         )
         sums = jax.tree.map(jnp.add, sums, (d_dense, d_weights))
-        return (start, d_carry, d_initial, sums), (d_xs, tuple(norm(d, 2) for d in arriving))
+        return (start, d_carry, d_initial, sums), (d_xs, tuple(norm(d, 2) for d in d_entering))
 
     d_initial = None if reset is None else jax.tree.map(jnp.zeros_like, initial)
     reset_after = None if reset is None else jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
@@ -189,17 +195,17 @@ def _backward(
         chunk,
         reverse=True,
     )
-    _, arriving, d_initial, sums = totals
-    d_carry = arriving
+    _, d_entering, d_initial, sums = totals
+    d_carry = d_entering
     if reset is not None and len(reset):
-        d_initial = jax.tree.map(jnp.add, d_initial, keep(reset[0], arriving))
-        d_carry = keep(~reset[0], arriving)
+        d_initial = jax.tree.map(jnp.add, d_initial, keep(reset[0], d_entering))
+        d_carry = keep(~reset[0], d_entering)
     d_dense, d_weights = jax.tree.map(
         lambda s, w: s.astype(w.dtype), sums, (operands.dense, operands.weights)
     )
     d_tap = None
-    if tap is not None:  # the norms of one step stand at the one before
-        first = tuple(norm(d, 1) for d in arriving)
+    if tap is not None:  # the loop stores the norm of step t at step t - 1
+        first = tuple(norm(d, 1) for d in d_entering)
         d_tap = tuple(
             jnp.concatenate([f[None], n])[: len(t)].astype(t.dtype)
             for f, n, t in zip(first, norms, tap, strict=True)

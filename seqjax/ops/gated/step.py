@@ -1,6 +1,6 @@
-"""One step of a `Gated` recurrence, or a whole chunk of steps: its parts, on arrays with any leading axes.
+"""The parts of a step of a `Gated` recurrence, on arrays with any leading axes: one step or a chunk of steps.
 
-What `seqjax.ops.step` does gate by gate is done here on the block of all gates.
+`seqjax.ops.step` computes gate by gate; the functions here compute all gates in one block.
 """
 
 import itertools
@@ -9,13 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from seqjax.base import Activation, Gated, GatedWeights
 from seqjax.ops.step import activate, expand_left, recurrent_product
 
 
-def project(dense: tuple[Any, Any] | None, xs: jax.Array) -> jax.Array:
-    """Inputs ``[..., D]`` through the projection, ``[..., G*H]``; as they are without one."""
+def project(dense: tuple[Any, Any] | None, xs: Float[Array, "*B D"]) -> Float[Array, "*B GH"]:
+    """Project inputs ``[..., D]`` to ``[..., G*H]``; without a projection return the inputs unchanged."""
     if dense is None:
         return xs
     w_x, b = dense
@@ -23,16 +24,17 @@ def project(dense: tuple[Any, Any] | None, xs: jax.Array) -> jax.Array:
     return us if b is None else us + expand_left(b, us.ndim)
 
 
-def recurrent(cell: Gated, weights: GatedWeights, h: jax.Array) -> jax.Array:
-    """The recurrent product with its bias, ``[..., H] -> [..., G*H]``."""
+def recurrent(cell: Gated, weights: GatedWeights, h: Float[Array, "*B H"]) -> Float[Array, "*B GH"]:
+    """Return the recurrent product plus the bias, ``[..., H] -> [..., G*H]``."""
     r = recurrent_product(h, weights.w_h, len(cell.activations))
     return r if weights.b_h is None else r + expand_left(weights.b_h, r.ndim)
 
 
-def gates_of(cell: Gated, u: jax.Array, r: jax.Array) -> jax.Array:
-    """Gates in one block, from projected inputs and recurrent products ``[..., G*H]``.
+def gates_of(cell: Gated, u: Float[Array, "*B GH"], r: Float[Array, "*B GH"]) -> Float[Array, "*B _"]:
+    """Return all gates in one block, from projected inputs and recurrent products ``[..., G*H]``.
 
-    First the activated ones in their order, then u and r of each split one: ``[..., (G + number of split)*H]``.
+    The block has the activated gates in their order, then u and r of each split gate:
+    ``[..., (G + number of split gates) * H]``.
     """
     num_gates = len(cell.activations)
     if not cell.split:
@@ -48,8 +50,8 @@ def gates_of(cell: Gated, u: jax.Array, r: jax.Array) -> jax.Array:
     return jnp.concatenate([active, *(x[g] for g in cell.split for x in (us, rs))], -1)
 
 
-def arguments_of(cell: Gated, gates: jax.Array) -> tuple[list[jax.Array], list[jax.Array]]:
-    """The arguments of `update` and of `emit`."""
+def arguments_of(cell: Gated, gates: Float[Array, "..."]) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Split the block of `gates_of` into the arguments of `update` and of `emit`."""
     num_gates = len(cell.activations)
     parts = jnp.split(gates, num_gates + len(cell.split), -1)
     active, summands = iter(parts[: num_gates - len(cell.split)]), iter(parts[num_gates - len(cell.split) :])
@@ -59,11 +61,11 @@ def arguments_of(cell: Gated, gates: jax.Array) -> tuple[list[jax.Array], list[j
     return sum(of_gate[: cell.num_update], []), sum(of_gate[cell.num_update :], [])
 
 
-def _activate_all(activations: Sequence[Activation], z: jax.Array) -> jax.Array:
-    """The gates of a block ``[..., G*H]``, neighbors of one kind together.
+def _activate_all(activations: Sequence[Activation], z: Float[Array, "*B GH"]) -> Float[Array, "*B GH"]:
+    """Apply the activations to a block ``[..., G*H]``; neighbors with the same activation are evaluated together.
 
-    Not as one tanh, by ``sigmoid(z) = tanh(z/2)/2 + 1/2``: that is right to eps/2 absolutely, so that a gate which is
-    nearly shut, and every gradient through it, would be rounded to zero.
+    The function does not replace all sigmoids by one tanh, ``sigmoid(z) = tanh(z/2)/2 + 1/2``. That formula has an
+    absolute error of eps/2, so it would round a nearly closed gate, and every gradient through the gate, to zero.
     """
     size = z.shape[-1] // len(activations)
     blocks, start = [], 0
@@ -74,8 +76,8 @@ def _activate_all(activations: Sequence[Activation], z: jax.Array) -> jax.Array:
     return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, -1)
 
 
-def slope_of(activation: Activation, gate: jax.Array) -> jax.Array | None:
-    """The derivative of an activation, from its value; None for 1."""
+def slope_of(activation: Activation, gate: Float[Array, "*B H"]) -> Float[Array, "*B H"] | None:
+    """Return the derivative of an activation, computed from its value; None stands for 1."""
     match activation:
         case Activation.SIGMOID:
             return gate * (1 - gate)
@@ -87,12 +89,12 @@ def slope_of(activation: Activation, gate: jax.Array) -> jax.Array | None:
 
 
 def elementwise_weights(weights: GatedWeights, ndim: int) -> Any:
-    """The weights w as `update` and `emit` take them, with as many axes as the gates have."""
+    """Return the weights w as `update` and `emit` expect them, with ndim axes."""
     return jax.tree.map(lambda a: expand_left(a, ndim), weights.w)
 
 
 def advance(cell: Gated, weights: GatedWeights, carry: tuple, update_gates: list, emit_gates: list) -> tuple:
-    """The carry's leaves after the step."""
+    """Return the leaves of the carry after the step."""
     w = elementwise_weights(weights, carry[-1].ndim)
     if cell.emit is None:
         return tuple(cell.update(w, carry, *update_gates))

@@ -1,1 +1,1 @@
-"""Nonlinear recurrences solved for all time steps at once, by Newton's method."""
+"""Newton's method for nonlinear recurrences, which solves for all time steps in parallel."""

@@ -1,8 +1,9 @@
-r"""The linear part of a Newton iteration over time: Jacobians of a step, and the recurrence that they make.
+r"""The linear part of a Newton iteration over time: the Jacobians of the steps and their linear recurrence.
 
-One step maps the state s ``[S]`` of one example, all leaves of its carry in one real vector, to the next. Its Jacobian
-comes in three forms, and so does :math:`\delta_t = A_t \delta_{t-1} + b_t`, which a parallel prefix over the pairs
-``(A, b)`` solves (Blelloch 1990), of depth 2 log2 T; L is the number of leaves of a `Gated` carry, S = L H:
+One step maps the state s ``[S]`` of one example to the next state; s contains all leaves of the carry as one real
+vector. The Jacobian A of a step has one of three forms. A parallel prefix over the pairs ``(A, b)`` solves the
+recurrence :math:`\delta_t = A_t \delta_{t-1} + b_t` with depth 2 log2 T (Blelloch 1990). L is the number of leaves of a
+`Gated` carry, and S = L H:
 
 ============ =========================== ============================== ===================
 form         A                           work of the prefix, times 2T B memory, times T B
@@ -12,9 +13,9 @@ form         A                           work of the prefix, times 2T B memory, 
 "diagonal"   ``[T, *B, S]``              S                              S
 ============ =========================== ============================== ===================
 
-"block" and "diagonal" leave out how one unit acts on another: they are exact where the recurrent weights are diagonal
-(and, for "diagonal", there is one leaf).
-Products of Jacobians of an expanding recurrence overflow; what is not finite is for the caller to repair.
+"block" and "diagonal" omit the derivatives between different units. They are exact if the recurrent weights are
+diagonal and, for "diagonal", the carry has one leaf. Products of Jacobians of an expanding recurrence overflow; the
+caller replaces the non-finite numbers.
 """
 
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from seqjax.base import Gated, GatedWeights
 from seqjax.compat import vary_like
@@ -36,8 +38,8 @@ from seqjax.ops.vectors import Coordinates
 Form = Literal["full", "block", "diagonal"]
 
 
-def largest_in_leaf(space: Coordinates, vector: jax.Array) -> jax.Array:
-    """For each entry the largest finite magnitude in its leaf of the same example and step, ``[..., S]``."""
+def largest_in_leaf(space: Coordinates, vector: Float[Array, "*TB S"]) -> Float[Array, "*TB S"]:
+    """Return for each entry the largest finite magnitude in the entry's leaf, per example and step."""
     magnitude = jnp.abs(vector)
     magnitude = jnp.where(jnp.isfinite(magnitude), magnitude, jnp.zeros_like(magnitude))
     parts, start = [], 0
@@ -50,11 +52,13 @@ def largest_in_leaf(space: Coordinates, vector: jax.Array) -> jax.Array:
 # ---------------------------------------------------------------- Jacobians
 
 
-def full_jacobian(step: Callable, space: Coordinates, entering: jax.Array, us: Any) -> jax.Array:
-    """Jacobians ``[T, *B, S, S]`` of a step ``(carry, u) -> (carry, h)``, by S tangents each.
+def full_jacobian(
+    step: Callable, space: Coordinates, entering: Float[Array, "T *B S"], us: Any
+) -> Float[Array, "T *B S S"]:
+    """Return the Jacobians of a step ``(carry, u) -> (carry, h)``, computed from S tangents each.
 
-    Each example is differentiated by itself (its batch axes are of size 1), so that products of tangents with weights
-    are taken once for all examples and steps where the step applies the weights to the carry itself.
+    Each example is differentiated separately (with batch axes of size 1). If the step multiplies the carry itself by
+    the weights, JAX then multiplies the tangents by the weights once for all examples and steps.
     """
     batch_ndim, size = space.batch_ndim, entering.shape[-1]
     batch = entering.shape[1 : 1 + batch_ndim]
@@ -72,8 +76,10 @@ def full_jacobian(step: Callable, space: Coordinates, entering: jax.Array, us: A
     return jax.vmap(jacobian)(entering, leaves)
 
 
-def diagonal_jacobian(step: Callable, space: Coordinates, entering: jax.Array, us: Any) -> jax.Array:
-    """Their diagonals ``[T, *B, S]``, by S tangents one after another: T B S numbers at a time."""
+def diagonal_jacobian(
+    step: Callable, space: Coordinates, entering: Float[Array, "T *B S"], us: Any
+) -> Float[Array, "T *B S"]:
+    """Return the diagonals of the Jacobians, computed from S tangents in sequence with T B S numbers of memory."""
 
     def steps(s: jax.Array) -> jax.Array:
         return space.vector(jax.vmap(step)(space.tree(s), us)[0])
@@ -91,8 +97,10 @@ def diagonal_jacobian(step: Callable, space: Coordinates, entering: jax.Array, u
     return jnp.moveaxis(jax.lax.map(entry, jnp.arange(size)), 0, -1)
 
 
-def gated_blocks(cell: Gated, weights: GatedWeights, leaves: tuple, u: jax.Array) -> list[list]:
-    """``d leaf_j / d leaf_i`` of the same unit, ``[j][i]``, from elementwise partials; None where there is none.
+def gated_blocks(cell: Gated, weights: GatedWeights, leaves: tuple, u: Float[Array, "T *B GH"]) -> list[list]:
+    """Return ``d leaf_j / d leaf_i`` of the same unit as ``[j][i]``, from elementwise partial derivatives.
+
+    An entry is None if leaf j does not depend on leaf i.
 
     Shapes: leaves ``(*state, h)`` ``[T, *B, H]``; u ``[T, *B, G*H]``; entries ``[T, *B, H]``.
     """
@@ -105,8 +113,8 @@ def gated_blocks(cell: Gated, weights: GatedWeights, leaves: tuple, u: jax.Array
     return elementwise_jacobian(step, leaves)
 
 
-def _own_weights(cell: Gated, w_h: jax.Array, size: int) -> jax.Array:
-    """``[G, H]``: how each unit's output acts on its own gates."""
+def _own_weights(cell: Gated, w_h: Float[Array, "..."], size: int) -> Float[Array, "G H"]:
+    """Return the weights from each unit's output to the unit's own gates."""
     num_gates = len(cell.activations)
     if w_h.ndim == 4:
         return jnp.moveaxis(jnp.diagonal(w_h, axis1=1, axis2=3), 1, 0).reshape(num_gates, size)
@@ -116,9 +124,14 @@ def _own_weights(cell: Gated, w_h: jax.Array, size: int) -> jax.Array:
 
 
 def gated_jacobian(
-    form: Form, cell: Gated, weights: GatedWeights, space: Coordinates, entering: jax.Array, u: jax.Array
-) -> jax.Array:
-    """The "block" or "diagonal" form of a `Gated` step's Jacobians."""
+    form: Form,
+    cell: Gated,
+    weights: GatedWeights,
+    space: Coordinates,
+    entering: Float[Array, "T *B S"],
+    u: Float[Array, "T *B GH"],
+) -> Float[Array, "T ..."]:
+    """Return the Jacobians of a `Gated` step in "block" or "diagonal" form."""
     leaves = tuple(jax.tree.leaves(space.tree(entering)))
     rows = gated_blocks(cell, weights, leaves, u)
     filled = [[jnp.zeros_like(leaves[0]) if p is None else p for p in row] for row in rows]
@@ -129,11 +142,11 @@ def gated_jacobian(
     return blocks.astype(space.dtype)
 
 
-# ---------------------------------------------------------------- linear recurrences in these forms
+# ---------------------------------------------------------------- linear recurrences
 
 
-def masked(form: Form, a: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """The identity where a step does not happen."""
+def masked(form: Form, a: Float[Array, "T ..."], mask: Bool[Array, "T *B"] | None) -> Float[Array, "T ..."]:
+    """Replace the Jacobians of masked steps by the identity."""
     if mask is None:
         return a
     one = jnp.ones_like(a)
@@ -144,42 +157,55 @@ def masked(form: Form, a: jax.Array, mask: jax.Array | None) -> jax.Array:
     return select(mask, a, one)
 
 
-def transposed(form: Form, a: jax.Array) -> jax.Array:
-    """Of every Jacobian."""
+def transposed(form: Form, a: Float[Array, "T ..."]) -> Float[Array, "T ..."]:
+    """Transpose every Jacobian."""
     return a if form == "diagonal" else jnp.swapaxes(a, -1, -2)
 
 
-def apply(form: Form, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Every Jacobian times its vector ``[T, *B, S]``."""
+def apply(form: Form, a: Float[Array, "T ..."], b: Float[Array, "T *B S"]) -> Float[Array, "T *B S"]:
+    """Multiply every Jacobian by its vector."""
     if form == "diagonal":
         return a * b
     return _merge(form, _times(a, _split(form, a, b)))
 
 
-def linear_recurrence(form: Form, a: jax.Array, b: jax.Array, restart: jax.Array | None) -> jax.Array:
-    """All ``A_t delta_{t-1} + b_t`` from zero, ``[T, *B, S]``; where `restart`, ``b_t`` alone, by selection."""
+def linear_recurrence(
+    form: Form,
+    a: Float[Array, "T ..."],
+    b: Float[Array, "T *B S"],
+    restart: Bool[Array, "T *B"] | None,
+) -> Float[Array, "T *B S"]:
+    """Solve ``delta_t = A_t delta_{t-1} + b_t`` from ``delta_{-1} = 0``; a restart selects ``b_t`` alone."""
     if form == "diagonal":
         return associative(a, b, restart)
     return _merge(form, jax.lax.associative_scan(_combine, (a, _split(form, a, b), restart))[1])
 
 
 def linear_entering(
-    form: Form, a: jax.Array, b: jax.Array, restart: jax.Array | None, shards: Shards | None
-) -> jax.Array:
-    """The solution of `linear_recurrence` before each step, zero before the first, ``[T, *B, S]``.
+    form: Form,
+    a: Float[Array, "T ..."],
+    b: Float[Array, "T *B S"],
+    restart: Bool[Array, "T *B"] | None,
+    shards: Shards | None,
+) -> Float[Array, "T *B S"]:
+    """Return the solution of `linear_recurrence` before each step, which is zero before the first step.
 
-    With shards each device holds a part of the steps, and what enters its first one comes from the parts before.
+    With shards, each device has one shard of the steps, and the earlier shards determine the value that enters it.
     """
     if shards is not None:
-        return _entering_part(form, a, b, restart, shards)
+        return _entering_shard(form, a, b, restart, shards)
     delta = linear_recurrence(form, a, b, restart)
     return jnp.concatenate([jnp.zeros_like(delta[:1]), delta[:-1]])
 
 
-def _entering_part(
-    form: Form, a: jax.Array, b: jax.Array, restart: jax.Array | None, shards: Shards
-) -> jax.Array:
-    """The same from this device's steps and, by one gather, the affine maps of all parts."""
+def _entering_shard(
+    form: Form,
+    a: Float[Array, "T ..."],
+    b: Float[Array, "T *B S"],
+    restart: Bool[Array, "T *B"] | None,
+    shards: Shards,
+) -> Float[Array, "T *B S"]:
+    """Compute `linear_entering` from this device's steps and, by one all-gather, the affine maps of all shards."""
     batch_ndim = b.ndim - 2
     if restart is None:
         restart = jnp.zeros(b.shape[:-1], bool)
@@ -188,20 +214,20 @@ def _entering_part(
         a = a[..., None, None]
     split = b[..., None] if form == "diagonal" else _split(form, a, b)
     products, delta, cut = jax.lax.associative_scan(_combine, (a, split, restart))
-    maps = shards.gathered(jax.tree.map(lambda x: x[-1], (products, delta, cut)), batch_ndim)
+    maps = shards.all_gather(jax.tree.map(lambda x: x[-1], (products, delta, cut)), batch_ndim)
 
-    def onward(now: jax.Array, part: Any) -> tuple[jax.Array, jax.Array]:
-        return _combine((None, now, None), part)[1], now
+    def advance_shard(delta: jax.Array, shard: Any) -> tuple[jax.Array, jax.Array]:
+        return _combine((None, delta, None), shard)[1], delta
 
     first = vary_like(jnp.zeros_like(delta[0]), maps)
-    before = jax.lax.scan(onward, first, maps)[1][shards.number()]
+    before = jax.lax.scan(advance_shard, first, maps)[1][shards.position()]
     delta = delta + keep(~cut, _times(products, jnp.broadcast_to(before, delta.shape)))
     before = jnp.concatenate([before[None], delta[:-1]])
     return before[..., 0] if form == "diagonal" else _merge(form, before)
 
 
 def _combine(left: Any, right: Any) -> Any:
-    """One affine map after another; of the left the product and the cut may be None, then so are the result's."""
+    """Compose two affine maps. If product and cut of the left map are None, those of the result are None too."""
     (a_l, b_l, cut_l), (a_r, b_r, cut_r) = left, right
     carried = _times(a_r, b_l)
     product = None if a_l is None else jnp.matmul(a_r, a_l, precision="highest")
@@ -212,16 +238,17 @@ def _combine(left: Any, right: Any) -> Any:
     return product, b_r + keep(~cut_r, carried), None if cut_l is None else cut_l | cut_r
 
 
-def _times(a: jax.Array, b: jax.Array) -> jax.Array:
+def _times(a: Float[Array, "*N I J"], b: Float[Array, "*N J"]) -> Float[Array, "*N I"]:
     return jnp.einsum("...ij,...j->...i", a, b, precision="highest")
 
 
 def _split(form: Form, a: jax.Array, b: jax.Array) -> jax.Array:
-    """``[..., L*H]`` as ``[..., H, L]`` for blocks."""
+    """Reshape ``[..., L*H]`` to ``[..., H, L]`` for the "block" form."""
     return jnp.swapaxes(b.reshape(*b.shape[:-1], a.shape[-1], a.shape[-3]), -1, -2) if form == "block" else b
 
 
 def _merge(form: Form, b: jax.Array) -> jax.Array:
+    """Invert `_split`."""
     if form != "block":
         return b
     return jnp.swapaxes(b, -1, -2).reshape(*b.shape[:-2], b.shape[-1] * b.shape[-2])

@@ -1,40 +1,41 @@
-r"""A nonlinear recurrence solved for all time steps at once, by Newton's method, forward and backward.
+r"""Newton's method for a nonlinear recurrence: the solution for all time steps in parallel, and the backward pass.
 
 The states :math:`s_t = F_t(s_{t-1})` are the root of the residual :math:`r_t = F_t(s_{t-1}) - s_t`. From a guess of the
-whole trajectory, each iteration linearizes every step at once and solves a linear recurrence (`newton_linear`):
+whole trajectory, each iteration linearizes all steps in parallel and solves a linear recurrence
+(`seqjax.ops.newton.linear`):
 
 .. math::
     \delta_t &= A_t \, \delta_{t-1} + r_t, \qquad A_t \approx F_t'(s_{t-1}), \quad \delta_{-1} = 0 \\
     s_t &\leftarrow F_t(s_{t-1}) + A_t \, \delta_{t-1}
 
-:math:`F_t` holds the flags: a reset enters from `initial`, which cuts the recurrence by selection; a masked step is the
-identity, :math:`A_t = I`. With exact Jacobians convergence is quadratic and a linear step needs one iteration. With any
-A the first k steps are exact after k iterations (where :math:`\delta_{t-1} = 0` the update is :math:`F_t` itself), so T
-iterations always suffice. An entry whose update is not finite becomes :math:`F_t(s_{t-1})`, which keeps that bound.
+:math:`F_t` includes the flags. A reset step starts from `initial`, by selection, so the recurrence restarts there. A
+masked step is the identity, with :math:`A_t = I`. With exact Jacobians convergence is quadratic, and a linear
+recurrence needs one iteration. With any A the first k steps are exact after k iterations, because the update is
+:math:`F_t` itself where :math:`\delta_{t-1} = 0`. So T iterations always suffice. An entry whose update is not finite
+becomes :math:`F_t(s_{t-1})`, which preserves this bound.
 
-**Convergence.** An entry is solved when :math:`|r_t|` is at most the tolerance times the largest finite
-:math:`|F_t(s_{t-1})|` or :math:`|s_{t-1}|` in its leaf of the carry, at the same step of the same example; or when both
-sides are the same infinity, or both NaN. By induction such a trajectory is the loop's, wherever the loop's is finite.
-The measure is relative and local, so gradients that vanish over decades are solved to their own size, and what was
-spoilt before a reset does not count after it. Below ``tiny / eps**2`` of the dtype, where roundings are no longer
-relative, it is absolute.
+**Convergence.** An entry has converged if :math:`|r_t|` is at most the tolerance times the largest finite
+:math:`|F_t(s_{t-1})|` or :math:`|s_{t-1}|` in the entry's leaf of the carry, at the same step of the same example. It
+has also converged if both sides are the same infinity or both are NaN. By induction, a converged trajectory equals the
+trajectory of the loop wherever the loop's values are finite. The measure is relative and local. So gradients that
+vanish over decades are solved relative to their own size, and NaN before a reset does not affect the measure after the
+reset. Below ``tiny / eps**2`` of the dtype, where roundings are no longer relative, the measure is absolute.
 
 **Gradient.** The cotangents of the states obey the linear recurrence
-:math:`\lambda_t = g_t + (F_{t+1}')^\top \lambda_{t+1}`. It is solved by the same function, in reversed time, with
-the transposed A: in the full form by one iteration, which is one parallel prefix. In the other forms
-:math:`(F')^\top \lambda` is a vector-Jacobian product without any matrix and A only speeds the iteration up, so the
+:math:`\lambda_t = g_t + (F_{t+1}')^\top \lambda_{t+1}`. `solve` solves this recurrence too, in reversed time, with
+the transposed A. The full form needs one iteration, which is one parallel prefix. In the other forms
+:math:`(F')^\top \lambda` is a vector-Jacobian product without a matrix, and A only accelerates the iteration. So the
 gradient is exact and takes no more memory than the solution. Then one product over all steps gives the gradients of
-params and inputs. The cotangents' solution is differentiated in the same way, to any order. Forward mode is not
-supported.
+params and inputs. Higher derivatives, of any order, are computed in the same way. Forward mode is not supported.
 
-**Safe range.** The prefix multiplies Jacobians; where states or gradients expand by more than the dtype's range these
-products overflow, the residual shows it, and the loop over time takes over (`Settings.fallback`).
+**Safe range.** The prefix multiplies Jacobians. These products overflow if states or gradients expand by more than the
+dtype's range. The residual then exceeds the tolerance, and the loop over time runs instead (`Settings.fallback`).
 
-**Split over devices** (`Settings.shards`), each holds a part of the steps. Per iteration a device needs the state
-before its part, the linear solution that enters it (one gather of the parts' affine maps) and the largest residual of
-all; the loop over time, where it has to take over, runs on every device for the whole sequence.
+**Sharded over time** (`Settings.shards`), each device has one shard of the steps. In each iteration a device needs the
+state before its shard, the linear solution that enters its shard (one all-gather of the affine maps of all shards), and
+the largest residual of all devices. If the fallback is needed, every device runs the loop for the whole sequence.
 
-Work of one iteration: that of the prefix plus the Jacobians; depth 2 log2 T plus that of a step. Kept for the backward
+Work of one iteration: the prefix and the Jacobians. Depth: 2 log2 T plus the depth of a step. Memory for the backward
 pass: inputs and states.
 """
 
@@ -44,6 +45,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Inexact, Shaped
 
 from seqjax.base import Flags
 from seqjax.ops.newton.linear import (
@@ -61,11 +63,13 @@ from seqjax.ops.vectors import Coordinates, Floating
 
 
 class NewtonReport(NamedTuple):
-    """How a solution went: scalars.
+    """Statistics of a solution, as scalars.
 
-    iterations: updates of the trajectory; the pass that finds it solved is not one. residual: the largest
-    relative residual of the last iterate. converged: whether it is within the tolerance. fell_back: whether the loop
-    over time was run instead.
+    Attributes:
+        iterations: the number of updates of the trajectory, without the final evaluation of the residual.
+        residual: the largest relative residual of the last iterate.
+        converged: whether the residual is within the tolerance.
+        fell_back: whether the loop over time replaced the iteration.
     """
 
     iterations: jax.Array
@@ -77,8 +81,8 @@ class NewtonReport(NamedTuple):
 class System(NamedTuple):
     """A recurrence to solve.
 
-    ``step: (theta, carry, u) -> (carry, h)``; ``jacobian: (theta, space, entering, us) -> A`` for all steps, from
-    packed states ``[T, *B, S]``, in the given form.
+    ``step: (theta, carry, u) -> (carry, h)``; ``jacobian: (theta, space, entering, us) -> A`` returns the Jacobians of
+    all steps in the given form, from packed states ``[T, *B, S]``.
     """
 
     step: Callable
@@ -87,7 +91,10 @@ class System(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """How to solve it. The Jacobians are multiplied by ``1 - damping``. shards: where the parts of the sequence are."""
+    """Settings of the solver.
+
+    The solver multiplies the Jacobians by ``1 - damping``. `shards` describes a sequence that is sharded over time.
+    """
 
     tolerance: float | None
     damping: float
@@ -97,7 +104,10 @@ class Settings(NamedTuple):
 
 
 class Operands(NamedTuple):
-    """What is solved for; flags without keys; limit: int32, of iterations; guess: carries after each step."""
+    """The arguments of a solution, with flags without keys.
+
+    `limit` is the maximal number of iterations, int32; `guess` has the carries after each step.
+    """
 
     theta: Any
     us: Any
@@ -108,7 +118,7 @@ class Operands(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """The carries after each step, leaves ``[T, *B, ...]``; what the steps emit; how it went."""
+    """The carries after each step, leaves ``[T, *B, ...]``; the outputs of the steps; the statistics."""
 
     states: Any
     hs: Any
@@ -117,12 +127,12 @@ class Solution(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def solve(system: System, settings: Settings, operands: Operands) -> Solution:
-    """The states of a recurrence, all steps at once.
+    """Solve a recurrence for the states of all time steps in parallel.
 
     Args:
         system: the recurrence.
-        settings: how to solve it.
-        operands: T of at least 1; carry leaves ``[*B, ...]`` real or complex, at least float32.
+        settings: the settings of the solver.
+        operands: T of at least 1; carry leaves ``[*B, ...]`` real or complex, in at least float32.
     """
     theta, us, carry, flags, limit, guess = operands
     reset, mask = flags.reset, flags.mask
@@ -132,8 +142,8 @@ def solve(system: System, settings: Settings, operands: Operands) -> Solution:
     tolerance = settings.tolerance or (1e-12 if info.bits == 64 else 1e-5)
     first, fresh = space.vector(carry), space.vector(flags.initial)
 
-    def evaluate(s: jax.Array) -> tuple:
-        """Entering states, F of them, what the steps emit, and the residual."""
+    def evaluate(s: Float[Array, "T *B S"]) -> tuple:
+        """Return the entering states, the states after the steps, the outputs of the steps, and the residual."""
         entering = _entering(s, first, fresh, reset, shards)
         states, hs = _all_steps(system, theta, space.tree(entering), us, mask)
         f = space.vector(states)
@@ -142,7 +152,7 @@ def solve(system: System, settings: Settings, operands: Operands) -> Solution:
         ratio = jnp.where(jnp.isnan(ratio), jnp.full_like(ratio, jnp.inf), ratio)
         same = (f == s) | (jnp.isnan(f) & jnp.isnan(s))
         largest = jnp.max(jnp.where(same, jnp.zeros_like(ratio), ratio), initial=0)
-        return entering, f, hs, shards.largest(largest) if shards else largest
+        return entering, f, hs, shards.max_over_devices(largest) if shards else largest
 
     def iterate(now: tuple) -> tuple:
         count, s, (entering, f, _, _) = now
@@ -153,7 +163,7 @@ def solve(system: System, settings: Settings, operands: Operands) -> Solution:
         s = jnp.where(jnp.isfinite(s), s, f)
         return count + 1, s, evaluate(s)
 
-    def unsolved(now: tuple) -> jax.Array:
+    def unsolved(now: tuple) -> Bool[Array, ""]:
         count, _, (_, _, _, residual) = now
         return (count < limit) & ~(residual <= tolerance)
 
@@ -168,8 +178,9 @@ def solve(system: System, settings: Settings, operands: Operands) -> Solution:
         def loop() -> tuple[Any, Any]:
             if shards is None:
                 return _loop(system, theta, carry, us, flags)
-            whole, over_time = shards.whole((us, Flags(reset, mask)))
-            return shards.part(_loop(system, theta, carry, whole, over_time._replace(initial=flags.initial)))
+            whole, over_time = shards.gather_sequence((us, Flags(reset, mask)))
+            results = _loop(system, theta, carry, whole, over_time._replace(initial=flags.initial))
+            return shards.local_shard(results)
 
         states, hs = jax.lax.cond(converged, lambda: (states, hs), loop)
     fell_back = ~converged if settings.fallback else jnp.zeros_like(converged)
@@ -177,12 +188,14 @@ def solve(system: System, settings: Settings, operands: Operands) -> Solution:
 
 
 def _forward(system: System, settings: Settings, operands: Operands) -> tuple[Solution, tuple]:
-    solution = solve(system, settings, operands)  # by itself, so that it is differentiated in this way again
+    solution = solve(
+        system, settings, operands
+    )  # calls `solve`, so that higher derivatives use this rule again
     return solution, (operands, solution.states, solution.report.fell_back)
 
 
 class _AdjointInputs(NamedTuple):
-    """What a step of the adjoint reads: where the step was, and the cotangents of what it gave."""
+    """Inputs of a step of the adjoint: the inputs of the forward step and the cotangents of its outputs."""
 
     entering: Any
     u: Any
@@ -204,18 +217,18 @@ def _backward(system: System, settings: Settings, residuals: tuple, cotangents: 
     solution = solve(
         adjoint_of(system),
         settings._replace(
-            damping=0.0 if full else settings.damping, shards=shards.backwards() if shards else None
+            damping=0.0 if full else settings.damping, shards=shards.reversed() if shards else None
         ),
         Operands(
             theta,
-            _backwards(_AdjointInputs(entering, us, mask, d_states, d_hs)),
+            _reverse_time(_AdjointInputs(entering, us, mask, d_states, d_hs)),
             zero,
-            Flags(reset=_backwards(cut), initial=zero),
-            jnp.where(fell_back, jnp.zeros_like(limit), limit),  # where the one diverged the other would
+            Flags(reset=_reverse_time(cut), initial=zero),
+            jnp.where(fell_back, jnp.zeros_like(limit), limit),  # the adjoint would diverge like the solution
             jax.tree.map(jnp.zeros_like, states),
         ),
     )
-    into = jax.tree.map(jnp.conj, _backwards(solution.states))
+    into = jax.tree.map(jnp.conj, _reverse_time(solution.states))
     carried = jax.tree.map(partial(_following, shards=shards), into)
     total = jax.tree.map(jnp.add, d_states, carried if cut is None else keep(~cut, carried))
 
@@ -237,24 +250,25 @@ solve.defvjp(_forward, _backward)
 
 
 def adjoint_of(system: System) -> System:
-    """The recurrence of the cotangents of the carries that enter the steps, for inputs in reversed time.
+    """Return the recurrence of the cotangents of the carries that enter the steps, for inputs in reversed time.
 
-    States are conjugate cotangents: of a complex leaf JAX's cotangent is that of the real part minus i times that of
-    the imaginary part, and the packed Jacobian is transposed for the pair.
+    The states of this recurrence are conjugate cotangents. JAX's cotangent of a complex leaf is the cotangent of the
+    real part minus i times the cotangent of the imaginary part, but the packed Jacobian is transposed for the pair.
     """
 
     def step(theta: Any, state: Any, inputs: _AdjointInputs) -> tuple[Any, tuple]:
         def forward(entering: Any) -> tuple:
             after, h = system.step(theta, entering, inputs.u)
-            return select(inputs.mask, after, entering) if inputs.mask is not None else after, Floating(
-                h
-            ).leaves
+            after = after if inputs.mask is None else select(inputs.mask, after, entering)
+            return after, Floating(h).leaves
 
         total = jax.tree.map(lambda d, c: d + jnp.conj(c), inputs.d_state, state)
         (d_entering,) = jax.vjp(forward, inputs.entering)[1]((total, inputs.d_h))
         return jax.tree.map(jnp.conj, d_entering), ()
 
-    def jacobian(theta: Any, space: Coordinates, state: jax.Array, inputs: _AdjointInputs) -> jax.Array:
+    def jacobian(
+        theta: Any, space: Coordinates, state: Float[Array, "T *B S"], inputs: _AdjointInputs
+    ) -> Float[Array, "T ..."]:
         a = system.jacobian(theta, space, space.vector(inputs.entering), inputs.u)
         return transposed(system.form, masked(system.form, a, inputs.mask))
 
@@ -262,13 +276,13 @@ def adjoint_of(system: System) -> System:
 
 
 def _all_steps(system: System, theta: Any, entering: Any, us: Any, mask: Any) -> tuple[Any, Any]:
-    """``(states, hs)`` of every step from the carry that enters it."""
+    """Run every step from the carry that enters the step, and return ``(states, hs)``."""
     states, hs = jax.vmap(system.step, (None, 0, 0))(theta, entering, us)
     return (states if mask is None else select(mask, states, entering)), hs
 
 
 def _loop(system: System, theta: Any, carry: Any, us: Any, flags: Flags) -> tuple[Any, Any]:
-    """The same, one step after another."""
+    """Run the steps in sequence and return ``(states, hs)``."""
 
     def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
         u, now = inputs
@@ -281,27 +295,31 @@ def _loop(system: System, theta: Any, carry: Any, us: Any, flags: Flags) -> tupl
 
 
 def _entering(
-    states: jax.Array, carry: jax.Array, initial: jax.Array, reset: Any, shards: Shards | None
-) -> jax.Array:
-    """What enters each step ``[T, *B, ...]``: the previous state, `initial` where reset."""
-    first = shards.from_before(states[-1], carry) if shards else carry
+    states: Inexact[Array, "T *BS"],
+    carry: Inexact[Array, "*BS"],
+    initial: Inexact[Array, "*BS"],
+    reset: Bool[Array, "T *B"] | None,
+    shards: Shards | None,
+) -> Inexact[Array, "T *BS"]:
+    """Return the state that enters each step: the previous state, or `initial` at a reset."""
+    first = shards.from_previous(states[-1], carry) if shards else carry
     before = jnp.concatenate([first[None], states[:-1]])
     return before if reset is None else select(reset, jnp.broadcast_to(initial, before.shape), before)
 
 
-def _following(array: jax.Array, shards: Shards | None) -> jax.Array:
-    """The next step's, zero after the last."""
+def _following(array: Shaped[Array, "T ..."], shards: Shards | None) -> Shaped[Array, "T ..."]:
+    """Return for each step the entry of the next step, zero for the last step."""
     last = jnp.zeros_like(array[:1])
-    last = shards.backwards().from_before(array[:1], last) if shards else last
+    last = shards.reversed().from_previous(array[:1], last) if shards else last
     return jnp.concatenate([array[1:], last])
 
 
-def _backwards(tree: Any) -> Any:
+def _reverse_time(tree: Any) -> Any:
     return jax.tree.map(lambda a: a[::-1], tree)
 
 
 def _norms(into: Any, tap: Any) -> Any:
-    """Norms of the cotangents of the carries, leaf by leaf, in the form of the dummies."""
+    """Return the norm of the cotangent of each leaf of the carries, in the structure of the dummies."""
     dummies, treedef = jax.tree.flatten(tap, is_leaf=lambda d: d is None)
     norms = [
         None if d is None else norm(a, d.ndim).astype(d.dtype)

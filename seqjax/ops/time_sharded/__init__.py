@@ -1,1 +1,1 @@
-"""Recurrences over sequences that are sharded along time."""
+"""Recurrences over sequences that are sharded over time."""

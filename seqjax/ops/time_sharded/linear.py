@@ -1,26 +1,25 @@
-r"""Linear recurrences over a sequence whose parts lie on different devices.
+r"""Linear recurrences over a sequence that is sharded over time.
 
-Of the carry that enters its part, device i knows only what it makes of it: with no input the carry that leaves is
-linear in it, with input affine,
+The carry :math:`c_{i+1}` after shard i is an affine function of the carry :math:`c_i` that enters the shard:
 
-.. math:: c_{i+1} = A_i c_i + b_i,
+.. math:: c_{i+1} = A_i c_i + b_i.
 
-where :math:`A_i` is the product of the part's decays (of a `Matrix` recurrence with erasure, a matrix) and :math:`b_i`
-the carry that leaves when none enters. So all devices tell each other :math:`(A_i, b_i)` in one gather, each finds its
-own :math:`c_i` by n small steps, and runs its part again from there. A reset in a part cuts it off from what came
-before: :math:`c_{i+1} = b_i`, by selection.
+Here :math:`A_i` is the product of the shard's decays (a matrix for a `Matrix` recurrence with erasure), and :math:`b_i`
+is the carry after the shard for an entering carry of zero. Each device computes its :math:`(A_i, b_i)`. One all-gather
+distributes all pairs, each device computes its own :math:`c_i` by n small steps, and then runs its shard from
+:math:`c_i`. A reset in a shard makes :math:`c_{i+1}` independent of :math:`c_i`: :math:`c_{i+1} = b_i`, by selection.
 
-The backward pass does the same from the last part to the first. With :math:`\mu_i` the gradient by :math:`c_i` of what
-the part itself emits, the gradient by the carry that leaves part i is
-:math:`\nu_i = A_{i+1}^\top \nu_{i+1} + \mu_{i+1}`: one more gather, of the :math:`\mu`, and each device pulls its own
-cotangents back once more, together with :math:`\nu_i`.
+The backward pass runs from the last shard to the first. Let :math:`\mu_i` be the gradient of shard i's own outputs with
+respect to :math:`c_i`. The gradient with respect to the carry that leaves shard i is
+:math:`\nu_i = A_{i+1}^\top \nu_{i+1} + \mu_{i+1}`. One more all-gather distributes the :math:`\mu`, and each device
+repeats the backward pass of its shard with :math:`\nu_i` added to its cotangents.
 
-Work: twice that of one device's share of the sequence, forward and backward; with erasure, by K + V instead of V
-columns the first time. Two gathers of a carry's size (times (K + V) / V with erasure), none in a loop. Safe range: that
-of a parallel prefix; a product of decays that overflows gives NaN where the carry is zero.
+Work: each device processes its shard twice, forward and backward; with erasure the first pass has K + V instead of V
+columns. Communication: two all-gathers of the size of a carry (times (K + V) / V with erasure), none in a loop. Safe
+range: as for a parallel prefix; a product of decays that overflows gives NaN where the carry is zero.
 
 References:
-    Blelloch 1990, "Prefix sums and their applications" (blocks, one after another between processors).
+    Blelloch 1990, "Prefix sums and their applications" (blocks, in sequence between processors).
     Sun et al. 2024, "Linear attention sequence parallelism", arXiv:2404.02882 (the states of attention without erasure,
     passed on from device to device).
 """
@@ -31,6 +30,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Shaped
 
 from seqjax.base import DiagonalInputs, Flags, MatrixCarry
 from seqjax.compat import vary_like
@@ -42,7 +42,7 @@ Run = Callable[..., tuple[Any, Any]]
 
 
 class Operands(NamedTuple):
-    """Inputs of the recurrence ``[T/n, ...]``; the sequence's first carry; the flags of this part, without keys."""
+    """Inputs of this shard ``[T/n, ...]``; the carry before the whole sequence; flags of this shard, without keys."""
 
     us: Any
     carry: Any
@@ -50,7 +50,11 @@ class Operands(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a part does to the carry that enters it: the carry that leaves when none enters, A, whether a reset cuts."""
+    """The affine map of a shard, from the entering carry to the leaving carry.
+
+    `end` is the leaving carry for an entering carry of zero, `factor` is A, and `cut` is True if a reset lies in the
+    shard.
+    """
 
     end: Any
     factor: Any
@@ -61,21 +65,21 @@ Form = Literal["diagonal", "decay", "scaled", "erasure"]
 
 
 def form_of(us: Any) -> Form:
-    """Which kind of A the inputs of a recurrence lead to."""
+    """Return the form of A, which follows from the inputs of a recurrence."""
     if isinstance(us, DiagonalInputs):
         return "diagonal"
     return "erasure" if us.erase is not None else "scaled" if us.log_input is not None else "decay"
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def time_shardable(run: Run, form: Form, shards: Shards, operands: Operands) -> tuple[Any, Any]:
-    """``(carry that leaves this part, hs of this part)`` of a `Diagonal` or `Matrix` recurrence.
+def run_sharded(run: Run, form: Form, shards: Shards, operands: Operands) -> tuple[Any, Any]:
+    """Return ``(carry that leaves this shard, hs of this shard)`` of a `Diagonal` or `Matrix` recurrence.
 
     Args:
-        run: ``(us, carry, flags) -> (carry, hs)``, any way to run the recurrence on one device.
-        form: of the inputs, by `form_of`.
-        shards: where the parts are.
-        operands: of this part, all marked as varying over the axis.
+        run: ``(us, carry, flags) -> (carry, hs)``, which runs the recurrence on one device.
+        form: the result of `form_of` for the inputs.
+        shards: the shards of the sequence.
+        operands: the operands of this shard, all marked as varying over the axis.
     """
     return _forward(run, form, shards, operands)[0]
 
@@ -89,18 +93,18 @@ def _forward(run: Run, form: Form, shards: Shards, operands: Operands) -> tuple[
         "scaled": _of_scaled,
         "erasure": _of_erasure,
     }
-    summaries = shards.gathered(summarize[form](run, operands), lead)
+    summaries = shards.all_gather(summarize[form](run, operands), lead)
 
-    def onward(carry: Any, summary: Summary) -> tuple[Any, Any]:
+    def advance_shard(carry: Any, summary: Summary) -> tuple[Any, Any]:
         return _after(form, summary, carry), carry
 
-    entering = jax.lax.scan(onward, vary_like(first, summaries), summaries)[1]
-    carry = jax.tree.map(lambda a: a[shards.number()], entering)
+    entering = jax.lax.scan(advance_shard, vary_like(first, summaries), summaries)[1]
+    carry = jax.tree.map(lambda a: a[shards.position()], entering)
 
-    def of_part(us: Any, carry: Any, initial: Any, tap: Any) -> tuple[Any, Any]:
+    def run_shard(us: Any, carry: Any, initial: Any, tap: Any) -> tuple[Any, Any]:
         return run(us, carry, flags._replace(initial=initial, tap=tap))
 
-    results, pull = jax.vjp(of_part, us, carry, flags.initial, flags.tap)
+    results, pull = jax.vjp(run_shard, us, carry, flags.initial, flags.tap)
     return results, (pull, summaries, entering)
 
 
@@ -108,29 +112,29 @@ def _backward(run: Run, form: Form, shards: Shards, residuals: Any, cotangents: 
     pull, summaries, entering = residuals
     d_after, d_hs = cotangents
     own = pull((d_after, d_hs))[1]
-    owns = shards.gathered(own, min(a.ndim for a in jax.tree.leaves(own)) - 1)
+    owns = shards.all_gather(own, min(a.ndim for a in jax.tree.leaves(own)) - 1)
 
-    def back(later: Any, part: Any) -> tuple[Any, Any]:
-        summary, carry, own = part
+    def reverse_shard(later: Any, shard: Any) -> tuple[Any, Any]:
+        summary, carry, own = shard
         (through,) = jax.vjp(partial(_after, form, summary), carry)[1](later)
         return jax.tree.map(jnp.add, through, own), later
 
-    none = vary_like(jax.tree.map(jnp.zeros_like, own), (owns, summaries))
-    laters = jax.lax.scan(back, none, (summaries, entering, owns), reverse=True)[1]
-    d_after = jax.tree.map(lambda d, later: d + later[shards.number()], d_after, laters)
+    zero = vary_like(jax.tree.map(jnp.zeros_like, own), (owns, summaries))
+    laters = jax.lax.scan(reverse_shard, zero, (summaries, entering, owns), reverse=True)[1]
+    d_after = jax.tree.map(lambda d, later: d + later[shards.position()], d_after, laters)
     d_us, d_carry, d_initial, d_tap = pull((d_after, d_hs))
     d_carry = jax.tree.map(lambda d: jnp.where(shards.is_first(), d, jnp.zeros_like(d)), d_carry)
     return (Operands(d_us, d_carry, Flags(tap=d_tap, initial=d_initial)),)
 
 
-time_shardable.defvjp(_forward, _backward)
+run_sharded.defvjp(_forward, _backward)
 
 
-# ---------------------------------------------------------------- what a part does to the carry that enters it
+# ---------------------------------------------------------------- the affine map of a shard
 
 
 def _after(form: Form, summary: Summary, carry: Any) -> Any:
-    """The carry that leaves a part."""
+    """Return the carry that leaves a shard."""
     end, factor, cut = summary
     match form:
         case "diagonal":
@@ -158,7 +162,7 @@ def _of_decays(run: Run, operands: Operands) -> Summary:
 
 
 def _of_log_decays(run: Run, operands: Operands) -> Summary:
-    """The factor is the log of A: ``[*B, N, K]``, or ``[*B, N, 1]``."""
+    """Return a summary whose factor is the logarithm of A, ``[*B, N, K]`` or ``[*B, N, 1]``."""
     us, carry, flags = operands
     end, _ = run(us, jax.tree.map(jnp.zeros_like, carry), flags._replace(tap=None))
     dtype = jax.tree.leaves(carry)[0].dtype
@@ -171,14 +175,14 @@ def _of_log_decays(run: Run, operands: Operands) -> Summary:
 
 
 def _of_scaled(run: Run, operands: Operands) -> Summary:
-    """The scale of nothing is the least, far enough from the least number that decays can be added to it."""
+    """Start from a zero state with the smallest scale m that still leaves room for the addition of log decays."""
     m = operands.carry.m
-    least = operands.carry._replace(m=jnp.full_like(m, jnp.finfo(m.dtype).min / 4))
-    return _of_log_decays(lambda us, nothing, flags: run(us, nothing._replace(m=least.m), flags), operands)
+    smallest = jnp.full_like(m, jnp.finfo(m.dtype).min / 4)
+    return _of_log_decays(lambda us, zero, flags: run(us, zero._replace(m=smallest), flags), operands)
 
 
 def _of_erasure(run: Run, operands: Operands) -> Summary:
-    """Columns that begin as the identity, and are never written to, end as the product of decays and erasures."""
+    """Append columns that start as the identity and receive no values; they end as the product of decay and erasure."""
     us, carry, flags = operands
     *lead, key_size, value_size = carry.shape
     one = jnp.eye(key_size, dtype=carry.dtype).reshape(*(1,) * len(lead), key_size, key_size)
@@ -190,8 +194,8 @@ def _of_erasure(run: Run, operands: Operands) -> Summary:
     return Summary(end[..., :value_size], end[..., value_size:], _cut(flags.reset, end[..., 0, 0]))
 
 
-def _cut(reset: Any, like: jax.Array) -> jax.Array:
-    """Whether a reset lies in the part, in the shape of `like`, which has axes that flags do not have at its end."""
+def _cut(reset: Bool[Array, "T *B"] | None, like: Shaped[Array, "..."]) -> Bool[Array, "..."]:
+    """Return whether a reset lies in the shard, in the shape of `like`, which has more trailing axes than the flags."""
     if reset is None:
         return jnp.zeros_like(like, dtype=bool)
     return jnp.broadcast_to(expand(jnp.any(reset, 0), like.ndim), like.shape)
