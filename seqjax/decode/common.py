@@ -77,7 +77,11 @@ def _fit(who: str, layer: Layer, params: Any, carry: Any, token: jax.Array) -> t
     happens = jax.ShapeDtypeStruct(token.shape, jnp.bool_)
     carry = jax.tree.map(jnp.asarray, carry)
     after, logits = jax.eval_shape(
-        lambda *args: layer.step_fn(*args[:-1], Flags(mask=args[-1])), params, carry, token, happens
+        lambda params, carry, x, mask: layer.step_fn(params, carry, x, Flags(mask=mask)),
+        params,
+        carry,
+        token,
+        happens,
     )
     form: Any = jax.tree.structure
     if form(after) != form(carry) or any(
