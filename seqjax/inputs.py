@@ -98,7 +98,7 @@ _SHAPES: dict[Any, Any] = {}
 MOST_SHAPES = 1000
 
 
-def remembered_shape(kind: str, layer: Any, fn: Callable, *args: Any) -> Any:
+def cached_shape(kind: str, layer: Any, fn: Callable, *args: Any) -> Any:
     """``jax.eval_shape(fn, *args)`` for a function that depends on its kind and a layer alone, computed once.
 
     Without the memory each level of a nest of layers would trace all its parts twice, once for its carry and once for
@@ -242,7 +242,7 @@ def _carry(layer: Any, view: str, params: Any, carry: Any, xs: Any) -> Any:
     carry = jax.tree.map(_array, carry)
 
     def expected_for(params: Any) -> Any:
-        return remembered_shape(f"carry of {view}", layer, initial_carry, params, xs)
+        return cached_shape(f"carry of {view}", layer, initial_carry, params, xs)
 
     form: Any = jax.tree.structure
     swapped = f" Params and carry are swapped: write layer.{view}(params, carry, {'xs' if whole else 'x'})."

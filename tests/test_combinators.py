@@ -9,7 +9,7 @@ import pytest
 from helpers.tiers import slow
 
 import seqjax as sj
-from seqjax.combinators.compose import ParallelParams
+from seqjax.combinators.parallel import ParallelParams
 from seqjax.ops.tap import dummies
 
 T, B, D = 9, 2, 3

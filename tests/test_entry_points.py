@@ -86,7 +86,7 @@ MISTAKES = {
         lambda: sj.recurrent(LSTM), TypeError, r"recurrent\(cell\): expected a Cell .* It is a layer already\."),
     "a list of layers": (
         lambda: sj.serial([LSTM, GRU]), TypeError,
-        r"serial: expected layers, got .* Give the layers one by one: serial\(a, b\), or serial\(\*layers\)\."),
+        r"serial: expected layers, got .* Pass the layers one by one: serial\(a, b\), or serial\(\*layers\)\."),
     "a cell as a layer": (
         lambda: sj.serial(sj.lstm(H)), TypeError, r"serial: expected layers, got lstm.* Bind a cell with recurrent"),
     "batch_major inside a model": (

@@ -1,12 +1,12 @@
 """Gated DeltaNet's block, and its mixture with local attention."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from seqjax.affine import affine
-from seqjax.base import Cell, Layer, Matrix, MatrixInputs, MatrixOutputs, Method
+from seqjax.base import Cell, Key, Layer, Matrix, MatrixInputs, MatrixOutputs, Method, X, Xs
 from seqjax.blocks.branches import dense, gated, norm_layer, pre_norm, unchanged
 from seqjax.blocks.transformer import feed_forward, transformer_block
 from seqjax.cells.common.heads import (
@@ -118,14 +118,14 @@ def gated_delta_block(
 def _gated_delta(heads: Heads, largest: float) -> Cell:
     """The gated delta rule on the convolved queries, keys, values, and the input, a tuple."""
 
-    def init(key: jax.Array, x: Any) -> GatedDeltaBlockParams:
+    def init(key: Key, x: X) -> GatedDeltaBlockParams:
         keys = jax.random.split(key, 3)
         a_log, b_dt = step_size_params(keys[2], heads.number, jnp.float32)
         shape = (x[3].shape[-1], heads.number)
         w_beta, w_dt = (fan_in_normal(k, shape, jnp.float32) for k in keys[:2])
         return GatedDeltaBlockParams(w_beta, w_dt, b_dt, a_log, jnp.ones(heads.value_size))
 
-    def project(params: GatedDeltaBlockParams, xs: Any, key: Any = None) -> MatrixInputs:
+    def project(params: GatedDeltaBlockParams, xs: Xs, key: Key | None = None) -> MatrixInputs:
         q, k, v = (split_heads(a, heads.number) for a in xs[:3])
         dtype = wide(v.dtype)
         beta = largest * jax.nn.sigmoid(affine(xs[3], params.w_beta).astype(dtype))[..., None]
@@ -134,7 +134,7 @@ def _gated_delta(heads: Heads, largest: float) -> Cell:
         erase = (-jnp.exp(log_decay)[..., None] * beta * k, k)
         return MatrixInputs(unit(q), k, beta * v.astype(dtype), log_decay, erase=erase)
 
-    def readout(params: GatedDeltaBlockParams, hs: MatrixOutputs, xs: Any) -> jax.Array:
+    def readout(params: GatedDeltaBlockParams, hs: MatrixOutputs, xs: Xs) -> jax.Array:
         scaled = normalize(hs.o, center=False) * expand_left(params.scale.astype(hs.o.dtype), hs.o.ndim)
         return merge_heads(scaled).astype(xs[3].dtype)
 

@@ -1,14 +1,14 @@
 """xLSTM: blocks around the LSTM with a matrix memory and the one with exponential gates, and their stack."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from seqjax.affine import affine, spread
-from seqjax.base import Cell, Layer, Matrix, MatrixCarry, MatrixInputs, MatrixOutputs, Method
+from seqjax.base import Cell, Key, Layer, Matrix, MatrixCarry, MatrixInputs, MatrixOutputs, Method, X, Xs
 from seqjax.blocks.branches import dense, gated, norm_layer, pre_norm, unchanged
 from seqjax.blocks.transformer import feed_forward
 from seqjax.cells.common.heads import check_heads, merge_heads, normalize, split_heads, with_ones, zero_state
@@ -106,7 +106,7 @@ def _mlstm(size: int, num_heads: int, block_size: int) -> Cell:
     check_divisor("mlstm_block(block_size)", block_size, f"the {size} channels", size)
     blocks = (size // block_size, block_size, block_size)
 
-    def init(key: jax.Array, x: Any) -> MLSTMBlockParams:
+    def init(key: Key, x: X) -> MLSTMBlockParams:
         keys = jax.random.split(key, 4)
         w_q, w_k, w_v = (jax.random.normal(k, blocks) / math.sqrt(block_size) for k in keys[:3])
         b_i, b_f = 0.1 * jax.random.normal(keys[3], (num_heads,)), jnp.linspace(3.0, 6.0, num_heads)
@@ -124,7 +124,7 @@ def _mlstm(size: int, num_heads: int, block_size: int) -> Cell:
         pieces = x.reshape(*x.shape[:-1], *blocks[:2])
         return jnp.einsum("...nd,nde->...ne", pieces, w.astype(x.dtype)).reshape(x.shape)
 
-    def project(params: MLSTMBlockParams, xs: Any, key: Any = None) -> MatrixInputs:
+    def project(params: MLSTMBlockParams, xs: Xs, key: Key | None = None) -> MatrixInputs:
         convolved, plain = xs
         q, k = blockwise(convolved, params.w_q), blockwise(convolved, params.w_k)
         v = blockwise(plain, params.w_v)
@@ -133,7 +133,7 @@ def _mlstm(size: int, num_heads: int, block_size: int) -> Cell:
         q, k, v = (split_heads(a, num_heads) for a in (q, k / math.sqrt(heads.key_size), v))
         return MatrixInputs(q, k, with_ones(v), jax.nn.log_sigmoid(forget), log_input=log_input)
 
-    def readout(params: MLSTMBlockParams, hs: MatrixOutputs, xs: Any) -> jax.Array:
+    def readout(params: MLSTMBlockParams, hs: MatrixOutputs, xs: Xs) -> jax.Array:
         convolved, _ = xs
         # As in `seqjax.mlstm`: the 1 of the quotient on the scale of the state; neither it nor the square of its
         # reciprocal leaves the range of the dtype.
@@ -143,7 +143,7 @@ def _mlstm(size: int, num_heads: int, block_size: int) -> Cell:
         h = merge_heads(normalize(h, center=True)).astype(convolved.dtype)
         return spread(params.scale, h) * h + spread(params.skip, h) * convolved
 
-    def initial_carry(params: MLSTMBlockParams, x: Any) -> MatrixCarry:
+    def initial_carry(params: MLSTMBlockParams, x: X) -> MatrixCarry:
         state = zero_state(x[1], heads, normalizer=True)
         return MatrixCarry(state, zero_carry(x[1], num_heads, wide(x[1].dtype)))
 

@@ -1,11 +1,25 @@
 """Layers made of layers, and cells made of cells, with both views, `step` and `unroll`, where the parts have them.
 
-One combinator is one function for both views; `common.py` says how. Masks, resets, keys and taps are handed on.
+One combinator is one function for both views; see `common.py`. A combinator passes masks, resets, keys and taps on to
+its parts.
 """
 
-from seqjax.combinators.boundary import batch_major, bptt_barrier, frozen, reset_on
-from seqjax.combinators.checkpoint import Binomial, Nested, checkpointed
-from seqjax.combinators.compose import parallel, repeat, residual, serial
-from seqjax.combinators.context import conditioned, set_context, set_memory, with_memory
-from seqjax.combinators.regularize import normalized, variational_dropout, zoneout
-from seqjax.combinators.time import bidirectional, dilated, reverse, strided
+from seqjax.combinators.batch_major import batch_major
+from seqjax.combinators.bidirectional import bidirectional
+from seqjax.combinators.bptt_barrier import bptt_barrier
+from seqjax.combinators.checkpointed import Binomial, Nested, checkpointed
+from seqjax.combinators.conditioned import conditioned
+from seqjax.combinators.context import set_context, set_memory
+from seqjax.combinators.dilated import dilated
+from seqjax.combinators.frozen import frozen
+from seqjax.combinators.normalized import normalized
+from seqjax.combinators.parallel import parallel
+from seqjax.combinators.repeat import repeat
+from seqjax.combinators.reset_on import reset_on
+from seqjax.combinators.residual import residual
+from seqjax.combinators.reverse import reverse
+from seqjax.combinators.serial import serial
+from seqjax.combinators.strided import strided
+from seqjax.combinators.variational_dropout import variational_dropout
+from seqjax.combinators.with_memory import with_memory
+from seqjax.combinators.zoneout import zoneout

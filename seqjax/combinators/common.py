@@ -1,8 +1,8 @@
 """How a combinator is written: one function for both views of a layer.
 
-A combinator's `step` and `unroll` differ only in which view of its parts they call and in whether its own small
-recurrences (a counter, a held output) run once or over time. So it is written once, as
-``apply(view, params, carry, xs, flags) -> (carry, ys)``, and `composed` makes a `Layer` of it.
+The `step` and `unroll` of a combinator differ in two things only: which view of the parts they call, and whether the
+combinator's own small recurrences (a counter, a held output) run once or over time. So a combinator is one function
+``apply(view, params, carry, xs, flags) -> (carry, ys)``, and `composed` makes a `Layer` from it.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Cell, Flags, Layer
+from seqjax.base import Carry, Cell, Flags, Layer, Params, X, Xs, Y, Ys
 from seqjax.compat import vary_like
-from seqjax.inputs import first_step, num_steps, remembered_shape
+from seqjax.inputs import cached_shape, first_step, num_steps
 from seqjax.ops.tap import tap as tap_carry
 
 
@@ -28,20 +28,20 @@ class View(NamedTuple):
     scan: Callable
 
 
-def _run_step(layer: Layer, params: Any, carry: Any, x: Any, flags: Flags) -> Any:
+def _run_step(layer: Layer, params: Params, carry: Carry, x: X, flags: Flags) -> Any:
     if flags.tap is None:
         return layer.step_fn(params, carry, x, flags)
-    # Only unroll knows where the layer's carry is tapped: after the reset, before the step.
+    # Only unroll taps the layer's carry: after the reset, before the step.
     xs, flags = jax.tree.map(lambda a: a[None], (x, flags))
     carry, ys = layer.unroll_fn(params, carry, xs, flags)
     return carry, first_step(ys)
 
 
-def _run_unroll(layer: Layer, params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
+def _run_unroll(layer: Layer, params: Params, carry: Carry, xs: Xs, flags: Flags) -> Any:
     return layer.unroll_fn(params, carry, xs, flags)
 
 
-def _scan(fn: Callable, carry: Any, inputs: Any) -> Any:
+def _scan(fn: Callable, carry: Carry, inputs: Any) -> Any:
     return jax.lax.scan(fn, vary_like(carry, inputs), inputs)
 
 
@@ -60,7 +60,7 @@ def composed(
 ) -> Layer:
     """A layer whose two views are one function of the views of its parts.
 
-    The layer can do what all its parts can: it is causal where they are, and runs in parts of a sequence where they do.
+    The layer is causal where all its parts are, and splits over the time axis of a mesh where all its parts do.
 
     Args:
         apply: ``(view, params, carry, xs, flags) -> (carry, ys)``; in the unrolled view flags.key holds one key per
@@ -69,13 +69,13 @@ def composed(
         init: as in `Layer`.
         initial_carry: as in `Layer`.
         causal: False where the composition itself reads later steps.
-        time_shardable: False where the composition itself has a memory over time, or moves steps.
+        time_shardable: False where the composition itself carries state over time, or moves steps.
     """
 
-    def step(params: Any, carry: Any, x: Any, flags: Flags) -> Any:
+    def step(params: Params, carry: Carry, x: X, flags: Flags) -> tuple[Carry, Y]:
         return apply(STEP, params, carry, x, flags)
 
-    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
+    def unroll(params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
         return apply(UNROLL, params, carry, xs, flags)
 
     return Layer(
@@ -89,17 +89,17 @@ def composed(
 
 
 def wrapped(layer: Layer, apply: Callable) -> Layer:
-    """`composed` for one layer whose params and carry stay as they are, and an apply that has no memory of its own."""
+    """`composed` for one layer whose params and carry do not change, and an `apply` without a carry of its own."""
     return composed(apply, parts=(layer,), init=layer.init, initial_carry=layer.initial_carry)
 
 
-def held(view: View, array: jax.Array, length: int | None, tap: Any) -> tuple[jax.Array, jax.Array]:
-    """A part of the carry that stays as it is, after the steps and at each of them: ``(array, arrays)``.
+def constant_part(view: View, array: jax.Array, length: int | None, tap: Any) -> tuple[jax.Array, jax.Array]:
+    """Return ``(array, arrays)``: a part of the carry that does not change, after the steps and at each of them.
 
     Args:
-        view: of one step, or of a sequence.
+        view: `STEP` or `UNROLL`.
         array: ``[*B, ...]``.
-        length: T in the view of a sequence.
+        length: T for a sequence, None for one step.
         tap: its dummies, or None.
     """
     if tap is None or length is None:
@@ -112,34 +112,34 @@ def held(view: View, array: jax.Array, length: int | None, tap: Any) -> tuple[ja
     return view.scan(body, array, tap)
 
 
-def length_of(view: View, xs: Any) -> int | None:
-    """T in the view of a sequence, None in that of one step."""
+def length_of(view: View, xs: Xs) -> int | None:
+    """Return T for a sequence, None for one step."""
     return num_steps(xs) if view is UNROLL else None
 
 
-def example_of(view: View, xs: Any) -> Any:
-    """The shapes of one time step."""
+def example_of(view: View, xs: Xs) -> Any:
+    """Return the shapes of one time step."""
     skip = 1 if view is UNROLL else 0
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[skip:], a.dtype), xs)
 
 
 def flip(tree: Any) -> Any:
-    """A tree of arrays ``[T, ...]`` in reversed time."""
+    """Reverse a tree of arrays ``[T, ...]`` in time."""
     return jax.tree.map(lambda a: a[::-1], tree)
 
 
-def output_of(layer: Layer, params: Any, x: Any) -> Any:
-    """What a layer makes of one time step, as a shape; see `remembered_shape`."""
+def output_of(layer: Layer, params: Params, x: X) -> Any:
+    """Return the shape of a layer's output for one time step; see `cached_shape`."""
 
-    def run(params: Any, x: Any) -> Any:
+    def run(params: Params, x: X) -> Any:
         xs = jax.tree.map(lambda a: a[None], x)
         return first_step(layer.unroll_fn(params, layer.initial_carry(params, x), xs, Flags())[1])
 
-    return remembered_shape("output", layer, run, params, x)
+    return cached_shape("output", layer, run, params, x)
 
 
-def batch_shape(who: str, x: Any, event_ndim: int | None) -> tuple[int, ...]:
-    """``*B`` of one time step: all axes but the example's own, by default none for integers and one for floats."""
+def batch_shape(who: str, x: X, event_ndim: int | None) -> tuple[int, ...]:
+    """Return ``*B`` of one step: all axes before the example's own, by default none for integers, one for floats."""
     leaf = jax.tree.leaves(x)[0]
     own = (1 if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0) if event_ndim is None else event_ndim
     if leaf.ndim < own:
@@ -147,21 +147,21 @@ def batch_shape(who: str, x: Any, event_ndim: int | None) -> tuple[int, ...]:
     return leaf.shape[: leaf.ndim - own]
 
 
-def zero_counts(x: Any, batch: tuple[int, ...]) -> jax.Array:
-    """Counters ``[*B]`` at zero, with the sharding of x; its values are not read."""
+def zero_counts(x: X, batch: tuple[int, ...]) -> jax.Array:
+    """Return counters ``[*B]`` at zero, with the sharding of x; the values of x are not read."""
     zeros = jnp.zeros_like(jax.tree.leaves(x)[0], dtype=jnp.int32)
     return zeros[(..., *(0,) * (zeros.ndim - len(batch)))]
 
 
 def check_layers(who: str, layers: tuple[Any, ...], *, causal: bool = False) -> None:
-    """Raise a TypeError unless all are layers, and causal where that is asked for."""
+    """Raise a TypeError unless all are layers, and causal layers with ``causal=True``."""
     for layer in layers:
         if not isinstance(layer, Layer):
-            hint = " Lift a module or function with pointwise(...)." if callable(layer) else ""
+            hint = " Wrap a module or function in pointwise(...)." if callable(layer) else ""
             if isinstance(layer, Cell):
                 hint = " Bind a cell with recurrent(cell)."
             elif isinstance(layer, tuple):
-                hint = f" Give the layers one by one: {who}(a, b), or {who}(*layers)."
+                hint = f" Pass the layers one by one: {who}(a, b), or {who}(*layers)."
             raise TypeError(f"{who}: expected layers, got {layer!r}.{hint}")
         if layer.batch_major:
             raise TypeError(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs, Layer
-from seqjax.combinators.compose import residual, serial
+from seqjax.combinators import residual, serial
 from seqjax.gradients.recurrent_layers import cell_of
 from seqjax.inputs import fold_in
 from seqjax.ops.step import expand_left

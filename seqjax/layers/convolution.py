@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.affine import spread
-from seqjax.base import Flags, Layer
+from seqjax.base import Carry, Flags, Key, Layer, Params, X, Xs, Y, Ys
 from seqjax.cells.common.labels import elementwise
 from seqjax.checks import check_whole
 from seqjax.compat import vary_like
@@ -59,7 +59,7 @@ def causal_conv(width: int, *, bias: bool = True, param_dtype: Any = jnp.float32
     """
     check_whole("causal_conv(width)", width)
 
-    def init(key: jax.Array, x: jax.Array) -> ConvolutionParams:
+    def init(key: Key, x: jax.Array) -> ConvolutionParams:
         key_w, key_b = jax.random.split(key)
         bound = 1 / math.sqrt(width)
         w = jax.random.uniform(key_w, (width, x.shape[-1]), param_dtype, -bound, bound)
@@ -122,7 +122,7 @@ def token_shift(num_outputs: int = 1, *, param_dtype: Any = jnp.float32) -> Laye
     """
     check_whole("token_shift(num_outputs)", num_outputs)
 
-    def init(key: jax.Array, x: jax.Array) -> TokenShiftParams:
+    def init(key: Key, x: jax.Array) -> TokenShiftParams:
         channel = jnp.arange(x.shape[-1], dtype=param_dtype) / x.shape[-1]
         powers = [channel ** (s / num_outputs) for s in range(1, num_outputs + 1)]
         return TokenShiftParams(1 - jnp.stack(powers))
@@ -139,21 +139,21 @@ def token_shift(num_outputs: int = 1, *, param_dtype: Any = jnp.float32) -> Laye
 def _layer(init: Callable, combine: Callable[[Any, list[jax.Array]], jax.Array], num_lags: int) -> Layer:
     """The layer ``y = combine(params, [x of num_lags steps ago, ..., x])``."""
 
-    def initial_carry(params: Any, x: jax.Array) -> jax.Array:
+    def initial_carry(params: Params, x: jax.Array) -> jax.Array:
         zeros = jnp.expand_dims(jnp.zeros_like(x), -2)
         return jnp.broadcast_to(zeros, (*x.shape[:-1], num_lags, x.shape[-1]))
 
-    def advance(params: Any, carry: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def advance(params: Params, carry: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         window = jnp.concatenate([carry, x[..., None, :]], -2)
         return window[..., 1:, :], combine(params, [window[..., k, :] for k in range(num_lags + 1)])
 
-    def step(params: Any, carry: Any, x: Any, flags: Flags) -> Any:
+    def step(params: Params, carry: Carry, x: X, flags: Flags) -> tuple[Carry, Y]:
         x = keep(flags.mask, x)
         carry = select(flags.reset, initial_carry(params, x), carry.astype(x.dtype))
         after, y = advance(params, carry, x)
         return (after if flags.mask is None else select(flags.mask, after, carry)), keep(flags.mask, y)
 
-    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
+    def unroll(params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
         xs = keep(flags.mask, xs)
         carry = vary_like(carry.astype(xs.dtype), xs, params)
         if flags.tap is None:

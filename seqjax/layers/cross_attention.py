@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqjax.base import Key, Params
 from seqjax.checks import check_divisor, check_one_of, check_whole
 from seqjax.ops.select import cast, keep, wide
 from seqjax.values import Definition, definition
@@ -37,7 +38,9 @@ class CrossAttention(Definition):
     score: Callable
     read: Callable
 
-    def __call__(self, params: Any, memory: Any, memory_mask: Any, query: Any) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, params: Params, memory: Any, memory_mask: Any, query: Any
+    ) -> tuple[jax.Array, jax.Array]:
         """``(context [*B, M], weights [*B, S])``."""
         memory, query = jnp.asarray(memory), jnp.asarray(query)
         memory_mask = None if memory_mask is None else jnp.asarray(memory_mask)
@@ -93,7 +96,7 @@ def additive_attention(size: int, *, param_dtype: Any = jnp.float32) -> CrossAtt
     """
     check_whole("additive_attention(size)", size)
 
-    def init(key: jax.Array, memory: Any, query: Any) -> AdditiveParams:
+    def init(key: Key, memory: Any, query: Any) -> AdditiveParams:
         key_q, key_m = jax.random.split(key)
         return AdditiveParams(
             0.001 * jax.random.normal(key_q, (query.shape[-1], size), param_dtype),
@@ -153,7 +156,7 @@ def multiplicative_attention(
     check_one_of("multiplicative_attention(score)", score, ("general", "dot"))
     general = score == "general"
 
-    def init(key: jax.Array, memory: Any, query: Any) -> MultiplicativeParams:
+    def init(key: Key, memory: Any, query: Any) -> MultiplicativeParams:
         shape = (query.shape[-1], memory.shape[-1])
         return MultiplicativeParams(
             jax.random.uniform(key, shape, param_dtype, -0.1, 0.1) if general else None
@@ -221,7 +224,7 @@ def scaled_dot_attention(
     if key_size is not None:
         check_whole("scaled_dot_attention(key_size)", key_size)
 
-    def init(key: jax.Array, memory: Any, query: Any) -> ScaledDotParams:
+    def init(key: Key, memory: Any, query: Any) -> ScaledDotParams:
         width = memory.shape[-1]
         if key_size is None:
             what, hint = "scaled_dot_attention(num_heads)", "Or give a key_size."
@@ -268,7 +271,7 @@ def masked_softmax(scores: jax.Array, mask: jax.Array | None = None) -> jax.Arra
     return powers / jnp.where(total > 0, total, jnp.ones_like(total))
 
 
-def _weighted_mean(params: Any, memory: jax.Array, weights: jax.Array) -> jax.Array:
+def _weighted_mean(params: Params, memory: jax.Array, weights: jax.Array) -> jax.Array:
     """Of a memory ``[*B, S, M]`` by the weights ``[*B, 1, S]`` of one head."""
     return jnp.einsum("...s,...sm->...m", weights[..., 0, :], memory)
 

@@ -1,11 +1,9 @@
 """Dropout that is independent at every time step."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Layer
+from seqjax.base import Key, Layer, Params
 from seqjax.checks import check_within
 from seqjax.layers.stateless import stateless
 from seqjax.values import definition
@@ -29,7 +27,7 @@ def dropout(rate: float) -> Layer:
     """
     check_within("dropout(rate)", rate)
 
-    def apply(params: Any, x: jax.Array, key: Any) -> jax.Array:
+    def apply(params: Params, x: jax.Array, key: Key | None) -> jax.Array:
         if key is None:
             return x
         kept = jax.random.bernoulli(key, 1 - rate, x.shape)

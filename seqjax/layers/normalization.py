@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import DiagonalInputs, Flags, Layer
+from seqjax.base import Carry, DiagonalInputs, Flags, Layer, Params, X, Xs, Y, Ys
 from seqjax.checks import check_above
 from seqjax.compat import vary_like
 from seqjax.ops import diagonal as scans
@@ -59,7 +59,7 @@ def running_normalization(*, epsilon: float = 1e-5) -> Layer:
     """
     check_above("running_normalization(epsilon)", epsilon)
 
-    def initial_carry(params: Any, x: jax.Array) -> RunningMoments:
+    def initial_carry(params: Params, x: jax.Array) -> RunningMoments:
         zeros = jnp.zeros_like(x, dtype=wide(x.dtype))
         return RunningMoments(zeros[..., :1], zeros, zeros)
 
@@ -74,13 +74,13 @@ def running_normalization(*, epsilon: float = 1e-5) -> Layer:
         after = RunningMoments(count, mean, carry.m2 + delta * (wide_x - mean))
         return after, normalize(wide_x - mean, after.m2 / jnp.maximum(count, 1)).astype(x.dtype)
 
-    def step(params: Any, carry: Any, x: Any, flags: Flags) -> Any:
+    def step(params: Params, carry: Carry, x: X, flags: Flags) -> tuple[Carry, Y]:
         x = keep(flags.mask, x)
         carry = select(flags.reset, initial_carry(params, x), _fit(carry, x))
         after, y = advance(carry, x)
         return (after if flags.mask is None else select(flags.mask, after, carry)), keep(flags.mask, y)
 
-    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
+    def unroll(params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
         xs = keep(flags.mask, xs)
         carry = vary_like(_fit(carry, xs), xs)
         flags = flags._replace(initial=vary_like(initial_carry(params, xs[0]), xs))

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Layer
+from seqjax.base import Key, Layer, Params, X
 from seqjax.layers.stateless import stateless
 from seqjax.ops.select import cast, wide
 from seqjax.values import definition
@@ -39,7 +39,7 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
     """
     is_module = hasattr(module, "init") and hasattr(module, "apply")
 
-    def one(params: Any, x: Any, key: Any) -> Any:
+    def one(params: Params, x: X, key: Key | None) -> Any:
         """One example at one time step."""
         if not is_module:
             return module(x)
@@ -52,7 +52,7 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
             params = cast(_spread_over_examples(params, leaf) if dtype.itemsize < 4 else params, dtype)
         return acting.apply({"params": params}, x, rngs=None if key is None else {"dropout": key})
 
-    def batch_shape(x: Any) -> tuple[int, ...]:
+    def batch_shape(x: X) -> tuple[int, ...]:
         leaf = jax.tree.leaves(x)[0]
         floating = jnp.issubdtype(leaf.dtype, jnp.inexact)
         own = (1 if floating else 0) if event_ndim is None else event_ndim
@@ -62,7 +62,7 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
             )
         return leaf.shape[: leaf.ndim - own]
 
-    def init(key: jax.Array, x: Any) -> Any:
+    def init(key: Key, x: X) -> Params:
         if not is_module:
             return ()
         batch = len(batch_shape(x))
@@ -79,7 +79,7 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
             )
         return variables.get("params", {})
 
-    def apply(params: Any, x: Any, key: Any) -> Any:
+    def apply(params: Params, x: X, key: Key | None) -> Any:
         shape = batch_shape(x)
         keys = None if key is None else jax.random.split(key, shape)
         fn = one
@@ -90,7 +90,7 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
     return stateless(init, apply)
 
 
-def _spread_over_examples(params: Any, x: jax.Array) -> Any:
+def _spread_over_examples(params: Params, x: jax.Array) -> Any:
     """Params of one number per unit in float32, and under `jax.vmap` a copy for each x.
 
     What is cast to bfloat16 afterwards has gradients that add up over the copies, that is over steps and examples, in

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Flags, Layer
+from seqjax.base import Carry, Flags, Layer, Params, X, Xs, Y, Ys
 from seqjax.compat import vary_like
 from seqjax.ops.select import expand, keep, select, wide
 from seqjax.ops.tap import tap as tap_carry
@@ -27,11 +27,11 @@ def running_mean() -> Layer:
         Array([1., 2., 4.], dtype=float32)
     """
 
-    def initial_carry(params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def initial_carry(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         total = jnp.zeros_like(x, dtype=wide(x.dtype))
         return total, jnp.zeros_like(total[..., :1])
 
-    def step(params: Any, carry: Any, x: Any, flags: Flags) -> Any:
+    def step(params: Params, carry: Carry, x: X, flags: Flags) -> tuple[Carry, Y]:
         x = keep(flags.mask, x)
         total, count = select(flags.reset, initial_carry(params, x), carry)
         after = (total + x.astype(total.dtype), count + 1)
@@ -39,8 +39,8 @@ def running_mean() -> Layer:
         y = after[0] / jnp.maximum(after[1], 1)
         return after, keep(flags.mask, y.astype(x.dtype))
 
-    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
-        def body(carry: Any, inputs: Any) -> Any:
+    def unroll(params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
+        def body(carry: Carry, inputs: Any) -> Any:
             x, now = inputs
             carry = tap_carry(select(now.reset, initial_carry(params, x), carry), now.tap)
             return step(params, carry, x, Flags(mask=now.mask))

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Attention, Cell, Dense, Flags, Layer, Method
+from seqjax.base import Attention, Carry, Cell, Dense, Flags, Layer, Method, Params, X, Xs, Y, Ys
 from seqjax.compat import vary_like
 from seqjax.inputs import first_step, num_steps
 from seqjax.methods import Auto, TimeSharded, at_step, check_method
@@ -41,7 +41,7 @@ def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a fr
         raise TypeError(f"recurrent(cell): expected a Cell such as lstm(256), got {cell!r}.{remedy}")
     check_method(method, cell)
 
-    def step(params: Any, carry: Any, x: Any, flags: Flags) -> Any:
+    def step(params: Params, carry: Carry, x: X, flags: Flags) -> tuple[Carry, Y]:
         _check_inputs(f"{cell!r}.step", cell, params, x, flags, time=())
         x = keep(flags.mask, x)
         initial = cell.initial_carry(params, x)
@@ -49,7 +49,7 @@ def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a fr
         carry, y = at_step(cell, params, carry, x, flags._replace(initial=initial))
         return carry, keep(flags.mask, y)
 
-    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
+    def unroll(params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
         _check_inputs(f"{cell!r}.unroll", cell, params, xs, flags, time=(num_steps(xs),))
         _check_length(f"{cell!r}.unroll", cell, xs)
         xs = keep(flags.mask, xs)
@@ -69,12 +69,12 @@ def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a fr
     )
 
 
-def _in_dtypes_of(initial: Any, carry: Any) -> Any:
+def _in_dtypes_of(initial: Any, carry: Carry) -> Any:
     """The carry in the dtypes that the cell runs in."""
     return jax.tree.map(lambda like, leaf: jnp.asarray(leaf).astype(like.dtype), initial, carry)
 
 
-def _check_length(who: str, cell: Cell, xs: Any) -> None:
+def _check_length(who: str, cell: Cell, xs: Xs) -> None:
     """Raise a ValueError for more steps than attention without a window has slots, under any method."""
     longest = cell.recurrence.max_length if isinstance(cell.recurrence, Attention) else None
     if longest is not None and num_steps(xs) > longest:
@@ -84,7 +84,9 @@ def _check_length(who: str, cell: Cell, xs: Any) -> None:
         )
 
 
-def _check_inputs(who: str, cell: Cell, params: Any, xs: Any, flags: Flags, *, time: tuple[int, ...]) -> None:
+def _check_inputs(
+    who: str, cell: Cell, params: Params, xs: Xs, flags: Flags, *, time: tuple[int, ...]
+) -> None:
     """Raise a ValueError where inputs do not fit, from static shapes alone."""
     own = ["D"] if cell.event_ndim == 1 else [f"D{i + 1}" for i in range(cell.event_ndim)]
     letters = f"[{', '.join([*('T' for _ in time), '...', *own])}]"

@@ -1,11 +1,10 @@
 """Layers without a carry, made from a function of one time step."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
-from seqjax.base import Flags, Layer
+from seqjax.base import Carry, Flags, Layer, Params, X, Xs, Y, Ys
 from seqjax.ops.select import keep
 
 
@@ -15,10 +14,10 @@ def stateless(init: Callable, apply: Callable) -> Layer:
     ``apply`` is given one step ``x [*B, ...]`` and one key or None; it is mapped over time.
     """
 
-    def step(params: Any, carry: Any, x: Any, flags: Flags) -> Any:
+    def step(params: Params, carry: Carry, x: X, flags: Flags) -> tuple[Carry, Y]:
         return carry, keep(flags.mask, apply(params, keep(flags.mask, x), flags.key))
 
-    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
+    def unroll(params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
         axes = (None, 0, None if flags.key is None else 0)
         ys = jax.vmap(apply, axes)(params, keep(flags.mask, xs), flags.key)
         return carry, keep(flags.mask, ys)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Estimator, Flags, GatedWeights, Layer
-from seqjax.combinators.compose import serial
+from seqjax.combinators import serial
 from seqjax.gradients.online.layerwise import Trace, layerwise
 from seqjax.gradients.online.trace_gated import Weights, is_gated, weights_of
 from seqjax.gradients.recurrent_layers import cell_of

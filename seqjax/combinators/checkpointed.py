@@ -1,4 +1,4 @@
-"""Time for memory: which carries are kept for the backward pass, and what is run again."""
+"""Trade time for memory: store some carries, and run the steps between them again in the backward pass."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Flags, Layer
+from seqjax.base import Carry, Flags, Layer, Params, Xs, Ys
 from seqjax.checks import check_whole
 from seqjax.combinators.common import check_layers
 from seqjax.inputs import num_steps
@@ -20,12 +20,13 @@ from seqjax.values import Value, definition
 
 @dataclass(frozen=True, repr=False)
 class Nested(Value):
-    r"""Loops in loops, as many as there are levels, each over about :math:`T^{1/L}` pieces.
+    r"""Nested loops, one per level, each over about :math:`T^{1/L}` pieces.
 
-    Memory :math:`O(L\,T^{1/L})`, for L - 1 more forward passes: with two levels the square root of T.
+    Memory is :math:`O(L\,T^{1/L})`, for L - 1 more forward passes. With two levels memory grows as the square root of
+    T.
 
     Attributes:
-        levels: L, at least 1 (which keeps everything).
+        levels: L, at least 1 (which stores everything).
     """
 
     levels: int = 2
@@ -37,14 +38,14 @@ class Nested(Value):
 
 @dataclass(frozen=True, repr=False)
 class Binomial(Value):
-    r"""A fixed number of stored carries, and the fewest steps run again that this allows.
+    r"""A fixed number of stored carries, with the fewest recomputed steps that this number allows.
 
-    With n = T / K pieces of K steps and s slots, the pieces that run forward without being kept for their gradients
-    are :math:`r n - \binom{s+r}{s+1}` in number, with r the least number for which :math:`\binom{s+r}{s} \ge n`: 3.64,
-    2.75 and 2.41 n for 10, 20 and 32 slots at n = 1000. The first forward pass is among them (but for its last piece).
+    With n = T / K pieces of K steps and s slots, :math:`r n - \binom{s+r}{s+1}` pieces run forward without storing
+    their residuals, where r is the least number with :math:`\binom{s+r}{s} \ge n`: 3.64, 2.75 and 2.41 n for 10, 20 and
+    32 slots at n = 1000. This number includes the first forward pass, except for its last piece.
 
     Attributes:
-        slots: s, the first carry being in one of them.
+        slots: s; one slot holds the first carry.
         every: K.
     """
 
@@ -61,13 +62,13 @@ class Binomial(Value):
 def checkpointed(
     layer: Layer, schedule: Nested | Binomial | None = None, *, every: int | None = None
 ) -> Layer:
-    r"""Trade time for memory: keep some carries alone, and run the steps between again in the backward pass.
+    r"""Trade time for memory: store some carries, and run the steps between them again in the backward pass.
 
-    Values and gradients stay the same. Memory for the backward pass of T steps, with carries of c bytes and r bytes of
+    Values and gradients do not change. Memory for the backward pass of T steps, with carries of c bytes and r bytes of
     residuals per step:
 
     ========================= ==================================== ==================================================
-    schedule                  memory                               forward steps more
+    schedule                  memory                               additional forward steps
     ========================= ==================================== ==================================================
     ``every=K``               :math:`(T/K)\,c + K\,r`, least at    T
                               :math:`K = \sqrt{T c / r}`
@@ -75,19 +76,20 @@ def checkpointed(
     ``Binomial(s, every=K)``  :math:`(s + 2)\,c + K\,r`            :math:`(r_s - 1) T` and less, see `Binomial`
     ========================= ==================================== ==================================================
 
-    Inputs, outputs and their gradients come on top, O(T) where they are per step. The compiled program holds the layer
-    a fixed number of times, for any T: ``Binomial`` executes a plan of at most (r_s + 1) T / K actions, a constant of
-    the program, in one loop. Its gradients are reverse mode only (at any order), and one action costs a branch that
-    may copy the gradients of the params: give it pieces of ``every`` steps whose work outweighs that.
+    Inputs, outputs and their gradients need further memory, O(T) where there is one per step. The compiled program
+    contains the layer a fixed number of times, for any T: ``Binomial`` executes a plan of at most (r_s + 1) T / K
+    actions, a constant of the program, in one loop. The gradients of ``Binomial`` are reverse mode only (at any order).
+    Each action costs a branch that may copy the gradients of the params, so choose pieces of ``every`` steps whose work
+    outweighs that copy.
 
     Args:
         layer: a causal layer.
         schedule: `Nested` or `Binomial`.
-        every: K, for pieces of K steps, all of whose carries are kept. Give either this or a schedule.
+        every: K, for pieces of K steps; the carry before each piece is stored. Pass either `every` or a schedule.
 
     Raises:
-        TypeError: for a layer that is not causal, which needs the whole sequence at once.
-        ValueError: unless one of schedule and every is given.
+        TypeError: for a layer that is not causal, since such a layer needs the whole sequence at once.
+        ValueError: unless exactly one of schedule and every is given.
 
     Example:
         >>> import seqjax as sj
@@ -103,8 +105,8 @@ def checkpointed(
     check_layers("checkpointed", (layer,))
     if not layer.causal:
         raise TypeError(
-            f"checkpointed({layer!r}): expected a causal layer, which can run piece by piece; this one reads the whole "
-            "sequence. Checkpoint the causal layers inside it."
+            f"checkpointed({layer!r}): expected a causal layer, which can run piece by piece, got a layer that reads "
+            "the whole sequence. Checkpoint the causal layers inside it."
         )
     if (schedule is None) == (every is None):
         raise ValueError(
@@ -118,15 +120,15 @@ def checkpointed(
             "For pieces of K steps: checkpointed(layer, every=K)."
         )
 
-    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
-        def piece(params: Any, carry: Any, inputs: Any) -> Any:
+    def unroll(params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
+        def piece(params: Params, carry: Carry, inputs: Any) -> Any:
             return layer.unroll_fn(params, carry, *inputs)
 
         inputs = (xs, flags)
         if isinstance(schedule, Binomial):
             return _binomial(schedule, piece, params, carry, inputs)
 
-        def bound(carry: Any, inputs: Any) -> Any:
+        def bound(carry: Carry, inputs: Any) -> Any:
             return piece(params, carry, inputs)
 
         if isinstance(schedule, Nested):
@@ -136,22 +138,22 @@ def checkpointed(
     return dataclasses.replace(layer, unroll_fn=unroll, time_shardable=False)
 
 
-def _nested(levels: int, piece: Callable, carry: Any, inputs: Any) -> Any:
-    """A piece over the inputs, in nested pieces: about T^(1/L) of them, each in L - 1 levels."""
+def _nested(levels: int, piece: Callable, carry: Carry, inputs: Any) -> Any:
+    """Run a piece over the inputs in about T^(1/L) pieces, each of which nests L - 1 levels."""
     length = num_steps(inputs)
     if levels == 1 or length == 1:
         return piece(carry, inputs)
     size = math.ceil(length / math.ceil(length ** (1 / levels)))
 
     @jax.checkpoint
-    def inner(carry: Any, inputs: Any) -> Any:
+    def inner(carry: Carry, inputs: Any) -> Any:
         return _nested(levels - 1, piece, carry, inputs)
 
     return over_chunks(inner, carry, inputs, size)
 
 
-def _binomial(schedule: Binomial, piece: Callable, params: Any, carry: Any, inputs: Any) -> Any:
-    """A piece over the inputs by `reversed_loop`; what is left of the last piece is kept, or run again, by itself."""
+def _binomial(schedule: Binomial, piece: Callable, params: Params, carry: Carry, inputs: Any) -> Any:
+    """Run a piece over the inputs by `reversed_loop`; the steps after the last whole piece are a piece of their own."""
     count, whole, rest = split(inputs, schedule.every)
     outs = []
     if count:

@@ -1,0 +1,146 @@
+"""Zoneout: entries of a cell's carry keep their old value at random."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from seqjax.base import (
+    Carry,
+    Cell,
+    Diagonal,
+    DiagonalInputs,
+    Gated,
+    GatedWeights,
+    Key,
+    Params,
+    Step,
+    Us,
+    X,
+    Xs,
+)
+from seqjax.checks import check_within
+from seqjax.ops.select import keep
+from seqjax.ops.step import expand_left, gated_step, step_of
+from seqjax.values import definition
+
+
+class ZoneoutInputs(NamedTuple):
+    """The cell's own inputs; and which entries stay: a tuple like the floating leaves of the carry, or None."""
+
+    us: Us
+    stays: Any
+
+
+@definition
+def zoneout(cell: Cell, rate: float | tuple[float, ...]) -> Cell:
+    r"""Zoneout: random entries of the carry keep their old value instead of being updated.
+
+    .. math::
+        \tilde c_t &= \mathrm{cell}(c_{t-1}, x_t) \\
+        c_t &= d_t \odot c_{t-1} + (1 - d_t) \odot \tilde c_t, \qquad d_t \sim \mathrm{Bernoulli}(p)
+
+    for each leaf of the carry with its own d and p, independent at every step; without a key
+    :math:`c_t = p\,c_{t-1} + (1-p)\,\tilde c_t`, the expectation. Each leaf is computed from the others before their
+    zoneout, as in the paper (an LSTM's h from its full c). An output that is a leaf of the carry is that leaf after
+    zoneout. Integer leaves (positions) are always updated. `project` draws the noise from the key of the step.
+
+    Gradients: in a share p of the entries they pass through a step unchanged.
+
+    Params are the cell's. A `Diagonal` recurrence stays `Diagonal` (:math:`a' = d + (1-d)a`, :math:`b' = (1-d)b`); all
+    others become a `Step`.
+
+    Args:
+        cell: any cell.
+        rate: p for all floating leaves, or one per leaf, in order: ``zoneout(lstm(8), (0.5, 0.05))`` for c and h.
+
+    Raises:
+        ValueError: for a rate outside [0, 1), or a number of rates that differs from the number of floating leaves.
+
+    Example:
+        >>> import jax.numpy as jnp, seqjax as sj
+        >>> from seqjax.cells import ElmanParams
+        >>> layer = sj.recurrent(sj.zoneout(sj.elman(1, activation="identity"), 0.25))
+        >>> params = ElmanParams(jnp.ones((1, 1)), jnp.zeros((1, 1)), jnp.zeros(1))
+        >>> layer.unroll(params, layer.initial_carry(params, jnp.ones((1, 1))), jnp.ones((2, 1, 1)))[1].ravel()
+        Array([0.75  , 0.9375], dtype=float32)
+
+    References:
+        Krueger et al. 2017, "Zoneout: regularizing RNNs by randomly preserving hidden activations", arXiv:1606.01305:
+        eq. 4 (the operator), eq. 6 (the LSTM).
+    """
+    if not isinstance(cell, Cell):
+        raise TypeError(f"zoneout(cell): expected a Cell such as lstm(256), got {cell!r}.")
+    rates = rate if isinstance(rate, tuple) else (rate,)
+    for p in rates:
+        check_within("zoneout(rate)", p)
+
+    def rates_for(carry: Carry) -> list[float]:
+        floating = [leaf for leaf in jax.tree.leaves(carry) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        if isinstance(rate, tuple) and len(rates) != len(floating):
+            raise ValueError(
+                f"zoneout({cell!r}): expected {len(floating)} rates, one per floating leaf of the carry, got {rate}."
+            )
+        return list(rates) if isinstance(rate, tuple) else [*rates] * len(floating)
+
+    def initial_carry(params: Params, x: X) -> Carry:
+        carry = cell.initial_carry(params, x)
+        rates_for(carry)
+        return carry
+
+    def mix(before: Any, after: Any, stays: Any) -> Any:
+        """Return the carry after zoneout, its leaves before zoneout, and its leaves after zoneout."""
+        leaves, treedef = jax.tree.flatten(after)
+        places = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        old = jax.tree.leaves(before)
+        mixed = list(leaves)
+        for n, (i, p) in enumerate(zip(places, rates_for(after), strict=True)):
+            new = leaves[i].astype(old[i].dtype)
+            mixed[i] = p * old[i] + (1 - p) * new if stays is None else jnp.where(stays[n], old[i], new)
+        return jax.tree.unflatten(treedef, mixed), leaves, mixed
+
+    def step(params: Params, before: Any, inputs: ZoneoutInputs) -> Any:
+        after, h = _inner_step(cell, params)(before, inputs.us)
+        carry, leaves, mixed = mix(before, after, inputs.stays)
+        same = [new for old, new in zip(leaves, mixed, strict=True) if old is h]
+        return carry, same[-1] if same else h
+
+    def draw(params: Params, x: X, key: Key) -> Any:
+        carry = jax.eval_shape(initial_carry, params, x)
+        shapes = [c.shape for c in jax.tree.leaves(carry) if jnp.issubdtype(c.dtype, jnp.inexact)]
+        return tuple(
+            jax.random.bernoulli(jax.random.fold_in(key, 1 + n), p, shape)
+            for n, (p, shape) in enumerate(zip(rates_for(carry), shapes, strict=True))
+        )
+
+    def project(params: Params, xs: Xs, key: Key | None = None) -> Any:
+        if key is None:
+            us, stays = cell.project(params, xs), None
+        else:  # one step
+            us, stays = cell.project(params, xs, jax.random.fold_in(key, 0)), draw(params, xs, key)
+        if not isinstance(cell.recurrence, Diagonal):
+            return ZoneoutInputs(us, stays)
+        a, b = us
+        if stays is None:
+            return DiagonalInputs(rates[0] + (1 - rates[0]) * a, (1 - rates[0]) * b)
+        a = jnp.broadcast_to(expand_left(a, b.ndim), b.shape).astype(b.dtype)
+        return DiagonalInputs(jnp.where(stays[0], jnp.ones_like(a), a), keep(~stays[0], b))
+
+    return Cell(
+        init=cell.init,
+        initial_carry=initial_carry,
+        recurrence=cell.recurrence if isinstance(cell.recurrence, Diagonal) else Step(step),
+        project=project,
+        readout=cell.readout,
+    )
+
+
+def _inner_step(cell: Cell, params: Params) -> Any:
+    """Return the step of the cell itself; params have been cast already."""
+    if isinstance(cell.recurrence, Step):
+        fn = cell.recurrence.fn
+        return lambda carry, u: fn(params, carry, u)
+    if isinstance(cell.recurrence, Gated):
+        weights = GatedWeights(*cell.recurrence.weights(params))
+        return lambda carry, u: gated_step(cell.recurrence, weights, carry, u)
+    return step_of(cell.recurrence, params, jnp.float32)
