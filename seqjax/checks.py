@@ -1,8 +1,8 @@
-"""Checks of arguments that every part of the package shares; each returns the value that it accepts.
+"""Checks of arguments, shared by the whole package; most return the value that they accept.
 
-`what` names the argument in the error, such as "lstm(hidden_size)". A `note` belongs to what is expected, such as
-", or None"; a `hint` follows as a sentence of its own. Numbers may be NumPy's: they are returned as Python's, so that
-definitions compare and hash by value.
+`what` names the argument in the error, such as "lstm(hidden_size)". A `note` extends the expected value, such as
+", or None"; a `hint` follows as a sentence of its own. NumPy numbers are accepted and returned as Python numbers, so
+that definitions compare and hash by value.
 """
 
 import math
@@ -19,8 +19,8 @@ Interval = Literal["[0, 1)", "(0, 1]", "[0, 1]", "(0, 1)"]
 def check_whole(what: str, value: Any, least: int = 1, most: int | None = None, *, note: str = "") -> int:
     """Return the value as an int; raise a ValueError unless it is a whole number of at least `least`.
 
-    Python's and NumPy's integers are whole numbers, and so is all that Python takes as an index. Booleans and floats
-    are not.
+    Whole numbers are the integers of Python and NumPy, and all other values that Python accepts as an index. Booleans
+    and floats are not whole numbers.
     """
     try:
         number = None if isinstance(value, bool | np.bool_) else operator.index(value)
@@ -33,12 +33,12 @@ def check_whole(what: str, value: Any, least: int = 1, most: int | None = None, 
 
 
 def check_whole_or_none(what: str, value: Any, least: int = 1) -> int | None:
-    """Return None for None; otherwise as `check_whole`, whose error then names None as well."""
+    """Return None for None, otherwise the result of `check_whole`; the error also names None."""
     return None if value is None else check_whole(what, value, least, note=", or None")
 
 
 def check_whole_numbers(who: str, **values: Any) -> None:
-    """Raise a ValueError unless all are whole numbers of at least 1; `who` takes them by these names."""
+    """Raise a ValueError unless all arguments of `who` are whole numbers of at least 1."""
     for name, value in values.items():
         check_whole(f"{who}({name})", value)
 
@@ -53,7 +53,7 @@ def is_whole(value: Any, least: int = 1) -> bool:
 
 
 def check_divisor(what: str, value: int, of: str, total: int, *, hint: str = "") -> None:
-    """Raise a ValueError unless a positive value divides the total, which `of` names."""
+    """Raise a ValueError unless a positive value divides the total; `of` names the total in the error."""
     if total % value:
         _refuse(what, f"a divisor of {of}", value, hint)
 
@@ -64,11 +64,13 @@ def check_multiple(what: str, value: int, divisor: int = 2) -> None:
         _refuse(what, f"a multiple of {divisor}", value)
 
 
-def check_at_least(what: str, value: Any, least: float, *, note: str = "", hint: str = "") -> Any:
-    """Return a number, which may be infinite; raise a ValueError unless it is at least `least`."""
+def check_at_least(
+    what: str, value: Any, least: float, *, finite: bool = False, note: str = "", hint: str = ""
+) -> Any:
+    """Return a number; raise a ValueError unless it is at least `least`, and not infinite with ``finite=True``."""
     number = _number(value)
-    if number is None or not number >= least:
-        _refuse(what, f"a number of at least {least}{note}", value, hint)
+    if number is None or not number >= least or (finite and number == math.inf):
+        _refuse(what, f"a {'finite ' * finite}number of at least {least}{note}", value, hint)
     return number
 
 
@@ -106,7 +108,7 @@ def check_one_of(what: str, value: Any, choices: Iterable[str]) -> None:
 
 
 def _number(value: Any) -> Any:
-    """A real number as Python's; None for anything else, booleans and arrays among them."""
+    """Return a real number as a Python number; None for anything else, including booleans and arrays."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
     return value.item() if isinstance(value, np.generic) else value

@@ -4,22 +4,28 @@
 from the same fields, so that defaults, help texts and checks are written once.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import field, fields
 from typing import Any
 
+from seqjax.checks import check_above, check_at_least, check_whole
 from seqjax.names import known_name
 
-Check = Callable[[Any], None]
-"""``value -> None``; raises a ValueError whose text says what was expected, without the name of the field."""
+Check = Callable[[str, Any], Any]
+"""``(name, value)``; raises a ValueError whose text begins with the name, as the functions of `seqjax.checks` do."""
+
+at_least_one: Check = check_whole
+above_zero: Check = check_above
+at_least_zero: Check = functools.partial(check_at_least, least=0, finite=True)
 
 
 class SettingError(ValueError):
     """A setting has a value that cannot be used.
 
     Args:
-        template: the text of the error. ``{name}`` stands for a value if one of that name is given, otherwise for the
-            field of that name.
+        template: the text of the error. ``{name}`` stands for the value of that name if `values` has one, otherwise for
+            the field of that name.
         values: the values in the text.
 
     Example:
@@ -49,9 +55,9 @@ def setting(default: Any, help: str, *checks: Check) -> Any:  # noqa: A002 (the 
     """Declare a field of a frozen dataclass of settings.
 
     Args:
-        default: its default value.
-        help: its help text, without a full stop; the command line adds the default.
-        checks: are called with its value, or with each value of a tuple.
+        default: the default value.
+        help: the help text, without a full stop; the command line adds the default.
+        checks: functions that check the value, or each value of a tuple.
     """
     return field(default=default, metadata={"help": help, "checks": checks})
 
@@ -80,34 +86,20 @@ def check_fields(record: Any) -> None:
         for one in values:
             for check in each.metadata.get("checks", ()):
                 try:
-                    check(one)
+                    check(each.name, one)
                 except ValueError as error:
-                    raise SettingError(f"{{{each.name}}}: {{text}}", text=error) from None
-
-
-def at_least_one(value: int) -> None:
-    """Check that a whole number is 1 or more."""
-    if value < 1:
-        raise ValueError(f"expected a whole number of at least 1, got {value}.")
-
-
-def above_zero(value: float) -> None:
-    """Check that a number is finite and above 0."""
-    if not 0 < value < float("inf"):
-        raise ValueError(f"expected a number above 0, got {value}.")
-
-
-def at_least_zero(value: float) -> None:
-    """Check that a number is finite and 0 or more."""
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"expected a number of at least 0, got {value}.")
+                    text = str(error).removeprefix(each.name)
+                    raise SettingError(f"{{{each.name}}}{{text}}", text=text) from None
 
 
 def one_of(known: Iterable[str]) -> Check:
-    """Return the check that a name is one of the known ones."""
+    """Return the check that a value is one of the known names."""
 
-    def check(name: str) -> None:
-        known_name(name, known)
+    def check(name: str, value: str) -> None:
+        try:
+            known_name(value, known)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
     return check
 

@@ -1,4 +1,4 @@
-"""Write a file as a whole: a reader finds the old file or the new one, never half of either."""
+"""Write files atomically: a reader finds the old file or the new one, never a part of either."""
 
 import os
 from collections.abc import Callable
@@ -11,7 +11,7 @@ def put(path: Path, write: Callable[[Path], Any]) -> None:
 
     Args:
         path: the file to create or replace.
-        write: writes the file at the path it is given. The temporary file is removed when it raises.
+        write: a function that writes the file at the given path. If it raises, the temporary file is removed.
 
     Raises:
         OSError: when the file cannot be written.
@@ -32,7 +32,7 @@ def put(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def put_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8 as a whole, as `put` does."""
+    """Write a text in UTF-8 with `put`."""
     put(path, lambda place: place.write_text(text, encoding="utf-8"))
 
 

@@ -1,7 +1,7 @@
-"""Programs of JAX as data: the programs inside an equation, walks over all equations, and their evaluation.
+"""Read and evaluate jaxprs: the jaxprs inside an equation, walks over all equations, and evaluation.
 
-A jaxpr is a list of equations; some primitives (loops, calls, derivatives of one's own) hold further jaxprs in their
-params. What differs between versions of JAX is in `seqjax.compat`.
+A jaxpr is a list of equations; some primitives (loops, calls, custom derivatives) hold further jaxprs in their params.
+Code that depends on the version of JAX is in `seqjax.compat`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,40 +12,40 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from seqjax.compat import bind
 
-# What only wraps a part of a program, by its names in different versions of JAX.
+# Primitives that only wrap a part of a program, under their names in different versions of JAX.
 CALLS = frozenset(
     "jit pjit remat2 remat checkpoint closed_call core_call custom_jvp_call custom_vjp_call".split()
 )
 
 
 def is_jit(eqn: Any) -> bool:
-    """Whether an equation calls a jitted function."""
+    """Return whether an equation calls a jitted function."""
     return eqn.primitive.name in ("jit", "pjit")
 
 
 def is_constant(atom: Any) -> bool:
-    """Whether an operand is a literal, in place of a variable."""
+    """Return whether an operand is a literal instead of a variable."""
     return isinstance(atom, Literal)
 
 
 def opened(jaxpr: Any) -> tuple[Jaxpr, Sequence[Any]]:
-    """A jaxpr and the values of its constants; those of an open one are none."""
+    """Return a jaxpr and the values of its constants; an open jaxpr has none."""
     return (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else (jaxpr, ())
 
 
 def body_of(eqn: Any) -> Any:
-    """The jaxpr that an equation calls with its own operands, or None where it calls none."""
+    """Return the jaxpr that an equation calls with its own operands, or None."""
     found = (eqn.params.get(name) for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"))
     return next((body for body in found if isinstance(body, Jaxpr | ClosedJaxpr)), None)
 
 
 def inner_jaxprs(eqn: Any) -> Iterator[Jaxpr]:
-    """All jaxprs in the params of an equation."""
+    """Yield all jaxprs in the params of an equation."""
     yield from _jaxprs_in(eqn.params.values())
 
 
 def executed_jaxprs(eqn: Any) -> Iterator[Jaxpr]:
-    """The jaxprs that run with an equation: of a linear solve only one, since the products serve derivatives alone."""
+    """Yield the jaxprs that run with an equation; a linear solve runs one, its others are for derivatives."""
     if eqn.primitive.name == "custom_linear_solve":
         yield from _jaxprs_in([eqn.params["jaxprs"].solve])
     else:
@@ -53,9 +53,9 @@ def executed_jaxprs(eqn: Any) -> Iterator[Jaxpr]:
 
 
 def equations(jaxpr: Jaxpr, *, enter: Callable[[Any], bool] = lambda eqn: True) -> Iterator[Any]:
-    """All equations of a jaxpr and of those inside them, in order.
+    """Yield all equations of a jaxpr and of the jaxprs inside it, in order.
 
-    An equation comes before the ones inside it; `enter` says which equations are looked into.
+    An equation comes before the equations inside it. The walk enters an equation only if ``enter(eqn)`` is True.
 
     Example:
         >>> import jax
@@ -71,12 +71,12 @@ def equations(jaxpr: Jaxpr, *, enter: Callable[[Any], bool] = lambda eqn: True) 
 
 
 def evaluate(jaxpr: Any, args: Iterable[Any], apply: Callable = bind) -> list:
-    """The results of a jaxpr, open or closed, equation by equation.
+    """Evaluate a jaxpr, open or closed, equation by equation, and return its results.
 
     Args:
         jaxpr: the program.
         args: its arguments.
-        apply: ``(eqn, operands) -> results``; by default as JAX would.
+        apply: ``(eqn, operands) -> results``; by default JAX's own evaluation.
     """
     body, consts = opened(jaxpr)
     values = dict(zip((*body.constvars, *body.invars), (*consts, *args), strict=True))
@@ -90,7 +90,7 @@ def evaluate(jaxpr: Any, args: Iterable[Any], apply: Callable = bind) -> list:
 
 
 def rewritten(function: Callable, apply: Callable) -> Callable:
-    """The function of trees of arrays with `apply` in place of JAX's evaluation of each equation."""
+    """Return a function of trees of arrays that evaluates each equation of `function` with `apply`."""
 
     def run(*args: Any) -> Any:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
@@ -101,12 +101,12 @@ def rewritten(function: Callable, apply: Callable) -> Callable:
 
 
 def propagate(jaxpr: Jaxpr, marks: Sequence[Any], nothing: Any, through: Callable) -> list:
-    """Marks of the results of a jaxpr from those of its arguments, as data flows; constants have none.
+    """Propagate marks from the arguments of a jaxpr to its results.
 
     Args:
-        jaxpr: the program; the programs inside it are not looked into, which `through` may do.
-        marks: of the arguments.
-        nothing: the mark of what depends on no argument.
+        jaxpr: the program; `through` may look into the jaxprs inside an equation.
+        marks: the marks of the arguments.
+        nothing: the mark of values that depend on no argument.
         through: ``(eqn, marks of operands) -> marks of results``.
     """
     known = dict(zip(jaxpr.invars, marks, strict=True))
@@ -120,7 +120,9 @@ def propagate(jaxpr: Jaxpr, marks: Sequence[Any], nothing: Any, through: Callabl
 
 
 def depends(function: Callable, *trees: Any) -> list[list[bool]]:
-    """Which results of a function of trees depend on which of their leaves; what an equation calls reads all it takes.
+    """Return which results of a function of trees depend on which leaves of the trees.
+
+    Each result of an equation counts as dependent on all operands of the equation.
 
     Example:
         >>> import jax.numpy as jnp

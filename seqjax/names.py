@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 MANY = 30
-"""An error lists the known names when there are fewer than this; only the cells are more."""
+"""Errors list the known names only when there are fewer than this (the registry of cells has more)."""
 
 
 def known_name(name: str, known: Iterable[str]) -> str:
-    """Return the name when it is known.
+    """Return the name if it is one of the known names.
 
     Raises:
-        ValueError: for another name, with the nearest known one.
+        ValueError: for any other name; the text suggests the nearest known name.
 
     Example:
         >>> from seqjax.names import known_name

@@ -1,4 +1,4 @@
-"""Load a model that the user wrote, ``file.py:function`` or ``package.module:function``, as a layer."""
+"""Load a user's model, ``file.py:function`` or ``package.module:function``, as a layer."""
 
 import functools
 import importlib
@@ -23,7 +23,7 @@ CONTRACT = (
 
 
 def is_own(name: str) -> bool:
-    """Return whether a name stands for a model of the user, not for a cell of the registry."""
+    """Return whether a name is that of a user's model, not of a cell in the registry."""
     return ":" in name
 
 
@@ -70,7 +70,8 @@ def own_layer(name: str, width: int, method: Any) -> Layer:
     * A `Cell` runs under the method; a `Layer` is used as it is.
     * ``(params, step)`` or ``(params, step, carry)``: ``step(params, carry, x) -> (carry, y)`` is one time step of one
       example. Every seed starts from these params. ``carry`` is the initial carry, a pytree or ``(params, x) ->
-      pytree``. Without it step must accept None; the initial carry is then zeros in the form of the carry it returns.
+      pytree``. Without ``carry``, step must accept None; the initial carry is then zeros in the form of the carry that
+      step returns.
 
     Args:
         name: the name of the function, as `find_function` takes it.
@@ -78,8 +79,8 @@ def own_layer(name: str, width: int, method: Any) -> Layer:
         method: the method of a cell.
 
     Raises:
-        ValueError: when the function fails, or the step does not have this contract on x ``[D]``.
-        TypeError: when the function returns something else.
+        ValueError: when the function fails, or the step does not follow this contract on x ``[D]``.
+        TypeError: when the function returns a value of another type.
     """
     try:
         made = find_function(name)()
@@ -93,7 +94,7 @@ def own_layer(name: str, width: int, method: Any) -> Layer:
         raise TypeError(f"{name}: expected {CONTRACT}; got {_described(made)}.")
     params = jax.tree.map(jnp.asarray, made[0])
     x = jax.ShapeDtypeStruct((width,), jnp.float32)
-    narrow = cast(params, x.dtype)  # the layer casts its params so
+    narrow = cast(params, x.dtype)  # as the layer will cast them
     first = _first_carry(name, narrow, made[1], made[2] if len(made) == 3 else None, x)
     _check_step(name, made[1], narrow, first, x)
     return recurrent(_cell(made[1], params, first), Scan(gradient="autodiff"))
@@ -122,9 +123,7 @@ def _first_carry(name: str, params: Any, step: Callable, carry: Any, x: Any) -> 
     elif carry is not None:
         make = lambda params, x: carry  # noqa: E731
     else:
-        found = _try(
-            name, step, params, None, x, " Return (params, step, carry) where step cannot take None."
-        )
+        found = _try(name, step, params, None, x, " Return (params, step, carry) if step cannot take None.")
         if not isinstance(found, tuple) or len(found) != 2:
             raise TypeError(f"{name}: expected {CONTRACT}; step returned {_described(found)}.")
         make = lambda params, x: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found[0])  # noqa: E731
@@ -146,8 +145,7 @@ def _check_step(name: str, step: Callable, params: Any, first: Callable, x: Any)
         raise TypeError(f"{name}: expected {CONTRACT}; step returned {_described(found)}.")
     if _form(found[0]) != _form(carry):
         raise ValueError(
-            f"{name}: expected step to return a carry like the one it is given, {_form(carry)}, got "
-            f"{_form(found[0])}. "
+            f"{name}: expected step to return a carry like its argument, {_form(carry)}, got {_form(found[0])}. "
             "Cast or reshape inside step."
         )
     if getattr(found[1], "ndim", None) != 1:
@@ -161,8 +159,7 @@ def _try(name: str, step: Callable, params: Any, carry: Any, x: Any, hint: str) 
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{name}: step(params, carry, x) failed on carry {_form(carry)} and x {_form(x)}: "
-            f"{type(error).__name__}: "
-            f"{line}{hint} Expected {CONTRACT}."
+            f"{type(error).__name__}: {line}{hint} Expected {CONTRACT}."
         ) from error
 
 

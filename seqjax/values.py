@@ -1,9 +1,9 @@
-"""Definitions are values: they compare, hash, print and pickle by how they were made.
+"""Definitions are values: they compare, hash, print and pickle by their factory and its arguments.
 
-A factory decorated with `definition` stamps what it returns with its *origin*, the factory and its arguments.
-Two definitions are equal when their origins are. An origin is held as a *token*: a nested tuple of plain
-values, tagged with their types (so that ``1``, ``1.0`` and ``True`` differ), from which the definition can be
-built again. That makes definitions usable as static arguments of ``jax.jit``, as keys, and in saved files.
+A factory decorated with `definition` marks its results with their *origin*: the factory and its arguments. Two
+definitions are equal when their origins are equal. An origin is stored as a *token*: a nested tuple of plain values,
+tagged with their types (so that ``1``, ``1.0`` and ``True`` differ), from which `build` makes the definition again.
+So definitions can be static arguments of ``jax.jit``, keys, and parts of saved files.
 
 A definition without an origin (written by hand, or changed by ``dataclasses.replace``) equals only itself.
 """
@@ -24,7 +24,7 @@ PLAIN = (bool, int, str, bytes, type(None))
 
 
 class Opaque:
-    """A function that cannot be found by name (a lambda, a closure): equal to itself only, and not picklable."""
+    """A function that cannot be found by name (a lambda, a closure): it equals only itself and cannot be pickled."""
 
     def __init__(self, value: Any, where: str):
         self.value, self.where = value, where
@@ -45,9 +45,9 @@ class Opaque:
 class Value:
     """Mixin of frozen dataclasses that print as the call that makes them, without arguments at their defaults.
 
-    A field that is a NumPy number holds Python's number instead, and a list becomes a tuple: the value can then be
-    compared, hashed and printed like any other. What `definition` refuses as an argument, arrays among them, is a
-    TypeError here as well.
+    A NumPy number in a field becomes a Python number, and a list becomes a tuple, so that the value can be compared,
+    hashed and printed like any other. Values that `definition` refuses as arguments, such as arrays, raise a TypeError
+    here too.
     """
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class Definition:
 
 
 def definition(factory: Callable[P, R]) -> Callable[P, R]:
-    """Make the results of a factory values: equal, hashable, printable and picklable by their arguments.
+    """Make the results of a factory compare, hash, print and pickle by the factory's arguments.
 
     Args:
         factory: a function that returns a `Definition`. Its arguments may be numbers, strings, tuples (lists become
@@ -112,7 +112,7 @@ def definition(factory: Callable[P, R]) -> Callable[P, R]:
         for name, value in bound.arguments.items():
             bound.arguments[name] = value = _tuples(value)
             tokens.append((name, tokenize(value, f"{factory.__name__}({name}=...)")))
-        # A fresh copy, because a factory may return one of its arguments, which has an origin of its own.
+        # A copy, because a factory may return one of its arguments, which has its own origin.
         value = dataclasses.replace(factory(*bound.args, **bound.kwargs))  # type: ignore[type-var]
         object.__setattr__(value, "_token", ("made", tokenize(make, factory.__name__), tuple(tokens)))
         return value
@@ -121,7 +121,7 @@ def definition(factory: Callable[P, R]) -> Callable[P, R]:
 
 
 def origin(value: Definition) -> tuple[Callable, dict[str, Any]] | None:
-    """The factory that made a definition, and its arguments; None for one that was written by hand.
+    """Return the factory of a definition and its arguments; None for a definition that was written by hand.
 
     Example:
         >>> from seqjax import lstm
@@ -136,7 +136,7 @@ def origin(value: Definition) -> tuple[Callable, dict[str, Any]] | None:
 
 
 def tokenize(value: Any, where: str) -> tuple:
-    """The token of a value; `where` names the argument in errors."""
+    """Return the token of a value; `where` names the argument in errors."""
     if isinstance(value, enum.Enum):
         return ("enum", tokenize(type(value), where), value.name)
     if isinstance(value, PLAIN):
@@ -165,9 +165,7 @@ def tokenize(value: Any, where: str) -> tuple:
     if callable(value):
         name = _public_name(value)
         return ("opaque", Opaque(value, where)) if name is None else ("name", name)
-    hint = (
-        "an array belongs into the params" if hasattr(value, "shape") else "such a value has no name to go by"
-    )
+    hint = "an array belongs in the params" if hasattr(value, "shape") else "a value of this type has no name"
     raise TypeError(
         f"{where}: expected a number, string, tuple, dtype, function, definition or dataclass, "
         f"got {type(value).__name__}: {hint}."
@@ -175,7 +173,7 @@ def tokenize(value: Any, where: str) -> tuple:
 
 
 def build(token: tuple) -> Any:
-    """The value of a token, made again."""
+    """Build the value of a token."""
     kind, *rest = token
     match kind:
         case "made":
@@ -202,7 +200,7 @@ def build(token: tuple) -> Any:
 
 
 def show(token: tuple) -> str:
-    """A token as the Python expression that makes its value, without the arguments that are at their defaults."""
+    """Return the Python expression that makes the value of a token, without arguments at their defaults."""
     kind, *rest = token
     match kind:
         case "made":
@@ -244,7 +242,7 @@ def show(token: tuple) -> str:
 
 
 def _tuples(value: Any) -> Any:
-    """Lists as tuples and NumPy scalars as Python's, at any depth."""
+    """Turn lists into tuples and NumPy scalars into Python numbers, at any depth."""
     if isinstance(value, np.generic):
         return value.item()
     if type(value) in (list, tuple):
@@ -272,7 +270,7 @@ def _find(name: str) -> Any:
 
 
 def _public_name(value: Any) -> str | None:
-    """The name ``module:path`` under which a function or class is found again, by the shortest public module."""
+    """Return the name ``module:path`` of a function or class, with the shortest public module, or None."""
     path = getattr(value, "__qualname__", None)
     module = getattr(value, "__module__", None) or ""
     parts = [part for part in module.split(".") if not part.startswith("_") or part == "__main__"]

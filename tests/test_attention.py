@@ -291,7 +291,7 @@ def test_unroll_refuses_more_steps_than_max_length():
     with pytest.raises(
         ValueError,
         match=r"^attention\(hidden_size=6, .*\)\.unroll: expected at most max_length=9 steps, got xs \[10, 3, 5\]\. "
-        r"Give a larger max_length, or a window\.",
+        r"Use a larger max_length, or a window\.",
     ):
         jax.eval_shape(layer.unroll, params, carry, xs)
     assert jax.eval_shape(layer.unroll, params, carry, xs[:T])[1].shape == (T, B, H)

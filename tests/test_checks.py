@@ -1,5 +1,6 @@
 """Checks of arguments: what each accepts and returns, and what it says of all else."""
 
+import functools
 import math
 
 import jax.numpy as jnp
@@ -46,6 +47,12 @@ def test_what_is_accepted_is_returned_as_a_number_of_python(check, value, found)
         (checks.check_whole, (1, 3), (0, 4), "a whole number from 1 to 3"),
         (checks.check_whole_or_none, (), (0, 1.0, True, "1"), f"{WHOLE}, or None"),
         (checks.check_at_least, (1,), (0, 0.9, NAN, *BAD_NUMBERS), "a number of at least 1"),
+        (
+            functools.partial(checks.check_at_least, finite=True),
+            (0,),
+            (-1, math.inf),
+            "a finite number of at least 0",
+        ),
         (checks.check_above, (), (0, -0.0, -1, NAN, math.inf, *BAD_NUMBERS), "a finite number above 0"),
         (checks.check_within, (), (1, -0.1, NAN, math.inf, *BAD_NUMBERS), "a number in [0, 1)"),
         (checks.check_within, ("(0, 1]",), (0, 1.1), "a number in (0, 1]"),
@@ -108,7 +115,7 @@ def test_definitions_do_not_depend_on_the_kind_of_number(by_numpy, by_python):
 
 
 def test_methods_refuse_arrays_and_name_none_only_where_it_is_allowed():
-    with pytest.raises(TypeError, match=r"Chunked\(size=\.\.\.\): .* an array belongs into the params"):
+    with pytest.raises(TypeError, match=r"Chunked\(size=\.\.\.\): .* an array belongs in the params"):
         sj.Chunked(jnp.asarray(4))
     for size in (0, None):
         with pytest.raises(ValueError, match=rf"Chunked\(size\): expected {WHOLE}, got {size}\."):

@@ -171,7 +171,7 @@ def test_a_file_of_ones_own_runs_in_bfloat16(monkeypatch, tmp_path):
         (["--hidden-size", "0"], "--hidden-size: expected a whole number of at least 1, got 0"),
         (["--seeds", "0"], "--seeds"),
         (["--training-steps", "-1"], "--training-steps"),
-        (["--learning-rate", "nan"], "--learning-rate: expected a number above 0, got nan"),
+        (["--learning-rate", "nan"], "--learning-rate: expected a finite number above 0, got nan"),
         (
             ["--method", "associative_scan"],
             "AssociativeScan() cannot run elman(hidden_size=3): its recurrence is Gated",

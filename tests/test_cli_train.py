@@ -248,7 +248,7 @@ def test_adamw_decays_weights_and_neither_biases_nor_decays():
         (["parity", "--estimator", "truncated"], "--estimator truncated goes with a text"),
         (["parity", "--precision", "float17"], "--precision: unknown name"),
         (["parity", "--steps", 0], "--steps: expected a whole number of at least 1, got 0"),
-        (["parity", "--learning-rate", "nan"], "--learning-rate: expected a number above 0"),
+        (["parity", "--learning-rate", "nan"], "--learning-rate: expected a finite number above 0"),
         (["parity", "--seed", -1], "--seed: expected a whole number from 0 to 2^31 - 1, got -1"),
         (["parity", "--seed", 2**31], "--seed: expected a whole number from 0 to 2^31 - 1"),
         (["parity", "--heads", 2], "--heads goes with a stack (griffin, "),

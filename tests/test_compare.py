@@ -347,7 +347,7 @@ def returns(*parts):
         (
             lambda: returns({}, lambda p, c, x: (x, x)),
             ValueError,
-            r"a carry like the one it is given, c \[4\]",
+            r"a carry like its argument, c \[4\]",
         ),
         (
             lambda: returns({"a": jnp.ones(2, jnp.float32), "b": jnp.ones(2, jnp.bfloat16)}, lstm_step),

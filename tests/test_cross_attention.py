@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import seqjax as sj
-from seqjax.layers.cross_attention import AdditiveParams, masked_softmax
+from seqjax.layers.cross_attention import AdditiveParams
+from seqjax.ops.masked_softmax import masked_softmax
 from seqjax.testing import strict
 
 B, S, M, Q = 3, 5, 4, 6

@@ -246,7 +246,7 @@ def test_enums_and_dataclasses_and_partials_are_values():
 def test_an_array_is_refused_and_its_argument_named(array):
     kind = type(array).__name__
     message = (
-        rf"scaled\(factor=\.\.\.\): expected a number, .*, got {kind}: an array belongs into the params\."
+        rf"scaled\(factor=\.\.\.\): expected a number, .*, got {kind}: an array belongs in the params\."
     )
     for value in (array, (1, array), [[array]]):
         with pytest.raises(TypeError, match=message):
@@ -256,13 +256,13 @@ def test_an_array_is_refused_and_its_argument_named(array):
 
 
 def test_a_traced_value_is_refused():
-    with pytest.raises(TypeError, match=r"scaled\(factor=\.\.\.\): .* an array belongs into the params"):
+    with pytest.raises(TypeError, match=r"scaled\(factor=\.\.\.\): .* an array belongs in the params"):
         jax.jit(lambda rate: scaled(rate).unroll((), (), jnp.ones((1, 1, 1)))[1])(0.5)
 
 
 @pytest.mark.parametrize("value", [{"a": 1}, {1}, object(), range(3)], ids=lambda v: type(v).__name__)
 def test_a_value_without_a_name_is_refused_and_its_argument_named(value):
-    message = rf"scaled\(factor=\.\.\.\): .* got {type(value).__name__}: such a value has no name to go by\."
+    message = rf"scaled\(factor=\.\.\.\): .* got {type(value).__name__}: a value of this type has no name\."
     with pytest.raises(TypeError, match=message):
         scaled(value)
 

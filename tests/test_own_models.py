@@ -87,7 +87,7 @@ def test_a_model_of_ones_own_gets_the_same_pages(monkeypatch, tmp_path):
         ),
         (
             STEP.replace(', {"h": jnp.zeros(3)}\n', "\n"),
-            "Return (params, step, carry) where step cannot take None",
+            "Return (params, step, carry) if step cannot take None",
         ),
         (STEP.replace("return params, step,", "return step, params,"), "got a tuple of 3"),
         (STEP.replace("def build():", "def build(width):"), "missing 1 required positional argument"),

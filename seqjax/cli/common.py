@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from seqjax import fields, names
+from seqjax import names
+from seqjax.checks import check_whole
 from seqjax.fields import SettingError, flag
 
 console = Console()
@@ -52,6 +53,5 @@ def one_of(option: str, name: str, known: Iterable[str]) -> str:
 
 def at_least_one(option: str, number: int) -> int:
     """Return the number if it is 1 or more, and raise a `UsageError` otherwise."""
-    with usage_errors(f"{option}: "):
-        fields.at_least_one(number)
-    return number
+    with usage_errors():
+        return check_whole(option, number)

@@ -57,7 +57,7 @@ def variational_dropout(part: Any, rate: float) -> Any:
 
     Args:
         part: a layer with floating inputs, or a `Gated` cell; the result is a layer or a cell like the part.
-        rate: p, the share that is dropped, 0 <= p < 1.
+        rate: p, the probability to drop an entry, 0 <= p < 1.
 
     Raises:
         TypeError: for a cell of another kind.

@@ -1,4 +1,4 @@
-"""Layers that read the last few inputs: short causal convolution, token shift. They mix time: no cells."""
+"""Layers that read the last few inputs: short causal convolution and token shift."""
 
 import math
 from collections.abc import Callable
@@ -27,24 +27,24 @@ class ConvolutionParams(NamedTuple):
 
 @definition
 def causal_conv(width: int, *, bias: bool = True, param_dtype: Any = jnp.float32) -> Layer:
-    r"""Causal convolution over the last few steps, each channel by itself.
+    r"""Causal depthwise convolution over the last few steps.
 
     .. math::
         y_t = \sum_{k=0}^{w-1} W_{w-1-k} \odot x_{t-k} + b
 
-    over steps that happened since the reset; inputs before the first are zero.
+    over steps that happened since the reset; inputs before the first step are zero.
 
     Shapes: x ``[*B, D]`` -> y ``[*B, D]``; carry ``[*B, width-1, D]``, the last inputs, oldest first; params
-    `ConvolutionParams`. `unroll` is a sum of shifts; masks and resets turn the shifts into gathers. The weights start
-    uniform within :math:`1/\sqrt{w}`, as PyTorch's.
+    `ConvolutionParams`. `unroll` is a sum of shifts; with masks or resets the shifts become gathers. The weights start
+    uniform within :math:`\pm 1/\sqrt{w}`, as in PyTorch.
 
     Args:
-        width: w, in steps; the present one counts.
-        bias: whether there is b.
+        width: w, in steps, including the present one.
+        bias: whether to add b.
         param_dtype: of the params.
 
     Raises:
-        ValueError: for a width below 1, or inputs that do not fit.
+        ValueError: for a width below 1, or inputs of the wrong dtype or width.
 
     Example:
         >>> import jax.numpy as jnp, seqjax as sj
@@ -79,33 +79,33 @@ def causal_conv(width: int, *, bias: bool = True, param_dtype: Any = jnp.float32
 
 @elementwise("mu")
 class TokenShiftParams(NamedTuple):
-    """mu ``[S, D]``: the share of the step before, per stream."""
+    """mu ``[S, D]``: the share of the previous step, per stream."""
 
     mu: jax.Array
 
 
 @definition
 def token_shift(num_outputs: int = 1, *, param_dtype: Any = jnp.float32) -> Layer:
-    r"""Learned mixtures of each input and the one before it, one per stream.
+    r"""Learned mixtures of each input and the previous input, one per stream.
 
     .. math::
         y_t = [y^1_t, \dots, y^S_t], \qquad y^s_t = x_t + \mu_s \odot (x_{t-1} - x_t)
 
-    where the step before is the last that happened since the reset, or zero. Two streams of different mixtures span
-    both inputs: a dense layer after them is a convolution over two steps.
+    where the previous step is the last that happened since the reset; before the first step it is zero. Two streams
+    with different mixtures span both inputs, so a dense layer after them is a convolution over two steps.
 
     Shapes: x ``[*B, D]`` -> y ``[*B, S*D]``; carry ``[*B, 1, D]``, the last input; params
     ``TokenShiftParams(mu [S, D])``.
 
     Initialization: :math:`\mu_{s,j} = 1 - (j/D)^{s/S}` for channel j = 0 .. D-1 and stream s = 1 .. S: a range of
-    mixtures over the channels, as in RWKV, whose exponents depend on the layer.
+    mixtures over the channels, as in RWKV (where the exponents depend on the depth of the layer).
 
     Args:
         num_outputs: S, the number of streams.
         param_dtype: of the params.
 
     Raises:
-        ValueError: for fewer than one stream, or inputs that do not fit.
+        ValueError: for fewer than one stream, or inputs of the wrong dtype or width.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -117,8 +117,8 @@ def token_shift(num_outputs: int = 1, *, param_dtype: Any = jnp.float32) -> Laye
 
     References:
         Peng et al. 2024, "Eagle and Finch: RWKV with matrix-valued states and dynamic recurrence", arXiv:2404.05892,
-        section 4.1 (lerp). Peng et al. 2023, "RWKV: reinventing RNNs for the transformer era", arXiv:2305.13048 has
-        mu and 1 - mu the other way round.
+        section 4.1 (lerp). Peng et al. 2023, "RWKV: reinventing RNNs for the transformer era", arXiv:2305.13048,
+        exchanges mu and 1 - mu.
     """
     check_whole("token_shift(num_outputs)", num_outputs)
 
@@ -137,7 +137,7 @@ def token_shift(num_outputs: int = 1, *, param_dtype: Any = jnp.float32) -> Laye
 
 
 def _layer(init: Callable, combine: Callable[[Any, list[jax.Array]], jax.Array], num_lags: int) -> Layer:
-    """The layer ``y = combine(params, [x of num_lags steps ago, ..., x])``."""
+    """Return the layer ``y = combine(params, [x of num_lags steps ago, ..., x])``."""
 
     def initial_carry(params: Params, x: jax.Array) -> jax.Array:
         zeros = jnp.expand_dims(jnp.zeros_like(x), -2)
@@ -159,7 +159,7 @@ def _layer(init: Callable, combine: Callable[[Any, list[jax.Array]], jax.Array],
         if flags.tap is None:
             carry, lags = lagged(xs, carry, flags.reset, flags.mask)
             return carry, keep(flags.mask, combine(params, lags))
-        # What enters each step is explicit only in the loop.
+        # A tap needs the carry before each step, which only the loop computes.
         flags = flags._replace(initial=initial_carry(params, xs[0]))
         carry, ys = loop(lambda carry, x: advance(params, carry, x), carry, xs, flags)
         return carry, keep(flags.mask, ys)

@@ -1,8 +1,8 @@
-"""Attention of one step over an encoder's memory: additive, multiplicative, scaled products of several heads.
+"""Attention of one step over an encoder's memory: additive, multiplicative and scaled dot-product attention.
 
-Values ``attend`` with ``attend.init(key, memory, query) -> params`` and
-``attend(params, memory, memory_mask, query) -> (context, weights)``. A memory ``[*B, S, M]`` has its places after the
-batch: to the step that reads it they are a set, not time.
+Each factory returns a value ``attend`` with ``attend.init(key, memory, query) -> params`` and
+``attend(params, memory, memory_mask, query) -> (context, weights)``. A memory ``[*B, S, M]`` has its entries S after
+the batch axes: for the step that reads the memory they are a set, not a time axis.
 """
 
 import math
@@ -15,18 +15,19 @@ import jax.numpy as jnp
 
 from seqjax.base import Key, Params
 from seqjax.checks import check_divisor, check_one_of, check_whole
-from seqjax.ops.select import cast, keep, wide
+from seqjax.ops.masked_softmax import masked_softmax
+from seqjax.ops.select import cast, keep
 from seqjax.values import Definition, definition
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CrossAttention(Definition):
-    """How a query reads from a memory.
+    """Attention of a query over a memory.
 
     Called as ``(params, memory [*B, S, M], memory_mask [*B, S] or None, query [*B, Q])``, it returns
-    ``(context [*B, M], weights [*B, S])``. Where the mask is False the memory does not exist, whatever it holds; a row
-    whose memory is empty has context and weights of zero. The softmax is computed in float32 at least. For queries of
-    many steps at once, ``[T, *B, Q]``: ``jax.vmap(attend, (None, None, None, 0))``.
+    ``(context [*B, M], weights [*B, S])``. Entries of the memory with a mask of False are ignored, whatever their
+    values; a row without entries has context and weights of zero. The softmax is computed in float32 at least. For
+    queries of many steps at once, ``[T, *B, Q]``: ``jax.vmap(attend, (None, None, None, 0))``.
 
     Attributes:
         init: ``(key, memory, query) -> params``; arrays or ShapeDtypeStructs.
@@ -41,11 +42,11 @@ class CrossAttention(Definition):
     def __call__(
         self, params: Params, memory: Any, memory_mask: Any, query: Any
     ) -> tuple[jax.Array, jax.Array]:
-        """``(context [*B, M], weights [*B, S])``."""
+        """Return ``(context [*B, M], weights [*B, S])``."""
         memory, query = jnp.asarray(memory), jnp.asarray(query)
         memory_mask = None if memory_mask is None else jnp.asarray(memory_mask)
         _check(repr(self), memory, memory_mask, query)
-        # What does not exist must be finite: zero times NaN is NaN, in a product and in its gradient.
+        # Masked entries must be finite: zero times NaN is NaN, in a product and in its gradient.
         memory = keep(memory_mask, memory).astype(query.dtype)
         params = cast(params, query.dtype)
         scores = self.score(params, memory, query)
@@ -65,7 +66,7 @@ class AdditiveParams(NamedTuple):
 
 @definition
 def additive_attention(size: int, *, param_dtype: Any = jnp.float32) -> CrossAttention:
-    r"""Additive attention: each place of the memory is scored by a small network.
+    r"""Additive attention: a small network scores each entry of the memory.
 
     .. math::
         e_s &= v^\top \tanh(W_q^\top q + W_m^\top m_s) \\
@@ -74,11 +75,12 @@ def additive_attention(size: int, *, param_dtype: Any = jnp.float32) -> CrossAtt
     Shapes: memory ``[*B, S, M]``, query ``[*B, Q]`` -> context c ``[*B, M]``, weights ``[*B, S]``;
     params ``AdditiveParams(w_query [Q, A], w_memory [M, A], v [A])``.
 
-    Gradients: by the memory directly, :math:`\partial c / \partial m_s \ni \alpha_s`; by scores through tanh, which
-    closes where it saturates. As v starts at zero, weights start uniform and only v moves in the first step.
+    Gradients: directly by the memory, :math:`\partial c / \partial m_s \ni \alpha_s`; through the scores they pass tanh
+    and vanish where it saturates. As v starts at zero, the weights start uniform and only v changes in the first
+    update.
 
     Args:
-        size: A, the width of the network.
+        size: A, the hidden size of the network.
         param_dtype: of the params.
 
     Example:
@@ -92,7 +94,8 @@ def additive_attention(size: int, *, param_dtype: Any = jnp.float32) -> CrossAtt
 
     References:
         Bahdanau, Cho, Bengio 2015, "Neural machine translation by jointly learning to align and translate",
-        arXiv:1409.0473: eq. 5, 6, appendix A.1.2 (the network), B.1 (matrices normal of deviation 0.001, v zero).
+        arXiv:1409.0473: eq. 5, 6, appendix A.1.2 (the network), B.1 (matrices normal with standard deviation 0.001, v
+        zero).
     """
     check_whole("additive_attention(size)", size)
 
@@ -121,7 +124,7 @@ class MultiplicativeParams(NamedTuple):
 def multiplicative_attention(
     score: Literal["general", "dot"] = "general", *, param_dtype: Any = jnp.float32
 ) -> CrossAttention:
-    r"""Multiplicative attention: each place of the memory is scored by a product with the query.
+    r"""Multiplicative attention: a product with the query scores each entry of the memory.
 
     .. math::
         e_s = q^\top m_s \;\text{(dot)} \quad\text{or}\quad q^\top W m_s \;\text{(general)}, \qquad
@@ -130,15 +133,15 @@ def multiplicative_attention(
     Shapes: memory ``[*B, S, M]``, query ``[*B, Q]`` -> context c ``[*B, M]``, weights ``[*B, S]``;
     params ``MultiplicativeParams(w [Q, M])``, None for "dot", which needs Q = M.
 
-    Gradients: by the memory directly, :math:`\alpha_s`, and through the scores, which are not scaled: with wide
-    memories of unit variance they grow as :math:`\sqrt M`, the softmax saturates and that way closes.
+    Gradients: directly by the memory, :math:`\alpha_s`, and through the scores. The scores are not scaled: for a memory
+    of unit variance they grow as :math:`\sqrt M`, so that the softmax saturates and the gradients through it vanish.
 
     Args:
         score: "general" or "dot".
         param_dtype: of the params.
 
     Raises:
-        ValueError: for another score; with "dot", when called, for a query that is not as wide as the memory.
+        ValueError: for another score; with "dot", at the call, for a query whose width is not that of the memory.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -188,7 +191,7 @@ class ScaledDotParams(NamedTuple):
 def scaled_dot_attention(
     num_heads: int, *, key_size: int | None = None, param_dtype: Any = jnp.float32
 ) -> CrossAttention:
-    r"""Scaled products of several heads, with keys and values of the memory, as a transformer's decoder has them.
+    r"""Scaled dot-product attention with several heads, as in a transformer's decoder.
 
     .. math::
         \alpha_s = \mathrm{softmax}_s\big((q W_q) \cdot (m_s W_k) / \sqrt K\big) \;\text{per head}, \qquad
@@ -197,8 +200,8 @@ def scaled_dot_attention(
     Shapes: memory ``[*B, S, M]``, query ``[*B, Q]`` -> context c ``[*B, M]``, weights ``[*B, S]``, their mean over the
     heads; params `ScaledDotParams`.
 
-    Gradients: by values :math:`\alpha_s` per head; through scores of unit variance at initialization, so that the
-    softmax does not start saturated.
+    Gradients: by the values, :math:`\alpha_s` per head; and through the scores, which have unit variance at
+    initialization, so that the softmax does not start saturated.
 
     Args:
         num_heads: N.
@@ -218,7 +221,7 @@ def scaled_dot_attention(
 
     References:
         Vaswani et al. 2017, "Attention is all you need", arXiv:1706.03762: eq. 1, section 3.2.2, and 3.2.3 for queries
-        from a decoder. Weights start uniform by Glorot and Bengio (2010), which it does not state.
+        from a decoder. The paper does not state the initial weights; here they are uniform by Glorot and Bengio (2010).
     """
     check_whole("scaled_dot_attention(num_heads)", num_heads)
     if key_size is not None:
@@ -227,7 +230,7 @@ def scaled_dot_attention(
     def init(key: Key, memory: Any, query: Any) -> ScaledDotParams:
         width = memory.shape[-1]
         if key_size is None:
-            what, hint = "scaled_dot_attention(num_heads)", "Or give a key_size."
+            what, hint = "scaled_dot_attention(num_heads)", "Or pass a key_size."
             check_divisor(what, num_heads, f"the memory's width {width}", width, hint=hint)
         inner = num_heads * (key_size or width // num_heads)
         shapes = ((query.shape[-1], inner), (width, inner), (width, inner), (inner, width))
@@ -249,35 +252,13 @@ def scaled_dot_attention(
     return CrossAttention(init=init, score=score, read=read)
 
 
-def masked_softmax(scores: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Softmax over the last axis where the mask holds, zero elsewhere, and zero in rows where it never holds.
-
-    Shapes: scores and mask ``[..., S]`` -> ``[..., S]``, float32 at least. Values and gradients of every order are
-    finite for finite scores of any size.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> masked_softmax(jnp.zeros((2, 3)), jnp.asarray([[True, True, False], [False] * 3]))
-        Array([[0.5, 0.5, 0. ],
-               [0. , 0. , 0. ]], dtype=float32)
-    """
-    scores = scores.astype(wide(scores.dtype))
-    mask = jnp.ones_like(scores, dtype=bool) if mask is None else mask
-    lowest = jnp.finfo(scores.dtype).min
-    largest = jnp.max(scores, -1, where=mask, initial=lowest, keepdims=True)
-    shifted = jnp.where(mask, scores - jax.lax.stop_gradient(largest), jnp.zeros_like(scores))
-    powers = jnp.where(mask, jnp.exp(shifted), jnp.zeros_like(scores))
-    total = jnp.sum(powers, -1, keepdims=True)
-    return powers / jnp.where(total > 0, total, jnp.ones_like(total))
-
-
 def _weighted_mean(params: Params, memory: jax.Array, weights: jax.Array) -> jax.Array:
-    """Of a memory ``[*B, S, M]`` by the weights ``[*B, 1, S]`` of one head."""
+    """Return the mean of a memory ``[*B, S, M]`` with the weights ``[*B, 1, S]`` of one head."""
     return jnp.einsum("...s,...sm->...m", weights[..., 0, :], memory)
 
 
 def _check(who: str, memory: Any, memory_mask: Any, query: Any) -> None:
-    """Raise a ValueError where shapes or dtypes do not fit."""
+    """Raise a ValueError for shapes or dtypes that do not fit together."""
     floating = all(jnp.issubdtype(a.dtype, jnp.floating) for a in (memory, query))
     if (
         not floating

@@ -11,10 +11,12 @@ from seqjax.values import definition
 
 @definition
 def dropout(rate: float) -> Layer:
-    r"""Independent dropout at every time step: :math:`y = x \odot m / (1 - p)`, m Bernoulli of 1 - p; none without key.
+    r"""Dropout, independent at every time step: :math:`y = x \odot m / (1 - p)` with m Bernoulli of 1 - p.
+
+    Without a key nothing is dropped.
 
     Args:
-        rate: p, the share that is dropped, 0 <= p < 1.
+        rate: p, the probability to drop an entry, 0 <= p < 1.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj

@@ -1,4 +1,4 @@
-"""Normalization over time, causal."""
+"""Causal normalization over time."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from seqjax.values import definition
 
 
 class RunningMoments(NamedTuple):
-    """steps ``[*B, 1]``, how many there were; mean, m2 ``[*B, D]``: m2 is the sum of squared deviations from it."""
+    """The number of steps ``[*B, 1]``; the mean and m2, the sum of squared deviations from it, ``[*B, D]``."""
 
     steps: jax.Array
     mean: jax.Array
@@ -25,20 +25,21 @@ class RunningMoments(NamedTuple):
 
 @definition
 def running_normalization(*, epsilon: float = 1e-5) -> Layer:
-    r"""Each feature of each example, normalized by its mean and variance over the steps so far.
+    r"""Normalize each feature of each example by its mean and variance over the steps so far.
 
     .. math::
         n_t &= n_{t-1} + 1, \qquad m_t = m_{t-1} + (x_t - m_{t-1}) / n_t \\
         q_t &= q_{t-1} + (x_t - m_{t-1}) \odot (x_t - m_t) \\
         y_t &= (x_t - m_t) / \sqrt{q_t / n_t + \epsilon}
 
-    over steps that happened since the reset, the present one included (Welford's recurrence). The first output is
-    zero. No params; scale and shift, where wanted, are a dense layer's affair.
+    over steps that happened since the reset, including the present one (Welford's recurrence). The first output is
+    zero. There are no params; add a dense layer for scale and shift.
 
     Shapes: x ``[*B, D]`` -> y ``[*B, D]``; carry ``RunningMoments(steps [*B, 1], mean [*B, D], m2 [*B, D])``, float32
-    at least. `unroll` sums inputs and squared deviations as two linear recurrences (one step after another on a CPU, a
-    parallel prefix elsewhere), of differences from the first input since the reset, or from the mean that enters. The
-    mean in the carry, of size m, is rounded by about 1e-7 m in float32, and so is all that `step` makes of it.
+    at least. `unroll` sums inputs and squared deviations with two linear recurrences: step by step on a CPU, as a
+    parallel prefix elsewhere. The sums are of differences from the first input since the reset, or from the mean in the
+    carry that enters. In float32 a mean of size m in the carry has a rounding error of about 1e-7 m, and so has the
+    result of `step`.
 
     Args:
         epsilon: added to the variance.
@@ -100,10 +101,10 @@ def _fit(carry: RunningMoments, x: jax.Array) -> RunningMoments:
 def _unrolled(
     carry: RunningMoments, xs: jax.Array, flags: Flags
 ) -> tuple[RunningMoments, jax.Array, jax.Array]:
-    """The moments after the sequence; deviations from the mean and variances of each step, by sums over time.
+    """Return the moments after the sequence, and the deviation from the mean and the variance of each step.
 
-    Sums are of differences from an anchor, so that a large constant costs no digits, and of squares, so that no
-    variance is negative. Nothing depends on what the anchors are, so nor do gradients.
+    The function sums differences from an anchor, so that a large constant costs no digits, and squares, so that no
+    variance is negative. The results do not depend on the anchors, so the gradients do not either.
     """
     scan = scans.sequential if jax.default_backend() == "cpu" else scans.associative
     reset, mask, _, _, initial = flags
@@ -128,7 +129,7 @@ def _unrolled(
 def _anchors(
     running_sum: Callable, carry: RunningMoments, xs: jax.Array, count: jax.Array, reset: Any, mask: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """A number in the midst of the inputs, for the carry's segment and at each step: its mean, or the first input."""
+    """Return a value near the inputs, for the segment of the carry and for each step: the mean or the first input."""
     begins = (count == 1)[..., 0] if mask is None else (count == 1)[..., 0] & mask
     at_first = xs[0] if mask is None else jnp.take_along_axis(xs, jnp.argmax(mask, 0)[None, ..., None], 0)[0]
     first = jnp.where(carry.steps > 0, carry.mean, jnp.nan_to_num(at_first))

@@ -14,19 +14,19 @@ from seqjax.values import definition
 
 @definition
 def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
-    """A flax.linen module, or a plain function, applied to every time step of every example by itself.
+    """Apply a flax.linen module, or a plain function, to every time step of every example by itself.
 
-    The module sees one example at one time step, so that a convolution, say, cannot mix rows of the batch or steps of
-    time. Its params are cast to its own ``dtype``, or else to that of the inputs. Its `dropout` draws from the layer's
-    key; a field ``deterministic`` is set by whether there is one.
+    The module receives one example at one time step, so that a convolution, for example, cannot mix rows of the batch
+    or time steps. Its params are cast to its own ``dtype``, or else to the dtype of the inputs. Its dropout draws from
+    the layer's key; a field ``deterministic`` is True without a key.
 
     Args:
-        module: a flax.linen module with params alone, or a function ``x -> y``.
-        event_ndim: how many axes of the input are its own, after time and batch: by default none for integers
-            (tokens), one for floats (features).
+        module: a flax.linen module without other state than params, or a function ``x -> y``.
+        event_ndim: how many axes of the input follow time and batch: by default none for integers (tokens), one for
+            floats (features).
 
     Raises:
-        TypeError: for a module with state other than params (BatchNorm), when `init` is called.
+        TypeError: from `init`, for a module with state other than params (BatchNorm).
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj, flax.linen as nn
@@ -40,7 +40,7 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
     is_module = hasattr(module, "init") and hasattr(module, "apply")
 
     def one(params: Params, x: X, key: Key | None) -> Any:
-        """One example at one time step."""
+        """Apply the module to one example at one time step."""
         if not is_module:
             return module(x)
         acting: Any = module
@@ -74,8 +74,9 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
         other = sorted(set(variables) - {"params"})
         if other:
             raise TypeError(
-                f"pointwise({module!r}): expected a module with params alone, got one with {', '.join(other)} as well. "
-                "State over time belongs into a cell's carry; for normalization use LayerNorm or RMSNorm."
+                f"pointwise({module!r}): expected a module with params alone, got a module that also has "
+                f"{', '.join(other)}. State over time belongs in the carry of a cell; for normalization use "
+                "LayerNorm or RMSNorm."
             )
         return variables.get("params", {})
 
@@ -91,10 +92,10 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
 
 
 def _spread_over_examples(params: Params, x: jax.Array) -> Any:
-    """Params of one number per unit in float32, and under `jax.vmap` a copy for each x.
+    """Return the params that have one number per unit in float32, with a copy for each x under `jax.vmap`.
 
-    What is cast to bfloat16 afterwards has gradients that add up over the copies, that is over steps and examples, in
-    float32. They become copies by a condition that reads x, and never holds.
+    After a cast to bfloat16, their gradients still add up over the copies, that is over steps and examples, in float32.
+    A condition that reads x and is never True makes the copies.
     """
     never = jnp.any(x != x) & False
 

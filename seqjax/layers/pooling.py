@@ -1,9 +1,11 @@
-"""One output per sequence: pooling over time, whole or running, and masks from lengths."""
+"""Pooling over time: one output per sequence, the running mean, and masks from lengths."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Inexact, Integer, Shaped
 
 from seqjax.base import Carry, Flags, Layer, Params, X, Xs, Y, Ys
 from seqjax.compat import vary_like
@@ -11,12 +13,14 @@ from seqjax.ops.select import expand, keep, select, wide
 from seqjax.ops.tap import tap as tap_carry
 from seqjax.values import definition
 
+Mask = Bool[Array | np.ndarray, "T *batch"]
+
 
 @definition
 def running_mean() -> Layer:
     r"""The mean of all inputs so far, :math:`y_t = \frac1n \sum_{k \le t} x_k` over steps that happened.
 
-    The causal form of `mean_pool`: its last output is the mean of the sequence, and it has a step. The carry is
+    This is the causal form of `mean_pool`, with a `step`: the last output is the mean of the sequence. The carry is
     (sum, count), in float32 at least.
 
     Example:
@@ -27,7 +31,7 @@ def running_mean() -> Layer:
         Array([1., 2., 4.], dtype=float32)
     """
 
-    def initial_carry(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def initial_carry(params: Params, x: X) -> tuple[jax.Array, jax.Array]:
         total = jnp.zeros_like(x, dtype=wide(x.dtype))
         return total, jnp.zeros_like(total[..., :1])
 
@@ -50,8 +54,8 @@ def running_mean() -> Layer:
     return Layer(init=lambda key, x: (), initial_carry=initial_carry, step_fn=step, unroll_fn=unroll)
 
 
-def last(ys: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """The output of the last step that happened, ``[T, *B, ...] -> [*B, ...]``; zero where none did.
+def last(ys: Shaped[Array, "T *B"], mask: Mask | None = None) -> Shaped[Array, "*B"]:
+    """Return the output of the last step that happened, ``[T, *B, ...] -> [*B, ...]``; zero where no step did.
 
     Example:
         >>> import jax.numpy as jnp, seqjax as sj
@@ -69,8 +73,8 @@ def last(ys: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     return keep(at >= 0, jnp.take_along_axis(ys, index, 0)[0])
 
 
-def mean_pool(ys: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """The mean over the steps that happened, ``[T, *B, ...] -> [*B, ...]``; zero where none did.
+def mean_pool(ys: Inexact[Array, "T *B"], mask: Mask | None = None) -> Inexact[Array, "*B"]:
+    """Return the mean over the steps that happened, ``[T, *B, ...] -> [*B, ...]``; zero where no step did.
 
     Example:
         >>> import jax.numpy as jnp, seqjax as sj
@@ -84,8 +88,10 @@ def mean_pool(ys: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     return (jnp.sum(keep(mask, ys), 0, dtype=dtype) / expand(count, ys.ndim - 1)).astype(ys.dtype)
 
 
-def lengths_to_mask(lengths: jax.Array, num_steps: int) -> jax.Array:
-    """``mask [T, *B]``: True for the first ``lengths [*B]`` steps.
+def lengths_to_mask(
+    lengths: Integer[Array | np.ndarray, "*B"], num_steps: int
+) -> Bool[Array, "{num_steps} *B"]:
+    """Return a ``mask [T, *B]`` that is True for the first ``lengths [*B]`` steps.
 
     Example:
         >>> import jax.numpy as jnp, seqjax as sj

@@ -15,15 +15,15 @@ from seqjax.values import definition
 
 @definition
 def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a frozen value)
-    """A cell run over time by a method.
+    """Run a cell over time by a method.
 
     Args:
-        cell: what is computed.
-        method: how it is run; see `seqjax.methods`.
+        cell: the computation of one time step.
+        method: how the cell runs over time; see `seqjax.methods`.
 
     Raises:
         TypeError: when the method cannot run the cell's kind of recurrence.
-        ValueError: from `unroll` and `step`, before anything runs, for shapes or dtypes that do not fit.
+        ValueError: from `unroll` and `step`, before anything runs, for inputs of the wrong shape or dtype.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -70,24 +70,24 @@ def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a fr
 
 
 def _in_dtypes_of(initial: Any, carry: Carry) -> Any:
-    """The carry in the dtypes that the cell runs in."""
+    """Return the carry in the dtypes of the initial carry."""
     return jax.tree.map(lambda like, leaf: jnp.asarray(leaf).astype(like.dtype), initial, carry)
 
 
 def _check_length(who: str, cell: Cell, xs: Xs) -> None:
-    """Raise a ValueError for more steps than attention without a window has slots, under any method."""
+    """Raise a ValueError for more steps than attention without a window can store."""
     longest = cell.recurrence.max_length if isinstance(cell.recurrence, Attention) else None
     if longest is not None and num_steps(xs) > longest:
         raise ValueError(
             f"{who}: expected at most max_length={longest} steps, got xs {list(jax.tree.leaves(xs)[0].shape)}. "
-            "Give a larger max_length, or a window."
+            "Use a larger max_length, or a window."
         )
 
 
 def _check_inputs(
     who: str, cell: Cell, params: Params, xs: Xs, flags: Flags, *, time: tuple[int, ...]
 ) -> None:
-    """Raise a ValueError where inputs do not fit, from static shapes alone."""
+    """Raise a ValueError for inputs of the wrong shape or dtype, from static information alone."""
     own = ["D"] if cell.event_ndim == 1 else [f"D{i + 1}" for i in range(cell.event_ndim)]
     letters = f"[{', '.join([*('T' for _ in time), '...', *own])}]"
     leaf, *others = jax.tree.leaves(xs)
@@ -97,8 +97,8 @@ def _check_inputs(
     for other in others:
         if other.shape[: len(batch)] != batch:
             raise ValueError(
-                f"{who}: expected every part of xs to begin with {list(batch)}, as the first, {list(leaf.shape)}, "
-                f"does; got {list(other.shape)}."
+                f"{who}: expected every array in xs to begin with {list(batch)}, as the first, {list(leaf.shape)}, "
+                f"does, got {list(other.shape)}."
             )
     if isinstance(cell.project, Dense):
         w, _ = cell.project.weights(params)

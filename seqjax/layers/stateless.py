@@ -9,9 +9,9 @@ from seqjax.ops.select import keep
 
 
 def stateless(init: Callable, apply: Callable) -> Layer:
-    """A layer without a carry from ``apply: (params, xs, keys) -> ys``, which acts on each step by itself.
+    """Return a layer without a carry from ``apply: (params, x, key) -> y``, which acts on each step by itself.
 
-    ``apply`` is given one step ``x [*B, ...]`` and one key or None; it is mapped over time.
+    ``apply`` receives one step ``x [*B, ...]`` and one key or None; `unroll` maps it over time.
     """
 
     def step(params: Params, carry: Carry, x: X, flags: Flags) -> tuple[Carry, Y]:

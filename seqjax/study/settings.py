@@ -13,7 +13,6 @@ from seqjax.base import Layer
 from seqjax.cells import REGISTRY, vector
 from seqjax.fields import SettingError, above_zero, at_least_one, check_fields, one_of, setting
 from seqjax.methods import NAMED
-from seqjax.names import known_name
 from seqjax.study.models import recurrent_layer
 from seqjax.tasks import TASKS
 from seqjax.user_model import is_own
@@ -21,9 +20,9 @@ from seqjax.user_model import is_own
 DTYPES = ("float32", "float64", "bfloat16")
 
 
-def _cell(name: str) -> None:
+def _cell(field: str, name: str) -> None:
     if not is_own(name):
-        known_name(name, [each for each, entry in REGISTRY.items() if entry.example is vector])
+        one_of(each for each, entry in REGISTRY.items() if entry.example is vector)(field, name)
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,9 @@ STACKS: dict[str, Callable[..., Layer]] = {
 """Stacks of blocks by name: ``(hidden_size, depth, num_heads) -> Layer``."""
 
 
-def _seed(value: int) -> None:
+def _seed(name: str, value: int) -> None:
     if not 0 <= value < 2**31:  # JAX truncates larger seeds, and two runs would be equal
-        raise ValueError(f"expected a whole number from 0 to 2^31 - 1, got {value}.")
+        raise ValueError(f"{name}: expected a whole number from 0 to 2^31 - 1, got {value}.")
 
 
 @dataclass(frozen=True)
