@@ -1,4 +1,4 @@
-"""What goes into a layer: the record of flags, and the checks that every layer makes before it runs."""
+"""The inputs of a layer: the record of flags, and the checks that every layer makes before it runs."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,14 +8,14 @@ import jax.numpy as jnp
 
 
 class Flags(NamedTuple):
-    """What goes with the inputs of a sequence ``[T, *B, ...]``, or of one step without T. Any entry may be None.
+    """The flags of a sequence ``[T, *B, ...]``, or of one step without T. Any entry may be None.
 
     Attributes:
         reset: ``[T, *B]`` bool; where True the carry restarts before the step.
         mask: ``[T, *B]`` bool; where False the step does not happen.
         key: one key per step, ``[T]``; for one step, one key.
         tap: dummies ``[T, *B]``, one per leaf of the carry; see `seqjax.ops.tap`.
-        initial: the carry that a reset restarts from, ``[*B, ...]``. It is the only entry without a time axis.
+        initial: the carry that a reset restarts from, ``[*B, ...]``; the only entry without a time axis.
             `seqjax.recurrent` sets it for the methods; layers receive None.
     """
 
@@ -26,19 +26,19 @@ class Flags(NamedTuple):
     initial: Any = None
 
     def over_time(self) -> "Flags":
-        """The entries that have a time axis: these flags can be scanned, or cut into pieces."""
+        """Return the entries that have a time axis, which can be scanned or cut into pieces."""
         return self._replace(initial=None)
 
     def part(self, number: int) -> "Flags":
-        """The flags of part `number` of a composition whose carry is a tuple: its own key, its own tap."""
+        """Return the flags of part `number` of a composition whose carry is a tuple, with its own key and tap."""
         return self.part_key(number).of(lambda tap: tap[number])
 
     def part_key(self, number: Any) -> "Flags":
-        """The flags with the key of part `number`."""
+        """Return the flags with the key of part `number`."""
         return self._replace(key=fold_in(self.key, number))
 
     def of(self, pick: Callable) -> "Flags":
-        """The flags for a part of the carry, whose tap ``pick`` takes out of the whole tap."""
+        """Return the flags for a part of the carry; ``pick`` selects the tap of that part."""
         return self if self.tap is None else self._replace(tap=pick(self.tap))
 
 
@@ -46,17 +46,17 @@ class Flags(NamedTuple):
 
 
 def num_steps(xs: Any) -> int:
-    """T of a tree of arrays ``[T, ...]``."""
+    """Return T of a tree of arrays ``[T, ...]``."""
     return jax.tree.leaves(xs)[0].shape[0]
 
 
 def first_step(xs: Any) -> Any:
-    """The first step of a tree of arrays ``[T, ...]``; zeros where T is 0."""
+    """Return the first step of a tree of arrays ``[T, ...]``; zeros where T is 0."""
     return jax.tree.map(lambda a: a[0] if a.shape[0] else jnp.zeros(a.shape[1:], a.dtype), xs)
 
 
 def step_keys(key: jax.Array | None, length: int) -> jax.Array | None:
-    """One key per step: ``fold_in(key, t)``; an array of T keys is taken as it is."""
+    """Return one key per step, ``fold_in(key, t)``; an array of T keys is returned unchanged."""
     if key is None:
         return None
     _check_key(key)
@@ -72,7 +72,7 @@ def _check_key(key: Any) -> None:
 
 
 def fold_in(key: jax.Array | None, number: Any) -> jax.Array | None:
-    """A key, or an array of keys, for part `number` of a composition."""
+    """Return a key, or an array of keys, for part `number` of a composition."""
     if key is None:
         return None
     return (
@@ -81,7 +81,7 @@ def fold_in(key: jax.Array | None, number: Any) -> jax.Array | None:
 
 
 def swap_axes(tree: Any) -> Any:
-    """Arrays ``[B, T, ...]`` as ``[T, B, ...]``, and back."""
+    """Swap the first two axes of each array: ``[B, T, ...]`` to ``[T, B, ...]``, and back."""
 
     def swap(a: Any) -> jax.Array:
         if jnp.ndim(a) < 2:
@@ -101,8 +101,8 @@ MOST_SHAPES = 1000
 def cached_shape(kind: str, layer: Any, fn: Callable, *args: Any) -> Any:
     """``jax.eval_shape(fn, *args)`` for a function that depends on its kind and a layer alone, computed once.
 
-    Without the memory each level of a nest of layers would trace all its parts twice, once for its carry and once for
-    its output, and a nest of n levels 2^n times.
+    Without the cache, each level of nested layers would trace all its parts twice, once for its carry and once for its
+    output, and n levels would trace the innermost layer 2^n times.
     """
     leaves, treedef = jax.tree.flatten(args)
     types = tuple(leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf) for leaf in leaves)
@@ -112,7 +112,7 @@ def cached_shape(kind: str, layer: Any, fn: Callable, *args: Any) -> Any:
         found = _SHAPES.get(key)
     except TypeError:  # a layer written by hand that has no hash
         return jax.eval_shape(fn, *args)
-    if found is None:  # computed here, so that an error in it has no other before it
+    if found is None:  # outside the except clause, so that errors are not chained
         found = jax.eval_shape(fn, *args)
         if len(_SHAPES) >= MOST_SHAPES:
             _SHAPES.clear()
@@ -121,7 +121,7 @@ def cached_shape(kind: str, layer: Any, fn: Callable, *args: Any) -> Any:
 
 
 def empty_outputs(layer: Any, params: Any, carry: Any, xs: Any) -> Any:
-    """The outputs ``[0, *B, ...]`` of a layer for a sequence without steps."""
+    """Return the outputs ``[0, *B, ...]`` of a layer for a sequence without steps."""
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), xs)
     ys = jax.eval_shape(layer.unroll_fn, params, carry, one, Flags())[1]
     return jax.tree.map(lambda a: jnp.zeros((0, *a.shape[1:]), a.dtype), ys)
@@ -131,7 +131,7 @@ def empty_outputs(layer: Any, params: Any, carry: Any, xs: Any) -> Any:
 
 
 def run_step(layer: Any, params: Any, carry: Any, x: Any, flags: Flags) -> tuple[Any, Any]:
-    """`Layer.step`."""
+    """Check the arguments and run `Layer.step`."""
     if not layer.causal:
         raise TypeError(
             f"{layer!r} has no step: it reads the whole sequence. Use unroll, or a causal layer for decoding."
@@ -141,7 +141,7 @@ def run_step(layer: Any, params: Any, carry: Any, x: Any, flags: Flags) -> tuple
 
 
 def run_unroll(layer: Any, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any]:
-    """`Layer.unroll`."""
+    """Check the arguments and run `Layer.unroll`."""
     if layer.batch_major:
         xs = swap_axes(xs)
         flags = flags._replace(reset=swap_axes(flags.reset), mask=swap_axes(flags.mask))
@@ -154,21 +154,21 @@ def run_unroll(layer: Any, params: Any, carry: Any, xs: Any, flags: Flags) -> tu
 
 
 def checked(layer: Any, view: str, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any, Flags]:
-    """``(carry, xs, flags)`` in the form that `Layer.step_fn` and `Layer.unroll_fn` take.
+    """Return ``(carry, xs, flags)`` in the form that `Layer.step_fn` and `Layer.unroll_fn` take.
 
-    Lists and NumPy arrays become arrays, one key becomes one key per step, and a carry of None the initial one.
+    Lists and NumPy arrays become arrays, one key becomes one key per step, and None becomes the initial carry.
 
     Args:
         layer: the layer that is called.
         view: "step" or "unroll".
-        params: of the layer.
+        params: its params.
         carry: its carry, or None.
         xs: inputs of one step, or of a sequence.
-        flags: as they came.
+        flags: the flags of the call.
 
     Raises:
-        TypeError: for a key that is no typed key.
-        ValueError: for flags of another dtype or shape, or a carry that is not the layer's.
+        TypeError: for a key that is not a typed key.
+        ValueError: for flags of the wrong dtype or shape, or the carry of another layer.
     """
     whole = view == "unroll"
     xs = jax.tree.map(_array, xs)
@@ -231,7 +231,7 @@ _TIME_MAJOR = (
 
 
 def _carry(layer: Any, view: str, params: Any, carry: Any, xs: Any) -> Any:
-    """The carry as arrays; a ValueError where it is not the layer's, from shapes alone."""
+    """Return the carry as arrays; raise a ValueError for the carry of another layer, from shapes alone."""
     whole = view == "unroll"
 
     def initial_carry(params: Any, xs: Any) -> Any:
@@ -250,7 +250,7 @@ def _carry(layer: Any, view: str, params: Any, carry: Any, xs: Any) -> Any:
         expected = expected_for(params)
     except Exception:
         if not _is_swapped(expected_for, params, carry):
-            return carry  # the run itself says better what does not fit
+            return carry  # the run itself raises a clearer error
         raise ValueError(
             f"{layer!r}.{view}: expected params, got its carry {_kind(params)}.{swapped}"
         ) from None
@@ -263,7 +263,7 @@ def _carry(layer: Any, view: str, params: Any, carry: Any, xs: Any) -> Any:
     pairs = zip(jax.tree_util.tree_leaves_with_path(carry), jax.tree.leaves(expected), strict=True)
     wrong = [(path, leaf.shape, like.shape) for (path, leaf), like in pairs if not _fits(leaf, like)]
     if wrong:
-        # Inputs that do not fit the params say so themselves.
+        # If the inputs do not fit the params, this run raises an error about the inputs instead.
         run = layer.unroll_fn if whole else layer.step_fn
         jax.eval_shape(lambda params, xs: run(params, initial_carry(params, xs), xs, Flags()), params, xs)
         path, found, like = wrong[0]
@@ -275,7 +275,7 @@ def _carry(layer: Any, view: str, params: Any, carry: Any, xs: Any) -> Any:
 
 
 def _fits(leaf: Any, like: Any) -> bool:
-    """Whether a leaf of a carry has the expected shape; a memory that starts with no entries may have any number."""
+    """Return whether a leaf of a carry has the expected shape; axes of expected size 0 may have any size."""
     return leaf.ndim == len(like.shape) and all(
         b in (a, 0) for a, b in zip(leaf.shape, like.shape, strict=True)
     )
@@ -290,23 +290,23 @@ def _is_swapped(expected_for: Callable, params: Any, carry: Any) -> bool:
 
 
 def _remedy(view: str, xs: tuple[int, ...], found: tuple[int, ...], like: tuple[int, ...]) -> str:
-    """What to write instead, by the shapes of xs and of a leaf of the carry."""
+    """Return what to write instead, from the shapes of xs and of a leaf of the carry."""
     if view == "unroll" and found[1:] == like:
-        return " The carry was made from a whole sequence: give one time step, layer.initial_carry(params, xs[0])."
+        return " The carry was made from a whole sequence: pass one time step, layer.initial_carry(params, xs[0])."
     if view == "step" and like[1:] == found:
         return " step takes one time step, x [*B, ...]; for a sequence use unroll."
     if view == "unroll" and found and like and len(xs) > 1 and (found[0], like[0]) == xs[:2]:
-        return f" It fits a batch of {found[0]}, and xs is {list(xs)}.{_TIME_MAJOR}"
+        return f" The carry is for a batch of {found[0]}, and xs is {list(xs)}.{_TIME_MAJOR}"
     return f" {'xs' if view == 'unroll' else 'x'} is {list(xs)}."
 
 
 class _Array:
-    """Stands for an array where a tree is printed."""
+    """A placeholder for an array in a printed tree."""
 
     def __repr__(self) -> str:
         return "*"
 
 
 def _kind(tree: Any) -> str:
-    """A tree with a * for each array."""
+    """Return the text of a tree, with a * for each array."""
     return repr(jax.tree.map(lambda _: _Array(), tree))

@@ -1,9 +1,9 @@
 """Statistics over seeds: estimates with intervals, in float64 NumPy. Every function is pure; randomness is seeded.
 
-The unit is the seed. A *stratum* holds the values of one condition (one cell at one length, one task), one per seed;
-resampling stays inside the strata, so that every resample has as many values of each condition as there were.
-Quantities that are positive and span decades are handed over as logarithms, or with ``log=True``, and come back from
-there. NaN is refused; infinite values are values (a logarithm of zero).
+The unit is the seed. A *stratum* holds the values of one condition (one cell at one length, one task), one per seed.
+Resampling stays inside the strata, so that every resample has as many values of each condition as the data.
+Pass positive quantities that span decades as logarithms, or with ``log=True``, which returns results on the original
+scale. NaN is refused; infinite values are allowed (the logarithm of zero).
 """
 
 import math
@@ -20,7 +20,7 @@ Statistic = Callable[..., Any]
 
 
 class Interval(NamedTuple):
-    """An estimate and its interval; ``low`` and ``high`` are NaN where the values cannot tell (a single seed)."""
+    """An estimate and its interval; ``low`` and ``high`` are NaN where they cannot be computed (a single seed)."""
 
     estimate: Any
     low: Any
@@ -28,13 +28,13 @@ class Interval(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """What `paired_comparison` finds about ``b - a`` on common seeds.
+    """The results of `paired_comparison`: ``b - a`` on common seeds.
 
     Attributes:
-        difference: interquartile mean of the differences (of log ratios with ``log=True``: then it is a ratio b/a).
-        wins: the share of pairs with b above a, ties counted half.
-        pairs: how many pairs there are.
-        p: of the sign-flip test, see `sign_flip_test`.
+        difference: interquartile mean of the differences; with ``log=True`` of the log ratios, returned as a ratio b/a.
+        wins: the share of pairs with b above a; a tie counts half.
+        pairs: the number of pairs.
+        p: the p-value of `sign_flip_test`.
     """
 
     difference: Interval
@@ -44,18 +44,18 @@ class Paired(NamedTuple):
 
 
 def interquartile_mean(values: Any, axis: int | None = None) -> Any:
-    r"""The mean of the middle half of the values: as robust as a median, with less noise.
+    r"""Return the mean of the middle half of the values, as robust as the median but with less noise.
 
     .. math::
         2 \int_{1/4}^{3/4} Q(u)\, du
 
-    with Q the empirical quantile function, so that for numbers of values that are not multiples of four the two values
-    at the quartiles count in part. (Trimming whole values, as ``scipy.stats.trim_mean(x, 0.25)`` does, is the same for
-    multiples of four.)
+    with Q the empirical quantile function. If the number of values is not a multiple of four, the two values at the
+    quartiles count in part. For multiples of four the result equals ``scipy.stats.trim_mean(x, 0.25)``, which trims
+    whole values.
 
     Args:
         values: any shape; no NaN.
-        axis: over which; None for all values.
+        axis: the axis of the mean; None for all values.
 
     Example:
         >>> interquartile_mean([0.0, 1.0, 2.0, 1000.0])
@@ -88,19 +88,19 @@ def bootstrap(
     seed: int = 0,
     log: bool = False,
 ) -> Interval:
-    """A statistic of all strata together, with its percentile interval by stratified bootstrap.
+    """Return a statistic of all strata together, with its percentile interval by stratified bootstrap.
 
-    With few values per stratum (fewer than about ten) percentile intervals are too narrow: give the number of seeds
-    beside them. Where a stratum holds a single value, nothing is known of its spread, and the interval is NaN.
+    With few values per stratum (fewer than about ten) percentile intervals are too narrow, so report the number of
+    seeds beside them. If a stratum holds a single value, its spread is unknown and the interval is NaN.
 
     Args:
         strata: arrays ``[N_i]``, the values of one condition each; lengths may differ.
-        statistic: ``(values [..., N], axis=-1) -> [...]``, of the concatenated strata; `numpy.mean` is one.
-        resamples: how many.
-        level: of confidence.
-        seed: of the resampling.
-        log: values are positive, aggregated as logarithms, and the result is given on their own scale; zeros make
-            minus infinity and come back as zero.
+        statistic: ``(values [..., N], axis=-1) -> [...]`` of the concatenated strata, such as `numpy.mean`.
+        resamples: the number of resamples.
+        level: the confidence level.
+        seed: the seed of the resampling.
+        log: aggregate positive values as logarithms and return the result on their own scale; the logarithm of a zero
+            is minus infinity, which comes back as zero.
 
     Example:
         >>> bootstrap([[1.0, 2.0, 3.0, 4.0]], np.mean, resamples=1000)
@@ -132,18 +132,18 @@ def paired_comparison(
     seed: int = 0,
     log: bool = False,
 ) -> Paired:
-    """Compare b with a on the same seeds: what the seeds share (initial values, data) cancels.
+    """Compare b with a on the same seeds, so that effects of the seed (initial values, data) cancel.
 
     Args:
         a: strata ``[N_i]``; value j of a stratum belongs to the same seed in a and b.
         b: strata of the same lengths.
-        resamples: of whole pairs, inside the strata.
-        level: of confidence.
-        seed: of the resampling.
-        log: compare logarithms, and give the ratio b/a.
+        resamples: the number of resamples, of whole pairs inside the strata.
+        level: the confidence level.
+        seed: the seed of the resampling.
+        log: compare logarithms and return the ratio b/a.
 
     Raises:
-        ValueError: where a and b do not have the same numbers of values.
+        ValueError: when a and b have different numbers of values.
 
     Example:
         >>> paired_comparison([[1.0, 20.0, 300.0]], [[1.1, 22.0, 330.0]], log=True).difference.estimate
@@ -151,8 +151,8 @@ def paired_comparison(
     """
     if [np.shape(each) for each in a] != [np.shape(each) for each in b]:
         raise ValueError(
-            "paired_comparison: expected one value per seed in a and b alike, got strata of "
-            f"{[np.shape(each) for each in a]} and {[np.shape(each) for each in b]}. Keep the common seeds."
+            "paired_comparison: expected strata of the same sizes in a and b, got "
+            f"{[np.shape(each) for each in a]} and {[np.shape(each) for each in b]}. Keep only the common seeds."
         )
     lefts = [_stratum("paired_comparison(a)", each, log) for each in a]
     rights = [_stratum("paired_comparison(b)", each, log) for each in b]
@@ -167,15 +167,15 @@ def paired_comparison(
 
 
 def sign_flip_test(differences: Any, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
-    r"""How probable so large a mean of paired differences is, if each was as likely to have the other sign.
+    r"""Return the p-value of the mean of paired differences, if each difference could equally have the other sign.
 
-    Exact, over all :math:`2^n` assignments of signs, for as many as 12 pairs; for more, over drawn assignments and the
-    observed one. With n pairs no p is below :math:`2^{1-n}`: five seeds cannot show anything at a level of 5%.
+    The test is exact for up to 12 pairs, over all :math:`2^n` assignments of signs. For more pairs it draws assignments
+    and adds the observed one. With n pairs no p is below :math:`2^{1-n}`, so five seeds cannot be significant at 5%.
 
     Args:
         differences: ``[N]``; infinite ones count as larger than any other.
-        resamples: how many assignments are drawn, where there are more in all.
-        seed: of these.
+        resamples: the number of assignments to draw, for more than 12 pairs.
+        seed: the seed of the draws.
 
     Example:
         >>> sign_flip_test([0.1, 0.3, 0.2, 0.5, 0.4, 0.6])
@@ -207,21 +207,21 @@ def probability_of_improvement(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Interval:
-    r"""How likely a run of b is above one of a, on a randomly chosen stratum.
+    r"""Return the probability that a run of b is above a run of a, on a randomly chosen stratum.
 
     .. math::
         P(b > a) = \frac{1}{M} \sum_m \frac{1}{N_m K_m} \sum_{i, j}
         \left([b_{m,j} > a_{m,i}] + \tfrac{1}{2} [b_{m,j} = a_{m,i}]\right)
 
-    the Mann-Whitney statistic over its largest value, averaged over the M strata; both sides are resampled. It does not
-    say by how much b is above a.
+    the Mann-Whitney statistic divided by its largest value, averaged over the M strata; both sides are resampled. The
+    probability does not measure by how much b is above a.
 
     Args:
         a: strata ``[N_i]``.
         b: as many strata, ``[K_i]``.
-        resamples: how many.
-        level: of confidence.
-        seed: of the resampling.
+        resamples: the number of resamples.
+        level: the confidence level.
+        seed: the seed of the resampling.
 
     Example:
         >>> probability_of_improvement([[1.0, 2.0, 3.0]], [[2.0, 3.0, 4.0]]).estimate
@@ -263,18 +263,18 @@ def horizon_interval(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Interval:
-    """A horizon of the mean profile, with its interval by bootstrap over seeds and, inside them, sequences.
+    """Return a horizon of the mean profile, with its interval by bootstrap over seeds and over the sequences of a seed.
 
-    Profiles are averaged as logarithms over those whose gradient is not exactly zero. A horizon is a whole number of
-    steps and no smooth function of the profile, so it is measured on every resample. With a single seed the interval
-    is over its sequences alone; with a single sequence of a single seed it is NaN.
+    The mean is over the logarithms of all profiles whose gradient is not exactly zero. A horizon is a whole number of
+    steps and not a smooth function of the profile, so the function measures it on every resample. With a single seed
+    the interval is over its sequences alone; with a single sequence of a single seed it is NaN.
 
     Args:
         log_norms: natural logs ``[S, B, T]`` by seed, sequence and lag; NaN for steps that did not happen.
         measure: ``profile [T] -> steps``, such as ``lambda p: seqjax.probes.horizon(p, 0.9)``.
-        resamples: how many.
-        level: of confidence.
-        seed: of the resampling.
+        resamples: the number of resamples.
+        level: the confidence level.
+        seed: the seed of the resampling.
 
     Example:
         >>> profiles = np.log(0.5) * np.arange(6) * np.array([[[1.0], [0.7]], [[0.9], [1.1]]])
@@ -294,7 +294,7 @@ def horizon_interval(
 
     def measured(weights: np.ndarray) -> np.ndarray:
         count = weights @ present
-        # Where no sequence has a gradient: zero if one was measured there, else unknown.
+        # Without a gradient in any sequence: zero if a zero was measured, otherwise unknown.
         zero = np.where(weights @ np.isneginf(flat) > 0, -np.inf, np.nan)
         profiles = np.where(count > 0, (weights @ filled) / np.maximum(count, 1), zero)
         return np.array([measure(profile) for profile in profiles], np.float64)
@@ -315,15 +315,15 @@ def horizon_interval(
 
 
 def wilson(successes: int, trials: int, *, level: float = LEVEL) -> Interval:
-    r"""A success rate with Wilson's score interval, which stays inside [0, 1] and is not empty at 0 and at n.
+    r"""Return a success rate with Wilson's score interval, which stays inside [0, 1] and is not empty at 0 and n.
 
     .. math::
         \frac{\hat p + z^2 / 2n \pm z \sqrt{\hat p (1 - \hat p) / n + z^2 / 4n^2}}{1 + z^2 / n}
 
     Args:
-        successes: how many.
-        trials: of how many, n of at least 1.
-        level: of confidence.
+        successes: the number of successes.
+        trials: n, the number of trials, at least 1.
+        level: the confidence level.
 
     Example:
         >>> wilson(0, 10)
@@ -353,12 +353,12 @@ def _stratum(who: str, values: Any, log: bool = False) -> np.ndarray:
 
 
 def _counts(rng: np.random.Generator, count: int, n: int) -> np.ndarray:
-    """How often each of n values is drawn, ``[count, n]``."""
+    """Return how often each of n values is drawn in each of `count` resamples, ``[count, n]``."""
     return rng.multinomial(n, np.full(n, 1 / n), size=count).astype(np.float64)
 
 
 def _resampled(draw: Callable, size: int, resamples: int, seed: int) -> np.ndarray:
-    """``draw(rng, count) -> [count]`` in blocks that fit memory."""
+    """Call ``draw(rng, count) -> [count]`` in blocks that fit in memory, and concatenate the results."""
     if resamples < 1:
         raise ValueError(f"resamples: expected at least 1, got {resamples}.")
     rng = np.random.default_rng(seed)
@@ -378,23 +378,23 @@ def _interval(estimate: Any, drawn: np.ndarray | None, level: float, log: bool =
 
 
 def percentiles(drawn: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of the central interval of resampled values ``[R, ...]``, as order statistics.
+    """Return the ends of the central interval of resampled values ``[R, ...]``, as order statistics.
 
-    `scipy.stats.bootstrap` would draw another stream, resample strata one by one, and interpolate between infinite
-    values.
+    `scipy.stats.bootstrap` draws other random numbers, resamples the strata one by one, and interpolates between
+    infinite values.
     """
     tail, ordered = math.floor((1 - level) / 2 * (len(drawn) - 1)), np.sort(drawn, axis=0)
     return ordered[tail], ordered[-1 - tail]
 
 
 def _checked(who: str, values: Any) -> np.ndarray:
-    """Float64 values, at least one, none of them NaN."""
+    """Return the values in float64; raise a ValueError if there are none, or if one is NaN."""
     array = np.asarray(values, np.float64)
     if not array.size:
         raise ValueError(f"{who}: expected at least one value, got {list(array.shape)}.")
     if np.isnan(array).any():
         raise ValueError(
-            f"{who}: expected numbers, got {int(np.isnan(array).sum())} NaN of {array.size}. Leave out or count apart "
-            "what is not known."
+            f"{who}: expected numbers, got {int(np.isnan(array).sum())} NaN of {array.size}. Leave out unknown values, "
+            "or count them separately."
         )
     return array

@@ -1,6 +1,6 @@
-"""Ready blocks and stacks of the literature, as compositions of layers: one file per family.
+"""Blocks and stacks from the literature, as compositions of layers: one file per family.
 
-A block takes and returns vectors of one width and holds its residual connections, so that a model is an embedding,
+A block takes and returns vectors of one width and contains its residual connections, so that a model is an embedding,
 blocks, a norm and a head: ``serial(pointwise(Embed), block, block, pointwise(RMSNorm), pointwise(Dense))``.
 """
 

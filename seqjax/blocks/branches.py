@@ -1,4 +1,4 @@
-"""What blocks are made of: branches side by side, a gate, a residual branch with a norm before it."""
+"""The parts of blocks: a gate, a residual branch with a norm before it, norms and dense layers."""
 
 from typing import Literal
 
@@ -37,7 +37,7 @@ def gated(layer: Layer, gate: Layer) -> Layer:
 def pre_norm(layer: Layer, norm: Norm = "rms") -> Layer:
     r"""A residual branch with a norm before it, :math:`y = x + \mathrm{layer}(\mathrm{norm}(x))`.
 
-    Gradients: the branch x carries them on unchanged, through any number of blocks.
+    Gradients: they pass unchanged along x, through any number of blocks.
 
     Args:
         layer: the branch.
@@ -50,21 +50,21 @@ def pre_norm(layer: Layer, norm: Norm = "rms") -> Layer:
 
 
 def norm_layer(norm: Norm) -> Layer:
-    """RMSNorm or LayerNorm of flax, by name."""
+    """Return the RMSNorm or LayerNorm of flax, by name."""
     check_one_of("norm", norm, ("rms", "layer"))
     return pointwise(nn.RMSNorm() if norm == "rms" else nn.LayerNorm())
 
 
 def dense(size: int) -> Layer:
-    """A linear map without bias."""
+    """Return a dense layer without bias."""
     return pointwise(nn.Dense(size, use_bias=False))
 
 
 def product(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """The product of the two outputs of a `parallel`."""
+    """Return the product of the two outputs of a `parallel`."""
     return pair[0] * pair[1]
 
 
 def unchanged(x: jax.Array) -> jax.Array:
-    """The input: a branch of a `parallel` that does nothing."""
+    """Return the input: the identity branch of a `parallel`."""
     return x

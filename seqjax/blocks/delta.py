@@ -1,4 +1,4 @@
-"""Gated DeltaNet's block, and its mixture with local attention."""
+"""The block of Gated DeltaNet, and its hybrid with local attention."""
 
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ from seqjax.values import definition
 
 @sets_recurrence("b_dt", "a_log")
 class GatedDeltaBlockParams(NamedTuple):
-    """Of the cell in `gated_delta_block`: w_beta, w_dt ``[D, N]``; b_dt, a_log ``[N]``; scale ``[V]`` of the norm."""
+    """Params of the cell in `gated_delta_block`: w_beta, w_dt ``[D, N]``; b_dt, a_log ``[N]``; norm scale ``[V]``."""
 
     w_beta: jax.Array
     w_dt: jax.Array
@@ -56,7 +56,7 @@ def gated_delta_block(
     hidden_size: int | None = None,
     method: Method = Auto(),  # noqa: B008 (a frozen value)
 ) -> Layer:
-    r"""Gated DeltaNet's block: short convolutions on queries, keys and values, the gated delta rule, an output gate.
+    r"""The block of Gated DeltaNet: convolutions on queries, keys and values, the gated delta rule, an output gate.
 
     .. math::
         q, k &= \mathrm{unit}(\mathrm{silu}(\mathrm{conv}(\bar x W_q))),\; \mathrm{unit}(\mathrm{silu}(\mathrm{conv}(
@@ -65,7 +65,8 @@ def gated_delta_block(
         z_t &= x_t + \big(\mathrm{norm}_{\text{heads}}(S_t^\top q_t) \odot \mathrm{silu}(\bar x_t W_g)\big) W_o,
             \qquad y_t = z_t + \mathrm{feed\_forward}(\mathrm{norm}(z_t))
 
-    with alpha and beta of :math:`\bar x` as in `seqjax.gated_delta_net`, and each convolution of its own.
+    with alpha and beta computed from :math:`\bar x` as in `seqjax.gated_delta_net`; each conv is a separate
+    convolution.
 
     Shapes: x ``[*B, D]`` -> y ``[*B, D]``, D = width.
 
@@ -75,11 +76,11 @@ def gated_delta_block(
         width: D, of inputs and outputs.
         num_heads: N.
         key_size: K; by default 3/4 of D / N, rounded down.
-        value_size: V; by default twice that.
+        value_size: V; by default twice K.
         negative_eigenvalues: beta in (0, 2) instead of (0, 1).
-        convolution_width: in steps.
-        hidden_size: of the feed-forward part, with the default of `feed_forward`.
-        method: that runs the recurrence.
+        convolution_width: the kernel size, in steps.
+        hidden_size: the hidden size of the feed-forward part, by default that of `feed_forward`.
+        method: the method that runs the recurrence.
 
     Raises:
         ValueError: for a size below 1, or heads that do not divide the width.
@@ -94,7 +95,7 @@ def gated_delta_block(
 
     References:
         Yang, Kautz, Hatamizadeh 2024, "Gated delta networks", arXiv:2412.06464: figure 1 (right), eq. 10, section 3.4.
-        Default sizes, and convolutions without biases, are the authors' code's.
+        The default sizes and the convolutions without biases follow the authors' code.
     """
 
     def defaults(share: int) -> tuple[int, int]:
@@ -116,7 +117,7 @@ def gated_delta_block(
 
 
 def _gated_delta(heads: Heads, largest: float) -> Cell:
-    """The gated delta rule on the convolved queries, keys, values, and the input, a tuple."""
+    """Return the gated delta rule on a tuple: the convolved queries, keys and values, and the input."""
 
     def init(key: Key, x: X) -> GatedDeltaBlockParams:
         keys = jax.random.split(key, 3)
@@ -149,15 +150,15 @@ def _gated_delta(heads: Heads, largest: float) -> Cell:
 
 @definition
 def hybrid_delta(width: int, depth: int, *, num_heads: int, window: int = 2048) -> Layer:
-    """The stack Gated DeltaNet-H1: a block with the gated delta rule, one of local attention, again and again; RMSNorm.
+    """The stack Gated DeltaNet-H1: blocks with the gated delta rule and with local attention in turn, then RMSNorm.
 
     Shapes: x ``[*B, width]`` -> y ``[*B, width]``.
 
     Args:
-        width: of inputs and outputs.
+        width: the width of inputs and outputs.
         depth: the number of blocks.
-        num_heads: of every block.
-        window: of the attention, in steps.
+        num_heads: the number of heads of every block.
+        window: the window of the attention, in steps.
 
     Example:
         >>> import seqjax as sj

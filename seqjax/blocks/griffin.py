@@ -1,4 +1,4 @@
-"""Griffin: gated linear recurrences, mixed with local attention."""
+"""Griffin: gated linear recurrences combined with local attention."""
 
 import jax
 
@@ -24,7 +24,7 @@ def griffin_block(
     convolution_width: int = 4,
     method: Method = Auto(),  # noqa: B008 (a frozen value)
 ) -> Layer:
-    r"""Griffin's residual block with its recurrent part: a gated linear recurrence after a short convolution.
+    r"""The recurrent block of Griffin: a gated linear recurrence after a short convolution, then a feed-forward part.
 
     .. math::
         z &= x + \big(\mathrm{rg\_lru}(\mathrm{conv}(\bar x W_1)) \odot \mathrm{gelu}(\bar x W_2)\big) W_3,
@@ -39,10 +39,10 @@ def griffin_block(
 
     Args:
         width: D, of inputs and outputs.
-        recurrent_size: of the recurrence; by default 4/3 width, rounded up.
-        num_blocks: of the gates' weights; see `seqjax.rg_lru`.
-        convolution_width: in steps.
-        method: that runs the recurrence.
+        recurrent_size: the hidden size of the recurrence; by default 4/3 width, rounded up.
+        num_blocks: the number of blocks of the gates' weights; see `seqjax.rg_lru`.
+        convolution_width: the kernel size, in steps.
+        method: the method that runs the recurrence.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -54,7 +54,7 @@ def griffin_block(
 
     References:
         De et al. 2024, "Griffin: mixing gated linear recurrences with local attention for efficient language models",
-        arXiv:2402.19427: figure 2, sections 2.1 to 2.3 (maps here have no biases).
+        arXiv:2402.19427: figure 2, sections 2.1 to 2.3 (the maps here have no biases).
     """
     check_whole("griffin_block(width)", width)
     size = -(-4 * width // 3) if recurrent_size is None else recurrent_size
@@ -73,18 +73,18 @@ def griffin_block(
 def griffin(
     width: int, depth: int, *, num_heads: int, window: int = 1024, recurrent_size: int | None = None
 ) -> Layer:
-    """Griffin's stack: two recurrent blocks, then one of local attention with one head of keys, again and again.
+    """The stack of Griffin: repeats of two recurrent blocks and one block of local attention, then RMSNorm.
 
-    After the last block comes RMSNorm. Blocks 3, 6, 9, ... attend; the others are `griffin_block`.
+    Blocks 3, 6, 9, ... are local attention with one head of keys and values; the others are `griffin_block`.
 
     Shapes: x ``[*B, width]`` -> y ``[*B, width]``.
 
     Args:
-        width: of inputs and outputs.
+        width: the width of inputs and outputs.
         depth: the number of blocks.
-        num_heads: of the attention's queries.
-        window: of the attention, in steps.
-        recurrent_size: of the recurrent blocks.
+        num_heads: the number of query heads of the attention.
+        window: the window of the attention, in steps.
+        recurrent_size: the hidden size of the recurrences, as in `griffin_block`.
 
     Example:
         >>> import jax.numpy as jnp, seqjax as sj

@@ -1,4 +1,4 @@
-"""Mamba, and its mixture with local attention."""
+"""The block of Mamba, and its hybrid with local attention."""
 
 import jax
 
@@ -24,7 +24,7 @@ def mamba_block(
     convolution_width: int = 4,
     method: Method = Auto(),  # noqa: B008 (a frozen value)
 ) -> Layer:
-    r"""Mamba's block: a selective state space model between two wide maps, times a gate.
+    r"""The block of Mamba: a selective state space model between two dense maps, with a gate.
 
     .. math::
         y = x + \big(\mathrm{mamba}(\mathrm{silu}(\mathrm{conv}(\bar x W_1))) \odot \mathrm{silu}(\bar x W_2)\big) W_3,
@@ -36,10 +36,10 @@ def mamba_block(
 
     Args:
         width: D, of inputs and outputs.
-        expansion: channels per input.
-        state_size: per channel.
-        convolution_width: in steps.
-        method: that runs the recurrence.
+        expansion: the number of channels per input.
+        state_size: the state size per channel.
+        convolution_width: the kernel size, in steps.
+        method: the method that runs the recurrence.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -69,16 +69,16 @@ def mamba_block(
 
 @definition
 def samba(width: int, depth: int, *, num_heads: int, window: int = 2048, state_size: int = 16) -> Layer:
-    """Samba's stack: Mamba, feed-forward, local attention, feed-forward, again and again, then RMSNorm.
+    """The stack of Samba: repeats of Mamba, feed-forward, local attention and feed-forward, then RMSNorm.
 
     Shapes: x ``[*B, width]`` -> y ``[*B, width]``.
 
     Args:
-        width: of inputs and outputs.
-        depth: how many times the four.
-        num_heads: of the attention.
-        window: of the attention, in steps.
-        state_size: of Mamba, per channel.
+        width: the width of inputs and outputs.
+        depth: the number of repeats of the four parts.
+        num_heads: the number of heads of the attention.
+        window: the window of the attention, in steps.
+        state_size: the state size of Mamba, per channel.
 
     Example:
         >>> import seqjax as sj

@@ -1,4 +1,4 @@
-"""The transformer's block, and the feed-forward part that most blocks share."""
+"""The transformer block, and the feed-forward part that most blocks share."""
 
 from typing import Literal
 
@@ -21,7 +21,7 @@ Activation = Literal["swiglu", "geglu", "gelu"]
 
 @definition
 def feed_forward(width: int, *, hidden_size: int | None = None, activation: Activation = "swiglu") -> Layer:
-    r"""The feed-forward part of a block: one hidden layer, gated or not.
+    r"""The feed-forward part of a block: one hidden layer, with or without a gate.
 
     .. math::
         y &= (\phi(x W_1) \odot x W_2)\, W_3 && \text{(swiglu: } \phi = \mathrm{silu} \text{, geglu: gelu)} \\
@@ -30,9 +30,10 @@ def feed_forward(width: int, *, hidden_size: int | None = None, activation: Acti
     Shapes: x ``[*B, D]`` -> y ``[*B, width]``.
 
     Args:
-        width: of the outputs.
-        hidden_size: by default 4 width for "gelu" and 8/3 width, rounded up, for the gated ones: as many params.
-        activation: "swiglu", "geglu" or "gelu", the last with biases.
+        width: the width of the outputs.
+        hidden_size: by default 4 width for "gelu", and 8/3 width, rounded up, for the gated activations, which then
+            have as many params.
+        activation: "swiglu", "geglu", or "gelu" with biases.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj
@@ -78,32 +79,34 @@ def transformer_block(
     .. math::
         z = x + \mathrm{attention}(\mathrm{norm}(x)), \qquad y = z + \mathrm{feed\_forward}(\mathrm{norm}(z))
 
-    The defaults are LLaMA's: RMSNorm, rotary positions, SwiGLU, no biases. GPT-2's but for its learnt positions is
+    The defaults are those of LLaMA: RMSNorm, rotary positions, SwiGLU, no biases. For GPT-2's block, without its
+    learned positions, write
     ``transformer_block(width, num_heads=..., max_length=..., rotary_base=None, use_bias=True, activation="gelu",
     norm="layer")``.
 
     Shapes: x ``[*B, width]`` -> y ``[*B, width]``; the carry holds keys and values, see `seqjax.attention`.
 
-    Gradients: the residual branches carry them on unchanged; between steps one softmax weight per layer.
+    Gradients: they pass unchanged along the residual branches; between steps they scale with one softmax weight per
+    layer.
 
     Args:
-        width: of inputs and outputs.
-        num_heads: N, of queries.
-        num_groups: G, of keys and values; N by default.
+        width: the width of inputs and outputs.
+        num_heads: N, the number of query heads.
+        num_groups: G, the number of heads of keys and values; N by default.
         key_size: K; by default width / N.
-        window: of the attention, in steps; give this or max_length.
-        max_length: of the sequences, in steps.
-        rotary_base: of the rotary positions; None for none.
-        qk_norm: normalize queries and keys.
-        use_bias: biases in the maps of the attention.
-        hidden_size: of the feed-forward part, with the defaults of `feed_forward`.
-        activation: of the feed-forward part.
+        window: the window of the attention, in steps; pass either window or max_length.
+        max_length: the largest length of a sequence, in steps.
+        rotary_base: the base of rotary positions; None for no rotary positions.
+        qk_norm: whether to normalize queries and keys.
+        use_bias: whether the maps of the attention have biases.
+        hidden_size: the hidden size of the feed-forward part, by default that of `feed_forward`.
+        activation: the activation of the feed-forward part.
         norm: "rms" or "layer".
-        dropout_rate: of each branch, before it is added.
-        method: that runs the attention.
+        dropout_rate: the dropout rate of each branch, before the sum.
+        method: the method that runs the attention.
 
     Raises:
-        ValueError: as `seqjax.attention` and `feed_forward`.
+        ValueError: for sizes that `seqjax.attention` or `feed_forward` refuses.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj

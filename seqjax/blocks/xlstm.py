@@ -1,4 +1,4 @@
-"""xLSTM: blocks around the LSTM with a matrix memory and the one with exponential gates, and their stack."""
+"""xLSTM: blocks around the mLSTM (matrix memory) and the sLSTM (exponential gates), and their stack."""
 
 import math
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from seqjax.values import definition
 
 
 class MLSTMBlockParams(NamedTuple):
-    """Of the cell inside `mlstm_block`, with E channels.
+    """Params of the cell inside `mlstm_block`, with E channels.
 
     w_q, w_k, w_v ``[E/b, b, b]``; w_if ``[3E, 2N]``, b_if ``[2N]``: input gates, then forget gates; scale of the norm
     and skip ``[E]``.
@@ -50,7 +50,7 @@ def mlstm_block(
     block_size: int = 4,
     method: Method = Auto(),  # noqa: B008 (a frozen value)
 ) -> Layer:
-    r"""xLSTM's block with a matrix memory, between two wide maps: "pre up-projection".
+    r"""The mLSTM block of xLSTM: a matrix memory between two dense maps ("pre up-projection").
 
     .. math::
         u &= \mathrm{norm}(x) W_1, \qquad c = \mathrm{silu}(\mathrm{conv}(u)) \\
@@ -58,8 +58,8 @@ def mlstm_block(
         h &= \mathrm{norm}_{\text{heads}}(\mathrm{mlstm}(q, k, v, \tilde i, \tilde f)) + s \odot c \\
         y &= x + \big(h \odot \mathrm{silu}(\mathrm{norm}(x) W_2)\big) W_3
 
-    with the recurrence of `seqjax.mlstm`, whose output gate and output map are here those of the block. W_q, W_k and
-    W_v are block-diagonal.
+    with the recurrence of `seqjax.mlstm`; the block has its own output gate and output map. W_q, W_k and W_v are
+    block-diagonal.
 
     Shapes: x ``[*B, D]`` -> y ``[*B, D]``, D = width; E = expansion * D channels in N heads.
 
@@ -68,10 +68,10 @@ def mlstm_block(
     Args:
         width: D, of inputs and outputs.
         num_heads: N, a divisor of E.
-        expansion: channels per input.
-        convolution_width: in steps.
-        block_size: b, of the block-diagonal maps, a divisor of E.
-        method: that runs the recurrence.
+        expansion: the number of channels per input.
+        convolution_width: the kernel size, in steps.
+        block_size: b, the block size of the block-diagonal maps, a divisor of E.
+        method: the method that runs the recurrence.
 
     Raises:
         ValueError: for a size below 1, or heads or blocks that do not divide the channels.
@@ -86,8 +86,8 @@ def mlstm_block(
 
     References:
         Beck et al. 2024, "xLSTM: extended long short-term memory", arXiv:2405.04517: section 2.4, figure 3 (right) and
-        the figure of the block in the appendix; eq. 19-27 (the memory). That the gates see q, k and v is the authors'
-        code's.
+        the figure of the block in the appendix; eq. 19-27 (the memory). In the authors' code the gates
+        read q, k and v, as here.
     """
     check_whole("mlstm_block(width)", width)
     check_whole("mlstm_block(expansion)", expansion)
@@ -100,7 +100,7 @@ def mlstm_block(
 
 
 def _mlstm(size: int, num_heads: int, block_size: int) -> Cell:
-    """The matrix memory on pairs of channels, after and before the convolution, each ``[*B, E]``."""
+    """Return the matrix memory on a pair: the channels after and before the convolution, each ``[*B, E]``."""
     heads = check_heads("mlstm_block", size, num_heads, None, None, centered=True)
     check_whole("mlstm_block(block_size)", block_size)
     check_divisor("mlstm_block(block_size)", block_size, f"the {size} channels", size)
@@ -135,8 +135,8 @@ def _mlstm(size: int, num_heads: int, block_size: int) -> Cell:
 
     def readout(params: MLSTMBlockParams, hs: MatrixOutputs, xs: Xs) -> jax.Array:
         convolved, _ = xs
-        # As in `seqjax.mlstm`: the 1 of the quotient on the scale of the state; neither it nor the square of its
-        # reciprocal leaves the range of the dtype.
+        # As in `seqjax.mlstm`: the 1 of the quotient on the scale of the state. Clipping keeps it, and the square of
+        # its reciprocal, within the range of the dtype.
         limit = 0.45 * math.log(float(jnp.finfo(hs.m.dtype).max))
         one = jnp.exp(jnp.clip(-hs.m, -limit, limit))[..., None]
         h = hs.o[..., :-1] / jnp.maximum(jnp.abs(hs.o[..., -1:]), one)
@@ -158,7 +158,7 @@ def slstm_block(
     convolution_width: int = 4,
     method: Method = Auto(),  # noqa: B008 (a frozen value)
 ) -> Layer:
-    r"""xLSTM's block with exponential gates, and a feed-forward part after it: "post up-projection".
+    r"""The sLSTM block of xLSTM: exponential gates, then a feed-forward part ("post up-projection").
 
     .. math::
         z &= x + \mathrm{norm}_{\text{heads}}\big(\mathrm{slstm}([\mathrm{silu}(\mathrm{conv}(\bar x)),\, \bar x])\big),
@@ -172,10 +172,10 @@ def slstm_block(
     Gradients: those of `seqjax.slstm` over time; residual branches over depth.
 
     Args:
-        width: of inputs and outputs.
-        num_heads: of the recurrence and of the norm, a divisor of width.
-        convolution_width: in steps.
-        method: that runs the recurrence.
+        width: the width of inputs and outputs.
+        num_heads: the number of heads of the recurrence and the norm, a divisor of width.
+        convolution_width: the kernel size, in steps.
+        method: the method that runs the recurrence.
 
     Raises:
         ValueError: for a size below 1, or heads that do not divide width.
@@ -190,8 +190,8 @@ def slstm_block(
 
     References:
         Beck et al. 2024, arXiv:2405.04517: section 2.4, figure 3 (left) and the figure of the block in the appendix.
-        There the input and forget gates see the convolution, z and the output gate the input itself, through
-        block-diagonal maps; here every gate sees both, through a dense map, of which that is a special case.
+        In the paper the input and forget gates read the convolution, z and the output gate read the input itself,
+        through block-diagonal maps. Here every gate reads both through a dense map, which includes the paper's maps.
     """
     check_whole("slstm_block(width)", width)
     convolved = serial(causal_conv(convolution_width), pointwise(jax.nn.silu))
@@ -205,15 +205,15 @@ def slstm_block(
 
 @definition
 def xlstm(width: int, depth: int, *, ratio: tuple[int, int] = (7, 1), num_heads: int = 4) -> Layer:
-    """The stack xLSTM[a:b]: a blocks with a matrix memory, then b with exponential gates, again and again; LayerNorm.
+    """The stack xLSTM[a:b]: repeats of a mLSTM blocks and b sLSTM blocks, then LayerNorm.
 
     Shapes: x ``[*B, width]`` -> y ``[*B, width]``.
 
     Args:
-        width: of inputs and outputs.
+        width: the width of inputs and outputs.
         depth: the number of blocks.
         ratio: (a, b).
-        num_heads: of every block.
+        num_heads: the number of heads of every block.
 
     Example:
         >>> import seqjax as sj
@@ -221,8 +221,8 @@ def xlstm(width: int, depth: int, *, ratio: tuple[int, int] = (7, 1), num_heads:
         xlstm(width=8, depth=2, ratio=(1, 1), num_heads=2)
 
     References:
-        Beck et al. 2024, arXiv:2405.04517: section 4 (the notation; there the places of the sLSTM blocks are chosen per
-        model, here they end each group).
+        Beck et al. 2024, arXiv:2405.04517: section 4 (the notation). The paper chooses the places of the sLSTM blocks
+        per model; here they end each group.
     """
     check_whole("xlstm(depth)", depth)
     number, of_slstm = ratio

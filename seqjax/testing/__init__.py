@@ -1,8 +1,8 @@
-"""The conformance suite: what every layer and cell promises, as checks for one's own as well.
+"""The conformance suite: checks of the guarantees of every layer and cell, also for your own.
 
 `check_layer(layer, x)` and `check_cell(cell, x)` raise an AssertionError that names check, layer and numbers. They
-compute in float64 and need ``jax.config.update("jax_enable_x64", True)``. Each check is a function with a sentence for
-a name; `CHECKS` lists them, for a test runner to run one by one.
+compute in float64 and need ``jax.config.update("jax_enable_x64", True)``. The name of each check is a sentence. A test
+runner can run the checks in `CHECKS` one by one.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ def check_layer(layer: Layer, x: Any) -> None:
 
     Args:
         layer: any layer, up to a whole model.
-        x: one time step ``[B, ...]`` as an example, B of at least 2.
+        x: one time step ``[B, ...]`` as an example, with B of at least 2.
 
     Raises:
         AssertionError: for the first check that fails.
@@ -49,23 +49,24 @@ def check_layer(layer: Layer, x: Any) -> None:
 
 
 def check_cell(cell: Cell, x: Any) -> None:
-    """Run every check on a cell under every method that runs its recurrence, in strict dtype and rank promotion."""
+    """Run every check on a cell under every method that can run it, with strict dtype and rank promotion."""
     for method in methods_for(cell, x):
         check_method(method, cell, x)
 
 
 def check_method(method: Method, cell: Cell, x: Any) -> None:
-    """Run every check on one cell under one method, in strict dtype and rank promotion."""
+    """Run every check on one cell under one method, with strict dtype and rank promotion."""
     params_do_not_depend_on_method(method, cell, x)
     with strict():
         check_layer(recurrent(cell, method), x)
 
 
 def methods_for(cell: Cell, x: Any) -> list[Method]:
-    """All methods that run a cell, with small chunks, and `Scan` in each of the modes that its kind has.
+    """Return all methods that can run a cell, with small chunks, and `Scan` in every mode for its kind of recurrence.
 
-    `TimeSharded` is among them under ``jax.set_mesh`` of a mesh with an axis "time"; elsewhere it is its inner method.
-    Newton's iteration, over devices or not, is left out where a carry has counters: it needs numbers with slopes.
+    The list includes `TimeSharded` under ``jax.set_mesh`` of a mesh with an axis "time"; elsewhere `TimeSharded` equals
+    its inner method. It excludes Newton's iteration, over devices or not, for carries with integer counters, since the
+    iteration needs derivatives.
 
     Args:
         cell: any cell.
@@ -85,13 +86,13 @@ def methods_for(cell: Cell, x: Any) -> list[Method]:
 
 
 def _is_continuous(cell: Cell, x: Any) -> bool:
-    """Whether all leaves of a cell's carry are real or complex numbers."""
+    """Return whether all leaves of a cell's carry are real or complex numbers."""
     carry = jax.eval_shape(lambda x: cell.initial_carry(cell.init(jax.random.key(0), x), x), x)
     return all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(carry))
 
 
 @contextlib.contextmanager
 def strict() -> Iterator[None]:
-    """Neither dtypes nor ranks are promoted silently."""
+    """Make implicit promotion of dtypes and ranks an error."""
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield

@@ -1,4 +1,4 @@
-"""Random inputs for a layer, the compiled programs that the checks share, and comparisons that say what differs."""
+"""Random inputs for a layer, the compiled programs that the checks share, and comparisons of results."""
 
 import functools
 from collections.abc import Callable
@@ -16,7 +16,7 @@ RTOL = 1e-10
 
 
 class Case(NamedTuple):
-    """A layer with float64 params and random inputs: carry not zero, resets and masks inside, one row all masked."""
+    """A layer with float64 params and random inputs, a non-zero carry, resets and masks; one row is all masked."""
 
     layer: Layer
     params: Any
@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Of the weighted sum of an `Outcome`."""
+    """The gradients of the weighted sum of an `Outcome`."""
 
     params: Any
     carry: Any
@@ -51,9 +51,9 @@ def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
 
     xs = _inputs(treedef, leaves, random)
     first = jax.tree.map(lambda a: a[0], xs)
-    # The key is an argument, so that the program is the one of other keys, in the compilation cache too.
+    # The key is an argument, so that all keys share one program, in the compilation cache too.
     params = jax.jit(layer.init)(jax.random.key(3), x)
-    # Params away from their initial values, where biases are zero and symmetries hide errors.
+    # Move the params away from their initial values, where biases are zero and symmetries hide errors.
     shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float64), params)
     params = jax.tree.map(
         lambda p, d: jnp.asarray(np.asarray(p, np.float64) + 0.1 * np.asarray(d)),
@@ -63,7 +63,7 @@ def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
     initial = layer.initial_carry(params, first)
     carry = initial
     if not all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(initial)):
-        # Integers (positions) cannot be drawn; a few steps make them fit the rest of the carry.
+        # Integers (positions) cannot be random; a few steps make them consistent with the rest of the carry.
         carry = jax.jit(layer.unroll)(params, initial, jax.tree.map(lambda a: a[:3], xs))[0]
 
     def moved(leaf: jax.Array, noise: jax.Array) -> jax.Array:
@@ -77,7 +77,7 @@ def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
     after, ys = jax.eval_shape(layer.unroll, params, carry, xs)
     weights = Outcome(random_like(after, seed + 3), random_like(ys, seed + 4))
     reset = random.random((LENGTH, batch)) < 0.2
-    # As many steps in each row, so that the rows by themselves have one shape, but for one without any.
+    # Each row has the same number of steps, so that single rows share a program; the last row has none.
     mask = np.argsort(random.random((LENGTH, batch)), 0) < LENGTH - 4
     mask[:, 0] = np.arange(LENGTH) < LENGTH - 4
     mask[:, -1] = False
@@ -85,7 +85,7 @@ def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
 
 
 def _inputs(treedef: Any, leaves: tuple, random: np.random.Generator) -> Any:
-    """Sequences of inputs: normal numbers, or zeros and ones where they are integers."""
+    """Return sequences of inputs: normal numbers, or zeros and ones for integers."""
 
     def draw(shape: tuple[int, ...], dtype: Any) -> jax.Array:
         integer = jnp.issubdtype(dtype, jnp.integer)
@@ -96,7 +96,7 @@ def _inputs(treedef: Any, leaves: tuple, random: np.random.Generator) -> Any:
 
 
 def make_case(layer: Layer, x: Any, seed: int = 0) -> Case:
-    """The inputs that the checks of a layer share."""
+    """Return the inputs that the checks of a layer share."""
     if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise ValueError(
             'seqjax.testing: expected float64; call jax.config.update("jax_enable_x64", True) first.'
@@ -106,32 +106,32 @@ def make_case(layer: Layer, x: Any, seed: int = 0) -> Case:
 
 
 def other_inputs(x: Any) -> Any:
-    """Inputs ``xs`` as in `make_case`, with other numbers."""
+    """Return inputs ``xs`` of the form in `make_case`, with other numbers."""
     leaves, treedef = jax.tree.flatten(x)
     return _inputs(treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves), np.random.default_rng(1))
 
 
 @functools.lru_cache(maxsize=32)
 def compiled(layer: Layer) -> Callable:
-    """The layer's unroll, compiled once per shape."""
+    """Return the layer's unroll, compiled once per shape."""
     return jax.jit(layer.unroll)
 
 
 @functools.lru_cache(maxsize=32)
 def stepped(layer: Layer) -> Callable:
-    """The layer's step, compiled once per shape."""
+    """Return the layer's step, compiled once per shape."""
     return jax.jit(layer.step)
 
 
 @functools.lru_cache(maxsize=32)
 def unrolled(layer: Layer) -> Callable:
-    """``(params, carry, xs, reset, mask, weights) -> (Outcome, Gradients)`` by the layer's unroll, compiled."""
+    """Return ``(params, carry, xs, reset, mask, weights) -> (Outcome, Gradients)`` of the layer's unroll, compiled."""
     return jax.jit(functools.partial(_outcome_and_gradients, layer.unroll))
 
 
 @functools.lru_cache(maxsize=32)
 def looped(layer: Layer) -> Callable:
-    """The same by a scan of the layer's step."""
+    """Return the function of `unrolled` for a scan of the layer's step."""
 
     def unroll(params: Any, carry: Any, xs: Any, *, reset: Any, mask: Any) -> Any:
         def body(carry: Any, inputs: Any) -> Any:
@@ -144,7 +144,7 @@ def looped(layer: Layer) -> Callable:
 
 
 def loop_by_hand(layer: Layer, params: Any, carry: Any, xs: Any) -> Outcome:
-    """Outputs by a Python loop over the layer's step, without flags."""
+    """Run the layer's step in a Python loop, without flags."""
     step, ys = stepped(layer), []
     for t in range(LENGTH):
         carry, y = step(params, carry, jax.tree.map(lambda a, t=t: a[t], xs))
@@ -155,7 +155,7 @@ def loop_by_hand(layer: Layer, params: Any, carry: Any, xs: Any) -> Outcome:
 def weighted_loss(
     unroll: Callable, params: Any, carry: Any, xs: Any, reset: Any, mask: Any, weights: Outcome
 ) -> jax.Array:
-    """The loss whose gradients `unrolled` gives."""
+    """Return the loss whose gradients `unrolled` computes."""
     return _weighted(Outcome(*unroll(params, carry, xs, reset=reset, mask=mask)), weights)
 
 
@@ -174,7 +174,7 @@ def _outcome_and_gradients(
 
 
 def _weighted(outcome: Outcome, weights: Outcome) -> jax.Array:
-    """A loss that is not linear in the outputs, so that second derivatives by them count as well."""
+    """Return a loss that is nonlinear in the outputs, so that second derivatives by them count too."""
     terms = [
         jnp.sum(jnp.real(w * a) + 0.5 * jnp.abs(w) * jnp.real(a * jnp.conj(a)))
         for w, a in zip(jax.tree.leaves(weights), jax.tree.leaves(outcome), strict=True)
@@ -184,7 +184,7 @@ def _weighted(outcome: Outcome, weights: Outcome) -> jax.Array:
 
 
 def random_like(tree: Any, seed: int) -> Any:
-    """Standard normal numbers in the shapes and dtypes of a tree; zeros for integers."""
+    """Return standard normal numbers in the shapes and dtypes of a tree; zeros for integers."""
     random = np.random.default_rng(seed)
 
     def draw(a: Any) -> jax.Array:
@@ -197,18 +197,18 @@ def random_like(tree: Any, seed: int) -> Any:
 
 
 def form(tree: Any) -> list:
-    """Names, shapes and dtypes of a tree's leaves."""
+    """Return names, shapes and dtypes of a tree's leaves."""
     return [(jax.tree_util.keystr(p), a.shape, a.dtype) for p, a in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def assert_true(check: str, layer: Layer, holds: Any, found: Any) -> None:
-    """Raise an AssertionError unless something holds."""
+    """Raise an AssertionError unless the condition holds."""
     if not holds:
         raise AssertionError(f"{check}: {layer!r}: {found}")
 
 
 def assert_close(check: str, layer: Layer, found: Any, expected: Any, rtol: float = RTOL) -> None:
-    """Leaf by leaf: within rtol of the expected leaf's largest entry, and finite where it is."""
+    """Raise an AssertionError unless each leaf is finite and within rtol of the expected leaf's largest entry."""
     paths = jax.tree_util.tree_leaves_with_path(found)
     for (path, a), b in zip(paths, jax.tree.leaves(expected), strict=True):
         a, b = np.asarray(a), np.asarray(b)

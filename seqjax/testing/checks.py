@@ -1,4 +1,4 @@
-"""The checks: what every layer promises, one function with a sentence for a name each."""
+"""The checks of the conformance suite: one function per guarantee of a layer; its name is a sentence."""
 
 import functools
 from collections.abc import Callable
@@ -26,12 +26,12 @@ from seqjax.testing.cases import (
     weighted_loss,
 )
 
-# Where sequences are cut: two of the pieces have one length, and share a program.
+# The pieces of a sequence; two have the same length and share a program.
 PIECES = ((0, 5), (5, 9), (9, LENGTH))
 
 
 def unroll_is_the_loop_of_step(layer: Layer, x: Any) -> None:
-    """Values, and gradients by params, carry and inputs, with and without resets and masks."""
+    """Values and gradients by params, carry and inputs agree, with and without resets and masks."""
     if not layer.causal:
         return
     case = make_case(layer, x)
@@ -46,12 +46,12 @@ def unroll_is_the_loop_of_step(layer: Layer, x: Any) -> None:
 
 
 def resets_separate_packed_sequences(layer: Layer, x: Any) -> None:
-    """Packed sequences give what separate ones give, and no gradient crosses a reset."""
+    """Packed sequences have the outputs of separate sequences, and no gradient crosses a reset."""
     case = make_case(layer, x)
     reset = np.zeros_like(case.reset)
     reset[[5, 9]] = True
     everywhere = np.ones_like(case.mask)
-    # Backward in time the last piece would be the one to start from a carry.
+    # A layer that runs backward starts the last piece from the carry, not the first.
     start = case.carry if layer.causal else case.initial
     outcome, _ = unrolled(layer)(case.params, start, case.xs, reset, everywhere, case.weights)
     pieces = []
@@ -72,7 +72,7 @@ def resets_separate_packed_sequences(layer: Layer, x: Any) -> None:
 
 
 def masked_steps_do_not_happen(layer: Layer, x: Any) -> None:
-    """Rows with masked steps give what the rows without these steps give; outputs there are zero."""
+    """Rows with masked steps equal rows without these steps; outputs of masked steps are zero."""
     case = make_case(layer, x)
     never = np.zeros_like(case.reset)
     outcome, _ = unrolled(layer)(case.params, case.carry, case.xs, never, case.mask, case.weights)
@@ -92,7 +92,7 @@ def masked_steps_do_not_happen(layer: Layer, x: Any) -> None:
 
 
 def padding_poison_never_leaks(layer: Layer, x: Any) -> None:
-    """NaN, infinity or huge numbers in masked steps change no value and no gradient anywhere."""
+    """NaN, infinity or huge numbers in masked steps change no value and no gradient."""
     case = make_case(layer, x)
     clean = unrolled(layer)(case.params, case.carry, case.xs, case.reset, case.mask, case.weights)
     for poison in (np.nan, np.inf, 1e30):
@@ -109,7 +109,7 @@ def padding_poison_never_leaks(layer: Layer, x: Any) -> None:
 
 
 def nothing_before_a_reset_matters(layer: Layer, x: Any) -> None:
-    """A NaN before a reset, in a step that does happen, reaches no value and no input gradient after it."""
+    """A NaN before a reset, in a step that is not masked, reaches no value and no input gradient after the reset."""
     case = make_case(layer, x)
     if not any(jnp.issubdtype(a.dtype, jnp.inexact) for a in jax.tree.leaves(case.xs)) or not layer.causal:
         return
@@ -128,7 +128,7 @@ def nothing_before_a_reset_matters(layer: Layer, x: Any) -> None:
 
 
 def streaming_equals_whole(layer: Layer, x: Any) -> None:
-    """A sequence in three pieces, the carry handed on, gives what the whole gives."""
+    """A sequence in three pieces, each from the carry of the piece before, equals the whole sequence."""
     if not layer.causal:
         return
     case = make_case(layer, x)
@@ -170,7 +170,7 @@ def future_never_leaks(layer: Layer, x: Any) -> None:
 
 
 def batch_rows_are_independent(layer: Layer, x: Any) -> None:
-    """Another row changes neither values nor gradients of a row."""
+    """Other rows change neither the values nor the gradients of a row."""
     case = make_case(layer, x)
     xs = jax.tree.map(lambda a, b: a.at[:, 1:].set(b[:, 1:]), case.xs, other_inputs(x))
     never, always = np.zeros_like(case.reset), np.ones_like(case.mask)
@@ -186,7 +186,7 @@ def batch_rows_are_independent(layer: Layer, x: Any) -> None:
 
 
 def keys_belong_to_steps(layer: Layer, x: Any) -> None:
-    """``unroll(key)`` equals the loop of ``step(fold_in(key, t))``: noise does not depend on how time is cut."""
+    """``unroll(key)`` equals the loop of ``step(fold_in(key, t))``: noise depends only on the key and the step."""
     if not layer.causal:
         return
     case = make_case(layer, x)
@@ -222,7 +222,7 @@ def compiles_once(layer: Layer, x: Any) -> None:
 
 
 def low_precision_is_close(layer: Layer, x: Any) -> None:
-    """In bfloat16 outputs are bfloat16, within 40 roundings of float64 relative to the largest output at T = 13."""
+    """In bfloat16, outputs are bfloat16 and differ from float64 by at most 40 eps times the largest output, T = 13."""
     case = make_case(layer, x)
     if not any(jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves(case.xs)):
         return
@@ -241,7 +241,7 @@ def low_precision_is_close(layer: Layer, x: Any) -> None:
 
 
 def second_derivatives_work(layer: Layer, x: Any) -> None:
-    """The Hessian times a vector, reverse over reverse, equals central differences of the gradient to 1e-5."""
+    """A Hessian-vector product, reverse over reverse, equals central differences of the gradient to 1e-5."""
     case = make_case(layer, x)
     if not jax.tree.leaves(case.params):
         return
@@ -266,13 +266,13 @@ def second_derivatives_work(layer: Layer, x: Any) -> None:
         )
         return jax.tree.map(lambda a, b: (a - b) / (2 * h), plus, minus)
 
-    # Their error is h^2 times a fourth derivative, which is large where a norm divides by little: taken out.
+    # Richardson extrapolation removes the error h^2 times a fourth derivative, large where a norm divides by little.
     expected = jax.tree.map(lambda a, b: (4 * a - b) / 3, difference(5e-6), difference(1e-5))
     assert_close("second_derivatives_work", layer, found, expected, rtol=1e-5)
 
 
 def gradients_per_example_add_up(layer: Layer, x: Any) -> None:
-    """``vmap`` of the gradient over examples: together they are the gradient of the batch."""
+    """Gradients per example, by ``vmap``, add up to the gradient of the batch."""
     case = make_case(layer, x)
     if not jax.tree.leaves(case.params):
         return
@@ -294,7 +294,7 @@ def gradients_per_example_add_up(layer: Layer, x: Any) -> None:
 
 
 def trees_keep_their_form(layer: Layer, x: Any) -> None:
-    """Params come out alike from shapes and from arrays; the carry leaves as it entered, leaf by leaf."""
+    """Params have the same form from shapes and from arrays; the carry has the same form before and after."""
     case = make_case(layer, x)
     struct = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), x)
     from_shapes = jax.eval_shape(layer.init, jax.random.key(0), struct)

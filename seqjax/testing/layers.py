@@ -1,7 +1,7 @@
 """The registry of layers: every public factory that returns a layer, with example arguments and an example input.
 
-A new factory needs a line here: a test looks for all that `seqjax` and `seqjax.blocks` export. The conformance suite
-runs over the registry, and so does the test of which layers run where the time axis of a mesh splits their sequences.
+A new factory needs a line here: a test looks up every factory that `seqjax` and `seqjax.blocks` export. Both the
+conformance suite and the test of layers on a mesh with a time axis run over the registry.
 """
 
 from collections.abc import Callable
@@ -63,12 +63,12 @@ class LayerEntry(NamedTuple):
     """One line of the registry.
 
     Attributes:
-        factory: what the line is an example of.
+        factory: the factory of which the line is an example.
         make: ``(method) -> Layer``; the method runs the recurrences in the layer, where it has any.
         x: one time step, an example of the input.
-        mixes_time: whether the layer itself reads other time steps or has a carry, besides the recurrences that the
-            method runs. Every other layer can be split over time when its method can.
-        besides: names of checks of the conformance suite that do not hold for the layer.
+        mixes_time: whether the layer itself reads other time steps or has a carry, apart from the recurrences that the
+            method runs. Every other layer can be split over time if its method can.
+        besides: names of the checks in the conformance suite that do not apply to the layer.
     """
 
     factory: Callable
@@ -92,9 +92,9 @@ def _gate() -> Layer:
     return serial(pointwise(nn.Dense(4)), pointwise(jax.nn.sigmoid))
 
 
-# A reset leaves a context alone, so that documents after the first keep the context that the sequence entered with.
+# A reset does not change the context, so that documents after the first read the context of the whole sequence.
 _CONTEXT = ("resets_separate_packed_sequences",)
-# The gradient that a barrier truncates is not the gradient of any function: it has no derivative to compare with.
+# A gradient truncated by a barrier is not the gradient of any function, so second derivatives have no reference.
 _BARRIER = ("second_derivatives_work",)
 
 # fmt: off
