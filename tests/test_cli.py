@@ -20,7 +20,7 @@ from references.gated import sigmoid
 import seqjax as sj
 from seqjax import __main__, cli
 from seqjax.cells import REGISTRY, Entry
-from seqjax.report import catalogue
+from seqjax.report import catalog
 from seqjax.study import runner, sections
 from seqjax.study.presets import command
 from seqjax.study.sections import training
@@ -246,8 +246,8 @@ def test_list_shows_cells_methods_and_tasks(monkeypatch, capsys):
     [("docs/cells.md", "families"), ("docs/methods.md", "methods"), ("docs/cells.md", "cells")],
 )
 def test_the_tables_of_the_documents_are_current(document, table):
-    made = getattr(catalogue, table)()
-    assert catalogue.markdown(made) in (ROOT / document).read_text(), (
+    made = getattr(catalog, table)()
+    assert catalog.markdown(made) in (ROOT / document).read_text(), (
         f"{document}: the table of {made.title} is not what the code says; 'make docs' writes it anew"
     )
 
@@ -307,7 +307,7 @@ def test_the_cell_added_in_contributing_is_complete(methods, monkeypatch):
         check_method(sj.Scan(), cell, x)
     else:
         check_cell(cell, x)
-    assert any(row[0] == name for row in catalogue.cells().rows)
+    assert any(row[0] == name for row in catalog.cells().rows)
 
 
 @pytest.mark.slow

@@ -3,12 +3,12 @@
 from rich.table import Table
 
 from seqjax.cli.common import console
-from seqjax.report import catalogue
+from seqjax.report import catalog
 
 
 def list_() -> None:
     """Show all cells, methods and tasks."""
-    for table in (catalogue.cells(), catalogue.methods(), catalogue.tasks()):
+    for table in (catalog.cells(), catalog.methods(), catalog.tasks()):
         shown = Table(title=table.title, title_justify="left")
         for place, column in enumerate(table.columns):
             shown.add_column(column, no_wrap=place == 0, overflow="fold")  # a name must not be split

@@ -1,4 +1,4 @@
-"""Tables of what there is, generated from the code: for ``seqjax list`` and the README."""
+"""Tables of cells, methods and tasks, generated from the code for ``seqjax list`` and the documents."""
 
 import inspect
 from collections.abc import Sequence
