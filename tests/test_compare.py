@@ -1,4 +1,4 @@
-"""Two implementations: the same one passes, a wrong line is found at its step, and roundings are told from errors."""
+"""Compare two implementations: equal ones pass, errors are located at their step, and roundings are no errors."""
 
 import json
 import math
@@ -27,6 +27,7 @@ from seqjax.compare import (
     rounding,
     trees,
 )
+from seqjax.compare.difference import Difference, difference_of
 from seqjax.compare.evaluate import BY_INPUTS, BY_PARAMS, CARRY, OUTPUTS
 from seqjax.names import split
 from seqjax.testing import methods_for
@@ -37,7 +38,7 @@ SPEC = sj.recurrent(sj.lstm(H), sj.Scan(gradient="autodiff"))
 
 
 def lstm_step(params, carry, x, *, bias=1.0, order=(0, 1, 2, 3), stop=lambda h: h, scale=lambda h: h):
-    """An LSTM of one's own, for one example."""
+    """An LSTM that a user wrote, for one example."""
     c, h = carry
     z = x @ params["w_x"] + stop(h) @ params["w_h"] + bias * params["b"]
     i, f, g, o = (jnp.split(z, 4)[k] for k in order)
@@ -69,8 +70,8 @@ def test_an_implementation_equals_itself_without_any_difference():
     assert (OUTPUTS, "") in names and (CARRY, "c") in names and (BY_PARAMS, "w_h") in names
     assert by_name(found)[BY_INPUTS, ""].errors.shape == (T,)
     assert found.length == T and found.batch_size == B and found.dtype == "float32"
-    assert page.verdict(found) == f"Equal to the last bit, in all of {len(names)} quantities."
-    assert page.caption(found.differences[0], "A").conclusion.endswith("so that there is no line.")
+    assert page.verdict(found) == f"Equal to the last bit in all {len(names)} quantities."
+    assert page.caption(found.differences[0], "A").conclusion.endswith("so there is no line.")
 
 
 @pytest.mark.parametrize("name", ["lstm", "lru"])
@@ -294,7 +295,8 @@ def test_numbers_that_are_not_finite_are_a_difference():
         not backwards.finite and backwards.worst == backwards.first
     )  # the first, in the order of computation
     assert (
-        f"At step {backwards.first} it is not finite" in page.caption(backwards, found.reference).conclusion
+        f"At step {backwards.first} the difference is not finite"
+        in page.caption(backwards, found.reference).conclusion
     )
 
 
@@ -347,14 +349,14 @@ def returns(*parts):
         (
             lambda: returns({}, lambda p, c, x: (x, x)),
             ValueError,
-            r"a carry like its argument, c \[4\]",
+            r"a carry with the shapes and dtypes of its argument, c \[4\]",
         ),
         (
             lambda: returns({"a": jnp.ones(2, jnp.float32), "b": jnp.ones(2, jnp.bfloat16)}, lstm_step),
             ValueError,
             "mixed dtypes: a float32, b bfloat16",
         ),
-        (lambda: Implementation(lambda a, b: None), TypeError, "it wants 2 arguments: a, b"),
+        (lambda: Implementation(lambda a, b: None), TypeError, "with 2 required arguments: a, b"),
         (
             lambda: returns({}, lambda p, c, x: (c, x)),
             ValueError,
@@ -394,7 +396,7 @@ def test_errors_and_tolerances_are_those_of_the_formula():
     true = rng.normal(size=(7, 2, 3)) * np.arange(1, 8)[:, None, None]
     a, b = true + 0.01, true + np.linspace(-0.02, 0.03, 7)[:, None, None]
     repeats = [{(OUTPUTS, ""): true + 1e-4 * rng.normal(size=true.shape)} for _ in range(3)]
-    found = divergence._difference((OUTPUTS, ""), a, b, {(OUTPUTS, ""): true}, repeats, "bfloat16", 5, 4.0)
+    found = difference_of((OUTPUTS, ""), a, b, {(OUTPUTS, ""): true}, repeats, "bfloat16", 5, 4.0)
     norms = lambda x: np.sqrt(np.sum(x**2, axis=(1, 2)))  # noqa: E731
     size, u, u32 = norms(true), 2.0**-8, 2.0**-24
     scale = np.sqrt(np.mean(size**2))
@@ -411,7 +413,7 @@ def test_errors_and_tolerances_are_those_of_the_formula():
     assert found.a_error == pytest.approx(norms(a - true).max() / scale)
     # What is zero and stays so is judged by the sums that it is made of.
     exact = [{(OUTPUTS, ""): true}]
-    found = divergence._difference((OUTPUTS, ""), a, b, {(OUTPUTS, ""): true}, exact, "float32", 500, 4.0)
+    found = difference_of((OUTPUTS, ""), a, b, {(OUTPUTS, ""): true}, exact, "float32", 500, 4.0)
     floor = 4 * widest * np.sqrt((u32 * size) ** 2 / 3 + 500 * (u32 * scale) ** 2) / scale
     np.testing.assert_allclose(found.tolerances, floor, rtol=1e-12)
 
@@ -428,7 +430,7 @@ def difference(quantity, errors, tolerances, a_error, b_error):
     ratios = errors / tolerances
     past = np.flatnonzero(ratios > 1)
     worst = int(ratios.argmax())
-    return divergence.Difference(
+    return Difference(
         quantity, "", 1.0, errors, tolerances, ratios[worst], worst, int(past[0]) if past.size else None, 0.5,
         a_error, b_error,
     )  # fmt: skip
@@ -440,7 +442,7 @@ def test_verdict_table_and_figure_say_what_was_found():
     found = divergence.Comparison("one", "two", "float32", 3, 2, (outputs, inputs_, inputs_), (), "one")
     assert page.verdict(found) == (
         "Different: outputs, first at step 1, by up to 50.0 times the tolerance (1 of 3 quantities). "
-        "A is the one further from the float64 reference."
+        "A is further from the float64 reference than B."
     )
     heads, rows, differ = page.table(found)
     assert dict(zip(heads, rows[0], strict=True)) == {
@@ -449,12 +451,14 @@ def test_verdict_table_and_figure_say_what_was_found():
     }  # fmt: skip
     turned = found._replace(differences=(outputs._replace(a_error=1e-3, b_error=0.25),))
     assert page.verdict(turned).endswith(
-        "(1 of 1 quantities). B is the one further from the float64 reference."
+        "(1 of 1 quantities). B is further from the float64 reference than A."
     )
     assert differ == [True, False, False] and rows[1][1:3] == ["0.0200", ""]
-    assert "At step 2 it is 50.0 times the tolerance." in page.caption(outputs, "one").conclusion
+    assert "At step 2 the difference is 50.0 times the tolerance." in page.caption(outputs, "one").conclusion
     equal = found._replace(differences=(inputs_,))
-    assert page.verdict(equal).endswith("the closest is gradient by inputs, at 0.0200 of its tolerance.")
+    assert page.verdict(equal).endswith(
+        "the closest to its tolerance is gradient by inputs, at 0.0200 of it."
+    )
     # Upwards on the page is down in numbers: here the tolerance lies above the difference.
     heights = []
     for color in ("#009e73", "#0072b2"):
@@ -505,7 +509,7 @@ def test_the_command_says_equal_and_different_by_its_exit_status(monkeypatch, tm
     ("arguments", "message"),
     [
         (("lstn", "gru"), "Did you mean 'lstm'"),
-        (("lstm,method=Sequencial", "lstm"), "Did you mean 'Scan'"),
+        (("lstm,method=Scam", "lstm"), "Did you mean 'Scan'"),
         (("lstm,method=Scan(size=3)", "lstm"), "unexpected keyword"),
         (("lstm,method=AssociativeScan", "lstm"), "cannot run"),
         (("lstm,dtype=float31", "lstm"), "float32"),

@@ -148,7 +148,7 @@ def test_what_sums_a_study_up_is_compared_and_all_of_what_is_asked_for(tmp_path)
 
     names, remarks = compared()
     assert names == [("isometry", 8.0), ("exponent", None), ("window_1", None)]
-    assert remarks[-1] == "1 quantities with fewer than 6 common seeds are left out (signal)."
+    assert remarks[-1] == "Left out: 1 quantities with fewer than 6 common seeds (signal)."
     assert compared("isometry", "parameter_gradient_norm")[0] == [
         ("isometry", 2.0),
         ("isometry", 8.0),
@@ -164,7 +164,7 @@ def test_what_hinders_a_comparison_is_said(tmp_path, shared):
     found = compare_runs(a, b)
     text = " ".join(found.remarks)
     assert found.equal and "batch_size 1 and 2" in text and "seeds 3" not in text
-    assert "2 common seeds: the smallest p there can be is 0.5" in text and "Use 6 seeds" in text
+    assert "2 common seeds: the smallest possible p is 0.5" in text and "Use 6 seeds" in text
     assert "Not every run" in text and "1 pairs" in text
 
 
@@ -179,11 +179,11 @@ def test_the_command_compares_two_studies(monkeypatch, tmp_path, capsys, shared)
     assert (
         run(monkeypatch, "compare", *few, *out) == 2
     )  # nothing can be said: a check that relies on it is told
-    assert "Undecided: it takes 6 common seeds" in " ".join(capsys.readouterr().out.split())
+    assert "Undecided: the test needs 6 common seeds" in " ".join(capsys.readouterr().out.split())
     assert (
         run(monkeypatch, "compare", folders[0], folders[0], "--quantities", "held_out_loss,lag_90", *out) == 0
     )
-    assert "No difference was shown" in capsys.readouterr().out
+    assert "The test shows no difference" in capsys.readouterr().out
     assert run(monkeypatch, "compare", folders[1], folders[2], *out) == 1
     assert "1 of 1 quantities differ" in capsys.readouterr().out.replace("\n", " ")
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
@@ -192,11 +192,11 @@ def test_the_command_compares_two_studies(monkeypatch, tmp_path, capsys, shared)
     ] == pytest.approx(1)
     assert "1 of 1 quantities differ" in (tmp_path / "out" / "index.html").read_text()
     for folder, extra, message in (
-        (folders[0], [], "nothing in common"),
-        (folders[1], ["--quantities", "y"], "no quantity 'y' in both. There are x"),
+        (folders[0], [], "expected a common cell"),
+        (folders[1], ["--quantities", "y"], "expected quantities of both studies (x), got 'y'"),
     ):
         assert run(monkeypatch, "compare", folder, folders[2], *extra, *out) == 2
         assert message in capsys.readouterr().err
     (folders[1] / "results.parquet").write_text("no parquet")
     assert run(monkeypatch, "compare", folders[1], folders[2], *out) == 2
-    assert "holds no results that can be read" in capsys.readouterr().err
+    assert "cannot be read" in capsys.readouterr().err

@@ -1,6 +1,7 @@
-"""Conformance between two implementations, in value and gradient, and paired statistics of two studies."""
+"""Compare two implementations in value and gradient, or two studies by paired statistics."""
 
-from seqjax.compare.divergence import Comparison, Difference, compare
+from seqjax.compare.difference import Difference
+from seqjax.compare.divergence import Comparison, compare
 from seqjax.compare.implementation import Implementation
 
 __all__ = ["Comparison", "Difference", "Implementation", "compare"]

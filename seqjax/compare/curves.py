@@ -5,7 +5,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from seqjax.compare.divergence import Difference
+from seqjax.compare.difference import Difference
 from seqjax.report.drawing import between_gaps
 from seqjax.report.svg import GRID, INK, printable, write
 from seqjax.report.text import power
@@ -26,11 +26,11 @@ _STYLE = {
 
 
 def draw(difference: Difference, name: str) -> str:
-    """One SVG element: error and tolerance by step, both relative; a mark at the first step past the tolerance."""
+    """Return an SVG element: relative error and tolerance by step, with a mark at the first step past the tolerance."""
     length = len(difference.errors)
     with np.errstate(divide="ignore"):
         errors, tolerances = (np.log10(line) for line in (difference.errors, difference.tolerances))
-    # Of many steps the largest error in each stretch is drawn, and the tolerance there.
+    # Of many steps, each stretch is drawn as one point: the step with the largest ratio of error to tolerance.
     stretches = np.array_split(np.arange(length), min(length, MOST_POINTS))
     steps = np.array([s[np.argmax(np.nan_to_num(errors[s] - tolerances[s], nan=np.inf))] for s in stretches])
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
@@ -76,5 +76,5 @@ def draw(difference: Difference, name: str) -> str:
 
 
 def _finite(line: np.ndarray) -> np.ndarray:
-    """A difference of exactly zero, or one that is not finite, has no place on the axis: the line stops there."""
+    """Return the line with NaN, a gap, where a difference is exactly zero or not finite: a log axis has neither."""
     return np.where(np.isfinite(line), line, np.nan)

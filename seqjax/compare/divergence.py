@@ -1,4 +1,4 @@
-"""Where and by how much two implementations differ, and whether rounding explains it."""
+"""Compare two implementations in value and gradient, and decide whether rounding explains their differences."""
 
 import math
 from typing import Any, NamedTuple
@@ -8,17 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Layer
-from seqjax.compare.evaluate import (
-    BY_CARRY,
-    BY_INPUTS,
-    BY_PARAMS,
-    BY_STEP,
-    CARRY,
-    OUTPUTS,
-    Outcome,
-    measure,
-    placed,
-)
+from seqjax.compare.difference import ORDER, Difference, difference_of, noise_of, terms_of
+from seqjax.compare.evaluate import BY_CARRY, BY_PARAMS, CARRY, OUTPUTS, Outcome, measure, placed
 from seqjax.compare.implementation import Implementation, System
 from seqjax.compare.prepare import check_step, prepare, with_carries
 from seqjax.compare.rounding import FACTOR, NoReference, responses
@@ -27,63 +18,18 @@ from seqjax.methods import Newton
 from seqjax.values import origin
 
 
-class Difference(NamedTuple):
-    """The difference in one quantity, leaf by leaf; norms over batch and features, relative to ``scale``.
-
-    Attributes:
-        quantity: "outputs", "final carry", or the gradient by inputs, first carry or params.
-        leaf: path of the array, "" for a single one.
-        scale: the root mean square over steps of the reference's norm.
-        errors: norm of a - b by step ``[T]``; ``[1]`` for what has no time axis.
-        tolerances: of the same shape.
-        excess: the largest error/tolerance; above 1 is a difference that rounding does not explain.
-        worst: its step; None without time axis.
-        first: the first step past its tolerance, in the order of computation: gradients begin at the last step.
-        largest: the largest difference of two numbers, relative to the largest number.
-        a_error: the largest error of a to the reference, relative to ``scale``.
-        b_error: that of b.
-    """
-
-    quantity: str
-    leaf: str
-    scale: float
-    errors: np.ndarray
-    tolerances: np.ndarray
-    excess: float
-    worst: int | None
-    first: int | None
-    largest: float
-    a_error: float
-    b_error: float
-
-    @property
-    def label(self) -> str:
-        """Quantity and leaf."""
-        return f"{self.quantity}, {self.leaf}" if self.leaf else self.quantity
-
-    @property
-    def equal(self) -> bool:
-        """Whether rounding explains it."""
-        return self.excess <= 1
-
-    @property
-    def finite(self) -> bool:
-        """Whether every number of both sides is."""
-        return bool(np.isfinite(self.errors).all())
-
-
 class Comparison(NamedTuple):
-    """What `compare` finds.
+    """The result of `compare`.
 
     Attributes:
         a: one side, as text.
-        b: the other.
-        dtype: the coarser of the two dtypes, in which they are judged.
+        b: the other side, as text.
+        dtype: the coarser of the two dtypes, in which both sides are judged.
         length: T.
         batch_size: B.
         differences: one per quantity and leaf.
-        remarks: what the reader must know.
-        reference: whose step, in float64, the reference is; "" where there is none.
+        remarks: sentences that qualify the verdict.
+        reference: the side whose step gives the reference in float64; "" without a reference.
     """
 
     a: str
@@ -97,30 +43,30 @@ class Comparison(NamedTuple):
 
     @property
     def equal(self) -> bool:
-        """The verdict: every difference lies within the tolerance."""
+        """Whether every difference lies within its tolerance."""
         return all(difference.equal for difference in self.differences)
 
     @property
     def first(self) -> Difference | None:
-        """The difference to look at first: in outputs before gradients; None where there is none."""
+        """The first difference past its tolerance, outputs before gradients; None where both sides are equal."""
         return next((each for each in self.differences if not each.equal), None)
 
 
 def compare(a: Implementation, b: Implementation, xs: Any, *, seed: int = 0) -> Comparison:
-    """Run two implementations on the same numbers and judge their values and gradients.
+    """Run two implementations on the same numbers and compare their values and gradients.
 
-    The loss is the product of outputs and final carry with fixed random cotangents. Params, first carry and inputs are
-    rounded to the coarser of the two dtypes before, so that both sides are given the same numbers. The tolerance of
-    every quantity at every step comes from `seqjax.compare.rounding`.
+    The loss is the product of outputs and final carry with fixed random cotangents. Before both sides run, params,
+    first carry and inputs are rounded to the coarser of the two dtypes, so that both sides get the same numbers.
+    `seqjax.compare.rounding` derives the tolerance of every quantity at every step.
 
     Args:
         a: one side.
-        b: the other.
+        b: the other side.
         xs: inputs ``[T, B, ...]``, any pytree of arrays.
-        seed: of the initial params of layers, the cotangents and the noise.
+        seed: seed of the initial params of layers, the cotangents and the noise.
 
     Raises:
-        ValueError: for inputs that are not finite, and sides that are not two implementations of one function.
+        ValueError: for inputs that are not finite, and for sides that do not implement one function.
         TypeError: for a ``build`` or ``step`` with another signature.
 
     Example:
@@ -152,23 +98,20 @@ def compare(a: Implementation, b: Implementation, xs: Any, *, seed: int = 0) -> 
     found = [measure(system, xs, cotangents) for system in (first, second)]
     names = [name for name in found[0] if name in found[1] and found[0][name].shape == found[1][name].shape]
     remarks += _unmatched(found[0], found[1], names)
-    terms = _terms(first, xs)
-    noises = [_noise(system.dtype, terms[OUTPUTS]) for system in (first, second)]
+    terms = terms_of(first, xs)
+    noises = [noise_of(system.dtype, terms[OUTPUTS]) for system in (first, second)]
     factor = FACTOR * math.hypot(*noises) / max(noises)
     reference, repeats, whose, more = _reference((first, second), xs, cotangents, max(noises), seed)
     remarks += more
     differences = tuple(
-        _difference(name, found[0][name], found[1][name], reference, repeats, dtype, terms[name[0]], factor)
-        for name in sorted(names, key=lambda n: _ORDER.index(n[0]))
+        difference_of(name, found[0][name], found[1][name], reference, repeats, dtype, terms[name[0]], factor)
+        for name in sorted(names, key=lambda n: ORDER.index(n[0]))
     )
     remarks += _judged(differences, whose, str(a), str(b), dtype)
     if not all(each.equal for each in differences):
         remarks += _iterated(a, b)
     length, batch = jax.tree.leaves(xs)[0].shape[:2]
     return Comparison(str(a), str(b), dtype, length, batch, differences, tuple(remarks), whose)
-
-
-_ORDER = (OUTPUTS, CARRY, BY_INPUTS, BY_CARRY, BY_PARAMS)
 
 
 def _check_inputs(xs: Any) -> None:
@@ -186,7 +129,7 @@ def _check_inputs(xs: Any) -> None:
 
 
 def _outcome_shapes(system: System, xs: Any) -> dict[tuple[str, str], tuple[int, ...]]:
-    """Shapes of outputs and final carry, after a check of the step's contract."""
+    """Check the step's contract, and return the shapes of outputs and final carry."""
     with jax.enable_x64(system.dtype == "float64"), jax.default_device(system.device):
         params, carry, inputs = placed(system, xs)
         check_step(system, carry, inputs)
@@ -205,6 +148,7 @@ def _cotangents(shapes: dict, dtype: str, seed: int) -> dict:
 
 
 def _unmatched(a: Outcome, b: Outcome, names: list) -> list[str]:
+    """Return remarks that list the arrays without a partner on the other side."""
     remarks = []
     for quantity in (CARRY, BY_CARRY, BY_PARAMS):
         alone = [
@@ -215,38 +159,19 @@ def _unmatched(a: Outcome, b: Outcome, names: list) -> list[str]:
         ]
         if any(alone):
             remarks.append(
-                f"Not compared: {quantity}, {alone[0] or 'nothing'} of A and {alone[1] or 'nothing'} of B, which have "
+                f"Not compared: {quantity}, {alone[0] or 'nothing'} of A and {alone[1] or 'nothing'} of B. These have "
                 "no partner of the same path and shape on the other side."
             )
     return remarks
 
 
-def _terms(system: System, xs: Any) -> dict[str, int]:
-    """How many terms the sums have that make each quantity."""
-    length, batch = jax.tree.leaves(xs)[0].shape[:2]
-    sizes = [leaf.shape for tree in (system.params, xs) for leaf in named(tree).values()]
-    longest = max((max(shape[-2:]) for shape in sizes if len(shape) > 1), default=1)
-    return dict.fromkeys(_ORDER, longest) | {BY_PARAMS: max(longest, length * batch)}
-
-
-def _unit(dtype: str) -> float:
-    return float(jnp.finfo(dtype).eps) / 2
-
-
-def _accumulation(dtype: str) -> float:
-    """Unit roundoff of sums: float32 at least."""
-    return min(_unit(dtype), _unit("float32"))
-
-
-def _noise(dtype: str, terms: int) -> float:
-    """The size of one side's roundings, v."""
-    return math.hypot(_unit(dtype), math.sqrt(terms) * _accumulation(dtype))
-
-
 def _reference(
     systems: tuple[System, System], xs: Any, cotangents: Any, noise: float, seed: int
 ) -> tuple[Outcome | None, list[Outcome], str, list[str]]:
-    """The reference, its response to noise, whose step it is, and remarks. A layer's step comes first."""
+    """Return the reference, its values under noise, the name of the side whose step it is, and remarks.
+
+    The step of a layer is preferred.
+    """
     for system in sorted(systems, key=lambda system: not system.is_layer):
         try:
             reference, repeats = responses(system, xs, cotangents, noise, seed)
@@ -254,78 +179,27 @@ def _reference(
             continue
         return reference, repeats, system.name, []
     remark = (
-        "Neither step computes in float64 (its carry or output has a dtype of its own), so there is no reference, and "
-        "the tolerance is K u sqrt(n + T) for all quantities, which knows nothing of their conditioning."
+        "Neither step computes in float64, since its carry or output has a fixed dtype. So there is no reference, and "
+        "the tolerance of all quantities is K u sqrt(n + T), which does not depend on their conditioning."
     )
     return None, [], "", [remark]
 
 
-def _difference(
-    name: tuple[str, str],
-    a: np.ndarray,
-    b: np.ndarray,
-    reference: Outcome | None,
-    repeats: list[Outcome],
-    dtype: str,
-    terms: int,
-    factor: float,
-) -> Difference:
-    quantity, leaf = name
-    true = (a + b) / 2 if reference is None else reference[name]
-    by_step = quantity in BY_STEP
-
-    def norms(x: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            return np.linalg.norm(x.reshape(len(x) if by_step else 1, -1), axis=1)
-
-    size = norms(true)
-    scale = float(np.sqrt(np.mean(size**2)))
-    unit = _unit(dtype)
-    if reference is None:
-        tolerances = np.full_like(size, factor * unit * math.sqrt(terms + len(size)) * scale)
-    else:
-        response = np.mean([norms(each[name] - true) ** 2 for each in repeats], axis=0)
-        floor = terms * (_accumulation(dtype) * scale) ** 2
-        widest = 1 + math.sqrt(math.log(len(size)) * len(size) / true.size)
-        tolerances = factor * widest * np.sqrt(response + (unit * size) ** 2 / 3 + floor)
-    errors = norms(a - b)
-    # What is not finite on either side is a difference, whatever the tolerance.
-    ratios = np.divide(errors, tolerances, out=np.where(errors == 0, 0.0, np.inf), where=tolerances > 0)
-    ratios = np.where(np.isfinite(errors) & np.isfinite(tolerances), ratios, np.inf)
-    order = np.arange(len(ratios))[:: -1 if quantity == BY_INPUTS else 1]  # of computation
-    past = order[~(ratios[order] <= 1)]
-    worst = int(order[np.argmax(ratios[order])])
-    unscaled = scale or 1.0
-    with np.errstate(invalid="ignore"):
-        largest = float(np.max(np.abs(a - b)) / (np.max(np.abs(true)) or 1.0))
-    return Difference(
-        quantity,
-        leaf,
-        scale,
-        errors / unscaled,
-        tolerances / unscaled,
-        float(ratios[worst]),
-        worst if by_step else None,
-        None if not by_step or not past.size else int(past[0]),
-        largest,
-        float(np.max(norms(a - true))) / unscaled,
-        float(np.max(norms(b - true))) / unscaled,
-    )
-
-
 def _iterated(*sides: Implementation) -> list[str]:
-    """Newton's iteration stops at a tolerance of its own."""
+    """Return a remark for each `Newton` method, whose iteration stops at its own tolerance."""
     origins = [origin(side.make) if isinstance(side.make, Layer) else None for side in sides]
     methods = [made[1].get("method") for made in origins if made is not None]
     return [
-        f"{method!r} stops where its residual, relative to the carry, is below its own tolerance, not at rounding. "
-        "Give a smaller one, such as Newton(tolerance=1e-15) in float64, to see whether that is the difference."
+        f"{method!r} stops where its residual, relative to the carry, is below its own tolerance, which is above "
+        "rounding. Use a smaller tolerance, such as Newton(tolerance=1e-15) in float64, to see whether it explains the "
+        "difference."
         for method in dict.fromkeys(methods)
         if isinstance(method, Newton)
     ]
 
 
 def _judged(differences: tuple[Difference, ...], whose: str, a: str, b: str, dtype: str) -> list[str]:
+    """Return remarks on numbers that are not finite, on loose tolerances, and on errors that both sides share."""
     remarks = []
     broken = [d.label for d in differences if not d.finite]
     if broken:
@@ -336,14 +210,14 @@ def _judged(differences: tuple[Difference, ...], whose: str, a: str, b: str, dty
         steps = [int(np.argmax(d.tolerances > 0.1)) for d in loose if d.quantity == OUTPUTS]
         where = f" from step {min(steps)} on" if steps else ""
         remarks.append(
-            f"Ill-conditioned: roundings of {dtype} alone move {loose[0].label} by more than a tenth{where}; smaller "
-            "differences there cannot be seen. Take a finer dtype or fewer steps."
+            f"Ill-conditioned: roundings of {dtype} alone change {loose[0].label} by more than a tenth{where}. Smaller "
+            "differences cannot be detected there. Use a finer dtype or fewer steps."
         )
     if whose:
         both = [d for d in differences if min(d.a_error, d.b_error) > np.max(d.tolerances) and d.equal]
         if both:
             remarks.append(
-                f"Both sides differ from the float64 reference by more than roundings of {dtype}, and in the same way: "
+                f"Both sides differ from the float64 reference in the same way, by more than roundings of {dtype}: "
                 + ", ".join(d.label for d in both)
                 + "."
             )

@@ -1,4 +1,4 @@
-"""Values and gradients of one implementation, by name, in float64."""
+"""Compute values and gradients of one implementation, by name, in float64."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +18,10 @@ BY_STEP = (OUTPUTS, BY_INPUTS)
 
 
 def gradients_of(unroll: Callable) -> Callable:
-    """``(params, carry, xs, cotangents, *rest) -> outcome``: the loss is the product of what comes out with cotangents.
+    """Return ``(params, carry, xs, cotangents, *rest) -> outcome`` of a loss that is linear in the results.
 
-    Cotangents are by quantity and leaf; an array that has none takes part with zero.
+    The loss is the product of outputs and final carry with the cotangents, which are given by quantity and leaf. The
+    cotangent of an array that has none is zero.
     """
 
     def run(params: Any, carry: Any, xs: Any, cotangents: dict, *rest: Any) -> dict:
@@ -45,7 +46,7 @@ def gradients_of(unroll: Callable) -> Callable:
 
 
 def evaluate(run: Callable, *arguments: Any) -> Outcome:
-    """The outcome of a compiled `gradients_of`, in NumPy and float64."""
+    """Run a compiled `gradients_of`, and return its outcome as NumPy arrays in float64."""
     found = jax.device_get(run(*arguments))
     return {
         name: leaf.astype(np.complex128 if np.iscomplexobj(leaf) else np.float64)
@@ -54,14 +55,14 @@ def evaluate(run: Callable, *arguments: Any) -> Outcome:
 
 
 def measure(system: System, xs: Any, cotangents: Any) -> Outcome:
-    """The outcome of a system in its own dtype, on its own device."""
+    """Return the outcome of a system, computed in its dtype on its device."""
     with jax.enable_x64(system.dtype == "float64"), jax.default_device(system.device):
         params, carry, inputs = placed(system, xs)
         return evaluate(jax.jit(gradients_of(system.unroll)), params, carry, inputs, cotangents)
 
 
 def placed(system: System, xs: Any) -> tuple[Any, Any, Any]:
-    """Params, first carry and inputs in the dtype of a system, on its device."""
+    """Return params, first carry and inputs in the dtype of a system, on its device."""
     assert system.initial is not None
     params, inputs = cast(system.params, system.dtype), cast(xs, system.dtype)
     carry = system.initial(params, jax.tree.map(lambda leaf: leaf[0], inputs))
@@ -78,6 +79,6 @@ def _inexact(trees: dict[str, Any]) -> dict[tuple[str, str], jax.Array]:
 
 
 def _with(tree: Any, quantity: str, values: dict) -> Any:
-    """The tree with its inexact leaves replaced."""
+    """Return the tree with its inexact leaves replaced."""
     leaves = [values.get((quantity, name), leaf) for name, leaf in named(tree).items()]
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)

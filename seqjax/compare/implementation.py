@@ -1,4 +1,4 @@
-"""What is compared: a layer or a user's function, in a dtype, on a device."""
+"""An implementation to compare: a layer or a user's function, in a dtype, on a device."""
 
 import inspect
 from collections.abc import Callable
@@ -24,25 +24,25 @@ class Implementation:
 
     Attributes:
         make: a `seqjax.Layer` (a cell under a method, or a whole model), a `seqjax.Cell` (under `Auto`), or a function
-            ``build`` of one's own.
-        dtype: of params, carry and inputs: bfloat16, float16, float32 or float64. None: that of the params which
-            ``build`` returns; float32 for layers.
-        device: where it runs; None for the default device.
-        name: what to call it; None for what it prints as.
+            ``build`` of the user.
+        dtype: dtype of params, carry and inputs: bfloat16, float16, float32 or float64. None for the dtype of the
+            params that ``build`` returns; float32 for layers.
+        device: device that computes; None for the default device.
+        name: name in tables and messages; None for the repr of a layer and the name of a function.
 
     A ``build`` returns ``(params, step)`` or ``(params, step, carry)``:
 
-    * ``step(params, carry, x) -> (carry, y)`` is one time step of *one example*: x is ``[D]``; it is mapped over the
-      batch and scanned over time.
-    * ``carry`` is the first carry of one example: a pytree, or a function ``(params, x) -> pytree``. Without it the
-      initial carry of the other side is taken, which must be a layer then.
-    * ``params`` is any pytree. Where its paths and shapes are those of the other side's, the other side is run on it.
-    * A ``build`` with a required argument is called ``build(params)`` with the params of the other side, to convert
-      them to a layout of its own. Gradients are then taken through the conversion, by the other side's params, so it
-      must be written in `jax.numpy`.
+    * ``step(params, carry, x) -> (carry, y)`` computes one time step of *one example*, with x of shape ``[D]``. The
+      comparison maps the step over the batch and scans it over time.
+    * ``carry`` is the first carry of one example: a pytree, or a function ``(params, x) -> pytree``. Without
+      ``carry``, the comparison uses the initial carry of the other side, which must be a layer.
+    * ``params`` is any pytree. Where its paths and shapes equal those of the other side, both sides run on it.
+    * A ``build`` with a required argument is called ``build(params)`` with the params of the other side, which it
+      converts to its layout. Gradients are then with respect to the other side's params, through the conversion, so
+      the conversion must be written in `jax.numpy`.
 
-    ``build`` runs with 64-bit numbers only where dtype is float64. For a fused kernel over whole sequences return a
-    `seqjax.Layer` with that kernel as its ``unroll``.
+    ``build`` runs with 64-bit numbers only where dtype is float64. To compare a fused kernel over whole sequences,
+    return a `seqjax.Layer` whose ``unroll`` is the kernel.
     """
 
     make: Any
@@ -69,7 +69,7 @@ class Implementation:
 
 
 class System(NamedTuple):
-    """An implementation made ready: params in float64 (or complex128), functions over batches ``[B, ...]``."""
+    """A prepared implementation: params in float64 (or complex128), functions over batches ``[B, ...]``."""
 
     name: str
     is_layer: bool
@@ -82,7 +82,7 @@ class System(NamedTuple):
 
 
 def takes_params(implementation: Implementation) -> bool:
-    """Whether its ``build`` is to be given the params of the other side."""
+    """Return whether ``build`` has a required argument: the params of the other side."""
     if isinstance(implementation.make, Layer):
         return False
     parameters = inspect.signature(implementation.make).parameters.values()
@@ -91,7 +91,7 @@ def takes_params(implementation: Implementation) -> bool:
     ]
     if len(wanted) > 1:
         raise TypeError(
-            f"{implementation}: expected {CONTRACT} (or build(params)); it wants {len(wanted)} arguments: "
-            f"{', '.join(p.name for p in wanted)}."
+            f"{implementation}: expected {CONTRACT} (or build(params)), got a function with {len(wanted)} required "
+            f"arguments: {', '.join(p.name for p in wanted)}."
         )
     return bool(wanted)

@@ -1,4 +1,4 @@
-"""A comparison as one self-contained page, and as JSON."""
+"""Write a comparison as a self-contained page, and as JSON."""
 
 import math
 from pathlib import Path
@@ -10,20 +10,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from seqjax.compare import curves
-from seqjax.compare.divergence import Comparison, Difference
+from seqjax.compare.difference import Difference
+from seqjax.compare.divergence import Comparison
 from seqjax.compare.evaluate import BY_STEP
 from seqjax.compare.runs import FEWEST, RunsComparison
 from seqjax.report.content import Caption
 from seqjax.report.text import number
 
 Table = tuple[list[str], list[list[str]], list[bool]]
-"""Heads, rows of text, and which rows differ; the most telling columns first."""
+"""Column heads, rows of text, and which rows differ. The most important columns come first."""
 _KEY = {"length": "T = {}", "x": "at {:g}"}
-"""How parts of a row's key are written; the others as they are."""
+"""Formats of parts of a row's key; other parts are written unchanged."""
 
 
 def to_json(found: Comparison | RunsComparison, command: str) -> dict[str, Any]:
-    """Everything that was found, as JSON holds it: what is not finite as null."""
+    """Return all results as JSON; numbers that are not finite become null."""
     name = "differences" if isinstance(found, Comparison) else "rows"
     parts = [_plain(each._asdict()) for each in getattr(found, name)]
     head = {key: list(value) if isinstance(value, tuple) else value for key, value in found._asdict().items()}
@@ -31,7 +32,7 @@ def to_json(found: Comparison | RunsComparison, command: str) -> dict[str, Any]:
 
 
 def to_html(found: Comparison | RunsComparison, command: str) -> str:
-    """The page."""
+    """Return the page."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -56,23 +57,23 @@ def to_html(found: Comparison | RunsComparison, command: str) -> str:
 
 
 def verdict(found: Comparison | RunsComparison) -> str:
-    """The verdict in a sentence or two."""
+    """Return the verdict in one or two sentences."""
     if isinstance(found, RunsComparison):
         count, of = sum(row.differs for row in found.rows), len(found.rows)
         if count:
-            return f"{count} of {of} quantities differ (sign-flip test on the pairs; at most 5% of them by chance)."
+            return f"{count} of {of} quantities differ (sign-flip test on the pairs; at most 5% of these by chance)."
         if found.undecided:
             few = found.rows[0].paired.pairs
             are = "is" if few == 1 else "are"
-            return f"Undecided: it takes {FEWEST} common seeds to show a difference, and there {are} {few}."
-        return f"No difference was shown in any of {of} quantities."
+            return f"Undecided: the test needs {FEWEST} common seeds to show a difference, and there {are} {few}."
+        return f"The test shows no difference in any of {of} quantities."
     if found.equal:
         closest = max(found.differences, key=lambda each: each.excess)
         if not closest.excess:
-            return f"Equal to the last bit, in all of {len(found.differences)} quantities."
+            return f"Equal to the last bit in all {len(found.differences)} quantities."
         return (
-            f"Equal: every difference is within what roundings of {found.dtype} explain; the closest is "
-            f"{closest.label}, at {number(closest.excess)} of its tolerance."
+            f"Equal: roundings of {found.dtype} explain every difference; the closest to its tolerance is "
+            f"{closest.label}, at {number(closest.excess)} of it."
         )
     first = found.first
     assert first is not None
@@ -90,13 +91,13 @@ def verdict(found: Comparison | RunsComparison) -> str:
 
 
 def _mark(found: Comparison | RunsComparison) -> str:
-    """The class of the verdict: nothing is good or bad where nothing can be shown."""
+    """Return the CSS class of the verdict; "open" where the test cannot show a difference."""
     undecided = isinstance(found, RunsComparison) and found.undecided
     return "bad" if not found.equal else "open" if undecided else ""
 
 
 def table(found: Comparison | RunsComparison) -> Table:
-    """One row per quantity."""
+    """Return the table, one row per quantity."""
     return _runs_table(found) if isinstance(found, RunsComparison) else _table(found)
 
 
@@ -156,29 +157,33 @@ def _runs_table(found: RunsComparison) -> Table:
 
 
 def caption(difference: Difference, reference: str) -> Caption:
-    """The caption of a figure; `reference` is "" where there is none."""
+    """Return the caption of a figure; `reference` is "" where there is none."""
     order = (
-        " Values are computed from left to right: what differs later may follow from the first difference."
+        " Values are computed from left to right, so later differences may follow from the first one."
         if difference.quantity == BY_STEP[0]
-        else " Gradients are computed from right to left: what differs at earlier steps may follow from later ones."
+        else " Gradients are computed from right to left, so differences at earlier steps may follow from later ones."
     )
     if not difference.finite:
-        conclusion = f"At step {difference.worst} it is not finite, which has no place on the axis." + order
+        conclusion = (
+            f"At step {difference.worst} the difference is not finite and cannot be drawn on the axis."
+            + order
+        )
     elif not difference.equal:
         conclusion = (
-            f"At step {difference.worst} it is {number(difference.excess)} times the tolerance." + order
+            f"At step {difference.worst} the difference is {number(difference.excess)} times the tolerance."
+            + order
         )
     elif not difference.errors.any():
-        conclusion = "A and B are equal to the last bit, so that there is no line."
+        conclusion = "A and B are equal to the last bit, so there is no line."
     else:
         conclusion = "Roundings explain the difference at every step."
-    stretch = math.ceil(len(difference.errors) / curves.MOST_POINTS)  # so many steps share a point
+    stretch = math.ceil(len(difference.errors) / curves.MOST_POINTS)  # the number of steps that share a point
     gaps = stretch == 1 and difference.finite and difference.errors.any() and not difference.errors.all()
     return Caption(
         "The difference of A and B, and its tolerance, by step."
         + (" The line breaks off where A and B are equal to the last bit." if gaps else "")
-        + (f" Of up to {stretch} neighboring steps the worst is drawn." if stretch > 1 else ""),
-        "Norm over batch and features of A − B, divided by the root mean square over steps of the norm of "
+        + (f" Each point is the worst of up to {stretch} neighboring steps." if stretch > 1 else ""),
+        "Norm of A − B over batch and features, divided by the root mean square over steps of the norm of "
         f"{'the reference' if reference else '(A + B)/2'}. The tolerance is "
         + (
             "the response of the float64 reference to noise of the size of roundings."
@@ -194,12 +199,12 @@ def _size(value: float) -> str:
 
 
 def _culprit(first: Difference) -> str:
-    """Which side is further from the reference, where one clearly is."""
+    """Return a sentence that names the side further from the reference; "" where both are about as far."""
     a, b = first.a_error, first.b_error
     if math.isfinite(a) and not math.isfinite(b) or b > 4 * a:
-        return "B is the one further from the float64 reference."
+        return "B is further from the float64 reference than A."
     if math.isfinite(b) and not math.isfinite(a) or a > 4 * b:
-        return "A is the one further from the float64 reference."
+        return "A is further from the float64 reference than B."
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Both sides made ready: the same numbers, functions over batches, and a user's function checked before it runs."""
+"""Prepare both sides of a comparison: give them the same numbers, and check a user's function before it runs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,13 +22,13 @@ from seqjax.compare.trees import (
 
 
 def prepare(a: Implementation, b: Implementation, xs: Any, seed: int) -> tuple[System, System, list[str]]:
-    """Both sides with the same numbers, rounded to the coarser of the two dtypes, and remarks for the reader.
+    """Return both sides with params rounded to the coarser of the two dtypes, and remarks for the reader.
 
     Args:
         a: one side.
-        b: the other.
+        b: the other side.
         xs: inputs ``[T, B, ...]``, NumPy.
-        seed: of the initial params of layers.
+        seed: seed of the initial params of layers.
     """
     x = jax.tree.map(lambda leaf: leaf[0], xs)
     first = _make(a, x, seed, None)
@@ -36,7 +36,8 @@ def prepare(a: Implementation, b: Implementation, xs: Any, seed: int) -> tuple[S
     first = first or _make(a, x, seed, second.params if second else None)
     if first is None or second is None:
         raise ValueError(
-            f"compare: {a} and {b} both want the params of the other side; one build() must make them."
+            f"compare: expected one build() without an argument, got {a} and {b}, which both convert the params of the "
+            "other side. Make the params in one build()."
         )
     coarse = coarser(first.dtype, second.dtype)
     first, second = (each._replace(params=rounded(each.params, coarse)) for each in (first, second))
@@ -49,7 +50,9 @@ def prepare(a: Implementation, b: Implementation, xs: Any, seed: int) -> tuple[S
             )
         second = second._replace(params=first.params)
     elif takes_params(a) or takes_params(b):
-        remarks.append("build(params) converts the params of the other side; gradients are by those.")
+        remarks.append(
+            "build(params) converts the params of the other side, and gradients are with respect to the latter."
+        )
         first, second = (
             (first._replace(params=second.params), second)
             if takes_params(a)
@@ -62,22 +65,22 @@ def prepare(a: Implementation, b: Implementation, xs: Any, seed: int) -> tuple[S
             first, second = (given, own) if first.is_layer else (own, given)
         elif not same(first.params, second.params):
             remarks.append(
-                "Each side has made params of its own, and their values differ: the functions differ with them."
+                "Each side made its own params, and their values differ, so the functions differ as well."
             )
     else:
         remarks.append(
-            "The params of the two sides differ in structure or shape, so each side keeps its own: they are the same "
-            "function only if its build made them so. build(params) is given the params of the other side to convert."
+            "The params of the two sides differ in structure or shape, so each side keeps its own. Both sides compute "
+            "one function only if build() chose the params so. Use build(params) to convert those of the other side."
         )
     return first, second, remarks
 
 
 def with_carries(a: System, b: System) -> tuple[System, System]:
-    """Both sides with an initial carry: a side without one takes that of the other."""
+    """Return both sides with an initial carry: a side without one gets that of the other side."""
     if a.initial is None and b.initial is None:
         raise ValueError(
-            f"compare: neither {a.name} nor {b.name} says what its first carry is. Return (params, step, carry) "
-            "from build()."
+            f"compare: expected a first carry from one side, got none from {a.name} and {b.name}. "
+            "Return (params, step, carry) from build()."
         )
     return _with_carry(a, b), _with_carry(b, a)
 
@@ -95,7 +98,7 @@ def _with_carry(system: System, other: System) -> System:
 
 
 def check_step(system: System, carry: Any, xs: Any) -> None:
-    """Raise a ValueError or TypeError where a user's step does not have `lax.scan`'s contract on these inputs."""
+    """Raise a ValueError or TypeError where a user's step breaks the contract of `lax.scan` on these inputs."""
     if system.is_layer:
         return
     x = jax.tree.map(lambda leaf: leaf[0], xs)
@@ -112,13 +115,13 @@ def check_step(system: System, carry: Any, xs: Any) -> None:
         raise TypeError(f"{system.name}: expected {CONTRACT}; step returned {type(found).__name__}.")
     if shown(found[0], 1) != shown(carry, 1):
         raise ValueError(
-            f"{system.name}: expected step to return a carry like the one it is given, {shown(carry, 1)}, "
-            f"got {shown(found[0], 1)}. Cast inside step, or give another dtype."
+            f"{system.name}: expected step to return a carry with the shapes and dtypes of its argument, "
+            f"{shown(carry, 1)}, got {shown(found[0], 1)}. Cast inside step, or pass another dtype."
         )
 
 
 def _make(implementation: Implementation, x: Any, seed: int, other: Any) -> System | None:
-    """The system of one side; None where its build wants params that are not known yet."""
+    """Return the system of one side; None where its build needs params that are not known yet."""
     made, name = implementation.make, str(implementation)
     converts = takes_params(implementation)
     if converts and other is None:
@@ -148,7 +151,7 @@ def _make(implementation: Implementation, x: Any, seed: int, other: Any) -> Syst
 def _layer(implementation: Implementation, layer: Layer, x: Any, seed: int) -> System:
     name, dtype = str(implementation), implementation.dtype or "float32"
     if not layer.causal:
-        raise TypeError(f"{name}: expected a causal layer, which has a step to check it by.")
+        raise TypeError(f"{name}: expected a causal layer: its step gives the reference.")
     with jax.enable_x64(False):
         params = doubled(layer.init(jax.random.key(seed), cast(x, "float32")))
     return System(
@@ -157,7 +160,7 @@ def _layer(implementation: Implementation, layer: Layer, x: Any, seed: int) -> S
 
 
 def _own(implementation: Implementation, made: Any) -> System:
-    """The system of a ``build()`` that makes params of its own."""
+    """Return the system of a ``build()`` that makes its own params."""
     name = str(implementation)
     params, step, *carry = _checked(name, made)
     dtypes = {
@@ -168,7 +171,7 @@ def _own(implementation: Implementation, made: Any) -> System:
     if implementation.dtype is None and len(set(dtypes.values())) > 1:
         listed = ", ".join(f"{path} {dtype}" for path, dtype in dtypes.items())
         raise ValueError(
-            f"{name}: expected params of one dtype, got mixed dtypes: {listed}. Say which one to run in (dtype=...)."
+            f"{name}: expected params of one dtype, got mixed dtypes: {listed}. Pass dtype=... to choose one."
         )
     dtype = implementation.dtype or next(iter(dtypes.values()), "float32")
     return _system(implementation, params, lambda params: (params, step, *carry), bool(carry), dtype)
@@ -177,7 +180,7 @@ def _own(implementation: Implementation, made: Any) -> System:
 def _system(
     implementation: Implementation, params: Any, build: Callable, has_carry: bool, dtype: str
 ) -> System:
-    """A system of ``build(params) -> (params, step[, carry])``: mapped over the batch, scanned over time."""
+    """Return the system of ``build(params) -> (params, step[, carry])``: mapped over the batch, scanned over time."""
 
     def step(params: Any, carry: Any, x: Any) -> Any:
         own, one_step = build(params)[:2]
@@ -203,7 +206,7 @@ def _system(
 
 
 def _checked(name: str, made: Any) -> tuple:
-    """What build returned, if it has the form that is asked for."""
+    """Return the result of build, and raise a TypeError if it breaks the contract."""
     if isinstance(made, tuple) and len(made) in (2, 3) and callable(made[1]):
         return made
     parts = ", ".join(type(part).__name__ for part in made) if isinstance(made, tuple) else ""

@@ -1,32 +1,35 @@
-r"""How far roundings alone can move a result: the reference in float64, and its response to noise of their size.
+r"""Measure how far roundings alone change a result: the reference in float64, and its response to noise.
 
-Two correct implementations differ by their roundings, and how much that moves a result depends on the function: on how
-long it remembers and what it amplifies, hence on T. So it is measured. The step is run in float64, and again with every
-number that passes between steps (carry, input, output; and their cotangents on the way back) multiplied by
-:math:`1 + v \xi`, :math:`\xi` uniform in (-1, 1), independent for every number and step: the probabilistic model of
-rounding; and what each operation inside of the step results in, by :math:`1 + 3 v \xi / 4`, which tells most where
-the step cancels what it has computed, as a norm does with the size of its input. The size is
+Two correct implementations differ by their roundings. How much these change a result depends on the function (on the
+length of its memory and on what it amplifies), hence on T. So the effect is measured. The step runs in float64, and
+again with noise, which is the probabilistic model of rounding. The noise multiplies every number that passes between
+steps (carry, input, output, and their cotangents in the backward pass) by :math:`1 + v \xi`, with :math:`\xi` uniform
+in (-1, 1) and independent for every number and step. It also multiplies the result of each operation inside the step by
+:math:`1 + 3 v \xi / 4`. That matters most where the step cancels what it has computed, as a norm cancels the size of
+its input. The size of the noise is
 
 .. math::
     v^2 = u^2 + n\, u_{32}^2
 
 with u the unit roundoff of the coarser dtype, :math:`u_{32}` that of float32 (of float64 for a side that computes in
-it), and n the longest product: a sum of n terms gathers about :math:`\sqrt{n}` roundings, in float32 at least. Per
-quantity and step, in the norm over batch and features, with r the root mean square response,
+float64), and n the longest product: a sum of n terms collects about :math:`\sqrt{n}` roundings, in float32 at least.
+Per quantity and step, in the norm over batch and features, the tolerance is
 
 .. math::
     \mathrm{tolerance}_t^2 = K^2 (1 + v'^2 / v^2) (1 + \sqrt{\ln T / k})^2
     \left(r_t^2 + \tfrac{1}{3} u^2 |q_t|^2 + m\, u_{32}^2\, \overline{|q|^2}\right)
 
-where v' is the size of the finer side's roundings, which are independent of the other's: a kernel in bfloat16 is judged
-by a tolerance smaller by :math:`\sqrt{2}` against a specification in float32 than against one in bfloat16. In the last
-bracket the second term rounds the result itself and the third the sum of m terms that it is: T B for a gradient of the
-params, n for the others; and the largest of T norms of k numbers each is about :math:`1 + \sqrt{\ln T / k}` times a
-typical one (T = 1 for what has no time axis). How r grows with T is the dynamics' own: not at all where memory is
-short, as :math:`\sqrt{T}` where it is long, and exponentially where the dynamics expands.
+Here r is the root mean square response, and v' is the size of the finer side's roundings, which are independent of
+those of the coarser side. So the tolerance of a kernel in bfloat16 is smaller by :math:`\sqrt{2}` against a
+specification in float32 than against one in bfloat16. In the last bracket, the second term is the rounding of the
+result, and the third is the rounding of the sum of m terms that makes it: m = T B for a gradient with respect to the
+params, m = n for the other quantities. The largest of T norms of k numbers each is about :math:`1 + \sqrt{\ln T / k}`
+times a typical norm (T = 1 for a quantity without a time axis). The growth of r with T is a property of the dynamics: r
+is constant where memory is short, grows as :math:`\sqrt{T}` where memory is long, and grows exponentially where the
+dynamics expands.
 
-Hence an implementation that sums the gradient of a weight over T steps in bfloat16 is not within the tolerance of
-bfloat16 at large T; nor is one that keeps decays in bfloat16. Both are findings.
+Hence an implementation that sums the gradient of a weight over T steps in bfloat16 exceeds the tolerance of bfloat16 at
+large T, and so does an implementation that keeps decays in bfloat16. Both are findings.
 
 References:
     Higham and Mary 2019, "A new approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41.
@@ -47,12 +50,12 @@ from seqjax.compare.trees import cast
 from seqjax.compat import bind
 
 FACTOR = 4.0
-"""K: a step rounds not the few numbers that pass between steps alone but a dozen on the way, and not evenly."""
+"""K: a step rounds about a dozen numbers besides the few that pass between steps, and not evenly."""
 INSIDE = 0.75
-"""Of the noise inside of a step: all of its roundings are there, so that three standard deviations will do."""
+"""Factor of the noise inside a step. All of its roundings are modeled there, so three standard deviations suffice."""
 REPEATS = 4
 
-# These move numbers, or choose among them, and round nothing.
+# These primitives move numbers or choose among them, and round nothing.
 EXACT = frozenset(
     "abs broadcast_in_dim clamp complex concatenate conj convert_element_type copy dynamic_slice dynamic_update_slice "
     "gather imag iota max min neg pad real reduce_max reduce_min reshape rev select_n sign slice sort split squeeze "
@@ -67,7 +70,7 @@ class NoReference(Exception):
 def responses(
     system: System, xs: Any, cotangents: Any, noise: float, seed: int
 ) -> tuple[Outcome, list[Outcome]]:
-    """The reference outcome in float64 on a CPU, and those with noise."""
+    """Return the reference outcome in float64 on a CPU, and the outcomes with noise."""
     device = jax.devices("cpu")[0]
     with jax.enable_x64(True), jax.default_device(device):
         params, inputs = cast(system.params, "float64"), cast(xs, "float64")
@@ -83,7 +86,7 @@ def responses(
             except Exception as error:
                 if system.is_layer:
                     raise
-                # A dtype of its own: lax.scan refuses a carry that changes it, others a product of two dtypes.
+                # The step has a fixed dtype: lax.scan refuses a carry of another dtype, or an operation refuses two.
                 raise NoReference(str(error)) from error
     return outcomes[0], outcomes[1:]
 
@@ -112,7 +115,10 @@ def _noisy(tree: Any, key: jax.Array, size: jax.Array) -> Any:
 
 
 def _noisy_inside(function: Callable, key: jax.Array, size: jax.Array) -> Callable:
-    """The function with noise in what its operations result in; a loop is one, and what has a derivative of its own."""
+    """Return the function with noise in the results of its operations.
+
+    A loop counts as one operation, and so does a function with a custom derivative.
+    """
 
     def run(*args: Any) -> Any:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
@@ -133,14 +139,14 @@ def _noisy_inside(function: Callable, key: jax.Array, size: jax.Array) -> Callab
 
 
 def _rounded(jaxpr: Any) -> Iterator[Any]:
-    """The results of a program that are rounded, in the order in which it is evaluated."""
+    """Yield the results of a program that are rounded, in the order of evaluation."""
     for equation in jaxprs.equations(jaxpr, enter=jaxprs.is_jit):
         if not jaxprs.is_jit(equation) and equation.primitive.name not in EXACT:
             yield from (result.aval for result in equation.outvars)
 
 
 def _draws(key: jax.Array, leaves: list) -> Iterator[jax.Array]:
-    """Noise there and back ``[2, ...]`` for each leaf that is inexact, one after another; drawn in one go."""
+    """Yield forward and backward noise ``[2, ...]`` for each inexact leaf; all of it is drawn by one call."""
     shapes = [leaf.shape for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     ends = list(itertools.accumulate(map(math.prod, shapes), initial=0))
     everything = jax.random.uniform(key, (2, ends[-1]), jnp.float32, -1.0, 1.0)
@@ -159,7 +165,7 @@ def _with_noise(leaf: jax.Array, draws: Iterator[jax.Array], size: jax.Array) ->
 
 @jax.custom_vjp
 def _scaled(x: jax.Array, there: jax.Array, back: jax.Array) -> jax.Array:
-    """``x * there``, whose cotangent comes back times ``back``."""
+    """Return ``x * there``; its cotangent is multiplied by ``back``."""
     return x * there
 
 

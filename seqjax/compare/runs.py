@@ -1,4 +1,4 @@
-"""Two studies side by side: every quantity that both measured, paired by seed."""
+"""Compare two studies in every quantity that both measured, paired by seed."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from seqjax.statistics import (
 from seqjax.study.experiment import MOMENTS
 
 LEVEL = 0.05
-"""Of significance, for all quantities together."""
+"""The level of significance, for all quantities together."""
 _POSITIVE = ("parameter_gradient_norm", "exponential_length")  # span decades: compared by their ratio
 _NOT_KEYS = ("part", "seed", "training_step", "t", "note", "value")
 _HOW = (
@@ -32,24 +32,24 @@ _HOW = (
     "not_applicable",
     "not_measured",
 )
-"""How something was measured."""
+"""Quantities that describe a measurement."""
 _TWICE = ("exponential_aic", "power_aic", "log_determinant")
-"""What other quantities say."""
+"""Quantities that repeat others."""
 FEWEST = 1 + math.ceil(math.log2(1 / LEVEL))
-"""Of so many pairs the sign-flip test can reach the level: with n of them no p is below 2^(1 - n)."""
+"""The number of pairs from which on the sign-flip test can reach the level: with n pairs p is at least 2^(1 - n)."""
 
 
 class Row(NamedTuple):
     """One quantity of one cell at one length.
 
     Attributes:
-        key: what tells it from others: cell, length, quantity and what else applies.
+        key: the columns that identify the row: cell, length, quantity and others that apply.
         a: interquartile mean of A over the common seeds.
-        b: that of B.
-        ratio: whether `paired` is of ratios b/a instead of differences b - a.
+        b: interquartile mean of B over the common seeds.
+        ratio: whether `paired` compares ratios b/a instead of differences b - a.
         paired: the comparison on common seeds.
-        above: probability that a run of B is above one of A, whatever the seeds.
-        differs: whether the sign-flip test tells them apart, allowing for the number of rows.
+        above: probability that a run of B is above a run of A, for independent seeds.
+        differs: whether the sign-flip test finds a difference, corrected for the number of rows.
     """
 
     key: dict[str, Any]
@@ -62,7 +62,7 @@ class Row(NamedTuple):
 
 
 class RunsComparison(NamedTuple):
-    """What `compare_runs` finds: one row per quantity, by p, and remarks for the reader."""
+    """The result of `compare_runs`: one row per quantity, sorted by p, and remarks for the reader."""
 
     a: str
     b: str
@@ -81,29 +81,29 @@ class RunsComparison(NamedTuple):
 
 
 def is_run(folder: str | Path) -> bool:
-    """Whether this is the folder of a study."""
+    """Return whether this is the folder of a study."""
     return (Path(folder) / "summary.json").is_file()
 
 
 def compare_runs(
     a: str | Path, b: str | Path, *, quantities: Sequence[str] = (), resamples: int = 10_000
 ) -> RunsComparison:
-    """Compare the results of two studies, as `seqjax gradients` leaves them, after their last training step.
+    """Compare the results of two studies, as `seqjax gradients` writes them, after their last training step.
 
-    Rows by time step (profiles) are left out: their summaries, such as lag_90, are compared, of curves (by number of
-    steps, by length) the last point, and gradient norms by parameter where they are asked for. So are rows that no
-    test can tell apart, for they have too few common seeds, where there are others. Of the rows said to differ a share
-    of `LEVEL` at most is false in expectation (Benjamini and Hochberg); two studies of one distribution are told apart
-    with that probability.
+    Compared are quantities without a time axis: summaries of profiles, such as lag_90, and the last point of curves (by
+    number of steps, by length). Profiles are left out; gradient norms by parameter are compared where `quantities`
+    names them. Where some rows have enough common seeds for the test, rows with fewer are left out. Of the rows marked
+    as different, a share of at most `LEVEL` is false in expectation (Benjamini and Hochberg). For two studies of one
+    distribution, the probability of any marked row is at most `LEVEL`.
 
     Args:
         a: a folder with ``summary.json`` and ``results.parquet``.
-        b: another.
-        quantities: which, with all their rows without time axis; none for those above.
-        resamples: of the bootstrap.
+        b: another such folder.
+        quantities: names of the quantities to compare, with all their rows without time axis; empty for those above.
+        resamples: number of resamples of the bootstrap.
 
     Raises:
-        ValueError: for a folder without results, and for two that have no quantity on a common seed.
+        ValueError: for a folder without results, and for two folders without a common quantity on a common seed.
 
     References:
         Benjamini and Hochberg 1995, "Controlling the false discovery rate", J. R. Statist. Soc. B 57.
@@ -117,7 +117,7 @@ def compare_runs(
         missing = [name for name in quantities if name not in known]
         if missing:
             raise ValueError(
-                f"compare: no quantity {missing[0]!r} in both. There are {', '.join(sorted(known))}."
+                f"compare: expected quantities of both studies ({', '.join(sorted(known))}), got {missing[0]!r}."
             )
         frames = tuple(frame.filter(pl.col("quantity").is_in(quantities)) for frame in frames)
     else:
@@ -126,7 +126,8 @@ def compare_runs(
     joined = lasts[0].join(lasts[1], on=[*keys, "seed"], nulls_equal=True, suffix="_b")
     if joined.is_empty():
         raise ValueError(
-            f"compare: {a} and {b} have nothing in common: no cell, length and quantity on the same seed."
+            f"compare: expected a common cell, length, quantity and seed, got none in {a} and {b}. Use studies that "
+            "share cells, lengths and seeds."
         )
     pairs, unknown = [], 0
     for _, group in joined.group_by(keys, maintain_order=True):
@@ -136,7 +137,7 @@ def compare_runs(
         if known.any():
             pairs.append((dict(zip(keys, group.select(keys).row(0))), left[known], right[known]))
     if not pairs:
-        raise ValueError(f"compare: no number of {a} and {b} is known on a common seed (all are NaN).")
+        raise ValueError(f"compare: expected numbers on common seeds, got NaN everywhere in {a} or {b}.")
     enough = min(FEWEST, max(len(left) for _, left, _ in pairs))
     rows = [_row(*each, resamples) for each in pairs if len(each[1]) >= enough]
     remarks = _remarks(summaries, joined, rows, unknown)
@@ -145,7 +146,7 @@ def compare_runs(
             str(key.get("section") or key["quantity"]) for key, left, _ in pairs if len(left) < enough
         )
         remarks.append(
-            f"{len(pairs) - len(rows)} quantities with fewer than {enough} common seeds are left out "
+            f"Left out: {len(pairs) - len(rows)} quantities with fewer than {enough} common seeds "
             f"({', '.join(some)})."
         )
     return RunsComparison(str(a), str(b), tuple(_marked(rows)), tuple(remarks))
@@ -157,8 +158,8 @@ def _load(folder: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
         frame = pl.read_parquet(folder / "results.parquet")
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise ValueError(
-            f"compare: {folder} holds no results that can be read ({str(error).splitlines()[0]}). "
-            "Expected summary.json and results.parquet, as 'seqjax gradients' writes them."
+            f"compare: expected summary.json and results.parquet of 'seqjax gradients' in {folder}, got files that "
+            f"cannot be read ({str(error).splitlines()[0]})."
         ) from None
     wanted = {"cell", "length", "seed", "quantity", "value"}
     if not wanted <= set(frame.columns):
@@ -171,7 +172,7 @@ def _load(folder: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
 
 
 def _results(frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
-    """The rows that say how a study came out: no settings, no norm of every weight, of curves their end or summary."""
+    """Return the rows that are results: no settings, no norms of single weights, and of curves the end or summary."""
     kept = ~pl.col("quantity").is_in([*_HOW, *_TWICE]) & ~pl.col("quantity").str.ends_with("_exponent_error")
     if "leaf" in keys:
         kept &= (pl.col("quantity") != "parameter_gradient_norm") | pl.col("leaf").is_null()
@@ -184,7 +185,7 @@ def _results(frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
 
 
 def _last(frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
-    """The values without time axis, each at the last training step that measured it; and the largest exponent."""
+    """Return the values without time axis, each at its last training step, and the largest exponent."""
     largest = (pl.col("quantity") == "exponent") & (pl.col("t") == 0)
     scalars = frame.filter(pl.col("t").is_null() | largest)
     if "group" in keys:
@@ -206,7 +207,7 @@ def _row(key: dict[str, Any], a: np.ndarray, b: np.ndarray, resamples: int) -> R
 
 
 def _marked(rows: list[Row]) -> list[Row]:
-    """Mark the rows with the k smallest p, for the largest k with the k-th below LEVEL k/m; by p, marked ones first."""
+    """Mark the rows with the k smallest p, for the largest k whose k-th p is at most LEVEL k/m; sort all rows by p."""
     order = sorted(rows, key=lambda row: row.paired.p)
     below = [place for place, row in enumerate(order, 1) if row.paired.p <= LEVEL * place / len(rows)]
     level = order[max(below) - 1].paired.p if below else -1.0
@@ -235,15 +236,15 @@ def _remarks(summaries: Sequence[dict], joined: pl.DataFrame, rows: list[Row], u
     together = math.ceil(smallest * len(rows) / LEVEL)
     if fewest < FEWEST:
         remarks.append(
-            f"{fewest} common seed{'s' if fewest > 1 else ''}: the smallest p there can be is {smallest:.2g}, so that "
-            f"no difference can be shown. Use {FEWEST} seeds or more."
+            f"{fewest} common seed{'s' if fewest > 1 else ''}: the smallest possible p is {smallest:.2g}, so the test "
+            f"cannot show a difference. Use {FEWEST} seeds or more."
         )
     elif together > 1:
         remarks.append(
-            f"{fewest} common seeds: the smallest p there can be is {smallest:.2g}, so that among {len(rows)} "
-            f"quantities a difference can be shown only where {together} or more differ at every seed. Use more seeds, "
-            "or fewer quantities."
+            f"{fewest} common seeds: the smallest possible p is {smallest:.2g}. Among {len(rows)} quantities the test "
+            f"can show a difference only where {together} or more differ at every seed. Use more seeds or fewer "
+            "quantities."
         )
     if unknown:
-        remarks.append(f"{unknown} pairs with a value that is not a number are left out.")
+        remarks.append(f"Left out: {unknown} pairs with a value that is not a number.")
     return remarks

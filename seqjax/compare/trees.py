@@ -1,4 +1,4 @@
-"""Trees of numbers: their dtypes, their names, their shapes."""
+"""Functions of pytrees of numbers: dtypes, names and shapes of their arrays."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ import numpy as np
 
 
 def coarser(a: str, b: str) -> str:
-    """The dtype with the larger unit roundoff."""
+    """Return the dtype with the larger unit roundoff."""
     return max(a, b, key=lambda name: float(jnp.finfo(name).eps))
 
 
 def cast(tree: Any, dtype: Any) -> Any:
-    """Inexact arrays in this dtype, complex ones in complex64 or complex128; all else as it is."""
+    """Cast floating arrays to this dtype and complex ones to complex64 or complex128; leave other arrays alone."""
     wide = "complex128" if jnp.dtype(dtype).itemsize == 8 else "complex64"
 
     def one(leaf: Any) -> jax.Array:
@@ -26,7 +26,7 @@ def cast(tree: Any, dtype: Any) -> Any:
 
 
 def doubled(tree: Any) -> Any:
-    """NumPy arrays in float64 or complex128; integers as they are."""
+    """Return NumPy arrays in float64 or complex128; integers keep their dtype."""
 
     def one(leaf: Any) -> np.ndarray:
         array = np.asarray(leaf)
@@ -38,7 +38,7 @@ def doubled(tree: Any) -> Any:
 
 
 def rounded(tree: Any, dtype: str) -> Any:
-    """Float64 arrays whose values this dtype can hold."""
+    """Round float64 arrays to values that this dtype can represent."""
 
     def one(leaf: np.ndarray) -> np.ndarray:
         if np.iscomplexobj(leaf):
@@ -49,7 +49,7 @@ def rounded(tree: Any, dtype: str) -> Any:
 
 
 def named(tree: Any) -> dict[str, Any]:
-    """The arrays of a tree by their path, ``w_x`` or ``layers.0.w``; a single array is named ""."""
+    """Return the arrays of a tree by path, such as ``w_x`` or ``layers.0.w``; a single array has the path ""."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): jnp.asarray(leaf)
         if np.isscalar(leaf)
@@ -59,12 +59,12 @@ def named(tree: Any) -> dict[str, Any]:
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Shapes by path."""
+    """Return the shapes of the arrays by path."""
     return {name: tuple(np.shape(leaf)) for name, leaf in named(tree).items()}
 
 
 def shown(tree: Any, batch_ndim: int) -> str:
-    """Shapes and dtypes by path, without the batch axes."""
+    """Format shapes and dtypes by path, without the batch axes."""
     parts = [
         f"{name} {list(leaf.shape[batch_ndim:])} {leaf.dtype}".strip() for name, leaf in named(tree).items()
     ]
@@ -72,12 +72,12 @@ def shown(tree: Any, batch_ndim: int) -> str:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two trees hold the same numbers under the same paths."""
+    """Return whether two trees hold the same numbers under the same paths."""
     left, right = named(a), named(b)
     return all(np.array_equal(left[name], right[name]) for name in left)
 
 
 def transplant(into: Any, values: Any) -> Any:
-    """The tree `into` with the values found under its paths."""
+    """Return the tree `into` with the values that `values` holds under its paths."""
     found = named(values)
     return jax.tree.unflatten(jax.tree.structure(into), [found[name] for name in named(into)])
