@@ -1,1 +1,1 @@
-"""Measurements: ``python -m benchmarks --help``. A result is checked before its time is taken."""
+"""Benchmarks: ``python -m benchmarks --help``. Each checks results before it measures times."""

@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks`` and one of its commands, a file each."""
+"""Run one of the benchmarks. Each command is one file in ``benchmarks/``."""
 
 import shlex
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
 
 class What(StrEnum):
-    """What of a layer is measured."""
+    """The program of a layer that is measured."""
 
     gradient = "gradient"
     train = "train"
@@ -32,7 +32,7 @@ class What(StrEnum):
 
 
 class CellName(StrEnum):
-    """Whose layer is measured."""
+    """The cell whose layer is measured."""
 
     lstm = "lstm"
     gru = "gru"
@@ -48,21 +48,21 @@ ALGORITHMS = list(algorithms_.LENGTHS)
 SCALING = list(scaling_.LENGTHS)
 ShapeOption = Annotated[list[str], typer.Option("--shape", help="B,T,D,H; may be given several times.")]
 Rounds = Annotated[
-    int, typer.Option(min=2, help="Interleaved rounds that count; 15 or more for an interval.")
+    int, typer.Option(min=2, help="Interleaved rounds that are measured; 15 or more for an interval.")
 ]
-Out = Annotated[Path, typer.Option(help="Folder of the results.", file_okay=False)]
+Out = Annotated[Path, typer.Option(help="Folder for the results.", file_okay=False)]
 
 
 @app.command()
 def peers(
     ctx: typer.Context,
     shape: ShapeOption = SHAPES,
-    cell: Annotated[CellName, typer.Option(help="Whose layer.")] = CellName.both,
+    cell: Annotated[CellName, typer.Option(help="The cell of the layer.")] = CellName.both,
     what: Annotated[What, typer.Option(help="Value and gradient, a step of training, or both.")] = What.both,
     rounds: Rounds = 15,
     out: Out = Path("benchmarks/results"),
 ) -> None:
-    """LSTM and GRU layers against those of Flax, Haiku, Equinox and PyTorch (about ten minutes)."""
+    """Compare LSTM and GRU layers with those of Flax, Haiku, Equinox and PyTorch (about ten minutes)."""
     cells = [c.value for c in CellName if c is not CellName.both and cell in (c, CellName.both)]
     whats = [w.value for w in What if w is not What.both and what in (w, What.both)]
     shapes = [_shape(text) for text in shape]
@@ -77,12 +77,12 @@ def methods(
     shape: ShapeOption = SHAPES,
     length: Annotated[list[int], typer.Option(min=1, help="T of the scans.")] = LENGTHS,
     group: Annotated[
-        list[GroupName], typer.Option(help="What; a part goes into a file of its own.")
+        list[GroupName], typer.Option(help="Groups to measure; some of them go into a separate file.")
     ] = GROUPS,
     rounds: Rounds = 15,
     out: Out = Path("benchmarks/results"),
 ) -> None:
-    """The methods of seqjax against each other: chunks of time, scans of diagonal recurrences, memories in chunks."""
+    """Compare the methods of seqjax: chunks of time, scans of diagonal recurrences, memories in chunks."""
     shapes = [_shape(text) for text in shape]
     _finish(
         ctx,
@@ -101,7 +101,7 @@ def profiles(
     rounds: Rounds = 15,
     out: Out = Path("benchmarks/results"),
 ) -> None:
-    """Gradient profiles against a plain backward pass."""
+    """Compare gradient profiles with a plain backward pass."""
     shapes = [_shape(text) for text in shape]
     _finish(
         ctx,
@@ -120,12 +120,12 @@ def algorithms(
     batch_size: Annotated[int, typer.Option(min=1, help="B.")] = 4,
     input_size: Annotated[int, typer.Option(min=1, help="D.")] = 16,
     hidden_size: Annotated[
-        int, typer.Option(min=2, help="H; memory of dense RTRL grows with its cube.")
+        int, typer.Option(min=2, help="H; the memory of dense RTRL grows with its cube.")
     ] = 16,
     rounds: Rounds = 15,
     out: Out = Path("benchmarks/results"),
 ) -> None:
-    """Gradient algorithms: cosine and error to the exact gradient, memory and time, by length."""
+    """Measure cosine and error of gradient algorithms against the exact gradient, memory and time, by length."""
     _finish(
         ctx,
         "algorithms",
@@ -139,15 +139,15 @@ def algorithms(
 @app.command()
 def scaling(
     ctx: typer.Context,
-    length: Annotated[list[int], typer.Option(min=1, help="T; two different ones at least.")] = SCALING,
+    length: Annotated[list[int], typer.Option(min=1, help="T; at least two different ones.")] = SCALING,
     batch_size: Annotated[int, typer.Option(min=1, help="B.")] = 8,
     hidden_size: Annotated[int, typer.Option(min=4, help="H and D, a multiple of four.")] = 64,
     rounds: Rounds = 15,
     out: Out = Path("benchmarks/results"),
 ) -> None:
-    """Bytes, operations and seconds of gradients by length and method, with slopes and crossovers."""
+    """Measure bytes, operations and seconds of gradients by length and method, with slopes and crossovers."""
     if len(set(length)) < 2:
-        raise typer.BadParameter(f"expected two different lengths at least, got {length}.")
+        raise typer.BadParameter(f"expected at least two different lengths, got {length}.")
     if hidden_size % 4:
         raise typer.BadParameter(f"expected a hidden size that is a multiple of four, got {hidden_size}.")
     _finish(
@@ -169,7 +169,7 @@ def lyapunov(
     rounds: Rounds = 15,
     out: Out = Path("benchmarks/results"),
 ) -> None:
-    """Lyapunov spectra of long sequences, by how often tangents are made orthogonal."""
+    """Measure Lyapunov spectra of long sequences, by the interval between QR decompositions."""
     if exponents > hidden_size:
         raise typer.BadParameter(
             f"expected at most {hidden_size} exponents, the hidden size, got {exponents}."
@@ -187,15 +187,15 @@ def lyapunov(
 @app.command()
 def learning(
     ctx: typer.Context,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each model and task.")] = 5,
     length: Annotated[int, typer.Option(min=20, help="T of adding and copying.")] = 200,
-    scale: Annotated[float, typer.Option(min=0, help="Of the budgets of steps.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Another number gives other initial params and batches.")] = 0,
+    scale: Annotated[float, typer.Option(min=0, help="Factor of the budgets of steps.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of initial params and batches.")] = 0,
     only: Annotated[str, typer.Option(help="A part of the names of tasks and models to run.")] = "",
-    name: Annotated[str, typer.Option(help="Of the files.")] = "learning",
+    name: Annotated[str, typer.Option(help="Name of the files.")] = "learning",
     out: Out = Path("benchmarks/results"),
 ) -> None:
-    """What is learned: tasks that need a long memory, by model, with fixed budgets."""
+    """Train models on tasks that need a long memory, with fixed budgets of steps."""
     _finish(
         ctx,
         name,
@@ -209,21 +209,21 @@ def learning(
 @app.command()
 def fit(
     ctx: typer.Context,
-    step: Annotated[list[str], typer.Option(help=f"How long a step takes: {', '.join(fit_.SIZES)}.")] = list(  # noqa: B006
+    step: Annotated[list[str], typer.Option(help=f"Duration of a step: {', '.join(fit_.SIZES)}.")] = list(  # noqa: B006
         fit_.SIZES
     ),
     steps: Annotated[int, typer.Option(min=1, help="Training steps per sample.")] = fit_.STEPS,
     rounds: Rounds = 15,
     out: Out = Path("benchmarks/results"),
 ) -> None:
-    """The training loop against a bare loop over the same step."""
+    """Compare `fit` with a bare loop over the same training step."""
     if not set(step) <= set(fit_.SIZES):
         raise typer.BadParameter(f"expected steps of {' or '.join(fit_.SIZES)}, got {', '.join(step)}.")
     _finish(ctx, "fit", fit_.TITLE, fit_.ABOUT, lambda: fit_.run(step, steps, rounds, _say), out)
 
 
 def _finish(ctx: typer.Context, name: str, title: str, about: str, run: Any, out: Path) -> None:
-    """Measure and save; a mismatch is one line and exit code 1, and no file."""
+    """Measure and save the results; on a mismatch print one line, write no file and exit with status 1."""
     try:
         groups: Sequence[Group] = run()
     except Mismatch as mismatch:
@@ -234,7 +234,7 @@ def _finish(ctx: typer.Context, name: str, title: str, about: str, run: Any, out
 
 
 def _command(ctx: typer.Context) -> str:
-    """The command that gives this result again: all that differs from the defaults, but for the folder."""
+    """Return the command that repeats this result: every option that differs from its default, except the folder."""
     words = ["python", "-m", "benchmarks", str(ctx.info_name)]
     for option in ctx.command.params:
         value = ctx.params.get(str(option.name))
@@ -258,6 +258,6 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    # All arms multiply float32 numbers as such; on GPUs and TPUs JAX would round them to fewer digits.
+    # All arms multiply in full float32; by default JAX rounds the factors to fewer digits on GPUs and TPUs.
     jax.config.update("jax_default_matmul_precision", "highest")
     app(prog_name="python -m benchmarks")

@@ -1,4 +1,4 @@
-"""Gradient algorithms against each other: how near to the exact gradient, at what memory and time, by T."""
+"""Compare gradient algorithms: error against the exact gradient, memory and time, by T."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +15,12 @@ from seqjax.ops.vectors import as_host_vector
 
 TITLE = "Gradient algorithms against each other"
 ABOUT = """\
-Relative time: the median over paired rounds with a 95% bootstrap interval. float32, fresh inputs each round; squared
-error to a random map of the input of 5 steps before, summed over all steps. "error" is that of the gradient by all
-params together, |g - g*| / |g*|, g* from full BPTT, at one draw of the inputs; the note has the cosine between the two.
-Where an algorithm draws, both are the medians over its keys. Before anything is timed, exact algorithms equal full BPTT
-leaf by leaf. An online algorithm keeps its state as well as its temporaries: both are counted as "temporaries", since
-the program begins and ends with the chunk."""
+Relative time is the median over paired rounds with a 95% bootstrap interval. Numbers are float32; every round has fresh
+inputs. The loss is the squared error against a random linear map of the input 5 steps earlier, summed over all steps.
+The column "error" is |g - g*| / |g*| of the gradient with respect to all params together, with g* from full BPTT, for
+one draw of the inputs. The note has the cosine of g and g*. For random algorithms both are medians over keys. Before
+the benchmark measures times, it checks that exact algorithms equal full BPTT leaf by leaf. The column "temporaries"
+includes the state of an online algorithm, since the program begins and ends with the chunk."""
 LENGTHS = (64, 256, 1024)
 LAG = 5
 DRAWS = 32
@@ -29,7 +29,7 @@ Size = tuple[int, int, int]
 
 
 class Algorithm(NamedTuple):
-    """An estimator on a layer, and what is promised of it."""
+    """An estimator on a layer, whether it is exact, and whether it is random."""
 
     estimator: sj.Estimator
     layer: sj.Layer
@@ -38,7 +38,7 @@ class Algorithm(NamedTuple):
 
 
 def algorithms(length: int, hidden_size: int) -> dict[str, dict[str, Algorithm]]:
-    """By the kind of recurrence: dense, diagonal, and one whose steps can be undone."""
+    """Return algorithms by model: a dense, a diagonal and a reversible recurrence."""
     window, every = max(1, length // 8), max(1, round(math.sqrt(length)))
 
     def common(cell: sj.Cell) -> dict[str, Algorithm]:
@@ -78,7 +78,7 @@ def algorithms(length: int, hidden_size: int) -> dict[str, dict[str, Algorithm]]
 
 
 def gradient_of(algorithm: Algorithm) -> Callable:
-    """``(params, xs, targets, key data) -> gradients`` of one chunk from the initial carry."""
+    """Return ``(params, xs, targets, key data) -> gradients`` of one chunk from the initial carry."""
     init, update = algorithm.estimator.bind(algorithm.layer, _squares)
 
     def gradient(params: Any, xs: jax.Array, targets: jax.Array, key_data: jax.Array) -> Any:
@@ -93,7 +93,7 @@ def gradient_of(algorithm: Algorithm) -> Callable:
 def fidelity(
     algorithm: Algorithm, params: Any, inputs: Sequence[np.ndarray], exact: Any
 ) -> tuple[float, float]:
-    """Relative error and cosine to the exact gradient, medians over keys."""
+    """Return relative error and cosine against the exact gradient, as medians over keys."""
     xs, targets, _ = inputs
     gradient = jax.jit(gradient_of(algorithm))
     found = []
@@ -111,10 +111,10 @@ def fidelity(
 def compare(
     label: str, table: Mapping[str, Algorithm], size: Size, length: int, rounds: int, say: Callable
 ) -> Case:
-    """Algorithms on one model, checked and then timed; size is ``(B, D, H)``.
+    """Check and then time the algorithms on one model; size is ``(B, D, H)``.
 
     Raises:
-        Mismatch: where an exact algorithm computes another gradient than full BPTT.
+        Mismatch: where the gradient of an exact algorithm differs from that of full BPTT.
     """
     batch, input_size, hidden_size = size
     readout = np.random.default_rng(0).standard_normal((input_size, hidden_size)) / math.sqrt(input_size)
@@ -137,7 +137,7 @@ def compare(
             check(f"{name}, T = {length}", arm.run(arm.prepare(inputs)), exact, TOLERANCE)
         error, cosine = fidelity(algorithm, params, inputs, exact)
         if not math.isfinite(error):
-            raise Mismatch(f"{name}, T = {length}: a gradient that is not finite.")
+            raise Mismatch(f"{name}, T = {length}: the gradient is not finite.")
         arms.append(arm)
         errors.append(error)
         notes.append(f"cosine {cosine:.4f}")
@@ -150,7 +150,7 @@ def compare(
 
 
 def run(lengths: Sequence[int], size: Size, rounds: int, say: Callable) -> list[Group]:
-    """All algorithms, by model and T."""
+    """Measure all algorithms, by model and T."""
     groups = []
     for name in algorithms(lengths[0], size[2]):
         cases = [

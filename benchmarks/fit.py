@@ -1,4 +1,4 @@
-"""What the training loop costs, beside a bare loop over the same compiled step."""
+"""Compare the time of `fit` with that of a bare loop over the same compiled step."""
 
 import itertools
 import tempfile
@@ -17,12 +17,12 @@ from seqjax.training import MetricsLog, fit, init_train_state, make_train_step
 
 TITLE = "The training loop beside a bare loop"
 ABOUT = """\
-Relative time of so many steps of one compiled train step (LSTM, Adam, float32) over batches that lie in memory: the
-median over paired rounds with a 95% bootstrap interval. The bare loop puts a batch on the device, calls the step, and
-waits at the end. `fit` does the same and reads every step's loss, checks that it is finite, and writes every tenth to
-metrics.jsonl; the last arm also shows a progress bar and writes every step. Both are to come to the same params bit by
-bit before anything is timed. The limit is a ratio of 1.03 at steps of 10 ms: a miss is one whose whole interval lies
-above it. Checkpoints are not a part of it."""
+Relative time of a number of steps of one compiled training step (LSTM, Adam, float32) on batches in memory: the median
+over paired rounds with a 95% bootstrap interval. The bare loop puts a batch on the device, calls the step, and waits at
+the end. `fit` also reads the loss of every step, checks that it is finite, and writes every tenth loss to
+metrics.jsonl. The last arm also shows a progress bar and writes every loss. Before the benchmark measures times, it
+checks that all arms compute the same params bit by bit. The limit is a ratio of 1.03 at steps of 10 ms; an arm misses
+it where its whole interval lies above 1.03. No checkpoints are written."""
 LIMIT = 1.03
 SIZES = {"10 ms": (16, 84, 64, 128), "2 ms": (8, 64, 64, 64)}  # B, T, D, H; on two cores of the 2020s
 STEPS = 100
@@ -30,15 +30,15 @@ BARE, FIT, ALL = "bare loop", "fit", "fit, every step logged, bar"
 
 
 def squares(ys: jax.Array, targets: jax.Array) -> jax.Array:
-    """One loss per step."""
+    """Return one loss per step."""
     return ((ys - targets) ** 2).mean(-1)
 
 
 def measure(label: str, size: tuple[int, int, int, int], steps: int, rounds: int) -> Case:
-    """The three loops at one size, checked and then timed.
+    """Check and then time the three loops at one size.
 
     Raises:
-        Mismatch: where they come to other params.
+        Mismatch: where the loops compute different params.
     """
     batch, length, input_size, hidden_size = size
     model, optimizer = sj.recurrent(sj.lstm(hidden_size)), optax.adam(1e-3)
@@ -52,7 +52,7 @@ def measure(label: str, size: tuple[int, int, int, int], steps: int, rounds: int
         return data[number % len(data)]
 
     def fresh(_: Any) -> Any:
-        """A state of one's own, for the step takes it."""
+        """Return a copy of the initial state, since the step donates its argument."""
         return jax.block_until_ready(jax.tree.map(lambda leaf: leaf.copy(), start))
 
     def bare(state: Any) -> Any:
@@ -86,7 +86,7 @@ def measure(label: str, size: tuple[int, int, int, int], steps: int, rounds: int
 
 
 def run(labels: Sequence[str], steps: int, rounds: int, say: Callable) -> list[Group]:
-    """The loops at each size."""
+    """Measure the loops at each size."""
     cases = []
     for label in labels:
         say(f"fit at steps of about {label}")

@@ -1,7 +1,8 @@
-"""One LSTM and one GRU layer in several libraries, with the same weights.
+"""LSTM and GRU layers of several libraries, with the same weights.
 
-Each `Peer` maps seqjax's params to its own by a differentiable function. Its vector-Jacobian product maps the peer's
-gradients back, through merged biases, other orders of gates and other signs, so that all can be compared.
+Each `Peer` maps seqjax's params to the peer's by a differentiable function. The vector-Jacobian product of that
+function maps the peer's gradients back, through merged biases, other orders of gates and other signs. So all gradients
+can be compared.
 """
 
 from collections.abc import Callable
@@ -21,13 +22,13 @@ RESET_BEFORE = "reset before"
 
 @dataclass(frozen=True)
 class Peer:
-    """A layer of another library, or of this one.
+    """A layer of another library, or of this library.
 
     Attributes:
-        name: what the table calls it.
-        to_native: seqjax's params to its own.
+        name: name in the table.
+        to_native: maps seqjax's params to the params of the layer.
         unroll: ``(native, xs [T, B, D]) -> ys [T, B, H]``.
-        reset_before: whether it is the GRU whose reset gate acts before the recurrent product.
+        reset_before: whether the layer is a GRU whose reset gate acts before the recurrent product.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Peer:
 
 
 def random_params(cell: str, input_size: int, hidden_size: int, seed: int = 0) -> Any:
-    """Params as PyTorch draws them, uniform within 1/sqrt(H): biases are not zero, so a lost one is seen."""
+    """Draw params as PyTorch does, uniform within 1/sqrt(H); no bias is zero, so a missing bias is noticed."""
     rng = np.random.default_rng(seed)
     made = sj.lstm(hidden_size) if cell == "lstm" else sj.gru(hidden_size)
     like = jax.eval_shape(made.init, jax.random.key(0), jnp.zeros((1, input_size), jnp.float32))
@@ -46,18 +47,18 @@ def random_params(cell: str, input_size: int, hidden_size: int, seed: int = 0) -
 
 
 def jax_peers(cell: str, hidden_size: int) -> list[Peer]:
-    """This library's layer, first, and those of the JAX libraries that are installed."""
+    """Return the layers of this library, first, and those of the JAX libraries that are installed."""
     make = {"lstm": lstm_peers, "gru": gru_peers}[cell]
     return [peer for peer in make(hidden_size) if peer.name.split()[0] not in missing()]
 
 
 def missing() -> list[str]:
-    """The libraries that are not installed."""
+    """Return the libraries that are not installed."""
     return [name for name in ("flax", "haiku", "equinox", "torch") if find_spec(name) is None]
 
 
 def seqjax_peers(cells: dict[str, sj.Cell]) -> list[Peer]:
-    """This library's layers: the method that it chooses, and autodiff through the loop."""
+    """Return the layers of this library: with the method that `Auto` chooses, and with autodiff through the loop."""
     autodiff = sj.Scan(gradient="autodiff")
     layers = {"seqjax": sj.recurrent(cells[""]), "seqjax (autodiff)": sj.recurrent(cells[""], autodiff)}
     if RESET_BEFORE in cells:
@@ -70,7 +71,7 @@ def seqjax_peers(cells: dict[str, sj.Cell]) -> list[Peer]:
 
 
 def lstm_peers(hidden_size: int) -> list[Peer]:
-    """LSTM layers; all of the same formula."""
+    """Return LSTM layers, which all have the same formula."""
 
     def to_flax(p: Any) -> Any:
         inputs = {f"i{g}": {"kernel": w} for g, w in zip("ifgo", jnp.split(p.w_x, 4, -1))}
@@ -101,7 +102,7 @@ def lstm_peers(hidden_size: int) -> list[Peer]:
 
 
 def gru_peers(hidden_size: int) -> list[Peer]:
-    """GRU layers; Haiku's is the one with the reset gate before the product."""
+    """Return GRU layers; the reset gate of Haiku's acts before the recurrent product."""
 
     def to_flax(p: Any) -> Any:
         b, b_h = jnp.split(p.b, 3), jnp.split(p.b_h, 3)

@@ -1,4 +1,4 @@
-"""Which models learn tasks that need a long memory: what the literature says, run again with fixed budgets."""
+"""Train models on tasks that need a long memory with fixed budgets, and compare the outcomes with the literature."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from seqjax.tasks import Task, adding, copying, multi_query_recall, parity
 
 TITLE = "What is learned"
 ABOUT = """\
-Every run is Adam on fresh batches, its rate decayed by a cosine over a budget of steps that was fixed before the run,
-the gradient's norm clipped at 1, with an evaluation on {held_out} new sequences at regular intervals. A seed has solved
-the task where one of them meets the task's criterion, and a run stops once all of its seeds have. Rates with 95% Wilson
-intervals. "As expected" compares the rate with what is known of the model: "solved" asks for most seeds, "not solved"
-for none. Losses and accuracies are those of the last evaluation: the median over the seeds, and their range in
-brackets."""
+Every run trains with Adam on fresh batches. The learning rate decays by a cosine over a budget of steps that was fixed
+before the run, and the norm of the gradient is clipped at 1. At regular intervals the model is evaluated on {held_out}
+new sequences. A seed has solved the task where one evaluation meets the task's criterion; a run stops once all of its
+seeds have solved it. Success rates have 95% Wilson intervals. "As expected" compares the rate with results known for
+the
+model: "solved" requires more than half of the seeds, "not solved" requires none. Losses and accuracies are those of the
+last evaluation: the median over the seeds, with their range in brackets."""
 HELD_OUT = 512
 ABOUT = ABOUT.format(held_out=HELD_OUT)
 
@@ -35,19 +36,19 @@ Make = Callable[[int], sj.Layer]
 
 @dataclass(frozen=True)
 class Trial:
-    """A model on a task.
+    """One or more models on a task.
 
     Attributes:
-        task: what the tables call it.
-        train: the task that is trained on.
-        test: the task that is evaluated, whose criterion counts.
-        models: by name, their factories ``width -> layer of vectors``, and whether they should solve the task. Several
-            differ in their initial params alone: they are one program.
-        steps: the budget.
-        width: of the layers.
+        task: name in the tables.
+        train: the task for training.
+        test: the task for evaluation, whose criterion decides.
+        models: by name, the factory ``width -> layer of vectors``, and whether the model should solve the task. Several
+            models of a trial differ in their initial params only, and share one program.
+        steps: budget of training steps.
+        width: width of the layers.
         batch_size: sequences per step.
-        rate: of Adam.
-        evaluations: how many, evenly spread over the budget.
+        rate: learning rate of Adam.
+        evaluations: number of evaluations, evenly spread over the budget.
     """
 
     task: str
@@ -62,12 +63,12 @@ class Trial:
 
 
 def cell(make: Callable[..., sj.Cell], **options: Any) -> Make:
-    """A single layer of a cell."""
+    """Return a factory of a single layer of a cell."""
     return lambda width: sj.recurrent(make(width, **options))
 
 
 def linear_blocks(make: Callable[..., sj.Cell], **options: Any) -> Make:
-    """Two residual blocks: a linear recurrence and, since it is linear, a feed-forward part."""
+    """Return a factory of two residual blocks, each a linear recurrence and a nonlinear feed-forward part."""
 
     def block(width: int) -> sj.Layer:
         feed_forward = nn.Sequential([nn.LayerNorm(), nn.Dense(2 * width), nn.gelu, nn.Dense(width)])
@@ -79,14 +80,14 @@ def linear_blocks(make: Callable[..., sj.Cell], **options: Any) -> Make:
 
 
 def blocks(make: Callable[..., sj.Layer], **options: Any) -> Make:
-    """Two ready blocks."""
+    """Return a factory of two blocks."""
     return lambda width: sj.serial(make(width, **options), make(width, **options))
 
 
 def trials(length: int = 200, scale: float = 1.0) -> list[Trial]:
-    """All runs; `scale` multiplies the budgets.
+    """Return all trials; `scale` multiplies the budgets.
 
-    The length of copying counts the delay, as in the literature: its sequences have 20 steps more.
+    The length of the copying task is its delay, as in the literature; its sequences have 20 more steps.
     """
     long, memory = adding(length), copying(length + 20)
     short, extended, recall = parity(40), parity(256), multi_query_recall(64, num_pairs=8)
@@ -118,9 +119,9 @@ def trials(length: int = 200, scale: float = 1.0) -> list[Trial]:
 
 
 def learn(trial: Trial, seeds: int, seed: int) -> dict[str, dict[str, Any]]:
-    """By model, the score of every seed at every evaluation, lists ``[evaluation][seed]``, and the evaluations' steps.
+    """Return, by model, the scores as lists ``[evaluation][seed]``, and the steps of the evaluations.
 
-    All seeds are one program: each step of it is a step of all of them.
+    One program trains all seeds at once.
     """
     models = {name: _model(trial, make) for name, (make, _) in trial.models.items()}
     model, *_ = models.values()
@@ -174,7 +175,7 @@ def learn(trial: Trial, seeds: int, seed: int) -> dict[str, dict[str, Any]]:
 
 
 def run(seeds: int, seed: int, length: int, scale: float, only: str, say: Callable) -> list[Group]:
-    """A table per task; `only` is a part of the names of the models and tasks to run."""
+    """Return a table per task; `only` is a part of the names of the models and tasks to run."""
     chosen = [item for item in trials(length, scale) if only in f"{item.task}: {', '.join(item.models)}"]
     if not chosen:
         raise ValueError(f"learning(only): expected a part of the name of a run, got {only!r}.")

@@ -1,4 +1,4 @@
-"""The Lyapunov spectrum of a network over a long sequence, by how often its tangents are made orthogonal."""
+"""Measure the Lyapunov spectrum of a network over a long sequence, by the interval between QR decompositions."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,9 +15,10 @@ from seqjax.probes import bind, lyapunov_spectrum
 TITLE = "Lyapunov spectra of long sequences"
 ABOUT = """\
 The 16 largest exponents of a network of 256 units over 100,000 steps, one example, float32, fresh inputs each round.
-Relative time: the median over paired rounds with a 95% bootstrap interval. The network is linear with a symmetric
-recurrent matrix, so that its exponents are known, the logarithms of its eigenvalues; each arm is checked against them
-before anything is timed. The column "error" is the largest deviation as a part of the largest exponent."""
+Relative time is the median over paired rounds with a 95% bootstrap interval. The network is linear with a symmetric
+recurrent matrix, so its exponents are known: they are the logarithms of the matrix's eigenvalues. Before the benchmark
+measures times, it checks each arm against them. The column "error" is the largest deviation, relative to the largest
+exponent."""
 SIZE = (256, 16)  # H, k
 LENGTHS = (100_000,)
 INPUT_SIZE = 8
@@ -25,7 +26,7 @@ EVERY: tuple[Any, ...] = (1, 4, 16, "adaptive")
 
 
 def network(hidden_size: int) -> tuple[sj.Layer, Any, np.ndarray]:
-    """A linear network, its params, and its Lyapunov exponents from the largest down."""
+    """Return a linear network, its params, and its Lyapunov exponents in decreasing order."""
     rng = np.random.default_rng(0)
     rotation = np.linalg.qr(rng.standard_normal((hidden_size, hidden_size)))[0]
     exponents = np.linspace(-0.05, -1.5, hidden_size)
@@ -36,15 +37,15 @@ def network(hidden_size: int) -> tuple[sj.Layer, Any, np.ndarray]:
 
 
 def exponents_of(layer: sj.Layer, k: int, qr_every: Any) -> Callable:
-    """``(params, xs) -> exponents [1, k]``."""
+    """Return ``(params, xs) -> exponents [1, k]``."""
     return lambda params, xs: lyapunov_spectrum(bind(layer, params), xs, k=k, qr_every=qr_every).exponents
 
 
 def run(size: tuple[int, int], lengths: Sequence[int], rounds: int, say: Callable) -> list[Group]:
-    """Spectra of k of H exponents, size ``(H, k)``, at several lengths.
+    """Measure spectra of k of H exponents, size ``(H, k)``, at several lengths.
 
     Raises:
-        Mismatch: where an arm does not find the exponents that are known.
+        Mismatch: where an arm does not find the known exponents.
     """
     hidden_size, k = size
     layer, params, known = network(hidden_size)
@@ -60,7 +61,7 @@ def run(size: tuple[int, int], lengths: Sequence[int], rounds: int, say: Callabl
             jax_arm(f"QR {every if every == 'adaptive' else f'every {every}'}", program, (params,), draw(-2))
             for every, program in ((every, exponents_of(layer, k, every)) for every in EVERY)
         ]
-        # Exponents of T steps differ from their limits by as much as tangents turn at first, in nats over T.
+        # Over T steps an exponent differs from its limit by the initial alignment of the tangents, in nats over T.
         tolerance = 1e-3 + 10 / (length * abs(known[k - 1]))
         expected = known[None, :k]
         errors = [check(arm.name, arm.run(arm.prepare(draw(-2))), expected, tolerance) for arm in arms]

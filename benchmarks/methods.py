@@ -1,4 +1,4 @@
-"""The methods of this library against each other: what `seqjax.Auto` chooses by."""
+"""Compare the methods of this library; the choices of `seqjax.Auto` follow from the results."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -15,17 +15,18 @@ from benchmarks.timing import check, interleave, jax_arm
 
 TITLE = "Methods against each other"
 ABOUT = """\
-Relative time: the median over paired rounds with a 95% bootstrap interval. float32, fresh inputs each round,
-loss = mean(w ys^2) with fixed random w. Before anything is timed, values and gradients equal those of
-`Scan(gradient="autodiff")`; the column "error" is the largest deviation as a part of the largest entry."""
+Relative time is the median over paired rounds with a 95% bootstrap interval. Numbers are float32; every round has fresh
+inputs; loss = mean(w ys^2) with fixed random w. Before the benchmark measures times, it checks that values and
+gradients equal those of `Scan(gradient="autodiff")`. The column "error" is the largest deviation, relative to the
+largest entry."""
 SHAPES = ((1, 4096, 64, 64), (8, 2048, 64, 64), (32, 512, 128, 128), (32, 256, 256, 512))
 CHUNKS = (None, 16, 32, 64, 128, 256)
 KEPT = (16, 128)
 LENGTHS = (256, 1024, 4096, 16384)
-LONGEST_MEMORY = 4096  # Scan keeps a matrix per step
+LONGEST_MEMORY = 4096  # Scan stores a matrix per step
 TOLERANCE = 2e-4
-# Normalized memories divide by what can be small: step-by-step autodiff in float32 is itself 3e-4 from float64 (mlstm,
-# T = 1024), further than chunks are.
+# Normalized memories divide by numbers that can be small: step-by-step autodiff in float32 differs from float64 by 3e-4
+# (mlstm, T = 1024), more than chunks do.
 MEMORY_TOLERANCE = 1e-3
 
 AUTODIFF = sj.Scan(gradient="autodiff")
@@ -33,12 +34,12 @@ Shape = tuple[int, int, int, int]
 
 
 def forward_of(layer: sj.Layer) -> Callable:
-    """``(params, xs, w) -> ys``."""
+    """Return ``(params, xs, w) -> ys``."""
     return lambda params, xs, w: layer.unroll(params, layer.initial_carry(params, xs[0]), xs)[1]
 
 
 def gradient_of(layer: sj.Layer) -> Callable:
-    """``(params, xs, w) -> loss and its gradients by params and xs``."""
+    """Return ``(params, xs, w) -> loss and its gradients with respect to params and xs``."""
     forward = forward_of(layer)
 
     def loss(params: Any, xs: jax.Array, w: jax.Array) -> jax.Array:
@@ -58,10 +59,10 @@ def compare(
     baseline: str | None = None,
     tolerance: float = TOLERANCE,
 ) -> Case:
-    """Methods on one cell and shape ``(B, T, D, H)``, checked and then timed; relative to the fastest by default.
+    """Check and then time methods on one cell and shape ``(B, T, D, H)``; ratios are to the fastest by default.
 
     Raises:
-        Mismatch: where a method computes something else than autodiff does.
+        Mismatch: where the result of a method differs from that of autodiff.
     """
     batch, length, input_size, hidden_size = shape
     w = np.random.default_rng(0).uniform(0.5, 1.5, (length, batch, hidden_size)).astype(np.float32)
@@ -83,7 +84,7 @@ def compare(
 
 
 def chunks(cell: str, shapes: Sequence[Shape], rounds: int, say: Callable) -> Group:
-    """The gradient of an LSTM or GRU by the settings of `seqjax.Scan`."""
+    """Measure the gradient of an LSTM or GRU by the settings of `seqjax.Scan`."""
     methods: dict[str, sj.Method] = {f"chunk {size}": sj.Scan(chunk=size) for size in CHUNKS}
     methods |= {f"chunk {size}, gates kept": sj.Scan(chunk=size, keep_gates=True) for size in KEPT}
     methods |= {"Auto": sj.Auto(), "autodiff": AUTODIFF}
@@ -98,7 +99,7 @@ def chunks(cell: str, shapes: Sequence[Shape], rounds: int, say: Callable) -> Gr
 
 
 def scans(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Callable) -> list[Group]:
-    """A diagonal recurrence, step by step and as a parallel prefix; size is ``(B, H)``."""
+    """Measure a diagonal recurrence, step by step and as a parallel scan; size is ``(B, H)``."""
     batch, hidden_size = size
     cell = sj.lru(hidden_size)
     params = cell.init(jax.random.key(0), jax.ShapeDtypeStruct((batch, hidden_size), jnp.float32))
@@ -121,7 +122,7 @@ def scans(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Calla
 
 
 def memories(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Callable) -> list[Group]:
-    """Matrix recurrences and attention, step by step and in chunks; size is ``(B, H)``, in four heads."""
+    """Measure matrix recurrences and attention, step by step and in chunks; size is ``(B, H)``, in four heads."""
     batch, hidden_size = size
     methods: dict[str, sj.Method] = {"Scan": sj.Scan()}
     methods |= {f"Chunked({chunk})": sj.Chunked(chunk) for chunk in (16, 32, 64, 128)}
@@ -169,7 +170,7 @@ GROUPS = ("chunks", "scans", "memories")
 def run(
     groups: Sequence[str], shapes: Sequence[Shape], lengths: Sequence[int], rounds: int, say: Callable
 ) -> list[Group]:
-    """Everything that `seqjax.Auto` is based on, or some of the `GROUPS`."""
+    """Measure all `GROUPS`, or some of them."""
     found: list[Group] = []
     if "chunks" in groups:
         found += [chunks(cell, shapes, rounds, say) for cell in CELLS]

@@ -1,4 +1,4 @@
-"""Layers against the same layers of other libraries: value and gradient, and a step of training."""
+"""Compare layers with the same layers of other libraries: value and gradient, and a training step."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,26 +15,26 @@ from benchmarks.timing import Arm, Mismatch, check, compile_timed, interleave, j
 
 TITLE = "Layers against those of other libraries"
 ABOUT = """\
-Time relative to seqjax: the median over paired rounds with a 95% bootstrap interval; above 1, seqjax is faster.
-float32, the same weights in every arm, xs `[T, B, D]`, fresh inputs each round, loss = mean(w ys^2) with fixed random
-w. Before anything is timed, the loss and every gradient of each arm equal seqjax's; the column "error" is the largest
-deviation as a part of the largest entry. PyTorch is eager, on the same device; on a CPU it takes all cores, and its
-threads wait for each other at every operation, so that beside another busy process its time multiplies: measure on an
-idle machine.
+Time relative to seqjax is the median over paired rounds with a 95% bootstrap interval; above 1, seqjax is faster.
+Numbers are float32; all arms have the same weights; xs is `[T, B, D]`; every round has fresh inputs; loss = mean(w
+ys^2) with fixed random w. Before the benchmark measures times, it checks that the loss and every gradient of each arm
+equal those of seqjax. The column "error" is the largest deviation, relative to the largest entry. PyTorch runs eagerly
+on the same device. On a CPU it uses all cores, and its threads wait for each other at every operation. So its time
+multiplies while another process is busy: measure on an idle machine.
 
-Haiku's GRU has its reset gate before the recurrent product: it is checked against `gru(reset_after=False)`, whose
-own time is in the column "seqjax (reset before)"; every other GRU has it after."""
+The reset gate of Haiku's GRU acts before the recurrent product, and that of the other GRUs after it. Haiku's GRU is
+checked against `gru(reset_after=False)`, whose time is in the column "seqjax (reset before)"."""
 SHAPES = ((1, 4096, 64, 64), (8, 2048, 64, 64), (32, 512, 128, 128), (32, 256, 256, 512))
 WHATS = ("gradient", "train")
 TITLES = {"gradient": "value and gradient by params and inputs", "train": "step of training with Adam"}
-# float32 sums of up to 16,384 terms in another order; a wrong gate, sign or bias is off by a tenth or more.
+# Sums of up to 16,384 float32 terms in another order; a wrong gate, sign or bias changes results by a tenth or more.
 TOLERANCE = 2e-4
 
 Shape = tuple[int, int, int, int]
 
 
 class Checked(NamedTuple):
-    """An arm with its result on the first inputs, gradients in seqjax's params: what the gate compares."""
+    """An arm with its result on the first inputs; gradients are with respect to seqjax's params."""
 
     arm: Arm
     result: Any
@@ -42,12 +42,12 @@ class Checked(NamedTuple):
 
 
 def loss_of(peer: Peer) -> Callable:
-    """``(native, xs, w) -> loss``."""
+    """Return ``(native, xs, w) -> loss``."""
     return lambda native, xs, w: jnp.mean(w * jnp.square(peer.unroll(native, xs)))
 
 
 def gradient_arms(peers: Sequence[Peer], params: Any, inputs: Sequence[np.ndarray]) -> Iterator[Checked]:
-    """Value and gradient by params and inputs."""
+    """Yield the arms that compute value and gradient with respect to params and inputs."""
     for peer in peers:
         native, back = jax.vjp(peer.to_native, params)
         arm = jax_arm(peer.name, jax.value_and_grad(loss_of(peer), (0, 1)), (native,), inputs)
@@ -61,7 +61,7 @@ def gradient_arms(peers: Sequence[Peer], params: Any, inputs: Sequence[np.ndarra
 
 
 def train_arms(peers: Sequence[Peer], params: Any, inputs: Sequence[np.ndarray]) -> Iterator[Checked]:
-    """Loss, gradient by params and Adam's update; the params go on from step to step, in place."""
+    """Yield the arms that compute loss, gradient and Adam's update; each call continues from the last, in place."""
     adam = optax.adam(torch_layer.LEARNING_RATE)
     for peer in peers:
         native, back = jax.vjp(peer.to_native, params)
@@ -77,14 +77,14 @@ def train_arms(peers: Sequence[Peer], params: Any, inputs: Sequence[np.ndarray])
 
 
 def _training(peer: Peer, adam: Any, native: Any, inputs: Sequence[np.ndarray]) -> tuple[Arm, Any]:
-    """The arm of a training loop that owns its state, and ``(loss, gradients, params after)`` of the first step."""
+    """Return the arm of a stateful training loop, and ``(loss, gradients, params after)`` of its first step."""
 
     def step(params: Any, state: Any, xs: jax.Array, w: jax.Array) -> Any:
         loss, grads = jax.value_and_grad(loss_of(peer))(params, xs, w)
         updates, state = adam.update(grads, state)
         return optax.apply_updates(params, updates), state, loss
 
-    params = jax.tree.map(jnp.copy, native)  # donated below, and seqjax's native params are the common ones
+    params = jax.tree.map(jnp.copy, native)  # donated below, while other arms still use seqjax's params
     program, seconds, temp_bytes = compile_timed(step, params, adam.init(params), *inputs, donate=(0, 1))
     held = [params, adam.init(params)]
 
@@ -94,13 +94,13 @@ def _training(peer: Peer, adam: Any, native: Any, inputs: Sequence[np.ndarray]) 
 
     arm = Arm(peer.name, run, on_device, seconds, temp_bytes)
     loss = run(on_device(inputs))
-    # After one step the first moment is (1 - b1) times the gradient: what the optimizer was really given.
+    # After one step the first moment is (1 - b1) times the gradient that the optimizer received.
     grads = jax.tree.map(lambda m: m / (1 - 0.9), held[1][0].mu)
     return arm, (loss, grads, jax.tree.map(jnp.copy, held[0]))
 
 
 def _check_update(who: str, before: Any, grads: Any, after: Any) -> None:
-    """Adam's first update is ``-rate * g / (|g| + 1e-8)``."""
+    """Check Adam's first update, which is ``-rate * g / (|g| + 1e-8)``."""
     expected = jax.tree.map(
         lambda p, g: p - torch_layer.LEARNING_RATE * g / (jnp.abs(g) + 1e-8), before, grads
     )
@@ -108,27 +108,27 @@ def _check_update(who: str, before: Any, grads: Any, after: Any) -> None:
 
 
 def gate(checked: Sequence[Checked], tolerance: float = TOLERANCE) -> list[float]:
-    """The error of every arm against seqjax's arm of the same formula, which comes first.
+    """Return the error of every arm against the arm of seqjax with the same formula, which comes first.
 
     Raises:
-        Mismatch: where an arm computes something else.
+        Mismatch: where the result of an arm differs.
     """
     references: dict[bool, Any] = {}
     for item in checked:
         references.setdefault(item.reset_before, item)
     for item in references.values():
         if not item.arm.name.startswith("seqjax"):
-            raise Mismatch(f"{item.arm.name}: there is no arm of seqjax to compare with.")
+            raise Mismatch(f"{item.arm.name}: expected an arm of seqjax with the same formula, got none.")
     return [
         check(item.arm.name, item.result, references[item.reset_before].result, tolerance) for item in checked
     ]
 
 
 def measure(cell: str, shape: Shape, what: str, rounds: int) -> Case:
-    """One cell at one shape ``(B, T, D, H)``: every arm, checked and then timed.
+    """Check and then time every arm for one cell and shape ``(B, T, D, H)``.
 
     Raises:
-        Mismatch: where an arm computes something else than seqjax.
+        Mismatch: where the result of an arm differs from that of seqjax.
     """
     batch, length, input_size, hidden_size = shape
     w = np.random.default_rng(0).uniform(0.5, 1.5, (length, batch, hidden_size)).astype(np.float32)
@@ -153,7 +153,7 @@ def measure(cell: str, shape: Shape, what: str, rounds: int) -> Case:
 def run(
     cells: Sequence[str], shapes: Sequence[Shape], whats: Sequence[str], rounds: int, say: Callable
 ) -> list[Group]:
-    """Every cell and measurement: one group of cases each."""
+    """Measure every cell and program; each gives one group of cases."""
     groups = []
     for cell in cells:
         for what in whats:

@@ -1,4 +1,4 @@
-"""What the norms of all gradients by the carry cost, beside one plain backward pass."""
+"""Compare the time of a gradient profile with that of a plain backward pass."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,11 +14,12 @@ from seqjax.probes import bind, gradient_profile
 
 TITLE = "Gradient profiles beside a plain backward pass"
 ABOUT = """\
-Relative time: the median over paired rounds with a 95% bootstrap interval. float32, fresh inputs each round,
-loss = mean(w ys^2) with fixed random w. Both arms compute the loss and its gradient by the params; the profile also the
-norms of the loss's gradient by the carry entering every step, by a tap. Before anything is timed, loss and gradients
-equal each other and the norms equal those of the step-by-step adjoint; the column "error" is the largest deviation as a
-part of the largest entry. The limit is a ratio of 1.1: a miss is one whose whole interval lies above it."""
+Relative time is the median over paired rounds with a 95% bootstrap interval. Numbers are float32; every round has fresh
+inputs; loss = mean(w ys^2) with fixed random w. Both arms compute the loss and its gradient with respect to the params.
+The profile also computes, by a tap, the norm of the loss's gradient with respect to the carry that enters each step.
+Before the benchmark measures times, it checks that loss and gradients of both arms are equal, and that the norms equal
+those of the step-by-step adjoint. The column "error" is the largest deviation, relative to the largest entry. The limit
+is a ratio of 1.1; a profile misses it where its whole interval lies above 1.1."""
 SHAPES = ((8, 4096, 256, 256),)
 LIMIT = 1.1
 TOLERANCE = 2e-4
@@ -29,12 +30,12 @@ Shape = tuple[int, int, int, int]
 
 
 def loss(ys: jax.Array, w: jax.Array) -> jax.Array:
-    """One loss per step."""
+    """Return one loss per step."""
     return jnp.mean(w * jnp.square(ys), -1)
 
 
 def plain(layer: sj.Layer) -> Callable:
-    """``(params, xs, w) -> (loss, gradients)``."""
+    """Return ``(params, xs, w) -> (loss, gradients)``."""
 
     def mean(params: Any, xs: jax.Array, w: jax.Array) -> jax.Array:
         return jnp.mean(loss(layer.unroll(params, layer.initial_carry(params, xs[0]), xs)[1], w))
@@ -43,7 +44,7 @@ def plain(layer: sj.Layer) -> Callable:
 
 
 def profiled(layer: sj.Layer, extended_range: bool = False) -> Callable:
-    """``(params, xs, w) -> (loss, gradients, norms)``."""
+    """Return ``(params, xs, w) -> (loss, gradients, norms)``."""
 
     def run(params: Any, xs: jax.Array, w: jax.Array) -> Any:
         bound, batch = bind(layer, params), sj.Batch(xs, w)
@@ -54,10 +55,10 @@ def profiled(layer: sj.Layer, extended_range: bool = False) -> Callable:
 
 
 def measure(name: str, shape: Shape, rounds: int) -> Case:
-    """One cell at one shape ``(B, T, D, H)``, checked and then timed.
+    """Check and then time both arms for one cell and shape ``(B, T, D, H)``.
 
     Raises:
-        Mismatch: where the profile's loss, gradients or norms are not those of the plain pass and of the adjoint.
+        Mismatch: where the profile's loss or gradients differ from the plain pass, or its norms from the adjoint.
     """
     batch, length, input_size, hidden_size = shape
     layer = sj.recurrent(CELLS[name](hidden_size))
@@ -85,7 +86,7 @@ def measure(name: str, shape: Shape, rounds: int) -> Case:
 
 
 def run(shapes: Sequence[Shape], rounds: int, say: Callable) -> list[Group]:
-    """Every cell at every shape."""
+    """Measure every cell at every shape."""
     cases = []
     for shape in shapes:
         for name in CELLS:

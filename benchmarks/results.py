@@ -1,4 +1,4 @@
-"""What a measurement leaves behind: ``<name>.json`` with every sample, and ``<name>.md``, which is read off it."""
+"""Write the results of a benchmark: ``<name>.json`` with every sample, and ``<name>.md``, which is made from it."""
 
 import datetime
 import importlib.metadata
@@ -21,7 +21,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "dm-haiku", "equinox", "optax", "torch")
 
 @dataclass(frozen=True)
 class Measured:
-    """An arm's samples in seconds; none where it was skipped, and the note says why."""
+    """The samples of an arm in seconds. A skipped arm has no samples, and its note gives the reason."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Case:
-    """The arms at one shape; ratios are to the baseline."""
+    """The arms at one shape; ratios are relative to the baseline."""
 
     label: str
     baseline: str
@@ -42,7 +42,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Table:
-    """What was derived from the cases, as text."""
+    """Quantities derived from the cases, as text."""
 
     title: str
     columns: list[str]
@@ -51,9 +51,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Group:
-    """Cases of one claim: one table. `rows` says what the labels of the cases are; `tables` come first.
+    """The cases of one table. `rows` is the head of the column of labels; `tables` stand before the cases.
 
-    `data` is what tables were made from, kept in the JSON file only.
+    `data` are the numbers behind the tables, which only the JSON file holds.
     """
 
     title: str
@@ -64,12 +64,12 @@ class Group:
 
 
 def measured(arm: Arm, seconds: list[float], error: float | None, note: str = "") -> Measured:
-    """An arm together with its samples."""
+    """Return the samples of an arm with its compile time and memory."""
     return Measured(arm.name, seconds, arm.compile_seconds, arm.temp_bytes, error, note)
 
 
 def header() -> dict[str, str]:
-    """Where and with what a measurement was made."""
+    """Return the device, the versions of libraries, the commit and the date."""
     device = jax.devices()[0]
     lines = {
         "device": f"{device.platform}, {_cpu_model() if device.platform == 'cpu' else device.device_kind}",
@@ -87,7 +87,7 @@ def header() -> dict[str, str]:
 def save(
     name: str, title: str, about: str, command: str, groups: Sequence[Group], folder: Path
 ) -> list[Path]:
-    """Write both files, each whole or not at all: their paths."""
+    """Write both files, each as a whole, and return their paths."""
     document = {
         "name": name,
         "title": title,
@@ -104,7 +104,7 @@ def save(
 
 
 def render(document: Mapping[str, Any]) -> str:
-    """The Markdown of a document as it is in the JSON file."""
+    """Return the Markdown text of a document, which has the form of the JSON file."""
     parts = [f"# {document['title']}", document["about"], f"    {document['command']}"]
     parts.append(_table(["", ""], [[key, value] for key, value in document["header"].items()]))
     for group in document["groups"]:
@@ -166,7 +166,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """A reader finds the old file or the new one, never a part: a rename within a folder is atomic."""
+    """Write a file as a whole: readers see the old file or the new one, since a rename within a folder is atomic."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             file.write(text)

@@ -1,4 +1,4 @@
-"""How memory, operations and time of the gradient grow with the length, by method, and where methods cross."""
+"""Measure how memory, operations and time of the gradient grow with T, by method, and where methods cross."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,26 +15,30 @@ from seqjax.probes import Crossover, Scaling, crossovers, fit_power_law, flops_s
 
 TITLE = "Scaling with the length"
 ABOUT = """\
-Gradients by params and inputs for a loss at every step, float32. Seconds: medians of paired rounds with fresh inputs,
-after values and gradients equalled those of `Scan(gradient="autodiff")`. Bytes: temporaries of the compiled
-program, without inputs and outputs; operations: counted from the equations, one iteration where a method iterates until
-it converges. Slopes: exponents p of c T^p by least squares, with standard error. Crossovers: T at which two lines
-cross, with a 95% interval (Fieller's; of seconds from the ratios within rounds); in brackets where it lies outside the
-measured lengths, and left out where it lies beyond them by a factor of 16."""
+Gradients are with respect to params and inputs, for a loss at every step, in float32. Before the benchmark measures
+times, it checks that values and gradients equal those of `Scan(gradient="autodiff")`. Seconds are medians of paired
+rounds with fresh inputs. Bytes are temporaries of the compiled program, without inputs and outputs. Operations are
+counted from the equations of the program; an iteration until convergence is counted once. Slopes are exponents p of
+c T^p by least squares, with standard errors. A crossover is the T at which two lines cross, with Fieller's 95% interval
+(for seconds, from the ratios within rounds). Crossovers outside the measured lengths stand in brackets; those beyond
+them by more than a factor of 16 are left out."""
 NEAR = 16
 LENGTHS = (256, 1024, 4096, 16384)
-LONGEST_AUTODIFF = {"gated_delta_net": 4096, "attention": 4096}  # it keeps a matrix, or all keys, per step
+LONGEST_AUTODIFF = {
+    "gated_delta_net": 4096,
+    "attention": 4096,
+}  # autodiff stores a matrix, or all keys, per step
 
 Wrap = Callable[[sj.Cell], sj.Layer]
 
 
 def by(method: sj.Method) -> Wrap:
-    """A layer of a cell run by a method."""
+    """Return a function from a cell to its layer under a method."""
     return lambda cell: sj.recurrent(cell, method)
 
 
 def checkpoints(schedule: Any) -> Wrap:
-    """The same, step by step, with checkpoints over time."""
+    """Return a function from a cell to its layer under `Scan`, with checkpoints over time."""
     return lambda cell: sj.checkpointed(sj.recurrent(cell, sj.Scan()), schedule)
 
 
@@ -74,7 +78,7 @@ CELLS: dict[str, tuple[Callable[[int], sj.Cell], dict[str, Wrap]]] = {
 
 
 def program(layer: sj.Layer) -> Callable:
-    """``(params, xs) -> loss and its gradients by params and xs``; the weights of the loss are one."""
+    """Return ``(params, xs) -> loss and its gradients with respect to both``; the weights of the loss are one."""
     gradient = gradient_of(layer)
     return lambda params, xs: gradient(params, xs, jnp.ones((), xs.dtype))
 
@@ -82,10 +86,10 @@ def program(layer: sj.Layer) -> Callable:
 def cases(
     cell: sj.Cell, methods: Mapping[str, Wrap], lengths: Sequence[int], size: tuple[int, int], rounds: int
 ) -> list[Case]:
-    """Seconds by length; size is ``(B, H)``.
+    """Check and then time the methods at each length; size is ``(B, H)``.
 
     Raises:
-        Mismatch: where a method computes something else than autodiff does.
+        Mismatch: where the result of a method differs from that of autodiff.
     """
     batch, hidden_size = size
     params = cell.init(jax.random.key(0), jax.ShapeDtypeStruct((batch, hidden_size), jnp.float32))
@@ -106,7 +110,7 @@ def cases(
 
 
 def measured_scaling(found: Sequence[Case], quantity: str) -> list[Scaling]:
-    """Seconds or temporary bytes of the cases as `Scaling`, one per arm."""
+    """Return seconds or temporary bytes of the cases as `Scaling`, one per arm."""
     lengths = np.asarray([int(case.label) for case in found])
     scalings = []
     for i, arm in enumerate(found[0].arms):
@@ -119,11 +123,11 @@ def measured_scaling(found: Sequence[Case], quantity: str) -> list[Scaling]:
 
 
 def tables(scalings: Sequence[Scaling]) -> list[Table]:
-    """Values with slopes, and the crossovers of every pair of methods that have one."""
+    """Return a table of values with slopes, and one of the crossovers of pairs of methods."""
     quantity = scalings[0].quantity
     rows = [[s.method, *(f"{value:.4g}" for value in s.values), _slope(s), s.note] for s in scalings]
     found = [Table(quantity, ["method", *map(str, scalings[0].lengths), "slope", "note"], rows)]
-    # No line in the logarithms goes through zero bytes.
+    # Zero bytes have no logarithm to fit.
     pairs = crossovers([s for s in scalings if np.all(s.values > 0)])
     crossing = [
         [f"{first}, {second}", _crossing(pair), pair.cheaper_before, pair.cheaper_after]
@@ -137,7 +141,7 @@ def tables(scalings: Sequence[Scaling]) -> list[Table]:
 
 
 def run(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Callable) -> list[Group]:
-    """Every cell with its methods; size is ``(B, H)``."""
+    """Measure every cell with its methods; size is ``(B, H)``."""
     batch, hidden_size = size
     x = jax.ShapeDtypeStruct((batch, hidden_size), jnp.float32)
     groups = []
@@ -145,7 +149,7 @@ def run(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Callabl
         cell = make(hidden_size)
         chosen = [n for n in lengths if n <= LONGEST_AUTODIFF.get(name, n)]
         if len(set(chosen)) < 2:
-            say(f"{name}: left out, for fewer than two lengths are at most {LONGEST_AUTODIFF[name]}")
+            say(f"{name}: left out, since fewer than two lengths are at most {LONGEST_AUTODIFF[name]}")
             continue
         say(f"{name}, T = {', '.join(map(str, chosen))}")
 

@@ -1,7 +1,7 @@
-"""The clock: arms measured side by side in interleaved rounds of one process, and the gate before it.
+"""Measure the times of arms in interleaved rounds of one process, and check their results first.
 
-Machines are noisy and the noise drifts, so an absolute time says little. Arms that take turns, A B C A B C, share the
-drift, and the ratio of two arms within a round is free of most of it.
+The speed of a machine drifts, so absolute times vary between runs. Arms that alternate, A B C A B C, share the drift,
+and the ratio of two arms within a round is nearly free of it.
 """
 
 import time
@@ -16,11 +16,11 @@ from seqjax.statistics import bootstrap
 
 
 class Mismatch(Exception):
-    """An arm that computes something else than the reference: its time would mean nothing."""
+    """The result of an arm differs from the reference, so its time has no meaning."""
 
 
 class Summary(NamedTuple):
-    """Seconds."""
+    """The smallest, the median and the 95th percentile of samples in seconds."""
 
     min: float
     median: float
@@ -44,10 +44,10 @@ class Arm:
     """One of several ways to compute the same thing.
 
     Attributes:
-        name: what the table calls it.
-        run: ``own inputs -> result``; it returns when the result is there.
-        prepare: ``inputs of the round -> own inputs``, not timed.
-        compile_seconds: tracing, lowering and compiling, or None.
+        name: name in the table.
+        run: ``prepared inputs -> result``; returns when the result is computed.
+        prepare: ``inputs of the round -> prepared inputs``; not timed.
+        compile_seconds: seconds of tracing, lowering and compiling, or None.
         temp_bytes: peak temporary memory of the compiled program, or None.
     """
 
@@ -61,7 +61,7 @@ class Arm:
 def compile_timed(
     fn: Callable, *args: Any, donate: tuple[int, ...] = ()
 ) -> tuple[Callable, float, int | None]:
-    """A compiled program, the seconds that tracing and compiling took, and the bytes of its temporaries.
+    """Return a compiled program, the seconds of tracing and compiling, and the bytes of its temporaries.
 
     Args:
         fn: a function of arrays.
@@ -75,7 +75,7 @@ def compile_timed(
 
 
 def jax_arm(name: str, fn: Callable, fixed: tuple, example: Sequence[np.ndarray]) -> Arm:
-    """An arm ``fn(*fixed, *inputs)`` compiled by JAX; inputs are NumPy arrays like the example."""
+    """Return an arm ``fn(*fixed, *inputs)`` that JAX compiled; inputs are NumPy arrays like the example."""
     program, seconds, temp_bytes = compile_timed(fn, *fixed, *example)
     return Arm(
         name,
@@ -87,7 +87,7 @@ def jax_arm(name: str, fn: Callable, fixed: tuple, example: Sequence[np.ndarray]
 
 
 def on_device(inputs: Sequence[np.ndarray]) -> Any:
-    """NumPy arrays as JAX arrays, there when this returns."""
+    """Copy NumPy arrays to the device, and wait for the copies."""
     return jax.block_until_ready(tuple(jax.device_put(a) for a in inputs))
 
 
@@ -100,16 +100,16 @@ def interleave(
     pause: float = 0.02,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds per arm and round, the arms taking turns.
+    """Run the arms in turn, and return seconds per arm and round.
 
     Args:
-        arms: with names that differ.
-        draw: ``round -> inputs``, fresh ones each time; the same for all arms of a round.
-        rounds: how many count.
-        warmup: how many come before and do not.
-        pause: seconds of rest before each measurement: OpenMP workers of the arm before go on spinning for some
-            milliseconds, and would take a core away from this one.
-        clock: seconds.
+        arms: arms with different names.
+        draw: ``round -> inputs``: fresh inputs for each round, shared by its arms.
+        rounds: number of measured rounds.
+        warmup: number of rounds before, which are not measured.
+        pause: seconds of rest before each measurement. OpenMP threads of the arm before keep spinning for some
+            milliseconds, and would occupy a core.
+        clock: returns seconds.
     """
     samples: dict[str, list[float]] = {arm.name: [] for arm in arms}
     for number in range(-warmup, rounds):
@@ -127,21 +127,21 @@ def interleave(
 
 
 def summary(seconds: Sequence[float]) -> Summary:
-    """Least, median and 95th percentile."""
+    """Return minimum, median and 95th percentile."""
     return Summary(min(seconds), float(np.median(seconds)), float(np.percentile(seconds, 95)))
 
 
 def paired_ratio(seconds: Sequence[float], baseline: Sequence[float], *, resamples: int = 2000) -> Ratio:
-    """How many times as long as the baseline, round by round: above 1 the baseline is faster."""
+    """Return the time relative to the baseline, round by round; above 1 the baseline is faster."""
     ratios = np.asarray(seconds) / np.asarray(baseline)
     return Ratio(*bootstrap([ratios], np.median, resamples=resamples))
 
 
 def check(who: str, got: Any, expected: Any, tolerance: float) -> float:
-    """The largest normwise error, ``max|got - expected| / max|expected|`` per leaf.
+    """Return the largest error over the leaves, ``max|got - expected| / max|expected|``.
 
     Raises:
-        Mismatch: where it exceeds the tolerance, or structures, shapes or finiteness differ.
+        Mismatch: where the error exceeds the tolerance, or structures, shapes or finiteness differ.
     """
     structures = [str(jax.tree.structure(tree)) for tree in (expected, got)]
     if structures[0] != structures[1]:

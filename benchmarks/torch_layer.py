@@ -1,4 +1,4 @@
-"""The same layers in PyTorch, eager: on all cores, or on the GPU where JAX computes on one."""
+"""The same layers in eager PyTorch: on all cores, or on the GPU where JAX uses one."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -14,20 +14,20 @@ LEARNING_RATE = 1e-3
 
 
 def to_native(params: Any) -> dict[str, jax.Array]:
-    """Params of seqjax under PyTorch's names: the same order of gates, matrices transposed."""
+    """Return params of seqjax under PyTorch's names: gates have the same order, matrices are transposed."""
     native = {"weight_ih_l0": params.w_x.T, "weight_hh_l0": params.w_h.T, "bias_ih_l0": params.b}
     return native | ({"bias_hh_l0": params.b_h} if hasattr(params, "b_h") else {})
 
 
 def torch_layer(native: dict[str, jax.Array]) -> Any:
-    """``nn.LSTM`` or ``nn.GRU`` by the number of gates.
+    """Return an ``nn.LSTM`` or ``nn.GRU``, by the number of gates.
 
-    An LSTM's second bias is redundant, and absent from the formula: it is zero and not trained.
+    The second bias of PyTorch's LSTM is redundant: it is set to zero and not trained.
     """
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
-    # All arms multiply float32 numbers as such.
+    # All arms multiply in full float32.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     rows, input_size = native["weight_ih_l0"].shape
     hidden_size = native["weight_hh_l0"].shape[1]
@@ -45,7 +45,7 @@ def _device() -> str:
 
 
 def _finish(value: Any) -> Any:
-    """The value, once it is there: what was called on a GPU is only queued."""
+    """Return the value after the GPU, whose calls are asynchronous, has computed it."""
     import torch
 
     if _device() == "cuda":
@@ -68,7 +68,7 @@ def _inputs(inputs: Sequence[np.ndarray]) -> tuple:
 
 
 def gradient_arm(native: dict[str, jax.Array]) -> tuple[Arm, Callable[[Any], Any]]:
-    """Value and gradient by params and inputs; the second result turns what it returns into JAX arrays."""
+    """Return the arm of value and gradient with respect to params and inputs, and a function that reads its result."""
     import torch
 
     module = torch_layer(native)
@@ -88,7 +88,10 @@ def gradient_arm(native: dict[str, jax.Array]) -> tuple[Arm, Callable[[Any], Any
 
 
 def train_arm(native: dict[str, jax.Array]) -> tuple[Arm, Callable[[Any], Any]]:
-    """A step of Adam; a result reads as ``(loss, gradients, params after)``, the former from the first moments."""
+    """Return the arm of a step of Adam, and a function that reads ``(loss, gradients, params after)`` from its result.
+
+    Gradients are computed from Adam's first moments.
+    """
     import torch
 
     module = torch_layer(native)
@@ -110,5 +113,5 @@ def train_arm(native: dict[str, jax.Array]) -> tuple[Arm, Callable[[Any], Any]]:
 
 
 def as_jax(tree: Any) -> Any:
-    """Copies of a tree of tensors as JAX arrays."""
+    """Copy a tree of tensors to JAX arrays."""
     return jax.tree.map(lambda a: jnp.array(a.detach().cpu().numpy(), copy=True), tree)
