@@ -12,7 +12,7 @@ import pytest
 from seqjax.report import page
 from seqjax.report.charts import Axis, Series, chart
 from seqjax.report.content import Caption, Figure, View
-from seqjax.report.drawing import COLOURS
+from seqjax.report.drawing import COLORS
 from seqjax.report.heat import heat_map
 from seqjax.report.results import Profile
 from seqjax.report.section import Section
@@ -290,7 +290,7 @@ def test_pointing_at_a_line_tells_the_values_there(shown):
     panel = norms(lines(16), "lines-16")
     assert point(shown, panel, 3.8, -6) == [["lag 4"], ["gru", "1.0×10⁻⁴"], ["lru", "1.0×10⁻⁵"]]
     dots = shown("document.body.children.at(-1).querySelectorAll('i').map(i => i.style.background)")
-    assert dots == list(COLOURS[:2])
+    assert dots == list(COLORS[:2])
     x = shown(
         "document.querySelectorAll('line').filter(l => l.style.display === 'inline').map(l => +l.getAttribute('x1'))"
     )

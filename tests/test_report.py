@@ -206,7 +206,7 @@ def test_captions_tell_what_the_data_say(text):
     most, least = f"10−{-decades('gated', 40, 9):.1f}", f"10−{-decades('plain', 40, 9):.0f}"
     assert f"is largest for gated ({most}) and smallest for plain ({least})." in words
     least = f"10−{-decades('plain', 40, 9):.1f}"
-    assert f"is {most} times that at the last for gated, {least} times for plain." in words
+    assert f"is {most} times the norm at the last step for gated, {least} times for plain." in words
     assert "The axis ends at 10−60;" in words
 
 

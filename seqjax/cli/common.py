@@ -1,4 +1,4 @@
-"""Helpers that all commands share: the console, progress bars, and errors of one clear line for bad input."""
+"""Helpers that all commands share: the console, progress bars, and one-line errors for bad input."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -24,8 +24,8 @@ def usage_errors(
     """Turn errors of the library into a `UsageError` of one line, in which fields are named as options.
 
     Args:
-        prefix: stands before the text.
-        of: the kinds of errors; others pass.
+        prefix: text before the message.
+        of: the types of errors to convert; other errors are raised unchanged.
     """
     try:
         yield

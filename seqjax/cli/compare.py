@@ -24,21 +24,23 @@ SHOWN_ROWS, SHOWN_COLUMNS = 40, 5
 
 def compare_(
     a: Annotated[str, typer.Argument(help="'lstm,method=Scan(chunk=64),dtype=bfloat16,device=cpu:0'")],
-    b: Annotated[str, typer.Argument(help="... or 'my_model.py:build', or the folder of a study.")],
+    b: Annotated[str, typer.Argument(help="The same; or 'my_model.py:build', or the folder of a study.")],
     data: Annotated[
         str | None,
         typer.Option(
-            help="Inputs: 'random', a .npy file [T, B, D] or [T, D], or any file, read as bytes; Moby-Dick by default."
+            help="Inputs: 'random', a .npy file [T, B, D] or [T, D], or any file as bytes; Moby-Dick by default."
         ),
     ] = None,
-    length: Annotated[int, typer.Option(help="Time steps T.")] = 256,
-    batch_size: Annotated[int, typer.Option(help="Sequences B.")] = 4,
-    input_size: Annotated[int, typer.Option(help="Width D of the inputs.")] = 32,
+    length: Annotated[int, typer.Option(help="Number of time steps T.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Number of sequences B.")] = 4,
+    input_size: Annotated[int, typer.Option(help="Input size D.")] = 32,
     hidden_size: Annotated[int, typer.Option(help="Hidden size of cells that are given by name alone.")] = 32,
     seed: Annotated[int, typer.Option(help="Seed of params, random inputs and cotangents.")] = 0,
     quantities: Annotated[
         str | None,
-        typer.Option(help="Quantities of two studies to compare, separated by commas; a summary by default."),
+        typer.Option(
+            help="Quantities of two studies to compare, separated by commas; the summaries by default."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for index.html and comparison.json.")] = Path(
         "comparison"
@@ -46,9 +48,9 @@ def compare_(
 ) -> None:
     """Compare two implementations in value and gradient, or two studies by paired statistics.
 
-    A and B are cells with a method, dtype and device, or functions of your own, build() -> (params, step) with
-    step(params, carry, x) -> (carry, y); or both are folders that 'seqjax gradients' wrote.
-    The exit status is 0 when they are equal, 1 when they differ, 2 for bad input and for too few seeds to decide.
+    A and B are cells with a method, dtype and device, or your own functions build() -> (params, step) with
+    step(params, carry, x) -> (carry, y). Or both are folders that 'seqjax gradients' wrote.
+    The exit status is 0 when A and B are equal, 1 when they differ, 2 for bad input or too few seeds to decide.
     """
     _check_out(out)
     found: Comparison | RunsComparison
@@ -60,7 +62,8 @@ def compare_(
         elif is_run(a) or is_run(b):
             folder, other = (a, b) if is_run(a) else (b, a)
             raise UsageError(
-                f"compare: {folder} is the folder of a study, {other} is not. Give two of one kind."
+                f"compare: expected two studies or two implementations, got the study {folder} and {other}. "
+                "Give two of one kind."
             )
         else:
             for option, value in (
@@ -86,9 +89,9 @@ def compare_(
 
 
 def inputs(data: str | None, length: int, batch_size: int, input_size: int, seed: int) -> np.ndarray:
-    """Return inputs ``[T, B, D]``: random normal numbers, an array from a file, or random vectors of bytes.
+    """Return inputs ``[T, B, D]``: random normal numbers, an array from a file, or a random vector per byte of a text.
 
-    Windows of the text are spread over the whole text. The vectors depend on the seed alone.
+    Windows are spread over the whole text. The vectors depend on the seed only.
     """
     rng = np.random.default_rng(seed)
     if data == "random":
@@ -143,7 +146,7 @@ def _show(found: Comparison | RunsComparison) -> None:
     table.add_column(heads[0], overflow="fold")
     for head in heads[1:SHOWN_COLUMNS]:
         table.add_column(head, justify="right", no_wrap=True)
-    # When there are too many rows to show, those that differ come first.
+    # When there are too many rows to show, rows that differ come first.
     order = (
         sorted(range(len(rows)), key=lambda i: not differ[i]) if len(rows) > SHOWN_ROWS else range(len(rows))
     )

@@ -46,7 +46,7 @@ def gradients(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A model of your own, file.py:function; cells given by --cells are measured beside it.",
+            help="Your own model, file.py:function; cells given by --cells are measured as well.",
             show_default=False,
         ),
     ] = None,
@@ -54,7 +54,7 @@ def gradients(
     preset: Annotated[
         str | None,
         typer.Option(
-            help=f"Sizes of everything: one of {PRESETS}. The options below change single settings."
+            help=f"Preset of all settings: one of {PRESETS}. The options below change single settings."
         ),
     ] = None,
     given: dict[str, Any],
@@ -73,17 +73,18 @@ def gradients(
 ) -> None:
     """Measure how gradients travel through time, by cell and length, before and after a short training.
 
-    A model of your own is a function build() -> (params, step) or (params, step, carry), with step(params, carry, x) ->
-    (carry, y) for one example at one time step, x [D] with D of --hidden-size; or build() -> a seqjax Cell or Layer.
+    Your own model is a function build() -> (params, step) or (params, step, carry), with step(params, carry, x) ->
+    (carry, y) for one example at one time step, where x is [D] with D = --hidden-size; or build() -> a seqjax Cell or
+    Layer.
 
     Writes index.html (open it in any browser), results.parquet, summary.json and figures/*.svg. Ctrl-C keeps the
-    finished parts; --resume continues.
+    finished parts; --resume continues the study.
     """
     base = presets.PRESETS[one_of("--preset", preset, presets.PRESETS)] if preset else Settings()
     if model is not None:
         if not is_own(model):
             raise UsageError(
-                f"{model}: expected a model of your own as file.py:function. Give a cell by --cells {model}."
+                f"{model}: expected your own model as file.py:function. Give a cell by --cells {model}."
             )
         given["cells"] = (model, *given.get("cells", ()))
     for section in given.get("sections", ()):
@@ -133,7 +134,8 @@ def render(folder: Annotated[Path, typer.Argument(help="A report's folder.")]) -
         with usage_errors(of=(ValueError,)):
             if store.summary is None:
                 raise ValueError(
-                    f"{folder} holds no report: it has no summary.json. Make one with 'seqjax gradients'."
+                    f"{folder}: expected a report, got a folder without summary.json. Make a report with 'seqjax "
+                    "gradients'."
                 )
             store.merge()
             page = render_page(folder)

@@ -11,7 +11,7 @@ def list_() -> None:
     for table in (catalog.cells(), catalog.methods(), catalog.tasks()):
         shown = Table(title=table.title, title_justify="left")
         for place, column in enumerate(table.columns):
-            shown.add_column(column, no_wrap=place == 0, overflow="fold")  # a name must not be split
+            shown.add_column(column, no_wrap=place == 0, overflow="fold")  # names are not wrapped
         for row in table.rows:
             shown.add_row(*row)
         console.print(shown)

@@ -30,7 +30,7 @@ def options_of(
         record: a dataclass whose fields are made by `seqjax.fields.setting`.
         leave_out: names of fields without an option.
         help: help texts in place of those of the fields.
-        otherwise: name -> when the default applies, for the help text.
+        otherwise: ``name -> text`` that says when the default applies, for the help text.
 
     Example:
         >>> from seqjax.cli.options import options_of
@@ -66,7 +66,7 @@ def options_of(
 
 
 def _option(field: dataclasses.Field, text: str) -> inspect.Parameter:
-    """Return the parameter of a field; its default is None, so that the command knows what the user gave."""
+    """Return the parameter of a field; its default None shows that the user did not give the option."""
     of: Any = str if field.type in (tuple[int, ...], tuple[str, ...]) else field.type
     option = typer.Option(flag(field.name), help=text, show_default=False)
     kind = inspect.Parameter.KEYWORD_ONLY

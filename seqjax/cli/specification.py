@@ -40,7 +40,9 @@ def implementation(text: str, hidden_size: int) -> Implementation:
     device = device_of(text, settings["device"]) if "device" in settings else None
     if ":" in subject:
         if "method" in settings:
-            raise UsageError(f"{text}: a method goes with a cell, not with a function of your own.")
+            raise UsageError(
+                f"{text}: a method goes with a cell, not with your own function. Leave out method=."
+            )
         with usage_errors():
             return Implementation(find_function(subject, CONTRACT), dtype, device, subject)
     with usage_errors(f"{text}: "):

@@ -14,11 +14,11 @@ from seqjax.statistics import Interval, bootstrap, interquartile_mean, percentil
 Array = NDArray[np.float64]
 
 BAND_RESAMPLES, BAND_POINTS = 1000, 161
-"""A band has an interval at each of so many points, and is interpolated between them."""
+"""A band has an interval at each of at most `BAND_POINTS` points, and is interpolated between them."""
 
 
 def iqm(values: Array) -> Array:
-    """Return interquartile means over seeds ``[S, ...] -> [...]``; NaN is left out, and returned where all are NaN.
+    """Return interquartile means over seeds ``[S, ...] -> [...]``, without NaN; NaN where all values are NaN.
 
     Pass logarithms of quantities that span decades.
 

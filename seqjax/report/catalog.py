@@ -29,7 +29,7 @@ def cells() -> Table:
 
 
 def families() -> Table:
-    """The names of the registered cells by kind of recurrence."""
+    """Return the table of the names of registered cells, by kind of recurrence."""
     names: dict[str, list[str]] = {kind.__name__: [] for kind in get_args(Recurrence)}
     for name, entry in REGISTRY.items():
         names[type(entry.make(4).recurrence).__name__].append(name)
@@ -38,14 +38,14 @@ def families() -> Table:
 
 
 def methods() -> Table:
-    """Which method runs which kind of recurrence."""
+    """Return the table of methods and the kinds of recurrence that they run."""
     kinds = get_args(Recurrence)
     rows = [(m.__name__, *("yes" if kind in m.kinds else "-" for kind in kinds)) for m in METHODS]  # type: ignore[attr-defined]
     return Table("Methods by kind of recurrence", ("method", *(kind.__name__ for kind in kinds)), rows)
 
 
 def tasks() -> Table:
-    """What ``--task`` takes."""
+    """Return the table of the values of ``--task``."""
     rows = [
         ("text", "Next-byte prediction on a text, Moby-Dick by default (--data FILE for any other file).")
     ]
@@ -54,7 +54,7 @@ def tasks() -> Table:
 
 
 def markdown(table: Table) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     lines = [table.columns, tuple("---" for _ in table.columns), *table.rows]
     escaped = [[cell.replace("|", r"\|") for cell in line] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in escaped)

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from seqjax.report.content import Panel
 from seqjax.report.drawing import (
-    COLOURS,
+    COLORS,
     DASHES,
     MARKERS,
     WIDTH,
@@ -33,17 +33,17 @@ _MOST_POINTS = 160
 
 @dataclass(frozen=True)
 class Series:
-    """One line: what the legend calls it, its points, and which cell the page's filter counts it to.
+    """A line: its name in the legend, its points, and its cell for the page's filter.
 
     Attributes:
-        name: in the legend; lines of one name share an entry.
-        x: increasing.
-        y: one for each x; what is not finite is left out.
-        place: color, dashes and marker; a cell's place in the study.
-        cell: for the filter by cells.
-        low: lower end of a band or an interval, like y.
-        high: upper end.
-        seeds: y by seed, for those who choose one on the page.
+        name: name in the legend; lines of one name share an entry.
+        x: increasing positions.
+        y: one value for each x; values that are not finite are left out.
+        place: index of color, dashes and marker: the cell's place in the study.
+        cell: the cell, for the filter by cells.
+        low: lower end of a band or an interval, in the shape of y.
+        high: upper end, in the shape of y.
+        seeds: y by seed, for the page's choice of a seed.
         marks: "line", "points", "both", or "fit" for a thin line through measurements.
     """
 
@@ -60,7 +60,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: its label; "linear", "whole" for numbers of things, "log", or "decades" for logarithms to base 10."""
+    """An axis: its label and scale: "linear", "whole" for counts, "log", or "decades" for logarithms to base 10."""
 
     label: str
     scale: str = "linear"
@@ -85,19 +85,19 @@ def chart(
     """Draw series over one another.
 
     Args:
-        series: in the order of the legend.
-        name: of the file, and prefix of the ids.
-        title: above the axes.
-        x: across.
-        y: upwards.
-        label: what a listener is told.
-        cell: the one cell that the drawing shows, for the page's filter.
-        length: the sequence length that the drawing is about, for the page's filter.
-        height: in pixels, without the legend.
-        draw: adds to the axes what is no series, such as a reference line.
+        series: lines in the order of the legend.
+        name: name of the file, and prefix of the ids.
+        title: title above the axes.
+        x: the horizontal axis.
+        y: the vertical axis.
+        label: description for screen readers.
+        cell: the only cell that the drawing shows, for the page's filter.
+        length: the only sequence length that the drawing shows, for the page's filter.
+        height: height in pixels, without the legend.
+        draw: adds other elements, such as a reference line, to the axes.
     """
     names = list(dict.fromkeys(label_of(each.name) for each in series))
-    # So many names fit beside each other, with a line of some 40 pixels before each.
+    # The number of names that fit side by side, with a line of some 40 pixels before each.
     columns = max(1, min(len(names), 4, int(WIDTH / (40 + 7.5 * max(map(len, names), default=1)))))
     legend_rows = math.ceil(len(names) / columns) if len(names) > 1 or series and series[0].name else 0
     with style():
@@ -140,7 +140,7 @@ def chart(
 
 
 def _draw(axes: Axes, each: Series, gid: str) -> Line2D:
-    color, dashes = COLOURS[each.place % len(COLOURS)], DASHES[each.place % len(DASHES)]
+    color, dashes = COLORS[each.place % len(COLORS)], DASHES[each.place % len(DASHES)]
     looks: dict[str, Any] = {"color": color, "linestyle": dashes, "linewidth": 1.8}
     if each.marks == "fit":
         looks |= {"linewidth": 1.0, "alpha": 0.8}
@@ -197,6 +197,6 @@ def _data(each: Series, identity: str) -> dict[str, Any]:
 
 
 def decade_limits(values: Array, floor: float = -60.0, ceiling: float = 60.0) -> tuple[float, float]:
-    """Limits for an axis of decades, with a little room above."""
+    """Return limits for an axis of decades, with a little room above."""
     low, high = limits(np.asarray(values, float), floor, ceiling)
     return low, high + 0.03 * (high - low)

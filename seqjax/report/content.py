@@ -15,7 +15,7 @@ Text = str | Markup
 
 
 class Caption(NamedTuple):
-    """A caption: what is shown, how it was measured, what to conclude."""
+    """A caption: the contents of the figure, the measurement, and the conclusion."""
 
     shows: Text
     measured: Text
@@ -24,14 +24,14 @@ class Caption(NamedTuple):
 
 @dataclass(frozen=True)
 class Panel:
-    """One drawing: SVG text, and the positions of its lines, which the page's script shows under the pointer.
+    """A drawing: SVG text, and the values of its lines, which the page's script shows at the pointer.
 
     Attributes:
-        name: of the file, and prefix of its ids.
+        name: name of the file, and prefix of its ids.
         svg: one ``<svg>`` element.
-        data: plain values for the page's script, see ``page.js``; None for a drawing that does not react.
-        cell: the one cell that it shows, or None.
-        length: the one sequence length that it shows, or None.
+        data: plain values for the page's script, see ``page.js``; None for a drawing without interaction.
+        cell: the only cell that the drawing shows, or None.
+        length: the only sequence length that the drawing shows, or None.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Panel:
 
     @property
     def json(self) -> Markup:
-        """The data as JSON that cannot end the element it stands in."""
+        """The data as JSON, escaped so that it cannot close its HTML element."""
         text = json.dumps(plain(self.data), separators=(",", ":"), allow_nan=False)
         return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
@@ -66,13 +66,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under one head, in groups; each group has a heading unless that is empty.
+    """A table whose rows form groups; each group has a heading unless it is empty.
 
     Attributes:
-        label: describes the table to screen readers.
+        label: description for screen readers.
         columns: titles, and "number" for columns of numbers, else "".
         groups: headings and rows of cells.
-        small: whether it stands inside a caption.
+        small: whether the table stands inside a caption.
     """
 
     label: str
@@ -85,7 +85,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Fold:
-    """Blocks behind a line that a click opens."""
+    """Blocks that a click on the title shows and hides."""
 
     title: Text
     blocks: Sequence[Block]
@@ -108,7 +108,7 @@ Block = Figure | Table | Fold | Note
 
 @dataclass(frozen=True)
 class View:
-    """What a section shows on the page."""
+    """The content of a section: an introduction and blocks."""
 
     intro: Text
     blocks: Sequence[Block] = ()

@@ -1,4 +1,4 @@
-"""What all drawings share: colors, sizes, axes at margins in pixels."""
+"""Colors, sizes, axes and labels that all drawings share."""
 
 import math
 from typing import Any
@@ -18,9 +18,9 @@ FLOAT32_NORMAL = math.log10(2.0**-126)
 FLOAT32_ZERO = math.log10(2.0**-149)
 WIDTH = 380.0
 
-# Okabe and Ito's hues; orange, sky blue and the dark theme's blue need 3:1 on either background, so orange
-# and sky blue are a little darker than the originals. Their black is the ink of the theme.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", INK, "#c98500", "#3c9cd6")
+# Okabe and Ito's hues. Orange and sky blue are a little darker than the originals, for a contrast of 3:1 on a light and
+# on a dark background. Their black is the ink of the theme.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", INK, "#c98500", "#3c9cd6")
 DASHES: tuple[Any, ...] = (
     "-",
     (0, (6, 2)),
@@ -56,7 +56,7 @@ as_number = FuncFormatter(lambda value, _: tick(value))
 
 
 def tick(value: float) -> str:
-    """A number at an axis: short, and a power of ten far from one."""
+    """Format a number at an axis: short, with a power of ten where it is far from one."""
     if value == 0:
         return "0"
     exponent = math.log10(abs(value))
@@ -70,7 +70,7 @@ def tick(value: float) -> str:
 
 
 def style() -> Any:
-    """The context in which everything is drawn."""
+    """Return the context of matplotlib settings for all drawings."""
     return mpl.rc_context(STYLE)  # type: ignore[arg-type]
 
 
@@ -82,7 +82,7 @@ def axes_at(height: int, top: int, bottom: int, left: int = 58, right: int = 16)
 
 
 def frame_of(axes: Axes) -> dict[str, Any]:
-    """Where the axes lie in the drawing, in its pixels, and what they span; for the page's script."""
+    """Return the position of the axes in pixels and their limits, for the page's script."""
     width, height = (72 * side for side in axes.figure.get_size_inches())  # type: ignore[union-attr]
     box = axes.get_position()
     return {
@@ -93,7 +93,7 @@ def frame_of(axes: Axes) -> dict[str, Any]:
 
 
 def limits(values: Array, floor: float, ceiling: float) -> tuple[int, int]:
-    """Whole decades that hold every finite value, cut to `floor` and `ceiling`."""
+    """Return whole decades that hold every finite value, clipped to `floor` and `ceiling`."""
     values = values[np.isfinite(values)]
     if not values.size:
         return -1, 0
@@ -102,32 +102,32 @@ def limits(values: Array, floor: float, ceiling: float) -> tuple[int, int]:
 
 
 def label_of(text: str, most: int = 22) -> str:
-    """Make a name fit for a drawing: XML allows no control characters, and room is short."""
+    """Return a name without control characters, which XML does not allow, and cut to `most` characters."""
     text = printable(text)
     if len(text) <= most:
         return text
-    own = ".py:" in text  # of a path the end tells more
+    own = ".py:" in text  # the end of a path is its most specific part
     return "…" + text[1 - most :] if own else text[: most - 1] + "…"
 
 
 def quarters(length: int) -> list[int]:
-    """Ticks at the quarters of a sequence."""
+    """Return ticks at the quarters of a sequence."""
     return sorted({min(part * length // 4, length - 1) for part in range(5)})
 
 
 def between_gaps(y: Array) -> list[int]:
-    """The places of points without neighbors, of which a line shows nothing."""
+    """Return the indices of points without finite neighbors, which a line does not show."""
     known = np.concatenate([[False], np.isfinite(y), [False]])
     return np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:]).tolist()
 
 
 def thin(length: int, most: int) -> NDArray[np.int64]:
-    """Indices of at most `most` steps, evenly spread, first and last included."""
+    """Return the indices of at most `most` steps, evenly spread, with the first and the last."""
     return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(np.int64))
 
 
 def float32_marks(axes: Axes, low: float) -> None:
-    """Mark the smallest normal float32, and the range below the smallest float32, where they are in view."""
+    """Mark the smallest normal float32, and the range below the smallest float32, where the axis shows them."""
     note: dict[str, Any] = {
         "fontsize": 9,
         "ha": "right",
@@ -144,7 +144,7 @@ def float32_marks(axes: Axes, low: float) -> None:
 
 
 def zero_line(axes: Axes) -> None:
-    """Mark zero, where it is in view."""
+    """Mark zero where the axis shows it."""
     low, high = axes.get_ylim()
     if low < 0 < high:
         axes.axhline(0, color=INK, linewidth=0.8, alpha=0.6)

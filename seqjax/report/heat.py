@@ -23,7 +23,7 @@ from seqjax.report.svg import ABSENT, LOST, write
 from seqjax.report.text import power
 
 FLOOR, CEILING = -45.0, 39.0
-COLOUR_MAP = "viridis"
+COLOR_MAP = "viridis"
 _MOST_COLUMNS, _MOST_POINTS, _MOST_ROW_LABELS = 1024, 100, 10
 
 
@@ -37,7 +37,7 @@ def heat_map(profile: Profile, scale: tuple[int, int], name: str) -> Panel:
         figure, axes = axes_at(height=236, top=30, bottom=44)
         axes.imshow(
             np.ma.masked_invalid(values),
-            cmap=COLOUR_MAP,
+            cmap=COLOR_MAP,
             vmin=scale[0],
             vmax=scale[1],
             aspect="auto",
@@ -78,7 +78,7 @@ def color_bar(values: Array, scale: tuple[int, int], name: str) -> Panel:
         figure, axes = axes_at(height=height, top=26, bottom=bottom, left=14, right=22)
         axes.imshow(
             np.linspace(low, high, 256)[None],
-            cmap=colormaps[COLOUR_MAP],
+            cmap=colormaps[COLOR_MAP],
             aspect="auto",
             interpolation="none",
             extent=(low, high, 0, 1),

@@ -1,4 +1,4 @@
-// The page reads without this. It adds: cells, length and seed to choose; values to point at.
+// The page is complete without this script, which adds a choice of cells, length and seed, and values at the pointer.
 "use strict";
 (() => {
   const charts = [], cells = new Map(), superscript = "⁰¹²³⁴⁵⁶⁷⁸⁹";
@@ -41,7 +41,7 @@
     const f = log ? Math.log10 : x => x;
     return start + (f(v) - f(low)) / (f(high) - f(low)) * (end - start);
   };
-  const from = (p, [low, high], start, end) => low + (p - start) / (end - start) * (high - low);  // of a map, linear
+  const from = (p, [low, high], start, end) => low + (p - start) / (end - start) * (high - low);  // for heat maps; linear
 
   for (const node of document.querySelectorAll("script[type='application/json']")) {
     const panel = node.parentElement, svg = panel.querySelector("svg"), data = JSON.parse(node.textContent);
@@ -92,7 +92,7 @@
 
   const bar = document.getElementById("choose");
   const seed = document.getElementById("seed"), length = document.getElementById("length");
-  const ofSeed = s => Boolean(seed && seed.value !== "" && s.e);  // a line that is known by seed shows one of them
+  const ofSeed = s => Boolean(seed && seed.value !== "" && s.e);  // whether the line shows a single seed
   const values = s => ofSeed(s) ? s.e[seed.value] : s.y;
   const apply = () => {
     const chosen = new Set([...bar.querySelectorAll("input")].filter(i => i.checked).map(i => i.value));
@@ -123,7 +123,7 @@
   if (bar && (cells.size > 1 || length.options.length > 2 || seed.options.length > 2)) {
     bar.hidden = false;
     bar.addEventListener("change", apply);
-    addEventListener("pageshow", apply);  // a browser that comes back restores the choices only
+    addEventListener("pageshow", apply);  // after "back", browsers restore the choices but not the drawings
     bar.addEventListener("dblclick", event => {  // one cell alone, or all again
       const input = event.target.closest("label")?.querySelector("input");
       if (!input) return;

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from seqjax.files import put_text
 from seqjax.report.content import Block, Figure, Fold, Panel
-from seqjax.report.drawing import COLOURS
+from seqjax.report.drawing import COLORS
 from seqjax.report.results import StudyResults
 from seqjax.report.sections import chosen
 from seqjax.report.svg import INK, standalone
@@ -25,10 +25,10 @@ FOLDER = Path(__file__).parent
 def render(folder: str | Path) -> Path:
     """Write `index.html` and `figures/*.svg` beside the measurements in a folder.
 
-    Everything is drawn before anything is written, and each file is put in place whole.
+    All sections are drawn before the first file is written, and each file is written as a whole.
 
     Args:
-        folder: holds `results.parquet` (absent before the first part is finished) and `summary.json`.
+        folder: folder with `summary.json` and, once a part is finished, `results.parquet`.
 
     Returns:
         the path of the page.
@@ -78,10 +78,10 @@ def _context(results: StudyResults, sections: Sequence[tuple[Any, Any]]) -> dict
     finished = summary.get("runs_finished", results.frame["part"].n_unique())
     planned = summary.get("runs_planned")
     colors = [
-        "currentColor" if (color := COLOURS[place % len(COLOURS)]) == INK else color
+        "currentColor" if (color := COLORS[place % len(COLORS)]) == INK else color
         for place in range(len(results.cells))
     ]
-    # Tasks are trained with seeds of their own, which no figure lets one choose.
+    # The section "success" has separate seeds, which the page's choice does not offer.
     seeds = results.frame.filter(pl.col("section") != "success")["seed"].drop_nulls().unique().sort()
     return {
         "title": str(summary.get("title") or "Gradients over long sequences"),
@@ -106,13 +106,13 @@ def _context(results: StudyResults, sections: Sequence[tuple[Any, Any]]) -> dict
 
 
 def _absent(names: Sequence[str]) -> list[str]:
-    """Name the parts that are not there, at most a dozen of them."""
+    """Name the parts that are not finished, at most a dozen of them."""
     shown = [name.replace("/", " · ") for name in names[:12]]
     return shown + ([f"and {len(names) - 12} more"] if len(names) > 12 else [])
 
 
 def _facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Flatten settings into names and texts, without those that are not given."""
+    """Flatten settings into names and texts; settings without a value are left out."""
     facts = []
     for key, value in values.items():
         if isinstance(value, Mapping):

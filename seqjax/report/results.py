@@ -36,7 +36,7 @@ class Profile:
         return iqm(self.values)
 
     def fall(self, place: int) -> float:
-        """Decades from the last step's norm to the first's, at the first (0) or last (1) of several snapshots."""
+        """Return log10 of the first step's norm over the last step's, at the first (0) or last (1) snapshot."""
         if place and len(self.steps) < 2:
             return math.nan
         first, last = self.iqm[-place, [0, -1]].tolist()
@@ -105,9 +105,10 @@ class StudyResults:
         return self._profiles[loss]
 
     def sequences(self, cell: str, length: int, last: bool) -> Array:
-        """Natural logs of the carry's norms for the last loss at the first or last snapshot: seed, sequence, lag.
+        """Return natural logs of the carry's norms by seed, sequence and lag, for the last loss.
 
-        Seeds that are not finished are left out; empty where no sequence is recorded by itself.
+        They are those of the first or the last snapshot. Unfinished seeds are left out; the array is empty where the
+        study recorded no single sequences.
         """
         rows = self.rows("training", quantity="sequence_log_norm", cell=cell, length=length)
         steps = rows["training_step"]
@@ -158,11 +159,11 @@ class Scalars:
     def ends(
         self, quantity: str, cell: str, length: int, loss: str | None = None, leaf: str | None = None
     ) -> tuple[list[float], list[float]]:
-        """Values by seed at the first training step and at the last, none where there is only one."""
+        """Return values by seed at the first and at the last training step; the latter are empty for a single step."""
         return self._ends.get((quantity, cell, length, loss, leaf), ([], []))
 
     def leaves(self, quantity: str, cell: str, length: int) -> list[str]:
-        """Names of the leaves that a quantity was measured for."""
+        """Return the names of the leaves for which a quantity was measured."""
         return sorted({key[4] or "" for key in self._ends if key[:3] == (quantity, cell, length)})
 
 

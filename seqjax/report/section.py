@@ -10,13 +10,13 @@ from seqjax.study.measurement import Measurement
 
 @dataclass(frozen=True)
 class Section:
-    """One section: a file in `seqjax.report.sections`, listed in `SECTIONS` there.
+    """A section: a file in `seqjax.report.sections`, listed in `SECTIONS` there.
 
     Attributes:
-        name: how ``--sections`` and the page's links call it.
-        title: its heading.
-        view: returns what the page shows of the results, once the measurement has rows.
-        measurement: of the same name; None for a section that shows what others measured.
+        name: name in ``--sections`` and in the page's links.
+        title: heading on the page.
+        view: returns the content of the section from the results; called where the measurement has rows.
+        measurement: the measurement of the same name; None for a section that shows results of other sections.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Make matplotlib's SVG fit for a page: themed colors, ids of its own, text as text, no metadata."""
+"""Prepare matplotlib's SVG for a page: themed colors, unique ids, text as text, no metadata."""
 
 import io
 import re
@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 
 from matplotlib.figure import Figure
 
-# Colors that matplotlib writes and that no drawing uses otherwise; the page's theme takes their place.
+# Colors that no drawing uses otherwise; in the SVG they are replaced by the colors of the page's theme.
 INK, GRID, LOST, ABSENT = "#0a0b0c", "#0d0e0f", "#0b0a0c", "#0c0a0b"
-# Groups of this id get an outline in the color of the page, so that text reads on top of lines.
+# Groups of this id get an outline in the color of the page, so that text on top of lines is legible.
 HALO = "halo"
 _THEME = {INK: "currentColor", GRID: "var(--grid, #8c939b)"}
 # Small patterns in place of matplotlib's hatchings, which take 100 kB each.
@@ -30,7 +30,7 @@ _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
 def standalone(svg: str) -> str:
-    """Give a drawing its own colors for light and dark, so that it reads as a file by itself."""
+    """Add light and dark colors to a drawing, so that it can be viewed as a separate file."""
     head, rest = svg.split(">", 1)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{head}><style>{_STANDALONE}</style>{rest}\n'
 
@@ -39,7 +39,7 @@ def write(figure: Figure, name: str, label: str) -> str:
     """Write a figure as one SVG element: ids prefixed, colors of the theme, short numbers, no metadata."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # The browser's fonts show the text, not the one that measured it.
+        # The browser shows the text in other fonts than the one that matplotlib measured.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     ElementTree.register_namespace("", _SVG)
@@ -82,5 +82,5 @@ def _pattern_definitions() -> str:
 
 
 def printable(text: str) -> str:
-    """Replace what XML cannot hold, such as control characters."""
+    """Replace characters that XML cannot hold, such as control characters."""
     return "".join(letter if letter.isprintable() else "�" for letter in text)

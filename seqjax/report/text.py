@@ -1,4 +1,4 @@
-"""Numbers as text for people."""
+"""Format numbers as text."""
 
 import math
 import re
@@ -14,12 +14,12 @@ def power(exponent: int) -> str:
 
 
 def ten(exponent: float | str) -> Markup:
-    """Write a power of ten for the page, the exponent raised."""
+    """Write a power of ten for the page, with a raised exponent."""
     return Markup("10<sup>{}</sup>").format(str(exponent).replace("-", "−"))
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Write a number with so many significant digits, in powers of ten where it is far from one."""
+    """Write a number with `digits` significant digits; far from one, with a power of ten and two digits."""
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):
@@ -36,19 +36,19 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def between(middle: str | Markup, low: str | Markup, high: str | Markup) -> Markup:
-    """A value and the ends of its range."""
+    """Write a value and the ends of its range."""
     return Markup('{} <span class="span">({} to {})</span>').format(middle, low, high)
 
 
 def decades(value: float) -> Markup:
-    """Write ten to a power that was measured: a dash where unknown, "exactly 0" where the number itself is 0."""
+    """Write ten to a measured power; a dash where it is unknown, "exactly 0" for an exponent of minus infinity."""
     if not math.isfinite(value):
         return Markup("exactly 0" if value == -math.inf else "–")
     return ten(f"{value:.{int(abs(value) < 10)}f}")
 
 
 def percent(share: float) -> str:
-    """A share in whole percent, never rounded to nothing."""
+    """Write a share in whole percent; a small positive share becomes "under 1 %"."""
     value = 100 * share
     if math.isnan(value):
         return "–"
@@ -56,11 +56,11 @@ def percent(share: float) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """A count and its noun."""
+    """Write a count and its noun."""
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def file_name(cell: str, place: int) -> str:
-    """Name a cell in a file name: names with other letters get a number behind a dot, and stay unique."""
+    """Return the file name of a cell; where other characters were replaced, its place makes the name unique."""
     safe = re.sub(r"[^A-Za-z0-9_-]+", "-", cell)[:24]
     return safe if safe == cell else f"{safe}.{place}"

@@ -1,4 +1,4 @@
-"""What a study measures with: models, data, compiled programs and trained params, each made once."""
+"""The models, data, compiled programs and trained params of a study, each made once."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -17,20 +17,21 @@ from seqjax.study.store import Store
 from seqjax.study.training import Run, Snapshot
 
 MOMENTS = ("initialization", "after training")
-WORTH_OPTIMISING = 4000
-"""Time steps."""
+WORTH_OPTIMIZING = 4000
+"""The number of time steps from which on a program is compiled with all optimizations."""
 _KEPT = 24
 
 
 def compiler_options(steps: int) -> dict[str, Any]:
-    """Return options for a program that will run over so many time steps in total: few steps should compile fast.
+    """Return compiler options for a program that will run over `steps` time steps in total.
 
-    On CPUs a program that is barely optimized takes a quarter as long to compile, and three to fourteen times as long
-    to run. On GPUs most of the time goes into trying out kernels for each product.
+    A program for few steps should compile fast. On CPUs a program with few optimizations takes a quarter of the time to
+    compile, and three to fourteen times as long to run. On GPUs, trying kernels for each product takes most of the time
+    of compilation.
     """
     if jax.default_backend() == "gpu":
         return {"xla_gpu_autotune_level": 0}
-    return QUICK_TO_COMPILE if steps < WORTH_OPTIMISING else {}
+    return QUICK_TO_COMPILE if steps < WORTH_OPTIMIZING else {}
 
 
 class Inner(NamedTuple):
@@ -42,10 +43,10 @@ class Inner(NamedTuple):
 
 
 class Experiment:
-    """The models of one study and their data, params and compiled programs. Whatever is costly is made once.
+    """The models of one study with their data, params and compiled programs. Expensive objects are made once.
 
     Attributes:
-        settings: those of the study.
+        settings: the settings of the study.
         advance: called with finished work while a part is measured, in the units of the measurement's `work`.
     """
 
@@ -58,7 +59,7 @@ class Experiment:
         self._kept: dict[Any, Any] = {}
 
     def like(self, settings: Settings) -> "Experiment":
-        """An experiment with the same text and other settings; for params at initialization alone."""
+        """Return an experiment with the same text and other settings; it has params at initialization only."""
         return Experiment(settings, self._text, self._store, self.advance)
 
     def source(self, length: int) -> Source:
@@ -95,7 +96,7 @@ class Experiment:
         return self._kept[key]
 
     def jit(self, function: Callable, steps: int) -> Any:
-        """Compile a program that will run over so many time steps in total, see `compiler_options`."""
+        """Compile a program that will run over `steps` time steps in total, see `compiler_options`."""
         return jax.jit(function, compiler_options=compiler_options(steps))
 
     def run(self, cell: str, length: int) -> Run:
@@ -107,7 +108,7 @@ class Experiment:
         return self.keep(("run", cell, length), make)
 
     def train(self, cell: str, length: int, seed: int) -> Iterator[Snapshot]:
-        """Train, and store the params at the end for later sections."""
+        """Yield the snapshots of a training, and store the params at its end for later sections."""
         last = None
         for last in self.run(cell, length).train(seed):
             yield last

@@ -1,4 +1,4 @@
-"""What a section of the report measures."""
+"""The record of a section's measurement."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ class Measurement:
     """The measurement of one section: a file in `seqjax.study.sections`, listed in `MEASUREMENTS` there.
 
     Attributes:
-        name: of the section; the column ``section`` of its rows.
-        parts: lists what is measured and stored one by one.
-        work: returns about how many seconds a part takes on two cores, for the progress bar.
+        name: name of the section; the column ``section`` of its rows.
+        parts: lists the parts, which are measured and stored one by one.
+        work: returns the approximate seconds of a part on two cores, for the progress bar.
         measure: yields the rows of one part, made with `seqjax.study.store.row`.
-        timed: whether it measures seconds: then it runs after the others and alone.
+        timed: whether the measurement contains times; then it runs after the others, alone.
     """
 
     name: str

@@ -16,7 +16,7 @@ Job = tuple[Measurement, Part]
 
 
 class _Stopped(Exception):
-    """A part is given up, because another one failed or Ctrl-C was pressed."""
+    """A part is abandoned, because another one failed or Ctrl-C was pressed."""
 
 
 class Measuring:
@@ -37,7 +37,7 @@ class Measuring:
         self.done = store.finished()
         self._settings, self._data, self._store = settings, data, store
         self._advance, self._describe = advance, describe
-        # Later sections of a cell use what earlier ones made: so a cell has one experiment, in one thread at a time.
+        # Later sections of a cell reuse objects of earlier ones, so a cell has one experiment, in one thread at a time.
         self._experiments: dict[str | None, Experiment] = {}
         self._turns: dict[str | None, threading.Lock] = {}
         self._stop = threading.Event()
@@ -45,14 +45,14 @@ class Measuring:
     def run(self, jobs: list[Job], workers: int | None = None) -> None:
         """Measure all parts, several cells in parallel threads; timed measurements run last and alone.
 
-        Most of the time goes into compilation, which takes one core per program.
+        Compilation takes most of the time, and uses one core per program.
 
         Args:
-            jobs: in the order in which they are begun.
-            workers: how many threads; one per core and 8 at most by default.
+            jobs: jobs in the order in which they start.
+            workers: number of threads; by default one per core and 8 at most.
 
         Raises:
-            KeyboardInterrupt: at Ctrl-C, once what is being computed has come to an end.
+            KeyboardInterrupt: after Ctrl-C, once the running computations have ended.
         """
         cells = {part.cell for _, part in jobs}
         self._experiments = {cell: self.experiment() for cell in cells}
@@ -68,7 +68,7 @@ class Measuring:
                     future.result()
             except BaseException:
                 self._stop.set()
-                self._describe("stopping: what is being computed comes to its end")
+                self._describe("stopping after the running computations")
                 pool.shutdown(cancel_futures=True)
                 raise
         for (measurement, _), parts in alone.items():
@@ -84,9 +84,9 @@ class Measuring:
                 for part in parts:
                     self._measure(measurement, part)
         except _Stopped:
-            pass  # whoever stopped it has the error to raise
+            pass  # the thread that failed raises the error
         except BaseException:
-            self._stop.set()  # here, not where the error is raised again: this thread may begin its next group first
+            self._stop.set()  # at once: before the error is raised again, this thread may start its next group
             raise
 
     def _measure(self, measurement: Measurement, part: Part) -> None:

@@ -15,7 +15,7 @@ from seqjax.user_model import is_own, own_layer
 
 
 def representatives(names: tuple[str, ...], most: int) -> tuple[str, ...]:
-    """Choose at most so many of the names: user models first, then one cell of each kind of recurrence."""
+    """Choose at most `most` names: user models first, then one cell of each kind of recurrence."""
 
     def kind(name: str) -> Any:
         return None if is_own(name) else type(REGISTRY[name].make(4).recurrence)

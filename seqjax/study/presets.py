@@ -1,4 +1,4 @@
-"""The presets of a study: their settings, and the sizes that only single sections have, in one table."""
+"""The presets of a study: their settings, and the sizes of single sections in one table."""
 
 import shlex
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from seqjax.user_model import is_own
 class Sizes:
     """The sizes of single sections under one preset.
 
-    ``..._cells``: a section measures at most so many cells, of different kinds of recurrence where there are any; the
-    page names the others. ``..._lengths``: the sequence lengths.
+    ``..._cells`` is the largest number of cells that a section measures, of different kinds of recurrence where
+    possible; the page names the other cells. ``..._lengths`` are the sequence lengths.
 
     Attributes:
-        calibration_ids: the closed forms that are checked; empty means all.
-        calibration_seconds: how long they take, for the progress bar.
-        lyapunov_whole: a state of at most so many numbers has its whole spectrum measured, and the determinant.
-        singular_state: larger states are left out, because a step costs a QR decomposition of the whole state.
+        calibration_ids: ids of the closed forms to check; empty means all.
+        calibration_seconds: seconds that these take, for the progress bar.
+        lyapunov_whole: size of the largest state whose whole spectrum and determinant are measured.
+        singular_state: size of the largest state that is measured, since a step costs a QR decomposition of the state.
         singular_steps: the largest number of steps.
-        precision_dtypes: compared with float64.
+        precision_dtypes: dtypes to compare with float64.
         algorithms_width: hidden size.
-        algorithms_few: whether four algorithms are enough.
+        algorithms_few: whether only four algorithms are measured.
         truncation_steps: the largest number of steps.
-        scaling_rounds: how often each method is timed.
+        scaling_rounds: number of times that each method is timed.
         scaling_nested: whether nested checkpoints are measured.
-        success_tasks: how many tasks are trained.
+        success_tasks: number of tasks.
         success_seeds: trainings per cell, task and length.
         success_steps: training steps.
         success_batch: sequences per training step.
@@ -95,7 +95,7 @@ PRESETS = {
         batch_size=32,
     ),
 }
-"""The settings of each preset: "smoke" takes a minute and "cpu" ten on two cores, "gpu" ten on a GPU.
+"""The settings of each preset: "smoke" takes one minute and "cpu" ten on two cores, "gpu" ten minutes on a GPU.
 
 Without a preset the settings are those of "cpu" with four cells and two lengths.
 """

@@ -29,15 +29,15 @@ def run(
     """Measure the parts that the store does not have. Ctrl-C stops early and keeps finished parts.
 
     Args:
-        settings: what to measure.
+        settings: the settings of the study.
         data: the bytes of the text, for the task "text".
         store: an open store.
         advance: called with finished work, in the units of `total_work`, by several threads.
-        describe: called with a description of the present part, by several threads.
-        workers: how many cells are measured at the same time, see `Measuring`.
+        describe: called with a description of the current part, by several threads.
+        workers: number of cells that are measured at the same time, see `Measuring`.
 
     Returns:
-        whether every part is measured.
+        True when every part is measured, False after Ctrl-C.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     measuring = Measuring(settings, data, store, advance, describe)
@@ -63,7 +63,7 @@ def _jobs(settings: Settings) -> list[Job]:
 
 
 def _baselines(experiment: Experiment) -> dict[str, float]:
-    """The losses of models without memory, of those that do not depend on the length."""
+    """Return the losses of memoryless baselines that do not depend on the length."""
     found: dict[str, set[float]] = {}
     for length in experiment.settings.lengths:
         for name, value in experiment.source(length).baselines.items():

@@ -27,14 +27,14 @@ def _cell(field: str, name: str) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a study measures.
+    """The settings of a study.
 
-    ``preset`` names a row of `seqjax.study.presets.SIZES`: the sizes that only single sections have (steps of a
+    ``preset`` names an entry of `seqjax.study.presets.SIZES`, which holds the sizes of single sections (steps of a
     Lyapunov spectrum, lengths of the memory scaling). ``cells`` are names of the registry, or the user's own models
     as ``file.py:function``. An empty ``sections`` means all sections.
     """
 
-    preset: str = setting("cpu", "Sizes of everything")
+    preset: str = setting("cpu", "Preset of all settings")
     cells: tuple[str, ...] = setting(
         ("elman", "lstm", "gru", "lru"), "Cells to compare, separated by commas (see 'seqjax list')", _cell
     )
@@ -81,7 +81,7 @@ def check(settings: Settings) -> None:
 
 
 def _check_length(layer: Layer, length: int, width: int) -> None:
-    """Raise the ValueError of a layer that cannot run so many steps (attention over a cache of fewer)."""
+    """Raise the ValueError of a layer that cannot run `length` steps (attention with a smaller cache)."""
     xs = jax.ShapeDtypeStruct((length, 1, width), jnp.float32)
 
     def run(key: jax.Array, xs: jax.Array) -> Any:

@@ -1,4 +1,4 @@
-"""Where the batches of a study come from: a text, or a synthetic task."""
+"""The batches of a study, from a text or a synthetic task."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +19,7 @@ HELD_OUT_TOKENS = 2**14
 
 
 class Source(NamedTuple):
-    """Where batches come from: ``train(key, step)``, fixed windows to measure on, and a larger set held out."""
+    """Batches for training, ``train(key, step)``, a fixed batch for probes, and a larger held-out batch."""
 
     task: Task
     train: Callable[[Any, Any], Batch]
@@ -29,7 +29,7 @@ class Source(NamedTuple):
 
 
 def make_source(settings: Settings, length: int, data: np.ndarray | None) -> Source:
-    """The batches of a task at one length."""
+    """Return the batches of the study's task at one length."""
     wide = -(-HELD_OUT_TOKENS // length)
     if settings.task != "text":
         task = TASKS[settings.task](length)

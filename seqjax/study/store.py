@@ -1,4 +1,4 @@
-"""The folder of a study: its summary, one file per finished part, and their union. Every file is written as a whole."""
+"""The folder of a study: its summary, one file per finished part, and the merged results."""
 
 import hashlib
 import json
@@ -32,8 +32,8 @@ SCHEMA: dict[str, Any] = {
 }
 """The columns of ``results.parquet``, one row per number measured; null where a column does not apply.
 
-``t`` counts time steps, lags or places in a list; ``x`` is any other abscissa; ``group`` tells rows of one quantity
-apart (a method, a dtype, an algorithm, a task); ``note`` says why something was not measured.
+``t`` counts time steps, lags or places in a list; ``x`` is any other abscissa; ``group`` distinguishes rows of one
+quantity (a method, a dtype, an algorithm, a task); ``note`` gives the reason why something was not measured.
 """
 
 
@@ -42,7 +42,7 @@ Row = dict[str, Any]
 
 
 class Part(NamedTuple):
-    """A unit of measurement and storage: the rows of a section for one cell, length and seed, where they apply."""
+    """A unit of measurement and storage: the rows of a section for one cell, length and seed, as far as these apply."""
 
     section: str
     cell: str | None = None
@@ -65,12 +65,12 @@ class Part(NamedTuple):
 
 
 def row(quantity: str, value: Any, **columns: Any) -> Row:
-    """One row of results: the columns of `SCHEMA` that apply, besides those that the part gives."""
+    """Return one row of results: the columns of `SCHEMA` that apply, without those of the part."""
     return columns | {"quantity": quantity, "value": float(value)}
 
 
 def read_results(path: Path) -> pl.DataFrame:
-    """The rows of a Parquet file that `Store` wrote.
+    """Return the rows of a Parquet file that `Store` wrote.
 
     Raises:
         ValueError: for a file that lacks a column of `SCHEMA`.
@@ -85,7 +85,10 @@ def read_results(path: Path) -> pl.DataFrame:
 
 
 class Store:
-    """One folder: ``summary.json``, ``results.parquet``; ``parts/`` and ``weights/`` while the study is unfinished."""
+    """A folder with ``summary.json`` and ``results.parquet``; ``parts/`` and ``weights/`` while it is unfinished.
+
+    Every file is written as a whole.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -137,7 +140,7 @@ class Store:
             ]
             raise ValueError(
                 f"--resume: the settings differ from those of {self.folder}: {'; '.join(changed)}. "
-                "Use the same, or choose another folder."
+                "Use the same settings, or choose another folder."
             )
         else:
             self._read()  # raises where another version of seqjax wrote the results
@@ -206,7 +209,7 @@ class Store:
 
 
 def _put_table(path: Path, frame: pl.DataFrame) -> None:
-    """Write a table as a whole; polars reports a full disk by an error of its own, which is raised as OSError."""
+    """Write a table as a whole. Errors of polars, such as on a full disk, are raised as OSError."""
     try:
         put(path, frame.write_parquet)
     except pl.exceptions.PolarsError as error:

@@ -21,7 +21,7 @@ CLIP = 1.0
 class Snapshot(NamedTuple):
     """The params before a training step, its loss and the norm of its gradient before clipping.
 
-    The last two are None at the end, where no step follows.
+    Loss and norm are None at the end, where no step follows.
     """
 
     step: int
@@ -47,7 +47,7 @@ class Run:
         """Return the state before the first step."""
         key = jax.random.key(seed)
         state = init_train_state(self.model, self.optimizer, key, self.source.probe.xs[0])._replace(key=None)
-        if self.settings.dtype == "float64":  # cells begin in float32
+        if self.settings.dtype == "float64":  # cells initialize params in float32
             params = cast(state.params, jnp.float64)
             state = state._replace(params=params, opt_state=self.optimizer.init(params))
         return state
@@ -56,7 +56,7 @@ class Run:
         """Yield a snapshot before each step of one training, and one at the end."""
         state, data_key = self.start(seed), jax.random.fold_in(jax.random.key(seed), 1)
         for step in range(self.settings.training_steps):
-            params = jax.tree.map(lambda a: a.copy(), state.params)  # the step takes the originals
+            params = jax.tree.map(lambda a: a.copy(), state.params)  # the step donates the originals
             batch = self._sample(data_key, step)
             if self._compiled is None:
                 self._compiled = self._step.lower(state, batch).compile(self._compiler_options)

@@ -44,5 +44,5 @@ NAMES = tuple(section.name for section in SECTIONS)
 
 
 def chosen(names: Sequence[str]) -> tuple[Section, ...]:
-    """The sections of these names, in the order of the page; all for none."""
+    """Return the sections with these names, in the order of the page; all for no name."""
     return tuple(section for section in SECTIONS if not names or section.name in names)

@@ -1,4 +1,4 @@
-"""Gradient algorithms against exact backpropagation: error against memory and time."""
+"""Show the error of gradient algorithms against their memory and time."""
 
 import math
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from seqjax.report.text import number
 from seqjax.study.sections.algorithms import BATCH, DRAWS, MEASUREMENT, NAME
 
 EXACT = 1e-4
-"""Below this an error is rounding, in float32."""
+"""Errors below this are roundings of float32."""
 
 
 def view(results: StudyResults) -> View:
@@ -35,9 +35,9 @@ def view(results: StudyResults) -> View:
     rows = results.rows(NAME)
     names = list(rows["group"].unique(maintain_order=True))
     intro = say(
-        "Backpropagation keeps every step; other algorithms keep less and pay with time, bias or noise. Each is held "
-        "against the exact gradient of the same loss. Nearer to the lower left corner is better; no point of the thin "
-        "line is beaten in both respects."
+        "Backpropagation stores every step. Other algorithms store less, but take more time or have bias or noise. The "
+        "figure compares each with the exact gradient of the same loss. Points near the lower left corner are better; "
+        "for a point on the thin line, no algorithm is better in both respects."
     )
     longest = rows["x"].max()
     panels = [
@@ -46,9 +46,10 @@ def view(results: StudyResults) -> View:
         for cost in ("bytes", "seconds")
     ]
     measured = say(
-        "The recurrent layer alone at initialization, width {}, {} sequences of the data, squared error of the next "
-        "input; bytes: state and temporary memory of the compiled update; seconds: median of {}. Random algorithms: "
-        "interquartile means over {} draws (of the logarithm for errors), in the table with 95\u00a0% intervals.",
+        "The recurrent layer alone at initialization, with width {} and {} sequences of the data. The loss is the "
+        "squared error of a prediction of the next input. Bytes are state and temporary memory of the compiled update; "
+        "seconds are the median of {} runs. For random algorithms the values are interquartile means over {} draws (of "
+        "the logarithm for errors); the table has their 95\u00a0% intervals.",
         results.sizes.algorithms_width,
         BATCH,
         DRAWS - 1,
@@ -70,7 +71,7 @@ def view(results: StudyResults) -> View:
 
 
 def _values(rows: pl.DataFrame, name: str, quantity: str) -> list[float]:
-    """By draw, for what differs from draw to draw."""
+    """Return a quantity by draw."""
     return values(rows.filter(group=name, quantity=quantity), "t").tolist()
 
 
@@ -117,19 +118,19 @@ def _conclusion(results: StudyResults, rows: pl.DataFrame, names: Sequence[str])
         if exact:
             cheapest = min(exact, key=lambda name: _value(some, name, "bytes"))
             ratio = _value(some, cheapest, "bytes") / _value(some, names[0], "bytes")
-            text += say("{} {} exact too, ", listed(exact), "are" if exact[1:] else "is")
+            text += say("{} {} also exact, ", listed(exact), "are" if exact[1:] else "is")
             text += say("{} with ", cheapest) if exact[1:] else "with "
             text += say("{} times the memory of backpropagation; ", number(ratio, 2))
         if others:
             best = min(others, key=lambda name: others[name])
             text += say(
-                "of the inexact ones {} comes nearest (error {}, cosine {}). ",
+                "of the inexact algorithms, {} has the smallest error ({}, cosine {}). ",
                 best,
                 number(others[best], 2),
                 number(_value(some, best, "cosine"), 3),
             )
         else:
-            text += say("none measured here is inexact. ")
+            text += say("every algorithm measured here is exact. ")
     return text
 
 

@@ -1,4 +1,4 @@
-"""The instruments against closed forms, before anything else is believed."""
+"""Show the check of the probes against closed forms."""
 
 import math
 from typing import Any
@@ -22,16 +22,17 @@ def view(results: StudyResults) -> View:
     failed = [check for _, check in sorted(checks.items()) if not check["passed"]]
     total = int(rows.filter(rows["quantity"] == "checks_in_all")["value"][0])
     verdict = say(
-        "Every probe of this page is first held against {} closed forms whose values are known exactly, in float64. ",
+        "Every probe of this page was first checked against {} closed forms, whose values are known exactly, in "
+        "float64. ",
         len(checks),
     )
     if total > len(checks):
         verdict += say(
-            "(This profile runs {} of {}; <code>seqjax check</code> runs all.) ", len(checks), total
+            "(This preset runs {} of {}; <code>seqjax check</code> runs all.) ", len(checks), total
         )
     if failed:
         verdict += say(
-            "<b>{} failed: {}. What depends on these is not to be believed.</b>",
+            "<b>{} failed: {}. Do not rely on results that depend on these.</b>",
             len(failed),
             listed(f"{check['id']} {check['what']}" for check in failed),
         )

@@ -1,4 +1,4 @@
-"""Decay with distance: curves against the lag, both laws fitted, and horizons that need no fit."""
+"""Show the decay of the gradient with distance: curves against the lag, fits of two laws, and horizons."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -47,17 +47,18 @@ def view(results: StudyResults) -> View:
         curves = [_curves(results, "mean", length, profiles) for length, profiles in mean.items()]
         blocks.append(Fold("The mean loss, against the step t", curves))
     intro = say(
-        "The same norms for the last loss against the lag, on a logarithmic axis: exponential decay is straight, a "
-        "power law bends. Lines are interquartile means over seeds of the logarithm, bands their 95\u00a0% bootstrap "
-        "intervals. A line that breaks off has reached exactly zero or a masked step."
+        "The same norms for the last loss, against the lag on a logarithmic axis. Exponential decay is a straight "
+        "line; a power law is a bent line. Lines are interquartile means of the logarithm over seeds; bands are their "
+        "95\u00a0% bootstrap intervals. A line ends where the norm is exactly zero or the step is masked."
     )
     return View(intro, blocks)
 
 
 _ABOUT_HORIZONS = say(
-    "How far the gradient of the last loss reaches: lags of the mean profile with 95\u00a0% intervals by bootstrap "
-    "over seeds and sequences, fits with intervals over seeds. Ratio: the norm at the first step divided by that at "
-    "the last. Zeros: the share of examples and steps whose gradient is exactly zero."
+    "The table shows how far the gradient of the last loss reaches. The lags are those of the mean profile, with "
+    "95\u00a0% intervals by bootstrap over seeds and sequences. The fits have intervals over seeds. Ratio is the norm "
+    "at the first step divided by the norm at the last. Zeros is the share of examples and steps whose gradient is "
+    "exactly zero."
 )
 
 
@@ -80,7 +81,7 @@ def _curves(results: StudyResults, loss: str, length: int, profiles: Sequence[Pr
     low, high = limits[0], round(limits[1] - 0.03 / 1.03 * (limits[1] - limits[0]))
     for end, beyond in ((low, drawn < low), (high, drawn > high)):
         if np.any(beyond & np.isfinite(drawn)):
-            shows += say(" The axis ends at {}; lines go on beyond it.", ten(int(end)))
+            shows += say(" The axis ends at {}; some values lie beyond it.", ten(int(end)))
     measured = _from_profiles(profiles)
     conclusion = _extremes(falls, snapshots)
     return Figure(say("T = {}", length), panels, Caption(shows, measured, conclusion), [table], length)
@@ -131,7 +132,7 @@ def _panel(
 def _from_profiles(profiles: Sequence[Profile]) -> Text:
     seeds = plural(max(len(profile.values) for profile in profiles), "seed")
     return say(
-        "From the profiles above, {}; the band is the 95\u00a0% interval of the interquartile mean, by bootstrap.",
+        "From the profiles above, with {}. The band is the 95\u00a0% bootstrap interval of the interquartile mean.",
         seeds,
     )
 
@@ -142,10 +143,10 @@ def _extremes(falls: Mapping[str, Sequence[float]], snapshots: Sequence[int]) ->
     )
     when = "After training" if len(snapshots) > 1 else "At initialization"
     if len(ranked) < 2:
-        return "One line alone compares with nothing; the table gives its fall."
+        return "With one line there is nothing to compare; the table gives its ratio."
     (least, worst), (most, best) = ranked[0], ranked[-1]
     return say(
-        "{} the norm at the first step, divided by that at the last, is largest for <b>{}</b> ({}) and smallest for "
+        "{} the ratio of the norm at the first step to that at the last is largest for <b>{}</b> ({}) and smallest for "
         "<b>{}</b> ({}).",
         when,
         best,
@@ -177,15 +178,16 @@ def _fits(results: StudyResults, length: int, profiles: Sequence[Profile]) -> Fi
         said.append(say("the power law fits better for {}", listed(exponents)))
     conclusion = Markup("; ").join(said) + "." if said else say("Too few finite norms to fit either law.")
     if better["power"]:
-        conclusion += " For the latter an e-folding length alone would mislead."
+        conclusion += " An e-folding length does not describe a power law."
     return Figure(
         say("Both laws, T = {}, at the last snapshot", length),
         panels,
         Caption(
-            "Each cell's middle profile (dots), the exponential (straight) and the power law (bent) that fit it best.",
+            "Dots are the interquartile mean profile of a cell. The straight line is the exponential that fits it "
+            "best, the bent line is the power law.",
             say(
-                "Least squares on the logarithm of the norm over all lags with a finite norm; the better one has the "
-                "smaller Akaike criterion. Interquartile means over {}.",
+                "Least squares on the logarithm of the norm over all lags with a finite norm. The better law has the "
+                "smaller Akaike criterion. Profiles are interquartile means over {}.",
                 plural(profiles[0].values.shape[0], "seed"),
             ),
             conclusion[:1].upper() + conclusion[1:],
@@ -195,7 +197,7 @@ def _fits(results: StudyResults, length: int, profiles: Sequence[Profile]) -> Fi
 
 
 def _both(profile: Profile) -> tuple[Any, Array, Array]:
-    """The fits of the middle profile at the last snapshot, and the two lines in decades."""
+    """Return the fits of the mean profile at the last snapshot, and the two lines in decades."""
     y = profile.iqm[-1, ::-1] * math.log(10)
     decay, lags = fit_decay(y), np.arange(profile.length)
     finite = np.isfinite(y)
@@ -256,7 +258,7 @@ def _horizons(results: StudyResults) -> Table:
 
 
 def _horizon(sequences: Array, share: int, by_seed: list[float]) -> Text:
-    """The horizon of the middle profile, with its interval over seeds and sequences where these are recorded."""
+    """Return the horizon of the mean profile, with its interval over seeds and, where recorded, sequences."""
     if not sequences.size:
         return spread(by_seed, counts=True)
     found = horizon_interval(

@@ -1,4 +1,4 @@
-"""Losses of the short training, and the gradient norms of the params."""
+"""Show the losses of the short training, and the gradient norms of the params."""
 
 import numpy as np
 
@@ -17,16 +17,17 @@ def view(results: StudyResults) -> View:
     unit = (
         "in the unit of the task's loss" if results.settings.get("task") == "adding" else "in nats per step"
     )
-    intro = say("Interquartile means over seeds with their 95\u00a0% bootstrap intervals, {}.", unit)
+    intro = say(
+        "The losses are interquartile means over seeds with their 95\u00a0% bootstrap intervals, {}.", unit
+    )
     if "unigram entropy" in results.baselines:
-        intro += (
-            " A model that has learned something about the order of its input lies below the unigram entropy."
-        )
+        intro += " A model whose loss is below the unigram entropy uses the order of its input."
     if results.baselines:
         known = ", ".join(f"{name} {number(value, 4)}" for name, value in results.baselines.items())
         intro += say(" Baseline: {}.", known)
     intro += (
-        " The last column compares with the cell of the lowest held-out loss; p is that of a sign-flip test."
+        " The last column compares each cell with the cell of the lowest held-out loss; p is from a sign-flip "
+        "test."
     )
     blocks: list[Block] = [_losses(results)]
     table = _parameters(results)
@@ -36,13 +37,14 @@ def view(results: StudyResults) -> View:
 
 
 _ABOUT_PARAMETERS = (
-    "For each parameter the norm of the loss's gradient, for the last and for the mean loss. Here a vanishing carry "
-    "gradient shows as a recurrent weight that learns from recent steps only, not necessarily as a small norm."
+    "The table has the norm of the gradient with respect to each parameter, for the last and for the mean loss. Where "
+    "the gradient with respect to the carry vanishes, a recurrent weight learns from recent steps only, but the norm "
+    "of its gradient need not be small."
 )
 
 
 def _against_best(values: list[float], best: list[float]) -> Text:
-    """The difference on the same seeds, and how probable so large a one is by chance."""
+    """Return the difference on the same seeds, and p of the sign-flip test."""
     if len(values) != len(best) or len(best) < 2 or not np.isfinite([*values, *best]).all():
         return "–"
     found = paired_comparison([best], [values])

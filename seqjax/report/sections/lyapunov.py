@@ -1,4 +1,4 @@
-"""Lyapunov spectra along real trajectories, with intervals, and the identity that checks them."""
+"""Show Lyapunov spectra along trajectories of the data, with intervals, and the identity that checks them."""
 
 import math
 from collections.abc import Sequence
@@ -22,19 +22,19 @@ def view(results: StudyResults) -> View:
     """Show a panel per cell with both moments, a table of derived numbers and the identity."""
     rows = results.rows(NAME)
     intro = say(
-        "The exponents λ<sub>i</sub> say by how many nats per step small differences along each direction of the state "
-        "grow (above 0) or shrink (below 0) on average. Exponents near 0 carry gradients over long times; a largest "
-        "one above 0 means chaos and exploding gradients."
+        "The exponents λ<sub>i</sub> are the mean rates, in nats per step, at which small differences along each "
+        "direction of the state grow (above 0) or shrink (below 0). Directions with exponents near 0 carry gradients "
+        "over long times. If the largest exponent is above 0, the dynamics is chaotic and gradients explode."
     )
     panels = [_panel(results, cell, some) for cell, some in results.by_cell(rows)]
     length = int(rows["length"][0])
     caption = Caption(
-        "All exponents from the largest down, at initialization and after training; bars are 95\u00a0% intervals "
-        "within a run. Where a cell's state is large, its largest only.",
+        "All exponents in decreasing order, at initialization and after training. For cells with a large state, only "
+        "the largest exponents. Bars are 95\u00a0% intervals within a run.",
         say(
-            "The recurrent layer alone, on a sequence of the data of T = {}, the first eighth as warm-up; tangents "
-            "kept apart by QR at every step, growth in the log domain. Intervals by the means of 20 blocks; of points "
-            "and of ends of intervals the interquartile mean over {}.",
+            "The recurrent layer alone, on a sequence of the data of T = {}, whose first eighth is the warm-up. A QR "
+            "decomposition at every step keeps the tangents orthogonal; growth is summed in the log domain. Intervals "
+            "come from the means of 20 blocks. Points and ends of intervals are interquartile means over {}.",
             length,
             plural(rows["seed"].n_unique(), "seed"),
         ),
@@ -44,17 +44,17 @@ def view(results: StudyResults) -> View:
 
 
 def _values(rows: pl.DataFrame, quantity: str, moment: str, **columns: Any) -> list[float]:
-    """The values by seed."""
+    """Return the values of a quantity by seed."""
     return values(rows.filter(quantity=quantity, group=moment, **columns), "seed").tolist()
 
 
 def largest(rows: pl.DataFrame, moment: str) -> list[float]:
-    """The largest exponent by seed."""
+    """Return the largest exponent by seed."""
     return _values(rows, "exponent", moment, t=0)
 
 
 def _middle(rows: pl.DataFrame, quantity: str, moment: str) -> Array:
-    """By index, the interquartile mean over seeds."""
+    """Return, by index, the interquartile mean over seeds."""
     some = rows.filter(quantity=quantity, group=moment)
     if some.is_empty():
         return np.zeros(0)
@@ -107,22 +107,22 @@ def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
         )
         text += say(" (1/e in {} steps). ", number(-1 / slowest[0])) if slowest[0] < 0 else say(". ")
     text += (
-        say("Largest exponent above zero, hence growing gradients: {}. ", listed(chaotic))
+        say("The largest exponent is above zero, so gradients grow, for {}. ", listed(chaotic))
         if chaotic
-        else say("No largest exponent is clearly above zero. ")
+        else say("No exponent is clearly above zero. ")
     )
     gaps = [gap for cell, some in results.by_cell(rows) for moment in MOMENTS for gap in _gaps(some, moment)]
     if gaps:
         text += (
             say(
-                "The sums of whole spectra equal the mean log|det J| within {}, as they must (relatively, where it is "
-                "above 1).",
+                "The sums of whole spectra equal the mean log|det J| within {}, as they must (relative to the latter "
+                "where it is above 1).",
                 number(max(gaps), 2),
             )
             if max(gaps) < 1e-3
             else say(
-                "<b>The sums of whole spectra differ from the mean log|det J| by up to {}: doubt the small "
-                "exponents.</b>",
+                "<b>The sums of whole spectra differ from the mean log|det J| by up to {}, so the small exponents are "
+                "unreliable.</b>",
                 number(max(gaps), 2),
             )
         )
@@ -130,7 +130,7 @@ def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
 
 
 def _gaps(rows: pl.DataFrame, moment: str) -> list[float]:
-    """Sum of exponents less mean log determinant, relative to their size, where J is invertible."""
+    """Return the sum of exponents minus the mean log determinant, relative to the latter, where J is invertible."""
     sums, determinants = (_values(rows, name, moment) for name in ("sum", "log_determinant"))
     return [
         abs(left - right) / max(1.0, abs(right))

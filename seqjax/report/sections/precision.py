@@ -1,4 +1,4 @@
-"""Precision of the gradient against the length, by dtype, and where the error comes from."""
+"""Show the error of the gradient against the length, by dtype, and its sources."""
 
 import math
 from collections.abc import Sequence
@@ -21,16 +21,18 @@ def view(results: StudyResults) -> View:
     dtypes = list(rows["group"].unique(maintain_order=True))
     reach = listed(say("{}: {} steps", d, number(longest_time_constant(d), 4)) for d in dtypes)
     intro = say(
-        "How far the gradient in a narrow dtype lies from that in float64, relative to its norm: 1 means that nothing "
-        "of it is right. Longest time constant that a decay in each dtype can express: {}.",
+        "The error is the distance of the gradient in a narrow dtype from the gradient in float64, relative to the "
+        "norm of the latter. At an error of 1 no digit of the gradient is right. The longest time constant that a "
+        "decay in each dtype can express: {}.",
         reach,
     )
     panels = [_panel(results, rows, dtype) for dtype in dtypes]
     caption = Caption(
-        "Relative error of the gradient by the parameters against the length T, one line per cell, a panel per dtype.",
+        "Relative error of the gradient with respect to the parameters against the length T, one line per cell, a "
+        "panel per dtype.",
         say(
-            "The recurrent layer after training, on the data, for the mean square of its last output; reference: the "
-            "same loop in float64. Seed 0."
+            "The recurrent layer after training, on the data. The loss is the mean square of its last output; the "
+            "reference is the same loop in float64. Seed 0."
         )
         + results.left_out(rows),
         _conclusion(results, rows, dtypes),
@@ -65,7 +67,7 @@ def _panel(results: StudyResults, rows: pl.DataFrame, dtype: str) -> Panel:
 
 
 def _at(rows: pl.DataFrame, dtype: str, quantity: str) -> float:
-    """The value at the greatest length."""
+    """Return the value at the greatest length."""
     found = values(rows.filter(group=dtype, quantity=quantity), "x")
     return float(found[-1]) if found.size else math.nan
 
@@ -88,7 +90,7 @@ def _conclusion(results: StudyResults, rows: pl.DataFrame, dtypes: Sequence[str]
         )
         lost = [cell for cell, error in known.items() if not error < 0.5]
         if lost:
-            text += say("The gradient is mostly wrong for {}. ", listed(lost))
+            text += say("The error is one half or more for {}. ", listed(lost))
     return text or say("No error is known.")
 
 

@@ -1,4 +1,4 @@
-"""Memory, arithmetic and time against the length, by method: fitted exponents, and where methods cross."""
+"""Show memory, arithmetic and time against the length, by method: fitted exponents and crossovers."""
 
 import math
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ def view(results: StudyResults) -> View:
     """Show bytes and seconds by method, and a table of exponents and crossovers."""
     rows = results.rows(NAME)
     intro = say(
-        "What one gradient of a loss at the end costs, for {} sequences of T steps and the recurrent layer alone. A "
-        "power law T<sup>p</sup> is fitted to each; p near 1 is what backpropagation through time costs, p near ½ or "
-        "below is the memory of checkpoints.",
+        "The cost of one gradient of a loss at the last step, for {} sequences of T steps and the recurrent layer "
+        "alone. A power law T<sup>p</sup> is fitted to each quantity. Memory and time of backpropagation through time "
+        "have p near 1; the memory of checkpoints has p near ½ or below.",
         results.settings.get("batch_size", "several"),
     )
     panels = [
@@ -31,8 +31,8 @@ def view(results: StudyResults) -> View:
         if (panel := _panel(results, rows, quantity, method))
     ]
     measured = say(
-        "Bytes: the compiler's own account, free of noise. Seconds: medians over rounds in which the methods take "
-        "turns. Operations in the table: the program's equations, with loops multiplied out."
+        "Bytes are reported by the compiler, without noise. Seconds are medians over rounds in which the methods "
+        "alternate. Operations in the table are counted from the program's equations, with loops multiplied out."
     )
     measured += results.left_out(rows)
     caption = Caption(
@@ -114,12 +114,13 @@ def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
             for cell, some in results.by_cell(rows)
             if math.isfinite(p := _value(some, "bytes_exponent", str(some["group"].drop_nulls()[0])))
         ]
-        return say("Memory grows like T to the power {}: no checkpoints are measured.", listed(exponents))
+        return say("Memory grows like T to the power {}. No checkpoints were measured.", listed(exponents))
     if not saved:
         return "Too few numbers to compare the methods."
     best = max(saved, key=lambda cell: saved[cell])
     text = say(
-        "At T = {} nested checkpoints save most memory for <b>{}</b>: {} times less, for {} times the time. ",
+        "At T = {} nested checkpoints save most memory for <b>{}</b>: they take {} times less memory and {} times the "
+        "time. ",
         int(float(str(rows["x"].max()))),
         best,
         number(saved[best], 2),
@@ -128,7 +129,7 @@ def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
     steep = [c for c, s in results.by_cell(rows) if _value(s, "bytes_exponent", "nested") > 0.75]
     if steep:
         return text + say("Their memory still grows almost like T for {}.", listed(steep))
-    return text + "With them memory grows clearly slower than T for every cell here."
+    return text + "With checkpoints memory grows clearly slower than T for every cell here."
 
 
 SECTION = Section(NAME, "Memory and time against the length", view, MEASUREMENT)

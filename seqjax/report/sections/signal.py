@@ -1,4 +1,4 @@
-"""What lets gradients through and what drowns them: gates, signal to noise, clipping."""
+"""Show gates, the signal-to-noise ratio of gradients, and clipping."""
 
 import math
 from collections.abc import Sequence
@@ -19,22 +19,22 @@ from seqjax.study.sections.signal import LEVELS, MEASUREMENT, NAME
 from seqjax.study.training import CLIP
 
 TELLS = 0.1
-"""Above this ratio a batch of some ten examples tells a direction."""
+"""Above this ratio a batch of some ten examples determines a direction."""
 LOWEST = 1e-4
-"""Ratios below are not drawn."""
+"""Ratios below this are not drawn."""
 
 
 def view(results: StudyResults) -> View:
     """Show signal to noise against the lag, a table of gates, and a table of noise and clipping."""
     rows = results.rows(NAME)
     intro = say(
-        "A gate near 1 keeps, near 0 forgets; a decay f per step has the time constant −1/ln f. Signal to noise "
-        "compares the mean of the examples' gradients with their scatter: where it falls below zero in the estimate, "
-        "no batch of this size can tell a direction."
+        "A gate near 1 keeps the state, a gate near 0 erases it; a decay f per step has the time constant −1/ln f. "
+        "Signal to noise compares the mean of the examples' gradients with their scatter. Where its estimate is below "
+        "zero, a batch of this size does not determine a direction."
     )
     figure = _noise(results, rows)
     nothing = Note(
-        say("Signal to noise: so few examples tell no direction at any lag.") + results.left_out(rows)
+        say("Signal to noise: so few examples determine no direction at any lag.") + results.left_out(rows)
     )
     blocks: list[Block] = [figure or nothing]
     return View(
@@ -44,8 +44,9 @@ def view(results: StudyResults) -> View:
             _noise_table(results, rows),
             Note(
                 say(
-                    "<b>Gates and decays</b>, over steps, examples and units of the data, seed 0; gates by their place "
-                    "in the cell's formula (LSTM: 0 input, 1 forget, 3 output; GRU: 0 reset, 1 update):"
+                    "<b>Gates and decays</b> over steps, examples and units, for the data and seed 0. Gates are "
+                    "numbered in the order of the cell's formula (LSTM: 0 input, 1 forget, 3 output; GRU: 0 reset, 1 "
+                    "update)."
                 )
             ),
             _gate_table(results, rows),
@@ -77,14 +78,14 @@ def _noise(results: StudyResults, rows: pl.DataFrame) -> Figure | None:
         title=f"T = {length}, after training",
         x=Axis("lag: steps back from the last step", limits=(0, max(length - 1, 1)), ticks=quarters(length)),
         y=Axis("signal to noise", "log"),
-        label=f"Signal to noise of the gradient by the state against the lag: {', '.join(s.name for s in series)}.",
+        label=f"Signal to noise of the gradient of the state against the lag: {', '.join(s.name for s in series)}.",
     )
     if not any(np.isfinite(each.y).any() for each in series):
         return None
     examples = int(rows.filter(quantity="examples")["value"][0])
     most, none = max(above, key=lambda c: above[c]), [cell for cell, lags in above.items() if not lags]
     conclusion = say(
-        "The ratio is above {} at no lag for any cell: {} examples tell no direction.", TELLS, examples
+        "The ratio is above {} at no lag for any cell: {} examples determine no direction.", TELLS, examples
     )
     if above[most]:
         conclusion = say(
@@ -96,14 +97,15 @@ def _noise(results: StudyResults, rows: pl.DataFrame) -> Figure | None:
         )
         conclusion += say("; nowhere for {}. ", listed(none)) if none else say(". ")
         conclusion += (
-            "Elsewhere the examples disagree about the direction, even where gradients have not vanished."
+            "At the other lags the examples' gradients point in different directions, even where they have not "
+            "vanished."
         )
     caption = Caption(
-        "The squared mean over the trace of the covariance, across examples, of the gradient by the state, against the "
-        "lag.",
+        "The gradient with respect to the state: its squared mean across examples, divided by the trace of its "
+        "covariance, against the lag.",
         say(
-            "{} sequences of the data, loss at the last step, seed 0; of the parts of a carry (c and h) the greater "
-            "ratio. Unbiased estimates, which may be negative; lines break off below {}.",
+            "{} sequences of the data, loss at the last step, seed 0. For a carry of several parts (c and h) the "
+            "greater ratio is shown. Estimates are unbiased and may be negative; lines end below {}.",
             examples,
             ten(round(math.log10(LOWEST))),
         )
@@ -119,7 +121,7 @@ def _noise_table(results: StudyResults, rows: pl.DataFrame) -> Table:
     for cell, some in results.by_cell(rows):
         scale = some.filter(quantity="noise_scale")["value"].to_list()
         norms = training.filter(cell=cell)
-        shares: dict[int, list[float]] = {}  # by length: its seeds are a stratum
+        shares: dict[int, list[float]] = {}  # the seeds of each length are a stratum
         for (length, _), found in norms.group_by("length", "seed", maintain_order=True):
             share = (found["value"].fill_null(math.inf) > CLIP).mean()
             shares.setdefault(int(str(length)), []).append(100 * float(str(share)))

@@ -1,4 +1,4 @@
-"""The singular fan: how many steps of a cell stretch and flatten what passes through."""
+"""Show the singular values of the Jacobian over many steps."""
 
 import math
 from collections.abc import Sequence
@@ -25,27 +25,27 @@ def view(results: StudyResults) -> View:
     rows = results.rows(NAME)
     intro = say(
         "The Jacobian of τ steps, <i>M</i> = <i>J</i><sub>τ</sub> ⋯ <i>J</i><sub>1</sub>, scales each direction of the "
-        "state by one of its singular values σ. If all stay near 1 (<i>dynamical isometry</i>) gradients pass "
-        "unharmed; if the fan opens, few directions carry everything."
+        "state by one of its singular values σ. If all σ stay near 1 (<i>dynamical isometry</i>), gradients keep their "
+        "norm. If the fan opens, gradients survive in few directions only."
     )
     seeds = rows["seed"].n_unique()
     panels = [panel for cell, some in results.by_cell(rows) if (panel := _panel(results, cell, some))]
     left_out = rows.filter(quantity="not_measured")
     measured = say(
-        "The recurrent layer on the first steps of a sequence of the data, after training; the product of Jacobians is "
-        "kept graded, so that the smallest values are as accurate as the largest. Interquartile mean of the logarithm "
-        "over {}, with its 95\u00a0% bootstrap interval.",
+        "The recurrent layer on the first steps of a sequence of the data, after training. The product of Jacobians is "
+        "stored as a graded factorization, so the smallest values are as accurate as the largest. Lines are "
+        "interquartile means of the logarithm over {}, with 95\u00a0% bootstrap intervals.",
         plural(seeds, "seed"),
     )
     if left_out.height:
         sizes = {cell: int(some["value"][0]) for cell, some in results.by_cell(left_out)}
         measured += say(
-            " Not measured, for the size of their state: {}.",
+            " Not measured, since their state is too large: {}.",
             listed(f"{c} ({n} numbers)" for c, n in sizes.items()),
         )
     shows = (
-        "The largest and smallest singular value and the quartiles between them against the number of steps τ, a panel "
-        "per cell."
+        "The largest and smallest singular values and the quartiles between them, against the number of steps τ, a "
+        "panel per cell."
     )
     blocks: list[Any] = []
     if panels:
@@ -59,7 +59,7 @@ def _values(rows: pl.DataFrame, quantity: str, moment: str, tau: float) -> list[
 
 
 def _fan(rows: pl.DataFrame, moment: str) -> tuple[Array, Array]:
-    """Lags, and log10 singular values ``[seed, tau, S]``."""
+    """Return lags, and log10 singular values ``[seed, tau, S]``."""
     some = rows.filter(quantity="log_singular_value", group=moment)
     if some.is_empty():
         return np.zeros(0), np.zeros((0, 0, 0))
@@ -114,15 +114,15 @@ def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
     )
     if shares[best] > 0:
         return text + say(
-            "Most directions within a factor of two of 1: <b>{}</b>, {} of them.",
+            "<b>{}</b> keeps most directions within a factor of two of 1: {}.",
             best,
             percent(shares[best]),
         )
-    return text + "In most runs no cell keeps a direction within a factor of two of 1."
+    return text + "No cell keeps a direction within a factor of two of 1 in most runs."
 
 
 def _condition(value: float) -> Text:
-    return "∞: a direction is lost for good" if math.isinf(value) else decades(value)
+    return "∞: the product is singular" if math.isinf(value) else decades(value)
 
 
 def _table(results: StudyResults, rows: pl.DataFrame) -> Table:

@@ -1,4 +1,4 @@
-"""Which task is learned at which length: trained from scratch, several seeds at once."""
+"""Show which tasks are learned at which length."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from seqjax.study.sections.success import LAST, MEASUREMENT, NAME
 from seqjax.tasks import TASKS
 
 SOLVED = 0.5
-"""A run succeeds where its loss is below this share of the blind baseline: it must have used its memory."""
+"""A run succeeds where its loss is below this share of the blind baseline, which no model without memory reaches."""
 
 
 def view(results: StudyResults) -> View:
@@ -27,15 +27,15 @@ def view(results: StudyResults) -> View:
     sizes = results.sizes
     intro = say(
         "Each cell is trained from scratch on synthetic tasks. A run succeeds where its loss falls below {} of the "
-        "<i>blind baseline</i>, the best that is possible without memory.",
+        "<i>blind baseline</i>, the lowest loss of a model without memory.",
         f"{SOLVED:.0%}".replace("%", "\u00a0%"),
     )
     names = list(dict.fromkeys(task for task, _, _ in found))
     panels = [_panel(results, name, found) for name in names]
     left_out = [name for name in TASKS if name not in names]
     measured = say(
-        "{} seeds, {} steps of Adam on fresh batches of {}, width {}; mean loss of the last {}. 95\u00a0% Wilson "
-        "intervals in the table: with few seeds they are wide.",
+        "{} seeds, {} steps of Adam on fresh batches of {}, width {}; the loss is the mean over the last {} steps. The "
+        "table has 95\u00a0% Wilson intervals, which are wide for few seeds.",
         sizes.success_seeds,
         sizes.success_steps,
         sizes.success_batch,
@@ -53,9 +53,9 @@ def view(results: StudyResults) -> View:
     for name, length, why in (
         rows.filter(quantity="not_measured").select("group", "length", "note").unique().iter_rows()
     ):
-        measured += say(" {} at T = {} does not exist: {}", name, length, why)
+        measured += say(" {} is not defined at T = {}: {}", name, length, why)
     caption = Caption(
-        "The share of seeds that succeed, by cell (down) and length (across), a map per task.",
+        "The share of seeds that succeed, by cell (rows) and length (columns), a map per task.",
         measured,
         _conclusion(found),
     )
@@ -66,7 +66,7 @@ Rates = dict[tuple[str, str, int], tuple[int, int, float]]
 
 
 def _rates(results: StudyResults, rows: pl.DataFrame) -> Rates:
-    """By task, cell and length: successes, seeds, and the median share of the baseline that is left."""
+    """Return, by task, cell and length: successes, seeds, and the median loss over the baseline."""
     found: Rates = {}
     wanted = rows.filter(pl.col("quantity").is_in(["final_loss", "baseline"]))
     for (task, cell, length), some in wanted.group_by("group", "cell", "length", maintain_order=True):
@@ -109,17 +109,19 @@ def _conclusion(found: Rates) -> Text:
             said += say("<b>{}</b>: every seed succeeds at T = {} for {}. ", task, longest, best)
         elif some:
             said += say(
-                "<b>{}</b>: some seeds succeed for {}, all for none. ", task, listed(dict.fromkeys(some))
+                "<b>{}</b>: some seeds succeed for {}, but no cell succeeds with all. ",
+                task,
+                listed(dict.fromkeys(some)),
             )
         else:
             left, cell = min((share, cell) for (t, cell, _), (_, _, share) in found.items() if t == task)
             said += say(
-                "<b>{}</b>: no seed succeeds; closest is {}, with {} times the baseline's loss. ",
+                "<b>{}</b>: no seed succeeds; {} is closest, with {} times the baseline's loss. ",
                 task,
                 cell,
                 number(left, 2),
             )
-    return said + "This says what these few steps teach, not what a long training could."
+    return said + "The result is for these few steps; a long training could do better."
 
 
 def _table(results: StudyResults, found: Rates) -> Table:

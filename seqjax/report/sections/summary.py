@@ -1,4 +1,4 @@
-"""One table of what the other sections found, by cell."""
+"""Show one table of the results of the other sections, by cell."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -70,16 +70,16 @@ AXES: dict[str, tuple[Callable[[StudyResults, str], float], Callable[[float, Stu
     "bfloat16": (
         _precision,
         lambda v, d: -math.log10(max(v, 1e-3)) / 3,
-        "decades of the gradient that are right, of three; the value is its error",
+        "correct decades of the gradient, out of three; the value is its error",
     ),
     "tasks": (_success, lambda v, d: v, "share of successful runs"),
     "learning": (
         _learning,
         lambda v, d: 1 - v,
-        "share of the held-out loss that training removed; the value is what is left",
+        "share of the held-out loss that training removed; the value is the remaining share",
     ),
 }
-"""By name: the value by cell, its score of 0 to 1, and what the score is."""
+"""By name: the value of a cell, its score from 0 to 1, and a description of the score."""
 
 
 def view(results: StudyResults) -> View:
@@ -87,16 +87,15 @@ def view(results: StudyResults) -> View:
     values = {name: {cell: axis[0](results, cell) for cell in results.cells} for name, axis in AXES.items()}
     known = [name for name, by_cell in values.items() if any(map(math.isfinite, by_cell.values()))]
     if len(known) < 3:
-        return View(
-            "", [Note("Too little has been measured for a summary: it needs three axes.", muted=True)]
-        )
+        return View("", [Note("A summary needs at least three measured quantities.", muted=True)])
     scores = np.array(
         [[_score(name, values[name][cell], results) for name in known] for cell in results.cells]
     )
     meaning = Markup("; ").join(say("<b>{}</b> (", name) + say(AXES[name][2]) + ")" for name in known)
     intro = say(
-        "Values with scores from 0 to 1 in brackets: {}. From the sections above, after training, at the greatest "
-        "length; interquartile means over seeds. A dash: not measured for this cell.",
+        "Values with scores from 0 to 1 in brackets: {}. They come from the sections above, after training, at the "
+        "greatest length, as interquartile means over seeds. A dash means that the quantity was not measured for this "
+        "cell.",
         meaning,
     )
     lines: list[Sequence[Text]] = [
@@ -124,7 +123,7 @@ def _cell(value: float, score: float) -> Text:
 
 def _conclusion(results: StudyResults, names: Sequence[str], scores: np.ndarray) -> Text:
     if len(results.cells) < 2:
-        return "One cell alone compares with nothing."
+        return "With one cell there is nothing to compare."
     said = []
     for place, name in enumerate(names):
         column = {
@@ -133,18 +132,22 @@ def _conclusion(results: StudyResults, names: Sequence[str], scores: np.ndarray)
         if len(column) < 2:
             continue
         best = [cell for cell, score in column.items() if score == max(column.values())]
-        said.append(say("{}: {}", name, "all alike" if len(best) == len(column) else listed(best)))
+        said.append(say("{}: {}", name, "all equal" if len(best) == len(column) else listed(best)))
     beaten = [
         cell
         for i, cell in enumerate(results.cells)
         if any(_beats(scores[j], scores[i]) for j in range(len(results.cells)) if j != i)
     ]
-    text = say("Best by axis: {}. ", Markup("; ").join(said))
+    text = say("The best cells by quantity: {}. ", Markup("; ").join(said))
     if beaten:
         return text + say(
-            "Another cell is at least as good on every axis and better on one than {}.", listed(beaten)
+            "For {} there is a cell that is at least as good in every quantity and better in one.",
+            listed(beaten),
         )
-    return text + "No cell is at least as good as another on every axis: which is best depends on the task."
+    return (
+        text
+        + "No cell is at least as good as another in every quantity, so the best cell depends on the task."
+    )
 
 
 def _beats(left: np.ndarray, right: np.ndarray) -> bool:

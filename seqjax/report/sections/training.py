@@ -1,4 +1,4 @@
-"""The gradient by every step's state, from initialization to the end of a short training: heat maps."""
+"""Show heat maps of the gradient with respect to each step's state, from initialization to the end of training."""
 
 from typing import Any
 
@@ -19,15 +19,15 @@ def view(results: StudyResults) -> View:
     if not last:
         return View("", [Note("No profiles of the last loss have been measured yet.", muted=True)])
     intro = say(
-        "The norm ‖∂<i>L</i>/∂<i>h</i><sub>t</sub>‖ of the whole carry for the loss at the last step. Across: the step "
-        "t, with the loss at the right edge. Upwards: the training steps at which a snapshot was taken, one row each, "
-        "evenly spaced. A map that darkens quickly to the left belongs to a cell that the loss can only teach about "
-        "the recent past; rows that differ show what training changed."
+        "The norm ‖∂<i>L</i>/∂<i>h</i><sub>t</sub>‖ of the whole carry for the loss at the last step. The horizontal "
+        "axis is the step t, with the loss at the right edge. Each row is a snapshot at one training step; rows are "
+        "evenly spaced. Where a map darkens quickly to the left, the cell can learn from the recent past only. "
+        "Differences between rows are the effect of training."
     )
     if not mean:
         return View(intro, last)
     note = Note(
-        "Here the state at step t collects gradients from every later step. The right edge has few steps left to serve."
+        "Here the state at step t collects gradients from every later step, so the right edge collects from few steps."
     )
     return View(intro, [*last, Fold("The same for the mean loss over all steps", [note, *mean])])
 
@@ -53,8 +53,8 @@ def _figure(results: StudyResults, loss: str, length: int, profiles: list[Profil
     if finite.size < pooled.size:
         shows += " Hatched grey: the gradient of every example is exactly zero for some seed, or the step is masked."
     measured = say(
-        "The adjoint, step by step in the log domain; geometric mean over examples of one fixed batch, then the "
-        "interquartile mean of the logarithm over {}.",
+        "The adjoint is computed step by step in the log domain. Norms are geometric means over the examples of one "
+        "fixed batch, then interquartile means of the logarithm over {}.",
         _seeds(profiles),
     )
     return Figure(
@@ -67,7 +67,7 @@ def _conclusion(means: dict[str, Array], pooled: Array) -> Any:
     text = say("")
     if falls:
         text += say(
-            "At the last snapshot the norm at the first step is {} times that at the last for <b>{}</b>",
+            "At the last snapshot the norm at the first step is {} times the norm at the last step for <b>{}</b>",
             ten(f"{falls[-1][0]:.1f}"),
             falls[-1][1],
         )
@@ -81,7 +81,7 @@ def _conclusion(means: dict[str, Array], pooled: Array) -> Any:
             say("<b>{}</b>\u00a0{}", c, percent(float((m < FLOAT32_ZERO).mean()))) for c, m in means.items()
         ]
         return text + say("Share of the map below the smallest float32: {}.", listed(lost, ", "))
-    return text + "No norm here lies below the smallest float32."
+    return text + "No norm lies below the smallest float32."
 
 
 def _fall(mean: Array) -> float:

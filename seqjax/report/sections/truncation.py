@@ -1,4 +1,4 @@
-"""How wrong a truncated gradient is, by the window."""
+"""Show the bias of a truncated gradient against the window."""
 
 from collections.abc import Sequence
 
@@ -17,8 +17,8 @@ def view(results: StudyResults) -> View:
     """Show bias and cosine against the window, and the windows that suffice."""
     rows = results.rows(NAME)
     intro = say(
-        "Truncated backpropagation keeps what travels fewer than K steps. Its bias is the norm of what is missing over "
-        "that of the full gradient."
+        "Truncated backpropagation keeps the parts of the gradient that travel fewer than K steps. Its bias is the "
+        "norm of the missing parts, divided by the norm of the full gradient."
     )
     steps = int(float(str(rows["x"].max())))
     panels = [_panel(results, rows, quantity, steps) for quantity in ("bias", "cosine")]
@@ -27,14 +27,14 @@ def view(results: StudyResults) -> View:
     }
     caption = Caption(
         say(
-            "First the bias, then the cosine of truncated and full gradient, against the window K; interquartile mean "
-            "over seeds, of the logarithm for the bias, with its 95\u00a0% bootstrap interval. At K = {} nothing is "
-            "missing but for rounding.",
+            "The bias, and the cosine of truncated and full gradient, against the window K. Lines are interquartile "
+            "means over seeds (of the logarithm for the bias), with 95\u00a0% bootstrap intervals. At K = {} the two "
+            "gradients differ by rounding only.",
             steps,
         ),
         say(
-            "The gradient by the recurrent parameters after training, for the mean square of all outputs over {} steps "
-            "of the data, split by the lags that its parts travel.",
+            "The gradient with respect to the recurrent parameters after training, split by lag. The loss is the mean "
+            "square of all outputs over {} steps of the data.",
             steps,
         ),
         _conclusion(needed, steps),
@@ -74,7 +74,7 @@ def _panel(results: StudyResults, rows: pl.DataFrame, quantity: str, steps: int)
         y, low, high = map(np.exp, lines) if quantity == "bias" else lines
         windows = np.arange(1, curves.shape[1] + 1)
         series.append(Series(cell, windows, y, results.places[cell], cell, low, high, seeds))
-    # A window of all steps is exact but for rounding, which would take half of the axis.
+    # A window of all steps is exact up to rounding; with it the axis would span twice as many decades.
     shown = [s.y[:-1] for s in series if np.isfinite(s.y[:-1]).any()]
     lowest = min(map(np.nanmin, shown), default=1e-3)
     return chart(
@@ -104,7 +104,7 @@ def _conclusion(needed: dict[str, list[float]], steps: int) -> Text:
     )
     beyond = [cell for cell, value in means.items() if value > steps / 2]
     return text + (
-        say("For {} that is more than half of the sequence: truncation costs most there.", listed(beyond))
+        say("For {} this is more than half of the sequence.", listed(beyond))
         if beyond
         else "For every cell half of the sequence is enough."
     )

@@ -32,5 +32,5 @@ MEASUREMENTS: tuple[Measurement, ...] = (
 
 
 def chosen(names: Sequence[str]) -> tuple[Measurement, ...]:
-    """The measurements of the sections with these names; all for none."""
+    """Return the measurements of the sections with these names; all for no name."""
     return tuple(each for each in MEASUREMENTS if not names or each.name in names)

@@ -26,7 +26,7 @@ BATCH = 2
 
 
 def algorithms(sizes: Sizes) -> dict[str, Estimator]:
-    """By name, the exact one first."""
+    """Return the algorithms by name, the exact one first."""
     window = sizes.algorithms_lengths[0] // 2
     every = {
         "full BPTT": gradients.full_bptt(),
@@ -65,13 +65,13 @@ def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     inner = small.inner(cell, longest, 0, batch_size=BATCH)
     for length in sizes.algorithms_lengths:
         xs = inner.xs[:length]
-        batch = Batch(xs, jnp.roll(xs, -1, 0))  # each output is to foretell the next input
+        batch = Batch(xs, jnp.roll(xs, -1, 0))  # each output predicts the next input
         exact = None
         for name, estimator in algorithms(sizes).items():
             at: dict[str, Any] = {"group": name, "x": float(length)}
             try:
                 draws, size, seconds = _estimate(estimator, inner.layer, inner.params, batch)
-            except (TypeError, ValueError) as error:  # an algorithm that says it does not go with this cell
+            except (TypeError, ValueError) as error:  # the algorithm refuses this cell
                 yield row("not_applicable", 1, **at, note=" ".join(str(error).split()))
                 continue
             exact = draws[0] if exact is None else exact
@@ -88,7 +88,7 @@ def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
 def _estimate(
     estimator: Estimator, layer: Any, params: Any, batch: Batch
 ) -> tuple[list[np.ndarray], int, float]:
-    """Gradients of the mean loss as vectors, one per draw; bytes of state and temporaries; seconds."""
+    """Return gradients of the mean loss as vectors, one per draw; bytes of state and temporaries; seconds."""
     init, update = estimator.bind(layer, _loss)
     x = batch.xs[0]
     carry = layer.initial_carry(params, x)
@@ -114,7 +114,7 @@ def _estimate(
 
 
 def _loss(ys: jax.Array, targets: jax.Array) -> jax.Array:
-    """The mean squared error per step, over as many numbers as both have: a model of one's own may put out fewer."""
+    """Return the mean squared error per step over the features that both have; a user's model may return fewer."""
     width = min(ys.shape[-1], targets.shape[-1])
     return jnp.mean(jnp.square(ys[..., :width] - targets[..., :width]), -1)
 

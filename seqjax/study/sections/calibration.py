@@ -1,4 +1,4 @@
-"""Measure closed forms with the instruments, before anything else."""
+"""Check the probes against closed forms, before other measurements."""
 
 from collections.abc import Iterable
 from typing import Any

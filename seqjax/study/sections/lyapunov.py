@@ -1,4 +1,4 @@
-"""Measure Lyapunov spectra along real trajectories, and the determinant that checks them."""
+"""Measure Lyapunov spectra along trajectories of the data, and the determinant that checks them."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,7 +15,7 @@ from seqjax.study.store import Part, Row, row
 
 NAME = "lyapunov"
 LARGEST = 12
-"""Of states that are too large for a whole spectrum, so many exponents."""
+"""The number of exponents for states that are too large for a whole spectrum."""
 
 
 def parts(settings: Settings) -> Iterable[Part]:
@@ -61,7 +61,7 @@ def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
 
 
 def state_size(inner: Inner) -> int:
-    """How many real numbers the carry of one sequence holds."""
+    """Return the number of real numbers in the carry of one sequence."""
     carry = jax.eval_shape(inner.layer.initial_carry, inner.params, inner.xs[0])
     batch = inner.xs.shape[1]
     sizes = [

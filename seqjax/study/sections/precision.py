@@ -31,7 +31,7 @@ def work(settings: Settings, part: Part) -> float:
 
 
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
-    """Yield the error of the gradient by the params of the trained recurrent layer, for a loss of its last output."""
+    """Yield the error of the gradient with respect to the trained layer's params, for a loss of its last output."""
     cell, longest, sizes = part.cell or "", part.length or 0, SIZES[experiment.settings.preset]
     inner = experiment.inner(
         cell, longest, part.seed or 0, MOMENTS[-1], batch_size=min(4, experiment.settings.batch_size)

@@ -69,7 +69,7 @@ def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
 
 
 def _methods(cell: str, sizes: Sizes) -> dict[str, Any]:
-    """By name; the smoke preset has no time for checkpoints."""
+    """Return the methods by name; the smoke preset leaves out checkpoints."""
     nested = {"nested": "nested"} if sizes.scaling_nested else {}
     if is_own(cell):
         return {"as it is": Scan(chunk=64), **nested}

@@ -42,7 +42,7 @@ def work(settings: Settings, part: Part) -> float:
 
 
 def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
-    """Yield decays and gates along the data, and signal to noise across examples; training recorded the clipping."""
+    """Yield decays and gates for the data, and signal to noise across examples; "training" measures clipping."""
     cell, length, seed = part.cell or "", part.length or 0, part.seed or 0
     examples = SIZES[experiment.settings.preset].signal_examples
     more = experiment.like(dataclasses.replace(experiment.settings, batch_size=examples))
@@ -66,7 +66,7 @@ def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     ratios, scale = jax.device_get(
         experiment.jit(noise, length)(experiment.params(cell, length, seed, MOMENTS[-1]))
     )
-    # Of several leaves of a carry (c and h) the one that tells most.
+    # For a carry of several leaves (c and h), the leaf with the largest ratio.
     best = np.nanmax(np.where(np.isfinite(ratios), ratios, np.nan), axis=0) if ratios else np.zeros(0)
     for t, value in enumerate(best):
         yield row("signal_to_noise", value, t=t)
@@ -81,7 +81,7 @@ def _is_ratio(node: Any) -> bool:
 def _gates(cell: str, experiment: Experiment, inner: Any, at: dict[str, Any]) -> Iterable[Row]:
     made = None if is_own(cell) else REGISTRY[cell].make(experiment.settings.hidden_size)
     if made is None or not isinstance(made.recurrence, Gated | Diagonal | Matrix):
-        yield row("not_measured", 0, **at, note="its gates cannot be told apart")
+        yield row("not_measured", 0, **at, note="its gates cannot be identified")
         return
     run = experiment.keep(
         (NAME, cell),

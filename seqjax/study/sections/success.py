@@ -1,4 +1,4 @@
-"""Train tasks from scratch, several seeds at once, to see which are learned at which length."""
+"""Train on tasks from scratch, several seeds at once, and measure the final losses by length."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,11 +23,11 @@ NAME = "success"
 
 
 LAST = 20
-"""The loss of a run is its mean over so many last steps."""
+"""The loss of a run is its mean over this number of last steps."""
 
 
 def tasks(settings: Settings) -> tuple[str, ...]:
-    """The names of the tasks that a profile trains."""
+    """Return the names of the tasks that a preset trains."""
     return tuple(TASKS)[: SIZES[settings.preset].success_tasks]
 
 
@@ -61,9 +61,9 @@ def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
 
 
 def _step(experiment: Experiment, cell: str, task: Task, sizes: Sizes) -> Callable:
-    """One step of every seed: ``(params, optimizer state, batch) -> (params, optimizer state, loss)``, leaves [S, ...].
+    """Return ``(params, optimizer state, batch) -> (params, optimizer state, loss)`` of all seeds, leaves [S, ...].
 
-    All lengths share it: shorter sequences are padded in front, where nothing has happened yet.
+    All lengths share one compiled step: shorter sequences are padded in front and masked.
     """
     model, optimizer = _model(experiment.settings, cell, task), _optimizer(experiment.settings)
     evaluate = objective(model, task.objective)
@@ -81,7 +81,7 @@ def _step(experiment: Experiment, cell: str, task: Task, sizes: Sizes) -> Callab
 
 
 def _learn(step: Callable, settings: Settings, cell: str, task: Task, sizes: Sizes) -> np.ndarray:
-    """The loss ``[S]`` over the last steps."""
+    """Train all seeds, and return the losses ``[S]`` over the last steps."""
     model, optimizer = _model(settings, cell, task), _optimizer(settings)
     longest = max(sizes.success_lengths)
     keys = jax.vmap(jax.random.key)(jnp.arange(sizes.success_seeds))

@@ -1,4 +1,4 @@
-"""Measure the gradient by every step's state during a short training."""
+"""Measure the gradient with respect to every step's state during a short training."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,7 +17,7 @@ from seqjax.study.training import Run
 NAME = "training"
 LOSSES = ("last", "mean")
 SEQUENCES = 8
-"""Of so many sequences the profile is kept by itself, for the intervals of horizons."""
+"""The number of sequences whose profiles are stored one by one, for the intervals of horizons."""
 
 
 def parts(settings: Settings) -> Iterable[Part]:
@@ -62,7 +62,7 @@ def _seconds(settings: Settings, part: Part) -> float:
 
 
 def _profiles(run: Run, params: Any) -> Any:
-    """The profiles of both losses by one program: a loss is a weight per step."""
+    """Return the profiles of both losses, computed by one program: a loss is a weight per step."""
     length = run.source.task.length
     weights = {"last": jnp.zeros(length).at[-1].set(1.0), "mean": jnp.full(length, 1 / length)}
 
@@ -81,7 +81,7 @@ def _profile(run: Run, loss: Any, params: Any) -> Any:
     xs, targets = run.source.probe[:2]
     profile = gradient_profile(bind(run.model, params), loss, Batch(xs, targets))
     leaves = {_leaf(path): n for path, n in jax.tree_util.tree_leaves_with_path(profile.log_norm)}
-    # The names of cells' leaves; a carry of a single array has none of its own.
+    # Leaves have the names of the cell's carry; a carry of a single array has no leaf besides "carry".
     log_norms = {"carry": total_log_norm(profile.log_norm)} | (leaves if len(leaves) > 1 else {})
     zero = jnp.mean(log_norms["carry"] == -jnp.inf)
     norms = {
@@ -117,7 +117,7 @@ def _snapshot(step: int, profiles: Any) -> Iterator[Row]:
 
 
 def _geometric_mean(log_norm: jax.Array) -> jax.Array:
-    """The mean log norm ``[T]`` over examples ``[T, B]`` whose gradient is not exactly zero; -inf where all are."""
+    """Return the mean log norm ``[T]`` over examples ``[T, B]`` with a nonzero gradient; -inf where all are zero."""
     some = log_norm != -jnp.inf
     total = jnp.sum(jnp.where(some, log_norm, 0), 1)
     count = jnp.sum(some, 1)

@@ -23,7 +23,7 @@ def parts(settings: Settings) -> Iterable[Part]:
 
 
 def work(settings: Settings, part: Part) -> float:
-    """The time is quadratic in the steps."""
+    """Time is quadratic in the number of steps."""
     steps = min(part.length or 0, SIZES[settings.preset].truncation_steps)
     return (2.5 if part.seed == 0 else 0.0) + steps**2 * 1e-4
 
