@@ -135,7 +135,7 @@ def paired_comparison(
     """Compare b with a on the same seeds, so that effects of the seed (initial values, data) cancel.
 
     Args:
-        a: strata ``[N_i]``; value j of a stratum belongs to the same seed in a and b.
+        a: strata ``[N_i]``; value j of a stratum has the same seed in a and b.
         b: strata of the same lengths.
         resamples: the number of resamples, of whole pairs inside the strata.
         level: the confidence level.
@@ -234,7 +234,7 @@ def probability_of_improvement(
     rights = [_stratum("probability_of_improvement(b)", each) for each in b]
     if len(lefts) != len(rights) or not lefts:
         raise ValueError(
-            "probability_of_improvement: expected as many strata in a and b, at least one, "
+            "probability_of_improvement: expected the same number of strata in a and b, at least one, "
             f"got {len(lefts)} and {len(rights)}."
         )
     tables = [
@@ -270,7 +270,7 @@ def horizon_interval(
     the interval is over its sequences alone; with a single sequence of a single seed it is NaN.
 
     Args:
-        log_norms: natural logs ``[S, B, T]`` by seed, sequence and lag; NaN for steps that did not happen.
+        log_norms: natural logs ``[S, B, T]`` by seed, sequence and lag; NaN for masked steps.
         measure: ``profile [T] -> steps``, such as ``lambda p: seqjax.probes.horizon(p, 0.9)``.
         resamples: the number of resamples.
         level: the confidence level.
@@ -294,7 +294,7 @@ def horizon_interval(
 
     def measured(weights: np.ndarray) -> np.ndarray:
         count = weights @ present
-        # Without a gradient in any sequence: zero if a zero was measured, otherwise unknown.
+
         zero = np.where(weights @ np.isneginf(flat) > 0, -np.inf, np.nan)
         profiles = np.where(count > 0, (weights @ filled) / np.maximum(count, 1), zero)
         return np.array([measure(profile) for profile in profiles], np.float64)

@@ -36,7 +36,7 @@ def standalone(svg: str) -> str:
 
 
 def write(figure: Figure, name: str, label: str) -> str:
-    """Write a figure as one SVG element: ids prefixed, colors of the theme, short numbers, no metadata."""
+    """Write a figure as one SVG element with prefixed ids, colors of the theme, short numbers and no metadata."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # The browser shows the text in other fonts than the one that matplotlib measured.
