@@ -46,7 +46,7 @@ def hear(lost: Any) -> None:
 
 
 def _send_again(returned: threading.Event) -> None:
-    """Send Ctrl-C again, as a signal, which also ends a wait; after `hear` has returned, which would lose it once more."""
+    """Send Ctrl-C again as a signal, which also ends a wait, once `hear` has returned: within `hear` it is lost."""
     returned.wait()
     time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGINT)

@@ -60,8 +60,8 @@ def equations(jaxpr: Jaxpr, *, enter: Callable[[Any], bool] = lambda eqn: True) 
     Example:
         >>> import jax
         >>> program = jax.make_jaxpr(lambda x: jax.lax.fori_loop(0, 3, lambda i, x: x * x, x))(2.0)
-        >>> [eqn.primitive.name for eqn in equations(program.jaxpr)]
-        ['scan', 'mul', 'add']
+        >>> sorted(eqn.primitive.name for eqn in equations(program.jaxpr))
+        ['add', 'mul', 'scan']
     """
     for eqn in jaxpr.eqns:
         yield eqn

@@ -160,7 +160,10 @@ def test_a_batch_may_have_no_axis_or_two(factory, batch):
             lambda xs: xs.x,
             r"ltc\(hidden_size=6\)\.unroll: expected TimedInputs\(x \[\.\.\., D\], dt \[\.\.\.\]\), got",
         ),
-        (lambda xs: xs._replace(dt=xs.dt[:3]), r"xs \[T, \*B, ...\] with one number of steps T, got \[7, 3, 4\], \[3, 3\]"),
+        (
+            lambda xs: xs._replace(dt=xs.dt[:3]),
+            r"xs \[T, \*B, ...\] with one number of steps T, got \[7, 3, 4\], \[3, 3\]",
+        ),
         (
             lambda xs: xs._replace(dt=xs.x),
             r"expected floating TimedInputs\(x \[\.\.\., 4\], .* dt float64 \[3, 4\]",

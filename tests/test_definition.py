@@ -245,9 +245,7 @@ def test_enums_and_dataclasses_and_partials_are_values():
 )
 def test_an_array_is_refused_and_its_argument_named(array):
     kind = type(array).__name__
-    message = (
-        rf"scaled\(factor=\.\.\.\): expected a number, .*, got {kind}: an array belongs in the params\."
-    )
+    message = rf"scaled\(factor=\.\.\.\): expected a number, .*, got {kind}: an array belongs in the params\."
     for value in (array, (1, array), [[array]]):
         with pytest.raises(TypeError, match=message):
             scaled(value)

@@ -118,7 +118,8 @@ MISTAKES = {
         r"expected params, got its carry .*Params and carry are swapped: write layer\.step\(params, carry, x\)"),
     "batch before time, by the carry": (
         lambda: LSTM.unroll(PARAMS[LSTM], carry_of(LSTM), SWAPPED), ValueError,
-        r"expected carry\.c \[5, 4\], got \[2, 4\]\. The carry is for a batch of 2, .* \[2, 5, 3\]\. Sequences are time-major"),
+        r"expected carry\.c \[5, 4\], got \[2, 4\]\. The carry is for a batch of 2, .* \[2, 5, 3\]\. Sequences are "
+        r"time-major"),
     "batch before time, by the mask": (
         lambda: LSTM.unroll(PARAMS[LSTM], None, SWAPPED, mask=MASK), ValueError,
         r"expected mask \[2, 5\], as xs \[2, 5, 3\], got \[5, 2\]\. Sequences are time-major, .*jnp\.swapaxes"),

@@ -226,7 +226,7 @@ def test_over_bfloat16_inputs_the_gradients_of_elementwise_weights_add_up_in_flo
     [
         (
             lambda: sj.causal_conv(0),
-            "causal_conv(width): expected a whole number of at least 1, got 0.",
+            "causal_conv(kernel_size): expected a whole number of at least 1, got 0.",
         ),
         (
             lambda: sj.token_shift(True),

@@ -497,7 +497,9 @@ def test_cells_that_it_cannot_run_are_refused():
         TypeError, match=r"Newton\(\) cannot run lru\(.*is Diagonal; Newton runs Step, Gated\."
     ):
         sj.Newton().solve(*initialized(sj.lru(3)))
-    with pytest.raises(TypeError, match=r"is Step; jacobian='block' needs Gated\. Use jacobian='full' or 'diagonal'\."):
+    with pytest.raises(
+        TypeError, match=r"is Step; jacobian='block' needs Gated\. Use jacobian='full' or 'diagonal'\."
+    ):
         sj.Newton(jacobian="block").solve(*initialized(sj.gru(3, reset_after=False)))
     counting = sj.Cell(
         init=lambda key, x: (),

@@ -19,14 +19,14 @@ from seqjax.values import definition
 
 
 class ConvolutionParams(NamedTuple):
-    """w ``[width, D]``, the last row for the present step; b ``[D]`` or None."""
+    """w ``[kernel_size, D]``, the last row for the present step; b ``[D]`` or None."""
 
     w: jax.Array
     b: jax.Array | None
 
 
 @definition
-def causal_conv(width: int, *, bias: bool = True, param_dtype: Any = jnp.float32) -> Layer:
+def causal_conv(kernel_size: int, *, bias: bool = True, param_dtype: Any = jnp.float32) -> Layer:
     r"""Causal depthwise convolution over the last few steps.
 
     .. math::
@@ -34,47 +34,47 @@ def causal_conv(width: int, *, bias: bool = True, param_dtype: Any = jnp.float32
 
     over steps that happened since the reset; inputs before the first step are zero.
 
-    Shapes: x ``[*B, D]`` -> y ``[*B, D]``; carry ``[*B, width-1, D]``, the last inputs, oldest first; params
+    Shapes: x ``[*B, D]`` -> y ``[*B, D]``; carry ``[*B, kernel_size-1, D]``, the last inputs, oldest first; params
     `ConvolutionParams`. `unroll` is a sum of shifts; with masks or resets the shifts become gathers. The weights start
     uniform within :math:`\pm 1/\sqrt{w}`, as in PyTorch.
 
     Args:
-        width: w, in steps, including the present one.
+        kernel_size: w, in steps, including the present one.
         bias: whether to add b.
         param_dtype: of the params.
 
     Raises:
-        ValueError: for a width below 1, or inputs of the wrong dtype or width.
+        ValueError: for a kernel size below 1, or inputs of the wrong dtype or width.
 
     Example:
         >>> import jax.numpy as jnp, seqjax as sj
         >>> layer = sj.causal_conv(2)
         >>> xs = jnp.asarray([1.0, 2.0, 4.0]).reshape(3, 1, 1)
-        >>> params = sj.convolution.ConvolutionParams(w=jnp.asarray([[-1.0], [1.0]]), b=jnp.zeros(1))
+        >>> params = sj.layers.convolution.ConvolutionParams(w=jnp.asarray([[-1.0], [1.0]]), b=jnp.zeros(1))
         >>> layer.unroll(params, layer.initial_carry(params, xs[0]), xs)[1].ravel()
         Array([1., 1., 2.], dtype=float32)
 
     References:
         Gu, Dao 2023, "Mamba: linear-time sequence modeling with selective state spaces", arXiv:2312.00752, figure 3.
     """
-    check_whole("causal_conv(width)", width)
+    check_whole("causal_conv(kernel_size)", kernel_size)
 
     def init(key: Key, x: jax.Array) -> ConvolutionParams:
         key_w, key_b = jax.random.split(key)
-        bound = 1 / math.sqrt(width)
-        w = jax.random.uniform(key_w, (width, x.shape[-1]), param_dtype, -bound, bound)
+        bound = 1 / math.sqrt(kernel_size)
+        w = jax.random.uniform(key_w, (kernel_size, x.shape[-1]), param_dtype, -bound, bound)
         b = jax.random.uniform(key_b, (x.shape[-1],), param_dtype, -bound, bound) if bias else None
         return ConvolutionParams(w, b)
 
     def combine(params: ConvolutionParams, lags: list[jax.Array]) -> jax.Array:
         x = lags[-1]
-        _check_inputs(f"causal_conv(width={width})", x, params.w.shape[-1])
+        _check_inputs(f"causal_conv(kernel_size={kernel_size})", x, params.w.shape[-1])
         terms = [spread(w, x) * lag for w, lag in zip(params.w, lags, strict=True)]
         if params.b is not None:
             terms.append(spread(params.b, x))
         return sum(terms[1:], terms[0])
 
-    return _layer(init, combine, width - 1)
+    return _layer(init, combine, kernel_size - 1)
 
 
 @elementwise("mu")
