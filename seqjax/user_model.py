@@ -94,9 +94,9 @@ def own_layer(name: str, width: int, method: Any) -> Layer:
         raise TypeError(f"{name}: expected {CONTRACT}; got {_described(made)}.")
     params = jax.tree.map(jnp.asarray, made[0])
     x = jax.ShapeDtypeStruct((width,), jnp.float32)
-    narrow = cast(params, x.dtype)  # as the layer will cast them
-    first = _first_carry(name, narrow, made[1], made[2] if len(made) == 3 else None, x)
-    _check_step(name, made[1], narrow, first, x)
+    cast_params = cast(params, x.dtype)  # as the layer will cast them
+    first = _first_carry(name, cast_params, made[1], made[2] if len(made) == 3 else None, x)
+    _check_step(name, made[1], cast_params, first, x)
     return recurrent(_cell(made[1], params, first), Scan(gradient="autodiff"))
 
 

@@ -94,7 +94,7 @@ MISTAKES = {
         r"serial: expected a time-major layer, .* Put batch_major around the whole model\."),
     "init by a whole sequence": (
         lambda: LSTM.unroll(LSTM.init(KEY, XS), LSTM.initial_carry(LSTM.init(KEY, XS), XS), XS), ValueError,
-        r"unroll: expected carry\.c \[2, 4\], got \[5, 2, 4\]\. .* give one time step, layer\.initial_carry\("),
+        r"unroll: expected carry\.c \[2, 4\], got \[5, 2, 4\]\. .* pass one time step, layer\.initial_carry\("),
     "the same in a model": (
         lambda: MODEL.unroll(PARAMS[MODEL], MODEL.initial_carry(PARAMS[MODEL], XS), XS), ValueError,
         r"unroll: expected carry\[1\]\.c \[2, 4\], got \[5, 2, 4\]\. The carry was made from a whole sequence"),

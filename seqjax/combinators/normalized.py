@@ -68,23 +68,10 @@ def normalized(cell: Cell, *, epsilon: float = 1e-5, param_dtype: Any = jnp.floa
         Ba, Kiros, Hinton 2016, "Layer normalization", arXiv:1607.06450: eq. 4 (the RNN, where N is over the sum of both
         products), eq. 20-22 of the supplement (the LSTM, which this is).
     """
-    if not isinstance(cell, Cell):
-        raise TypeError(f"normalized(cell): expected a Cell such as lstm(256), got {cell!r}.")
-    gated, dense = cell.recurrence, cell.project
-    if not isinstance(gated, Gated) or not isinstance(dense, Dense):
-        raise TypeError(
-            f"normalized({cell!r}): expected a Gated cell with a Dense projection, got "
-            f"{type(gated).__name__} with {type(dense).__name__}. Normalize the cell's inputs or outputs instead: "
-            "serial(pointwise(flax.linen.LayerNorm()), recurrent(cell))."
-        )
+    gated, dense = _gated_and_dense(cell)
 
     def normalize(z: jax.Array, gain: jax.Array, shift: Any) -> jax.Array:
-        wider = z.astype(wide(z.dtype))
-        centered = wider - jnp.mean(wider, -1, keepdims=True)
-        scale = jax.lax.rsqrt(jnp.mean(jnp.square(centered), -1, keepdims=True) + epsilon)
-        unit = (centered * scale).astype(z.dtype)
-        out = unit * spread(gain, z)
-        return out if shift is None else out + spread(shift, z)
+        return _normalize(z, gain, shift, epsilon)
 
     def init(key: Key, x: jax.Array) -> NormalizedParams:
         params = cell.init(key, x)
@@ -128,3 +115,27 @@ def normalized(cell: Cell, *, epsilon: float = 1e-5, param_dtype: Any = jnp.floa
         project=project,
         readout=lambda params, hs, xs: cell.readout(params.cell, hs, xs),
     )
+
+
+def _gated_and_dense(cell: Any) -> tuple[Gated, Dense]:
+    """Return recurrence and projection of a cell; raise a TypeError for another kind of either."""
+    if not isinstance(cell, Cell):
+        raise TypeError(f"normalized(cell): expected a Cell such as lstm(256), got {cell!r}.")
+    gated, dense = cell.recurrence, cell.project
+    if not isinstance(gated, Gated) or not isinstance(dense, Dense):
+        raise TypeError(
+            f"normalized({cell!r}): expected a Gated cell with a Dense projection, got "
+            f"{type(gated).__name__} with {type(dense).__name__}. Normalize the cell's inputs or outputs instead: "
+            "serial(pointwise(flax.linen.LayerNorm()), recurrent(cell))."
+        )
+    return gated, dense
+
+
+def _normalize(z: jax.Array, gain: jax.Array, shift: Any, epsilon: float) -> jax.Array:
+    """Return ``gain * N(z) + shift``; a shift of None is zero."""
+    wider = z.astype(wide(z.dtype))
+    centered = wider - jnp.mean(wider, -1, keepdims=True)
+    scale = jax.lax.rsqrt(jnp.mean(jnp.square(centered), -1, keepdims=True) + epsilon)
+    unit = (centered * scale).astype(z.dtype)
+    out = unit * spread(gain, z)
+    return out if shift is None else out + spread(shift, z)

@@ -75,33 +75,14 @@ def zoneout(cell: Cell, rate: float | tuple[float, ...]) -> Cell:
     for p in rates:
         check_within("zoneout(rate)", p)
 
-    def rates_for(carry: Carry) -> list[float]:
-        floating = [leaf for leaf in jax.tree.leaves(carry) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-        if isinstance(rate, tuple) and len(rates) != len(floating):
-            raise ValueError(
-                f"zoneout({cell!r}): expected {len(floating)} rates, one per floating leaf of the carry, got {rate}."
-            )
-        return list(rates) if isinstance(rate, tuple) else [*rates] * len(floating)
-
     def initial_carry(params: Params, x: X) -> Carry:
         carry = cell.initial_carry(params, x)
-        rates_for(carry)
+        _rates_for(cell, rate, carry)
         return carry
-
-    def mix(before: Any, after: Any, stays: Any) -> Any:
-        """Return the carry after zoneout, its leaves before zoneout, and its leaves after zoneout."""
-        leaves, treedef = jax.tree.flatten(after)
-        places = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-        old = jax.tree.leaves(before)
-        mixed = list(leaves)
-        for n, (i, p) in enumerate(zip(places, rates_for(after), strict=True)):
-            new = leaves[i].astype(old[i].dtype)
-            mixed[i] = p * old[i] + (1 - p) * new if stays is None else jnp.where(stays[n], old[i], new)
-        return jax.tree.unflatten(treedef, mixed), leaves, mixed
 
     def step(params: Params, before: Any, inputs: ZoneoutInputs) -> Any:
         after, h = _inner_step(cell, params)(before, inputs.us)
-        carry, leaves, mixed = mix(before, after, inputs.stays)
+        carry, leaves, mixed = _mix(before, after, inputs.stays, _rates_for(cell, rate, after))
         same = [new for old, new in zip(leaves, mixed, strict=True) if old is h]
         return carry, same[-1] if same else h
 
@@ -110,7 +91,7 @@ def zoneout(cell: Cell, rate: float | tuple[float, ...]) -> Cell:
         shapes = [c.shape for c in jax.tree.leaves(carry) if jnp.issubdtype(c.dtype, jnp.inexact)]
         return tuple(
             jax.random.bernoulli(jax.random.fold_in(key, 1 + n), p, shape)
-            for n, (p, shape) in enumerate(zip(rates_for(carry), shapes, strict=True))
+            for n, (p, shape) in enumerate(zip(_rates_for(cell, rate, carry), shapes, strict=True))
         )
 
     def project(params: Params, xs: Xs, key: Key | None = None) -> Any:
@@ -144,3 +125,25 @@ def _inner_step(cell: Cell, params: Params) -> Any:
         weights = GatedWeights(*cell.recurrence.weights(params))
         return lambda carry, u: gated_step(cell.recurrence, weights, carry, u)
     return step_of(cell.recurrence, params, jnp.float32)
+
+
+def _rates_for(cell: Cell, rate: float | tuple[float, ...], carry: Carry) -> list[float]:
+    """Return one rate per floating leaf of the carry."""
+    floating = [leaf for leaf in jax.tree.leaves(carry) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    if isinstance(rate, tuple) and len(rate) != len(floating):
+        raise ValueError(
+            f"zoneout({cell!r}): expected {len(floating)} rates, one per floating leaf of the carry, got {rate}."
+        )
+    return list(rate) if isinstance(rate, tuple) else [rate] * len(floating)
+
+
+def _mix(before: Carry, after: Carry, stays: Any, rates: list[float]) -> tuple[Carry, list, list]:
+    """Return the carry after zoneout, its leaves before zoneout, and its leaves after zoneout."""
+    leaves, treedef = jax.tree.flatten(after)
+    places = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    old = jax.tree.leaves(before)
+    mixed = list(leaves)
+    for n, (i, p) in enumerate(zip(places, rates, strict=True)):
+        new = leaves[i].astype(old[i].dtype)
+        mixed[i] = p * old[i] + (1 - p) * new if stays is None else jnp.where(stays[n], old[i], new)
+    return jax.tree.unflatten(treedef, mixed), leaves, mixed
