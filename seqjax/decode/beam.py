@@ -171,13 +171,7 @@ def _beam_search(
     batch, size = first.shape, form.shape[-1]
     if end_token is not None and end_token >= size:
         raise ValueError(f"beam_search(end_token): expected a token below V = {size}, got {end_token}.")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
-        if leaf.shape[: len(batch)] != batch:
-            name = jax.tree_util.keystr(path)
-            raise ValueError(
-                f"beam_search(carry): expected leaves [*B, ...] with *B = {list(batch)}, one per hypothesis, got "
-                f"carry{name} {list(leaf.shape)}."
-            )
+    _check_carry(carry, batch)
     dtype = wide(form.dtype)
     penalty = penalty.astype(dtype)
     greatest = jax.lax.cummax(penalty, reverse=True)  # over this and all larger lengths
@@ -243,6 +237,16 @@ def _beam_search(
     )
     found = select(state.broken, wrong, found)
     return found._replace(tokens=jnp.moveaxis(found.tokens, -1, 0))
+
+
+def _check_carry(carry: Any, batch: tuple[int, ...]) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
+        if leaf.shape[: len(batch)] != batch:
+            name = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"beam_search(carry): expected leaves [*B, ...] with *B = {list(batch)}, one per hypothesis, got "
+                f"carry{name} {list(leaf.shape)}."
+            )
 
 
 def _spread(array: jax.Array, batch_ndim: int, count: int) -> jax.Array:

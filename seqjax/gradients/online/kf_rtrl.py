@@ -71,7 +71,11 @@ def kf_rtrl() -> Estimator:
 
 
 def _trace(cell: Cell) -> Trace:
-    """One pair ``(u [B, I], A [B, n, Z])`` per product; the influence ``[B, n, size]`` of elementwise weights."""
+    """Return a trace of pairs ``(u [B, I], A [B, n, Z])``, one per product, and of elementwise influences.
+
+    Elementwise weights have an influence ``[B, n, size]``. The function is long because the functions of the trace
+    share the cell and the layout of its weights.
+    """
     if not is_gated(cell):
         raise TypeError(
             f"kf_rtrl(): expected a Gated cell with a Dense projection, whose weights enter by products, got {cell!r}. "
