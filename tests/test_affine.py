@@ -1,4 +1,4 @@
-"""Affine maps: their dtypes, what they refuse, and how gradients of biases add up."""
+"""Test affine maps: dtypes, refused arguments, and gradients of biases."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Middles and intervals over seeds, where some seeds have no number."""
+"""Test interquartile means and intervals over seeds, where some seeds have no number."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The attention cell: gradients in closed form, positions, the ring of its carry, peers, and what it refuses."""
+"""Test the attention cell: gradients in closed form, positions, the ring buffer of its carry, peers, and errors."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""What every probe says of data that is not finite, of mixed dtypes, and of a loss with another signature."""
+"""Test the errors of every probe for data that is not finite, mixed dtypes, and a loss with another signature."""
 
 import functools
 import inspect

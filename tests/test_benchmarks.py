@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say: turns, ratios, the gate before the clock, and what is written down."""
+"""Test the benchmarks: interleaving, ratios, the check before times are measured, and the files."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Blocks and stacks: conformance as layers, their figures written out by hand, values, errors."""
+"""Test blocks and stacks: conformance as layers, transcriptions of their figures, values, errors."""
 
 import pickle
 

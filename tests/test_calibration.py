@@ -1,4 +1,4 @@
-"""Calibration: every check passes, a broken probe fails its own checks and no others; the command."""
+"""Test calibration: every check passes, a broken probe fails only its own checks; the command."""
 
 import functools
 import json

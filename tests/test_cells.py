@@ -1,4 +1,4 @@
-"""The cells: each equals its NumPy reference, starts as its docstring says, and refuses what makes no sense."""
+"""Test the cells: each equals its NumPy reference, has the documented initial weights, and refuses bad arguments."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""Checkpoints: gradients stay, the steps run again are as many as the closed form says, memory grows as it should."""
+"""Test checkpoints over time: equal gradients, the number of recomputed steps in closed form, growth of memory."""
 
 import functools
 import math

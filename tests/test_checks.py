@@ -1,4 +1,4 @@
-"""Checks of arguments: what each accepts and returns, and what it says of all else."""
+"""Test checks of arguments: accepted and returned values, and the errors for all other values."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""Chunks of matrix recurrences and blocks of attention against the step-by-step loop and against plain NumPy."""
+"""Compare chunks of matrix recurrences and blocks of attention with the step-by-step loop and with plain NumPy."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The command line: a small study from start to page, interruption and resume, and one clear line for bad input."""
+"""Test the command line: a small study from start to page, interruption, resume, and one-line errors for bad input."""
 
 import errno
 import gc

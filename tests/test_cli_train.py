@@ -1,4 +1,4 @@
-"""``seqjax train``: a run is what its config.json says, alone or in parts; one clear line for bad input."""
+"""Test ``seqjax train``: config.json repeats a run, whole or in parts; one-line errors for bad input."""
 
 import dataclasses
 import errno

@@ -1,4 +1,4 @@
-"""What each combinator computes, against loops by hand; that all keep the contract of layers is in test_conformance."""
+"""Compare each combinator with loops by hand; test_conformance checks the contract of layers for all of them."""
 
 import pickle
 

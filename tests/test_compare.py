@@ -1,4 +1,4 @@
-"""Compare two implementations: equal ones pass, errors are located at their step, and roundings are no errors."""
+"""Test the comparison of implementations: equal ones pass, errors are located, roundings are within tolerances."""
 
 import json
 import math

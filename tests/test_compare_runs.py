@@ -1,4 +1,4 @@
-"""Two studies compared: paired by seed, told apart where the seeds can tell, and honest where they cannot."""
+"""Test the comparison of two studies: pairs by seed, differences, and too few seeds for a difference."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Every registered cell, method and combinator through the public conformance suite."""
+"""Run every registered cell, method and combinator through the public conformance suite."""
 
 import dataclasses
 import functools

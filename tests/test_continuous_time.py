@@ -1,4 +1,4 @@
-"""CfC and LTC: limits of elapsed time, the solver against the exact solution, inputs of two parts, errors."""
+"""Test CfC and LTC: limits of elapsed time, the solver against the exact solution, timed inputs, errors."""
 
 import math
 

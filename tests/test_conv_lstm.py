@@ -1,4 +1,4 @@
-"""The convolutional LSTM against Flax and Haiku, any batch axes, the path along c, initial weights, errors."""
+"""Test the convolutional LSTM against Flax and Haiku; batch axes, the path along c, initial weights, errors."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Costs by equations: equal to what one counts by hand."""
+"""Test costs that are counted from equations against counts by hand."""
 
 import jax
 import jax.numpy as jnp

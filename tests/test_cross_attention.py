@@ -1,4 +1,4 @@
-"""Cross-attention against NumPy transcriptions and PyTorch; memories with holes, empty and poisoned ones; errors."""
+"""Test cross-attention against NumPy and PyTorch; masked, empty and non-finite memories; errors."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Readers and windows of text, against NumPy slices."""
+"""Test readers and windows of text against NumPy slices."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""Generation and beam search, against loops by hand, enumeration of all sequences, and closed forms."""
+"""Test generation and beam search against loops by hand, enumeration of all sequences, and closed forms."""
 
 import dataclasses
 import functools

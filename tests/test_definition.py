@@ -1,4 +1,4 @@
-"""Definitions are values: they compare, hash, print and pickle by how they were made."""
+"""Test definitions as values: they compare, hash, print and pickle by their factory and arguments."""
 
 import dataclasses
 import enum

@@ -1,4 +1,4 @@
-"""The diagonal linear recurrence: both scans against a NumPy loop and against the specification's gradients."""
+"""Test both scans of the diagonal linear recurrence against a NumPy loop and the specification's gradients."""
 
 import functools
 

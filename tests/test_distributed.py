@@ -1,4 +1,4 @@
-"""Two processes train as one does, and stop at the same step."""
+"""Test that two processes train as one does, and stop at the same step."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The documents: links lead somewhere, and the lists in them are complete."""
+"""Test the documents: links have targets, and lists are complete."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""The echo state reservoir: its spectral radius, sparsity and scale, no gradient by it, its Jacobian, errors."""
+"""Test the echo state reservoir: spectral radius, sparsity and scale, a constant reservoir, its Jacobian, errors."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The hyperbolic tangent with the right slope where it has saturated, and the LSTM that needs it."""
+"""Test the hyperbolic tangent with the right slope where it is saturated, and the LSTM that uses it."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What layers accept, None and lists among it, and what each mistake at the entry says to write instead."""
+"""Test the inputs that layers accept, such as None and lists, and the error with a remedy for each mistake."""
 
 import flax.linen as nn
 import jax

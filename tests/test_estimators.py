@@ -1,4 +1,4 @@
-"""Estimators of gradients: exact ones equal backpropagation through the whole, the others what they promise."""
+"""Test estimators of gradients: exact ones equal full backpropagation, the others have their documented bias."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""The training loop: a plain loop of steps, whatever interrupts it."""
+"""Test that `fit` equals a plain loop of steps, with and without interruptions."""
 
 import errno
 import json

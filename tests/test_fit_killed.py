@@ -1,4 +1,4 @@
-"""A training that is killed at random moments comes to the bits of one that is not."""
+"""Test that a training killed at random moments gives the same bits as an uninterrupted one."""
 
 import json
 import os

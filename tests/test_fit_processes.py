@@ -1,4 +1,4 @@
-"""Two processes that train together: a signal to one of them stops both after the same step."""
+"""Test two processes that train together: a signal to one of them stops both after the same step."""
 
 import json
 import os

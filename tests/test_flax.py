@@ -1,4 +1,4 @@
-"""flax.linen's cells on the same weights in float64: outputs and every gradient."""
+"""Compare cells of flax.linen on the same weights in float64: outputs and every gradient."""
 
 import flax.linen as nn
 import jax

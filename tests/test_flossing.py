@@ -1,4 +1,4 @@
-"""Gradient flossing: the loss, its gradient by finite differences, and what it does to exponents."""
+"""Test gradient flossing: the loss, its gradient by finite differences, and its effect on exponents."""
 
 import jax
 import jax.numpy as jnp

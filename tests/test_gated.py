@@ -1,4 +1,4 @@
-"""The gated recurrence: its batched gradients against the specification, for every form that a cell may have."""
+"""Compare the batched gradients of the gated recurrence with the specification, for every form of a cell."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Variants of simple and gated networks: initial weights as in their papers, gradients in closed form, options."""
+"""Test variants of simple and gated networks: initial weights, gradients in closed form, options."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""Gate statistics against gates computed by hand, and decays in closed form."""
+"""Compare gate statistics with gates computed by hand, and decays with closed forms."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Imports go one way: every module of seqjax imports only from below itself."""
+"""Test that every module of seqjax imports only from the layers below it."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Terminal influence and input saliency against products of Jacobians, written out in NumPy."""
+"""Compare terminal influence and input saliency with products of Jacobians in NumPy."""
 
 import functools
 import math

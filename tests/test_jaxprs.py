@@ -1,4 +1,4 @@
-"""Walks over programs, what depends on what in them, and their evaluation equation by equation."""
+"""Test walks over jaxprs, dependencies in them, and their evaluation equation by equation."""
 
 import jax
 import jax.numpy as jnp

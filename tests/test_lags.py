@@ -1,4 +1,4 @@
-"""Short convolution, token shift, running normalization: loops in NumPy, other libraries, taps, errors."""
+"""Test causal convolution, token shift and running normalization: NumPy loops, other libraries, taps, errors."""
 
 import re
 

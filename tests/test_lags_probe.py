@@ -1,4 +1,4 @@
-"""The gradient by lag and the bias of truncation, against closed forms and one gradient per pair of steps."""
+"""Compare the gradient by lag and the bias of truncation with closed forms and one gradient per pair of steps."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The registry of layers: nothing is missing in it, and what runs in parts of a sequence on several devices."""
+"""Test the registry of layers: it is complete, and its layers run on sequences that are sharded over devices."""
 
 import inspect
 from typing import Any

@@ -1,4 +1,4 @@
-"""Files are found by name: each cell stands in a file of its name, and the package exports the factory."""
+"""Test that files are found by name: each cell is in a file of its name, and the package exports the factory."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""Gated linear cells: rg_lru, min_gru, min_lstm, qrnn, sru, hgrn, and rtu. Closed forms, options, numerics, errors."""
+"""Test rg_lru, min_gru, min_lstm, qrnn, sru, hgrn and rtu: closed forms, options, numerics, errors."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""Batches as a pure function of seed and step, against plain loops; files that are not what they seem."""
+"""Test batches as a pure function of seed and step, against plain loops; damaged files."""
 
 import threading
 import zipfile

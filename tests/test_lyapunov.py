@@ -1,4 +1,4 @@
-"""Lyapunov spectra against closed forms and published values, under masks and resets, of every registered cell."""
+"""Compare Lyapunov spectra with closed forms and published values, with masks and resets, for every cell."""
 
 import functools
 import math

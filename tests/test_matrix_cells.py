@@ -1,4 +1,4 @@
-"""Cells with a matrix for a state: parallel forms over whole sequences, exact derivatives of the state."""
+"""Test cells with a matrix state: parallel forms over whole sequences, exact derivatives of the state."""
 
 import math
 

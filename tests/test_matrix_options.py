@@ -1,4 +1,4 @@
-"""Cells with a matrix for a state: initial weights, options, ranges of numbers, errors."""
+"""Test cells with a matrix state: initial weights, options, ranges of numbers, errors."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""The parts of a study in threads: cells at the same time, the sections of one in turn, timed ones alone, Ctrl-C."""
+"""Test the threads of a study: cells in parallel, sections of a cell in sequence, timed ones alone, Ctrl-C."""
 
 import threading
 from concurrent.futures import wait

@@ -1,4 +1,4 @@
-"""The curse of memory: closed forms, sensitivities against JAX's Jacobians."""
+"""Test the curse of memory: closed forms, and sensitivities against JAX's Jacobians."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""Newton's method over time: one iteration on linear cells, T at most, the loop's values and gradients, and honesty."""
+"""Test Newton's method over time: one iteration on linear cells, at most T, values and gradients, reports."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Signal to noise and the noise scale: loops in NumPy, unbiasedness, and the closed form of C11; clipping."""
+"""Test signal to noise and the noise scale: NumPy loops, unbiasedness, and the closed form of C11; clipping."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""The notebooks: committed with the outputs of a full run, and they run from top to bottom at toy size."""
+"""Test the notebooks: they are committed with the outputs of a full run, and run at toy size."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Old and new names of the redesign before 0.1.0, and a search which shows that no old name is left."""
+"""Hold the table of old and new names of the redesign before 0.1.0, and test that no old name is left."""
 
 import importlib.util
 import re

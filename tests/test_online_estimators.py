@@ -1,4 +1,4 @@
-"""Approximate online estimators: unbiased ones on average, biased ones by the equations of their papers."""
+"""Test approximate online estimators: unbiased ones on average, biased ones by their papers' equations."""
 
 import dataclasses
 from functools import partial

@@ -1,4 +1,4 @@
-"""The orthogonal and the antisymmetric network: exact structure, norms of gradients, initial weights, errors."""
+"""Test the orthogonal and the antisymmetric network: structure, norms of gradients, initial weights, errors."""
 
 import math
 

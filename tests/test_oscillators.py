@@ -1,4 +1,4 @@
-"""coRNN and LEM: linear oscillators in closed form, the options, initial weights, errors."""
+"""Test coRNN and LEM: linear oscillators in closed form, options, initial weights, errors."""
 
 import math
 

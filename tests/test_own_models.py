@@ -1,4 +1,4 @@
-"""Models of one's own in the report: every form that `build` may have, and one clear line for every mistake."""
+"""Test users' models in the report: every form of `build`, and a one-line error for every mistake."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What the page's controls do, in a JavaScript engine, with as much of a document as `page.js` asks for (`dom.js`)."""
+"""Test the page's controls in a JavaScript engine, with the part of a document that `page.js` needs (`dom.js`)."""
 
 import json
 import re

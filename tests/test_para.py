@@ -1,4 +1,4 @@
-"""ParaGRU and ParaLSTM: the structure and the entries of their Jacobians, initial weights."""
+"""Test ParaGRU and ParaLSTM: structure and entries of their Jacobians, initial weights."""
 
 import math
 

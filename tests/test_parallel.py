@@ -1,4 +1,4 @@
-"""Parallelizability: contracting cells take a few iterations at any length, chaotic ones more and more."""
+"""Test parallelizability: contracting cells take a few iterations at any length, chaotic ones more and more."""
 
 import math
 

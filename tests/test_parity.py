@@ -1,4 +1,4 @@
-"""Flax, Haiku, Equinox and Keras on the same weights: outputs, last carries and every gradient."""
+"""Compare Flax, Haiku, Equinox and Keras on the same weights: outputs, last carries and every gradient."""
 
 import os
 from functools import partial

@@ -1,4 +1,4 @@
-"""Precision of gradients: closed forms of the effect of each rounding, and of what a dtype can hold."""
+"""Test the precision of gradients: closed forms of the effect of each rounding, and limits of dtypes."""
 
 import math
 

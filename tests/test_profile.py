@@ -1,4 +1,4 @@
-"""The gradient profile against autodiff and closed forms, at any depth; fits and horizons."""
+"""Compare the gradient profile with autodiff and closed forms at any depth; test fits and horizons."""
 
 import functools
 import math

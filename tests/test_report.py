@@ -1,4 +1,4 @@
-"""The report renderer, on synthetic measurements whose numbers are known."""
+"""Test the report's page on synthetic measurements with known numbers."""
 
 import base64
 import dataclasses

@@ -1,4 +1,4 @@
-"""Backpropagation by reconstruction: the gradient of the whole where carries are found again, NaN where not."""
+"""Test backpropagation by reconstruction: the full gradient where carries are reconstructed, NaN where not."""
 
 import dataclasses
 from functools import partial

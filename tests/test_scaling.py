@@ -1,4 +1,4 @@
-"""Scaling by length: laws that are known come back, bytes and operations follow their formulas, methods cross."""
+"""Test scaling by length: known laws are recovered, bytes and operations follow formulas, crossovers."""
 
 import math
 

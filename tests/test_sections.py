@@ -1,4 +1,4 @@
-"""Every section of the report on a measured study: rows, captions, one page, and the numbers of the probes."""
+"""Test every section of the report on a measured study: rows, captions, the page, and the probes' numbers."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What each section shows of rows whose numbers are known: tables, lines, and the sentence of the conclusion."""
+"""Test the tables, lines and conclusions of each section for rows with known numbers."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Training over data, shared params and time equals training on one device, and its loops are silent."""
+"""Test that training sharded over data, params and time equals training on one device, without collectives in loops."""
 
 import functools
 import math

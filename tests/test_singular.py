@@ -1,4 +1,4 @@
-"""Singular fans against closed forms and exact products; the graded form at any range."""
+"""Compare singular fans with closed forms and exact products; test the graded form at any range."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""The sLSTM: a weighted mean in closed form, gates of any size, heads, the empty carry, initial weights, errors."""
+"""Test the sLSTM: a weighted mean in closed form, gates of any size, heads, the empty carry, initialization, errors."""
 
 import jax
 import jax.numpy as jnp

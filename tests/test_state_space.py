@@ -1,4 +1,4 @@
-"""State space cells: s4d, s5, mamba. Initialization, discretization and closed forms, options, errors."""
+"""Test s4d, s5 and mamba: initialization, discretization and closed forms, options, errors."""
 
 import math
 import re

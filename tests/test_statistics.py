@@ -1,4 +1,4 @@
-"""The statistics of reports, against closed forms, SciPy, published values and their own promises of coverage."""
+"""Compare the statistics with closed forms, SciPy and published values, and test their coverage."""
 
 import math
 

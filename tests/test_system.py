@@ -1,4 +1,4 @@
-"""Systems: layers and plain functions in one form, their Jacobians, and what is refused."""
+"""Test systems: layers and plain functions in one form, their Jacobians, and errors."""
 
 import flax.linen as nn
 import jax

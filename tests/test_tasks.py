@@ -1,4 +1,4 @@
-"""The synthetic tasks: their layout against NumPy, their baselines against the best guess without memory."""
+"""Test the synthetic tasks: their layout against NumPy, their baselines against the best guess without memory."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""A sequence in parts on several devices gives what one device gives, for three messages whatever its length."""
+"""Test that a sequence sharded over devices gives the results of one device, with three collectives at any length."""
 
 import functools
 

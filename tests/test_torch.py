@@ -1,4 +1,4 @@
-"""PyTorch's layers on the same weights in float64: outputs, final states and every gradient."""
+"""Compare PyTorch's layers on the same weights in float64: outputs, final states and every gradient."""
 
 import jax
 import jax.numpy as jnp

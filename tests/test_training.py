@@ -1,4 +1,4 @@
-"""The train step: a plain optax loop, in one program, over any number of devices, which speak to each other once."""
+"""Compare the train step with a plain optax loop, on any number of devices, with one collective per step."""
 
 import logging
 

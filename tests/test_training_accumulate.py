@@ -1,4 +1,4 @@
-"""Micro-batches one after another give what the whole batch gives, over devices too, which still speak once."""
+"""Test that accumulated micro-batches equal the whole batch, with one collective per step."""
 
 import flax.linen as nn
 import jax

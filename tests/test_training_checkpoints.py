@@ -1,4 +1,4 @@
-"""Checkpoints: what is read is what was written, bit by bit, or it is said what is wrong."""
+"""Test checkpoints: they are restored bit by bit, and damaged ones raise errors."""
 
 import gc
 import shutil

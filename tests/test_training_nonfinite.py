@@ -1,4 +1,4 @@
-"""A step that is not finite makes no update, is counted, and leaves streams where they were."""
+"""Test that a non-finite step makes no update, is counted, and keeps the streams."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Computing in narrow dtypes: gradients are those of the narrow program, params and optimizer wide; loss scales."""
+"""Test narrow dtypes: gradients are those of the narrow program, params and optimizer stay wide; loss scales."""
 
 import flax.linen as nn
 import jax

@@ -1,4 +1,4 @@
-"""Labels of params, clipping by layers and averages, each beside a transcription or what the recurrence itself says."""
+"""Compare labels of params, clipping by layer and averages with transcriptions and closed forms."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Unit lower triangular systems against LAPACK, in value and derivative, and where a product of powers would fail."""
+"""Compare unit lower triangular solves with LAPACK, in value and derivative, also where products of powers fail."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Trees as real vectors, and their floating leaves apart from the others."""
+"""Test conversions of trees to real vectors, and the separation of their floating leaves."""
 
 import jax
 import jax.numpy as jnp

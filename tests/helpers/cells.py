@@ -1,4 +1,4 @@
-"""What the tests of cells share: random cases, the comparison with references/, and Jacobians of the carry."""
+"""Helpers of the tests of cells: random cases, comparisons with references/, and Jacobians of the carry."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""What devices say to each other in a compiled program, and whether they say it inside a loop."""
+"""Count the collectives in a compiled program, and find those inside a loop."""
 
 import re
 from collections import Counter

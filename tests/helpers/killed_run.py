@@ -1,8 +1,8 @@
-"""A training that is killed again and again: ``python killed_run.py FOLDER KILLS SEED``, run by test_fit_killed.py.
+"""Run a training that is killed many times: ``python killed_run.py FOLDER KILLS SEED``, used by test_fit_killed.py.
 
-Then one that is not killed, on a disk that is full for a while. Prints one line of JSON per process: how it ended; and
-at last what each training has come to. A process is a fork of this one, which has imported everything and computed
-nothing, so that it begins at once.
+Then run a training that is not killed, on a disk that is full for a while. Print one line of JSON per process, which
+says how the process ended, and at the end one line with the result of each training. Processes are forks of this one,
+which has imported all modules and computed nothing, so they start at once.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
-"""A layer against another library's, in values and gradients; for peers that JAX can differentiate.
+"""Compare a layer with another library's, in values and gradients, for peers that JAX can differentiate.
 
-The peer is written as a function of *our* params, which it turns into its own weights; since that map is linear, its
-gradients by our params are the peer's own, added up where two of our weights are one of the peer's.
+The peer is a function of seqjax's params, which it converts to the peer's weights by a linear map. So its gradients
+with respect to seqjax's params are the peer's gradients; where two params become one weight of the peer, both have its
+gradient.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""A port for processes that are about to find each other by it."""
+"""Choose a free port for processes that connect to each other."""
 
 import contextlib
 import socket

@@ -1,4 +1,4 @@
-"""Compile in little time, and keep what was compiled; also a plugin: ``pytest -p tests.helpers.quick_compilation``.
+"""Compile quickly, and cache compiled programs; also a plugin: ``pytest -p tests.helpers.quick_compilation``.
 
 The fast tier and the examples of the docstrings use both; `make test-full` optimizes its programs.
 """

@@ -1,4 +1,4 @@
-"""Parametrized cases that run in the slow tier alone."""
+"""Parametrized cases that run in the slow tier only."""
 
 import pytest
 

@@ -1,8 +1,8 @@
-"""One plain NumPy loop per cell, transcribed from its paper: what every cell is compared with.
+"""One plain NumPy loop per cell, transcribed from its paper; every cell is compared with its loop.
 
-``reference(params, carry, xs) -> (carry, ys)``, in the dtype of its inputs, with the keys of `seqjax.cells.REGISTRY`.
-Of seqjax only the names and layouts of the params are used. Row vectors: the papers' ``W x`` is ``x @ w`` here.
-One file per family.
+Each is a function ``reference(params, carry, xs) -> (carry, ys)`` in the dtype of its inputs, under a key of
+`seqjax.cells.REGISTRY`. It uses only the names and layouts of seqjax's params. Vectors are rows: the papers' ``W x`` is
+``x @ w`` here. There is one file per family.
 """
 
 from references import attention, clockwork, diagonal, gated, gated_variants, matrix, nonlinear

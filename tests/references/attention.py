@@ -1,4 +1,4 @@
-"""Cells of softmax attention: the whole matrix of scores at once, over the history that the carry holds."""
+"""Cells of softmax attention: the whole score matrix at once, over the history in the carry."""
 
 import numpy as np
 

@@ -73,7 +73,7 @@ def kf_rtrl() -> Estimator:
 def _trace(cell: Cell) -> Trace:
     """Return a trace of pairs ``(u [B, I], A [B, n, Z])``, one per product, and of elementwise influences.
 
-    Elementwise weights have an influence ``[B, n, size]``. The function is long because the functions of the trace
+    Elementwise weights have an influence ``[B, n, size]``. The function is long because the functions of a trace share
     share the cell and the layout of its weights.
     """
     if not is_gated(cell):
