@@ -4,11 +4,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Shaped
 
 from seqjax.affine import wide as wide
 
+Flag = Bool[Array | np.ndarray, "*B"]
 
-def select(flag: Any, on_true: Any, on_false: Any) -> Any:
+
+def select(flag: Flag | None, on_true: Any, on_false: Any) -> Any:
     """Return ``on_true`` where the flag ``[*B]`` is True, else ``on_false``; both are trees of arrays ``[*B, ...]``.
 
     A flag of None selects ``on_false``. Unlike a product with 0 or 1, the selection does not spread NaN and infinity.
@@ -18,14 +22,14 @@ def select(flag: Any, on_true: Any, on_false: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(expand(flag, jnp.ndim(b)), a, b), on_true, on_false)
 
 
-def keep(flag: Any, tree: Any) -> Any:
+def keep(flag: Flag | None, tree: Any) -> Any:
     """Return the tree with zeros where the flag ``[*B]`` is False; a flag of None returns the tree unchanged."""
     if flag is None:
         return tree
     return jax.tree.map(lambda a: jnp.where(expand(flag, a.ndim), a, jnp.zeros_like(a)), tree)
 
 
-def expand(array: Any, ndim: int) -> jax.Array:
+def expand(array: Shaped[Array | np.ndarray, "*B"], ndim: int) -> Shaped[Array, "..."]:
     """Append axes of size 1 to an array ``[*B]``, up to ndim axes."""
     return jnp.reshape(array, array.shape + (1,) * (ndim - array.ndim))
 
