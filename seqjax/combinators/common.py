@@ -58,7 +58,7 @@ def composed(
     causal: bool = True,
     time_shardable: bool = True,
 ) -> Layer:
-    """A layer whose two views are one function of the views of its parts.
+    """Return a layer whose two views are one function of the views of its parts.
 
     The layer is causal where all its parts are, and splits over the time axis of a mesh where all its parts do.
 

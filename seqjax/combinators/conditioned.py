@@ -61,7 +61,7 @@ def conditioned(
     adds = merge == "add"
 
     def joined(x: X) -> Any:
-        """The shape of the layer's input."""
+        """Return zeros in the shape of the layer's input."""
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(
                 f"conditioned(...): expected floating x [*B, D], got {x.dtype} {list(x.shape)}. "

@@ -29,7 +29,7 @@ class MemoryParams(NamedTuple):
 
 @definition
 def with_memory(layer: Layer, attention: Any, *, memory_size: int) -> Layer:
-    r"""A layer whose outputs attend to a memory, such as an encoder's outputs; the results are appended to them.
+    r"""A layer whose outputs attend to a memory, such as an encoder's outputs, and are joined with the result.
 
     .. math::
         h_t = \mathrm{layer}(x_t), \qquad s_t = \mathrm{attention}(\mathrm{memory}, h_t), \qquad y_t = [h_t, s_t]
