@@ -216,7 +216,7 @@ def test_the_command_of_settings_has_the_options_that_differ_from_the_defaults()
 
 def test_rendering_what_is_no_report_is_one_clear_line(monkeypatch, tmp_path, capsys):
     assert run(monkeypatch, "render", tmp_path) == 2
-    assert "holds no report" in capsys.readouterr().err
+    assert "expected a report, got a folder without summary.json" in capsys.readouterr().err
     (tmp_path / "summary.json").write_text("{")
     assert run(monkeypatch, "render", tmp_path) == 2
     assert "cannot be read" in capsys.readouterr().err

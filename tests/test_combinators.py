@@ -496,7 +496,7 @@ def test_contexts_are_found_anywhere_and_mistakes_are_named():
         sj.set_memory(carry, jnp.ones((3, 6, 4)))
     with pytest.raises(ValueError, match=r"set_memory: expected a bool memory_mask \[2, 6\], got"):
         sj.set_memory(carry, jnp.ones((B, 6, 4)), jnp.ones((B, 6)))
-    with pytest.raises(ValueError, match=r"set_context: .* a conditioned\(...\) layer, found none"):
+    with pytest.raises(ValueError, match=r"set_context: .* a conditioned\(...\) layer, got one without"):
         sj.set_context(setting(elman())[1], jnp.ones((B, 2)))
     with pytest.raises(TypeError, match=r"with_memory\(attention\): expected an attention such as"):
         sj.with_memory(elman(), jnp.tanh, memory_size=4)

@@ -109,7 +109,7 @@ MISTAKES = {
         r"expected a carry \(\(\), LSTMCarry\(c=\*, h=\*\), \*, \(\)\), got LSTMCarry"),
     "the carry of another batch": (
         lambda: CONVOLUTION.unroll(PARAMS[CONVOLUTION], carry_of(CONVOLUTION)[:1], XS), ValueError,
-        r"causal_conv\(width=3\)\.unroll: expected carry \[2, 2, 3\], got \[1, 2, 3\]\. xs is \[5, 2, 3\]"),
+        r"causal_conv\(kernel_size=3\)\.unroll: expected carry \[2, 2, 3\], got \[1, 2, 3\]\. xs is \[5, 2, 3\]"),
     "params and carry swapped": (
         lambda: LSTM.unroll(carry_of(LSTM), PARAMS[LSTM], XS), ValueError,
         r"expected a carry LSTMCarry.*, got LSTMParams.* Params and carry are swapped: .*unroll\(params, carry, xs\)"),
