@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from seqjax.training import Checkpoints, DamagedCheckpointWarning
-from seqjax.training.checkpoints import difference
+from seqjax.training.checkpoint_contents import difference
 
 STATE = {
     "params": {"w": jnp.arange(6.0, dtype=jnp.float32).reshape(2, 3), "b": jnp.full(4, 1.5, jnp.bfloat16)},
@@ -140,7 +140,10 @@ def test_when_all_are_damaged_it_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"step": jnp.int64(0)}, r"step: expected int64\[\], got int32\[\]. Build the model that was saved"),
+        (
+            {"step": jnp.int64(0)},
+            r"step: expected int64\[\], got int32\[\]. Only dtypes differ. Use the precision",
+        ),
         ({"double": jnp.zeros(2)}, r"double: expected float64\[2\], got float64\[1\]"),
         ({"more": jnp.zeros(1)}, r"more: expected float64\[1\], got nothing"),
         ({"complex": None}, r"complex: expected nothing, got complex64\[1\]"),
@@ -173,7 +176,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"file/run cannot be written \(Not a directory\). Choose another folder"
     ):
-        Checkpoints(tmp_path / "file" / "run")
+        Checkpoints(tmp_path / "file" / "run").save(1, {"w": jnp.zeros(2)})
     with pytest.raises(
         ValueError, match=r"Checkpoints\(keep\): expected a whole number of at least 1, got 0"
     ):

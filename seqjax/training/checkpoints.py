@@ -2,30 +2,37 @@
 
 Orbax writes each checkpoint in the background, into a folder that gets its final name at the end. Orbax does not detect
 a flipped byte, and casts silently to the dtype that is asked for. Every leaf is therefore saved with its SHA-256, dtype
-and shape, and a checkpoint that does not agree with them counts as damaged.
+and shape, this description has a SHA-256 of its own, and a checkpoint that does not agree with them counts as damaged.
 """
 
-import hashlib
 import json
-import logging
 import os
-import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from seqjax.checks import check_whole
-from seqjax.files import put_text, why
-
-# Orbax logs every save, and prints each error several times before it raises the error.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+from seqjax.training.checkpoint_contents import (
+    MismatchError,
+    as_json,
+    check_fits,
+    described,
+    difference,
+    digest,
+    leaves_by_path,
+    sealed,
+    state_like,
+    unsealed,
+)
+from seqjax.training.folder_lock import FolderLock
+from seqjax.training.orbax_folder import StoragePath, first_line, open_manager
+from seqjax.training.run_record import RunRecord, versions
 
 
 class DamagedCheckpointWarning(UserWarning):
@@ -35,14 +42,24 @@ class DamagedCheckpointWarning(UserWarning):
 class Checkpoints:
     """The checkpoints of one run in one folder, newest last.
 
+    Reading needs no right to write, and writes nothing. The first `save` takes a lock on the folder, which `close` or
+    the end of the process releases; another process that saves there raises an error. The first checkpoint is read back
+    and compared before `save` returns.
+
     Args:
-        folder: the folder of the run; it is created if it does not exist.
+        folder: the folder of the run; the first save creates it if it does not exist.
         keep: how many of the newest checkpoints to keep.
-        config: the configuration of the run, as JSON holds it; written beside the checkpoints. A folder with another
-            configuration raises an error.
+        config: the configuration of the run, as JSON holds it. It is written to ``config.json`` and into every
+            checkpoint; a folder or a checkpoint with another configuration raises an error.
+        may_change: names in the configuration whose values may differ from those in the folder. Their change is logged
+            under "changes" in ``config.json``, with the step of the newest checkpoint.
+        inputs: what else the run depends on, such as the SHA-256 of its data. It is kept in every checkpoint, and a
+            checkpoint with other inputs raises an error.
+        lock: the lock on the folder, if the caller holds it already.
 
     Raises:
-        ValueError: when the folder cannot be written, or belongs to a run with another configuration.
+        ValueError: when the folder belongs to a run with another configuration, or when the configuration cannot be
+            written.
 
     Example:
         >>> import tempfile, jax.numpy as jnp
@@ -54,21 +71,72 @@ class Checkpoints:
         (10, Array([0., 1., 2.], dtype=float32))
     """
 
-    def __init__(self, folder: str | os.PathLike, *, keep: int = 3, config: Mapping | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        *,
+        keep: int = 3,
+        config: Mapping | None = None,
+        may_change: Collection[str] = (),
+        inputs: Mapping | None = None,
+        lock: FolderLock | None = None,
+    ) -> None:
         self.folder = Path(folder).absolute()
         check_whole("Checkpoints(keep)", keep)
+        self._keep = keep
+        self._storage = StoragePath(self.folder)
+        self._lock = FolderLock(self.folder) if lock is None else lock
+        self._lock_is_own = lock is None
+        self._manager: ocp.CheckpointManager | None = None
+        self._writing = self._verified = False
+        self.record = RunRecord(self.folder, config, inputs, may_change, self.last)
+        if self.record.is_new:
+            self.claim()
+
+    def claim(self) -> None:
+        """Take the lock on the folder and open it for writing. `save` does this itself.
+
+        Raises:
+            ValueError: when another process writes to the folder, or it cannot be written.
+        """
+        if self._writing:
+            return
+        error: ValueError | None = None
+        if jax.process_index() == 0:
+            try:
+                self._lock.acquire()
+                self.record.write()
+            except ValueError as caught:
+                error = caught
+        if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.int32(error is not None)):
+            error = error or ValueError(f"Checkpoints: process 0 cannot write to {self.folder}.")
+        if error is not None:
+            self._release_lock()
+            raise error
+        self._close_manager()
+        self._writing, self._verified = True, False
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
-        except OSError as error:
+            self._open()
+        except OSError as failed:
+            self.release()
             raise ValueError(
-                f"Checkpoints: {self.folder} cannot be written ({why(error)}). Choose another folder."
+                f"Checkpoints: {self.folder} cannot be written ({first_line(failed)}). Choose another folder."
             ) from None
-        if config is not None:
-            self._check_config(json.loads(json.dumps(config)))
-        self._options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._manager = self._open()
+
+    def release(self) -> None:
+        """Wait until every checkpoint is written, and release the lock. The next `save` takes the lock again."""
+        try:
+            if self._writing:
+                self.wait()
+        finally:
+            self._close_manager()
+            self._writing = False
+            self._release_lock()
+
+    @property
+    def claimed(self) -> bool:
+        """Return whether this object has the folder open for writing."""
+        return self._writing
 
     def save(self, step: int, state: Any, *, notes: Mapping | None = None, wait: bool = False) -> None:
         """Write the state of a step in the background.
@@ -81,26 +149,51 @@ class Checkpoints:
             state: a pytree of arrays, random keys and numbers.
             notes: other facts about the state, as JSON holds them; `notes` reads them.
             wait: return after the state is written.
+
+        Raises:
+            ValueError: when the step is saved already, when the folder cannot be written, or when the first checkpoint
+                cannot be read back.
+            FileNotFoundError: when the folder was removed since the last save.
         """
-        leaves = _plain(state)
+        self.claim()
+        if jax.process_count() == 1:
+            self._lock.check()
+        if step in self.steps():
+            raise ValueError(
+                f"Checkpoints.save: step {step} is saved already in {self.folder}. Remove it by drop_from({step}), or "
+                "choose another folder."
+            )
+        leaves = leaves_by_path(state)
         if jax.default_backend() == "cpu":  # on a CPU orbax may write from the memory of the state itself
             leaves = {name: leaf.copy() for name, leaf in leaves.items()}
-        digests = {name: _described(leaf) | {"sha256": _digest(leaf)} for name, leaf in leaves.items()}
+        description = {
+            # The place of a leaf is its name in storage, where a name may be no path.
+            "leaves": {
+                name: described(leaf) | {"sha256": digest(leaf), "stored": str(number)}
+                for number, (name, leaf) in enumerate(leaves.items())
+            },
+            "notes": as_json(dict(notes or {}), "Checkpoints.save(notes)"),
+            "run": self.record.to_json(),
+        }
         # Orbax refuses arrays without entries.
-        held = {name: leaf for name, leaf in leaves.items() if leaf.size}
-        text = json.dumps(dict(notes or {}))
-        about = {"leaves": digests, "notes": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-        items = ocp.args.Composite(state=ocp.args.StandardSave(held), about=ocp.args.JsonSave(about))
+        held = {str(number): leaf for number, leaf in enumerate(leaves.values()) if leaf.size}
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(held), about=ocp.args.JsonSave(sealed(description))
+        )
         try:
-            self._manager.save(step, args=items, force=True)
+            self._open().save(step, args=items, force=True)
         except Exception:
             self._reopen()
             raise
-        if wait:
+        if wait or not self._verified:
             self.wait()
+        if not self._verified:
+            self._read_back(step, leaves)
 
     def wait(self) -> None:
         """Wait until every checkpoint is written, and raise the error of one that could not be."""
+        if self._manager is None:
+            return
         try:
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
@@ -110,7 +203,15 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint, in order."""
-        return sorted(self._manager.all_steps())
+        if not self._writing:
+            if not (self.folder / "steps").is_dir():
+                return []
+            self._open().reload()  # another process may write
+        return sorted(self._open().all_steps())
+
+    def last(self) -> int | None:
+        """Return the step of the newest checkpoint, or None without a checkpoint."""
+        return max(self.steps(), default=None)
 
     def notes(self, step: int) -> dict[str, Any]:
         """Return the notes that were saved with the state of a step.
@@ -119,17 +220,22 @@ class Checkpoints:
             ValueError: when the checkpoint is damaged.
         """
         try:
-            return self._about(step)[1]
+            return self._described(step)["notes"]
         except Exception as error:  # a damaged file makes its reader raise any kind of error
             raise ValueError(
-                f"Checkpoints: the notes of {self.folder / str(step)} are damaged: {error}"
+                f"Checkpoints: the notes of {self.folder / str(step)} are damaged: {self._line(error)}"
             ) from None
+
+    def changed_versions(self, step: int) -> list[str]:
+        """Return the versions that differ from those that wrote a checkpoint, such as ``jax 0.10.1 -> 0.10.2``."""
+        return difference(self._described(step)["run"]["versions"], versions())
 
     def drop_from(self, step: int) -> None:
         """Remove the checkpoints from a step on, because training is about to make these steps again."""
         for later in self.steps():
             if later >= step:
-                self._manager.delete(later)
+                self.claim()
+                self._open().delete(later)
 
     def restore(
         self, like: Any, step: int | None = None, *, where: Callable[[dict[str, Any]], bool] | None = None
@@ -145,7 +251,8 @@ class Checkpoints:
 
         Raises:
             FileNotFoundError: when there is no such checkpoint.
-            ValueError: when every checkpoint is damaged, or a valid one has another structure, shape or dtype.
+            ValueError: when every checkpoint is damaged, or a valid one has another structure, shape or dtype, or
+                belongs to a run with another configuration or other inputs.
         """
         found = [step] if step is not None else self.steps()[::-1]
         reasons = []
@@ -154,12 +261,10 @@ class Checkpoints:
                 if where is not None and not where(self.notes(candidate)):
                     continue
                 state = self._read(candidate, like)
-            except _MismatchError as error:
+            except MismatchError as error:
                 raise ValueError(f"Checkpoints: {self.folder / str(candidate)} {error}") from None
             except Exception as error:  # a damaged file makes its reader raise any kind of error
-                reasons.append(
-                    f"{candidate}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-                )
+                reasons.append(f"{candidate}: {self._line(error)}")
                 continue
             if reasons:
                 warnings.warn(
@@ -172,12 +277,15 @@ class Checkpoints:
             raise ValueError(f"Checkpoints: all in {self.folder} are damaged: {'; '.join(reasons)}.")
         raise FileNotFoundError(f"Checkpoints: expected a checkpoint in {self.folder}, got none.")
 
+    def inside(self, name: str, *, keep: int) -> "Checkpoints":
+        """Return the checkpoints in a folder inside this one, which belong to the same run."""
+        inner = Checkpoints(self.folder / name, keep=keep)
+        inner.record = self.record.without_file()
+        return inner
+
     def close(self) -> None:
-        """Wait until every checkpoint is written, and close the folder."""
-        try:
-            self.wait()
-        finally:
-            self._manager.close()
+        """Wait until every checkpoint is written, and release the folder."""
+        self.release()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -186,137 +294,79 @@ class Checkpoints:
         self.close()
 
     def _open(self) -> ocp.CheckpointManager:
-        handlers = {"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
-        return ocp.CheckpointManager(self.folder / "steps", options=self._options, item_handlers=handlers)
+        if self._manager is None:
+            self._manager = open_manager(self._storage.path / "steps", self._keep, writing=self._writing)
+        return self._manager
+
+    def _close_manager(self) -> None:
+        if self._manager is not None:
+            manager, self._manager = self._manager, None
+            manager.close()
 
     def _reopen(self) -> None:
         """Replace the manager, because a manager refuses further calls after an error."""
         try:
-            self._manager.close()
+            self._close_manager()
         except Exception:  # the same error again, which the caller raises
             pass
-        self._manager = self._open()
+        if self._writing and jax.process_count() > 1:
+            self._open()  # all processes open a manager together
+
+    def _release_lock(self) -> None:
+        if self._lock_is_own:
+            self._lock.release()
+
+    def _line(self, error: Exception) -> str:
+        return first_line(ValueError(self._storage.spelled(str(error)) or type(error).__name__))
 
     def _read(self, step: int, like: Any) -> Any:
-        wanted = _plain(like)
-        about, _ = self._about(step)
-        _compare(about, {name: _described(leaf) for name, leaf in wanted.items()})
+        wanted = leaves_by_path(like)
+        description = self._described(step)
+        self.record.check_same_run(description["run"])
+        check_fits(description["leaves"], {name: described(leaf) for name, leaf in wanted.items()})
+        leaves = self._read_leaves(step, description["leaves"], wanted)
+        return state_like({**wanted, **leaves}, like)
+
+    def _read_leaves(self, step: int, about: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the leaves of a checkpoint by path, placed as the wanted ones, after a check of their SHA-256."""
         targets = {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
+            about[name]["stored"]: leaf
+            if isinstance(leaf, np.ndarray)
+            else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
             for name, leaf in wanted.items()
             if leaf.size
         }
         args = ocp.args.Composite(state=ocp.args.StandardRestore(targets))
-        leaves = self._manager.restore(step, args=args)["state"]
+        stored = self._open().restore(step, args=args)["state"]
+        leaves = {name: stored[about[name]["stored"]] for name, leaf in wanted.items() if leaf.size}
         for name, leaf in leaves.items():
-            if _digest(leaf) != about[name]["sha256"]:
+            if described(leaf) != described(wanted[name]) or digest(leaf) != about[name]["sha256"]:
                 raise ValueError(f"{name} has another SHA-256 than when it was written")
-        return _like({**wanted, **leaves}, like)
+        return leaves
 
-    def _about(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return shape, dtype and SHA-256 of each leaf, and the notes."""
-        about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
-        if about is None:
-            raise ValueError("it does not describe its leaves")
-        if hashlib.sha256(about["notes"].encode()).hexdigest() != about["sha256"]:
-            raise ValueError("its notes have another SHA-256 than when they were written")
-        return about["leaves"], json.loads(about["notes"])
+    def _described(self, step: int) -> dict[str, Any]:
+        """Return the description of a checkpoint: its leaves, its notes and its run."""
+        args = ocp.args.Composite(about=ocp.args.JsonRestore())
+        return unsealed(self._open().restore(step, args=args)["about"])
 
-    def _check_config(self, config: Any) -> None:
-        path = self.folder / "config.json"
-        if path.exists():
+    def _read_back(self, step: int, leaves: Mapping[str, Any]) -> None:
+        """Check that the storage returns what was saved, and remove the checkpoint otherwise."""
+        try:
+            whole = {
+                name: np.empty(leaf.shape, leaf.dtype)
+                if getattr(leaf, "is_fully_addressable", True)
+                else leaf
+                for name, leaf in leaves.items()
+            }
+            self._read_leaves(step, self._described(step)["leaves"], whole)
+        except Exception as error:
+            self._reopen()
             try:
-                before = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                raise ValueError(
-                    f"Checkpoints: {path} is damaged. Remove it, or choose another folder."
-                ) from None
-            changed = "; ".join(difference(before, config))
-            if changed:
-                raise ValueError(
-                    f"Checkpoints: {self.folder} belongs to a run with another configuration: {changed}. "
-                    "Use the same configuration, or choose another folder."
-                )
-        elif jax.process_index() == 0:
-            try:
-                put_text(path, json.dumps(config, indent=2) + "\n")
-            except OSError as error:
-                raise ValueError(
-                    f"Checkpoints: {path} cannot be written ({why(error)}). Make room, or choose another folder."
-                ) from None
-
-
-class _MismatchError(ValueError):
-    """A valid checkpoint of another structure, shape or dtype."""
-
-
-def difference(before: Any, after: Any, name: str = "") -> list[str]:
-    """Return the differences between two configurations, ``name before -> after`` each.
-
-    Example:
-        >>> from seqjax.training.checkpoints import difference
-        >>> difference({"model": {"cell": "lstm"}, "seed": 0}, {"model": {"cell": "gru"}, "seed": 0})
-        ['model.cell lstm -> gru']
-    """
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        keys = [*before, *(key for key in after if key not in before)]
-        return [
-            line
-            for key in keys
-            for line in difference(before.get(key), after.get(key), f"{name}.{key}" if name else str(key))
-        ]
-    return [] if before == after else [f"{name} {before} -> {after}"]
-
-
-def _plain(state: Any) -> dict[str, Any]:
-    """Return the leaves by path: random keys as integers, Python numbers as arrays."""
-
-    def plain(leaf: Any) -> Any:
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.key_data(leaf)
-        return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): plain(leaf) for path, leaf in leaves}
-
-
-def _like(leaves: Mapping[str, Any], like: Any) -> Any:
-    """Return the state that has these leaves by path."""
-
-    def typed(leaf: Any, want: Any) -> Any:
-        if isinstance(want, jax.Array) and jnp.issubdtype(want.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(want))
-        return leaf
-
-    wanted, treedef = jax.tree.flatten(like)
-    return jax.tree.unflatten(
-        treedef, [typed(leaves[n], w) for n, w in zip(_plain(like), wanted, strict=True)]
-    )
-
-
-def _described(leaf: Any) -> dict[str, Any]:
-    return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
-
-
-def _digest(leaf: Any) -> str:
-    """Return the SHA-256 of a whole array, also of an array that is split over several processes."""
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    return hashlib.sha256(np.ascontiguousarray(np.asarray(leaf)).tobytes()).hexdigest()
-
-
-def _compare(about: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise an error unless a checkpoint holds the leaves that are wanted."""
-
-    def text(leaf: Mapping[str, Any] | None) -> str:
-        return "nothing" if leaf is None else f"{leaf['dtype']}{leaf['shape']}"
-
-    names = [*wanted, *(name for name in about if name not in wanted)]
-    wrong = [
-        f"{name}: expected {text(wanted.get(name))}, got {text(about.get(name))}"
-        for name in names
-        if text(wanted.get(name)) != text(about.get(name))
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise _MismatchError(f"does not fit: {'; '.join(wrong[:5])}{more}. Build the model that was saved.")
+                self._open().delete(step)
+            except Exception:  # the checkpoint stays, and is skipped as damaged
+                pass
+            raise ValueError(
+                f"Checkpoints: what was saved in {self.folder} cannot be read back ({self._line(error)}). Choose another "
+                "folder."
+            ) from None
+        self._verified = True

@@ -24,6 +24,7 @@ from seqjax.training.bar import Bar
 from seqjax.training.checkpoint_policy import CheckpointPolicy, Progress
 from seqjax.training.checkpoints import Checkpoints
 from seqjax.training.early_stop import EarlyStop
+from seqjax.training.hyperparams import Choice
 from seqjax.training.metrics_log import MetricsLog
 from seqjax.training.reporting import Reporter
 from seqjax.training.rollback import NonfiniteSteps, roll_back
@@ -44,6 +45,8 @@ class Fitted(NamedTuple):
         best_step: the step of the best evaluation; None without evaluations.
         best_value: the value of the best evaluation.
         skipped: the number of steps that were not finite and made no update.
+        unsaved: which of the last and the best state could not be saved, as a phrase; None when both are saved, and
+            without checkpoints.
     """
 
     state: Any
@@ -51,6 +54,7 @@ class Fitted(NamedTuple):
     best_step: int | None
     best_value: float | None
     skipped: int
+    unsaved: str | None = None
 
 
 def fit(
@@ -71,6 +75,7 @@ def fit(
     progress: bool | None = None,
     place: Callable[[Any], Any] | None = None,
     how_to_resume: str = "run the same program again",
+    hyperparams: Choice = None,
 ) -> Fitted:
     """Train for a number of steps, and resume from the newest checkpoint if there is one.
 
@@ -100,13 +105,17 @@ def fit(
         progress: show a progress bar; None shows it on a terminal.
         place: puts a batch on one device or on several; None chooses what fits the step.
         how_to_resume: how to resume, for the message at a signal.
+        hyperparams: which hyperparams a resumed run uses where the optimizer keeps them in its state, as
+            `optax.inject_hyperparams` does: "checkpoint" for those of the checkpoint, "new" for those of `state`. None
+            uses those of the checkpoint, and raises an error when the run was given others.
 
     Returns:
         The last state, and why training ended.
 
     Raises:
         ValueError: for a count below 1, or early_stop without evaluate; for the log of another run; when the evaluation
-            lacks the metric of early_stop.
+            lacks the metric of early_stop; when the first state cannot be saved or read back, or another process writes
+            to the folder; when the hyperparams of the optimizer have changed and `hyperparams` is None.
         FloatingPointError: after `max_rollbacks` rollbacks, or without a good checkpoint to roll back to.
         KeyboardInterrupt: at Ctrl-C, after the state is saved.
         SystemExit: at SIGTERM (status 143), after the state is saved.
@@ -132,11 +141,15 @@ def fit(
         place = jax.device_put if getattr(step, "mesh", None) is None else lambda batch: batch
 
     first = jax.process_index() == 0
-    policy = CheckpointPolicy(checkpoints)
-    state, noted, restored = policy.start(state)
-    at = int(state.step)
     if log is not None and not isinstance(log, MetricsLog):
         log = MetricsLog(log)
+    policy = CheckpointPolicy(checkpoints, hyperparams)
+    try:
+        state, noted, restored = policy.start(state)
+    except BaseException:
+        policy.close()
+        raise
+    at = int(state.step)
     reporter = Reporter(log if first else None, log_every, at, restored)
     if restored and first:
         logger.warning("fit: continues from step %d of %s.", at, checkpoints.folder)  # type: ignore[union-attr]
@@ -165,7 +178,8 @@ def fit(
         )
         reason = loop.run()
     noted = loop.noted
-    return Fitted(loop.state, reason, noted.best_step, noted.best_value, loop.nonfinite.skipped)
+    unsaved = policy.unsaved(loop.at, noted.best_step)
+    return Fitted(loop.state, reason, noted.best_step, noted.best_value, loop.nonfinite.skipped, unsaved)
 
 
 @dataclass(kw_only=True)
