@@ -1,7 +1,9 @@
 """Load a user's model, ``file.py:function`` or ``package.module:function``, as a layer."""
 
 import functools
+import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -25,6 +27,59 @@ CONTRACT = (
 def is_own(name: str) -> bool:
     """Return whether a name is that of a user's model, not of a cell in the registry."""
     return ":" in name
+
+
+def source_of(name: str) -> Path | None:
+    """Return the file of the function ``file.py:function`` or ``package.module:function``, without running any code.
+
+    Example:
+        >>> from seqjax.user_model import source_of
+        >>> source_of("seqjax.user_model:source_of").name, source_of("nowhere.module:build")
+        ('user_model.py', None)
+    """
+    place = name.rpartition(":")[0]
+    if place.endswith(".py"):
+        return Path(place).absolute() if Path(place).is_file() else None
+    found, folders = None, [str(Path.cwd()), *sys.path]
+    for part in place.split("."):
+        spec = importlib.machinery.PathFinder.find_spec(part, folders)
+        if spec is None:
+            return None
+        found, folders = spec.origin, list(spec.submodule_search_locations or [])
+    return Path(found) if found and Path(found).is_file() else None
+
+
+def source_digest(name: str) -> str | None:
+    """Return the SHA-256 of the file of a function, or None where there is no such file."""
+    path = source_of(name)
+    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_allowed(name: str, allow_code: bool, remedy: str) -> None:
+    """Refuse a model that is a function of the user, unless running its code is allowed.
+
+    Args:
+        name: the name of a model.
+        allow_code: whether its code may run.
+        remedy: how to allow it.
+
+    Raises:
+        ValueError: names the file and its SHA-256.
+
+    Example:
+        >>> from seqjax.user_model import check_allowed
+        >>> check_allowed("lstm", False, "")
+        >>> try:
+        ...     check_allowed("nowhere.py:build", False, "Pass allow_code=True.")
+        ... except ValueError as error:
+        ...     print(error)
+        the model 'nowhere.py:build' is code, in a file that does not exist. It was not run. Pass allow_code=True.
+    """
+    if allow_code or not is_own(name):
+        return
+    path = source_of(name)
+    where = "a file that does not exist" if path is None else f"{path} (SHA-256 {source_digest(name)})"
+    raise ValueError(f"the model {name!r} is code, in {where}. It was not run. {remedy}")
 
 
 @functools.cache
@@ -53,7 +108,7 @@ def find_function(name: str, contract: str = CONTRACT) -> Callable:
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(place)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{name}: importing {place} failed: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(folder)
@@ -86,6 +141,8 @@ def own_layer(name: str, width: int, method: Any) -> Layer:
         made = find_function(name)()
     except TypeError as error:
         raise ValueError(f"{name}: {error}. Expected {CONTRACT}.") from error
+    except SystemExit as error:
+        raise ValueError(f"{name}: the function ended the program ({error}). Expected {CONTRACT}.") from error
     if isinstance(made, Cell):
         return recurrent(made, method)
     if isinstance(made, Layer):
@@ -155,7 +212,7 @@ def _check_step(name: str, step: Callable, params: Any, first: Callable, x: Any)
 def _try(name: str, step: Callable, params: Any, carry: Any, x: Any, hint: str) -> Any:
     try:
         return jax.eval_shape(step, params, carry, x)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"{name}: step(params, carry, x) failed on carry {_form(carry)} and x {_form(x)}: "

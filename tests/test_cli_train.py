@@ -138,8 +138,14 @@ def test_a_model_of_ones_own_is_found_again_from_any_folder(monkeypatch, tmp_pat
     monkeypatch.chdir(elsewhere)
     for remembered in (user_model.find_function, user_model.own_layer):
         remembered.cache_clear()
-    assert load_run(here / "run")[1] is not None
-    assert run(monkeypatch, "train", "--config", here / "run" / "config.json", "--out", "again") == 0
+    with pytest.raises(
+        ValueError, match=r"mine.py:build' is code, in .*mine.py \(SHA-256 \w{64}\). It was not run."
+    ):
+        load_run(here / "run")
+    assert load_run(here / "run", allow_code=True)[1] is not None
+    config = ["--config", here / "run" / "config.json"]
+    assert run(monkeypatch, "train", *config, "--out", "again") == 2
+    assert run(monkeypatch, "train", *config, "--out", "again", "--allow-code") == 0
     assert params(elsewhere / "again") == params(here / "run")
 
 

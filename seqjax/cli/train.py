@@ -1,8 +1,10 @@
 """``seqjax train``: train a cell or a stack on a task or a text, into a folder from which the run can be repeated."""
 
+import contextlib
 import logging
 import shlex
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,10 +16,13 @@ from jax.experimental import multihost_utils
 from seqjax.cli.common import UsageError, console, one_of, usage_errors
 from seqjax.cli.options import options_of
 from seqjax.tasks import TASKS
-from seqjax.training import Checkpoints, Fitted, MetricsLog, fit
+from seqjax.training import Checkpoints, DamagedCheckpointWarning, Fitted, MetricsLog, fit
 from seqjax.training.distributed import start
-from seqjax.training.recipe import STACKS, Recipe, check_recipe, file_digest, read_recipe
-from seqjax.training.run import Run, prepare
+from seqjax.training.folder_lock import NAME as LOCK
+from seqjax.training.folder_lock import FolderLock
+from seqjax.training.recipe import MAY_CHANGE, PATHS, STACKS, Recipe, check_recipe, file_digest, read_recipe
+from seqjax.training.run import Run, inputs_of, prepare
+from seqjax.user_model import check_allowed, is_own
 
 WRITTEN = ("config.json", "steps", "best", "metrics.jsonl", "tensorboard", "curves.svg")
 """The files and folders that a run leaves in its folder."""
@@ -43,6 +48,12 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in that folder.")] = False,
+    allow_code: Annotated[
+        bool,
+        typer.Option(
+            "--allow-code", help="Run the code that --config or --resume names as its model, if you trust it."
+        ),
+    ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard's event files, too.")
     ] = False,
@@ -68,19 +79,21 @@ def train(
     """Train a model on a task or a text, evaluate it on held-out data, and keep the best params.
 
     Writes config.json (which alone repeats the run), metrics.jsonl, curves.svg, and checkpoints in steps/ and best/.
-    Ctrl-C and SIGTERM save the state and stop; --resume continues to the same bits. The exit status is 1 when training
-    fails, 2 for bad input.
+    Ctrl-C and SIGTERM save the state and stop; --resume continues to the same bits. With --resume, --steps,
+    --learning-rate, --patience, --eval-every and --checkpoint-every change the run, and config.json logs it. The
+    exit status is 1 when training fails or its result could not be saved, 2 for bad input.
     """
     folder = out or (config.parent if resume and config is not None else Path("run"))
-    recipe = _recipe(what, config, folder, resume, given)
+    recipe = _recipe(what, config, folder, resume, given, allow_code)
     if recipe.precision == "float64":
         jax.config.update("jax_enable_x64", True)
     mesh = _join(distributed, coordinator, processes, process)
     with usage_errors():
         run = prepare(recipe, mesh)
     first = jax.process_index() == 0
+    lock = FolderLock(folder)
     if first:
-        _claim(folder, resume, overwrite)
+        _claim(lock, resume, overwrite)
     if mesh is not None:
         multihost_utils.sync_global_devices("the folder is claimed")
     _log_to_stderr()
@@ -90,11 +103,20 @@ def train(
         "processes": processes,
         "process": process,
     }
-    again = _again(folder, {"tensorboard": tensorboard, **cluster})
+    again = _again(folder, {"allow-code": is_own(recipe.model), "tensorboard": tensorboard, **cluster})
+    may_change = [name for name in MAY_CHANGE if resume and name in given]
     try:
-        with usage_errors(of=(ValueError, ImportError)):
+        with contextlib.closing(lock), usage_errors(of=(ValueError, ImportError)):
             log = MetricsLog(folder, tensorboard=tensorboard) if first else None
-            fitted = _fit(recipe, run, folder, log, progress, again)
+            checkpoints = Checkpoints(
+                folder,
+                config=recipe.to_json(),
+                may_change=may_change,
+                paths=PATHS,
+                inputs=inputs_of(recipe),
+                lock=lock,
+            )
+            fitted = _fit(recipe, run, checkpoints, log, progress, again)
     except KeyboardInterrupt as interrupt:
         typer.echo(str(interrupt), err=True)
         raise typer.Exit(130) from None
@@ -103,10 +125,20 @@ def train(
         raise typer.Exit(1) from None
     if first:
         _show(folder, run, fitted, tensorboard)
+    if fitted.unsaved is not None:
+        typer.echo(
+            f"seqjax: {fitted.unsaved}, could not be saved in {folder}. Make room, then: {again}", err=True
+        )
+        raise typer.Exit(1)
 
 
 def _recipe(
-    what: str | None, config: Path | None, folder: Path, resume: bool, given: dict[str, Any]
+    what: str | None,
+    config: Path | None,
+    folder: Path,
+    resume: bool,
+    given: dict[str, Any],
+    allow_code: bool,
 ) -> Recipe:
     """Return the recipe of the argument, the configuration and the options, checked."""
     if resume and config is None and (folder / "config.json").exists():
@@ -119,6 +151,9 @@ def _recipe(
         recipe = Recipe() if config is None else read_recipe(config)
     if "model" in given:
         given["model"] = _from_anywhere(given["model"])
+    elif config is not None:
+        with usage_errors(f"{config}: "):
+            check_allowed(recipe.model, allow_code, "Pass --allow-code to run it, if you trust it.")
     if what is not None:
         given |= _subject(what)
     recipe = replace(recipe, **given)
@@ -133,10 +168,15 @@ def _recipe(
 
 
 def _fit(
-    recipe: Recipe, run: Run, folder: Path, log: MetricsLog | None, progress: bool | None, again: str
+    recipe: Recipe,
+    run: Run,
+    checkpoints: Checkpoints,
+    log: MetricsLog | None,
+    progress: bool | None,
+    again: str,
 ) -> Fitted:
     """Train, with checkpoints in the folder of the run."""
-    with Checkpoints(folder, config=recipe.to_json()) as checkpoints:
+    with checkpoints:
         return fit(
             run.step,
             run.state,
@@ -193,26 +233,37 @@ def _subject(what: str) -> dict[str, Any]:
         return {"task": "text", "data": str(Path(what).absolute()), "data_sha256": file_digest(what)}
 
 
-def _claim(folder: Path, resume: bool, overwrite: bool) -> None:
-    """Check that the run may be written to the folder, and remove the run that it replaces."""
+def _claim(lock: FolderLock, resume: bool, overwrite: bool) -> None:
+    """Lock the folder for the run, and remove the run that it replaces."""
+    _check_folder(lock.folder, resume, overwrite)
+    with usage_errors("--out: "):
+        lock.acquire()
+    try:
+        _check_folder(lock.folder, resume, overwrite)  # another process may have begun a run in between
+        for name in WRITTEN if overwrite else ():
+            path = lock.folder / name
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Check that the run may be written to the folder."""
     if resume and overwrite:
         raise UsageError("--resume continues a run, --overwrite replaces it: expected one of them, got both.")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out: expected a folder, got the file {folder}. Choose another name.")
-    there = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    there = sorted(path.name for path in folder.iterdir() if path.name != LOCK) if folder.exists() else []
     if resume:
         if "config.json" not in there:
             raise UsageError(f"--resume: expected a run in {folder}, got none: it has no config.json.")
-    elif overwrite and "config.json" in there:
-        for name in WRITTEN:
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    elif "config.json" in there:
+    elif "config.json" in there and not overwrite:
         raise UsageError(
             f"--out: {folder} holds a run already. --resume continues it, --overwrite replaces it, --out DIR keeps "
             "both."
         )
-    elif there:
+    elif there and "config.json" not in there:
         raise UsageError(f"--out: {folder} is not empty and holds no run. Choose another folder.")
 
 
@@ -225,6 +276,15 @@ def _log_to_stderr() -> None:
 
     logger = logging.getLogger("seqjax.training")
     logger.handlers, logger.propagate = [Echo()], False
+    usual = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, DamagedCheckpointWarning):
+            typer.echo(f"seqjax: {message}", err=True)
+        else:
+            usual(message, category, *where, **more)
+
+    warnings.showwarning = show
 
 
 def _show(folder: Path, run: Run, fitted: Fitted, tensorboard: bool) -> None:

@@ -155,7 +155,7 @@ def compare_runs(
 def _load(folder: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        frame = pl.read_parquet(folder / "results.parquet")
+        frame = pl.read_parquet(folder / "results.parquet", glob=False)
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
         raise ValueError(
             f"compare: expected summary.json and results.parquet of 'seqjax gradients' in {folder}, got files that "

@@ -81,7 +81,7 @@ def read_results(path: Path) -> pl.DataFrame:
             f"{path} has no column {', '.join(sorted(absent))}: another version of seqjax wrote it. Measure again with "
             "'seqjax gradients --overwrite'."
         )
-    return pl.read_parquet(path, columns=list(SCHEMA)).cast(pl.Schema(SCHEMA))
+    return pl.read_parquet(path, glob=False, columns=list(SCHEMA)).cast(pl.Schema(SCHEMA))
 
 
 class Store:

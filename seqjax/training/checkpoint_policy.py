@@ -79,8 +79,8 @@ class CheckpointPolicy:
             self._save(int(state.step), state, Progress(), good=True, scheduled=True, wait=True)
         except Exception as error:  # orbax raises many kinds of errors when a disk is full or gone
             raise ValueError(
-                f"fit: the first state could not be saved in {self.checkpoints.folder}: {first_line(error)}. Make room, or "
-                "choose another folder."
+                f"fit: the first state could not be saved in {self.checkpoints.folder}: {first_line(error)}. Make "
+                "room, or choose another folder."
             ) from None
         self._last = int(state.step)
         return state, Progress(), False

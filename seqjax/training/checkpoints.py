@@ -5,7 +5,6 @@ a flipped byte, and casts silently to the dtype that is asked for. Every leaf is
 and shape, this description has a SHA-256 of its own, and a checkpoint that does not agree with them counts as damaged.
 """
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Collection, Mapping
@@ -53,6 +52,8 @@ class Checkpoints:
             checkpoint; a folder or a checkpoint with another configuration raises an error.
         may_change: names in the configuration whose values may differ from those in the folder. Their change is logged
             under "changes" in ``config.json``, with the step of the newest checkpoint.
+        paths: names in the configuration that hold a path. A checkpoint is compared by the last part of the path,
+            because a run may be read on another machine.
         inputs: what else the run depends on, such as the SHA-256 of its data. It is kept in every checkpoint, and a
             checkpoint with other inputs raises an error.
         lock: the lock on the folder, if the caller holds it already.
@@ -78,6 +79,7 @@ class Checkpoints:
         keep: int = 3,
         config: Mapping | None = None,
         may_change: Collection[str] = (),
+        paths: Collection[str] = (),
         inputs: Mapping | None = None,
         lock: FolderLock | None = None,
     ) -> None:
@@ -89,7 +91,7 @@ class Checkpoints:
         self._lock_is_own = lock is None
         self._manager: ocp.CheckpointManager | None = None
         self._writing = self._verified = False
-        self.record = RunRecord(self.folder, config, inputs, may_change, self.last)
+        self.record = RunRecord(self.folder, config, inputs, may_change, paths, self.last)
         if self.record.is_new:
             self.claim()
 
@@ -366,7 +368,7 @@ class Checkpoints:
             except Exception:  # the checkpoint stays, and is skipped as damaged
                 pass
             raise ValueError(
-                f"Checkpoints: what was saved in {self.folder} cannot be read back ({self._line(error)}). Choose another "
-                "folder."
+                f"Checkpoints: what was saved in {self.folder} cannot be read back ({self._line(error)}). Choose "
+                "another folder."
             ) from None
         self._verified = True

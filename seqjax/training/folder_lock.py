@@ -92,6 +92,10 @@ class FolderLock:
         if self._file is not None and not _is_at(self._file, self.folder / NAME):
             raise FileNotFoundError(f"{self.folder} was removed or replaced while the run was writing to it")
 
+    def close(self) -> None:
+        """Release the lock, as `release` does."""
+        self.release()
+
     def release(self) -> None:
         """Release the lock, if this object holds it."""
         if self._close is not None:

@@ -81,8 +81,8 @@ def chosen(state: Any, fresh: Any, given: Mapping[str, Any] | None, choice: Choi
     if changed and choice is None:
         raise ValueError(
             f"fit: the optimizer keeps these hyperparams in its state, and they have changed since the run began: "
-            f"{'; '.join(changed)}. Pass hyperparams='new' to continue with the new ones, or hyperparams='checkpoint' to "
-            "continue with those of the checkpoint."
+            f"{'; '.join(changed)}. Pass hyperparams='new' to continue with the new ones, or hyperparams='checkpoint' "
+            "to continue with those of the checkpoint."
         )
     return state
 

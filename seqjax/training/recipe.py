@@ -20,6 +20,7 @@ from seqjax.names import known_name
 from seqjax.tasks import TASKS
 from seqjax.training.labels import parameter_labels
 from seqjax.training.precision import BFLOAT16, FLOAT16, FLOAT32
+from seqjax.training.run_record import CHANGES
 
 
 def _decayed(params: Any) -> Any:
@@ -40,6 +41,10 @@ PRECISIONS: dict[str, Any] = {
     "float64": FLOAT32,
 }
 ESTIMATORS = ("full", "truncated")
+MAY_CHANGE = ("steps", "learning_rate", "patience", "eval_every", "checkpoint_every")
+"""Fields that a resumed run may change. ``config.json`` logs their changes."""
+PATHS = ("data", "model")
+"""Fields that may hold the path of a file, whose content is compared by its SHA-256."""
 
 
 def _transformer(width: int, depth: int, *, num_heads: int, max_length: int) -> Layer:
@@ -66,8 +71,8 @@ def _seed(name: str, value: int) -> None:
 class Recipe:
     """Every setting that the result of a run depends on.
 
-    The ``config.json`` of a run holds its recipe, and that file alone repeats the run. ``data`` is a file for the task
-    "text", None for Moby-Dick; ``data_sha256`` is the digest of the file.
+    The ``config.json`` of a run holds its recipe, and that file alone repeats a run that was not changed on its way.
+    ``data`` is a file for the task "text", None for Moby-Dick; ``data_sha256`` is the digest of the file.
 
     Example:
         >>> from seqjax.training.recipe import Recipe
@@ -132,7 +137,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def read_recipe(path: str | PathLike[str]) -> Recipe:
-    """Read the recipe from the ``config.json`` of a run.
+    """Read the recipe from the ``config.json`` of a run; a run that was changed on its way has its last recipe.
 
     Raises:
         ValueError: when the file cannot be read as a recipe.
@@ -140,6 +145,8 @@ def read_recipe(path: str | PathLike[str]) -> Recipe:
     path = Path(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(values, dict):
+            values.pop(CHANGES, None)
     except FileNotFoundError:
         raise ValueError(f"expected a file, got {path}, which does not exist.") from None
     except (OSError, ValueError) as error:

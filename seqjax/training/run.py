@@ -29,10 +29,11 @@ from seqjax.tasks.text import text_task
 from seqjax.training.checkpoints import Checkpoints
 from seqjax.training.early_stop import EarlyStop
 from seqjax.training.evaluation import evaluation
-from seqjax.training.recipe import OPTIMIZERS, PRECISIONS, STACKS, Recipe, check_recipe, read_recipe
+from seqjax.training.recipe import OPTIMIZERS, PATHS, PRECISIONS, STACKS, Recipe, check_recipe, read_recipe
+from seqjax.training.run_record import read_config
 from seqjax.training.state import TrainState, init_train_state
 from seqjax.training.step import TrainStep, make_train_step
-from seqjax.user_model import is_own, own_layer
+from seqjax.user_model import check_allowed, is_own, own_layer, source_digest
 
 
 class Run(NamedTuple):
@@ -84,19 +85,34 @@ def prepare(recipe: Recipe, mesh: Mesh | None = None) -> Run:
     return Run(model, task, step, state._replace(key=None), batches, evaluate, stop)
 
 
-def load_run(folder: str | PathLike[str], *, best: bool = True) -> tuple[Layer, Any]:
+def inputs_of(recipe: Recipe) -> dict[str, Any]:
+    """Return what the result of a run depends on besides its recipe: the source of a model of the user.
+
+    The recipe has the digest of the data, and every checkpoint has the versions of the packages.
+    """
+    return {"model_sha256": source_digest(recipe.model)} if is_own(recipe.model) else {}
+
+
+def load_run(
+    folder: str | PathLike[str], *, best: bool = True, allow_code: bool = False
+) -> tuple[Layer, Any]:
     """Load the model that a run of ``seqjax train`` has trained.
+
+    Loading writes nothing, and needs no right to write to the folder.
 
     Args:
         folder: the folder of the run.
         best: load the params of the best evaluation; otherwise those of the newest checkpoint.
+        allow_code: run the code of a model that is a function of the user. Only the file that the run was trained with
+            is accepted. Allow it for folders that you trust: the folder names the file.
 
     Returns:
         ``(model, params)``. The model reads tokens ``[T, B]`` (bytes for a text), or ``[T, B, D]``.
 
     Raises:
         FileNotFoundError: when the folder holds no such checkpoint.
-        ValueError: when the folder holds no run, the data file is gone, or the run is in float64 and JAX is not.
+        ValueError: when the folder holds no run, the data file is gone, or the run is in float64 and JAX is not; when
+            the model is code and `allow_code` is False; when the recipe or the code has changed since training.
 
     Example:
         >>> from seqjax.training import load_run
@@ -119,11 +135,15 @@ def load_run(folder: str | PathLike[str], *, best: bool = True) -> tuple[Layer, 
         recipe = read_recipe(folder / "config.json")
         if recipe.precision == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
             raise ValueError('the run is in float64. Call jax.config.update("jax_enable_x64", True) first.')
+        check_allowed(recipe.model, allow_code, "Pass allow_code=True to run it, if you trust it.")
+        checkpoints = Checkpoints(
+            folder, config=read_config(folder / "config.json")[0], paths=PATHS, inputs=inputs_of(recipe)
+        )
         run = prepare(recipe)
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise ValueError(f"load_run: {folder}: {' '.join(str(error).split())}") from None
-    with Checkpoints(place) as checkpoints:
-        return run.model, checkpoints.restore(run.state)[1].params
+    with checkpoints, checkpoints.inside("best", keep=1) as of_best:
+        return run.model, (of_best if best else checkpoints).restore(run.state)[1].params
 
 
 def _data(recipe: Recipe) -> tuple[Task, Callable[[int], Batch], Callable[[int], Batch]]:

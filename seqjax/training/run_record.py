@@ -57,6 +57,7 @@ class RunRecord:
         config: the configuration; None compares and writes none.
         inputs: what else the run depends on; None compares none.
         may_change: names in the configuration whose change is logged and allowed.
+        paths: names in the configuration that hold a path.
         last: returns the step of the newest checkpoint.
 
     Raises:
@@ -69,13 +70,14 @@ class RunRecord:
         config: Mapping | None,
         inputs: Mapping | None,
         may_change: Collection[str],
+        paths: Collection[str],
         last: Callable[[], int | None],
     ) -> None:
         self._path = folder / "config.json"
         self.config = None if config is None else as_json(dict(config), "Checkpoints(config)")
         self._inputs = None if inputs is None else as_json(dict(inputs), "Checkpoints(inputs)")
         self.changes: list[dict[str, Any]] = []
-        self.is_new = False
+        self.is_new, self._paths = False, paths
         if self.config is None:
             return
         if CHANGES in self.config:
@@ -128,7 +130,7 @@ class RunRecord:
 
     def without_file(self) -> "RunRecord":
         """Return the same record for a folder inside, which has no ``config.json`` of its own."""
-        inner = RunRecord(self._path.parent, None, None, (), lambda: None)
+        inner = RunRecord(self._path.parent, None, None, (), self._paths, lambda: None)
         inner.config, inner._inputs, inner.changes = self.config, self._inputs, self.changes
         return inner
 
@@ -159,9 +161,18 @@ class RunRecord:
             lines += difference(there["inputs"], self._inputs)
         if lines:
             raise MismatchError(
-                f"belongs to a run with another configuration or other inputs: {'; '.join(lines)}. Restore them, or begin "
-                "a run in another folder."
+                f"belongs to a run with another configuration or other inputs: {'; '.join(lines)}. Restore them, or "
+                "begin a run in another folder."
             )
+
+    def _named(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return a configuration with the last part of each path."""
+        short = {
+            name: config[name].replace("\\", "/").rpartition("/")[2]
+            for name in self._paths
+            if isinstance(config.get(name), str)
+        }
+        return {**config, **short}
 
     def _before(self, number: int) -> dict[str, Any]:
         """Return the configuration as it was after the first changes of that number."""
