@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from helpers.command_line import run
 import seqjax as sj
 from seqjax import user_model
 from seqjax.training import Checkpoints, load_run
+from seqjax.training.folder_lock import FolderLock
 from seqjax.training.recipe import OPTIMIZERS, STACKS, Recipe
 from seqjax.training.run import prepare
 
@@ -304,6 +306,123 @@ def test_a_run_is_replaced_where_that_is_asked_for(monkeypatch, tmp_path):
     (tmp_path / "mine.txt").touch()
     assert run(monkeypatch, "train", "parity", *TINY, "--seed", 1, "--overwrite", "--out", tmp_path) == 0
     assert params(tmp_path) != before and (tmp_path / "mine.txt").exists()
+
+
+def test_a_name_with_brackets_is_trained_loaded_and_resumed(monkeypatch, tmp_path):
+    folder = tmp_path / "run[lr=0.1]"
+    assert run(monkeypatch, "train", "parity", *TINY, "--out", folder) == 0
+    assert load_run(folder)[1] is not None and params(folder)[0] == 7
+    assert run(monkeypatch, "train", "--out", folder, "--resume", "--steps", 8) == 0
+    assert params(folder)[0] == 8
+
+
+def test_a_resumed_run_changes_what_was_asked_for_and_nothing_else(monkeypatch, tmp_path, capsys):
+    whole, short = tmp_path / "whole", tmp_path / "short"
+    assert run(monkeypatch, "train", "parity", *TINY, "--steps", 9, "--out", whole) == 0
+    assert run(monkeypatch, "train", "parity", *TINY, "--out", short) == 0
+    assert run(monkeypatch, "train", "--out", short, "--resume", "--steps", 9) == 0
+    assert params(short) == params(whole)
+    assert run(monkeypatch, "train", "--out", short, "--resume", "--steps", 11, "--learning-rate", 0.5) == 0
+    assert params(short)[0] == 11
+    config = json.loads((short / "config.json").read_text())
+    assert config["changes"] == [
+        {"after_step": 7, "steps": [7, 9]},
+        {"after_step": 9, "steps": [9, 11], "learning_rate": [0.003, 0.5]},
+    ]
+    assert load_run(short)[1] is not None
+    capsys.readouterr()
+    assert run(monkeypatch, "train", "--out", short, "--resume", "--seed", 3, "--steps", 12) == 2
+    assert "another configuration: seed 0 -> 3." in capsys.readouterr().err
+    # An edited config.json is no option: each of these makes another run.
+    before = (short / "config.json").read_text()
+    for name, value in (("seed", 1), ("learning_rate", 0.4), ("steps", 12), ("clip", 2.0), ("length", 7)):
+        (short / "config.json").write_text(json.dumps(config | {name: value}))
+        assert run(monkeypatch, "train", "--out", short, "--resume") == 2
+        said = capsys.readouterr().err
+        assert f"{name} {config[name]} -> {value}" in said and said.count("\n") == 1
+        with pytest.raises(ValueError, match=f"{name} .*-> {value}"):
+            load_run(short)
+    (short / "config.json").write_text(before)
+    assert run(monkeypatch, "train", "--out", short, "--resume") == 0
+
+
+def test_a_folder_from_somebody_else_runs_no_code(monkeypatch, tmp_path, capsys):
+    """A file, a file inside the folder, a function of any module, and code that ends the program."""
+    code = "import seqjax as sj\nopen({seen!r}, 'w')\n\n\ndef build():\n    return sj.elman(3)\n"
+    seen = tmp_path / "seen"
+    mine = tmp_path / "mine.py"
+    mine.write_text(code.format(seen=str(seen)))
+    folder = tmp_path / "run"
+    assert run(monkeypatch, "train", "parity", *TINY, "--model", f"{mine}:build", "--out", folder) == 0
+    config = json.loads((folder / "config.json").read_text())
+    monkeypatch.chdir(tmp_path)
+    (folder / "inner.py").write_text(mine.read_text())
+    for model in (
+        f"{mine}:build",
+        "mine.py:build",
+        "run/inner.py:build",
+        "mine:build",
+        "os:getcwd",
+        "gone.py:f",
+    ):
+        for remembered in (user_model.find_function, user_model.own_layer):
+            remembered.cache_clear()
+        seen.unlink(missing_ok=True)
+        (folder / "config.json").write_text(json.dumps(config | {"model": model}))
+        with pytest.raises(ValueError, match="is code, in .* It was not run. Pass allow_code=True"):
+            load_run(folder)
+        for options in (
+            ["--config", folder / "config.json", "--out", tmp_path / "x"],
+            ["--resume", "--out", folder],
+        ):
+            assert run(monkeypatch, "train", *options) == 2
+            assert "It was not run. Pass --allow-code" in capsys.readouterr().err
+        assert not seen.exists()
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_run(folder, allow_code=True)[1] is not None
+    # The code that trained the run is known by its digest, wherever it lies.
+    mine.write_text(mine.read_text() + "# edited\n")
+    for remembered in (user_model.find_function, user_model.own_layer):
+        remembered.cache_clear()
+    with pytest.raises(ValueError, match=r"other inputs: model_sha256 \w{64} -> \w{64}"):
+        load_run(folder, allow_code=True)
+    assert run(monkeypatch, "train", "--resume", "--out", folder, "--allow-code") == 2
+    assert "model_sha256" in capsys.readouterr().err
+    mine.write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(ValueError, match="importing .*mine.py failed: SystemExit: 0"):
+        load_run(folder, allow_code=True)
+
+
+def test_a_running_run_is_neither_replaced_nor_resumed_by_another(monkeypatch, tmp_path, capsys):
+    assert run(monkeypatch, "train", "parity", *TINY, "--out", tmp_path) == 0
+    before = sorted(tmp_path.rglob("*"))
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    for option in ("--overwrite", "--resume"):
+        assert run(monkeypatch, "train", "parity", *TINY, option, "--out", tmp_path) == 2
+        assert "is being written by process " in capsys.readouterr().err
+    lock.release()
+    assert sorted(tmp_path.rglob("*")) == before and load_run(tmp_path)[1] is not None
+
+
+def test_a_run_whose_folder_is_removed_ends_with_status_1(monkeypatch, tmp_path, capsys):
+    folder = tmp_path / "run"
+
+    def removed(recipe, *mesh):
+        made = prepare(recipe, *mesh)
+
+        def step(state, batch):
+            if int(state.step) == 4:
+                shutil.rmtree(folder)
+            return made.step(state, batch)
+
+        return made._replace(step=step)
+
+    monkeypatch.setattr(TRAIN, "prepare", removed)
+    assert run(monkeypatch, "train", "parity", *TINY, "--out", folder) == 1
+    said = capsys.readouterr().err
+    assert "was removed or replaced while the run was writing to it" in said
+    assert said.splitlines()[-1].startswith("seqjax: the last state, of step 7")
 
 
 LOADED = """

@@ -30,7 +30,7 @@ from seqjax.training.checkpoint_contents import (
     unsealed,
 )
 from seqjax.training.folder_lock import FolderLock
-from seqjax.training.orbax_folder import StoragePath, first_line, open_manager
+from seqjax.training.orbax_folder import StoragePath, first_line, open_manager, remove_unfinished
 from seqjax.training.run_record import RunRecord, versions
 
 
@@ -117,6 +117,7 @@ class Checkpoints:
             raise error
         self._close_manager()
         self._writing, self._verified = True, False
+        self._tidy()
         try:
             self._open()
         except OSError as failed:
@@ -132,6 +133,7 @@ class Checkpoints:
                 self.wait()
         finally:
             self._close_manager()
+            self._tidy()
             self._writing = False
             self._release_lock()
 
@@ -311,8 +313,14 @@ class Checkpoints:
             self._close_manager()
         except Exception:  # the same error again, which the caller raises
             pass
+        self._tidy()
         if self._writing and jax.process_count() > 1:
             self._open()  # all processes open a manager together
+
+    def _tidy(self) -> None:
+        """Remove unfinished checkpoints, unless the folder is no longer the one that was locked."""
+        if self._writing and self._lock.intact:
+            remove_unfinished(self.folder / "steps")
 
     def _release_lock(self) -> None:
         if self._lock_is_own:

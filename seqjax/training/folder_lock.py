@@ -83,13 +83,18 @@ class FolderLock:
             self._file = file
             self._close = weakref.finalize(self, _release, file, self.folder / NAME, os.getpid())
 
+    @property
+    def intact(self) -> bool:
+        """Return whether the lock is held and its folder is still the one that was locked."""
+        return self._file is not None and _is_at(self._file, self.folder / NAME)
+
     def check(self) -> None:
         """Check that the folder is still the one that was locked.
 
         Raises:
             FileNotFoundError: when the folder or the lock file was removed or replaced.
         """
-        if self._file is not None and not _is_at(self._file, self.folder / NAME):
+        if self.held and not self.intact:
             raise FileNotFoundError(f"{self.folder} was removed or replaced while the run was writing to it")
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 import tempfile
 import weakref
 from pathlib import Path
@@ -36,6 +37,26 @@ def _of_storage(record: logging.LogRecord) -> bool:
 # Orbax logs every save, and prints each error several times before it raises the error.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 logging.getLogger("asyncio").addFilter(lambda record: not _of_storage(record))
+
+
+def _silence_late_errors() -> None:
+    """Silence "Event loop is closed", which tensorstore reports when a read outlasts the failure of another one.
+
+    Orbax raises the failure itself. The messages come at any later time, from threads, as errors that nobody can catch.
+    """
+    before = sys.unraisablehook
+
+    def hear(lost: Any) -> None:
+        if not (isinstance(lost.exc_value, RuntimeError) and str(lost.exc_value) == "Event loop is closed"):
+            before(lost)
+
+    if not getattr(before, "of_seqjax", False):
+        hear.of_seqjax = True  # type: ignore[attr-defined]
+        sys.unraisablehook = hear
+
+
+UNFINISHED = ".orbax-checkpoint-tmp"
+"""Is in the name of a checkpoint that is not complete."""
 
 
 class StoragePath:
@@ -78,6 +99,7 @@ class StoragePath:
 
 def open_manager(path: Path, keep: int, *, writing: bool) -> ocp.CheckpointManager:
     """Open the checkpoints in a folder. A manager for reading writes nothing."""
+    _silence_late_errors()
     handlers: Any = {"state": ocp.StandardCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
     if writing:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
@@ -86,6 +108,13 @@ def open_manager(path: Path, keep: int, *, writing: bool) -> ocp.CheckpointManag
             read_only=True, create=False, save_interval_steps=0, enable_async_checkpointing=False
         )
     return ocp.CheckpointManager(path, options=options, item_handlers=handlers)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what saves that failed or were killed have left, which would fill a disk. Only a writer may do this."""
+    if jax.process_index() == 0:
+        for each in path.glob(f"*{UNFINISHED}*"):
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def first_line(error: BaseException, most: int = 160) -> str:

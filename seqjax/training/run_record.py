@@ -154,9 +154,8 @@ class RunRecord:
         """
         lines = []
         if self.config is not None and there["config"] is not None:
-            lines += difference(
-                {**there["config"], CHANGES: there[CHANGES]}, self._before(len(there[CHANGES]))
-            )
+            before = {**there["config"], CHANGES: there[CHANGES]}
+            lines += difference(self._named(before), self._named(self._before(len(there[CHANGES]))))
         if self._inputs is not None and there["inputs"] is not None:
             lines += difference(there["inputs"], self._inputs)
         if lines:
