@@ -21,7 +21,7 @@ from seqjax.training.distributed import start
 from seqjax.training.folder_lock import NAME as LOCK
 from seqjax.training.folder_lock import FolderLock
 from seqjax.training.recipe import MAY_CHANGE, PATHS, STACKS, Recipe, check_recipe, file_digest, read_recipe
-from seqjax.training.run import Run, inputs_of, prepare
+from seqjax.training.run import Run, inputs_of, open_run, prepare
 from seqjax.user_model import check_allowed, is_own
 
 WRITTEN = ("config.json", "steps", "best", "metrics.jsonl", "tensorboard", "curves.svg")
@@ -89,6 +89,9 @@ def train(
         jax.config.update("jax_enable_x64", True)
     mesh = _join(distributed, coordinator, processes, process)
     with usage_errors():
+        if resume and (folder / "config.json").is_file():
+            with open_run(folder, recipe) as there:
+                there.check_run()  # before any code of the user runs
         run = prepare(recipe, mesh)
     first = jax.process_index() == 0
     lock = FolderLock(folder)

@@ -234,6 +234,23 @@ class Checkpoints:
         """Return the versions that differ from those that wrote a checkpoint, such as ``jax 0.10.1 -> 0.10.2``."""
         return difference(self._described(step)["run"]["versions"], versions())
 
+    def check_run(self) -> None:
+        """Check that the newest valid checkpoint belongs to this run, without reading its state.
+
+        Raises:
+            ValueError: when it belongs to a run with another configuration or other inputs.
+        """
+        for step in self.steps()[::-1]:
+            try:
+                there = self._described(step)["run"]
+            except Exception:  # damaged; `restore` reports this
+                continue
+            try:
+                self.record.check_same_run(there)
+            except MismatchError as error:
+                raise ValueError(f"Checkpoints: {self.folder / str(step)} {error}") from None
+            return
+
     def drop_from(self, step: int) -> None:
         """Remove the checkpoints from a step on, because training is about to make these steps again."""
         for later in self.steps():

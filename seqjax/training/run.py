@@ -93,6 +93,12 @@ def inputs_of(recipe: Recipe) -> dict[str, Any]:
     return {"model_sha256": source_digest(recipe.model)} if is_own(recipe.model) else {}
 
 
+def open_run(folder: str | PathLike[str], recipe: Recipe) -> Checkpoints:
+    """Return the checkpoints of a run for reading, with the recipe's inputs as they are now."""
+    config, _ = read_config(Path(folder) / "config.json")
+    return Checkpoints(folder, config=config, paths=PATHS, inputs=inputs_of(recipe))
+
+
 def load_run(
     folder: str | PathLike[str], *, best: bool = True, allow_code: bool = False
 ) -> tuple[Layer, Any]:
@@ -136,13 +142,13 @@ def load_run(
         if recipe.precision == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
             raise ValueError('the run is in float64. Call jax.config.update("jax_enable_x64", True) first.')
         check_allowed(recipe.model, allow_code, "Pass allow_code=True to run it, if you trust it.")
-        checkpoints = Checkpoints(
-            folder, config=read_config(folder / "config.json")[0], paths=PATHS, inputs=inputs_of(recipe)
-        )
+        checkpoints = open_run(folder, recipe)
+        of_best = checkpoints.inside("best", keep=1)
+        (of_best if best else checkpoints).check_run()  # before any code of the user runs
         run = prepare(recipe)
     except (ValueError, TypeError, FileNotFoundError) as error:
         raise ValueError(f"load_run: {folder}: {' '.join(str(error).split())}") from None
-    with checkpoints, checkpoints.inside("best", keep=1) as of_best:
+    with checkpoints, of_best:
         return run.model, (of_best if best else checkpoints).restore(run.state)[1].params
 
 
