@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -18,6 +19,7 @@ from seqjax.training import Checkpoints, DamagedCheckpointWarning, fit, init_tra
 from seqjax.training import checkpoints as checkpoints_module
 from seqjax.training.checkpoint_contents import leaves_by_path
 from seqjax.training.folder_lock import NAME, FolderLock
+from seqjax.training.run_record import RunRecord
 
 ROOT = Path(__file__).parent.parent
 STATE = {"w": jnp.arange(6.0).reshape(2, 3), "step": jnp.int32(3)}
@@ -447,3 +449,19 @@ def test_hyperparams_that_change_on_the_way_are_continued(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, state.params, whole.params)
     rate = float(state.opt_state.hyperparams["learning_rate"])
     assert rate == pytest.approx(0.1 / 16)
+
+
+def test_every_promise_names_a_test():
+    """docs/promises.md: the file and the function exist."""
+    named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", (ROOT / "docs" / "promises.md").read_text())
+    assert len(named) > 15
+    for file, name in named:
+        assert f"def {name}" in (ROOT / "tests" / file).read_text() or not name, (file, name)
+
+
+def test_a_run_that_began_meanwhile_keeps_its_configuration(tmp_path):
+    late = RunRecord(tmp_path, {"seed": 1}, None, (), (), lambda: None)
+    saved(tmp_path, 1, config={"seed": 0})
+    with pytest.raises(ValueError, match="another configuration: seed 0 -> 1"):
+        late.write()
+    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 0}

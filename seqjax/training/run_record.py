@@ -85,29 +85,31 @@ class RunRecord:
                 f"Checkpoints(config): expected no entry {CHANGES!r}, which logs changes. Rename it."
             )
         if self._path.exists():
-            self._compare(may_change, last)
+            self._compare(self.config, may_change, last)
         else:
             self.is_new = True
 
-    def _compare(self, may_change: Collection[str], last: Callable[[], int | None]) -> None:
+    def _compare(
+        self, config: dict[str, Any], may_change: Collection[str], last: Callable[[], int | None]
+    ) -> None:
         try:
             before, self.changes = read_config(self._path)
         except ValueError:
             raise ValueError(
                 f"Checkpoints: {self._path} is damaged. Remove it, or choose another folder."
             ) from None
-        names = [name for name in {**before, **self.config} if before.get(name) != self.config.get(name)]
+        names = [name for name in {**before, **config} if before.get(name) != config.get(name)]
         refused = [name for name in names if name not in may_change]
         if refused:
             lines = [
-                line for name in refused for line in difference(before.get(name), self.config.get(name), name)
+                line for name in refused for line in difference(before.get(name), config.get(name), name)
             ]
             raise ValueError(
                 f"Checkpoints: {self._path.parent} belongs to a run with another configuration: {'; '.join(lines)}. "
                 "Use the same configuration, or choose another folder."
             )
         if names:
-            values = {name: [before.get(name), self.config.get(name)] for name in names}
+            values = {name: [before.get(name), config.get(name)] for name in names}
             self.changes = [*self.changes, {"after_step": last() or 0, **values}]
             self.is_new = True
 
@@ -119,7 +121,10 @@ class RunRecord:
         """
         if not self.is_new:
             return
-        content = self.config if not self.changes else {**self.config, CHANGES: self.changes}
+        config = self.config or {}
+        if not self.changes and self._path.exists():  # another run was here since this object was made
+            self._compare(config, (), lambda: None)
+        content = config if not self.changes else {**config, CHANGES: self.changes}
         try:
             put_text(self._path, json.dumps(content, indent=2) + "\n")
         except OSError as error:
