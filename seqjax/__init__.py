@@ -9,6 +9,8 @@ Every public name and every subpackage is imported when it is first used, so tha
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from seqjax.version import __version__
+
 if TYPE_CHECKING:  # for type checkers and editors
     from seqjax import (
         blocks, calibration, cells, combinators, datasets, decode, gradients, layers, methods, ops, probes,
@@ -47,7 +49,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     )
     from seqjax.decode import beam_search, categorical, generate, greedy, Sampler
 
-__version__ = "0.1.0"
+
 
 __all__ = [
     "Activation", "AssociativeScan", "Attention", "AttentionInputs", "Auto", "Batch", "Binomial", "Cell",

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,11 @@ def test_importing_seqjax_imports_nothing_else():
     """Help texts come at once, and Ctrl-C is heard while JAX is being imported."""
     code = "import sys, seqjax; sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_package_and_its_metadata_have_one_version():
+    settings = tomllib.loads((Path(sj.__file__).parents[1] / "pyproject.toml").read_text())
+    assert sj.__version__ == settings["project"]["version"]
 
 
 def test_subpackages_need_no_import_of_their_own():

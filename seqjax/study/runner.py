@@ -15,6 +15,7 @@ from seqjax.study.presets import command
 from seqjax.study.sections import chosen
 from seqjax.study.settings import Settings
 from seqjax.study.store import Store
+from seqjax.version import __version__
 
 
 def run(
@@ -80,7 +81,8 @@ def _summary(settings: Settings, done: set[str], baselines: dict[str, float], st
         "command": command(settings),
         "settings": settings.to_json(),
         "environment": {
-            **{name: version(name) for name in ("seqjax", "jax", "jaxlib", "flax", "optax", "numpy")},
+            "seqjax": __version__,
+            **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
             "python": platform.python_version(),
             "platform": platform.platform(),
             "device": f"{device.platform} ({device.device_kind})",

@@ -13,6 +13,7 @@ import optax
 
 from seqjax.files import put_text, why
 from seqjax.training.checkpoint_contents import MismatchError, as_json, difference
+from seqjax.version import __version__
 
 CHANGES = "changes"
 """The key of ``config.json`` that lists the changes since the run began."""
@@ -26,11 +27,9 @@ def versions() -> dict[str, str]:
         >>> list(versions())
         ['seqjax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'device']
     """
-    import seqjax
-
     modules = {"jax": jax, "jaxlib": jaxlib, "flax": flax, "optax": optax, "numpy": np}
     found = {name: module.__version__ for name, module in modules.items()}
-    return {"seqjax": seqjax.__version__, **found, "device": jax.devices()[0].device_kind}
+    return {"seqjax": __version__, **found, "device": jax.devices()[0].device_kind}
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
