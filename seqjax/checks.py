@@ -11,6 +11,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any, Literal, NoReturn
 
+import jax
 import numpy as np
 
 Interval = Literal["[0, 1)", "(0, 1]", "[0, 1]", "(0, 1)"]
@@ -91,6 +92,32 @@ def check_within(what: str, value: Any, within: Interval = "[0, 1)", *, note: st
     if not inside:
         _refuse(what, f"a number in {within}{note}", value)
     return number
+
+
+def check_lengths(who: str, lengths: Any, num_steps: int) -> Any:
+    """Return lengths as an array; raise a ValueError unless they are whole numbers from 0 to `num_steps`.
+
+    The values of a traced array are unknown: its dtype alone is checked.
+    """
+    array = lengths if hasattr(lengths, "dtype") else np.asarray(lengths)
+    if not array.size:
+        array = array.astype(np.int32)
+    shape = list(array.shape)
+    if not (np.issubdtype(array.dtype, np.signedinteger) or np.issubdtype(array.dtype, np.unsignedinteger)):
+        raise ValueError(
+            f"{who}(lengths): expected whole numbers of steps, of an integer dtype, got {array.dtype} {shape}."
+        )
+    if array.size and not is_traced(array):
+        least, most = int(array.min()), int(array.max())
+        if least < 0 or most > num_steps:
+            found = least if least < 0 else most
+            raise ValueError(f"{who}(lengths): expected lengths from 0 to T = {num_steps}, got {found}.")
+    return array
+
+
+def is_traced(tree: Any) -> bool:
+    """Return whether a tree contains arrays whose values are unknown, as under `jax.jit`."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def check_range(what: str, low: float, high: float) -> None:

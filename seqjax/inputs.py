@@ -80,13 +80,17 @@ def fold_in(key: jax.Array | None, number: Any) -> jax.Array | None:
     )
 
 
-def swap_axes(tree: Any) -> Any:
+def swap_axes(tree: Any, name: str = "xs") -> Any:
     """Swap the first two axes of each array: ``[B, T, ...]`` to ``[T, B, ...]``, and back."""
 
     def swap(a: Any) -> jax.Array:
-        if jnp.ndim(a) < 2:
-            raise ValueError(f"batch_major(...).unroll: expected xs [B, T, ...], got {list(jnp.shape(a))}.")
-        return jnp.swapaxes(_array(a), 0, 1)
+        array = _array(a)
+        if array.ndim < 2:
+            own = ", ..." if name == "xs" else ""
+            raise ValueError(
+                f"batch_major(...).unroll: expected {name} [B, T{own}], got {list(array.shape)}."
+            )
+        return jnp.swapaxes(array, 0, 1)
 
     return jax.tree.map(swap, tree, is_leaf=lambda node: isinstance(node, list))
 
@@ -144,7 +148,7 @@ def run_unroll(layer: Any, params: Any, carry: Any, xs: Any, flags: Flags) -> tu
     """Check the arguments and run `Layer.unroll`."""
     if layer.batch_major:
         xs = swap_axes(xs)
-        flags = flags._replace(reset=swap_axes(flags.reset), mask=swap_axes(flags.mask))
+        flags = flags._replace(reset=swap_axes(flags.reset, "reset"), mask=swap_axes(flags.mask, "mask"))
     carry, xs, flags = checked(layer, "unroll", params, carry, xs, flags)
     if num_steps(xs):
         carry, ys = layer.unroll_fn(params, carry, xs, flags)
@@ -180,7 +184,7 @@ def checked(layer: Any, view: str, params: Any, carry: Any, xs: Any, flags: Flag
             "use step."
         )
     reset, mask = (
-        _flag(layer, view, name, flag, shapes)
+        _flag(layer, view, name, flag, xs, shapes)
         for name, flag in (("reset", flags.reset), ("mask", flags.mask))
     )
     if reset is not None and mask is not None and reset.shape != mask.shape:
@@ -202,7 +206,7 @@ def _array(leaf: Any) -> jax.Array:
     return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
 
 
-def _flag(layer: Any, view: str, name: str, flag: Any, shapes: list) -> jax.Array | None:
+def _flag(layer: Any, view: str, name: str, flag: Any, xs: Any, shapes: list) -> jax.Array | None:
     if flag is None:
         return None
     flag = _array(flag)
@@ -212,16 +216,31 @@ def _flag(layer: Any, view: str, name: str, flag: Any, shapes: list) -> jax.Arra
             f"Convert with {name}.astype(bool)."
         )
     whole = view == "unroll"
-    ndim = flag.ndim if layer.event_ndim is None else max(0, len(shapes[0]) - layer.event_ndim)
+    least, most = _flag_axes(layer, xs, whole)
+    ndim = min(max(flag.ndim, least), most)
     wrong = [shape for shape in shapes if shape[:ndim] != flag.shape]
-    if wrong or (whole and flag.ndim == 0):
-        shape = (wrong or shapes)[0]
+    if wrong:
+        shape = wrong[0]
         swapped = whole and flag.ndim > 1 and shape[:2] == flag.shape[1::-1]
         raise ValueError(
-            f"{layer!r}.{view}: expected {name} {list(shape[: max(ndim, int(whole))])}, as {'xs' if whole else 'x'} "
+            f"{layer!r}.{view}: expected {name} {list(shape[:ndim])}, as {'xs' if whole else 'x'} "
             f"{list(shape)}, got {list(flag.shape)}." + (_TIME_MAJOR if swapped else "")
         )
     return flag
+
+
+def _flag_axes(layer: Any, xs: Any, whole: bool) -> tuple[int, int]:
+    """The least and the largest number of axes of a flag.
+
+    A flag has all batch axes. Where the layer does not define the number of its own axes, floats have at least one of
+    them and integers may have none, and at least the first of the other axes is a batch axis.
+    """
+    first = jax.tree.leaves(xs)[0]
+    if layer.event_ndim is not None:
+        ndim = max(int(whole), first.ndim - layer.event_ndim)
+        return ndim, ndim
+    most = max(int(whole), first.ndim - int(jnp.issubdtype(first.dtype, jnp.inexact)))
+    return min(most, 1 + int(whole)), most
 
 
 _TIME_MAJOR = (

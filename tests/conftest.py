@@ -70,9 +70,7 @@ def pytest_runtest_teardown():
 
 # Annotations such as Float[Array, "T B"] are executed here and nowhere else; seqjax must not be imported before.
 # Where users come in (factories, layers), seqjax's own checks are what is tested.
-install_import_hook(
-    ["seqjax.ops", "seqjax.layers.pooling", "seqjax.datasets", "seqjax.tasks"], "beartype.beartype"
-)
+install_import_hook(["seqjax.ops", "seqjax.datasets", "seqjax.tasks"], "beartype.beartype")
 
 # The first example compiles, so there is no deadline; the same examples in every run.
 hypothesis.settings.register_profile(

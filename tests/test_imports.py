@@ -10,7 +10,18 @@ import pytest
 
 # From the bottom to the top. A module imports from groups below its own; inside a group only what ALLOWED lists.
 ORDER = (
-    {"affine", "checks", "compat", "files", "inputs", "names", "recurrences", "statistics", "values", "version"},
+    {
+        "affine",
+        "checks",
+        "compat",
+        "files",
+        "inputs",
+        "names",
+        "recurrences",
+        "statistics",
+        "values",
+        "version",
+    },
     {"jaxprs"},
     {"base", "fields"},
     {"ops"},

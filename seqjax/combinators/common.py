@@ -57,6 +57,7 @@ def composed(
     initial_carry: Callable,
     causal: bool = True,
     time_shardable: bool = True,
+    readers: tuple[Layer, ...] | None = None,
 ) -> Layer:
     """Return a layer whose two views are one function of the views of its parts.
 
@@ -70,7 +71,11 @@ def composed(
         initial_carry: as in `Layer`.
         causal: False where the composition itself reads later steps.
         time_shardable: False where the composition itself carries state over time, or moves steps.
+        readers: the parts whose input is x; all parts by default. They define `Layer.event_ndim`.
     """
+    known = [
+        part.event_ndim for part in (parts if readers is None else readers) if part.event_ndim is not None
+    ]
 
     def step(params: Params, carry: Carry, x: X, flags: Flags) -> tuple[Carry, Y]:
         return apply(STEP, params, carry, x, flags)
@@ -85,6 +90,7 @@ def composed(
         unroll_fn=unroll,
         causal=causal and all(part.causal for part in parts),
         time_shardable=time_shardable and all(part.time_shardable for part in parts),
+        event_ndim=known[0] if known else None,
     )
 
 

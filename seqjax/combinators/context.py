@@ -40,6 +40,8 @@ def set_context(carry: Carry, context: jax.Array) -> Any:
         Array([[1., 1.]], dtype=float32)
     """
 
+    context = jnp.asarray(context)
+
     def put(node: ConditionedCarry) -> ConditionedCarry:
         if context.shape != node.context.shape:
             raise ValueError(
@@ -61,8 +63,9 @@ def set_memory(carry: Carry, memory: jax.Array, memory_mask: jax.Array | None = 
     Raises:
         ValueError: where the carry has no memory, or the shapes do not fit.
     """
+    memory = jnp.asarray(memory)
     shape = memory.shape[:-1]
-    mask = jnp.ones(shape, bool) if memory_mask is None else memory_mask
+    mask = jnp.ones(shape, bool) if memory_mask is None else jnp.asarray(memory_mask)
 
     def put(node: MemoryCarry) -> MemoryCarry:
         *batch, _, width = node.memory.shape

@@ -55,7 +55,7 @@ def reset_on(layer: Layer, when: int | Callable) -> Layer:
                     f"reset_on(when={when}): expected tokens (integers), got {leaf.dtype} {list(leaf.shape)}. "
                     "Pass a function x -> bool."
                 )
-            found = leaf == when
+            found = leaf == when if _fits_dtype(when, leaf.dtype) else jnp.zeros(leaf.shape, bool)
         if flags.mask is not None:
             found = found & flags.mask
         return view.run(
@@ -67,3 +67,8 @@ def reset_on(layer: Layer, when: int | Callable) -> Layer:
         )
 
     return wrapped(layer, apply)
+
+
+def _fits_dtype(token: int, dtype: jnp.dtype) -> bool:
+    """Return whether an integer dtype can hold the token; a token out of range would wrap around to another one."""
+    return bool(jnp.iinfo(dtype).min <= token <= jnp.iinfo(dtype).max)

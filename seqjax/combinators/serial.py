@@ -50,4 +50,4 @@ def serial(*layers: Layer) -> Layer:
             after.append(c)
         return tuple(after), xs
 
-    return composed(apply, parts=layers, init=init, initial_carry=initial_carry)
+    return composed(apply, parts=layers, init=init, initial_carry=initial_carry, readers=layers[:1])

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from seqjax.base import Batch
-from seqjax.checks import check_whole, check_whole_numbers
+from seqjax.checks import check_lengths, check_whole
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def streams(tokens: Any, *, batch_size: int, length: int) -> Loader:
         (array([4, 5, 6, 7], dtype=int32), array([8, 9, 0, 1], dtype=int32), array([False, False,  True, False]))
     """
     tokens = _tokens("streams", tokens)
-    _check_sizes("streams", batch_size=batch_size, length=length)
+    _, batch_size, length = _check_sizes("streams", batch_size=batch_size, length=length)
     size = (len(tokens) - 1) // batch_size
     if size < 1:
         raise ValueError(
@@ -114,7 +114,7 @@ def windows(tokens: Any, *, batch_size: int, length: int, seed: int = 0) -> Load
         True
     """
     tokens = _tokens("windows", tokens)
-    _check_sizes("windows", seed=seed, batch_size=batch_size, length=length)
+    seed, batch_size, length = _check_sizes("windows", seed=seed, batch_size=batch_size, length=length)
     if len(tokens) < length + 1:
         raise ValueError(
             f"windows: expected at least length + 1 = {length + 1} tokens, got {len(tokens)}. Pass a shorter length."
@@ -155,7 +155,7 @@ def packed(documents: Sequence[Any], *, batch_size: int, length: int, seed: int 
         >>> batch.reset[:, 0].astype(int), batch.mask[:, 0].astype(int)
         (array([1, 0, 1, 0, 0, 0]), array([1, 1, 1, 1, 1, 0]))
     """
-    _check_sizes("packed", seed=seed, batch_size=batch_size, length=length)
+    seed, batch_size, length = _check_sizes("packed", seed=seed, batch_size=batch_size, length=length)
     documents = [d for d in (_tokens("packed", d) for d in documents) if len(d) > 1]
     if not documents:
         raise ValueError("packed: expected a document of at least 2 tokens, got none. Check the input files.")
@@ -207,7 +207,7 @@ def padded(documents: Sequence[Any], *, batch_size: int, length: int, seed: int 
         (array([[ 0,  1,  0,  0],
                [10, 11, 12, 13]], dtype=int32), array([2, 4]))
     """
-    _check_sizes("padded", seed=seed, batch_size=batch_size, length=length)
+    seed, batch_size, length = _check_sizes("padded", seed=seed, batch_size=batch_size, length=length)
     documents = [_tokens("padded", d) for d in documents]
     if not documents:
         raise ValueError("padded: expected at least one document, got none. Check the input files.")
@@ -264,7 +264,7 @@ def examples(
         >>> loader(0).xs.shape, len({int(t) for step in (0, 1) for t in loader(step).targets})
         ((7, 4, 3), 8)
     """
-    _check_sizes("examples", seed=seed, batch_size=batch_size)
+    seed, batch_size = _check_sizes("examples", seed=seed, batch_size=batch_size)
     xs = np.asarray(xs)
     targets = jax.tree.map(np.asarray, targets)
     lengths = None if lengths is None else np.asarray(lengths)
@@ -279,6 +279,10 @@ def examples(
             raise ValueError(
                 f"examples: expected {len(xs)} targets and lengths, as xs {list(xs.shape)}, got {list(np.shape(leaf))}."
             )
+    if lengths is not None:
+        if lengths.ndim != 1:
+            raise ValueError(f"examples: expected lengths [{len(xs)}], got {list(lengths.shape)}.")
+        check_lengths("examples", lengths, xs.shape[1])
     mask = None if lengths is None else np.arange(xs.shape[1]) < lengths[:, None]
     if np.issubdtype(xs.dtype, np.inexact):
         fine = np.isfinite(xs).reshape(*xs.shape[:2], -1).all(-1)
@@ -338,6 +342,7 @@ def _tokens(who: str, tokens: Any) -> np.ndarray:
     return array.astype(np.int32)
 
 
-def _check_sizes(who: str, *, seed: int = 0, **sizes: int) -> None:
-    check_whole(f"{who}(seed)", seed, 0)
-    check_whole_numbers(who, **sizes)
+def _check_sizes(who: str, *, seed: Any = 0, **sizes: Any) -> tuple[int, ...]:
+    """Return seed and sizes as Python's ints, since products of a narrow NumPy integer would wrap around."""
+    seed = check_whole(f"{who}(seed)", seed, 0)
+    return seed, *(check_whole(f"{who}({name})", size) for name, size in sizes.items())

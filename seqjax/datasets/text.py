@@ -6,13 +6,14 @@ accept any integer tokens ``[N]``, so they also work for tokenized text.
 
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Integer, PRNGKeyArray, UInt8
 
-from seqjax.checks import check_whole_numbers
+from seqjax.checks import check_whole
 
 Tokens = Integer[Array | np.ndarray, "N"]
 Part = Integer[Array | np.ndarray, "_"]
@@ -141,7 +142,7 @@ def sample_windows(
         >>> xs.shape, bool((targets == xs + 1).all())
         ((5, 8), True)
     """
-    _check_windows("sample_windows", data, batch_size, length)
+    batch_size, length = _check_windows("sample_windows", data, batch_size, length)
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         key = jax.random.key(key)
     # Explicit dtype, since the default dtype, and with it the draw, depends on jax_enable_x64.
@@ -178,7 +179,7 @@ def held_out_windows(data: Tokens, batch_size: int, length: int) -> Windows:
          [ 2 49 97]
          [ 3 50 98]]
     """
-    _check_windows("held_out_windows", data, batch_size, length)
+    batch_size, length = _check_windows("held_out_windows", data, batch_size, length)
     starts = np.arange(batch_size) * (len(data) - length - 1) // max(batch_size - 1, 1)
     return _windows(data, jnp.asarray(starts, jnp.int32), length)
 
@@ -216,10 +217,13 @@ def _windows(data: Tokens, starts: Int[Array, "B"], length: int) -> Windows:
     return tokens[:-1], tokens[1:]
 
 
-def _check_windows(who: str, data: Tokens, batch_size: int, length: int) -> None:
-    check_whole_numbers(who, batch_size=batch_size, length=length)
+def _check_windows(who: str, data: Tokens, batch_size: Any, length: Any) -> tuple[int, int]:
+    """Return the sizes as Python's ints, since ``length + 1`` of a narrow NumPy integer would wrap around."""
+    batch_size = check_whole(f"{who}(batch_size)", batch_size)
+    length = check_whole(f"{who}(length)", length)
     if len(data) < length + 1:
         raise ValueError(
             f"{who}: expected data of at least length + 1 = {length + 1} tokens, got {len(data)}. "
             "Use longer data or a shorter length."
         )
+    return batch_size, length

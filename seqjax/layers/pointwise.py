@@ -88,7 +88,7 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
             fn = jax.vmap(fn, (None, 0, None if keys is None else 0))
         return fn(params, x, keys)
 
-    return stateless(init, apply)
+    return stateless(init, apply, event_ndim=event_ndim)
 
 
 def _spread_over_examples(params: Params, x: jax.Array) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Inexact, Integer, Shaped
 
 from seqjax.base import Carry, Flags, Layer, Params, X, Xs, Y, Ys
+from seqjax.checks import check_lengths, check_whole
 from seqjax.compat import vary_like
 from seqjax.ops.select import expand, keep, select, wide
 from seqjax.ops.tap import tap as tap_carry
@@ -63,6 +64,7 @@ def last(ys: Shaped[Array, "T *B"], mask: Mask | None = None) -> Shaped[Array, "
         >>> sj.last(ys), sj.last(ys, jnp.asarray([[True], [True], [False]]))
         (Array([3.], dtype=float32), Array([2.], dtype=float32))
     """
+    ys, mask = _checked("last", ys, mask)
     if ys.shape[0] == 0:
         raise ValueError(f"last: expected ys [T, *B, ...] with T of at least 1, got {list(ys.shape)}.")
     if mask is None:
@@ -81,6 +83,7 @@ def mean_pool(ys: Inexact[Array, "T *B"], mask: Mask | None = None) -> Inexact[A
         >>> sj.mean_pool(jnp.asarray([[1.0], [2.0], [6.0]]), jnp.asarray([[True], [True], [False]]))
         Array([1.5], dtype=float32)
     """
+    ys, mask = _checked("mean_pool", ys, mask)
     dtype = wide(ys.dtype)
     if mask is None:
         return (jnp.sum(ys, 0, dtype=dtype) / max(1, ys.shape[0])).astype(ys.dtype)
@@ -88,10 +91,35 @@ def mean_pool(ys: Inexact[Array, "T *B"], mask: Mask | None = None) -> Inexact[A
     return (jnp.sum(keep(mask, ys), 0, dtype=dtype) / expand(count, ys.ndim - 1)).astype(ys.dtype)
 
 
+def _checked(who: str, ys: Any, mask: Any) -> tuple[jax.Array, jax.Array | None]:
+    """Return arrays; raise a ValueError unless the mask is bool and begins with the axes T and B of ys."""
+    ys = jnp.asarray(ys)
+    if ys.ndim == 0:
+        raise ValueError(f"{who}: expected ys [T, *B, ...], got a scalar.")
+    if mask is None:
+        return ys, None
+    mask = jnp.asarray(mask)
+    ndim = min(max(mask.ndim, 2 if ys.ndim > 2 else 1), ys.ndim)
+    if mask.dtype != jnp.bool_ or mask.shape != ys.shape[:ndim]:
+        raise ValueError(
+            f"{who}: expected mask bool {list(ys.shape[:ndim])}, as ys {list(ys.shape)}, got {mask.dtype} "
+            f"{list(mask.shape)}."
+        )
+    return ys, mask
+
+
 def lengths_to_mask(
     lengths: Integer[Array | np.ndarray, "*B"], num_steps: int
 ) -> Bool[Array, "{num_steps} *B"]:
     """Return a ``mask [T, *B]`` that is True for the first ``lengths [*B]`` steps.
+
+    Args:
+        lengths: whole numbers from 0 to T, of any integer dtype.
+        num_steps: T.
+
+    Raises:
+        ValueError: for lengths of another dtype, and for lengths below 0 or above T. Under `jax.jit` the values are not
+            known: lengths below 0 count as 0, and lengths above T as T.
 
     Example:
         >>> import jax.numpy as jnp, seqjax as sj
@@ -100,6 +128,10 @@ def lengths_to_mask(
                [0, 1],
                [0, 0]], dtype=int32)
     """
-    lengths = jnp.asarray(lengths)
-    steps = jnp.arange(num_steps, dtype=lengths.dtype).reshape(-1, *(1,) * lengths.ndim)
+    num_steps = check_whole("lengths_to_mask(num_steps)", num_steps, 0)
+    lengths = check_lengths("lengths_to_mask", lengths, num_steps)
+    # The smaller of both fits the dtype of the lengths, and then int32, in which the steps are counted.
+    most = min(num_steps, jnp.iinfo(lengths.dtype).max)
+    lengths = jnp.minimum(jnp.asarray(lengths), most).astype(jnp.int32)
+    steps = jnp.arange(num_steps, dtype=jnp.int32).reshape(-1, *(1,) * lengths.ndim)
     return steps < lengths[None]

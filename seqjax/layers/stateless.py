@@ -8,7 +8,7 @@ from seqjax.base import Carry, Flags, Layer, Params, X, Xs, Y, Ys
 from seqjax.ops.select import keep
 
 
-def stateless(init: Callable, apply: Callable) -> Layer:
+def stateless(init: Callable, apply: Callable, *, event_ndim: int | None = None) -> Layer:
     """Return a layer without a carry from ``apply: (params, x, key) -> y``, which acts on each step by itself.
 
     ``apply`` receives one step ``x [*B, ...]`` and one key or None; `unroll` maps it over time.
@@ -23,5 +23,10 @@ def stateless(init: Callable, apply: Callable) -> Layer:
         return carry, keep(flags.mask, ys)
 
     return Layer(
-        init=init, initial_carry=lambda params, x: (), step_fn=step, unroll_fn=unroll, time_shardable=True
+        init=init,
+        initial_carry=lambda params, x: (),
+        step_fn=step,
+        unroll_fn=unroll,
+        time_shardable=True,
+        event_ndim=event_ndim,
     )
