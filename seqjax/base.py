@@ -182,6 +182,7 @@ class Layer(Definition):
             for compositions of both.
         batch_major: whether ``unroll`` takes and returns ``[B, T, ...]``; `seqjax.batch_major` sets it.
         event_ndim: as in `Cell`, where that is known: flags must then have all the batch axes.
+        max_length: the largest number of steps since a reset, where attention without a window limits it.
     """
 
     init: Callable[[Key, X], Params]
@@ -192,6 +193,7 @@ class Layer(Definition):
     time_shardable: bool = False
     batch_major: bool = False
     event_ndim: int | None = None
+    max_length: int | None = None
 
     def __post_init__(self) -> None:
         # Python makes a new bound method at each look-up; one object each keeps jax.jit from tracing again.

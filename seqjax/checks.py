@@ -120,6 +120,11 @@ def is_traced(tree: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
+def is_addressable(array: Any) -> bool:
+    """Return whether this process can read all values of a concrete array."""
+    return not isinstance(array, jax.Array) or array.is_fully_addressable
+
+
 def check_range(what: str, low: float, high: float) -> None:
     """Raise a ValueError unless 0 < low <= high, both finite; `what` is of the form "s5(step_min, step_max)"."""
     if not 0 < low <= high < math.inf:

@@ -166,8 +166,8 @@ class Attention:
 
     Attributes:
         window: L, for a sliding window.
-        max_length: L, for sequences of at most L steps: `unroll` refuses longer ones, `step` forgets the oldest step.
-            Pass either window or max_length.
+        max_length: L, for sequences of at most L steps: longer ones are refused where their length is known, otherwise
+            `step` forgets the oldest step; see `seqjax.attention`. Pass either window or max_length.
         rotary_base: the base of rotary positions: pair i turns by ``rotary_base ** (-2 i / K)`` per step. None for no
             rotary positions.
     """

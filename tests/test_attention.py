@@ -297,6 +297,68 @@ def test_unroll_refuses_more_steps_than_max_length():
     assert jax.eval_shape(layer.unroll, params, carry, xs[:T])[1].shape == (T, B, H)
 
 
+def test_steps_in_several_calls_do_not_exceed_max_length():
+    layer, params, carry, xs = setting(full(), steps=T + 3)
+    carry = layer.unroll(params, carry, xs[: T - 1])[0]
+    message = r"expected at most max_length=9 steps since a reset, got 10, of which {} came before this call"
+    with pytest.raises(ValueError, match=message.format(8)):
+        layer.unroll(params, carry, xs[:2])
+    carry = layer.step(params, carry, xs[0])[0]
+    with pytest.raises(ValueError, match=message.format(9)):
+        layer.step(params, carry, xs[0])
+    with pytest.raises(ValueError, match=message.format(9)):  # one row without padding suffices
+        layer.step(params, carry, xs[0], mask=np.arange(B) == 1)
+    # Masked steps have no position, and a reset starts again; so does a window, which has no limit.
+    layer.step(params, carry, xs[0], mask=np.zeros(B, bool))
+    layer.step(params, carry, xs[0], reset=np.ones(B, bool))
+    reset = np.zeros((T, B), bool)
+    reset[0] = True
+    layer.unroll(params, carry, xs[:T], reset=reset)
+    layer, params, carry, xs = setting(sj.attention(H, num_heads=N, key_size=K, window=3))
+    for _ in range(2):
+        carry = layer.unroll(params, carry, xs)[0]
+
+
+def test_decoding_does_not_exceed_max_length():
+    def model(wrap=lambda layer: layer, **limit):
+        attention = sj.recurrent(sj.attention(8, num_heads=2, key_size=4, **limit))
+        return sj.serial(
+            sj.pointwise(nn.Embed(7, 8)), wrap(sj.residual(attention)), sj.pointwise(nn.Dense(7))
+        )
+
+    prompt = np.array([[1, 2], [3, 4], [5, 6], [0, 1]])
+    searches = (sj.generate, functools.partial(sj.beam_search, beam_size=2, end_token=None))
+    message = (
+        r"expected at most max_length=8 steps of attention, got a prompt of 4{} and max_length={} new tokens"
+    )
+    for wrap in (
+        lambda layer: layer,
+        lambda layer: sj.repeat(layer, 2),
+        sj.frozen,
+        functools.partial(sj.checkpointed, every=4),
+    ):
+        layer = model(wrap, max_length=8)
+        params = jax.eval_shape(layer.init, jax.random.key(0), prompt[0])
+        for search in searches:
+            with pytest.raises(ValueError, match=message.format("", 6)):
+                search(layer, params, None, prompt, max_length=6)
+    layer = model(max_length=8)
+    params = layer.init(jax.random.key(0), prompt[0])
+    start = layer.initial_carry(params, prompt[0])
+    made = sj.generate(layer, params, start, prompt, max_length=5)
+    wide = model(max_length=16)
+    more = sj.generate(wide, params, wide.initial_carry(params, prompt[0]), prompt, max_length=5)
+    np.testing.assert_array_equal(made.tokens, more.tokens)
+    after = layer.unroll(params, start, prompt)[0]
+    with pytest.raises(ValueError, match=message.format(" after 4 earlier ones", 2)):
+        sj.generate(layer, params, after, prompt, max_length=2)
+    mask = np.array([[True, False]] * 2 + [[True, True], [False, True]])
+    sj.generate(layer, params, start, prompt, mask=mask, max_length=6)
+    sliding = model(window=8)
+    sj.generate(sliding, params, sliding.initial_carry(params, prompt[0]), prompt, max_length=6)
+    assert model(lambda layer: sj.strided(layer, 3), max_length=8).max_length == 24
+
+
 @pytest.mark.parametrize("limits", [{}, {"window": 3, "max_length": 4}])
 def test_either_window_or_max_length(limits):
     found = f"window={limits.get('window')}, max_length={limits.get('max_length')}"

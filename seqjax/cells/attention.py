@@ -75,8 +75,9 @@ def attention(
         num_groups: G, a divisor of N; N by default.
         key_size: K; by default H / N.
         window: L, for a sliding window that includes the present step.
-        max_length: L, for sequences of at most L steps. `unroll` refuses longer sequences. `step`, and `unroll` from a
-            carry, drop the oldest steps. Pass either window or max_length.
+        max_length: L, for sequences of at most L steps since a reset. `unroll`, `step`, `generate` and `beam_search`
+            refuse longer sequences. Under `jax.jit` the position in the carry is unknown: there `step`, and `unroll`
+            from a carry, drop the oldest steps, as a window does. Pass either window or max_length.
         rotary_base: pair i rotates by ``rotary_base ** (-2 i / K)`` radians per step; None disables positions.
         qk_norm: normalize queries and keys.
         use_bias: add a bias to each of the four maps.

@@ -58,6 +58,7 @@ def composed(
     causal: bool = True,
     time_shardable: bool = True,
     readers: tuple[Layer, ...] | None = None,
+    stride: int = 1,
 ) -> Layer:
     """Return a layer whose two views are one function of the views of its parts.
 
@@ -72,7 +73,9 @@ def composed(
         causal: False where the composition itself reads later steps.
         time_shardable: False where the composition itself carries state over time, or moves steps.
         readers: the parts whose input is x; all parts by default. They define `Layer.event_ndim`.
+        stride: the number of steps of the composition for each step of its parts.
     """
+    lengths = [part.max_length * stride for part in parts if part.max_length is not None]
     known = [
         part.event_ndim for part in (parts if readers is None else readers) if part.event_ndim is not None
     ]
@@ -91,6 +94,7 @@ def composed(
         causal=causal and all(part.causal for part in parts),
         time_shardable=time_shardable and all(part.time_shardable for part in parts),
         event_ndim=known[0] if known else None,
+        max_length=min(lengths, default=None),
     )
 
 

@@ -39,7 +39,6 @@ def set_context(carry: Carry, context: jax.Array) -> Any:
         >>> sj.set_context(layer.initial_carry(((), ()), jnp.ones((1, 3))), jnp.ones((1, 2)))[0].context
         Array([[1., 1.]], dtype=float32)
     """
-
     context = jnp.asarray(context)
 
     def put(node: ConditionedCarry) -> ConditionedCarry:

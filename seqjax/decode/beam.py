@@ -10,7 +10,7 @@ import numpy as np
 
 from seqjax.base import Layer
 from seqjax.checks import check_whole, check_whole_or_none
-from seqjax.decode.common import check_call, read_prompt, read_token
+from seqjax.decode.common import check_call, check_positions, read_prompt, read_token
 from seqjax.ops.select import expand, select, wide
 
 
@@ -95,7 +95,7 @@ def beam_search(
 
     Raises:
         TypeError: for a layer that is not causal.
-        ValueError: for shapes, dtypes or values that do not fit.
+        ValueError: for shapes, dtypes or values that do not fit, and for more tokens than the max_length of attention.
 
     Example:
         Of tokens 0, 1 and the end token 2, with the same probabilities at every step:
@@ -127,6 +127,7 @@ def beam_search(
     if isinstance(length_penalty, bool) or not math.isfinite(length_penalty):
         raise ValueError(f"{who}(length_penalty): expected a finite number, got {length_penalty!r}.")
     max_length = check_whole(f"{who}(max_length)", max_length)
+    check_positions(who, layer, carry, prompt, mask, max_length)
     return _beam_search(
         layer,
         params,

@@ -4,8 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from seqjax.base import Flags, Layer
+from seqjax.base import AttentionCarry, Flags, Layer
+from seqjax.checks import is_addressable, is_traced
 from seqjax.ops.select import wide
 
 
@@ -32,6 +34,30 @@ def check_call(who: str, layer: Any, prompt: Any, mask: Any) -> None:
     if mask is not None and (mask.dtype != jnp.bool_ or mask.shape != prompt.shape):
         raise ValueError(
             f"{who}(mask): expected bool {shape}, as the prompt, got {mask.dtype} {list(mask.shape)}."
+        )
+
+
+def check_positions(who: str, layer: Layer, carry: Any, prompt: Any, mask: Any, max_length: int) -> None:
+    """Raise a ValueError where prompt and new tokens exceed the max_length of the layer's attention.
+
+    The last token that is made is no input. Under `jax.jit` the steps before the call are unknown and count as none.
+    """
+    if layer.max_length is None:
+        return
+    length = len(prompt)
+    if mask is not None and not is_traced(mask):
+        length = int(np.max(np.sum(mask, 0), initial=0))
+    before = 0
+    for node in jax.tree.leaves(carry, is_leaf=lambda node: isinstance(node, AttentionCarry)):
+        position = node.position if isinstance(node, AttentionCarry) else None
+        if position is not None and not is_traced(position) and is_addressable(position):
+            before = max(before, int(np.max(position, initial=0)))
+    if before + length + max_length - 1 > layer.max_length:
+        read = f"a prompt of {length}" + (f" after {before} earlier ones" if before else "")
+        raise ValueError(
+            f"{who}({layer!r}): expected at most max_length={layer.max_length} steps of attention, got {read} and "
+            f"max_length={max_length} new tokens. Give a shorter max_length here, or attention with a larger "
+            "max_length or a window."
         )
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Layer
 from seqjax.checks import check_whole, check_whole_or_none
-from seqjax.decode.common import check_call, read_prompt, read_token
+from seqjax.decode.common import check_call, check_positions, read_prompt, read_token
 from seqjax.decode.samplers import Sampler, greedy
 from seqjax.ops.select import wide
 
@@ -70,7 +70,8 @@ def generate(
 
     Raises:
         TypeError: for a layer that is not causal, or a key that is not a typed key.
-        ValueError: for shapes, dtypes or values that do not fit, and for a random sampler without a key.
+        ValueError: for shapes, dtypes or values that do not fit, for more tokens than the max_length of attention, and
+            for a random sampler without a key.
 
     Example:
         A layer that always continues 0, 1, 2, 3 with the next number, and stops at 3:
@@ -94,6 +95,8 @@ def generate(
         raise TypeError(
             f"{who}(sampler): expected a sampler such as greedy() or categorical(), got {sampler!r}."
         )
+    max_length = check_whole(f"{who}(max_length)", max_length)
+    check_positions(who, layer, carry, prompt, mask, max_length)
     if sampler.random:
         _check_key(who, sampler, key, prompt.shape[1:])
     return _generate(
@@ -103,7 +106,7 @@ def generate(
         prompt,
         mask,
         key if sampler.random else None,
-        max_length=check_whole(f"{who}(max_length)", max_length),
+        max_length=max_length,
         sampler=sampler,
         end_token=check_whole_or_none(f"{who}(end_token)", end_token, 0),
         pad_token=check_whole(f"{who}(pad_token)", pad_token, 0),

@@ -4,8 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from seqjax.base import Attention, Carry, Cell, Dense, Flags, Layer, Method, Params, X, Xs, Y, Ys
+from seqjax.checks import is_addressable, is_traced
 from seqjax.compat import vary_like
 from seqjax.inputs import first_step, num_steps
 from seqjax.methods import Auto, TimeSharded, at_step, check_method
@@ -46,6 +48,7 @@ def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a fr
         x = keep(flags.mask, x)
         initial = cell.initial_carry(params, x)
         carry = _in_dtypes_of(initial, carry)
+        _check_positions(f"{cell!r}.step", cell, carry, 1, flags.reset, flags.mask)
         carry, y = at_step(cell, params, carry, x, flags._replace(initial=initial))
         return carry, keep(flags.mask, y)
 
@@ -55,6 +58,7 @@ def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a fr
         xs = keep(flags.mask, xs)
         initial = cell.initial_carry(params, first_step(xs))
         carry = _in_dtypes_of(initial, carry)
+        _check_positions(f"{cell!r}.unroll", cell, carry, num_steps(xs), flags.reset, flags.mask)
         carry, initial = vary_like((carry, initial), xs, params)
         carry, ys = method.unroll(cell, params, carry, xs, flags._replace(initial=initial))
         return carry, keep(flags.mask, ys)
@@ -66,6 +70,7 @@ def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a fr
         unroll_fn=unroll,
         time_shardable=isinstance(method, TimeSharded) and method.axis == "time",
         event_ndim=cell.event_ndim,
+        max_length=_max_length(cell),
     )
 
 
@@ -74,13 +79,41 @@ def _in_dtypes_of(initial: Any, carry: Carry) -> Any:
     return jax.tree.map(lambda like, leaf: jnp.asarray(leaf).astype(like.dtype), initial, carry)
 
 
+def _max_length(cell: Cell) -> int | None:
+    return cell.recurrence.max_length if isinstance(cell.recurrence, Attention) else None
+
+
 def _check_length(who: str, cell: Cell, xs: Xs) -> None:
-    """Raise a ValueError for more steps than attention without a window can store."""
-    longest = cell.recurrence.max_length if isinstance(cell.recurrence, Attention) else None
+    """Raise a ValueError for more steps than attention without a window has slots, under any method."""
+    longest = _max_length(cell)
     if longest is not None and num_steps(xs) > longest:
         raise ValueError(
             f"{who}: expected at most max_length={longest} steps, got xs {list(jax.tree.leaves(xs)[0].shape)}. "
             "Use a larger max_length, or a window."
+        )
+
+
+def _check_positions(who: str, cell: Cell, carry: Carry, length: int, reset: Any, mask: Any) -> None:
+    """Raise a ValueError where steps from a carry exceed max_length of attention.
+
+    The positions are known outside `jax.jit` only.
+    """
+    longest = _max_length(cell)
+    if longest is None or is_traced((carry.position, reset, mask)) or not is_addressable(carry.position):
+        return
+    position = np.asarray(carry.position)
+    if position.max(initial=0) + length <= longest:
+        return
+    resets, masks = (None if f is None else np.asarray(f).reshape(length, -1) for f in (reset, mask))
+    now, most = position.reshape(-1), 0
+    for t in range(length):
+        now = now if resets is None else np.where(resets[t], 0, now)
+        now = now + (1 if masks is None else masks[t])
+        most = max(most, int(now.max(initial=0)))
+    if most > longest:
+        raise ValueError(
+            f"{who}: expected at most max_length={longest} steps since a reset, got {most}, of which "
+            f"{int(position.max())} came before this call. Give a larger max_length, or a window."
         )
 
 
