@@ -6,6 +6,7 @@ is ``x [*B, D]``; carry leaves are ``[*B, ...]``.
 Arguments and results come in the order of ``jax.lax.scan``: ``(params, carry, x) -> (carry, y)``.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -13,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import jax
 
 from seqjax.affine import affine
-from seqjax.inputs import Flags, run_step, run_unroll
+from seqjax.inputs import Flags, checked_init, checked_initial_carry, run_step, run_unroll
 from seqjax.recurrences import (
     Activation,
     Attention,
@@ -196,6 +197,10 @@ class Layer(Definition):
     max_length: int | None = None
 
     def __post_init__(self) -> None:
+        for name, entry in (("init", checked_init), ("initial_carry", checked_initial_carry)):
+            function = getattr(self, name)
+            if getattr(function, "func", None) is not entry:  # as after dataclasses.replace
+                object.__setattr__(self, name, functools.partial(entry, function))
         # Python makes a new bound method at each look-up; one object each keeps jax.jit from tracing again.
         for view in ("step", "unroll"):
             object.__setattr__(self, view, getattr(self, view))

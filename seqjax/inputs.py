@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Flags(NamedTuple):
@@ -59,16 +60,59 @@ def step_keys(key: jax.Array | None, length: int) -> jax.Array | None:
     """Return one key per step, ``fold_in(key, t)``; an array of T keys is returned unchanged."""
     if key is None:
         return None
-    _check_key(key)
+    key = as_key("key", key)
     if key.shape not in ((), (length,)):
         raise ValueError(f"key: expected one key, or one per step, [{length}], got {list(key.shape)}.")
     return key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(length))
 
 
-def _check_key(key: Any) -> None:
-    if not hasattr(key, "dtype") or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        found = f"{key.dtype} {list(key.shape)}" if hasattr(key, "dtype") else repr(key)
-        raise TypeError(f"key: expected a typed key such as jax.random.key(0), got {found}.")
+def as_key(what: str, key: Any) -> jax.Array:
+    """Return a typed key, or an array of keys, also for the raw uint32 data that `jax.random.PRNGKey` returns.
+
+    Args:
+        what: name of the argument in errors.
+        key: typed keys, or uint32 data of keys of the default implementation.
+
+    Raises:
+        TypeError: for anything else, such as a seed.
+    """
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return key
+    if dtype == jnp.uint32:
+        try:
+            return jax.random.wrap_key_data(jnp.asarray(key))
+        except (TypeError, ValueError):
+            pass  # of another shape than the data of a key
+    found = repr(key) if dtype is None else f"{dtype} {list(key.shape)}"
+    seed = key if isinstance(key, int) and not isinstance(key, bool) else 0
+    raise TypeError(
+        f"{what}: expected a typed key such as jax.random.key(0), got {found}. Pass jax.random.key({seed})."
+    )
+
+
+def checked_init(init: Callable, key: Any, x: Any) -> Any:
+    """`Layer.init` with its arguments in the form that the layer takes."""
+    return init(as_key("init(key)", key), as_example(x))
+
+
+def checked_initial_carry(initial_carry: Callable, params: Any, x: Any) -> Any:
+    """`Layer.initial_carry` with its arguments in the form that the layer takes."""
+    return initial_carry(params, as_example(x))
+
+
+def as_example(x: Any) -> Any:
+    """Return one time step, arrays or shapes, in dtypes that JAX has: without 64 bits float64 becomes float32."""
+
+    def convert(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray | np.generic):
+            return jnp.asarray(leaf)
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+            return leaf if dtype == leaf.dtype else leaf.update(dtype=dtype)
+        return leaf
+
+    return jax.tree.map(convert, x)
 
 
 def fold_in(key: jax.Array | None, number: Any) -> jax.Array | None:
@@ -171,7 +215,7 @@ def checked(layer: Any, view: str, params: Any, carry: Any, xs: Any, flags: Flag
         flags: the flags of the call.
 
     Raises:
-        TypeError: for a key that is not a typed key.
+        TypeError: for a key that is not a key, such as a seed.
         ValueError: for flags of the wrong dtype or shape, or the carry of another layer.
     """
     whole = view == "unroll"
@@ -195,7 +239,7 @@ def checked(layer: Any, view: str, params: Any, carry: Any, xs: Any, flags: Flag
     if whole:
         key = step_keys(key, shapes[0][0])
     elif key is not None:
-        _check_key(key)
+        key = as_key("key", key)
         if key.shape:
             raise ValueError(f"key: expected one key, got {list(key.shape)}.")
     carry = _carry(layer, view, params, carry, xs)

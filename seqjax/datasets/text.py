@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Int, Integer, PRNGKeyArray, UInt8
 
 from seqjax.checks import check_whole
+from seqjax.inputs import as_key
 
 Tokens = Integer[Array | np.ndarray, "N"]
 Part = Integer[Array | np.ndarray, "_"]
@@ -143,8 +144,9 @@ def sample_windows(
         ((5, 8), True)
     """
     batch_size, length = _check_windows("sample_windows", data, batch_size, length)
-    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        key = jax.random.key(key)
+    if not hasattr(key, "dtype") or (key.ndim == 0 and jnp.issubdtype(key.dtype, jnp.integer)):
+        key = jax.random.key(key)  # a seed
+    key = as_key("sample_windows(key)", key)
     # Explicit dtype, since the default dtype, and with it the draw, depends on jax_enable_x64.
     key = jax.random.fold_in(key, step)
     starts = jax.random.randint(key, (batch_size,), 0, len(data) - length, dtype=jnp.int32)

@@ -10,6 +10,7 @@ from seqjax.base import Layer
 from seqjax.checks import check_whole, check_whole_or_none
 from seqjax.decode.common import check_call, check_positions, read_prompt, read_token
 from seqjax.decode.samplers import Sampler, greedy
+from seqjax.inputs import as_key
 from seqjax.ops.select import wide
 
 
@@ -69,7 +70,7 @@ def generate(
         key: for a random sampler: one key, or one key per row, ``[*B]``, used instead of ``fold_in(key, r)``.
 
     Raises:
-        TypeError: for a layer that is not causal, or a key that is not a typed key.
+        TypeError: for a layer that is not causal, or a key that is none, such as a seed.
         ValueError: for shapes, dtypes or values that do not fit, for more tokens than the max_length of attention, and
             for a random sampler without a key.
 
@@ -98,7 +99,7 @@ def generate(
     max_length = check_whole(f"{who}(max_length)", max_length)
     check_positions(who, layer, carry, prompt, mask, max_length)
     if sampler.random:
-        _check_key(who, sampler, key, prompt.shape[1:])
+        key = _checked_key(who, sampler, key, prompt.shape[1:])
     return _generate(
         layer,
         params,
@@ -173,15 +174,15 @@ def _generate(
     return jax.lax.while_loop(goes_on, body, state).made
 
 
-def _check_key(who: str, sampler: Sampler, key: Any, batch: tuple[int, ...]) -> None:
+def _checked_key(who: str, sampler: Sampler, key: Any, batch: tuple[int, ...]) -> jax.Array:
     if key is None:
         raise ValueError(
             f"{who}(key): {sampler!r} is random: expected a key such as jax.random.key(0), got None."
         )
-    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
-        raise TypeError(f"{who}(key): expected a typed key such as jax.random.key(0), got {key!r}.")
+    key = as_key(f"{who}(key)", key)
     if key.shape not in ((), batch):
         raise ValueError(f"{who}(key): expected one key, or keys {list(batch)}, got {list(key.shape)}.")
+    return key
 
 
 def _row_keys(key: jax.Array | None, batch: tuple[int, ...]) -> jax.Array | None:

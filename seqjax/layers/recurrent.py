@@ -63,9 +63,17 @@ def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a fr
         carry, ys = method.unroll(cell, params, carry, xs, flags._replace(initial=initial))
         return carry, keep(flags.mask, ys)
 
+    def init(key: jax.Array, x: Any) -> Any:
+        _check_floating(f"{cell!r}.init", cell, None, x)
+        return cell.init(key, x)
+
+    def initial_carry(params: Any, x: Any) -> Any:
+        _check_floating(f"{cell!r}.initial_carry", cell, params, x)
+        return cell.initial_carry(params, x)
+
     return Layer(
-        init=cell.init,
-        initial_carry=cell.initial_carry,
+        init=init,
+        initial_carry=initial_carry,
         step_fn=step,
         unroll_fn=unroll,
         time_shardable=isinstance(method, TimeSharded) and method.axis == "time",
@@ -117,6 +125,44 @@ def _check_positions(who: str, cell: Cell, carry: Carry, length: int, reset: Any
         )
 
 
+def _check_floating(who: str, cell: Cell, params: Params, x: X) -> None:
+    """Raise a ValueError for integers x where the cell's carry takes the dtype of x."""
+    leaf = jax.tree.leaves(x)[0]
+    if jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return
+
+    def example(dtype: Any) -> Any:
+        def shape(a: Any) -> Any:
+            floating = jnp.issubdtype(a.dtype, jnp.inexact)
+            return jax.ShapeDtypeStruct(a.shape, a.dtype if floating else dtype or a.dtype)
+
+        return jax.tree.map(shape, x)
+
+    def carry(dtype: Any) -> Any:
+        x = example(dtype)
+        p = jax.eval_shape(cell.init, jax.random.key(0), x) if params is None else params
+        return jax.eval_shape(cell.initial_carry, p, x)
+
+    try:
+        floats = carry(jnp.float32)
+    except Exception:
+        return  # a cell of integers alone
+    try:
+        same = jax.tree.map(lambda a, b: a.dtype == b.dtype, carry(None), floats)
+    except Exception:
+        same = False
+    if not all(jax.tree.leaves(same)):
+        letters = "[..., D]" if cell.event_ndim == 1 else "[...]"
+        raise ValueError(
+            f"{who}: expected floating xs {letters}, got {leaf.dtype} {list(leaf.shape)}. {_VECTORS_FIRST}"
+        )
+
+
+_VECTORS_FIRST = (
+    "Turn tokens into vectors first, for example with serial(pointwise(flax.linen.Embed(256, 64)), ...)."
+)
+
+
 def _check_inputs(
     who: str, cell: Cell, params: Params, xs: Xs, flags: Flags, *, time: tuple[int, ...]
 ) -> None:
@@ -133,13 +179,11 @@ def _check_inputs(
                 f"{who}: expected every array in xs to begin with {list(batch)}, as the first, {list(leaf.shape)}, "
                 f"does, got {list(other.shape)}."
             )
+    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[len(time) :], a.dtype), xs)
     if isinstance(cell.project, Dense):
         w, _ = cell.project.weights(params)
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(
-                f"{who}: expected floating xs {letters}, got {leaf.dtype}. Turn tokens into vectors first, for example "
-                "with serial(pointwise(flax.linen.Embed(256, 64)), ...)."
-            )
+            raise ValueError(f"{who}: expected floating xs {letters}, got {leaf.dtype}. {_VECTORS_FIRST}")
         if leaf.shape[-1] != w.shape[0]:
             wanted = letters.replace("D", str(w.shape[0]))
             raise ValueError(
@@ -147,10 +191,10 @@ def _check_inputs(
             )
     else:
         try:
-            x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[len(time) :], a.dtype), xs)
             jax.eval_shape(cell.project, params, x)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{who}: {error}") from error
+    _check_floating(who, cell, params, x)
     for name, flag in (("reset", flags.reset), ("mask", flags.mask)):
         if flag is not None and flag.shape != batch:
             raise ValueError(
