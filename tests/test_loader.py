@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from seqjax import datasets as D
 from seqjax.datasets import (
     examples,
     packed,
@@ -317,3 +318,96 @@ def test_damaged_arrays_are_said_to_be_damaged(tmp_path):
             assert str(error).startswith("read_arrays: expected a complete .npy or .npz file of numbers, got")
         else:
             assert all(isinstance(array, np.ndarray) for array in found.values())
+
+
+def ragged(kind=np.float32, width=(3,)):
+    random = np.random.default_rng(0)
+    return [random.normal(size=(n, *width)).astype(kind) for n in (5, 1, 9, 2, 12)]
+
+
+@pytest.mark.parametrize("width", [(3,), (1,), (2, 4)])
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16])
+def test_float_sequences_of_different_lengths_are_padded(kind, width):
+    sequences = ragged(kind, width)
+    batch = D.padded(sequences, batch_size=5, length=8)(0)
+    assert batch.xs.shape == batch.targets.shape == (8, 5, *width) and batch.xs.dtype == kind
+    assert sorted(batch.mask.sum(0)) == [0, 1, 4, 8, 8]
+    for row in range(5):
+        size = int(batch.mask[:, row].sum())
+        found = [s for s in sequences if size and np.array_equal(s[:size], batch.xs[:size, row])]
+        assert not batch.xs[size:, row].any() and not batch.targets[size:, row].any()
+        assert not size or np.array_equal(found[0][1 : size + 1], batch.targets[:size, row])
+
+
+def test_float_sequences_are_packed_as_tokens_are():
+    """Vectors of one number hold the tokens themselves: both loaders cut them alike."""
+    tokens = [np.arange(1, n + 1) + 100 * n for n in (5, 1, 9, 2, 12)]
+    vectors = [t[:, None].astype(np.float32) for t in tokens]
+    for loader in (D.packed, D.padded):
+        for step in range(6):
+            one, other = (loader(data, batch_size=2, length=4, seed=3)(step) for data in (tokens, vectors))
+            np.testing.assert_array_equal(one.xs, other.xs[..., 0])
+            np.testing.assert_array_equal(one.targets, other.targets[..., 0])
+            np.testing.assert_array_equal(one.mask, other.mask)
+            assert one.reset is None or np.array_equal(one.reset, other.reset)
+
+
+def test_examples_of_different_lengths_are_padded_and_masked():
+    sequences = ragged()
+    per_step = [s.sum(-1) for s in sequences]
+    for targets in (np.arange(5), per_step):
+        batch = D.examples(sequences, targets, batch_size=5)(0)
+        assert batch.xs.shape == (12, 5, 3) and sorted(batch.mask.sum(0)) == [1, 2, 5, 9, 12]
+        for row in range(5):
+            size = int(batch.mask[:, row].sum())
+            which = next(i for i, s in enumerate(sequences) if len(s) == size)
+            np.testing.assert_array_equal(batch.xs[:size, row], sequences[which])
+            assert not batch.xs[size:, row].any()
+            if targets is per_step:
+                np.testing.assert_array_equal(batch.targets[:size, row], per_step[which])
+            else:
+                assert batch.targets[row] == which
+    with pytest.raises(ValueError, match="expected sequences of different lengths or `lengths=`, got both"):
+        D.examples(sequences, np.arange(5), batch_size=5, lengths=[1] * 5)
+
+
+@pytest.mark.parametrize("loader", [D.packed, D.padded])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            np.zeros((3, 2), np.float32),
+            r"expected sequences of floats \[N_i, 3\], got \[3, 2\] .* for sequence 5",
+        ),
+        (np.zeros(3, np.float32), r"got \[3\] of float32 for sequence 5"),
+        (np.zeros((3, 3), int), r"got \[3, 3\] of int64 for sequence 5"),
+        (np.full((3, 3), np.nan, np.float32), r"NaN or infinity in sequence 5 at step 0"),
+    ],
+)
+def test_float_sequences_that_do_not_fit_are_refused(loader, change, message):
+    with pytest.raises(ValueError, match=message):
+        loader([*ragged(), change], batch_size=2, length=4)
+
+
+def test_byte_order_marks_are_no_text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\ntwo")
+    assert bytes(D.read_text(path)) == b"one\ntwo"
+    assert [bytes(line) for line in D.read_lines(path)] == [b"one", b"two"]
+    lines = tmp_path / "lines.JSONL"
+    lines.write_bytes(b'\xef\xbb\xbf{"text": "hello"}\r\n{"text": "\xef\xbb\xbfyou"}\n')
+    assert [bytes(text) for text in D.read_json_lines(lines)] == [b"hello", b"\xef\xbb\xbfyou"]
+    assert bytes(D.read_text(lines)) == b"hello\n\xef\xbb\xbfyou"
+    path.write_bytes(b"\xef\xbb\xbf")
+    with pytest.raises(ValueError, match="which has a byte order mark alone"):
+        D.read_text(path)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.npy", "a.csv", "A.CSV", "a.parquet", "a.txt.gz", "a.tar"])
+def test_files_that_are_no_text_are_refused_by_name(name, tmp_path):
+    path = tmp_path / name
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        D.read_text(path)
+    path.write_bytes(b"1,2,3")
+    with pytest.raises(ValueError, match="expected a text, got .*, whose name is that of "):
+        D.read_text(path)

@@ -98,7 +98,7 @@ def inputs(data: str | None, length: int, batch_size: int, input_size: int, seed
         return rng.normal(size=(length, batch_size, input_size))
     if data is not None and data.endswith(".npy"):
         return _from_npy(data, length)
-    text = datasets.moby_dick() if data is None else datasets.read_bytes(data)
+    text = datasets.moby_dick() if data is None else datasets.read_text(data)
     tokens = np.asarray(datasets.held_out_windows(text, batch_size, length)[0])
     return rng.normal(size=(256, input_size))[tokens]
 

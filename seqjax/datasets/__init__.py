@@ -1,6 +1,6 @@
 """Readers of files, and loaders of batches. All batches are time-major: ``xs [T, B]``, ``targets [T, B]``."""
 
-from seqjax.datasets.files import read_arrays, read_json_lines, read_lines
+from seqjax.datasets.files import read_arrays, read_json_lines, read_lines, read_text
 from seqjax.datasets.loader import Loader, examples, packed, padded, streams, windows
 from seqjax.datasets.prefetch import prefetch
 from seqjax.datasets.text import (
@@ -24,6 +24,7 @@ __all__ = [
     "read_bytes",
     "read_json_lines",
     "read_lines",
+    "read_text",
     "sample_windows",
     "split",
     "streams",

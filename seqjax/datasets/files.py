@@ -9,8 +9,57 @@ import numpy as np
 from seqjax.datasets.text import read_bytes
 
 Name = str | PathLike[str]
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+JSON_LINES = (".jsonl", ".ndjson")
+NO_TEXT = {
+    "arrays": (".npz", ".npy", ".h5", ".hdf5", ".safetensors", ".pt", ".pkl", ".pickle", ".mat"),
+    "a table": (".csv", ".tsv", ".parquet", ".arrow", ".feather", ".xlsx"),
+    "a compressed file": (".gz", ".zip", ".xz", ".bz2", ".zst", ".tar", ".7z"),
+}
 LONGEST_LINE = 2**24
 """Largest length of a line in bytes, 16 MB. A longer line is unlikely to be one document."""
+
+
+def read_text(path: Name) -> np.ndarray:
+    r"""Read a text as bytes ``[N]``, by the name of its file.
+
+    The texts of a ``.jsonl`` file (`read_json_lines`) are joined by newlines; any other text is read as it is, in any
+    encoding, without the byte order mark of UTF-8.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FileNotFoundError: when the path does not exist.
+        ValueError: when the file cannot be read or is empty, and for files of arrays, tables and compressed files, by
+            the ends of their names.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> from seqjax.datasets import read_text
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "documents.jsonl")
+        >>> _ = path.write_text('{"text": "one"}\n{"text": "two"}\n')
+        >>> bytes(read_text(path))
+        b'one\ntwo'
+    """
+    suffix = Path(path).suffix.lower()
+    for kind, suffixes in NO_TEXT.items():
+        if suffix in suffixes:
+            remedy = {
+                "arrays": "Train on arrays in Python, with datasets.examples.",
+                "a table": "Write the text of its column to a text file, or its columns to arrays.",
+                "a compressed file": "Unpack it first.",
+            }[kind]
+            read_bytes(path)  # a file that does not exist is reported first
+            raise ValueError(
+                f"read_text: expected a text, got '{path}', whose name is that of {kind}. {remedy}"
+            )
+    if suffix in JSON_LINES:
+        return np.frombuffer(b"\n".join(bytes(text) for text in read_json_lines(path)), np.uint8)
+    data = bytes(read_bytes(path)).removeprefix(BYTE_ORDER_MARK)
+    if not data:
+        raise ValueError(f"read_text: expected a text, got '{path}', which has a byte order mark alone.")
+    return np.frombuffer(data, np.uint8)
 
 
 def read_lines(path: Name, *, longest: int = LONGEST_LINE) -> list[np.ndarray]:
@@ -32,7 +81,7 @@ def read_lines(path: Name, *, longest: int = LONGEST_LINE) -> list[np.ndarray]:
         >>> [bytes(line) for line in read_lines(path)]
         [b'one', b'three']
     """
-    data = bytes(read_bytes(path))
+    data = bytes(read_bytes(path)).removeprefix(BYTE_ORDER_MARK)
     if b"\0" in data:
         raise ValueError(
             f"read_lines: expected text, got '{path}', which is binary: byte {data.index(0)} is zero. "
@@ -72,7 +121,7 @@ def read_json_lines(path: Name, field: str = "text") -> list[np.ndarray]:
         b'hello'
     """
     documents = []
-    lines = bytes(read_bytes(path)).split(b"\n")
+    lines = bytes(read_bytes(path)).removeprefix(BYTE_ORDER_MARK).split(b"\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -135,10 +135,12 @@ def packed(documents: Sequence[Any], *, batch_size: int, length: int, seed: int 
     of n tokens takes n - 1 steps; a document that does not fit continues in the next row, after a reset. Only the last
     rows of an epoch contain masked steps.
 
-    Shapes: documents of ``[N_i]`` -> xs, targets, reset, mask ``[T, B]``.
+    Shapes: documents of ``[N_i]`` -> xs, targets, reset, mask ``[T, B]``; sequences of floats ``[N_i, ...]`` -> xs,
+    targets ``[T, B, ...]``.
 
     Args:
-        documents: integers in order; documents of fewer than two tokens have no targets and are skipped.
+        documents: integers, or vectors of floats, in order; documents of fewer than two steps have no targets and are
+            skipped.
         batch_size: B, the batch size.
         length: T, the sequence length.
         seed: seed of the random order.
@@ -156,7 +158,7 @@ def packed(documents: Sequence[Any], *, batch_size: int, length: int, seed: int 
         (array([1, 0, 1, 0, 0, 0]), array([1, 1, 1, 1, 1, 0]))
     """
     seed, batch_size, length = _check_sizes("packed", seed=seed, batch_size=batch_size, length=length)
-    documents = [d for d in (_tokens("packed", d) for d in documents) if len(d) > 1]
+    documents = [d for d in _sequences("packed", documents) if len(d) > 1]
     if not documents:
         raise ValueError("packed: expected a document of at least 2 tokens, got none. Check the input files.")
     joined = np.concatenate(documents)
@@ -180,7 +182,7 @@ def packed(documents: Sequence[Any], *, batch_size: int, length: int, seed: int 
         inside = place - (ends[which] - sizes[chosen[which]])
         index = begins[chosen[which]] + inside
         reset = mask & ((inside == 0) | (np.arange(length) == 0)[:, None])
-        return Batch(np.where(mask, joined[index], 0), np.where(mask, joined[index + 1], 0), reset, mask)
+        return Batch(_masked(joined[index], mask), _masked(joined[index + 1], mask), reset, mask)
 
     return Loader(of_rows, batch_size, steps_per_epoch)
 
@@ -188,10 +190,11 @@ def packed(documents: Sequence[Any], *, batch_size: int, length: int, seed: int 
 def padded(documents: Sequence[Any], *, batch_size: int, length: int, seed: int = 0) -> Loader:
     """One document per row, truncated to T predictions, masked after its end.
 
-    Shapes: documents of ``[N_i]`` -> xs, targets, mask ``[T, B]``.
+    Shapes: documents of ``[N_i]`` -> xs, targets, mask ``[T, B]``; sequences of floats ``[N_i, ...]`` -> xs, targets
+    ``[T, B, ...]``.
 
     Args:
-        documents: integers in order.
+        documents: integers, or vectors of floats, in order.
         batch_size: B, the batch size. Where the documents of an epoch do not fill its last batch, rows are masked.
         length: T, the sequence length.
         seed: seed of the random order.
@@ -208,17 +211,18 @@ def padded(documents: Sequence[Any], *, batch_size: int, length: int, seed: int 
                [10, 11, 12, 13]], dtype=int32), array([2, 4]))
     """
     seed, batch_size, length = _check_sizes("padded", seed=seed, batch_size=batch_size, length=length)
-    documents = [_tokens("padded", d) for d in documents]
+    documents = _sequences("padded", documents)
     if not documents:
         raise ValueError("padded: expected at least one document, got none. Check the input files.")
 
     def of_row(place: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        row = np.zeros((3, length), np.int32)
+        row = np.zeros((2, length, *documents[0].shape[1:]), documents[0].dtype)
+        mask = np.zeros(length, bool)
         if place is not None:
             document = documents[place][: length + 1]
             size = max(len(document) - 1, 0)
-            row[0, :size], row[1, :size], row[2, :size] = document[:size], document[1 : size + 1], 1
-        return row[0], row[1], row[2].astype(bool)
+            row[0, :size], row[1, :size], mask[:size] = document[:size], document[1 : size + 1], True
+        return row[0], row[1], mask
 
     order = _epochs(len(documents), batch_size, seed)
 
@@ -246,7 +250,8 @@ def examples(
     xs ``[T, B, ...]``, targets ``[T, B, ...]`` or ``[B, ...]``, mask ``[T, B]`` with lengths.
 
     Args:
-        xs: inputs.
+        xs: inputs, or a list of sequences ``[T_i, ...]`` of different lengths: these are padded with zeros to the
+            longest, which is T, and masked after their ends, as are lists of targets of these lengths.
         targets: per step, or per sequence; a tree of arrays.
         batch_size: B; the last batch of an epoch is filled up with the first examples of the next epoch.
         seed: seed of the random order.
@@ -265,6 +270,16 @@ def examples(
         ((7, 4, 3), 8)
     """
     seed, batch_size = _check_sizes("examples", seed=seed, batch_size=batch_size)
+    if _is_ragged(xs):
+        if lengths is not None:
+            raise ValueError("examples: expected sequences of different lengths or `lengths=`, got both.")
+        lengths = np.array([len(x) for x in xs])
+        xs = _padded("examples", xs)
+        # A list of arrays of the lengths of xs is one ragged array, not a tree.
+        if isinstance(targets, list | tuple) and [np.shape(t)[:1] for t in targets] == [
+            (n,) for n in lengths
+        ]:
+            targets = _padded("examples", targets)
     xs = np.asarray(xs)
     targets = jax.tree.map(np.asarray, targets)
     lengths = None if lengths is None else np.asarray(lengths)
@@ -329,6 +344,59 @@ def _epochs(count: int, batch_size: int, seed: int) -> Callable[[int, np.ndarray
         return [int(permutation(epoch)[p]) if p < count else None for p in places]
 
     return of_rows
+
+
+def _is_ragged(xs: Any) -> bool:
+    """Return whether these are arrays ``[T_i, ...]`` of different lengths."""
+
+    def length(x: Any) -> Any:
+        if hasattr(x, "shape"):
+            return x.shape[:1]
+        return (len(x),) if isinstance(x, list | tuple) else ()
+
+    return isinstance(xs, list | tuple) and len(set(map(length, xs))) > 1
+
+
+def _padded(who: str, sequences: Sequence[Any]) -> np.ndarray:
+    """Return arrays ``[T_i, ...]`` as one array ``[N, T, ...]``, with zeros after their ends."""
+    arrays = [np.asarray(s) for s in sequences]
+    first = arrays[0]
+    for number, array in enumerate(arrays):
+        if array.ndim == 0 or array.shape[1:] != first.shape[1:]:
+            raise ValueError(
+                f"{who}: expected sequences [T_i, {', '.join(map(str, first.shape[1:])) or '...'}], as the first, got "
+                f"{list(array.shape)} for sequence {number}."
+            )
+    found = np.zeros((len(arrays), max(map(len, arrays)), *first.shape[1:]), np.result_type(*arrays))
+    for row, array in zip(found, arrays, strict=True):
+        row[: len(array)] = array
+    return found
+
+
+def _masked(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return ``[T, B, ...]`` with zeros where the mask is False."""
+    return np.where(mask.reshape(*mask.shape, *(1,) * (array.ndim - mask.ndim)), array, np.zeros_like(array))
+
+
+def _sequences(who: str, documents: Sequence[Any]) -> list[np.ndarray]:
+    """Return documents of tokens ``[N_i]`` int32, or of finite vectors ``[N_i, ...]`` of one floating dtype."""
+    arrays = [np.asarray(d) for d in documents]
+    if not any(np.issubdtype(a.dtype, np.floating) and a.ndim > 1 for a in arrays):
+        return [_tokens(who, a) for a in arrays]
+    shape, dtype = next(a.shape[1:] for a in arrays if a.ndim > 1), np.result_type(*arrays)
+    for number, array in enumerate(arrays):
+        if array.ndim < 2 or array.shape[1:] != shape or not np.issubdtype(array.dtype, np.floating):
+            raise ValueError(
+                f"{who}: expected sequences of floats [N_i, {', '.join(map(str, shape))}], got {list(array.shape)} of "
+                f"{array.dtype} for sequence {number}."
+            )
+        bad = np.argwhere(~np.isfinite(array).reshape(len(array), -1).all(-1))
+        if len(bad):
+            raise ValueError(
+                f"{who}: expected finite sequences, got NaN or infinity in sequence {number} at step {bad[0][0]}. Clean "
+                "the data."
+            )
+    return [a.astype(dtype) for a in arrays]
 
 
 def _tokens(who: str, tokens: Any) -> np.ndarray:

@@ -64,7 +64,7 @@ def load_data(settings: Settings) -> np.ndarray | None:
     """Read the bytes of the text of a study; None for a synthetic task."""
     if settings.task != "text":
         return None
-    return datasets.moby_dick() if settings.data is None else datasets.read_bytes(Path(settings.data))
+    return datasets.moby_dick() if settings.data is None else datasets.read_text(settings.data)
 
 
 def check(settings: Settings) -> None:

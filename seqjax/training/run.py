@@ -163,8 +163,11 @@ def _data(recipe: Recipe) -> tuple[Task, Callable[[int], Batch], Callable[[int],
             raise SettingError("{estimator} truncated goes with a text, whose batches continue each other.")
         task = TASKS[recipe.task](length)
         return task, task.batches(size, seed=recipe.seed), task.batches(size, seed=-1 - recipe.seed)
-    text = datasets.moby_dick() if recipe.data is None else datasets.read_bytes(recipe.data)
-    if recipe.data is not None and hashlib.sha256(bytes(text)).hexdigest() != recipe.data_sha256:
+    text = datasets.moby_dick() if recipe.data is None else datasets.read_text(recipe.data)
+    if (
+        recipe.data is not None
+        and hashlib.sha256(bytes(datasets.read_bytes(recipe.data))).hexdigest() != recipe.data_sha256
+    ):
         raise ValueError(f"{recipe.data} has changed since the run was made: its SHA-256 differs.")
     if len(text) < 10 * (length + 1):
         raise SettingError(
