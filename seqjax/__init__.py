@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     )
     from seqjax.combinators import (
         batch_major, bidirectional, Binomial, bptt_barrier, checkpointed, conditioned, dilated, frozen,
-        Nested, normalized, parallel, repeat, reset_on, residual, reverse, serial, set_context, set_memory,
+        learned_carry, Nested, normalized, parallel, repeat, reset_on, residual, reverse, serial, set_context, set_memory,
         strided, variational_dropout, with_memory, zoneout,
     )
     from seqjax.blocks import (
@@ -62,8 +62,8 @@ __all__ = [
     "datasets", "decode", "definition", "delta_net", "dilated", "dropout", "echo_state", "elman", "eprop",
     "feed_forward", "frozen", "full_bptt", "gated_delta_block", "gated_delta_net", "generate", "gla",
     "gradients", "greedy", "griffin", "griffin_block", "gru", "hgrn", "hybrid_delta", "indrnn", "irnn",
-    "kf_rtrl", "last", "layer_norm_lstm", "layers", "lem", "lengths_to_mask", "linear_attention", "lru",
-    "lstm", "ltc", "mamba", "mamba_block", "mean_pool", "methods", "mgu", "min_gru", "min_lstm", "mlstm",
+    "kf_rtrl", "last", "layer_norm_lstm", "layers", "learned_carry", "lem", "lengths_to_mask",
+    "linear_attention", "lru", "lstm", "ltc", "mamba", "mamba_block", "mean_pool", "methods", "mgu", "min_gru", "min_lstm", "mlstm",
     "mlstm_block", "multiplicative_attention", "normalized", "ops", "orthogonal_rnn", "para_gru",
     "para_lstm", "parallel", "peephole_lstm", "pointwise", "probes", "projection_lstm", "qrnn",
     "randomized_truncated_bptt", "recurrent", "repeat", "reset_on", "residual", "retention", "reverse",
@@ -100,7 +100,7 @@ _HOMES = {  # for Python: where each public name is
     ),
     "seqjax.combinators": (
         "batch_major", "bidirectional", "Binomial", "bptt_barrier", "checkpointed", "conditioned",
-        "dilated", "frozen", "Nested", "normalized", "parallel", "repeat", "reset_on", "residual",
+        "dilated", "frozen", "learned_carry", "Nested", "normalized", "parallel", "repeat", "reset_on", "residual",
         "reverse", "serial", "set_context", "set_memory", "strided", "variational_dropout", "with_memory",
         "zoneout",
     ),

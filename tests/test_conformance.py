@@ -10,7 +10,14 @@ import pytest
 import seqjax as sj
 from seqjax.cells import REGISTRY
 from seqjax.combinators.context import ConditionedCarry, MemoryCarry
-from seqjax.testing import CHECKS, check_cell, methods_for, params_do_not_depend_on_method, strict
+from seqjax.testing import (
+    CHECKS,
+    check_cell,
+    check_method,
+    methods_for,
+    params_do_not_depend_on_method,
+    strict,
+)
 from seqjax.testing.cases import make_case, random_like, weighted_loss
 from seqjax.testing.checks import (
     gradients_per_example_add_up,
@@ -240,4 +247,97 @@ def test_check_cell_runs_a_cell_of_ones_own():
         initial_carry=lambda params, x: jnp.zeros_like(x),
         recurrence=sj.Step(leak),
     )
-    check_cell(cell, X)
+    check_cell(cell, X, strict=True)
+
+
+def test_check_cell_takes_an_ordinary_cell_and_switches_float64_on():
+    """Its params broadcast by rank, and its carry and output promote dtypes, as JAX does by default."""
+
+    def leak(params, h, x):
+        h = params["decay"] * h + (1 - params["decay"]) * x
+        return h, h
+
+    cell = sj.Cell(
+        init=lambda key, x: {"decay": jnp.full(x.shape[-1:], 0.5), "scale": jnp.ones(1)},
+        initial_carry=lambda params, x: jnp.zeros((x.shape[0], x.shape[-1]), x.dtype),
+        recurrence=sj.Step(leak),
+        readout=lambda params, hs, xs: hs * params["scale"],
+    )
+    with jax.enable_x64(False):
+        check_method(sj.Scan(), cell, X)
+    with pytest.raises(Exception, match="rank_promotion|numpy_rank_promotion"):
+        check_method(sj.Scan(), cell, X, strict=True)
+
+
+def returns(carry):
+    return sj.Cell(
+        init=lambda key, x: (),
+        initial_carry=lambda params, x: {"a": x, "b": x},
+        recurrence=sj.Step(lambda params, c, x: (carry(c), x)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("carry", "message"),
+    [
+        (
+            lambda c: (c["a"], c["b"]),
+            r"\{'a': float64\[3, 4\], 'b': .*\}, got \(float64\[3, 4\], float64\[3, 4\]\)",
+        ),
+        (lambda c: {"a": c["a"]}, r"in the structure in which it came, .*, got \{'a': float64\[3, 4\]\}"),
+        (
+            lambda c: c | {"b": c["b"][:1]},
+            r"carry\['b'\] as it came, float64\[3, 4\], got float64\[1, 4\]\. Make init",
+        ),
+        (
+            lambda c: c | {"b": c["b"].astype(jnp.float32)},
+            r"carry\['b'\] .*, got float32\[3, 4\]\. Cast it to float64",
+        ),
+    ],
+    ids=["tuple", "fewer", "shape", "dtype"],
+)
+def test_a_step_that_returns_another_carry_is_named_with_both(carry, message):
+    layer = sj.recurrent(returns(carry))
+    for run in (lambda: layer.step((), None, X), lambda: layer.unroll((), None, X[None])):
+        with pytest.raises(
+            TypeError, match=r"<Cell without origin>\.\w+: expected a step that returns .*" + message
+        ):
+            run()
+
+
+def test_a_step_that_returns_no_pair_is_named():
+    cell = dataclasses.replace(returns(dict), recurrence=sj.Step(lambda params, c, x: x))
+    with pytest.raises(
+        TypeError, match=r"unroll: expected a step that returns \(carry, h\), got float64\[3, 4\]"
+    ):
+        sj.recurrent(cell).unroll((), None, X[None])
+
+
+@pytest.mark.parametrize("name", ["lstm", "lru", "clockwork", "gla", "conv_lstm"])
+def test_a_learned_carry_is_where_every_sequence_starts(name):
+    entry = REGISTRY[name]
+    cell = entry.make(6)
+    plain, layer = sj.recurrent(cell), sj.recurrent(sj.learned_carry(cell))
+    x = jax.tree.map(lambda a: jnp.ones(a.shape), entry.example((3,), 4))
+    xs = jax.tree.map(lambda a: jnp.stack([a, a, a]), x)
+    params = layer.init(jax.random.key(0), x)
+    learned = random_like(params.carry, 1)
+    params = params._replace(carry=learned)
+    start = layer.initial_carry(params, x)
+    floating = [c for c in jax.tree.leaves(start) if jnp.issubdtype(c.dtype, jnp.inexact)]
+    for leaf, one in zip(floating, learned, strict=True):
+        value = one[0] + 1j * one[1] if jnp.iscomplexobj(leaf) else one
+        assert all(jnp.array_equal(row, value) for row in leaf)
+    expected = plain.unroll(params.cell, start, xs)[1]
+    assert jnp.allclose(layer.unroll(params, None, xs)[1], expected, rtol=1e-12)
+    restarted = layer.unroll(params, None, xs, reset=jnp.ones((3, 3), bool))[1]
+    assert all(jnp.allclose(y, expected[0], rtol=1e-12) for y in restarted)
+    g = jax.grad(lambda p: jnp.sum(jnp.sin(layer.unroll(p, None, xs)[1])), allow_int=True)(params)
+    assert all(jnp.any(leaf != 0) for leaf in g.carry[-1:])
+
+
+def test_learned_carries_of_what_has_none_are_refused():
+    with pytest.raises(TypeError, match=r"expected a cell whose carry has a state, got attention\("):
+        sj.learned_carry(sj.attention(4, num_heads=2, window=3))
+    with pytest.raises(TypeError, match=r"learned_carry\(cell\): expected a Cell"):
+        sj.learned_carry(sj.recurrent(sj.lstm(2)))

@@ -156,7 +156,10 @@ def test_a_run_on_float64_of_numpy_raises_no_warning_where_x64_is_off(name):
     with jax.enable_x64(False), warnings.catch_warnings():
         warnings.simplefilter("error")
         params = layer.init(jax.random.key(0), xs[0])
-        wide = jax.tree.map(lambda c: np.asarray(c, np.float64), layer.initial_carry(params, xs[0]))
+        wide = jax.tree.map(
+            lambda c: np.asarray(c, np.complex128 if np.iscomplexobj(c) else np.float64),
+            layer.initial_carry(params, xs[0]),
+        )
         carry, ys = layer.unroll(params, wide, xs)
         layer.step(params, wide, xs[0])
         sj.last(np.asarray(ys, np.float64)), sj.mean_pool(np.asarray(ys, np.float64))

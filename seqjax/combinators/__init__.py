@@ -12,6 +12,7 @@ from seqjax.combinators.conditioned import conditioned
 from seqjax.combinators.context import set_context, set_memory
 from seqjax.combinators.dilated import dilated
 from seqjax.combinators.frozen import frozen
+from seqjax.combinators.learned_carry import learned_carry
 from seqjax.combinators.normalized import normalized
 from seqjax.combinators.parallel import parallel
 from seqjax.combinators.repeat import repeat

@@ -393,8 +393,8 @@ def _sequences(who: str, documents: Sequence[Any]) -> list[np.ndarray]:
         bad = np.argwhere(~np.isfinite(array).reshape(len(array), -1).all(-1))
         if len(bad):
             raise ValueError(
-                f"{who}: expected finite sequences, got NaN or infinity in sequence {number} at step {bad[0][0]}. Clean "
-                "the data."
+                f"{who}: expected finite sequences, got NaN or infinity in sequence {number} at step {bad[0][0]}. "
+                "Clean the data."
             )
     return [a.astype(dtype) for a in arrays]
 

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.base import Attention, Carry, Cell, Dense, Flags, Layer, Method, Params, X, Xs, Y, Ys
+from seqjax.base import Attention, Carry, Cell, Dense, Flags, Layer, Method, Params, Step, X, Xs, Y, Ys
 from seqjax.checks import is_addressable, is_traced
 from seqjax.compat import vary_like
 from seqjax.inputs import first_step, num_steps
 from seqjax.methods import Auto, TimeSharded, at_step, check_method
 from seqjax.ops.select import keep
+from seqjax.ops.step import step_of
 from seqjax.values import definition
 
 
@@ -49,7 +50,14 @@ def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a fr
         initial = cell.initial_carry(params, x)
         carry = _in_dtypes_of(initial, carry)
         _check_positions(f"{cell!r}.step", cell, carry, 1, flags.reset, flags.mask)
-        carry, y = at_step(cell, params, carry, x, flags._replace(initial=initial))
+        before = carry
+        try:
+            carry, y = at_step(cell, params, carry, x, flags._replace(initial=initial))
+        except (TypeError, ValueError):
+            _check_step(f"{cell!r}.step", cell, params, before, x, flags.key)
+            raise
+        if isinstance(cell.recurrence, Step):
+            _check_carry(f"{cell!r}.step", before, carry)
         return carry, keep(flags.mask, y)
 
     def unroll(params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
@@ -60,7 +68,13 @@ def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a fr
         carry = _in_dtypes_of(initial, carry)
         _check_positions(f"{cell!r}.unroll", cell, carry, num_steps(xs), flags.reset, flags.mask)
         carry, initial = vary_like((carry, initial), xs, params)
-        carry, ys = method.unroll(cell, params, carry, xs, flags._replace(initial=initial))
+        before = carry
+        try:
+            carry, ys = method.unroll(cell, params, carry, xs, flags._replace(initial=initial))
+        except (TypeError, ValueError):
+            key = None if flags.key is None else flags.key[0]
+            _check_step(f"{cell!r}.unroll", cell, params, before, first_step(xs), key)
+            raise
         return carry, keep(flags.mask, ys)
 
     def init(key: jax.Array, x: Any) -> Any:
@@ -163,6 +177,58 @@ _VECTORS_FIRST = (
 )
 
 
+def _check_step(who: str, cell: Cell, params: Any, carry: Any, x: Any, key: Any) -> None:
+    """Raise a TypeError where the cell's own step returns something else than the carry as it was, and an output."""
+    if not isinstance(cell.recurrence, Step):
+        return
+    dtype = jax.tree.leaves(x)[0].dtype
+
+    def run(params: Any, carry: Any, x: Any) -> Any:
+        u = cell.project(params, x) if key is None else cell.project(params, x, key)
+        return step_of(cell.recurrence, params, dtype)(carry, u)
+
+    try:
+        found = jax.eval_shape(run, params, carry, x)
+    except Exception:
+        return  # an error of the step itself, which is the one to report
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise TypeError(f"{who}: expected a step that returns (carry, h), got {_shown(found)}.") from None
+    _check_carry(who, carry, found[0])
+
+
+def _check_carry(who: str, before: Any, after: Any) -> None:
+    """Raise a TypeError unless the carry after a step has the structure, shapes and dtypes of the carry before it."""
+    form: Any = jax.tree.structure
+    if form(before) != form(after):
+        raise TypeError(
+            f"{who}: expected a step that returns the carry in the structure in which it came, {_shown(before)}, got "
+            f"{_shown(after)}. Return a carry of the form that initial_carry has."
+        ) from None
+    old = jax.tree_util.tree_leaves_with_path(before)
+    for (path, was), is_ in zip(old, jax.tree.leaves(after), strict=True):
+        if was.shape != is_.shape or was.dtype != is_.dtype:
+            where = f"carry{jax.tree_util.keystr(path)}"
+            remedy = (
+                f"Cast it to {was.dtype}" if was.shape == is_.shape else "Make initial_carry and step agree"
+            )
+            raise TypeError(
+                f"{who}: expected a step that returns {where} as it came, {_shown(was)}, got {_shown(is_)}. {remedy}."
+            ) from None
+
+
+def _shown(tree: Any) -> str:
+    """Print a tree with dtype and shape in place of each array."""
+
+    class Shown:
+        def __init__(self, text: str):
+            self.text = text
+
+        def __repr__(self) -> str:
+            return self.text
+
+    return repr(jax.tree.map(lambda a: Shown(f"{a.dtype}{list(a.shape)}"), tree))
+
+
 def _check_inputs(
     who: str, cell: Cell, params: Params, xs: Xs, flags: Flags, *, time: tuple[int, ...]
 ) -> None:
@@ -193,6 +259,8 @@ def _check_inputs(
         try:
             jax.eval_shape(cell.project, params, x)
         except (TypeError, ValueError) as error:
+            if "expected" not in str(error):  # no message of ours
+                _check_floating(who, cell, params, x)
             raise ValueError(f"{who}: {error}") from error
     _check_floating(who, cell, params, x)
     for name, flag in (("reset", flags.reset), ("mask", flags.mask)):

@@ -1,7 +1,6 @@
 """The settings of a study, checked before anything runs, and saved with the results."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import jax

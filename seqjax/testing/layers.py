@@ -34,6 +34,7 @@ from seqjax.combinators import (
     conditioned,
     dilated,
     frozen,
+    learned_carry,
     normalized,
     parallel,
     repeat,
@@ -116,6 +117,8 @@ LAYERS: dict[str, LayerEntry] = {
         running_mean, lambda m: serial(running_mean(), recurrent(elman(3), m), running_mean()), mixes_time=True),
     "zoneout": LayerEntry(recurrent, lambda m: recurrent(zoneout(lstm(3), (0.3, 0.1)), m)),
     "zoneout diagonal": LayerEntry(recurrent, lambda m: recurrent(zoneout(lru(3), 0.3), m)),
+    "learned carry": LayerEntry(recurrent, lambda m: recurrent(learned_carry(lstm(3)), m)),
+    "learned carry diagonal": LayerEntry(recurrent, lambda m: recurrent(learned_carry(lru(3)), m)),
     "normalized": LayerEntry(recurrent, lambda m: recurrent(normalized(lstm(3)), m)),
     # ---- combinators
     "serial": LayerEntry(
