@@ -173,7 +173,7 @@ def test_a_poisoned_masked_step_of_a_plain_function_leaks_nowhere():
     step = lambda h, x: (jnp.sqrt(h) * x, h * x)  # noqa: E731
     mask = np.array([True, False, True, True])
     xs = jnp.asarray([2.0, np.nan, 3.0, 4.0])
-    loss = lambda ys, _: ys.sum()  # noqa: E731
+    loss = lambda ys, _, mask=None: ys.sum()  # noqa: E731
     found = input_saliency(step, loss, sj.Batch(xs, None, mask=mask), carry=jnp.asarray(4.0))
     alone = input_saliency(step, loss, xs[mask], carry=jnp.asarray(4.0))
     np.testing.assert_allclose(np.asarray(found)[mask], alone, rtol=1e-14)

@@ -57,8 +57,8 @@ def test_micro_batches_add_up_to_the_batch(estimator):
 
 
 def test_losses_per_sequence_are_split_with_the_batch():
-    def last_squares(ys, targets):
-        return squares(sj.last(ys), targets["last"])
+    def last_squares(ys, targets, mask):
+        return squares(sj.last(ys, mask), targets["last"])
 
     batch = batch_of(0)
     batch = batch._replace(targets={"last": batch.targets[-1], "unused": np.arange(B)})
@@ -127,4 +127,4 @@ def test_a_loss_that_does_not_add_up_is_refused():
     with pytest.raises(
         ValueError, match=r"split with the batch into 4 micro-batches, got \[\] for the whole batch"
     ):
-        run(ELMAN, lambda ys, targets: jnp.mean(squares(ys, targets)), [batch_of(0)], accumulate=4)
+        run(ELMAN, lambda ys, targets, mask: jnp.mean(squares(ys, targets)), [batch_of(0)], accumulate=4)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from seqjax.base import Batch, Estimate, Estimator, Layer
 from seqjax.checks import check_divisor, check_whole
 from seqjax.combinators.common import check_layers
-from seqjax.gradients.objective import Loss, loss_sum, objective
+from seqjax.gradients.objective import Loss, leads_of, objective, sum_of
 from seqjax.gradients.sliding import sliding
 from seqjax.gradients.windows import (
     added,
@@ -182,7 +182,7 @@ def over_windows(
         times = jnp.arange(num_steps(batch.xs), dtype=jnp.uint32)
         inputs = ((batch.xs, batch.reset, batch.mask), keys, times)
         after, ys = over_chunks(one, enter(layer, params, carry, batch), inputs, window)
-        total, count = loss_sum(loss(ys, batch.targets), batch.mask)
+        total, count = sum_of(loss, ys, batch.targets, batch.mask, leads_of(layer, batch))
         return total, (count, after)
 
     (total, (count, after)), gradients = jax.value_and_grad(total_of, has_aux=True)(params)

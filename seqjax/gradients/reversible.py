@@ -11,7 +11,7 @@ from seqjax.checks import check_above, check_whole
 from seqjax.combinators.common import check_layers
 from seqjax.compat import vary_like
 from seqjax.gradients.inverses import inverse_of
-from seqjax.gradients.objective import Loss, loss_sum
+from seqjax.gradients.objective import Loss, losses_of, sum_of
 from seqjax.gradients.online.common import check_carry, check_online
 from seqjax.gradients.windows import check_batch, enter, own_params, zeros
 from seqjax.inputs import first_step, num_steps, step_keys
@@ -196,7 +196,7 @@ class _Chunk(NamedTuple):
             def step(params: Any, carry: Any) -> Any:
                 again, y = self.layer.step(params, carry, now.xs, reset=now.reset, mask=now.mask, key=key)
                 y, targets, mask = jax.tree.map(lambda a: a[None], (y, now.targets, now.mask))
-                total, count = loss_sum(self.loss(y, targets), mask)
+                total, count = sum_of(self.loss, y, targets, mask, ((1, len(rows)),))
                 return (again, total), count
 
             (again, total), pull, count = jax.vjp(step, self.params, before, has_aux=True)
@@ -208,7 +208,8 @@ class _Chunk(NamedTuple):
         error = vary_like(jnp.zeros(len(rows), Coordinates(after).dtype), example)
         if kept is not None:
             error = jnp.where(kept.number > self.max_resets, jnp.inf, error)
-        dtype = wide(jax.eval_shape(self.loss, *self._one_step(entering, inputs)).dtype)
+        one_step, leads = self._one_step(entering, inputs), ((1, len(rows)),)
+        dtype = jax.eval_shape(lambda y, t: losses_of(self.loss, y, t, None, leads), *one_step).dtype
         number = jax.ShapeDtypeStruct((), dtype)
         of_params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, wide(p.dtype)), self.params)
         sums = zeros(Estimate(number, number, of_params), example)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Batch, Estimate, Layer
-from seqjax.gradients.objective import Loss, loss_sum
+from seqjax.gradients.objective import Loss, sum_of
 from seqjax.gradients.windows import added, as_params, enter, no_estimate
 from seqjax.inputs import first_step, num_steps
 
@@ -57,7 +57,7 @@ def sliding(
     def of_window(params: Any, carry: Any, part: Batch, keys: Any) -> Any:
         after, ys = layer.unroll(params, carry, part.xs, reset=part.reset, mask=part.mask, key=keys)
         here = part.mask & counted.reshape(-1, *(1 for _ in axes))
-        total, count = loss_sum(loss(ys, part.targets), here)
+        total, count = sum_of(loss, ys, part.targets, here, ())
         return total, (count, after)
 
     def body(carried: Any, number: jax.Array) -> tuple[Any, None]:

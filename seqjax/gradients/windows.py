@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Batch, Estimate, Layer
 from seqjax.compat import vary_like
-from seqjax.gradients.objective import Loss
+from seqjax.gradients.objective import Loss, leads_of, losses_of
 from seqjax.inputs import first_step, num_steps
 from seqjax.ops.select import wide
 
@@ -53,7 +53,7 @@ def losses_per_step(layer: Layer, loss: Loss, params: Any, carry: Any, batch: Ba
 
     def losses(params: Any, carry: Any, batch: Batch) -> jax.Array:
         ys = layer.unroll(params, carry, batch.xs, reset=batch.reset, mask=batch.mask)[1]
-        return loss(ys, batch.targets)
+        return losses_of(loss, ys, batch.targets, batch.mask, leads_of(layer, batch))
 
     whole = jax.eval_shape(losses, params, carry, batch).shape
     length = num_steps(batch.xs)

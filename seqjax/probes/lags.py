@@ -190,7 +190,7 @@ def _by_lag(
     ys, pull_outputs, entering = jax.vjp(outputs, params, has_aux=True)
     targets = as_batch(batch).targets
     value, d_ys = loss_and_gradient(
-        loss, system.squeeze(ys, 1), targets, system.squeeze(system.inputs.mask, 1)
+        loss, system.squeeze(ys, 1), targets, system.squeeze(system.inputs.mask, 1), system.lead
     )
     if not system.batched:
         d_ys = jax.tree.map(lambda a: a[:, None], d_ys)

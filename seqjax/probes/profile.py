@@ -163,7 +163,9 @@ def system_adjoint(
     """Return the loss of a system, its gradient with respect to the first carry, and the results of `read`."""
     _, entering, ys = system.trajectory()
     x, reset, mask = system.inputs
-    value, d_ys = loss_and_gradient(loss, system.squeeze(ys, 1), targets, system.squeeze(mask, 1))
+    value, d_ys = loss_and_gradient(
+        loss, system.squeeze(ys, 1), targets, system.squeeze(mask, 1), system.lead
+    )
     if not system.batched:
         d_ys = jax.tree.map(lambda a: a[:, None], d_ys)
     step = jax.vmap(system.step)
@@ -210,7 +212,8 @@ def _adjoint_profile(
         return layer.unroll(params, start, xs, reset=batch.reset, mask=batch.mask, key=keys)[1]
 
     ys, pull_params = jax.vjp(outputs, params)
-    value, d_ys = loss_and_gradient(loss, ys, batch.targets, batch.mask)
+    lead = jax.tree.leaves(xs)[0].shape[: 1 + batch_ndim]
+    value, d_ys = loss_and_gradient(loss, ys, batch.targets, batch.mask, lead)
     (gradients,) = pull_params(d_ys)
 
     def step(carry: Any, inputs: Any) -> tuple[Any, Any]:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from seqjax.base import Layer
-from seqjax.gradients import loss_sum
+from seqjax.base import Batch, Layer
+from seqjax.gradients.objective import leads_of, sum_of
 from seqjax.ops.select import cast
 from seqjax.study.settings import Settings
 from seqjax.study.sources import Source
@@ -71,5 +71,5 @@ class Run:
     def _held_out(self, params: Any) -> jax.Array:
         xs, targets = self.source.held_out[:2]
         _, ys = self.model.unroll(params, self.model.initial_carry(params, xs[0]), xs)
-        total, count = loss_sum(self.loss(ys, targets), None)
+        total, count = sum_of(self.loss, ys, targets, None, leads_of(self.model, Batch(xs, targets)))
         return total / count

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Batch, Layer
 from seqjax.checks import check_whole
-from seqjax.gradients.objective import Loss, loss_sum
+from seqjax.gradients.objective import Loss, leads_of, sum_of
 from seqjax.inputs import first_step
 
 EVALUATION = "evaluation/"
@@ -56,7 +56,7 @@ def evaluation(
         found = {} if metrics is None else metrics(ys, batch.targets)
         named = found._asdict() if hasattr(found, "_asdict") else dict(found)
         named = {name: jnp.asarray(value, jnp.float32) for name, value in named.items() if name != "loss"}
-        return *loss_sum(loss(ys, batch.targets), batch.mask), named
+        return *sum_of(loss, ys, batch.targets, batch.mask, leads_of(model, batch)), named
 
     def evaluate(state: Any) -> dict[str, float]:
         found = jax.device_get([of_batch(state.params, batches(number)) for number in range(num_batches)])

@@ -8,6 +8,7 @@ therefore differentiates by its own copy.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 from seqjax.base import Batch, Estimate, Estimator, Layer
 from seqjax.compat import vary_like
 from seqjax.gradients.bptt import full_bptt
-from seqjax.gradients.objective import Loss
+from seqjax.gradients.objective import Leads, Loss, Losses, call_loss, losses_of
 from seqjax.gradients.windows import added, as_params, no_estimate
 from seqjax.inputs import first_step
 from seqjax.training.fsdp import added_up, gathered
@@ -68,7 +69,7 @@ def sums_in_turn(model: Layer, loss: Loss, estimator: Estimator, number: int) ->
         params: Any, carry: Any, state: Any, batch: Batch, key: Any, factor: Any
     ) -> tuple[Estimate, Any, Any]:
         specs = batch_specs(batch, {"turn": number})
-        checked = splitting(loss, specs, {"turn": number}, f"into {number} micro-batches", "for one")
+        checked = Splitting(loss, specs, {"turn": number}, f"into {number} micro-batches", "for one")
         sums_of_part = sums_of(model, checked, estimator)
 
         def turns(leaf: Any, axis: int = 0) -> jax.Array:
@@ -124,7 +125,7 @@ def sums_over(model: Layer, loss: Loss, estimator: Estimator, mesh: Mesh, number
             params = vary_like(gathered(params, of_params), part.xs)
             devices = "devices of mesh axis " + " and ".join(f"'{name}'" for name in names)
             where = f"over the {math.prod(axes.sizes.values())} {devices}"
-            checked = splitting(loss, of_batch, axes.sizes, where, "on one device")
+            checked = Splitting(loss, of_batch, axes.sizes, where, "on one device")
             sums_of_part = sums_in_turn(model, checked, estimator, number)
             estimate, *streams = vary_like(sums_of_part(params, carry, state, part, key, factor), part.xs)
             return added_up(estimate, of_params, names), *streams
@@ -138,27 +139,44 @@ def sums_over(model: Layer, loss: Loss, estimator: Estimator, mesh: Mesh, number
     return sums
 
 
-def splitting(loss: Loss, specs: Batch, sizes: dict[str, int], how: str, part_name: str) -> Loss:
-    """Return the loss with a check: the whole batch must have as many losses as its parts together."""
+@dataclass(frozen=True)
+class Splitting(Losses):
+    """The loss with a check: the whole batch must have as many losses as its parts together."""
 
-    def of_all(part: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
-        entries = [() if e is None else (e,) if isinstance(e, str) else e for e in spec]
-        entries += [()] * (part.ndim - len(entries))
-        shape = [n * math.prod(sizes[name] for name in e) for n, e in zip(part.shape, entries, strict=True)]
-        return jax.ShapeDtypeStruct(tuple(shape), part.dtype)
+    loss: Loss
+    specs: Batch
+    sizes: dict[str, int]
+    how: str
+    part_name: str
 
-    def checked(ys: Any, part: Any) -> jax.Array:
-        losses = loss(ys, part)
-        of_steps = jax.tree.leaves(specs.xs)[0]
-        whole_ys = jax.tree.map(lambda y: of_all(y, of_steps), ys)
-        whole = jax.eval_shape(loss, whole_ys, jax.tree.map(of_all, part, specs.targets))
-        if losses.size * math.prod(sizes.values()) != whole.size:
+    def __call__(self, ys: Any, targets: Any, mask: Any = None) -> jax.Array:
+        return call_loss(self.loss, ys, targets, mask)
+
+    def of(self, ys: Any, targets: Any, mask: Any, leads: Leads) -> jax.Array:
+        of_steps = jax.tree.leaves(self.specs.xs)[0]
+        whole_ys, whole_mask = jax.tree.map(lambda y: self._whole(y, of_steps), (ys, mask))
+        whole_targets = jax.tree.map(self._whole, targets, self.specs.targets)
+        whole_leads = tuple(self._whole(jax.ShapeDtypeStruct(lead, bool), of_steps).shape for lead in leads)
+        whole = jax.eval_shape(
+            lambda ys, targets, mask: losses_of(self.loss, ys, targets, mask, whole_leads),
+            whole_ys,
+            whole_targets,
+            whole_mask,
+        )
+        losses = losses_of(self.loss, ys, targets, mask, leads)
+        if losses.size * math.prod(self.sizes.values()) != whole.size:
             sequences = "" if of_steps[0] else " or per sequence [B]"
             raise ValueError(
-                f"make_train_step(loss): expected losses per step [T, B]{sequences}, which split with the batch {how}, "
-                f"got {list(whole.shape)} for the whole batch and {list(losses.shape)} {part_name}. "
+                f"make_train_step(loss): expected losses per step [T, B]{sequences}, which split with the batch "
+                f"{self.how}, got {list(whole.shape)} for the whole batch and {list(losses.shape)} {self.part_name}. "
                 "Return every loss instead of a sum or mean over the batch."
             )
         return losses
 
-    return checked
+    def _whole(self, part: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
+        """Return the shape of an array of the whole batch, from a part of it."""
+        entries = [() if e is None else (e,) if isinstance(e, str) else e for e in spec]
+        entries += [()] * (part.ndim - len(entries))
+        sizes = zip(part.shape, entries[: part.ndim], strict=True)
+        shape = [n * math.prod(self.sizes[name] for name in e) for n, e in sizes]
+        return jax.ShapeDtypeStruct(tuple(shape), part.dtype)

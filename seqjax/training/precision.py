@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Batch, Estimate, Layer
 from seqjax.checks import check_at_least
-from seqjax.gradients.objective import Loss
+from seqjax.gradients.objective import Leads, Loss, Losses, call_loss, leads_of, losses_of
 from seqjax.inputs import first_step
 from seqjax.ops.select import cast, wide
 from seqjax.training.labels import parameter_labels
@@ -175,7 +175,7 @@ def loss_factor(
     def losses(params: Any, batch: Batch) -> jax.Array:
         carry = model.initial_carry(params, first_step(batch.xs))
         ys = model.unroll(params, carry, batch.xs, reset=batch.reset, mask=batch.mask)[1]
-        return loss(ys, batch.targets)
+        return losses_of(loss, ys, batch.targets, batch.mask, leads_of(model, batch))
 
     number = jax.eval_shape(losses, params, batch).size
     return state.scale / 2.0 ** math.ceil(math.log2(max(number, 1)))
@@ -183,14 +183,20 @@ def loss_factor(
 
 def scaled(loss: Loss, factor: jax.Array | None) -> Loss:
     """Return the loss times a factor, in float32 at least."""
-    if factor is None:
-        return loss
+    return loss if factor is None else _Scaled(loss, factor)
 
-    def times(ys: Any, targets: Any) -> jax.Array:
-        losses = loss(ys, targets)
-        return losses.astype(wide(losses.dtype)) * factor
 
-    return times
+@dataclass(frozen=True)
+class _Scaled(Losses):
+    loss: Loss
+    factor: jax.Array
+
+    def __call__(self, ys: Any, targets: Any, mask: Any = None) -> jax.Array:
+        losses = call_loss(self.loss, ys, targets, mask)
+        return losses.astype(wide(losses.dtype)) * self.factor
+
+    def of(self, ys: Any, targets: Any, mask: Any, leads: Leads) -> jax.Array:
+        return losses_of(self.loss, ys, targets, mask, leads) * self.factor
 
 
 def without(factor: jax.Array | None, estimate: Estimate) -> Estimate:

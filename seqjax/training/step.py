@@ -157,9 +157,11 @@ def make_train_step(
 
     Args:
         model: the model.
-        loss: ``(ys, targets) -> losses``, one per step ``[T, *B]`` or one per sequence ``[*B]``. The step minimizes the
-            mean over the steps that are not masked. A scalar is minimized as it is, on one device and without
-            micro-batches only, because it may be a mean or a sum of any number of terms.
+        loss: ``(ys, targets) -> losses``: one per step ``[T, *B]``, losses of the shape of ys, which are averaged over
+            their own axes, or one per sequence ``[*B]``. The step minimizes the mean over the steps that are not
+            masked. A scalar is minimized as it is, on one device and without micro-batches only, because it may be a
+            mean or a sum of any number of terms. A loss ``(ys, targets, mask) -> losses`` gets the mask; a loss per
+            sequence or a scalar must take it when batches have one. See `seqjax.gradients.objective`.
         optimizer: an optax optimizer.
         estimator: how gradients flow through time; see `seqjax.gradients`.
         mesh: the devices; None for one.
@@ -178,7 +180,8 @@ def make_train_step(
             another kind of state or batch.
         ValueError: for a mesh of several axes with none of these names, another estimator with a time axis, or
             accumulate below 1. The step raises it for a state of another estimator or precision, a batch that does not
-            divide among the devices or into micro-batches, or a loss that does not split with the batch.
+            divide among the devices or into micro-batches, losses of another shape,
+            or a loss that does not split with the batch.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, seqjax as sj, flax.linen as nn

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from seqjax.base import Batch, Estimate, Estimator, Layer
 from seqjax.combinators.common import check_layers
 from seqjax.compat import vary_like
-from seqjax.gradients.objective import Loss, loss_sum
+from seqjax.gradients.objective import Loss, sum_of
 from seqjax.gradients.online.rule import Model, Rule
 from seqjax.gradients.online.sparsity import params_reaching
 from seqjax.gradients.windows import (
@@ -176,7 +176,7 @@ def _run(
 
             after, y = jax.vmap(one)(s, carry, given, keys.noise)
             y, targets, mask = jax.tree.map(lambda a: a[None], (y, now.targets, now.mask))
-            total, count = loss_sum(loss(y, targets), mask)
+            total, count = sum_of(loss, y, targets, mask, ((1, number),))
             return total, (count, after)
 
         with_grad = jax.value_and_grad(losses_of, (0, 1), has_aux=True)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from seqjax.base import Batch, Cell, Estimate, Estimator, Flags, Layer
 from seqjax.combinators.common import check_layers
 from seqjax.compat import vary_like
-from seqjax.gradients.objective import Loss
+from seqjax.gradients.objective import Loss, losses_of
 from seqjax.gradients.online.common import check_online, check_state
 from seqjax.gradients.recurrent_layers import replace_recurrent
 from seqjax.gradients.windows import check_batch, enter, own_params, zeros
@@ -105,8 +105,9 @@ def layerwise(
 
                 def loss_of(params: Any) -> Any:
                     after, y = traced.step(params, carry, now.xs, reset=now.reset, mask=now.mask, key=key)
-                    losses = loss(*jax.tree.map(lambda a: a[None], (y, now.targets)))[0]
-                    return jnp.sum(keep(now.mask, losses.astype(wide(losses.dtype)))), after
+                    y, targets, mask = jax.tree.map(lambda a: a[None], (y, now.targets, now.mask))
+                    losses = losses_of(loss, y, targets, mask, ((1, number),))[0]
+                    return jnp.sum(keep(now.mask, losses)), after
 
                 (loss_now, carry), found = jax.value_and_grad(loss_of, has_aux=True)(params)
                 return (jax.tree.map(jnp.add, gradients, found), carry), loss_now

@@ -10,6 +10,7 @@ import numpy as np
 
 from seqjax.base import Cell, Layer
 from seqjax.checks import check_whole
+from seqjax.gradients.objective import takes_mask
 
 CONTRACT = "the contract of lax.scan, step(carry, x) -> (carry, y)"
 
@@ -45,7 +46,8 @@ def check_loss(who: str, loss: Any) -> None:
     """Raise a TypeError unless a loss is a function of outputs and targets."""
     if not callable(loss):
         raise TypeError(f"{who}(loss): expected a function loss(ys, targets) -> losses, got {loss!r}.")
-    _check_two_arguments(f"{who}(loss)", loss, "loss(ys, targets) -> losses")
+    if not takes_mask(loss):
+        _check_two_arguments(f"{who}(loss)", loss, "loss(ys, targets) -> losses")
 
 
 def _check_two_arguments(what: str, function: Callable, contract: str) -> None:

@@ -73,6 +73,11 @@ class System:
         return jax.tree.leaves(self.carry)[0].shape[0]
 
     @property
+    def lead(self) -> tuple[int, ...]:
+        """The shape of one number per step: ``(T, B)``, or ``(T,)`` for a plain function."""
+        return (self.num_steps, self.batch) if self.batched else (self.num_steps,)
+
+    @property
     def happened(self) -> jax.Array:
         """The mask ``[T, B]``; all True if there is none."""
         mask = self.inputs.mask
