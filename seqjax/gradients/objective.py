@@ -71,7 +71,7 @@ def losses_of(loss: Loss, ys: Any, targets: Any, mask: Any, leads: Leads) -> jax
     if mask is not None and kind in ("sequence", "scalar") and _over_time(ys, lead) and not takes_mask(loss):
         raise ValueError(
             f"loss: expected with a mask {list(lead)} losses per step {list(lead)}, or a loss with the mask as its "
-            f"third argument, got losses {list(losses.shape)} of loss(ys, targets), which count the masked steps. Write "
+            f"third argument, got {list(losses.shape)} of loss(ys, targets), which counts masked steps. Write "
             "loss(ys, targets, mask), or return the loss of every step."
         )
     losses = losses.astype(wide(losses.dtype))

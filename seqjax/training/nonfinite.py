@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from seqjax.ops.select import wide
+from seqjax.training.optimizers import optimizer_update
 
 
 def norm(tree: Any) -> jax.Array:
@@ -31,6 +32,7 @@ def guarded_update(
     gradients: Any,
     opt_state: Any,
     params: Any,
+    value: Any = 0.0,
 ) -> tuple[Any, Any, Any, jax.Array]:
     """Return ``(params, opt_state, updates, finite)`` after an update by gradients that are finite.
 
@@ -43,10 +45,14 @@ def guarded_update(
         gradients: the gradients of the mean loss.
         opt_state: the state of the optimizer.
         params: the params.
+        value: the mean loss, for optimizers that want it.
+
+    Raises:
+        TypeError: for updates of another structure or other shapes than the params.
     """
 
     def update(params: Any, opt_state: Any) -> Any:
-        updates, new = optimizer.update(gradients, opt_state, params)
+        updates, new = optimizer_update("train step", optimizer, gradients, opt_state, params, value)
         # A loop over steps needs a state of constant dtypes.
         new = jax.tree.map(
             lambda a, like: a if a.dtype == like.dtype else a.astype(like.dtype), new, opt_state

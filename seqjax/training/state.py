@@ -11,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from seqjax.base import Cell, Estimator, Layer
 from seqjax.gradients.bptt import full_bptt
+from seqjax.training.optimizers import as_optimizer
 from seqjax.training.precision import FLOAT32, Precision, check_precision, computing, first_scale
 from seqjax.training.sharding import Axes, axes_of, places, put, share_specs, stream_spec, with_auto_axes
 
@@ -78,7 +79,8 @@ def init_train_state(
         ((3, 8), 0)
         >>> deterministic = state._replace(key=None)
     """
-    check_kinds("init_train_state", model, optimizer, estimator)
+    optimizer = as_optimizer("init_train_state", optimizer)
+    check_kinds("init_train_state", model, estimator)
     check_precision("init_train_state", precision)
     model = computing(model, precision)
     if mesh is not None:
@@ -128,15 +130,11 @@ def state_specs(state: TrainState, axes: Axes) -> TrainState:
     )
 
 
-def check_kinds(who: str, model: Any, optimizer: Any, estimator: Any) -> None:
+def check_kinds(who: str, model: Any, estimator: Any) -> None:
     """Raise a TypeError if an argument is of another kind."""
     if not isinstance(model, Layer):
         hint = " Bind a cell with recurrent(cell)." if isinstance(model, Cell) else ""
         raise TypeError(f"{who}(model): expected a Layer, got {model!r}.{hint}")
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise TypeError(
-            f"{who}(optimizer): expected an optax optimizer such as optax.adam(1e-3), got {type(optimizer).__name__}."
-        )
     if not isinstance(estimator, Estimator):
         raise TypeError(
             f"{who}(estimator): expected an Estimator such as truncated_bptt(64), got {type(estimator).__name__}."

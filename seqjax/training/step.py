@@ -30,6 +30,7 @@ from seqjax.gradients.objective import Loss
 from seqjax.training.gradient_sums import sums_in_turn, sums_over
 from seqjax.training.metrics import Metrics, Probe, check_probes
 from seqjax.training.nonfinite import all_finite, choose, guarded_update, norm
+from seqjax.training.optimizers import as_optimizer
 from seqjax.training.precision import (
     FLOAT32,
     Precision,
@@ -162,7 +163,8 @@ def make_train_step(
             masked. A scalar is minimized as it is, on one device and without micro-batches only, because it may be a
             mean or a sum of any number of terms. A loss ``(ys, targets, mask) -> losses`` gets the mask; a loss per
             sequence or a scalar must take it when batches have one. See `seqjax.gradients.objective`.
-        optimizer: an optax optimizer.
+        optimizer: an optax optimizer, or an ``optax.MultiSteps``. Optimizers that want the loss, such as
+            ``optax.contrib.reduce_on_plateau``, get its mean; line searches, which evaluate the loss, are refused.
         estimator: how gradients flow through time; see `seqjax.gradients`.
         mesh: the devices; None for one.
         accumulate: the number of micro-batches; it must divide B on each device.
@@ -177,7 +179,7 @@ def make_train_step(
 
     Raises:
         TypeError: for another kind of model, optimizer, estimator, mesh, precision or probes; the step raises it for
-            another kind of state or batch.
+            another kind of state or batch, and for updates of other shapes than the params.
         ValueError: for a mesh of several axes with none of these names, another estimator with a time axis, or
             accumulate below 1. The step raises it for a state of another estimator or precision, a batch that does not
             divide among the devices or into micro-batches, losses of another shape,
@@ -202,7 +204,8 @@ def make_train_step(
         >>> mesh = jax.make_mesh((jax.device_count(),), ("data",))
         >>> step = make_train_step(model, optax.softmax_cross_entropy_with_integer_labels, optimizer, mesh=mesh)
     """
-    check_kinds("make_train_step", model, optimizer, estimator)
+    optimizer = as_optimizer("make_train_step", optimizer)
+    check_kinds("make_train_step", model, estimator)
     check_whole("make_train_step(accumulate)", accumulate)
     check_precision("make_train_step", precision)
     model = computing(model, precision)
@@ -229,7 +232,7 @@ def make_train_step(
         size = norm(gradients)
         whole = all_finite(total, size)
         params, opt_state, updates, finite = guarded_update(
-            optimizer, whole, gradients, old.opt_state, old.params
+            optimizer, whole, gradients, old.opt_state, old.params, total / count
         )
         carry, estimator_state = choose(finite, (carry, estimator_state), (old.carry, old.estimator_state))
         skipped, consecutive, loss_scale = old.skipped + ~finite, old.consecutive + 1, old.loss_scale
