@@ -63,14 +63,15 @@ __all__ = [
     "feed_forward", "frozen", "full_bptt", "gated_delta_block", "gated_delta_net", "generate", "gla",
     "gradients", "greedy", "griffin", "griffin_block", "gru", "hgrn", "hybrid_delta", "indrnn", "irnn",
     "kf_rtrl", "last", "layer_norm_lstm", "layers", "learned_carry", "lem", "lengths_to_mask",
-    "linear_attention", "lru", "lstm", "ltc", "mamba", "mamba_block", "mean_pool", "methods", "mgu", "min_gru", "min_lstm", "mlstm",
-    "mlstm_block", "multiplicative_attention", "normalized", "ops", "orthogonal_rnn", "para_gru",
-    "para_lstm", "parallel", "peephole_lstm", "pointwise", "probes", "projection_lstm", "qrnn",
-    "randomized_truncated_bptt", "recurrent", "repeat", "reset_on", "residual", "retention", "reverse",
-    "reversible", "rflo", "rg_lru", "rtrl", "rtu", "running_mean", "running_normalization", "rwkv7", "s4d",
-    "s5", "samba", "scaled_dot_attention", "serial", "set_context", "set_memory", "slstm", "slstm_block",
-    "snap", "sru", "ssd", "strided", "tasks", "testing", "token_shift", "training", "transformer_block",
-    "truncated_bptt", "ugrnn", "uoro", "ur_lstm", "variational_dropout", "with_memory", "xlstm", "zoneout",
+    "linear_attention", "lru", "lstm", "ltc", "mamba", "mamba_block", "mean_pool", "methods", "mgu",
+    "min_gru", "min_lstm", "mlstm", "mlstm_block", "multiplicative_attention", "normalized", "ops",
+    "orthogonal_rnn", "para_gru", "para_lstm", "parallel", "peephole_lstm", "pointwise", "probes",
+    "projection_lstm", "qrnn", "randomized_truncated_bptt", "recurrent", "repeat", "reset_on", "residual",
+    "retention", "reverse", "reversible", "rflo", "rg_lru", "rtrl", "rtu", "running_mean",
+    "running_normalization", "rwkv7", "s4d", "s5", "samba", "scaled_dot_attention", "serial", "set_context",
+    "set_memory", "slstm", "slstm_block", "snap", "sru", "ssd", "strided", "tasks", "testing",
+    "token_shift", "training", "transformer_block", "truncated_bptt", "ugrnn", "uoro", "ur_lstm",
+    "variational_dropout", "with_memory", "xlstm", "zoneout",
 ]
 
 _HOMES = {  # for Python: where each public name is

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from seqjax.base import Key, Layer, Params, X
+from seqjax.layers.modules import call_arguments, check_module, with_dropout
 from seqjax.layers.stateless import stateless
 from seqjax.ops.select import cast, wide
 from seqjax.values import definition
@@ -18,7 +20,9 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
 
     The module receives one example at one time step, so that a convolution, for example, cannot mix rows of the batch
     or time steps. Its params are cast to its own ``dtype``, or else to the dtype of the inputs. Its dropout draws from
-    the layer's key; a field ``deterministic`` is True without a key.
+    the layer's key. Without a key the module is deterministic: `pointwise` sets the field ``deterministic`` of the
+    module and of all modules inside it, and passes ``train=``, ``training=``, ``is_training=`` or ``deterministic=``
+    where ``__call__`` takes such an argument.
 
     Args:
         module: a flax.linen module without other state than params, or a function ``x -> y``.
@@ -26,7 +30,9 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
             floats (features).
 
     Raises:
-        TypeError: from `init`, for a module with state other than params (BatchNorm).
+        TypeError: for modules of other libraries (flax.nnx, haiku), cells, classes, and functions that hold arrays,
+            such as a partial over weights: the weights would never be trained. `init` raises it for a module with state
+            other than params (BatchNorm).
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj, flax.linen as nn
@@ -37,20 +43,21 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
         >>> head.unroll(params, (), jnp.ones((10, 4, 3)))[1].shape
         (10, 4, 2)
     """
-    is_module = hasattr(module, "init") and hasattr(module, "apply")
+    check_module(module)
+    is_module = isinstance(module, nn.Module)
 
     def one(params: Params, x: X, key: Key | None) -> Any:
         """Apply the module to one example at one time step."""
         if not is_module:
             return module(x)
         acting: Any = module
-        if hasattr(module, "deterministic"):
-            acting = acting.clone(deterministic=key is None)
         leaf = jax.tree.leaves(x)[0]
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             dtype = jnp.dtype(getattr(module, "dtype", None) or leaf.dtype)
             params = cast(_spread_over_examples(params, leaf) if dtype.itemsize < 4 else params, dtype)
-        return acting.apply({"params": params}, x, rngs=None if key is None else {"dropout": key})
+        rngs = None if key is None else {"dropout": key}
+        with with_dropout(deterministic=key is None):
+            return acting.apply({"params": params}, x, rngs=rngs, **call_arguments(acting, key))
 
     def batch_shape(x: X) -> tuple[int, ...]:
         leaf = jax.tree.leaves(x)[0]
@@ -68,9 +75,8 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
         batch = len(batch_shape(x))
         example = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, shape=leaf.shape[batch:]), x)
         module_: Any = module
-        if hasattr(module_, "deterministic"):
-            module_ = module_.clone(deterministic=True)
-        variables = module_.init(key, example)
+        with with_dropout(deterministic=True):
+            variables = module_.init(key, example, **call_arguments(module_, None))
         other = sorted(set(variables) - {"params"})
         if other:
             raise TypeError(
