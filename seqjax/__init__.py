@@ -36,8 +36,8 @@ if TYPE_CHECKING:  # for type checkers and editors
     )
     from seqjax.combinators import (
         batch_major, bidirectional, Binomial, bptt_barrier, checkpointed, conditioned, dilated, frozen,
-        learned_carry, Nested, normalized, parallel, repeat, reset_on, residual, reverse, serial, set_context, set_memory,
-        strided, variational_dropout, with_memory, zoneout,
+        learned_carry, Nested, normalized, parallel, repeat, reset_on, residual, reverse, serial,
+        set_context, set_memory, strided, variational_dropout, with_memory, zoneout,
     )
     from seqjax.blocks import (
         feed_forward, gated_delta_block, griffin, griffin_block, hybrid_delta, mamba_block, mlstm_block,

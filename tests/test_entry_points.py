@@ -131,10 +131,10 @@ MISTAKES = {
         r"running_mean\(\)\.unroll: expected mask of dtype bool, got int\d+ \[5, 2\]\. Convert with mask\.astype"),
     "flags of two shapes": (
         lambda: sj.dropout(0.5).unroll((), (), XS, mask=MASK, reset=MASK[:, 0]), ValueError,
-        r"expected reset and mask of one shape, got \[5\] and \[5, 2\]"),
+        r"unroll: expected reset \[5, 2\], as xs \[5, 2, 3\], got \[5\]"),
     "a reset of a step for a sequence": (
         lambda: MODEL.unroll(PARAMS[MODEL], None, XS, reset=MASK[0]), ValueError,
-        r"unroll: expected reset \[5\], as xs \[5, 2, 3\], got \[2\]"),
+        r"unroll: expected reset \[5, 2\], as xs \[5, 2, 3\], got \[2\]"),
     "one step for unroll": (
         lambda: LSTM.unroll(PARAMS[LSTM], None, np.float32(1)), ValueError,
         r"unroll: expected xs \[T, \*B, \.\.\.\] with one number of steps T, got \[\]\. For one time step use step"),

@@ -142,7 +142,7 @@ MODULES = {
 """Files, without ``.py``."""
 
 ELSEWHERE = {
-    "Sequential": r"(?<!nn\.)(?<!layers\.)",  # flax's and Keras's container of layers
+    "Sequential": r"(?<!nn\.)(?<!nnx\.)(?<!nnx )(?<!layers\.)(?<!module )",  # flax's and Keras's container of layers
     "Associative": r"(?! recall)",  # a task
 }
 """What is around a word where it is no old name: a look-behind stands before the word, a look-ahead after it."""

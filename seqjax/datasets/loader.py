@@ -13,7 +13,15 @@ import jax
 import numpy as np
 
 from seqjax.base import Batch
-from seqjax.checks import check_lengths, check_whole
+from seqjax.checks import check_lengths
+from seqjax.datasets.sequences import (
+    check_sequences,
+    check_sizes,
+    check_tokens,
+    is_ragged,
+    masked,
+    padded_array,
+)
 
 
 @dataclass(frozen=True)
@@ -80,8 +88,8 @@ def streams(tokens: Any, *, batch_size: int, length: int) -> Loader:
         >>> loader(1).xs[:, 0], loader(2).xs[:, 0], loader(2).reset[:, 0]
         (array([4, 5, 6, 7], dtype=int32), array([8, 9, 0, 1], dtype=int32), array([False, False,  True, False]))
     """
-    tokens = _tokens("streams", tokens)
-    _, batch_size, length = _check_sizes("streams", batch_size=batch_size, length=length)
+    tokens = check_tokens("streams", tokens)
+    _, batch_size, length = check_sizes("streams", batch_size=batch_size, length=length)
     size = (len(tokens) - 1) // batch_size
     if size < 1:
         raise ValueError(
@@ -113,8 +121,8 @@ def windows(tokens: Any, *, batch_size: int, length: int, seed: int = 0) -> Load
         >>> bool((batch.targets == batch.xs + 1).all())
         True
     """
-    tokens = _tokens("windows", tokens)
-    seed, batch_size, length = _check_sizes("windows", seed=seed, batch_size=batch_size, length=length)
+    tokens = check_tokens("windows", tokens)
+    seed, batch_size, length = check_sizes("windows", seed=seed, batch_size=batch_size, length=length)
     if len(tokens) < length + 1:
         raise ValueError(
             f"windows: expected at least length + 1 = {length + 1} tokens, got {len(tokens)}. Pass a shorter length."
@@ -157,8 +165,8 @@ def packed(documents: Sequence[Any], *, batch_size: int, length: int, seed: int 
         >>> batch.reset[:, 0].astype(int), batch.mask[:, 0].astype(int)
         (array([1, 0, 1, 0, 0, 0]), array([1, 1, 1, 1, 1, 0]))
     """
-    seed, batch_size, length = _check_sizes("packed", seed=seed, batch_size=batch_size, length=length)
-    documents = [d for d in _sequences("packed", documents) if len(d) > 1]
+    seed, batch_size, length = check_sizes("packed", seed=seed, batch_size=batch_size, length=length)
+    documents = [d for d in check_sequences("packed", documents) if len(d) > 1]
     if not documents:
         raise ValueError("packed: expected a document of at least 2 tokens, got none. Check the input files.")
     joined = np.concatenate(documents)
@@ -182,7 +190,7 @@ def packed(documents: Sequence[Any], *, batch_size: int, length: int, seed: int 
         inside = place - (ends[which] - sizes[chosen[which]])
         index = begins[chosen[which]] + inside
         reset = mask & ((inside == 0) | (np.arange(length) == 0)[:, None])
-        return Batch(_masked(joined[index], mask), _masked(joined[index + 1], mask), reset, mask)
+        return Batch(masked(joined[index], mask), masked(joined[index + 1], mask), reset, mask)
 
     return Loader(of_rows, batch_size, steps_per_epoch)
 
@@ -210,8 +218,8 @@ def padded(documents: Sequence[Any], *, batch_size: int, length: int, seed: int 
         (array([[ 0,  1,  0,  0],
                [10, 11, 12, 13]], dtype=int32), array([2, 4]))
     """
-    seed, batch_size, length = _check_sizes("padded", seed=seed, batch_size=batch_size, length=length)
-    documents = _sequences("padded", documents)
+    seed, batch_size, length = check_sizes("padded", seed=seed, batch_size=batch_size, length=length)
+    documents = check_sequences("padded", documents)
     if not documents:
         raise ValueError("padded: expected at least one document, got none. Check the input files.")
 
@@ -269,17 +277,17 @@ def examples(
         >>> loader(0).xs.shape, len({int(t) for step in (0, 1) for t in loader(step).targets})
         ((7, 4, 3), 8)
     """
-    seed, batch_size = _check_sizes("examples", seed=seed, batch_size=batch_size)
-    if _is_ragged(xs):
+    seed, batch_size = check_sizes("examples", seed=seed, batch_size=batch_size)
+    if is_ragged(xs):
         if lengths is not None:
             raise ValueError("examples: expected sequences of different lengths or `lengths=`, got both.")
         lengths = np.array([len(x) for x in xs])
-        xs = _padded("examples", xs)
+        xs = padded_array("examples", xs)
         # A list of arrays of the lengths of xs is one ragged array, not a tree.
         if isinstance(targets, list | tuple) and [np.shape(t)[:1] for t in targets] == [
             (n,) for n in lengths
         ]:
-            targets = _padded("examples", targets)
+            targets = padded_array("examples", targets)
     xs = np.asarray(xs)
     targets = jax.tree.map(np.asarray, targets)
     lengths = None if lengths is None else np.asarray(lengths)
@@ -344,73 +352,3 @@ def _epochs(count: int, batch_size: int, seed: int) -> Callable[[int, np.ndarray
         return [int(permutation(epoch)[p]) if p < count else None for p in places]
 
     return of_rows
-
-
-def _is_ragged(xs: Any) -> bool:
-    """Return whether these are arrays ``[T_i, ...]`` of different lengths."""
-
-    def length(x: Any) -> Any:
-        if hasattr(x, "shape"):
-            return x.shape[:1]
-        return (len(x),) if isinstance(x, list | tuple) else ()
-
-    return isinstance(xs, list | tuple) and len(set(map(length, xs))) > 1
-
-
-def _padded(who: str, sequences: Sequence[Any]) -> np.ndarray:
-    """Return arrays ``[T_i, ...]`` as one array ``[N, T, ...]``, with zeros after their ends."""
-    arrays = [np.asarray(s) for s in sequences]
-    first = arrays[0]
-    for number, array in enumerate(arrays):
-        if array.ndim == 0 or array.shape[1:] != first.shape[1:]:
-            raise ValueError(
-                f"{who}: expected sequences [T_i, {', '.join(map(str, first.shape[1:])) or '...'}], as the first, got "
-                f"{list(array.shape)} for sequence {number}."
-            )
-    found = np.zeros((len(arrays), max(map(len, arrays)), *first.shape[1:]), np.result_type(*arrays))
-    for row, array in zip(found, arrays, strict=True):
-        row[: len(array)] = array
-    return found
-
-
-def _masked(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return ``[T, B, ...]`` with zeros where the mask is False."""
-    return np.where(mask.reshape(*mask.shape, *(1,) * (array.ndim - mask.ndim)), array, np.zeros_like(array))
-
-
-def _sequences(who: str, documents: Sequence[Any]) -> list[np.ndarray]:
-    """Return documents of tokens ``[N_i]`` int32, or of finite vectors ``[N_i, ...]`` of one floating dtype."""
-    arrays = [np.asarray(d) for d in documents]
-    if not any(np.issubdtype(a.dtype, np.floating) and a.ndim > 1 for a in arrays):
-        return [_tokens(who, a) for a in arrays]
-    shape, dtype = next(a.shape[1:] for a in arrays if a.ndim > 1), np.result_type(*arrays)
-    for number, array in enumerate(arrays):
-        if array.ndim < 2 or array.shape[1:] != shape or not np.issubdtype(array.dtype, np.floating):
-            raise ValueError(
-                f"{who}: expected sequences of floats [N_i, {', '.join(map(str, shape))}], got {list(array.shape)} of "
-                f"{array.dtype} for sequence {number}."
-            )
-        bad = np.argwhere(~np.isfinite(array).reshape(len(array), -1).all(-1))
-        if len(bad):
-            raise ValueError(
-                f"{who}: expected finite sequences, got NaN or infinity in sequence {number} at step {bad[0][0]}. "
-                "Clean the data."
-            )
-    return [a.astype(dtype) for a in arrays]
-
-
-def _tokens(who: str, tokens: Any) -> np.ndarray:
-    array = np.asarray(tokens)
-    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-        raise ValueError(
-            f"{who}: expected integers [N], got {list(array.shape)} of {array.dtype}. Use read_bytes to read text."
-        )
-    if array.size and not (array.min() >= -(2**31) and array.max() < 2**31):
-        raise ValueError(f"{who}: expected tokens that fit 32 bits, got {array.min()} to {array.max()}.")
-    return array.astype(np.int32)
-
-
-def _check_sizes(who: str, *, seed: Any = 0, **sizes: Any) -> tuple[int, ...]:
-    """Return seed and sizes as Python's ints, since products of a narrow NumPy integer would wrap around."""
-    seed = check_whole(f"{who}(seed)", seed, 0)
-    return seed, *(check_whole(f"{who}({name})", size) for name, size in sizes.items())

@@ -81,15 +81,15 @@ def check_module(module: Any) -> None:
     for value, where in _held(module, ""):
         if _library(value) == "flax.nnx":
             raise TypeError(
-                f"{who}, got the flax.nnx module {type(value).__name__}{where}. Its weights would be constants that are "
-                "never trained. Use the flax.linen module, such as nn.Dense for nnx.Linear."
+                f"{who}, got the flax.nnx module {type(value).__name__}{where}. Its weights would be constants that "
+                "are never trained. Use the flax.linen module, such as nn.Dense for nnx.Linear."
             )
         if isinstance(value, nn.Module):
             raise TypeError(f"{who}, got a method of {type(value).__name__}{where}. Pass the module itself.")
         if _is_array(value):
             raise TypeError(
-                f"{who}, got {name}, which holds an array {list(np.shape(value))}{where}. The array would be a constant "
-                "that is never trained. Write a flax.linen module with it as a param, or a function that closes over a "
+                f"{who}, got {name}, which holds an array {list(np.shape(value))}{where}. The array would be a "
+                "constant that is never trained. Write a flax.linen module with it as a param, or a function that closes over a "
                 "constant."
             )
 
