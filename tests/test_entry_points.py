@@ -89,6 +89,9 @@ MISTAKES = {
         r"serial: expected layers, got .* Pass the layers one by one: serial\(a, b\), or serial\(\*layers\)\."),
     "a cell as a layer": (
         lambda: sj.serial(sj.lstm(H)), TypeError, r"serial: expected layers, got lstm.* Bind a cell with recurrent"),
+    "pooling as a layer": (
+        lambda: sj.serial(LSTM, sj.last), TypeError,
+        r"serial: expected layers, got .*last.* Apply it to ys after unroll, or inside the loss\."),
     "batch_major inside a model": (
         lambda: sj.serial(sj.batch_major(LSTM)), TypeError,
         r"serial: expected a time-major layer, .* Put batch_major around the whole model\."),

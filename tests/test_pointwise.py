@@ -40,10 +40,10 @@ REFUSED = {
     "nnx method": (lambda: LINEAR.__call__, r"flax\.nnx module Linear in the object of __call__"),
     "nnx Sequential": (lambda: nnx.Sequential(LINEAR), r"flax\.nnx module Sequential"),
     "jitted nnx method": (lambda: jax.jit(functools.partial(LINEAR)), r"flax\.nnx module Linear"),
-    "partial": (lambda: functools.partial(jnp.multiply, jnp.ones(4)), r"an array belongs into the params"),
+    "partial": (lambda: functools.partial(jnp.multiply, jnp.ones(4)), r"an array belongs in the params"),
     "partial by name": (
         lambda: functools.partial(jnp.dot, b=np.ones((4, 3))),
-        r"an array belongs into the params",
+        r"an array belongs in the params",
     ),
     "object": (Scaler, r"Scaler, which holds an array \[4\] in its attribute weights"),
     "bound method": (lambda: Scaler().scale, r"scale, which holds an array \[4\]"),

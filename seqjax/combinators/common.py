@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from seqjax.base import Carry, Cell, Flags, Layer, Params, X, Xs, Y, Ys
 from seqjax.compat import vary_like
 from seqjax.inputs import cached_shape, first_step, num_steps
+from seqjax.layers.pooling import last, mean_pool
 from seqjax.ops.tap import tap as tap_carry
 
 
@@ -170,6 +171,8 @@ def check_layers(who: str, layers: tuple[Any, ...], *, causal: bool = False) -> 
             hint = " Wrap a module or function in pointwise(...)." if callable(layer) else ""
             if isinstance(layer, Cell):
                 hint = " Bind a cell with recurrent(cell)."
+            elif layer is last or layer is mean_pool:
+                hint = " Its output has no time axis. Apply it to ys after unroll, or inside the loss."
             elif isinstance(layer, tuple):
                 hint = f" Pass the layers one by one: {who}(a, b), or {who}(*layers)."
             raise TypeError(f"{who}: expected layers, got {layer!r}.{hint}")
