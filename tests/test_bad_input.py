@@ -127,6 +127,8 @@ def test_what_is_no_layer_is_refused():
         match=r"gradient_profile\(bound\): expected a bound layer, .*elman.* bind\(recurrent\(cell\)",
     ):
         probes.gradient_profile(CELL, mean_square, XS)
+    with pytest.raises(TypeError, match=r"expected a bound layer, .* Use adjoint_profile for a plain step"):
+        probes.gradient_profile(lambda h, x: (h, h), mean_square, XS, carry=CARRY)
     for name in ("gradient_profile", "per_example_gradients", "gate_statistics", "parallelizability"):
         with pytest.raises(TypeError, match=rf"{name}\(bound\): expected a bound layer, bind.* got None"):
             ALL[name](None, XS)

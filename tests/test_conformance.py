@@ -236,6 +236,12 @@ def test_a_faulty_layer_fails(fault, check):
         run(broken(unroll_fn=fault), X)
 
 
+def test_a_silent_broadcast_is_explained():
+    with pytest.raises(ValueError, match="rank_promotion") as caught, strict():
+        jnp.ones((2, 3)) + jnp.ones(3)
+    assert any("jnp.broadcast_to" in note for note in caught.value.__notes__)
+
+
 @pytest.mark.slow  # what it runs for each method runs here and for the cell of CONTRIBUTING.md
 def test_check_cell_runs_a_cell_of_ones_own():
     def leak(params, h, x):

@@ -320,6 +320,14 @@ def test_prompts_of_different_lengths_give_what_each_gives_alone(name, pad):
             np.testing.assert_allclose(a[r], b[0], rtol=1e-10)
 
 
+def test_none_is_the_initial_carry():
+    layer, params, _ = model("lstm")
+    carry = layer.initial_carry(params, PROMPT[0])
+    for decode, options in ((sj.generate, {}), (sj.beam_search, {"beam_size": 2, "end_token": None})):
+        one, other = (decode(layer, params, c, PROMPT, max_length=4, **options) for c in (None, carry))
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
 def test_a_row_depends_on_no_other():
     layer, params, carry = model("attention")
     options = {"max_length": 8, "sampler": RANDOM, "end_token": END, "key": KEY}

@@ -658,6 +658,10 @@ def test_fewer_than_three_points_are_no_fit(log_norm):
 def test_a_fit_is_of_one_profile():
     with pytest.raises(ValueError, match=r"fit_decay: expected log norms \[T\] by lag, got \[5, 2\]"):
         fit_decay(np.zeros((5, 2)))
+    with pytest.raises(
+        TypeError, match=r"got GradientProfile\. Pass one leaf of a profile, reversed in time"
+    ):
+        fit_decay(sj.probes.GradientProfile(*[np.zeros((5, 2))] * len(sj.probes.GradientProfile._fields)))
 
 
 def test_a_measured_profile_is_fitted_by_its_own_law():

@@ -84,7 +84,7 @@ def beam_search(
     Args:
         layer: causal, from tokens ``[*B]`` int32 to logits ``[*B, V]``.
         params: params of the layer.
-        carry: carry of the layer before the prompt.
+        carry: carry of the layer before the prompt; None for the initial carry.
         prompt: tokens, not part of the hypotheses; pass first tokens ``[B]`` as ``tokens[None]``.
         beam_size: K.
         max_length: T, the largest number of tokens in a hypothesis, including the end token.

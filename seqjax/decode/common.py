@@ -77,6 +77,7 @@ def read_prompt(
         token = jnp.take_along_axis(prompt, jnp.maximum(at, 0)[None], 0)[0]
         token = jnp.where(at < 0, -1, token)
         head = (mask & (steps < at[None]))[:-1]
+    carry = layer.initial_carry(params, token) if carry is None else carry
     carry, logits = _fit(who, layer, params, carry, token)
     if len(prompt) > 1:
         # The outputs are unused, so the compiler removes the head, the larger part of a small language model.

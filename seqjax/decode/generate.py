@@ -59,7 +59,7 @@ def generate(
     Args:
         layer: causal, from tokens ``[*B]`` int32 to logits ``[*B, V]``.
         params: of the layer.
-        carry: of the layer, before the prompt.
+        carry: of the layer, before the prompt; None for the initial carry.
         prompt: tokens; pass first tokens ``[B]`` as ``tokens[None]``.
         max_length: T, the largest number of tokens to generate, not counting the prompt.
         sampler: `greedy`, `categorical` or a custom `Sampler`.

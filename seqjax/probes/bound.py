@@ -61,11 +61,12 @@ def as_batch(batch: Any) -> Batch:
     return batch if isinstance(batch, Batch) else Batch(batch, None)
 
 
-def check_bound(who: str, bound: Any, what: str = "bind(layer, params)") -> Bound:
-    """Return a bound layer; raise a TypeError for anything else."""
+def check_bound(who: str, bound: Any, what: str = "bind(layer, params)", plain: str = "") -> Bound:
+    """Return a bound layer; raise a TypeError for anything else, with the remedy `plain` for a plain function."""
     if isinstance(bound, Bound):
         return bound
-    hint = " Write bind(recurrent(cell), params)." if isinstance(bound, Cell) else ""
+    hint = f" {plain}" if plain and callable(bound) else ""
+    hint = " Write bind(recurrent(cell), params)." if isinstance(bound, Cell) else hint
     hint = " Write bind(layer, params)." if isinstance(bound, Layer) else hint
     raise TypeError(f"{who}(bound): expected a bound layer, {what}, got {bound!r}.{hint}")
 

@@ -45,6 +45,7 @@ def fit_decay(log_norm: np.ndarray) -> Decay:
         log_norm: natural logs ``[T]`` by lag: ``log_norm[tau]`` belongs to the step tau before the last.
 
     Raises:
+        TypeError: for a `GradientProfile` or its tree of leaves.
         ValueError: unless `log_norm` is a single profile.
 
     Example:
@@ -53,6 +54,11 @@ def fit_decay(log_norm: np.ndarray) -> Decay:
         >>> decay.better, round(decay.exponential_length, 4), decay.lag_50, decay.lag_90
         ('exponential', 1.4427, 0.0, 3.0)
     """
+    if isinstance(log_norm, tuple):
+        raise TypeError(
+            f"fit_decay: expected log norms [T] by lag, got {type(log_norm).__name__}. "
+            "Pass one leaf of a profile, reversed in time: fit_decay(profile.log_norm.h[::-1, 0])."
+        )
     log_norm = np.asarray(log_norm, np.float64)
     if log_norm.ndim != 1:
         raise ValueError(

@@ -91,7 +91,7 @@ def gradient_profile(
         Array([0.0625, 0.125 , 0.25  , 0.5   ], dtype=float32)
     """
     who = "gradient_profile"
-    check_bound(who, bound)
+    check_bound(who, bound, plain="Use adjoint_profile for a plain step function.")
     check_loss(who, loss)
     carry, batch = check_data(who, bound, batch, carry, batch_ndim)
     if num_steps(batch.xs) == 0:

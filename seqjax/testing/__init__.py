@@ -111,7 +111,12 @@ def _is_continuous(cell: Cell, x: Any) -> bool:
 def strict() -> Iterator[None]:
     """Make implicit promotion of dtypes and ranks an error."""
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        yield
+        try:
+            yield
+        except ValueError as error:
+            if "jax_numpy_rank_promotion" in str(error):
+                error.add_note("The checks refuse silent broadcasts. Write jnp.broadcast_to(b, u.shape).")
+            raise
 
 
 _strict = strict

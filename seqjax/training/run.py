@@ -168,7 +168,9 @@ def _data(recipe: Recipe) -> tuple[Task, Callable[[int], Batch], Callable[[int],
         recipe.data is not None
         and hashlib.sha256(bytes(datasets.read_bytes(recipe.data))).hexdigest() != recipe.data_sha256
     ):
-        raise ValueError(f"{recipe.data} has changed since the run was made: its SHA-256 differs.")
+        raise ValueError(
+            f"{recipe.data} has changed since the run was made: its SHA-256 differs. Restore the file."
+        )
     if len(text) < 10 * (length + 1):
         raise SettingError(
             "{source}: expected at least {least} bytes for {length} {steps} (a tenth is held out), got {got}. "
