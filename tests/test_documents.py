@@ -58,6 +58,12 @@ def test_the_index_lists_every_page():
     assert not missing
 
 
+def test_the_page_of_the_report_lists_every_section():
+    names = pytest.importorskip("seqjax.report.sections").NAMES
+    page = (ROOT / "docs/gradient_report.md").read_text().partition("## The sections")[2]
+    assert tuple(re.findall(r"^\| (\w+) \| ", page, re.MULTILINE)[1:]) == names
+
+
 def test_every_closed_form_is_explained():
     ids = set(re.findall(r"^## (C\d+):", (ROOT / "docs/closed_forms.md").read_text(), re.MULTILINE))
     assert ids == set(calibration.IDS)

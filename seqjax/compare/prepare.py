@@ -108,8 +108,8 @@ def check_step(system: System, carry: Any, xs: Any) -> None:
     except Exception as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{system.name}: step(params, carry, x) failed on {given}: {type(error).__name__}: {first_line} "
-            f"Expected {CONTRACT}."
+            f"{system.name}: step(params, carry, x) failed on {given}: {type(error).__name__}: "
+            f"{first_line.rstrip('.')}. Expected {CONTRACT}."
         ) from error
     if not isinstance(found, tuple) or len(found) != 2:
         raise TypeError(f"{system.name}: expected {CONTRACT}; step returned {type(found).__name__}.")
