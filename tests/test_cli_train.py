@@ -329,7 +329,9 @@ def test_a_resumed_run_changes_what_was_asked_for_and_nothing_else(monkeypatch, 
         {"after_step": 9, "steps": [9, 11], "learning_rate": [0.003, 0.5]},
     ]
     assert load_run(short)[1] is not None
-    capsys.readouterr()
+    assert "changed on its way" not in capsys.readouterr().err
+    assert run(monkeypatch, "train", "--config", short / "config.json", "--out", tmp_path / "again") == 0
+    assert "the settings of that run were changed on its way" in capsys.readouterr().err
     assert run(monkeypatch, "train", "--out", short, "--resume", "--seed", 3, "--steps", 12) == 2
     assert "another configuration: seed 0 -> 3." in capsys.readouterr().err
     # An edited config.json is no option: each of these makes another run.

@@ -2,10 +2,14 @@
 
 import json
 import os
+import random
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
+import warnings
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -202,6 +206,47 @@ def test_a_save_that_fails_leaves_nothing_that_fills_the_disk(tmp_path):
     *errors, names = ran.stdout.splitlines()
     assert len(errors) == 2 and names == "['1']", ran.stdout + ran.stderr
     assert ran.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "count", [12, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+def test_no_blind_damage_is_silent_or_stuck(tmp_path, count):
+    """One byte flipped, a file cut or removed, anywhere in a run: an older state, or a refusal of one line."""
+    config = {"rate": 0.5, "names": ["a", "b"], "seed": 3}
+    whole = tmp_path / "whole"
+    saved(whole, 1, 2, config=config)
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    chance, outcomes = random.Random(0), Counter()
+    for number in range(count):
+        broken = tmp_path / str(number)
+        shutil.copytree(whole, broken)
+        path = broken / chance.choice(files)
+        data = bytearray(path.read_bytes())
+        place = chance.randrange(max(len(data), 1))
+        how = chance.choice(["flip", "flip", "cut", "remove"])
+        if how == "flip" and data:
+            data[place] ^= 1 << chance.randrange(8)
+        path.unlink() if how == "remove" else path.write_bytes(data if how == "flip" else data[:place])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DamagedCheckpointWarning)
+            try:
+                kept = json.loads((broken / "config.json").read_bytes())
+            except (ValueError, FileNotFoundError):
+                kept = config
+            try:
+                with Checkpoints(broken, config=kept) as checkpoints:
+                    step, state = checkpoints.restore(BLANK)
+                assert (
+                    np.array_equal(state["w"], STATE["w"]) and int(state["step"]) == step and kept == config
+                )
+                outcomes[step] += 1
+            except ValueError as error:
+                assert path.name == "config.json" and "\n" not in str(error), (path, str(error))
+                outcomes["refused"] += 1
+        shutil.rmtree(broken)
+    assert outcomes[1] > 0 and outcomes[2] > 0 and sum(outcomes.values()) == count
 
 
 # ---------------------------------------------------------------- locks

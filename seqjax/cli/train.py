@@ -22,6 +22,7 @@ from seqjax.training.folder_lock import NAME as LOCK
 from seqjax.training.folder_lock import FolderLock
 from seqjax.training.recipe import MAY_CHANGE, PATHS, STACKS, Recipe, check_recipe, file_digest, read_recipe
 from seqjax.training.run import Run, inputs_of, open_run, prepare
+from seqjax.training.run_record import read_config
 from seqjax.user_model import check_allowed, is_own
 
 WRITTEN = ("config.json", "steps", "best", "metrics.jsonl", "tensorboard", "curves.svg")
@@ -152,6 +153,12 @@ def _recipe(
         raise UsageError("train: expected a task or a file, or --config. 'seqjax list' shows the tasks.")
     with usage_errors("--config: "):
         recipe = Recipe() if config is None else read_recipe(config)
+    if config is not None and not resume and read_config(config)[1]:
+        typer.echo(
+            f"seqjax: the settings of that run were changed on its way; the new run has the last ones. {config} lists "
+            "the changes.",
+            err=True,
+        )
     if "model" in given:
         given["model"] = _from_anywhere(given["model"])
     elif config is not None:
