@@ -213,10 +213,10 @@ def _try(name: str, step: Callable, params: Any, carry: Any, x: Any, hint: str) 
     try:
         return jax.eval_shape(step, params, carry, x)
     except (Exception, SystemExit) as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ValueError(
             f"{name}: step(params, carry, x) failed on carry {_form(carry)} and x {_form(x)}: "
-            f"{type(error).__name__}: {line}{hint} Expected {CONTRACT}."
+            f"{type(error).__name__}: {line}.{hint} Expected {CONTRACT}."
         ) from error
 
 

@@ -89,8 +89,8 @@ def check_module(module: Any) -> None:
         if _is_array(value):
             raise TypeError(
                 f"{who}, got {name}, which holds an array {list(np.shape(value))}{where}. The array would be a "
-                "constant that is never trained. Write a flax.linen module with it as a param, or a function that closes "
-                "over a constant."
+                "constant that is never trained. Write a flax.linen module with it as a param, or a function that "
+                "closes over a constant."
             )
 
 
