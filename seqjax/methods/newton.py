@@ -13,6 +13,7 @@ from seqjax.checks import check_above, check_one_of, check_whole_or_none, check_
 from seqjax.compat import vary_like
 from seqjax.inputs import first_step, num_steps, step_keys
 from seqjax.methods.common import at_step, project_inputs
+from seqjax.ops.forward_mode import reverse_mode_alone
 from seqjax.ops.newton import linear
 from seqjax.ops.newton.solve import NewtonReport, Operands, Settings, System, solve
 from seqjax.ops.select import cast, keep, wide
@@ -186,7 +187,8 @@ class Newton(Value):
         operands = Operands(theta, us, carry, flags._replace(key=None, initial=initial), limit, guess)
         if shards is not None:
             operands = shards.varying(operands)._replace(limit=limit)
-        states, hs, report = solve(system, settings, operands)
+        with reverse_mode_alone("unroll by Newton"):
+            states, hs, report = solve(system, settings, operands)
         after = jax.tree.map(lambda a: a[-1], states)
         if dtype != narrow:
             # Cast to the dtypes that the cell emits for inputs of this dtype.

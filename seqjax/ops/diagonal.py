@@ -66,7 +66,6 @@ def associative(
     return jax.lax.associative_scan(combine, (jnp.broadcast_to(a, b.shape), b, restart[..., None]))[1]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def linear_scan(
     scan: Scan,
     a: Inexact[Array, "... H"],
@@ -91,6 +90,41 @@ def linear_scan(
         tap: a dummy. Its gradient is the norm of the gradient with respect to the carry that enters each step, after
             the reset of the step.
     """
+    if tap is None:
+        return _solve(partial(_solved, scan), a, b, carry, initial, reset)
+    return _tapped(scan, a, b, carry, initial, reset, tap)
+
+
+def _solved(scan: Scan, a: jax.Array, b: jax.Array, cut: Any) -> jax.Array:
+    """The scan as the solution of ``h_t - a_t h_{t-1} = b_t``, whose derivatives JAX knows in both modes.
+
+    The transposed system is the scan in reversed time, so that the backward pass keeps a and h alone.
+    """
+
+    def matvec(h: jax.Array) -> jax.Array:
+        before = jnp.concatenate([jnp.zeros_like(h[:1]), h[:-1]])
+        # Selected before the product: what a restart forgets reaches no gradient, NaN included.
+        return h - _at_time(a, b) * (before if cut is None else keep(~cut, before))
+
+    def solve(_: Any, b: jax.Array) -> jax.Array:
+        return scan(a, b, cut)
+
+    def transpose_solve(_: Any, g: jax.Array) -> jax.Array:
+        return scan(*_reversed(a, g, cut))[::-1]
+
+    return jax.lax.custom_linear_solve(matvec, b, solve, transpose_solve)
+
+
+def _reversed(a: jax.Array, g: jax.Array, cut: Any) -> tuple[jax.Array, jax.Array, Any]:
+    """Decays, inputs and restarts of the adjoint scan, in reversed time."""
+    shifted = a if a.ndim < g.ndim else jnp.concatenate([a[1:], jnp.zeros_like(a[:1])])[::-1]
+    cut = None if cut is None else jnp.concatenate([cut[1:], jnp.zeros_like(cut[:1])])[::-1]
+    return shifted, g[::-1], cut
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _tapped(scan: Scan, a: Any, b: Any, carry: Any, initial: Any, reset: Any, tap: Any) -> jax.Array:
+    """`linear_scan` with a tap, in reverse mode alone."""
     return _solve(scan, a, b, carry, initial, reset)
 
 
@@ -110,7 +144,8 @@ def _solve(scan: Scan, a: Any, b: Any, carry: Any, initial: Any, reset: Any) -> 
     if reset is None:
         start = jnp.concatenate([b[:1] + a_t[:1] * carry[None], b[1:]])
         return scan(a, start, None)
-    from_initial = b + a_t * initial[None]
+    # Selected before the product, too, so that the gradient by `initial` reads the decays at resets alone.
+    from_initial = b + keep(reset, a_t) * initial[None]
     first = b[:1] + a_t[:1] * select(reset[0], initial, carry)[None]
     return scan(a, jnp.concatenate([first, select(reset[1:], from_initial[1:], b[1:])]), reset)
 
@@ -123,9 +158,8 @@ def _forward(scan: Scan, a: Any, b: Any, carry: Any, initial: Any, reset: Any, t
 def _backward(scan: Scan, residuals: Any, g: jax.Array) -> Any:
     a, hs, carry, initial, reset, tap = residuals
     zero = jnp.zeros_like(g[0])
-    shifted = a if a.ndim < g.ndim else jnp.concatenate([a[1:], jnp.zeros_like(a[:1])])[::-1]
-    cut = None if reset is None else jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])[::-1]
-    adjoint = linear_scan(scan, shifted, g[::-1], zero, zero, cut, None)[::-1]
+    shifted, inputs, cut = _reversed(a, g, reset)
+    adjoint = linear_scan(scan, shifted, inputs, zero, zero, cut, None)[::-1]
 
     into = _over_time(a, g) * adjoint  # gradient w.r.t. the carry entering each step, after the reset
     d_a = _unbroadcast(adjoint * _entering(hs, carry, reset, initial), a.shape)
@@ -135,7 +169,7 @@ def _backward(scan: Scan, residuals: Any, g: jax.Array) -> Any:
     return d_a, adjoint, d_carry, d_initial, None, d_tap
 
 
-linear_scan.defvjp(_forward, _backward)
+_tapped.defvjp(_forward, _backward)
 
 
 def diagonal(

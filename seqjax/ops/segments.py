@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Inexact, Int, Shaped
 
 from seqjax.ops.diagonal import associative
-from seqjax.ops.select import keep, select
+from seqjax.ops.select import expand, keep, select
 
 
 def segments(reset: Bool[Array, "T *B"] | None, like: Shaped[Array, "T *B"]) -> Int[Array, "T *B"]:
@@ -50,5 +50,13 @@ def zero_nonfinite(tree: Any, finite: Bool[Array, "..."]) -> Any:
 
 
 def set_nan(is_nan: Bool[Array, "..."], tree: Any) -> Any:
-    """Return the tree with NaN where `is_nan` is True."""
-    return select(is_nan, jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), tree), tree)
+    """Return the tree with NaN where `is_nan` is True.
+
+    The NaN is 0/0 of the flag itself: a constant would stop ``jax_debug_nans`` where every number is finite.
+    """
+
+    def nan_like(a: jax.Array) -> jax.Array:
+        fine = expand(jnp.where(is_nan, 0, 1).astype(a.dtype), a.ndim)
+        return jnp.broadcast_to(fine / fine, a.shape)
+
+    return select(is_nan, jax.tree.map(nan_like, tree), tree)

@@ -32,6 +32,7 @@ from jaxtyping import Array, Float
 from seqjax.base import Flags, Gated, GatedWeights
 from seqjax.compat import vary_like
 from seqjax.ops.chunks import over_chunks
+from seqjax.ops.forward_mode import reverse_mode_alone
 from seqjax.ops.gated.adjoint import adjoint_of, input_cotangents, partials_of, weight_gradients
 from seqjax.ops.gated.step import advance, arguments_of, gates_of, project, recurrent
 from seqjax.ops.select import cast, keep, select, wide
@@ -87,23 +88,24 @@ def gated(
 
     dense, weights, carry, initial = vary_like((dense, weights, carry, flags.initial), xs, carry)
     leaves = partial(jax.tree.leaves, is_leaf=lambda leaf: leaf is None)
-    after, hs = _scan(
-        cell,
-        chunk,
-        keep_gates,
-        Operands(
-            dense,
-            weights,
-            tuple(flat(jax.tree.leaves(carry), 0, 1)),
-            flat(xs, 1, 1),
-            Flags(
-                reset=flat(flags.reset, 1, 0),
-                mask=flat(flags.mask, 1, 0),
-                tap=None if flags.tap is None else tuple(flat(leaves(flags.tap), 1, 0)),
-                initial=tuple(flat(jax.tree.leaves(initial), 0, 1)),
+    with reverse_mode_alone("unroll of a Gated recurrence"):
+        after, hs = _scan(
+            cell,
+            chunk,
+            keep_gates,
+            Operands(
+                dense,
+                weights,
+                tuple(flat(jax.tree.leaves(carry), 0, 1)),
+                flat(xs, 1, 1),
+                Flags(
+                    reset=flat(flags.reset, 1, 0),
+                    mask=flat(flags.mask, 1, 0),
+                    tap=None if flags.tap is None else tuple(flat(leaves(flags.tap), 1, 0)),
+                    initial=tuple(flat(jax.tree.leaves(initial), 0, 1)),
+                ),
             ),
-        ),
-    )
+        )
     after = jax.tree.unflatten(treedef, [a.reshape(*batch, a.shape[-1]) for a in after])
     return after, hs.reshape(hs.shape[0], *batch, hs.shape[-1])
 
