@@ -10,6 +10,7 @@ from seqjax.base import Batch, Layer
 from seqjax.checks import check_whole
 from seqjax.gradients.objective import Loss, leads_of, sum_of
 from seqjax.inputs import first_step
+from seqjax.training.tokens import check_batches
 
 EVALUATION = "evaluation/"
 """The log names metrics of an evaluation ``evaluation/loss``, so that they stand beside those of training."""
@@ -48,6 +49,7 @@ def evaluation(
         ['accuracy', 'loss', 'solved']
     """
     check_whole("evaluation(num_batches)", num_batches)
+    check_batches("evaluation", batches)
 
     @jax.jit
     def of_batch(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:

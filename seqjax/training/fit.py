@@ -29,6 +29,7 @@ from seqjax.training.metrics_log import MetricsLog
 from seqjax.training.reporting import Reporter
 from seqjax.training.rollback import NonfiniteSteps, roll_back
 from seqjax.training.signals import StopSignals, stop
+from seqjax.training.tokens import check_batches, wrong_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +141,7 @@ def fit(
     if place is None:  # a step over a mesh places batches itself
         place = jax.device_put if getattr(step, "mesh", None) is None else lambda batch: batch
 
+    check_batches("fit", batches)
     first = jax.process_index() == 0
     if log is not None and not isinstance(log, MetricsLog):
         log = MetricsLog(log)
@@ -153,6 +155,13 @@ def fit(
     reporter = Reporter(log if first else None, log_every, at, restored)
     if restored and first:
         logger.warning("fit: continues from step %d of %s.", at, checkpoints.folder)  # type: ignore[union-attr]
+
+    def explain(at: int) -> str | None:
+        try:  # loads the batch again, which is a function of its step; an explanation must not end training
+            shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), loop.state.params)
+            return wrong_tokens(batches(at - 1), shapes, getattr(step, "model", None))
+        except Exception:
+            return None
 
     with contextlib.ExitStack() as stack:
         stack.callback(reporter.end)
@@ -169,7 +178,7 @@ def fit(
             how_to_resume=how_to_resume,
             policy=policy,
             reporter=reporter,
-            nonfinite=NonfiniteSteps(state, max_skipped),
+            nonfinite=NonfiniteSteps(state, max_skipped, explain),
             signals=stack.enter_context(StopSignals()),
             bar=stack.enter_context(Bar(num_steps, at, progress if first else False)),
             state=state,

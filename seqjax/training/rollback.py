@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,9 +22,14 @@ class NonfiniteSteps:
     Args:
         state: the state at which training begins.
         most: how many non-finite steps in a row cause a rollback.
+        explain: step -> what in the batch of this step explains that it is not finite, or None.
     """
 
-    def __init__(self, state: Any, most: int) -> None:
+    def __init__(
+        self, state: Any, most: int, explain: Callable[[int], str | None] = lambda step: None
+    ) -> None:
+        self._explain = explain
+        self.cause: str | None = None
         self.skipped = int(getattr(state, "skipped", 0))
         self.in_a_row = int(getattr(state, "consecutive", 0))
         self._most = most
@@ -44,6 +50,9 @@ class NonfiniteSteps:
         # A step that has a loss scale does not count overflows that a smaller scale will prevent.
         self.in_a_row = self.in_a_row + 1 if in_a_row is None else int(in_a_row)
         reason = _not_finite(metrics)
+        if self.in_a_row == 1:
+            self.cause = self._explain(step)
+        reason += f"; {self.cause}" if self.cause else ""
         reporter.event(step, "skipped", reason)
         if jax.process_index() == 0:
             logger.warning("fit: step %d is skipped: %s.", step, reason)
@@ -75,6 +84,8 @@ def roll_back(
         FloatingPointError: after too many rollbacks, or without a good checkpoint.
     """
     advice = "Lower the learning rate, clip gradients, or look at the data of these steps."
+    if nonfinite.cause:
+        advice = f"At the first of them {nonfinite.cause}. Make the vocabulary larger, or mend the tokens."
     row = f"{nonfinite.in_a_row} steps in a row, up to step {step}, were not finite"
     if number > most:
         raise FloatingPointError(

@@ -56,6 +56,7 @@ class TrainStep:
     estimator: Estimator
     precision: Precision
     jitted: Any = field(repr=False)
+    model: Layer | None = field(default=None, repr=False)
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         places = self._places(state, batch)
@@ -261,4 +262,4 @@ def make_train_step(
     # The key is not donated: it is small, does not change, and is likely to be used elsewhere.
     donated = tuple(i for i, name in enumerate(TrainState._fields) if name != "key")
     jitted = jax.jit(train_step, donate_argnums=donated)
-    return TrainStep(mesh, estimator, precision, jitted)
+    return TrainStep(mesh, estimator, precision, jitted, model)
