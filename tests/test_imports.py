@@ -18,6 +18,7 @@ ORDER = (
         "inputs",
         "names",
         "recurrences",
+        "serialization",
         "statistics",
         "values",
         "version",

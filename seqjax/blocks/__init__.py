@@ -10,6 +10,7 @@ from seqjax.blocks.griffin import griffin, griffin_block
 from seqjax.blocks.mamba import mamba_block, samba
 from seqjax.blocks.transformer import feed_forward, transformer_block
 from seqjax.blocks.xlstm import mlstm_block, slstm_block, xlstm
+from seqjax.serialization import register_namedtuples
 
 __all__ = [
     "feed_forward",
@@ -26,3 +27,5 @@ __all__ = [
     "transformer_block",
     "xlstm",
 ]
+
+register_namedtuples(__name__)

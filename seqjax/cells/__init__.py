@@ -47,3 +47,7 @@ from seqjax.cells.sru import SRUParams, sru
 from seqjax.cells.ssd import SSDParams, ssd
 from seqjax.cells.ugrnn import UGRNNCarry, UGRNNParams, ugrnn
 from seqjax.cells.ur_lstm import URLSTMParams, ur_lstm
+from seqjax.serialization import register_namedtuples
+
+register_namedtuples("seqjax.recurrences")  # the carries of matrix memories and of attention
+register_namedtuples(__name__)

@@ -24,3 +24,6 @@ from seqjax.combinators.strided import strided
 from seqjax.combinators.variational_dropout import variational_dropout
 from seqjax.combinators.with_memory import with_memory
 from seqjax.combinators.zoneout import zoneout
+from seqjax.serialization import register_namedtuples
+
+register_namedtuples(__name__)

@@ -62,6 +62,7 @@ def check_sequences(who: str, documents: Sequence[Any]) -> list[np.ndarray]:
 
 
 def check_tokens(who: str, tokens: Any) -> np.ndarray:
+    """Return tokens ``[N]`` as an array; raise a ValueError for other shapes and dtypes."""
     array = np.asarray(tokens)
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
         raise ValueError(

@@ -7,6 +7,7 @@ from seqjax.layers.normalization import running_normalization
 from seqjax.layers.pointwise import pointwise
 from seqjax.layers.pooling import last, lengths_to_mask, mean_pool, running_mean
 from seqjax.layers.recurrent import recurrent
+from seqjax.serialization import register_namedtuples
 
 __all__ = [
     "additive_attention",
@@ -23,3 +24,5 @@ __all__ = [
     "causal_conv",
     "token_shift",
 ]
+
+register_namedtuples(__name__)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import jax
 
 from seqjax.base import Attention, Cell, Diagonal, Flags, Gated, Matrix, Method, Step
+from seqjax.inputs import num_steps
 from seqjax.methods.associative_scan import AssociativeScan
 from seqjax.methods.chunked import Chunked
 from seqjax.methods.scan import Scan
@@ -67,11 +68,15 @@ class Auto(Value):
         method = self.select(cell, xs)
         if flags.tap is not None and isinstance(cell.recurrence, Matrix | Attention):
             method = Scan()  # a chunked method does not compute the carry of each step
+        if not isinstance(num_steps(xs), int) and not isinstance(cell.recurrence, Gated):
+            method = Scan()  # exported with a symbolic length, which no chunk divides
         return method.unroll(cell, params, carry, xs, flags)
 
 
 def _gated_on_cpu(xs: Any) -> Scan:
     """Return the method for `Gated` on a CPU; see `Auto` for the chunk size."""
     inputs = jax.tree.leaves(xs)[0]
+    if not all(isinstance(n, int) for n in inputs.shape):  # exported with a symbolic batch or length
+        return Scan(keep_gates=True)
     step_bytes = max(1, inputs.size // max(1, inputs.shape[0])) * inputs.dtype.itemsize
     return Scan(chunk=min(max(2**15 // step_bytes, 16), 128), keep_gates=True)

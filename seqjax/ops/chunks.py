@@ -22,8 +22,10 @@ def over_chunks(
 
     Shapes: leaves of xs ``[T, ...]``, of outs ``[T, ...]``.
     """
+    if chunk is None:
+        return fn(carry, xs)
     length = len(jax.tree.leaves(xs)[0])
-    size = max(1, min(chunk or length, length))
+    size = max(1, min(chunk, length))
     count, whole, rest = split(xs, size)
 
     def run_whole(carry: Any) -> tuple[Any, Any]:

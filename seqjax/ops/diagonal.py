@@ -104,7 +104,7 @@ def _solved(scan: Scan, a: jax.Array, b: jax.Array, cut: Any) -> jax.Array:
     def matvec(h: jax.Array) -> jax.Array:
         before = jnp.concatenate([jnp.zeros_like(h[:1]), h[:-1]])
         # Selected before the product: what a restart forgets reaches no gradient, NaN included.
-        return h - _at_time(a, b) * (before if cut is None else keep(~cut, before))
+        return h - _over_time(a, b) * (before if cut is None else keep(~cut, before))
 
     def solve(_: Any, b: jax.Array) -> jax.Array:
         return scan(a, b, cut)

@@ -29,8 +29,8 @@ def check_batches(who: str, batches: Any) -> Callable[[int], Batch]:
         remedy = "Put the data into a loader of seqjax.datasets (windows, padded, examples), or write such a function."
     found = batches.__name__ if isinstance(batches, type) else type(batches).__name__
     raise TypeError(
-        f"{who}(batches): expected a function step -> Batch, got {found}. A run resumes exactly because a batch depends "
-        f"on its step alone; an iterator cannot go back. {remedy}"
+        f"{who}(batches): expected a function step -> Batch, got {found}. A run resumes exactly because a batch "
+        f"depends on its step alone; an iterator cannot go back. {remedy}"
     )
 
 
