@@ -47,7 +47,7 @@ if TYPE_CHECKING:  # for type checkers and editors
         eprop, full_bptt, kf_rtrl, randomized_truncated_bptt, reversible, rflo, rtrl, snap, truncated_bptt,
         uoro,
     )
-    from seqjax.decode import beam_search, categorical, generate, greedy, Sampler
+    from seqjax.decode import beam_search, categorical, generate, greedy, Sampler, stream
 
 
 
@@ -69,7 +69,7 @@ __all__ = [
     "projection_lstm", "qrnn", "randomized_truncated_bptt", "recurrent", "repeat", "reset_on", "residual",
     "retention", "reverse", "reversible", "rflo", "rg_lru", "rtrl", "rtu", "running_mean",
     "running_normalization", "rwkv7", "s4d", "s5", "samba", "scaled_dot_attention", "serial", "set_context",
-    "set_memory", "slstm", "slstm_block", "snap", "sru", "ssd", "strided", "tasks", "testing",
+    "set_memory", "slstm", "slstm_block", "snap", "sru", "ssd", "stream", "strided", "tasks", "testing",
     "token_shift", "training", "transformer_block", "truncated_bptt", "ugrnn", "uoro", "ur_lstm",
     "variational_dropout", "with_memory", "xlstm", "zoneout",
 ]
@@ -114,7 +114,7 @@ _HOMES = {  # for Python: where each public name is
         "truncated_bptt", "uoro",
     ),
     "seqjax.decode": (
-        "beam_search", "categorical", "generate", "greedy", "Sampler",
+        "beam_search", "categorical", "generate", "greedy", "Sampler", "stream",
     ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

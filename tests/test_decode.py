@@ -244,6 +244,143 @@ def test_generation_equals_steps_by_hand(name, sampler):
     assert made.tokens.dtype == made.lengths.dtype == jnp.int32
 
 
+ENDINGS = {
+    "none": {},
+    "one end token": {"end_token": 3},
+    "several end tokens": {"end_token": [3, 0]},
+    "stop sequences": {"stop_sequences": [[1, 4], [2], (0, 0, 1)]},
+    "all with a minimum": {"end_token": (3, 1), "stop_sequences": [[4, 4], [0]], "min_length": 4},
+}
+
+
+def cut(row, ends=(), stops=(), least=0):
+    """The number of tokens of a row after which it ends, by hand."""
+    for n in range(1, len(row) + 1):
+        last = [tuple(row[n - len(stop) : n]) == tuple(stop) and n >= len(stop) for stop in stops]
+        if row[n - 1] in ends or (n >= least and any(last)):
+            return n
+    return len(row)
+
+
+@pytest.mark.parametrize("sampler", [sj.greedy(), RANDOM], ids=repr)
+@pytest.mark.parametrize("name", ENDINGS)
+def test_a_stream_equals_generation_and_rows_end_where_they_should(name, sampler):
+    layer, params, carry = model("lstm")
+    options = ENDINGS[name] | {"sampler": sampler, "key": KEY, "max_length": 12, "pad_token": 2}
+    made = sj.generate(layer, params, carry, PROMPT, **options)
+    ends = np.atleast_1d(options.get("end_token", [])).tolist()
+    least = options.get("min_length", 0)
+    for row in range(B):
+        size = int(made.lengths[row])
+        tokens = np.asarray(made.tokens[:, row]).tolist()
+        assert cut(tokens[:size], ends, options.get("stop_sequences", ()), least) == size
+        assert size == 12 or tokens[size:] == [2] * (12 - size)
+        assert not set(tokens[: max(least - 1, 0)]) & set(ends)
+    steps = list(sj.stream(layer, params, carry, PROMPT, **options))
+    assert len(steps) == int(made.lengths.max())
+    found = np.stack([step.token for step in steps])
+    np.testing.assert_array_equal(found, made.tokens[: len(steps)])
+    chosen = np.stack([step.log_probability for step in steps])
+    np.testing.assert_allclose(chosen, made.log_probabilities[: len(steps)], rtol=1e-12)
+    assert (np.stack([~step.ended for step in steps]).sum(0) <= made.lengths).all()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), steps[-1].carry, made.carry)
+
+
+def test_without_endings_in_the_way_a_row_is_what_it_is_with_them():
+    layer, params, carry = model("lstm")
+    whole = np.asarray(sj.generate(layer, params, carry, PROMPT, max_length=12).tokens)
+    for options in ({"end_token": [3, 0]}, {"stop_sequences": [whole[2:5, 0].tolist(), [1, 1]]}):
+        made = sj.generate(layer, params, carry, PROMPT, max_length=12, **options)
+        for row in range(B):
+            size = cut(
+                whole[:, row].tolist(), options.get("end_token", ()), options.get("stop_sequences", ())
+            )
+            assert made.lengths[row] == size
+            np.testing.assert_array_equal(made.tokens[:size, row], whole[:size, row])
+
+
+def test_log_probabilities_are_the_layers_own_where_end_tokens_wait():
+    layer = sj.pointwise(lambda token: jnp.log(jnp.asarray([0.1, 0.2, 0.7])))
+    made = sj.generate(layer, (), (), jnp.asarray([[0]]), max_length=3, end_token=2, min_length=3)
+    assert made.tokens[:, 0].tolist() == [1, 1, 2]
+    np.testing.assert_allclose(made.log_probabilities[:, 0], np.log([0.2, 0.2, 0.7]))
+    nothing = sj.generate(layer, (), (), jnp.asarray([[0]]), max_length=3, end_token=[0, 1, 2], min_length=2)
+    assert nothing.tokens[:, 0].tolist() == [-1, 0, 0] and nothing.lengths[0] == 1
+
+
+def test_a_temperature_that_changes_compiles_nothing_and_equals_that_of_the_sampler():
+    traces = []
+
+    def logits(token):
+        traces.append(1)
+        return jnp.sin(jnp.arange(V) * (token + 1.0))
+
+    layer, prompt = sj.pointwise(logits), jnp.asarray([[0, 1, 2]])
+    run = functools.partial(sj.generate, layer, (), (), prompt, max_length=20, key=KEY)
+    fixed = run(sampler=sj.categorical(temperature=0.5))
+    changed = run(sampler=sj.categorical(), temperature=0.5)
+    np.testing.assert_array_equal(fixed.tokens, changed.tokens)
+    before = len(traces)
+    for value in (0.1, 2.0, np.float64(1e-300), jnp.asarray(7.0)):
+        run(sampler=sj.categorical(), temperature=value)
+    assert len(traces) == before
+    per_row = run(sampler=sj.categorical(), temperature=jnp.asarray([0.5, 1e-9, 3.0]))
+    np.testing.assert_array_equal(per_row.tokens[:, 0], fixed.tokens[:, 0])
+    np.testing.assert_array_equal(per_row.tokens[:, 1], run(sampler=sj.greedy()).tokens[:, 1])
+    steps = list(
+        sj.stream(layer, (), (), prompt, max_length=20, key=KEY, sampler=sj.categorical(), temperature=0.5)
+    )
+    np.testing.assert_array_equal(np.stack([s.token for s in steps]), fixed.tokens)
+
+
+def test_several_end_tokens_end_hypotheses():
+    layer, params, carry = model("lstm")
+    options = {"beam_size": 4, "max_length": 6}
+    found = sj.beam_search(layer, params, carry, PROMPT, end_token=[3, 0], **options)
+    for row, k in itertools.product(range(B), range(4)):
+        size = int(found.lengths[row, k])
+        tokens = np.asarray(found.tokens[:size, row, k]).tolist()
+        assert not set(tokens[:-1]) & {3, 0} and (tokens[-1] in (3, 0)) == bool(found.finished[row, k])
+    one = sj.beam_search(layer, params, carry, PROMPT, end_token=3, **options)
+    same = sj.beam_search(layer, params, carry, PROMPT, end_token=[3], **options)
+    np.testing.assert_array_equal(one.tokens, same.tokens)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"end_token": [1, -1]}, r"generate\(end_token\): expected a whole number of at least 0, got -1"),
+        ({"end_token": [1, V]}, rf"generate\(end_token\): expected a token below V = {V}, got {V}"),
+        ({"stop_sequences": [[1], []]}, "expected sequences of at least one token, got an empty one"),
+        (
+            {"stop_sequences": [1, 2]},
+            r"expected sequences of tokens such as \[\[3, 1\], \[2\]\], got \[1, 2\]",
+        ),
+        ({"stop_sequences": "ab"}, r"expected sequences of tokens .*, got 'ab'"),
+        ({"stop_sequences": [[V]]}, rf"generate\(stop_sequences\): expected a token below V = {V}"),
+        ({"min_length": -1}, r"generate\(min_length\): expected a whole number of at least 0, got -1"),
+        ({"min_length": 4}, r"generate\(min_length\): expected at most max_length=3, got 4"),
+        (
+            {"temperature": 0.0},
+            r"expected finite numbers above 0, got 0.0\. For the most probable token use greedy",
+        ),
+        ({"temperature": [1.0, -1.0, 1.0]}, r"expected finite numbers above 0, got \[1.0, -1.0, 1.0\]"),
+        (
+            {"temperature": [1.0, 1.0]},
+            r"expected one number above 0, or one per row \[3\], got float64 \[2\]",
+        ),
+        ({"temperature": True}, r"temperature\): expected one number above 0, .* got bool"),
+    ],
+)
+def test_endings_and_temperatures_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        sj.generate(LAYER, PARAMS, CARRY, PROMPT, max_length=3, **options)
+    with pytest.raises(ValueError, match=message.replace("generate", "(stream|generate)")):
+        next(sj.stream(LAYER, PARAMS, CARRY, PROMPT, max_length=3, **options))
+    with pytest.raises(TypeError, match="stream: expected the arguments of generate, got 'tokens'"):
+        sj.stream(LAYER, PARAMS, CARRY, PROMPT, max_length=3, tokens=2)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_generation_goes_on_from_its_carry_and_last_token(name):
     layer, params, carry = model(name)

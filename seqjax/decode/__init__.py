@@ -1,18 +1,20 @@
 """Decoding of token sequences from any causal layer that maps tokens ``[*B]`` to logits ``[*B, V]``."""
 
 from seqjax.decode.beam import Beams, beam_search, wu_length_penalty
-from seqjax.decode.generate import Generated, generate
+from seqjax.decode.generate import Generated, StreamedToken, generate, stream
 from seqjax.decode.samplers import Sampler, categorical, greedy, keep_top_k, keep_top_p
 
 __all__ = [
     "Beams",
     "Generated",
     "Sampler",
+    "StreamedToken",
     "beam_search",
     "categorical",
     "generate",
     "greedy",
     "keep_top_k",
     "keep_top_p",
+    "stream",
     "wu_length_penalty",
 ]

@@ -1,6 +1,7 @@
 """Beam search."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,8 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Layer
-from seqjax.checks import check_whole, check_whole_or_none
-from seqjax.decode.common import check_call, check_positions, read_prompt, read_token
+from seqjax.checks import check_whole
+from seqjax.decode.common import (
+    check_call,
+    check_end_tokens,
+    check_positions,
+    check_vocabulary,
+    is_one_of,
+    read_prompt,
+    read_token,
+)
 from seqjax.ops.select import expand, select, wide
 
 
@@ -55,7 +64,7 @@ def beam_search(
     *,
     beam_size: int,
     max_length: int,
-    end_token: int | None,
+    end_token: int | Sequence[int] | None,
     length_penalty: float = 0.0,
     pad_token: int = 0,
     mask: jax.Array | None = None,
@@ -88,7 +97,7 @@ def beam_search(
         prompt: tokens, not part of the hypotheses; pass first tokens ``[B]`` as ``tokens[None]``.
         beam_size: K.
         max_length: T, the largest number of tokens in a hypothesis, including the end token.
-        end_token: the token that ends a hypothesis, or None.
+        end_token: the token that ends a hypothesis, several such tokens, or None.
         length_penalty: alpha; 0 ranks by log probability, 1 approximately by the mean log probability per token.
         pad_token: the token that fills up a hypothesis after its end.
         mask: ``[P, *B]`` bool, True where the prompt has a token.
@@ -136,7 +145,7 @@ def beam_search(
         mask,
         wu_length_penalty(np.arange(1, max_length + 1), length_penalty),
         beam_size=check_whole(f"{who}(beam_size)", beam_size),
-        end_token=check_whole_or_none(f"{who}(end_token)", end_token, 0),
+        end_tokens=check_end_tokens(who, end_token),
         pad_token=check_whole(f"{who}(pad_token)", pad_token, 0),
     )
 
@@ -153,7 +162,7 @@ class _State(NamedTuple):
     broken: jax.Array  # [*B]
 
 
-@partial(jax.jit, static_argnums=0, static_argnames=("beam_size", "end_token", "pad_token"))
+@partial(jax.jit, static_argnums=0, static_argnames=("beam_size", "end_tokens", "pad_token"))
 def _beam_search(
     layer: Layer,
     params: Any,
@@ -163,15 +172,14 @@ def _beam_search(
     penalty: jax.Array,
     *,
     beam_size: int,
-    end_token: int | None,
+    end_tokens: tuple[int, ...],
     pad_token: int,
 ) -> Beams:
     """Run `beam_search` with a penalty ``[T]`` of the lengths 1 to T."""
     max_length = len(penalty)
     carry, first, form = read_prompt("beam_search", layer, params, carry, prompt, mask)
     batch, size = first.shape, form.shape[-1]
-    if end_token is not None and end_token >= size:
-        raise ValueError(f"beam_search(end_token): expected a token below V = {size}, got {end_token}.")
+    check_vocabulary("beam_search(end_token)", end_tokens, size)
     _check_carry(carry, batch)
     dtype = wide(form.dtype)
     penalty = penalty.astype(dtype)
@@ -205,7 +213,7 @@ def _beam_search(
         parent, token = index // size, (index % size).astype(jnp.int32)
 
         tokens = jnp.take_along_axis(state.tokens, parent[..., None], -2).at[..., t].set(token)
-        ends = jnp.zeros(beam, jnp.bool_) if end_token is None else token == end_token
+        ends = is_one_of(token, end_tokens)
         lengths = jnp.broadcast_to(t + 1, beam)
         ended = Beams(tokens, lengths, log_p / penalty[t], log_p, ends)
         done = _best(state.done, _only(ends & (log_p > -jnp.inf), ended, pad_token))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import AttentionCarry, Flags, Layer
-from seqjax.checks import is_addressable, is_traced
+from seqjax.checks import check_whole, check_whole_or_none, is_addressable, is_traced
 from seqjax.ops.select import wide
 
 
@@ -35,6 +35,29 @@ def check_call(who: str, layer: Any, prompt: Any, mask: Any) -> None:
         raise ValueError(
             f"{who}(mask): expected bool {shape}, as the prompt, got {mask.dtype} {list(mask.shape)}."
         )
+
+
+def check_end_tokens(who: str, end_token: Any) -> tuple[int, ...]:
+    """Return the end tokens as a tuple: none for None, and one for a number."""
+    if isinstance(end_token, list | tuple | np.ndarray) and np.ndim(end_token) == 1:
+        return tuple(check_whole(f"{who}(end_token)", token, 0) for token in end_token)
+    token = check_whole_or_none(f"{who}(end_token)", end_token, 0)
+    return () if token is None else (token,)
+
+
+def check_vocabulary(who: str, tokens: tuple[int, ...], size: int) -> None:
+    """Raise a ValueError for a token beyond the vocabulary."""
+    for token in tokens:
+        if token >= size:
+            raise ValueError(f"{who}: expected a token below V = {size}, got {token}.")
+
+
+def is_one_of(token: jax.Array, tokens: tuple[int, ...]) -> jax.Array:
+    """Return where the token is one of a few tokens."""
+    found = jnp.zeros(token.shape, jnp.bool_)
+    for one in tokens:
+        found = found | (token == one)
+    return found
 
 
 def check_positions(who: str, layer: Layer, carry: Any, prompt: Any, mask: Any, max_length: int) -> None:

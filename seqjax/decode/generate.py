@@ -1,14 +1,25 @@
 """Generation token by token."""
 
+import inspect
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from seqjax.base import Layer
-from seqjax.checks import check_whole, check_whole_or_none
-from seqjax.decode.common import check_call, check_positions, read_prompt, read_token
+from seqjax.checks import check_whole, is_traced
+from seqjax.decode.common import (
+    check_call,
+    check_end_tokens,
+    check_positions,
+    check_vocabulary,
+    is_one_of,
+    read_prompt,
+    read_token,
+)
 from seqjax.decode.samplers import Sampler, greedy
 from seqjax.inputs import as_key
 from seqjax.ops.select import wide
@@ -39,7 +50,10 @@ def generate(
     *,
     max_length: int,
     sampler: Sampler = greedy(),
-    end_token: int | None = None,
+    temperature: Any = None,
+    end_token: int | Sequence[int] | None = None,
+    stop_sequences: Sequence[Sequence[int]] = (),
+    min_length: int = 0,
     pad_token: int = 0,
     mask: jax.Array | None = None,
     key: jax.Array | None = None,
@@ -47,9 +61,9 @@ def generate(
     """Generate tokens after a prompt one by one: each token is chosen from the logits and is the next input.
 
     ``layer.unroll`` reads the prompt; ``layer.step`` runs in one compiled loop, which ends when every row has ended. A
-    row ends with its end token, or after `max_length` tokens. If no token can be chosen (a logit is NaN or +inf, all
-    logits are -inf, or the prompt of a row is empty), the row ends with the token -1, whose log probability is NaN. The
-    carry of a row that has ended does not change.
+    row ends with an end token or a stop sequence, or after `max_length` tokens. If no token can be chosen (a logit is
+    NaN or +inf, all logits are -inf, or the prompt of a row is empty), the row ends with the token -1, whose log
+    probability is NaN. The carry of a row that has ended does not change.
 
     Row r draws its token t from ``fold_in(fold_in(key, r), t)``, so its draws do not depend on other rows. The layer
     runs without a key (no dropout). Gradients do not pass through the choice of a token.
@@ -63,7 +77,12 @@ def generate(
         prompt: tokens; pass first tokens ``[B]`` as ``tokens[None]``.
         max_length: T, the largest number of tokens to generate, not counting the prompt.
         sampler: `greedy`, `categorical` or a custom `Sampler`.
-        end_token: the token that ends a row, or None.
+        temperature: an array, scalar or per row ``[*B]``, or None: logits are divided by it before the sampler. Another
+            value needs no compilation, unlike the temperature of `categorical`.
+        end_token: the token that ends a row, several such tokens, or None.
+        stop_sequences: sequences of tokens that end a row as well, when its last tokens, without the prompt, are one.
+        min_length: the smallest number of tokens of a row, including the end token: earlier end tokens are not chosen,
+            and earlier stop sequences do not end the row.
         pad_token: the token that fills up a row after its end.
         mask: ``[P, *B]`` bool, True where the prompt has a token. Rows may have prompts of different lengths, with
             padding before, after or between tokens.
@@ -88,7 +107,113 @@ def generate(
         >>> made.lengths
         Array([3, 1], dtype=int32)
     """
-    who = "generate"
+    arguments, options = _checked(
+        "generate",
+        layer,
+        params,
+        carry,
+        prompt,
+        max_length=max_length,
+        sampler=sampler,
+        temperature=temperature,
+        end_token=end_token,
+        stop_sequences=stop_sequences,
+        min_length=min_length,
+        pad_token=pad_token,
+        mask=mask,
+        key=key,
+    )
+    return _generate(
+        layer, *arguments, max_length=check_whole("generate(max_length)", max_length), options=options
+    )
+
+
+class StreamedToken(NamedTuple):
+    """One step of `stream`: entries ``t`` of `Generated`, for all rows.
+
+    Attributes:
+        token: ``[*B]`` int32; the pad token after the end of a row.
+        log_probability: ``[*B]``; 0 after the end.
+        ended: ``[*B]`` bool, whether the row has ended, with this token or before.
+        carry: as in `Generated`, after this step.
+    """
+
+    token: jax.Array
+    log_probability: jax.Array
+    ended: jax.Array
+    carry: Any
+
+
+def stream(
+    layer: Layer,
+    params: Any,
+    carry: Any,
+    prompt: jax.Array,
+    *,
+    max_length: int,
+    **options: Any,
+) -> Iterator[StreamedToken]:
+    """Generate token by token: an iterator over the steps of `generate`, which equals it.
+
+    Arguments are those of `generate`, and are checked at once. Each step runs when the iterator is advanced, as one
+    compiled call. The iterator ends when all rows have ended. It runs outside `jax.jit`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, seqjax as sj
+        >>> layer = sj.pointwise(lambda token: jnp.log(jax.nn.one_hot((token + 1) % 4, 4)))
+        >>> steps = sj.stream(layer, (), (), jnp.asarray([[0, 2]]), max_length=4, end_token=3)
+        >>> [step.token.tolist() for step in steps]
+        [[1, 3], [2, 0], [3, 0]]
+    """
+    known = set(inspect.signature(generate).parameters) - {"max_length"}
+    for name in options:
+        if name not in known:
+            raise TypeError(f"stream: expected the arguments of generate, got {name!r}.")
+    max_length = check_whole("stream(max_length)", max_length)
+    arguments, settings = _checked("stream", layer, params, carry, prompt, max_length=max_length, **options)
+    return _steps(layer, arguments, max_length, settings)
+
+
+def _steps(layer: Layer, arguments: tuple, max_length: int, options: "_Options") -> Iterator[StreamedToken]:
+    params, _, _, _, keys, temperature = arguments
+    state = _begin(layer, *arguments, options=options)
+    keys = _row_keys(keys, state.ended.shape)
+    for _ in range(max_length):
+        if bool(jnp.all(state.ended)):
+            return
+        state, (token, log_probability, _) = _next(layer, params, state, keys, temperature, options=options)
+        yield StreamedToken(token, log_probability, state.ended, state.carry)
+
+
+class _Options(NamedTuple):
+    """What is static in a compiled step."""
+
+    sampler: Sampler
+    end_tokens: tuple[int, ...]
+    stop_sequences: tuple[tuple[int, ...], ...]
+    min_length: int
+    pad_token: int
+
+
+def _checked(
+    who: str,
+    layer: Any,
+    params: Any,
+    carry: Any,
+    prompt: Any,
+    *,
+    max_length: Any,
+    sampler: Any = None,
+    temperature: Any = None,
+    end_token: Any = None,
+    stop_sequences: Any = (),
+    min_length: Any = 0,
+    pad_token: Any = 0,
+    mask: Any = None,
+    key: Any = None,
+) -> tuple[tuple, _Options]:
+    """Return ``(params, carry, prompt, mask, key, temperature)`` and the options; raise for what does not fit."""
+    sampler = greedy() if sampler is None else sampler
     prompt = jnp.asarray(prompt)
     mask = None if mask is None else jnp.asarray(mask)
     check_call(who, layer, prompt, mask)
@@ -100,28 +225,123 @@ def generate(
     check_positions(who, layer, carry, prompt, mask, max_length)
     if sampler.random:
         key = _checked_key(who, sampler, key, prompt.shape[1:])
-    return _generate(
-        layer,
-        params,
-        carry,
-        prompt,
-        mask,
-        key if sampler.random else None,
-        max_length=max_length,
+    least = check_whole(f"{who}(min_length)", min_length, 0)
+    if least > max_length:
+        raise ValueError(f"{who}(min_length): expected at most max_length={max_length}, got {least}.")
+    if isinstance(stop_sequences, int | str | bytes) or any(np.ndim(s) != 1 for s in stop_sequences):
+        raise ValueError(
+            f"{who}(stop_sequences): expected sequences of tokens such as [[3, 1], [2]], got {stop_sequences!r}."
+        )
+    stops = tuple(
+        tuple(check_whole(f"{who}(stop_sequences)", token, 0) for token in stop) for stop in stop_sequences
+    )
+    if () in stops:
+        raise ValueError(
+            f"{who}(stop_sequences): expected sequences of at least one token, got an empty one."
+        )
+    options = _Options(
         sampler=sampler,
-        end_token=check_whole_or_none(f"{who}(end_token)", end_token, 0),
+        end_tokens=check_end_tokens(who, end_token),
+        stop_sequences=stops,
+        min_length=least,
         pad_token=check_whole(f"{who}(pad_token)", pad_token, 0),
     )
+    temperature = _checked_temperature(who, temperature, prompt.shape[1:])
+    return (params, carry, prompt, mask, key if sampler.random else None, temperature), options
+
+
+def _checked_temperature(who: str, temperature: Any, batch: tuple[int, ...]) -> jax.Array | None:
+    if temperature is None:
+        return None
+    temperature = jnp.asarray(temperature)
+    if (
+        temperature.dtype == jnp.bool_
+        or not jnp.isrealobj(temperature)
+        or temperature.shape not in ((), batch)
+    ):
+        raise ValueError(
+            f"{who}(temperature): expected one number above 0, or one per row {list(batch)}, got {temperature.dtype} "
+            f"{list(temperature.shape)}."
+        )
+    if not is_traced(temperature) and not np.all((np.asarray(temperature) > 0) & np.isfinite(temperature)):
+        raise ValueError(
+            f"{who}(temperature): expected finite numbers above 0, got {np.asarray(temperature).tolist()}. For "
+            "the most probable token use greedy()."
+        )
+    return temperature.astype(jnp.result_type(float))  # one dtype, so that another number compiles nothing
 
 
 class _State(NamedTuple):
+    """State of the loop: recent holds the last tokens that were made, as many as a stop sequence has."""
+
     t: jax.Array
     token: jax.Array
     ended: jax.Array
-    made: Generated
+    carry: Any
+    recent: jax.Array
 
 
-@partial(jax.jit, static_argnums=0, static_argnames=("max_length", "sampler", "end_token", "pad_token"))
+def _start(
+    layer: Layer, params: Any, carry: Any, prompt: Any, mask: Any, options: _Options
+) -> tuple[_State, Any]:
+    """Return the state after the prompt, and the dtype of log probabilities."""
+    carry, first, form = read_prompt("generate", layer, params, carry, prompt, mask)
+    check_vocabulary("generate(end_token)", options.end_tokens, form.shape[-1])
+    for stop in options.stop_sequences:
+        check_vocabulary("generate(stop_sequences)", stop, form.shape[-1])
+    width = max(map(len, options.stop_sequences), default=0)
+    recent = jnp.full((*first.shape, width), -1, jnp.int32)
+    ended = jnp.zeros(first.shape, jnp.bool_)
+    return _State(jnp.zeros((), jnp.int32), first, ended, carry, recent), wide(form.dtype)
+
+
+def _advance(
+    layer: Layer, params: Any, state: _State, keys: Any, temperature: Any, options: _Options
+) -> tuple[_State, tuple[jax.Array, jax.Array, jax.Array]]:
+    """One token per row: the next state, and token, log probability and whether the row had not ended."""
+    t, token, ended, carry, recent = state
+    carry, logits, usable = read_token(layer, params, carry, token, ~ended)
+    allowed = logits
+    if options.min_length and options.end_tokens:
+        ends = is_one_of(jnp.arange(logits.shape[-1], dtype=jnp.int32), options.end_tokens)
+        allowed = jnp.where(ends & (t + 1 < options.min_length), -jnp.inf, logits)
+        usable = usable & jnp.isfinite(jnp.max(allowed, -1))
+    allowed = jnp.where(usable[..., None], allowed, jnp.zeros_like(allowed))
+    if temperature is not None:
+        tau = jnp.broadcast_to(temperature, token.shape)[..., None].astype(allowed.dtype)
+        # The largest logit becomes 0 and stays 0, so that no temperature overflows it.
+        allowed = allowed - jnp.max(allowed, -1, keepdims=True)
+        allowed = jnp.where(allowed < 0, allowed / tau, allowed)
+    token = _choose(options.sampler, keys, t, allowed)
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), token[..., None], -1)[..., 0]
+    token = jnp.where(usable, token, -1)
+    chosen = jnp.where(usable, chosen, jnp.nan)
+    recent = jnp.concatenate([recent, token[..., None]], -1)[..., 1:]
+    stops = is_one_of(token, options.end_tokens)
+    for stop in options.stop_sequences:
+        found = jnp.all(recent[..., recent.shape[-1] - len(stop) :] == jnp.asarray(stop, jnp.int32), -1)
+        stops = stops | (found & (t + 1 >= options.min_length))
+    shown = (
+        jnp.where(ended, options.pad_token, token),
+        jnp.where(ended, jnp.zeros_like(chosen), chosen),
+        ~ended,
+    )
+    return _State(t + 1, token, ended | ~usable | stops, carry, recent), shown
+
+
+@partial(jax.jit, static_argnums=0, static_argnames="options")
+def _begin(
+    layer: Layer, params: Any, carry: Any, prompt: Any, mask: Any, key: Any, temperature: Any, *, options: Any
+):
+    return _start(layer, params, carry, prompt, mask, options)[0]
+
+
+@partial(jax.jit, static_argnums=0, static_argnames="options")
+def _next(layer: Layer, params: Any, state: _State, keys: Any, temperature: Any, *, options: _Options) -> Any:
+    return _advance(layer, params, state, keys, temperature, options)
+
+
+@partial(jax.jit, static_argnums=0, static_argnames=("max_length", "options"))
 def _generate(
     layer: Layer,
     params: Any,
@@ -129,49 +349,32 @@ def _generate(
     prompt: jax.Array,
     mask: jax.Array | None,
     key: jax.Array | None,
+    temperature: jax.Array | None,
     *,
     max_length: int,
-    sampler: Sampler,
-    end_token: int | None,
-    pad_token: int,
+    options: _Options,
 ) -> Generated:
-    carry, first, form = read_prompt("generate", layer, params, carry, prompt, mask)
-    if end_token is not None and end_token >= form.shape[-1]:
-        raise ValueError(
-            f"generate(end_token): expected a token below V = {form.shape[-1]}, got {end_token}."
+    first, dtype = _start(layer, params, carry, prompt, mask, options)
+    batch = first.ended.shape
+    keys = _row_keys(key, batch)
+    tokens = jnp.full((max_length, *batch), options.pad_token, jnp.int32)
+    start = first, tokens, jnp.zeros(batch, jnp.int32), jnp.zeros(tokens.shape, dtype)
+
+    def body(loop: Any) -> Any:
+        state, tokens, lengths, chosen = loop
+        after, (token, log_probability, alive) = _advance(layer, params, state, keys, temperature, options)
+        return (
+            after,
+            tokens.at[state.t].set(token),
+            lengths + alive.astype(jnp.int32),
+            chosen.at[state.t].set(log_probability),
         )
-    shape = (max_length, *first.shape)
-    start = Generated(
-        tokens=jnp.full(shape, pad_token, jnp.int32),
-        lengths=jnp.zeros(first.shape, jnp.int32),
-        log_probabilities=jnp.zeros(shape, wide(form.dtype)),
-        carry=carry,
-    )
-    keys = _row_keys(key, first.shape)
 
-    def body(state: _State) -> _State:
-        t, token, ended, made = state
-        carry, logits, usable = read_token(layer, params, made.carry, token, ~ended)
-        token = _choose(sampler, keys, t, jnp.where(usable[..., None], logits, jnp.zeros_like(logits)))
-        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), token[..., None], -1)[..., 0]
-        token = jnp.where(usable, token, -1)
-        chosen = jnp.where(usable, chosen, jnp.nan)
-        made = Generated(
-            tokens=made.tokens.at[t].set(jnp.where(ended, pad_token, token)),
-            lengths=made.lengths + (~ended).astype(jnp.int32),
-            log_probabilities=made.log_probabilities.at[t].set(
-                jnp.where(ended, jnp.zeros_like(chosen), chosen)
-            ),
-            carry=carry,
-        )
-        ended = ended | ~usable if end_token is None else ended | ~usable | (token == end_token)
-        return _State(t + 1, token, ended, made)
+    def goes_on(loop: Any) -> jax.Array:
+        return (loop[0].t < max_length) & ~jnp.all(loop[0].ended)
 
-    def goes_on(state: _State) -> jax.Array:
-        return (state.t < max_length) & ~jnp.all(state.ended)
-
-    state = _State(jnp.zeros((), jnp.int32), first, jnp.zeros(first.shape, jnp.bool_), start)
-    return jax.lax.while_loop(goes_on, body, state).made
+    state, tokens, lengths, chosen = jax.lax.while_loop(goes_on, body, start)
+    return Generated(tokens, lengths, chosen, state.carry)
 
 
 def _checked_key(who: str, sampler: Sampler, key: Any, batch: tuple[int, ...]) -> jax.Array:

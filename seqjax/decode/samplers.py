@@ -51,7 +51,8 @@ def categorical(*, temperature: float = 1.0, top_k: int | None = None, top_p: fl
     The temperature applies first, then `keep_top_k`, then `keep_top_p` on the renormalized rest.
 
     Args:
-        temperature: tau > 0. The limit of 0 is `greedy`, except that equal logits share their probability.
+        temperature: tau > 0. The limit of 0 is `greedy`, except that equal logits share their probability. The number
+            is compiled in: for values that change, pass ``temperature=`` to `generate`.
         top_k: number of tokens to draw from; None for all.
         top_p: probability of the nucleus to draw from, 0 < p <= 1; None or 1 for all tokens.
 
