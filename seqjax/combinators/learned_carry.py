@@ -89,12 +89,12 @@ def learned_carry(cell: Cell, *, param_dtype: Any = jnp.float32) -> Cell:
         recurrence = Step(inner(recurrence.fn))
     elif isinstance(recurrence, Gated):
         recurrence = dataclasses.replace(recurrence, weights=inner(recurrence.weights))
-    dense = isinstance(cell.project, Dense)
+    project = cell.project
     return Cell(
         init=init,
         initial_carry=initial_carry,
         recurrence=recurrence,
-        project=Dense(inner(cell.project.weights)) if dense else inner(cell.project),
+        project=Dense(inner(project.weights)) if isinstance(project, Dense) else inner(project),
         readout=inner(cell.readout),
         event_ndim=cell.event_ndim,
         inverse=None if cell.inverse is None else inner(cell.inverse),

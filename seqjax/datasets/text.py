@@ -144,7 +144,7 @@ def sample_windows(
         ((5, 8), True)
     """
     batch_size, length = _check_windows("sample_windows", data, batch_size, length)
-    if not hasattr(key, "dtype") or (key.ndim == 0 and jnp.issubdtype(key.dtype, jnp.integer)):
+    if isinstance(key, int) or (key.ndim == 0 and jnp.issubdtype(key.dtype, jnp.integer)):
         key = jax.random.key(key)  # a seed
     key = as_key("sample_windows(key)", key)
     # Explicit dtype, since the default dtype, and with it the draw, depends on jax_enable_x64.

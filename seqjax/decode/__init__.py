@@ -1,8 +1,9 @@
 """Decoding of token sequences from any causal layer that maps tokens ``[*B]`` to logits ``[*B, V]``."""
 
 from seqjax.decode.beam import Beams, beam_search, wu_length_penalty
-from seqjax.decode.generate import Generated, StreamedToken, generate, stream
+from seqjax.decode.generate import Generated, generate
 from seqjax.decode.samplers import Sampler, categorical, greedy, keep_top_k, keep_top_p
+from seqjax.decode.stream import StreamedToken, stream
 
 __all__ = [
     "Beams",

@@ -1,7 +1,6 @@
 """Generation token by token."""
 
-import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -107,7 +106,7 @@ def generate(
         >>> made.lengths
         Array([3, 1], dtype=int32)
     """
-    arguments, options = _checked(
+    arguments, options = checked_call(
         "generate",
         layer,
         params,
@@ -128,64 +127,7 @@ def generate(
     )
 
 
-class StreamedToken(NamedTuple):
-    """One step of `stream`: entries ``t`` of `Generated`, for all rows.
-
-    Attributes:
-        token: ``[*B]`` int32; the pad token after the end of a row.
-        log_probability: ``[*B]``; 0 after the end.
-        ended: ``[*B]`` bool, whether the row has ended, with this token or before.
-        carry: as in `Generated`, after this step.
-    """
-
-    token: jax.Array
-    log_probability: jax.Array
-    ended: jax.Array
-    carry: Any
-
-
-def stream(
-    layer: Layer,
-    params: Any,
-    carry: Any,
-    prompt: jax.Array,
-    *,
-    max_length: int,
-    **options: Any,
-) -> Iterator[StreamedToken]:
-    """Generate token by token: an iterator over the steps of `generate`, which equals it.
-
-    Arguments are those of `generate`, and are checked at once. Each step runs when the iterator is advanced, as one
-    compiled call. The iterator ends when all rows have ended. It runs outside `jax.jit`.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, seqjax as sj
-        >>> layer = sj.pointwise(lambda token: jnp.log(jax.nn.one_hot((token + 1) % 4, 4)))
-        >>> steps = sj.stream(layer, (), (), jnp.asarray([[0, 2]]), max_length=4, end_token=3)
-        >>> [step.token.tolist() for step in steps]
-        [[1, 3], [2, 0], [3, 0]]
-    """
-    known = set(inspect.signature(generate).parameters) - {"max_length"}
-    for name in options:
-        if name not in known:
-            raise TypeError(f"stream: expected the arguments of generate, got {name!r}.")
-    max_length = check_whole("stream(max_length)", max_length)
-    arguments, settings = _checked("stream", layer, params, carry, prompt, max_length=max_length, **options)
-    return _steps(layer, arguments, max_length, settings)
-
-
-def _steps(layer: Layer, arguments: tuple, max_length: int, options: "_Options") -> Iterator[StreamedToken]:
-    params, _, _, _, keys, temperature = arguments
-    state = _begin(layer, *arguments, options=options)
-    keys = _row_keys(keys, state.ended.shape)
-    for _ in range(max_length):
-        if bool(jnp.all(state.ended)):
-            return
-        state, (token, log_probability, _) = _next(layer, params, state, keys, temperature, options=options)
-        yield StreamedToken(token, log_probability, state.ended, state.carry)
-
-
-class _Options(NamedTuple):
+class Options(NamedTuple):
     """What is static in a compiled step."""
 
     sampler: Sampler
@@ -195,7 +137,7 @@ class _Options(NamedTuple):
     pad_token: int
 
 
-def _checked(
+def checked_call(
     who: str,
     layer: Any,
     params: Any,
@@ -211,7 +153,7 @@ def _checked(
     pad_token: Any = 0,
     mask: Any = None,
     key: Any = None,
-) -> tuple[tuple, _Options]:
+) -> tuple[tuple, Options]:
     """Return ``(params, carry, prompt, mask, key, temperature)`` and the options; raise for what does not fit."""
     sampler = greedy() if sampler is None else sampler
     prompt = jnp.asarray(prompt)
@@ -239,7 +181,7 @@ def _checked(
         raise ValueError(
             f"{who}(stop_sequences): expected sequences of at least one token, got an empty one."
         )
-    options = _Options(
+    options = Options(
         sampler=sampler,
         end_tokens=check_end_tokens(who, end_token),
         stop_sequences=stops,
@@ -271,7 +213,7 @@ def _checked_temperature(who: str, temperature: Any, batch: tuple[int, ...]) -> 
     return temperature.astype(jnp.result_type(float))  # one dtype, so that another number compiles nothing
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
     """State of the loop: recent holds the last tokens that were made, as many as a stop sequence has."""
 
     t: jax.Array
@@ -281,9 +223,9 @@ class _State(NamedTuple):
     recent: jax.Array
 
 
-def _start(
-    layer: Layer, params: Any, carry: Any, prompt: Any, mask: Any, options: _Options
-) -> tuple[_State, Any]:
+def start_state(
+    layer: Layer, params: Any, carry: Any, prompt: Any, mask: Any, options: Options
+) -> tuple[State, Any]:
     """Return the state after the prompt, and the dtype of log probabilities."""
     carry, first, form = read_prompt("generate", layer, params, carry, prompt, mask)
     check_vocabulary("generate(end_token)", options.end_tokens, form.shape[-1])
@@ -292,12 +234,12 @@ def _start(
     width = max(map(len, options.stop_sequences), default=0)
     recent = jnp.full((*first.shape, width), -1, jnp.int32)
     ended = jnp.zeros(first.shape, jnp.bool_)
-    return _State(jnp.zeros((), jnp.int32), first, ended, carry, recent), wide(form.dtype)
+    return State(jnp.zeros((), jnp.int32), first, ended, carry, recent), wide(form.dtype)
 
 
-def _advance(
-    layer: Layer, params: Any, state: _State, keys: Any, temperature: Any, options: _Options
-) -> tuple[_State, tuple[jax.Array, jax.Array, jax.Array]]:
+def advance(
+    layer: Layer, params: Any, state: State, keys: Any, temperature: Any, options: Options
+) -> tuple[State, tuple[jax.Array, jax.Array, jax.Array]]:
     """One token per row: the next state, and token, log probability and whether the row had not ended."""
     t, token, ended, carry, recent = state
     carry, logits, usable = read_token(layer, params, carry, token, ~ended)
@@ -326,19 +268,7 @@ def _advance(
         jnp.where(ended, jnp.zeros_like(chosen), chosen),
         ~ended,
     )
-    return _State(t + 1, token, ended | ~usable | stops, carry, recent), shown
-
-
-@partial(jax.jit, static_argnums=0, static_argnames="options")
-def _begin(
-    layer: Layer, params: Any, carry: Any, prompt: Any, mask: Any, key: Any, temperature: Any, *, options: Any
-):
-    return _start(layer, params, carry, prompt, mask, options)[0]
-
-
-@partial(jax.jit, static_argnums=0, static_argnames="options")
-def _next(layer: Layer, params: Any, state: _State, keys: Any, temperature: Any, *, options: _Options) -> Any:
-    return _advance(layer, params, state, keys, temperature, options)
+    return State(t + 1, token, ended | ~usable | stops, carry, recent), shown
 
 
 @partial(jax.jit, static_argnums=0, static_argnames=("max_length", "options"))
@@ -352,17 +282,17 @@ def _generate(
     temperature: jax.Array | None,
     *,
     max_length: int,
-    options: _Options,
+    options: Options,
 ) -> Generated:
-    first, dtype = _start(layer, params, carry, prompt, mask, options)
+    first, dtype = start_state(layer, params, carry, prompt, mask, options)
     batch = first.ended.shape
-    keys = _row_keys(key, batch)
+    keys = row_keys(key, batch)
     tokens = jnp.full((max_length, *batch), options.pad_token, jnp.int32)
     start = first, tokens, jnp.zeros(batch, jnp.int32), jnp.zeros(tokens.shape, dtype)
 
     def body(loop: Any) -> Any:
         state, tokens, lengths, chosen = loop
-        after, (token, log_probability, alive) = _advance(layer, params, state, keys, temperature, options)
+        after, (token, log_probability, alive) = advance(layer, params, state, keys, temperature, options)
         return (
             after,
             tokens.at[state.t].set(token),
@@ -388,7 +318,7 @@ def _checked_key(who: str, sampler: Sampler, key: Any, batch: tuple[int, ...]) -
     return key
 
 
-def _row_keys(key: jax.Array | None, batch: tuple[int, ...]) -> jax.Array | None:
+def row_keys(key: jax.Array | None, batch: tuple[int, ...]) -> jax.Array | None:
     """Return one key per row, ``[*B]``."""
     if key is None or key.shape == batch:
         return key

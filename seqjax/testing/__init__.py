@@ -71,7 +71,7 @@ def check_method(method: Method, cell: Cell, x: Any, *, strict: bool = False) ->
         _check(checks, recurrent(cell, method), x)
 
 
-def _check(checks: list, layer: Layer, x: Any) -> None:
+def _check(checks: Any, layer: Layer, x: Any) -> None:
     with jax.enable_x64(True):
         for check in checks:
             check(layer, x)
