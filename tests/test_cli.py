@@ -304,9 +304,9 @@ def test_the_cell_added_in_contributing_is_complete(methods, monkeypatch):
     cell_checks.a_size_is_a_whole_number_of_at_least_one(name, 0)
     cell, x = entry.make(5), entry.example((3,), 4)
     if methods == "one":
-        check_method(sj.Scan(), cell, x)
+        check_method(sj.Scan(), cell, x, strict=True)
     else:
-        check_cell(cell, x)
+        check_cell(cell, x, strict=True)
     assert any(row[0] == name for row in catalog.cells().rows)
 
 

@@ -90,7 +90,7 @@ def test_the_method_the_probe_and_the_section_added_in_contributing_work(monkeyp
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
     method, probe, closed_form, measurement, section = blocks[3:]
 
-    check_method(execute(method)["Rematerialized"](), sj.lstm(3), jnp.ones((2, 3)))
+    check_method(execute(method)["Rematerialized"](), sj.lstm(3), jnp.ones((2, 3)), strict=True)
 
     norm = execute(probe)["jacobian_norm"]
     given = {"jax": jax, "jnp": jnp, "np": np, "Any": Any, "Check": Check, "Values": Values}
