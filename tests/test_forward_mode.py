@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import seqjax as sj
-from seqjax.ops.segments import spoil
+from seqjax.ops.segments import set_nan
 
 RNG = np.random.default_rng(0)
 METHODS = {
@@ -88,7 +88,7 @@ def test_nan_checks_stop_at_no_nan_of_ours(name):
 
 def test_what_is_spoilt_is_nan_and_blocks_gradients():
     bad = jnp.asarray([False, True])
-    found, gradient = jax.value_and_grad(lambda a: jnp.nansum(spoil(bad, a)))(jnp.ones((2, 3)))
+    found, gradient = jax.value_and_grad(lambda a: jnp.nansum(set_nan(bad, a)))(jnp.ones((2, 3)))
     np.testing.assert_array_equal(gradient, [[1, 1, 1], [0, 0, 0]])
-    assert found == 3 and np.isnan(spoil(bad, jnp.ones((2, 3)))[1]).all()
-    assert np.isnan(jax.jit(spoil)(bad, jnp.ones((2, 3)))[1]).all()
+    assert found == 3 and np.isnan(set_nan(bad, jnp.ones((2, 3)))[1]).all()
+    assert np.isnan(jax.jit(set_nan)(bad, jnp.ones((2, 3)))[1]).all()

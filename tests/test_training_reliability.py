@@ -246,7 +246,9 @@ def test_no_blind_damage_is_silent_or_stuck(tmp_path, count):
                 assert path.name == "config.json" and "\n" not in str(error), (path, str(error))
                 outcomes["refused"] += 1
         shutil.rmtree(broken)
-    assert outcomes[1] > 0 and outcomes[2] > 0 and sum(outcomes.values()) == count
+    assert sum(outcomes.values()) == count
+    if count > 100:  # the names of files differ from run to run, and with them what a few damages hit
+        assert outcomes[1] > 0 and outcomes[2] > 0
 
 
 # ---------------------------------------------------------------- locks
