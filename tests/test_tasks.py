@@ -451,3 +451,20 @@ def test_a_batch_is_not_empty(name):
         ValueError, match=rf"{name}\.sample\(batch_size\): expected a whole number of at least 1, got 0"
     ):
         TASKS[name](36).sample(KEY, 0)
+
+
+@pytest.mark.parametrize("name", ["adding", "delayed_recall", "copying"])
+def test_steps_that_do_not_happen_before_a_task_change_no_objective(name):
+    """Shorter sequences are padded in front and masked, so that all lengths share one compiled step."""
+    task = TASKS[name](24)
+    xs, targets = task.sample(jax.random.key(0), 3)
+    ys = jax.random.normal(jax.random.key(1), (*xs.shape[:2], task.num_outputs))
+    padding = [(4, 0), (0, 0)]
+    mask = jnp.pad(jnp.ones(xs.shape[:2], bool), padding)
+    unscored = NOT_SCORED if jnp.issubdtype(targets.dtype, jnp.integer) else 0
+    wide = (
+        jnp.pad(targets, padding[: targets.ndim], constant_values=unscored) if targets.ndim > 1 else targets
+    )
+    found = task.objective(jnp.pad(ys, [*padding, (0, 0)]), wide, mask)
+    expected = task.objective(ys, targets)
+    np.testing.assert_allclose(found[-len(expected) :], expected, rtol=1e-6)

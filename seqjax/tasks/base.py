@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from seqjax.base import Batch
 from seqjax.checks import check_whole
+from seqjax.layers.pooling import last
 from seqjax.values import Definition
 
 NOT_SCORED = -1
@@ -62,8 +63,10 @@ class Task(Definition):
     success: Success
     reference: str
 
-    def objective(self, ys: Array, targets: Array) -> Array:
+    def objective(self, ys: Array, targets: Array, mask: Any = None) -> Array:
         """Return the training objective, to which the baseline refers: losses per step ``[T, B]`` or sequence ``[B]``.
+
+        Losses per sequence count the steps that happened, by the mask ``[T, B]``.
 
         Example:
             >>> import jax, jax.numpy as jnp
@@ -78,8 +81,10 @@ class Task(Definition):
             case "mean":
                 return losses
             case "last":
-                return losses[-1]
-        return jnp.sum(losses, 0) / jnp.maximum(jnp.sum(targets != NOT_SCORED, 0), 1).astype(losses.dtype)
+                return last(losses, mask)
+        scored = targets != NOT_SCORED if mask is None else (targets != NOT_SCORED) & mask
+        count = jnp.maximum(jnp.sum(scored, 0), 1).astype(losses.dtype)
+        return jnp.sum(jnp.where(scored, losses, 0), 0) / count
 
     def batches(self, batch_size: int, *, seed: int = 0) -> Callable[[int], Batch]:
         """Return batches as a pure function of the step, the form that training expects; the seed selects the batches.
