@@ -19,7 +19,7 @@ from seqjax.base import (
 )
 from seqjax.ops import attention, matrix
 from seqjax.ops.step import loop, step_of
-from seqjax.testing import strict
+from seqjax.testing import strict_promotion
 
 T, B, N, K, V = 45, 2, 3, 4, 5
 SIZES = (1, 4, 16, 20, 45, 64)
@@ -87,7 +87,7 @@ def value_and_gradients(run, inputs, carry, initial, reset, mask):
     """Results and the gradients of a nonlinear function of all of them (outputs of masked steps do not count)."""
 
     def loss(inputs, carry, initial):
-        with strict():
+        with strict_promotion():
             carry, outputs = run(inputs, carry, initial, reset, mask)
         if mask is not None:
             outputs = jax.tree.map(

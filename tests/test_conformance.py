@@ -16,7 +16,7 @@ from seqjax.testing import (
     check_method,
     methods_for,
     params_do_not_depend_on_method,
-    strict,
+    strict_promotion,
 )
 from seqjax.testing.cases import make_case, random_like, weighted_loss
 from seqjax.testing.checks import (
@@ -74,7 +74,7 @@ def every_cell_method_and_check():
 
 @pytest.mark.parametrize(("name", "method", "check"), list(every_cell_method_and_check()))
 def test_cells(name, method, check):
-    with strict():
+    with strict_promotion():
         check(sj.recurrent(CELLS[name], method), EXAMPLES[name])
 
 
@@ -237,7 +237,7 @@ def test_a_faulty_layer_fails(fault, check):
 
 
 def test_a_silent_broadcast_is_explained():
-    with pytest.raises(ValueError, match="rank_promotion") as caught, strict():
+    with pytest.raises(ValueError, match="rank_promotion") as caught, strict_promotion():
         jnp.ones((2, 3)) + jnp.ones(3)
     assert any("jnp.broadcast_to" in note for note in caught.value.__notes__)
 

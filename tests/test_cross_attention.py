@@ -8,7 +8,7 @@ import pytest
 import seqjax as sj
 from seqjax.layers.cross_attention import AdditiveParams
 from seqjax.ops.masked_softmax import masked_softmax
-from seqjax.testing import strict
+from seqjax.testing import strict_promotion
 
 B, S, M, Q = 3, 5, 4, 6
 KEY = jax.random.key(0)
@@ -64,7 +64,7 @@ def by_hand(name, params, memory, query):
 @pytest.mark.parametrize("masked", [False, True])
 def test_context_and_weights_are_those_of_the_paper(name, masked):
     attend, params, memory, query = setting(name)
-    with strict():
+    with strict_promotion():
         context, weights = jax.jit(attend)(params, memory, MASK if masked else None, query)
     for row in range(B):
         kept = MASK[row] if masked else np.ones(S, bool)
@@ -120,7 +120,7 @@ def test_a_memory_of_no_places_is_empty(name):
 def test_results_have_the_dtype_of_the_query(name):
     attend, params, memory, query = setting(name)
     exact = attend(params, memory, MASK, query)
-    with strict():
+    with strict_promotion():
         found = attend(params, memory.astype(np.float32), MASK, jnp.asarray(query, jnp.bfloat16))
     for a, b in zip(found, exact, strict=True):
         assert a.dtype == jnp.bfloat16

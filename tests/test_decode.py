@@ -15,7 +15,7 @@ from helpers.tiers import slow
 
 import seqjax as sj
 from seqjax.decode import Generated, keep_top_k, keep_top_p, wu_length_penalty
-from seqjax.testing import strict
+from seqjax.testing import strict_promotion
 
 KEY = jax.random.key(0)
 B, V, END = 3, 5, 2
@@ -593,7 +593,7 @@ def test_an_empty_prompt_is_seen():
 def test_low_precision_logits_are_compared_in_float32_and_nothing_is_promoted():
     logits = jnp.asarray(normal(0, V, V), jnp.bfloat16)
     layer = table(logits)
-    with strict():
+    with strict_promotion():
         made = sj.generate(layer, (), (), PROMPT, max_length=4, sampler=RANDOM, key=KEY, end_token=END)
         beams = sj.beam_search(
             layer, (), (), PROMPT, beam_size=2, max_length=4, end_token=END, length_penalty=0.6

@@ -13,7 +13,7 @@ import seqjax as sj
 from seqjax.cells import REGISTRY
 from seqjax.compat import vary_like
 from seqjax.ops.tap import dummies
-from seqjax.testing import CHECKS, methods_for, strict
+from seqjax.testing import CHECKS, methods_for, strict_promotion
 from seqjax.testing.checks import compiles_once, padding_poison_never_leaks, unroll_is_the_loop_of_step
 
 T, B, D = 16, 4, 3
@@ -231,5 +231,5 @@ def checks():
 @pytest.mark.parametrize(("name", "check"), list(checks()))
 def test_checks(name, check):
     entry = REGISTRY[name]
-    with jax.set_mesh(mesh_of(time=4)), strict():
+    with jax.set_mesh(mesh_of(time=4)), strict_promotion():
         check(sj.recurrent(entry.make(6), sj.TimeSharded()), entry.example((3,), 4))

@@ -66,7 +66,7 @@ def check_method(method: Method, cell: Cell, x: Any, *, strict: bool = False) ->
     """Run every check on one cell under one method; see `check_cell`."""
     with jax.enable_x64(True):
         params_do_not_depend_on_method(method, cell, x)
-    with _strict() if strict else contextlib.nullcontext():
+    with strict_promotion() if strict else contextlib.nullcontext():
         checks = [check for check in CHECKS if strict or check is not low_precision_is_close]
         _check(checks, recurrent(cell, method), x)
 
@@ -108,7 +108,7 @@ def _is_continuous(cell: Cell, x: Any) -> bool:
 
 
 @contextlib.contextmanager
-def strict() -> Iterator[None]:
+def strict_promotion() -> Iterator[None]:
     """Make implicit promotion of dtypes and ranks an error."""
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         try:
@@ -117,6 +117,3 @@ def strict() -> Iterator[None]:
             if "jax_numpy_rank_promotion" in str(error):
                 error.add_note("The checks refuse silent broadcasts. Write jnp.broadcast_to(b, u.shape).")
             raise
-
-
-_strict = strict
