@@ -26,7 +26,7 @@ every = pytest.mark.parametrize(
 @every
 def test_blocks_are_values(layer):
     assert pickle.loads(pickle.dumps(layer)) == layer
-    names = vars(blocks) | vars(sj) | {"Dense": nn.Dense, "jax": jax}
+    names = vars(blocks) | {name: getattr(sj, name) for name in sj.__all__} | {"Dense": nn.Dense, "jax": jax}
     assert eval(repr(layer), names) == layer  # it prints as it is made
 
 

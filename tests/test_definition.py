@@ -108,7 +108,13 @@ def test_a_value_prints_as_the_call_that_makes_it(expression):
 
 @pytest.mark.parametrize("expression", ALL)
 def test_what_is_printed_makes_the_value_again(expression):
-    names = {**vars(nn), **vars(sj), "Dense": nn.Dense, "jax": jax, "bfloat16": jnp.bfloat16}
+    names = {
+        **vars(nn),
+        **{name: getattr(sj, name) for name in sj.__all__},
+        "Dense": nn.Dense,
+        "jax": jax,
+        "bfloat16": jnp.bfloat16,
+    }
     assert eval(repr(make(expression)), names) == make(expression)
 
 

@@ -24,7 +24,7 @@ __all__ = [
     "check_method",
     "methods_for",
     "params_do_not_depend_on_method",
-    "strict",
+    "strict_promotion",
 ]
 
 
