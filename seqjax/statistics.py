@@ -200,12 +200,7 @@ def sign_flip_test(differences: Any, *, resamples: int = RESAMPLES, seed: int = 
 
 
 def probability_of_improvement(
-    a: Sequence[Any],
-    b: Sequence[Any],
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
+    a: Sequence[Any], b: Sequence[Any], *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
 ) -> Interval:
     r"""Return the probability that a run of b is above a run of a, on a randomly chosen stratum.
 

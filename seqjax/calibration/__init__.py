@@ -16,16 +16,7 @@ from seqjax.calibration import (
     singular,
     transport,
 )
-from seqjax.calibration.base import (
-    DTYPES,
-    Check,
-    Dtype,
-    Progress,
-    Row,
-    Values,
-    run_checks,
-    to_json,
-)
+from seqjax.calibration.base import DTYPES, Check, Dtype, Progress, Row, Values, run_checks, to_json
 from seqjax.calibration.closed_forms import CLOSED_FORMS, ClosedForm
 
 __all__ = [

@@ -194,11 +194,7 @@ CHECKS = (
     ),
     # Numbers up to 16, from sums with cancellation.
     Check(
-        "C12",
-        "influence balancing: dh_1/dtheta in full, K=1, 19, 41, 100",
-        balanced_influence,
-        1e-9,
-        1e-3,
+        "C12", "influence balancing: dh_1/dtheta in full, K=1, 19, 41, 100", balanced_influence, 1e-9, 1e-3
     ),
     Check("C12", "influence balancing: wrong sign to K=40, right from 41", balanced_signs, 1e-9, 1e-3),
     Check("C28", "two LSTM layers, two chunks: RTRL = BPTT", real_time, 1e-12, 1e-5),

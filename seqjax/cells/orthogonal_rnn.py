@@ -91,11 +91,7 @@ def orthogonal_rnn(
         Arjovsky, Shah, Bengio 2016, "Unitary evolution recurrent neural networks", arXiv:1511.06464, eq. 8 (modReLU).
     """
     check_whole("orthogonal_rnn(hidden_size)", hidden_size)
-    activations = {
-        "modrelu": Activation.IDENTITY,
-        "tanh": Activation.TANH,
-        "identity": Activation.IDENTITY,
-    }
+    activations = {"modrelu": Activation.IDENTITY, "tanh": Activation.TANH, "identity": Activation.IDENTITY}
     check_one_of("orthogonal_rnn(activation)", activation, activations)
     check_one_of("orthogonal_rnn(angles)", angles, ("henaff", "cayley"))
     modrelu = activation == "modrelu"

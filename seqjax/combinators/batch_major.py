@@ -3,9 +3,7 @@
 import dataclasses
 
 from seqjax.base import Layer
-from seqjax.combinators.common import (
-    check_layers,
-)
+from seqjax.combinators.common import check_layers
 from seqjax.values import definition
 
 

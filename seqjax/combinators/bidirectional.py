@@ -4,9 +4,7 @@ from typing import Literal
 
 from seqjax.base import Layer
 from seqjax.checks import check_one_of
-from seqjax.combinators.common import (
-    check_layers,
-)
+from seqjax.combinators.common import check_layers
 from seqjax.combinators.parallel import parallel
 from seqjax.combinators.reverse import reverse
 from seqjax.values import definition

@@ -7,14 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Carry, Flags, Layer, Params, X, Xs, Ys
 from seqjax.checks import check_whole
-from seqjax.combinators.common import (
-    STEP,
-    View,
-    batch_shape,
-    check_layers,
-    composed,
-    zero_counts,
-)
+from seqjax.combinators.common import STEP, View, batch_shape, check_layers, composed, zero_counts
 from seqjax.ops.select import select
 from seqjax.values import definition
 

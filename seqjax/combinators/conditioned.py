@@ -7,13 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Carry, Flags, Key, Layer, Params, X, Xs, Ys
 from seqjax.checks import check_one_of, check_whole
-from seqjax.combinators.common import (
-    View,
-    check_layers,
-    composed,
-    constant_part,
-    length_of,
-)
+from seqjax.combinators.common import View, check_layers, composed, constant_part, length_of
 from seqjax.combinators.context import ConditionedCarry
 from seqjax.values import definition
 

@@ -7,14 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Carry, Flags, Layer, Params, X, Xs, Ys
 from seqjax.checks import check_whole
-from seqjax.combinators.common import (
-    UNROLL,
-    View,
-    batch_shape,
-    check_layers,
-    composed,
-    example_of,
-)
+from seqjax.combinators.common import UNROLL, View, batch_shape, check_layers, composed, example_of
 from seqjax.inputs import num_steps
 from seqjax.ops.select import select
 from seqjax.ops.tap import tap as tap_carry

@@ -3,11 +3,7 @@
 import jax
 
 from seqjax.base import Carry, Flags, Layer, Params, X, Xs, Ys
-from seqjax.combinators.common import (
-    View,
-    check_layers,
-    composed,
-)
+from seqjax.combinators.common import View, check_layers, composed
 from seqjax.values import definition
 
 
@@ -30,9 +26,4 @@ def frozen(layer: Layer) -> Layer:
     def initial_carry(params: Params, x: X) -> Carry:
         return layer.initial_carry(jax.lax.stop_gradient(params), x)
 
-    return composed(
-        apply,
-        parts=(layer,),
-        init=layer.init,
-        initial_carry=initial_carry,
-    )
+    return composed(apply, parts=(layer,), init=layer.init, initial_carry=initial_carry)

@@ -6,15 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.affine import affine, spread
-from seqjax.base import (
-    Carry,
-    Cell,
-    Dense,
-    Gated,
-    GatedWeights,
-    Key,
-    Step,
-)
+from seqjax.base import Carry, Cell, Dense, Gated, GatedWeights, Key, Step
 from seqjax.cells.common.labels import elementwise
 from seqjax.ops.select import wide
 from seqjax.ops.step import gated_step

@@ -8,11 +8,7 @@ import jax.numpy as jnp
 from seqjax.affine import affine
 from seqjax.base import Carry, Flags, Key, Layer, Params, X, Xs, Ys
 from seqjax.checks import check_one_of
-from seqjax.combinators.common import (
-    View,
-    check_layers,
-    composed,
-)
+from seqjax.combinators.common import View, check_layers, composed
 from seqjax.ops.select import keep
 from seqjax.values import definition
 

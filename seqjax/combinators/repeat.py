@@ -7,14 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Carry, Flags, Key, Layer, Params, X, Xs, Y, Ys
 from seqjax.checks import check_whole
-from seqjax.combinators.common import (
-    View,
-    batch_shape,
-    check_layers,
-    composed,
-    example_of,
-    output_of,
-)
+from seqjax.combinators.common import View, batch_shape, check_layers, composed, example_of, output_of
 from seqjax.ops.tap import norm
 from seqjax.values import definition
 

@@ -6,11 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Carry, Flags, Layer, Params, Xs, Ys
-from seqjax.combinators.common import (
-    View,
-    check_layers,
-    wrapped,
-)
+from seqjax.combinators.common import View, check_layers, wrapped
 from seqjax.values import definition
 
 

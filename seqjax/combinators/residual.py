@@ -1,11 +1,7 @@
 """A layer's output plus its input."""
 
 from seqjax.base import Carry, Flags, Layer, Params, Xs, Ys
-from seqjax.combinators.common import (
-    View,
-    check_layers,
-    wrapped,
-)
+from seqjax.combinators.common import View, check_layers, wrapped
 from seqjax.ops.select import keep
 from seqjax.values import definition
 

@@ -3,12 +3,7 @@
 import jax.numpy as jnp
 
 from seqjax.base import Carry, Flags, Layer, Params, Xs, Ys
-from seqjax.combinators.common import (
-    View,
-    check_layers,
-    composed,
-    flip,
-)
+from seqjax.combinators.common import View, check_layers, composed, flip
 from seqjax.values import definition
 
 

@@ -3,12 +3,7 @@
 import jax
 
 from seqjax.base import Carry, Flags, Key, Layer, X, Xs, Ys
-from seqjax.combinators.common import (
-    View,
-    check_layers,
-    composed,
-    output_of,
-)
+from seqjax.combinators.common import View, check_layers, composed, output_of
 from seqjax.values import definition
 
 

@@ -7,14 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Carry, Flags, Layer, Params, X, Xs, Ys
 from seqjax.checks import check_one_of, check_whole
-from seqjax.combinators.common import (
-    View,
-    batch_shape,
-    check_layers,
-    composed,
-    output_of,
-    zero_counts,
-)
+from seqjax.combinators.common import View, batch_shape, check_layers, composed, output_of, zero_counts
 from seqjax.ops.select import keep, select
 from seqjax.ops.tap import tap as tap_carry
 from seqjax.values import definition

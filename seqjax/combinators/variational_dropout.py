@@ -5,20 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import (
-    Carry,
-    Cell,
-    Flags,
-    Gated,
-    GatedWeights,
-    Key,
-    Layer,
-    Params,
-    Step,
-    X,
-    Xs,
-    Ys,
-)
+from seqjax.base import Carry, Cell, Flags, Gated, GatedWeights, Key, Layer, Params, Step, X, Xs, Ys
 from seqjax.checks import check_within
 from seqjax.combinators.common import View, check_layers, composed
 from seqjax.inputs import fold_in

@@ -8,17 +8,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Layer
 from seqjax.compare.implementation import CONTRACT, Implementation, System, takes_params
-from seqjax.compare.trees import (
-    cast,
-    coarser,
-    doubled,
-    named,
-    rounded,
-    same,
-    shapes,
-    shown,
-    transplant,
-)
+from seqjax.compare.trees import cast, coarser, doubled, named, rounded, same, shapes, shown, transplant
 
 
 def prepare(a: Implementation, b: Implementation, xs: Any, seed: int) -> tuple[System, System, list[str]]:

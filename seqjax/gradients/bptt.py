@@ -158,14 +158,7 @@ def truncated_bptt(window: int, *, stride: int | None = None) -> Estimator:
 
 
 def over_windows(
-    layer: Layer,
-    loss: Loss,
-    window: int,
-    border: Callable,
-    params: Any,
-    carry: Any,
-    batch: Batch,
-    keys: Any,
+    layer: Layer, loss: Loss, window: int, border: Callable, params: Any, carry: Any, batch: Batch, keys: Any
 ) -> tuple[Estimate, Any]:
     """Return ``(Estimate, carry)`` of one loss over all windows; the backward pass recomputes each window.
 

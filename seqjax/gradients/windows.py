@@ -64,10 +64,7 @@ def losses_per_step(layer: Layer, loss: Loss, params: Any, carry: Any, batch: Ba
     first = jax.tree.map(lambda a: a[:1], batch)
     try:
         found = jax.eval_shape(losses, params, carry, first).shape
-    except (
-        TypeError,
-        ValueError,
-    ):  # one loss per sequence with B = T: test with the targets of one step
+    except (TypeError, ValueError):  # one loss per sequence with B = T: test with the targets of one step
         return None
     return whole[1:] if found == (1, *whole[1:]) else None
 

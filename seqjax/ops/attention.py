@@ -60,12 +60,7 @@ class _Keys(NamedTuple):
 
 
 def blockwise(
-    attention: Attention,
-    inputs: AttentionInputs,
-    carry: AttentionCarry,
-    flags: Flags,
-    *,
-    size: int,
+    attention: Attention, inputs: AttentionInputs, carry: AttentionCarry, flags: Flags, *, size: int
 ) -> tuple[AttentionCarry, Float[Array, "T *B N V"]]:
     """Return ``(carry, hs)`` of an `Attention` recurrence, computed in blocks of `size` steps.
 

@@ -193,14 +193,7 @@ def spectral_influence(
     return system.squeeze(jax.vmap(of_one)(jnp.asarray(chosen)), 1)
 
 
-def input_saliency(
-    bound: Callable,
-    loss: Loss,
-    batch: Any,
-    *,
-    carry: Any = None,
-    initial: Any = None,
-) -> Any:
+def input_saliency(bound: Callable, loss: Loss, batch: Any, *, carry: Any = None, initial: Any = None) -> Any:
     r"""Return the log norm of the gradient of the loss with respect to each input, :math:`|\partial L / \partial x_t|`.
 
     The norm is accurate at any depth.

@@ -99,12 +99,7 @@ def gradient_noise_scale(gradients: Any) -> NoiseScale:
 
 
 def adjoint_signal_to_noise(
-    bound: Callable,
-    loss: Loss,
-    batch: Any,
-    *,
-    carry: Any = None,
-    initial: Any = None,
+    bound: Callable, loss: Loss, batch: Any, *, carry: Any = None, initial: Any = None
 ) -> Any:
     r"""Return the signal to noise ratio of the gradient with respect to the carry entering each step.
 

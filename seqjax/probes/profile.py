@@ -112,12 +112,7 @@ def gradient_profile(
 
 
 def adjoint_profile(
-    bound: Callable,
-    loss: Loss,
-    batch: Any,
-    *,
-    carry: Any = None,
-    initial: Any = None,
+    bound: Callable, loss: Loss, batch: Any, *, carry: Any = None, initial: Any = None
 ) -> GradientProfile:
     """Measure the gradient profile of any system at any depth, plain step functions included.
 

@@ -170,10 +170,7 @@ def apply(form: Form, a: Float[Array, "T ..."], b: Float[Array, "T *B S"]) -> Fl
 
 
 def linear_recurrence(
-    form: Form,
-    a: Float[Array, "T ..."],
-    b: Float[Array, "T *B S"],
-    restart: Bool[Array, "T *B"] | None,
+    form: Form, a: Float[Array, "T ..."], b: Float[Array, "T *B S"], restart: Bool[Array, "T *B"] | None
 ) -> Float[Array, "T *B S"]:
     """Solve ``delta_t = A_t delta_{t-1} + b_t`` from ``delta_{-1} = 0``; a restart selects ``b_t`` alone."""
     if form == "diagonal":

@@ -48,14 +48,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact, Shaped
 
 from seqjax.base import Flags
-from seqjax.ops.newton.linear import (
-    Form,
-    apply,
-    largest_in_leaf,
-    linear_entering,
-    masked,
-    transposed,
-)
+from seqjax.ops.newton.linear import Form, apply, largest_in_leaf, linear_entering, masked, transposed
 from seqjax.ops.select import keep, select
 from seqjax.ops.tap import norm
 from seqjax.ops.time_sharded.shards import Shards

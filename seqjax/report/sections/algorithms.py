@@ -8,18 +8,7 @@ import polars as pl
 
 from seqjax.report.aggregate import interval, spread
 from seqjax.report.charts import Axis, Series, chart
-from seqjax.report.content import (
-    Block,
-    Caption,
-    Figure,
-    Fold,
-    Panel,
-    Table,
-    Text,
-    View,
-    listed,
-    say,
-)
+from seqjax.report.content import Block, Caption, Figure, Fold, Panel, Table, Text, View, listed, say
 from seqjax.report.drawing import label_of
 from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section

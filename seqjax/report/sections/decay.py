@@ -10,19 +10,7 @@ from markupsafe import Markup
 from seqjax.probes import fit_decay, horizon
 from seqjax.report.aggregate import band, shown, spread
 from seqjax.report.charts import Axis, Series, chart, decade_limits
-from seqjax.report.content import (
-    Block,
-    Caption,
-    Figure,
-    Fold,
-    Note,
-    Panel,
-    Table,
-    Text,
-    View,
-    listed,
-    say,
-)
+from seqjax.report.content import Block, Caption, Figure, Fold, Note, Panel, Table, Text, View, listed, say
 from seqjax.report.drawing import float32_marks, label_of, quarters
 from seqjax.report.results import Array, Profile, StudyResults, by_length
 from seqjax.report.section import Section

@@ -114,9 +114,7 @@ def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
     )
     if shares[best] > 0:
         return text + say(
-            "<b>{}</b> keeps most directions within a factor of two of 1: {}.",
-            best,
-            percent(shares[best]),
+            "<b>{}</b> keeps most directions within a factor of two of 1: {}.", best, percent(shares[best])
         )
     return text + "No cell keeps a direction within a factor of two of 1 in most runs."
 
