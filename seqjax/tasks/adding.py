@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from seqjax.tasks.base import Success, Task, check_batch, check_length, squared_error
+from seqjax.tasks.base import Task, check_length, regression
 from seqjax.values import definition
 
 
@@ -59,7 +59,6 @@ def adding(length: int) -> Task:
     half = length // 2
 
     def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Float[Array, "T B 2"], Float[Array, "T B"]]:
-        check_batch(who, batch_size)
         for_values, for_first, for_second = jax.random.split(key, 3)
         # Explicit dtypes, since the default dtypes, and with them the draws, depend on jax_enable_x64.
         values = jax.random.uniform(for_values, (length, batch_size), jnp.float32)
@@ -69,15 +68,5 @@ def adding(length: int) -> Task:
         markers = ((time == first) | (time == second)).astype(jnp.float32)
         return jnp.stack([values, markers], axis=-1), jnp.cumsum(markers * values, axis=0)
 
-    return Task(
-        name=who,
-        length=length,
-        sample=sample,
-        num_inputs=None,
-        num_outputs=1,
-        loss=squared_error,
-        baseline=1 / 6,
-        baseline_at="last",
-        success=Success("loss", 1e-3),
-        reference="Hochreiter and Schmidhuber 1997; Arjovsky et al. 2016, arXiv:1511.06464",
-    )
+    reference = "Hochreiter and Schmidhuber 1997; Arjovsky et al. 2016, arXiv:1511.06464"
+    return regression(who, length, sample, 1 / 6, reference, baseline_at="last", success=1e-3)

@@ -1,5 +1,6 @@
 """Definition of a task: batches, a loss per time step, the memoryless baseline, and the criterion of success."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -182,9 +183,69 @@ def check_length(who: str, length: int, minimum: int, why: str) -> None:
         )
 
 
-def check_batch(who: str, batch_size: int) -> None:
+def classification(
+    name: str,
+    length: int,
+    sample: Callable,
+    sizes: tuple[int | None, int],
+    baseline_at: Literal["mean", "last", "scored"],
+    reference: str,
+    *,
+    baseline: float | None = None,
+    success: Success = Success("accuracy", 0.99),  # noqa: B008 (a NamedTuple)
+) -> Task:
+    """Return a task whose targets are classes. `sizes` has its `num_inputs` and `num_outputs`.
+
+    Without `baseline`, all classes are equally likely at each step that the baseline refers to.
+    """
+    baseline = math.log(sizes[1]) if baseline is None else baseline
+    return Task(
+        name=name,
+        length=length,
+        sample=_checked(name, sample),
+        num_inputs=sizes[0],
+        num_outputs=sizes[1],
+        loss=cross_entropy,
+        baseline=baseline,
+        baseline_at=baseline_at,
+        success=success,
+        reference=reference,
+    )
+
+
+def regression(
+    name: str,
+    length: int,
+    sample: Callable,
+    baseline: float,
+    reference: str,
+    *,
+    baseline_at: Literal["mean", "last", "scored"] = "mean",
+    success: float,
+) -> Task:
+    """Return a task whose targets are numbers, solved at a loss of at most `success`."""
+    return Task(
+        name=name,
+        length=length,
+        sample=_checked(name, sample),
+        num_inputs=None,
+        num_outputs=1,
+        loss=squared_error,
+        baseline=baseline,
+        baseline_at=baseline_at,
+        success=Success("loss", success),
+        reference=reference,
+    )
+
+
+def _checked(name: str, sample: Callable) -> Callable:
     """Refuse empty batches."""
-    check_whole(f"{who}.sample(batch_size)", batch_size)
+
+    def checked(key: PRNGKeyArray, batch_size: int) -> tuple[Array, Array]:
+        check_whole(f"{name}.sample(batch_size)", batch_size)
+        return sample(key, batch_size)
+
+    return checked
 
 
 def _check_outputs(who: str, last: str, ys: jax.Array, targets: jax.Array) -> None:

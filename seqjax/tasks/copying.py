@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from seqjax.checks import check_whole_numbers
-from seqjax.tasks.base import NOT_SCORED, Success, Task, check_batch, check_length, cross_entropy
+from seqjax.tasks.base import NOT_SCORED, Success, Task, check_length, classification
 from seqjax.values import definition
 
 
@@ -64,24 +64,23 @@ def copying(length: int, num_symbols: int = 8, num_recall: int = 10) -> Task:
     blank, go = num_symbols, num_symbols + 1
 
     def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch_size)
         # Explicit dtype, since the default dtype, and with it the draw, depends on jax_enable_x64.
         symbols = jax.random.randint(key, (num_recall, batch_size), 0, num_symbols, dtype=jnp.int32)
         blanks = jnp.full((length, batch_size), blank, jnp.int32)
         xs = blanks.at[:num_recall].set(symbols).at[-num_recall - 1].set(go)
         return xs, blanks.at[-num_recall:].set(symbols)
 
-    return Task(
-        name=who,
-        length=length,
-        sample=sample,
-        num_inputs=num_symbols + 2,
-        num_outputs=num_symbols + 1,
-        loss=cross_entropy,
-        baseline=num_recall * math.log(num_symbols) / length,
-        baseline_at="mean",
-        success=Success("loss", num_recall * math.log(num_symbols) / length / 10),
-        reference="Hochreiter and Schmidhuber 1997; Arjovsky et al. 2016, arXiv:1511.06464",
+    baseline = num_recall * math.log(num_symbols) / length
+    reference = "Hochreiter and Schmidhuber 1997; Arjovsky et al. 2016, arXiv:1511.06464"
+    return classification(
+        who,
+        length,
+        sample,
+        (num_symbols + 2, num_symbols + 1),
+        "mean",
+        reference,
+        baseline=baseline,
+        success=Success("loss", baseline / 10),
     )
 
 
@@ -128,24 +127,15 @@ def noisy_copying(length: int, num_symbols: int = 8, num_recall: int = 10, num_n
     blank, go = num_symbols, num_symbols + 1
 
     def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch_size)
         for_symbols, for_noise = jax.random.split(key)
         symbols = jax.random.randint(for_symbols, (num_recall, batch_size), 0, num_symbols, dtype=jnp.int32)
         xs = jax.random.randint(for_noise, (length, batch_size), go + 1, go + 1 + num_noise, dtype=jnp.int32)
         xs = xs.at[:num_recall].set(symbols).at[-num_recall - 1].set(go).at[-num_recall:].set(blank)
         return xs, jnp.full((length, batch_size), NOT_SCORED, jnp.int32).at[-num_recall:].set(symbols)
 
-    return Task(
-        name=who,
-        length=length,
-        sample=sample,
-        num_inputs=num_symbols + 2 + num_noise,
-        num_outputs=num_symbols,
-        loss=cross_entropy,
-        baseline=math.log(num_symbols),
-        baseline_at="scored",
-        success=Success("accuracy", 0.99),
-        reference="Arjovsky et al. 2016, arXiv:1511.06464; Jing et al. 2019, arXiv:1706.02761",
+    reference = "Arjovsky et al. 2016, arXiv:1511.06464; Jing et al. 2019, arXiv:1706.02761"
+    return classification(
+        who, length, sample, (num_symbols + 2 + num_noise, num_symbols), "scored", reference
     )
 
 
@@ -191,7 +181,6 @@ def selective_copying(length: int, num_symbols: int = 8, num_recall: int = 10) -
     before = length - num_recall - 1
 
     def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch_size)
         for_symbols, for_places = jax.random.split(key)
         symbols = jax.random.randint(for_symbols, (num_recall, batch_size), 0, num_symbols, dtype=jnp.int32)
         # The positions of the num_recall largest random numbers, in order of time.
@@ -201,15 +190,5 @@ def selective_copying(length: int, num_symbols: int = 8, num_recall: int = 10) -
         xs = xs.at[places, jnp.arange(batch_size)].set(symbols)
         return xs, jnp.full((length, batch_size), NOT_SCORED, jnp.int32).at[-num_recall:].set(symbols)
 
-    return Task(
-        name=who,
-        length=length,
-        sample=sample,
-        num_inputs=num_symbols + 2,
-        num_outputs=num_symbols,
-        loss=cross_entropy,
-        baseline=math.log(num_symbols),
-        baseline_at="scored",
-        success=Success("accuracy", 0.99),
-        reference="Jing et al. 2019, arXiv:1706.02761; Gu, Dao 2023, arXiv:2312.00752",
-    )
+    reference = "Jing et al. 2019, arXiv:1706.02761; Gu, Dao 2023, arXiv:2312.00752"
+    return classification(who, length, sample, (num_symbols + 2, num_symbols), "scored", reference)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from seqjax.checks import check_multiple, check_whole, check_whole_numbers
-from seqjax.tasks.base import Success, Task, check_batch, check_length, squared_error
+from seqjax.tasks.base import Task, check_length, regression
 from seqjax.values import definition
 
 Series = tuple[Float[Array, "T B 1"], Float[Array, "T B"]]
@@ -177,7 +177,6 @@ def narma10(length: int) -> Task:
     check_length(who, length, 2, "one step has no past")
 
     def sample(key: PRNGKeyArray, batch_size: int) -> Series:
-        check_batch(who, batch_size)
         u = jax.random.uniform(key, (length, batch_size), jnp.float32, 0, 0.5)
         earlier = jnp.concatenate([jnp.zeros((9, batch_size), jnp.float32), u])[:length]
 
@@ -190,7 +189,8 @@ def narma10(length: int) -> Task:
         _, y = jax.lax.scan(advance, jnp.zeros((10, batch_size), jnp.float32), (u, earlier))
         return (4 * u - 1)[..., None], (y - 0.4) / 0.1
 
-    return _regression(who, length, sample, _line_error(sample, 1024), "Atiya, Parlos 2000, IEEE TNN 11(3)")
+    baseline, reference = _line_error(sample, 1024), "Atiya, Parlos 2000, IEEE TNN 11(3)"
+    return regression(who, length, sample, baseline, reference, success=baseline / 10)
 
 
 @definition
@@ -248,7 +248,6 @@ def linear_system(length: int, state_size: int = 8, slowest: float = 0.98, seed:
     response = np.real(eigenvalues ** np.arange(length)[:, None] @ weights)
 
     def sample(key: PRNGKeyArray, batch_size: int) -> Series:
-        check_batch(who, batch_size)
         u = jax.random.normal(key, (length, batch_size), jnp.float32)
         decays = jnp.asarray(eigenvalues, jnp.complex64)[:, None]
 
@@ -261,7 +260,8 @@ def linear_system(length: int, state_size: int = 8, slowest: float = 0.98, seed:
 
     later = np.concatenate([[0.0], response[1:] ** 2])
     baseline = float(np.mean(np.cumsum(later)))
-    return _regression(who, length, sample, baseline, "Hardt et al. 2018, arXiv:1609.05191", 100)
+    reference = "Hardt et al. 2018, arXiv:1609.05191"
+    return regression(who, length, sample, baseline, reference, success=baseline / 100)
 
 
 def _forecast(
@@ -271,36 +271,13 @@ def _forecast(
     check_length(who, length, 2, "one step has no past")
 
     def sample(key: PRNGKeyArray, batch_size: int) -> Series:
-        check_batch(who, batch_size)
         series = jax.vmap(lambda key: simulate(key, length + horizon), out_axes=1)(
             jax.random.split(key, batch_size)
         )
         return series[:length, :, None], series[horizon:]
 
-    return _regression(who, length, sample, _line_error(sample, 256), reference)
-
-
-def _regression(
-    who: str,
-    length: int,
-    sample: Callable,
-    baseline: float | Callable[[], float],
-    reference: str,
-    share: int = 10,
-) -> Task:
-    baseline = baseline if isinstance(baseline, float) else baseline()
-    return Task(
-        name=who,
-        length=length,
-        sample=sample,
-        num_inputs=None,
-        num_outputs=1,
-        loss=squared_error,
-        baseline=baseline,
-        baseline_at="mean",
-        success=Success("loss", baseline / share),
-        reference=reference,
-    )
+    baseline = _line_error(sample, 256)
+    return regression(who, length, sample, baseline, reference, success=baseline / 10)
 
 
 def _line_error(sample: Callable, batch_size: int) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from seqjax.checks import check_whole_numbers
-from seqjax.tasks.base import NOT_SCORED, Success, Task, check_batch, check_length, cross_entropy
+from seqjax.tasks.base import NOT_SCORED, Task, check_length, classification
 from seqjax.values import definition
 
 
@@ -50,22 +50,12 @@ def parity(length: int) -> Task:
     check_length(who, length, 2, "one step is no sum")
 
     def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch_size)
         xs = jax.random.randint(key, (length, batch_size), 0, 2, dtype=jnp.int32)
         return xs, jnp.cumsum(xs, 0, dtype=jnp.int32) % 2
 
-    return Task(
-        name=who,
-        length=length,
-        sample=sample,
-        num_inputs=2,
-        num_outputs=2,
-        loss=cross_entropy,
-        baseline=math.log(2) * (length - 1) / length,
-        baseline_at="mean",
-        success=Success("accuracy", 0.99),
-        reference="Hochreiter and Schmidhuber 1997; Grazzi et al. 2024, arXiv:2411.12537",
-    )
+    baseline = math.log(2) * (length - 1) / length
+    reference = "Hochreiter and Schmidhuber 1997; Grazzi et al. 2024, arXiv:2411.12537"
+    return classification(who, length, sample, (2, 2), "mean", reference, baseline=baseline)
 
 
 @definition
@@ -109,7 +99,6 @@ def modular_arithmetic(length: int, modulus: int = 5) -> Task:
     digits = (length + 1) // 2
 
     def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch_size)
         for_digits, for_operators = jax.random.split(key)
         numbers = jax.random.randint(for_digits, (digits, batch_size), 0, modulus, dtype=jnp.int32)
         minus = jax.random.randint(for_operators, (length // 2, batch_size), 0, 2, dtype=jnp.int32)
@@ -118,18 +107,9 @@ def modular_arithmetic(length: int, modulus: int = 5) -> Task:
         values = jnp.cumsum(signs * numbers, 0, dtype=jnp.int32) % modulus
         return xs, jnp.full((length, batch_size), NOT_SCORED, jnp.int32).at[0::2].set(values)
 
-    return Task(
-        name=who,
-        length=length,
-        sample=sample,
-        num_inputs=modulus + 2,
-        num_outputs=modulus,
-        loss=cross_entropy,
-        baseline=math.log(modulus) * (digits - 1) / digits,
-        baseline_at="scored",
-        success=Success("accuracy", 0.99),
-        reference="Delétang et al. 2023, arXiv:2207.02098",
-    )
+    baseline = math.log(modulus) * (digits - 1) / digits
+    reference = "Delétang et al. 2023, arXiv:2207.02098"
+    return classification(who, length, sample, (modulus + 2, modulus), "scored", reference, baseline=baseline)
 
 
 @definition
@@ -180,7 +160,6 @@ def dyck(length: int, num_types: int = 2, max_depth: int = 8) -> Task:
     check_length(who, length, 2, "a bracket that opens and one that closes")
 
     def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch_size)
         for_moves, for_types = jax.random.split(key)
         coins = jax.random.bernoulli(for_moves, jnp.float32(0.5), (length, batch_size))
         types = jax.random.randint(for_types, (length, batch_size), 0, num_types, dtype=jnp.int32)
@@ -201,17 +180,10 @@ def dyck(length: int, num_types: int = 2, max_depth: int = 8) -> Task:
         start = (jnp.zeros(batch_size, jnp.int32), jnp.zeros((batch_size, max_depth), jnp.int32))
         return jax.lax.scan(move, start, (coins, types))[1]
 
-    return Task(
-        name=who,
-        length=length,
-        sample=sample,
-        num_inputs=2 * num_types,
-        num_outputs=num_types + 1,
-        loss=cross_entropy,
-        baseline=_dyck_baseline(length, num_types, max_depth),
-        baseline_at="mean",
-        success=Success("accuracy", 0.99),
-        reference="Hewitt et al. 2020, arXiv:2010.07515; Suzgun et al. 2019, arXiv:1911.03329",
+    baseline = _dyck_baseline(length, num_types, max_depth)
+    reference = "Hewitt et al. 2020, arXiv:2010.07515; Suzgun et al. 2019, arXiv:1911.03329"
+    return classification(
+        who, length, sample, (2 * num_types, num_types + 1), "mean", reference, baseline=baseline
     )
 
 

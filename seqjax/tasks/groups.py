@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from seqjax.checks import check_one_of
-from seqjax.tasks.base import Success, Task, check_batch, check_length, cross_entropy
+from seqjax.tasks.base import Task, check_length, classification
 from seqjax.values import definition
 
 
@@ -59,7 +59,6 @@ def state_tracking(length: int, group: Literal["S5", "A5", "S3", "Z60"] = "S5") 
     size = len(table)
 
     def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch_size)
         xs = jax.random.randint(key, (length, batch_size), 0, size, dtype=jnp.int32)
         products = jnp.asarray(table, jnp.int32)
 
@@ -69,18 +68,9 @@ def state_tracking(length: int, group: Literal["S5", "A5", "S3", "Z60"] = "S5") 
 
         return xs, jax.lax.scan(multiply, jnp.zeros(batch_size, jnp.int32), xs)[1]
 
-    return Task(
-        name=who,
-        length=length,
-        sample=sample,
-        num_inputs=size,
-        num_outputs=size,
-        loss=cross_entropy,
-        baseline=math.log(size) * (length - 1) / length,
-        baseline_at="mean",
-        success=Success("accuracy", 0.99),
-        reference="Merrill et al. 2024, arXiv:2404.08819",
-    )
+    baseline = math.log(size) * (length - 1) / length
+    reference = "Merrill et al. 2024, arXiv:2404.08819"
+    return classification(who, length, sample, (size, size), "mean", reference, baseline=baseline)
 
 
 def _permutations(size: int, *, even: bool) -> list[tuple[int, ...]]:

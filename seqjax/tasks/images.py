@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from seqjax.tasks.base import NOT_SCORED, Success, Task, check_batch, cross_entropy
+from seqjax.tasks.base import NOT_SCORED, Success, Task, classification
 
 
 def sequential_images(
@@ -71,21 +71,19 @@ def sequential_images(
     entropy = float(-np.sum(p[p > 0] * np.log(p[p > 0])))
 
     def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Float[Array, "T B C"], Int[Array, "T B"]]:
-        check_batch(who, batch_size)
         chosen = jax.random.randint(key, (batch_size,), 0, len(images), dtype=jnp.int32)
         xs = jnp.moveaxis(jnp.asarray(pixels)[chosen], 0, 1)
         classes = jnp.asarray(labels, jnp.int32)[chosen]
         return xs, jnp.full((length, batch_size), NOT_SCORED, jnp.int32).at[-1].set(classes)
 
-    return Task(
-        name="permuted_images" if permuted else "sequential_images",
-        length=length,
-        sample=sample,
-        num_inputs=None,
-        num_outputs=len(p),
-        loss=cross_entropy,
+    name, reference = "permuted_images" if permuted else who, "Le et al. 2015, arXiv:1504.00941"
+    return classification(
+        name,
+        length,
+        sample,
+        (None, len(p)),
+        "last",
+        reference,
         baseline=entropy,
-        baseline_at="last",
         success=Success("accuracy", success),
-        reference="Le et al. 2015, arXiv:1504.00941",
     )

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from seqjax.checks import check_whole_numbers
-from seqjax.tasks.base import NOT_SCORED, Success, Task, check_batch, check_length, cross_entropy
+from seqjax.tasks.base import NOT_SCORED, Success, Task, check_length, classification
 from seqjax.values import definition
 
 OPERATORS = ("MAX", "MIN", "MED", "SM")
@@ -61,20 +61,19 @@ def listops(length: int, max_depth: int = 4, max_arguments: int = 5) -> Task:
     check_length(who, length, 4, "an operator, two digits, a closing bracket")
 
     def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch_size)
         return _sample(key, length, batch_size, max_depth, max_arguments)
 
-    return Task(
-        name=who,
-        length=length,
-        sample=sample,
-        num_inputs=CLOSE + 1,
-        num_outputs=10,
-        loss=cross_entropy,
-        baseline=_entropy_of_values(length, max_depth, max_arguments),
-        baseline_at="last",
+    baseline = _entropy_of_values(length, max_depth, max_arguments)
+    reference = "Nangia, Bowman 2018, arXiv:1804.06028; Tay et al. 2021, arXiv:2011.04006"
+    return classification(
+        who,
+        length,
+        sample,
+        (CLOSE + 1, 10),
+        "last",
+        reference,
+        baseline=baseline,
         success=Success("accuracy", 0.9),
-        reference="Nangia, Bowman 2018, arXiv:1804.06028; Tay et al. 2021, arXiv:2011.04006",
     )
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from seqjax.checks import check_whole_numbers
-from seqjax.tasks.base import NOT_SCORED, Success, Task, check_batch, check_length, cross_entropy
+from seqjax.tasks.base import NOT_SCORED, Success, Task, check_length, classification
 from seqjax.values import definition
 
 
@@ -87,20 +87,9 @@ def pathfinder(length: int, num_distractors: int = 2) -> Task:
         return draw(image, ends, jnp.ones(2, jnp.float32)), joined.astype(jnp.int32)
 
     def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Float[Array, "T B 1"], Int[Array, "T B"]]:
-        check_batch(who, batch_size)
         images, labels = jax.vmap(one)(jax.random.split(key, batch_size))
         targets = jnp.full((length, batch_size), NOT_SCORED, jnp.int32).at[-1].set(labels)
         return images.reshape(batch_size, length).T[..., None], targets
 
-    return Task(
-        name=who,
-        length=length,
-        sample=sample,
-        num_inputs=None,
-        num_outputs=2,
-        loss=cross_entropy,
-        baseline=math.log(2),
-        baseline_at="last",
-        success=Success("accuracy", 0.9),
-        reference="Linsley et al. 2018, arXiv:1805.08315; Tay et al. 2021, arXiv:2011.04006",
-    )
+    reference = "Linsley et al. 2018, arXiv:1805.08315; Tay et al. 2021, arXiv:2011.04006"
+    return classification(who, length, sample, (None, 2), "last", reference, success=Success("accuracy", 0.9))

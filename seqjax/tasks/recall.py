@@ -1,13 +1,11 @@
 """Recall tasks: the first symbol, the symbol after a mark, the value of a key."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from seqjax.checks import check_whole_numbers
-from seqjax.tasks.base import NOT_SCORED, Success, Task, check_batch, check_length, cross_entropy
+from seqjax.tasks.base import NOT_SCORED, Task, check_length, classification
 from seqjax.values import definition
 
 
@@ -51,7 +49,6 @@ def delayed_recall(length: int, num_symbols: int = 8, num_noise: int = 8) -> Tas
     check_length(who, length, 2, "the symbol and its recall")
 
     def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch_size)
         for_symbol, for_noise = jax.random.split(key)
         symbol = jax.random.randint(for_symbol, (batch_size,), 0, num_symbols, dtype=jnp.int32)
         noise = jax.random.randint(
@@ -60,18 +57,8 @@ def delayed_recall(length: int, num_symbols: int = 8, num_noise: int = 8) -> Tas
         targets = jnp.full((length, batch_size), NOT_SCORED, jnp.int32).at[-1].set(symbol)
         return noise.at[0].set(symbol), targets
 
-    return Task(
-        name=who,
-        length=length,
-        sample=sample,
-        num_inputs=num_symbols + num_noise,
-        num_outputs=num_symbols,
-        loss=cross_entropy,
-        baseline=math.log(num_symbols),
-        baseline_at="last",
-        success=Success("accuracy", 0.99),
-        reference="Hochreiter and Schmidhuber 1997, Neural Computation 9(8), experiment 2",
-    )
+    reference = "Hochreiter and Schmidhuber 1997, Neural Computation 9(8), experiment 2"
+    return classification(who, length, sample, (num_symbols + num_noise, num_symbols), "last", reference)
 
 
 @definition
@@ -114,7 +101,6 @@ def induction_heads(length: int, num_symbols: int = 16) -> Task:
     check_length(who, length, 3, "the mark, a symbol, the mark again")
 
     def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch_size)
         for_symbols, for_place = jax.random.split(key)
         xs = jax.random.randint(for_symbols, (length, batch_size), 0, num_symbols, dtype=jnp.int32)
         place = jax.random.randint(for_place, (batch_size,), 0, length - 2, dtype=jnp.int32)
@@ -123,18 +109,8 @@ def induction_heads(length: int, num_symbols: int = 16) -> Task:
         xs = xs.at[place, everyone].set(num_symbols).at[-1].set(num_symbols)
         return xs, jnp.full((length, batch_size), NOT_SCORED, jnp.int32).at[-1].set(answer)
 
-    return Task(
-        name=who,
-        length=length,
-        sample=sample,
-        num_inputs=num_symbols + 1,
-        num_outputs=num_symbols,
-        loss=cross_entropy,
-        baseline=math.log(num_symbols),
-        baseline_at="last",
-        success=Success("accuracy", 0.99),
-        reference="Olsson et al. 2022, arXiv:2209.11895; Fu et al. 2023, arXiv:2212.14052",
-    )
+    reference = "Olsson et al. 2022, arXiv:2209.11895; Fu et al. 2023, arXiv:2212.14052"
+    return classification(who, length, sample, (num_symbols + 1, num_symbols), "last", reference)
 
 
 @definition
@@ -183,7 +159,6 @@ def multi_query_recall(length: int, num_pairs: int = 4, num_keys: int = 16, num_
     after = length - 2 * num_pairs
 
     def sample(key: PRNGKeyArray, batch_size: int) -> tuple[Int[Array, "T B"], Int[Array, "T B"]]:
-        check_batch(who, batch_size)
         for_keys, for_values, for_places = jax.random.split(key, 3)
         drawn = jax.random.uniform(for_keys, (batch_size, num_keys), jnp.float32)
         keys = jax.lax.top_k(drawn, num_pairs)[1].T.astype(jnp.int32)
@@ -196,15 +171,5 @@ def multi_query_recall(length: int, num_pairs: int = 4, num_keys: int = 16, num_
         targets = jnp.full((length, batch_size), NOT_SCORED, jnp.int32).at[places, everyone].set(values)
         return xs.at[places, everyone].set(keys), targets
 
-    return Task(
-        name=who,
-        length=length,
-        sample=sample,
-        num_inputs=num_keys + num_values + 1,
-        num_outputs=num_values,
-        loss=cross_entropy,
-        baseline=math.log(num_values),
-        baseline_at="scored",
-        success=Success("accuracy", 0.99),
-        reference="Arora et al. 2024, arXiv:2312.04927",
-    )
+    reference = "Arora et al. 2024, arXiv:2312.04927"
+    return classification(who, length, sample, (num_keys + num_values + 1, num_values), "scored", reference)
