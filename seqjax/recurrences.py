@@ -54,7 +54,7 @@ class Gated:
         num_update: how many gates, counted from the first, `update` receives; `emit` receives the others.
         update: ``(w, state, *gates) -> state``, a tuple of arrays to a tuple of arrays, elementwise.
         emit: ``(w, state, *gates) -> h``, elementwise; None where h is the last state.
-        weights: ``params -> GatedWeights``.
+        weights: ``params -> GatedWeights``; by default of a dense ``params.w_h`` alone.
         split: the gates (by position, among the first num_update) that `update` receives as their two summands
             ``u, r``, without activation, as GRU's candidate needs.
     """
@@ -62,8 +62,8 @@ class Gated:
     activations: tuple[Activation, ...]
     num_update: int
     update: Callable
-    emit: Callable | None
-    weights: Callable
+    emit: Callable | None = None
+    weights: Callable = lambda params: GatedWeights(params.w_h)
     split: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

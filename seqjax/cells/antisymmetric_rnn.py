@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.common.initialize import zero_carry
+from seqjax.base import Activation, Cell, Gated, GatedWeights
+from seqjax.cells.common.initialize import DENSE, zeros
 from seqjax.checks import check_above, check_at_least, check_whole
 from seqjax.ops.fixed_point import fixed_point
 from seqjax.values import definition
@@ -112,16 +112,16 @@ def antisymmetric_rnn(
 
         return AntisymmetricCarry(fixed_point(earlier, carry.h))
 
+    recurrence = Gated(
+        activations=(Activation.SIGMOID, Activation.TANH)[2 - num_gates :],
+        num_update=num_gates,
+        update=update,
+        weights=weights,
+    )
     return Cell(
         init=init,
-        initial_carry=lambda params, x: AntisymmetricCarry(zero_carry(x, hidden_size)),
-        recurrence=Gated(
-            activations=(Activation.SIGMOID, Activation.TANH)[2 - num_gates :],
-            num_update=num_gates,
-            update=update,
-            emit=None,
-            weights=weights,
-        ),
-        project=Dense(lambda params: (params.w_x, params.b)),
+        initial_carry=zeros(AntisymmetricCarry, hidden_size),
+        recurrence=recurrence,
+        project=DENSE,
         inverse=inverse,
     )

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.base import Cell, Dense, Step
-from seqjax.cells.common.initialize import zero_carry
+from seqjax.base import Cell, Step
+from seqjax.cells.common.initialize import DENSE, zero_carry
 from seqjax.checks import check_whole, is_whole
 from seqjax.values import definition
 
@@ -100,9 +100,4 @@ def clockwork(
         h = jnp.where(carry.position[..., None] % periods == 0, candidate, carry.h)
         return ClockworkCarry(h, (carry.position + 1) % cycle), h
 
-    return Cell(
-        init=init,
-        initial_carry=initial_carry,
-        recurrence=Step(step),
-        project=Dense(lambda params: (params.w_x, params.b)),
-    )
+    return Cell(init=init, initial_carry=initial_carry, recurrence=Step(step), project=DENSE)

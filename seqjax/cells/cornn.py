@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Cell, Dense, Step
-from seqjax.cells.common.initialize import uniform, zero_carry
+from seqjax.base import Cell, Step
+from seqjax.cells.common.initialize import DENSE, uniform, zeros
 from seqjax.checks import check_above, check_at_least, check_whole
 from seqjax.ops.fixed_point import fixed_point
 from seqjax.values import definition
@@ -114,8 +114,8 @@ def cornn(
 
     return Cell(
         init=init,
-        initial_carry=lambda params, x: CoRNNCarry(zero_carry(x, hidden_size), zero_carry(x, hidden_size)),
+        initial_carry=zeros(CoRNNCarry, hidden_size),
         recurrence=Step(step),
-        project=Dense(lambda params: (params.w_x, params.b)),
+        project=DENSE,
         inverse=inverse,
     )

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.common.initialize import gated_weights, zero_carry
+from seqjax.base import Activation, Cell, Gated
+from seqjax.cells.common.initialize import DENSE, gated_weights, zeros
 from seqjax.cells.lstm import LSTMCarry
 from seqjax.checks import check_whole
 from seqjax.ops.elementwise import tanh
@@ -63,15 +63,10 @@ def coupled_lstm(hidden_size: int, *, forget_bias: float = 1.0, param_dtype: Any
         b = jnp.zeros((3, hidden_size), param_dtype).at[0].set(-forget_bias)
         return CoupledLSTMParams(w_x, w_h, b.reshape(-1))
 
-    return Cell(
-        init=init,
-        initial_carry=lambda params, x: LSTMCarry(zero_carry(x, hidden_size), zero_carry(x, hidden_size)),
-        recurrence=Gated(
-            activations=(IDENTITY, TANH, SIGMOID),
-            num_update=2,
-            update=lambda w, state, i, g: (jax.nn.sigmoid(-i) * state[0] + jax.nn.sigmoid(i) * g,),
-            emit=lambda w, state, o: o * tanh(state[0]),
-            weights=lambda params: GatedWeights(params.w_h),
-        ),
-        project=Dense(lambda params: (params.w_x, params.b)),
+    recurrence = Gated(
+        activations=(IDENTITY, TANH, SIGMOID),
+        num_update=2,
+        update=lambda w, state, i, g: (jax.nn.sigmoid(-i) * state[0] + jax.nn.sigmoid(i) * g,),
+        emit=lambda w, state, o: o * tanh(state[0]),
     )
+    return Cell(init=init, initial_carry=zeros(LSTMCarry, hidden_size), recurrence=recurrence, project=DENSE)

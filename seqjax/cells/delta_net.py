@@ -14,7 +14,7 @@ from seqjax.cells.common.heads import (
     gated_readout,
     split_heads,
     unit,
-    zero_state,
+    zero_states,
 )
 from seqjax.ops.select import wide
 from seqjax.values import definition
@@ -118,7 +118,7 @@ def delta_net(
 
     return Cell(
         init=lambda key, x: common_weights(key, x, heads, hidden_size, param_dtype),
-        initial_carry=lambda params, x: zero_state(x, heads),
+        initial_carry=zero_states(heads),
         recurrence=Matrix(),
         project=project,
         readout=readout,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.common.initialize import uniform, zero_carry
+from seqjax.cells.common.initialize import uniform, zeros
 from seqjax.checks import check_at_least, check_whole, check_within
 from seqjax.ops.select import wide
 from seqjax.values import definition
@@ -129,15 +129,15 @@ def echo_state(
             uniform(keys[3], (hidden_size,), input_scale, param_dtype),
         )
 
+    recurrence = Gated(
+        activations=(Activation.TANH,),
+        num_update=1,
+        update=lambda w, state, a: ((1 - leak) * state[0] + leak * a,),
+        weights=lambda params: GatedWeights(jax.lax.stop_gradient(params.w_h)),
+    )
     return Cell(
         init=init,
-        initial_carry=lambda params, x: EchoStateCarry(zero_carry(x, hidden_size)),
-        recurrence=Gated(
-            activations=(Activation.TANH,),
-            num_update=1,
-            update=lambda w, state, a: ((1 - leak) * state[0] + leak * a,),
-            emit=None,
-            weights=lambda params: GatedWeights(jax.lax.stop_gradient(params.w_h)),
-        ),
+        initial_carry=zeros(EchoStateCarry, hidden_size),
+        recurrence=recurrence,
         project=Dense(lambda params: jax.lax.stop_gradient((params.w_x, params.b))),
     )

@@ -5,8 +5,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.common.initialize import gated_weights, zero_carry
+from seqjax.base import Activation, Cell, Gated
+from seqjax.cells.common.initialize import DENSE, gated_weights, zeros
 from seqjax.checks import check_one_of, check_whole
 from seqjax.values import definition
 
@@ -71,15 +71,5 @@ def elman(
         w_x, w_h = gated_weights(key, x, hidden_size, 1, param_dtype)
         return ElmanParams(w_x, w_h, jnp.zeros(hidden_size, param_dtype))
 
-    return Cell(
-        init=init,
-        initial_carry=lambda params, x: ElmanCarry(zero_carry(x, hidden_size)),
-        recurrence=Gated(
-            activations=(ACTIVATIONS[activation],),
-            num_update=1,
-            update=lambda w, state, h: (h,),
-            emit=None,
-            weights=lambda params: GatedWeights(params.w_h),
-        ),
-        project=Dense(lambda params: (params.w_x, params.b)),
-    )
+    recurrence = Gated(activations=(ACTIVATIONS[activation],), num_update=1, update=lambda w, state, h: (h,))
+    return Cell(init=init, initial_carry=zeros(ElmanCarry, hidden_size), recurrence=recurrence, project=DENSE)

@@ -13,7 +13,7 @@ from seqjax.cells.common.heads import (
     gated_readout,
     step_size_params,
     step_sizes,
-    zero_state,
+    zero_states,
 )
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.cells.delta_net import common_weights, writes
@@ -116,9 +116,5 @@ def gated_delta_net(
         return gated_readout(hs.o, jax.nn.silu(affine(xs, params.w_g)), params.w_o, xs.dtype, center=False)
 
     return Cell(
-        init=init,
-        initial_carry=lambda params, x: zero_state(x, heads),
-        recurrence=Matrix(),
-        project=project,
-        readout=readout,
+        init=init, initial_carry=zero_states(heads), recurrence=Matrix(), project=project, readout=readout
     )

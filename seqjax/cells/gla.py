@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine, check_inputs
 from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
-from seqjax.cells.common.heads import check_heads, fan_in_normal, gated_readout, split_heads, zero_state
+from seqjax.cells.common.heads import check_heads, fan_in_normal, gated_readout, split_heads, zero_states
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.checks import check_above, check_whole
 from seqjax.ops.select import wide
@@ -87,15 +87,11 @@ def gla(
         with tau = 16, the norm and the gate. The norm has no bias, and no gain, since W_o can absorb a gain. The paper
         states no initialization; weights start normal with variance 1 / fan-in, biases at zero.
     """
-    heads = check_heads(
-        "gla",
-        hidden_size,
-        num_heads,
-        key_size,
-        value_size,
-        defaults=lambda share: (max(share // 2, 1), share),
-        centered=True,
-    )
+
+    def sizes(share: int) -> tuple[int, int]:
+        return max(share // 2, 1), share
+
+    heads = check_heads("gla", hidden_size, num_heads, key_size, value_size, defaults=sizes, centered=True)
     check_whole("gla(rank)", rank)
     check_above("gla(temperature)", temperature)
     number, key_size, value_size = heads
@@ -125,9 +121,5 @@ def gla(
         return gated_readout(hs.o, gate, params.w_o, xs.dtype, center=True)
 
     return Cell(
-        init=init,
-        initial_carry=lambda params, x: zero_state(x, heads),
-        recurrence=Matrix(),
-        project=project,
-        readout=readout,
+        init=init, initial_carry=zero_states(heads), recurrence=Matrix(), project=project, readout=readout
     )

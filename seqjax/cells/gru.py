@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.affine import spread
-from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights, Recurrence, Step
-from seqjax.cells.common.initialize import gated_weights, zero_carry
+from seqjax.base import Activation, Cell, Gated, GatedWeights, Recurrence, Step
+from seqjax.cells.common.initialize import DENSE, gated_weights, zeros
 from seqjax.checks import check_whole
 from seqjax.values import definition
 
@@ -87,13 +87,7 @@ def gru(hidden_size: int, *, reset_after: bool = True, param_dtype: Any = jnp.fl
             activations=(SIGMOID, SIGMOID, TANH),
             num_update=3,
             update=lambda w, state, r, z, u_n, r_n: ((1 - z) * jnp.tanh(u_n + r * r_n) + z * state[0],),
-            emit=None,
             weights=lambda params: GatedWeights(params.w_h, params.b_h),
             split=(2,),
         )
-    return Cell(
-        init=init,
-        initial_carry=lambda params, x: GRUCarry(zero_carry(x, hidden_size)),
-        recurrence=recurrence,
-        project=Dense(lambda params: (params.w_x, params.b)),
-    )
+    return Cell(init=init, initial_carry=zeros(GRUCarry, hidden_size), recurrence=recurrence, project=DENSE)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.common.initialize import zero_carry
+from seqjax.cells.common.initialize import wide_zeros
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.cells.common.linear import lecun_normal
 from seqjax.checks import check_whole, check_within
@@ -126,10 +126,7 @@ def hgrn(hidden_size: int, *, lower_bound: float = 0.0, param_dtype: Any = jnp.f
         normal = (scale * (centered / deviation) + shift).astype(xs.dtype)
         return affine(normal, params.w_o, params.b_o)
 
+    initial_carry = wide_zeros(hidden_size, wide_complex)
     return Cell(
-        init=init,
-        initial_carry=lambda params, x: zero_carry(x, hidden_size, wide_complex(x.dtype)),
-        recurrence=Diagonal(),
-        project=project,
-        readout=readout,
+        init=init, initial_carry=initial_carry, recurrence=Diagonal(), project=project, readout=readout
     )

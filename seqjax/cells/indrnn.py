@@ -6,8 +6,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Cell, Dense, Gated, GatedWeights
-from seqjax.cells.common.initialize import per_gate, zero_carry
+from seqjax.base import Cell, Gated, GatedWeights
+from seqjax.cells.common.initialize import DENSE, per_gate, zeros
 from seqjax.cells.common.labels import elementwise
 from seqjax.cells.elman import ACTIVATIONS, ElmanCarry
 from seqjax.checks import check_one_of, check_whole
@@ -80,15 +80,10 @@ def indrnn(
         w_h = jax.random.uniform(key_h, (hidden_size,), dtype, w_min, w_max)
         return IndRNNParams(w_x, w_h.astype(param_dtype), jnp.zeros(hidden_size, param_dtype))
 
-    return Cell(
-        init=init,
-        initial_carry=lambda params, x: ElmanCarry(zero_carry(x, hidden_size)),
-        recurrence=Gated(
-            activations=(ACTIVATIONS[activation],),
-            num_update=1,
-            update=lambda w, state, h: (h,),
-            emit=None,
-            weights=lambda params: GatedWeights(params.w_h[None]),
-        ),
-        project=Dense(lambda params: (params.w_x, params.b)),
+    recurrence = Gated(
+        activations=(ACTIVATIONS[activation],),
+        num_update=1,
+        update=lambda w, state, h: (h,),
+        weights=lambda params: GatedWeights(params.w_h[None]),
     )
+    return Cell(init=init, initial_carry=zeros(ElmanCarry, hidden_size), recurrence=recurrence, project=DENSE)

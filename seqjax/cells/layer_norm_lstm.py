@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine, spread
 from seqjax.base import Cell, Step
-from seqjax.cells.common.initialize import gated_weights, zero_carry
+from seqjax.cells.common.initialize import gated_weights, zeros
 from seqjax.cells.common.labels import elementwise
 from seqjax.cells.lstm import LSTMCarry
 from seqjax.checks import check_above, check_whole
@@ -96,8 +96,5 @@ def layer_norm_lstm(
         return LSTMCarry(c, h), h
 
     return Cell(
-        init=init,
-        initial_carry=lambda params, x: LSTMCarry(zero_carry(x, hidden_size), zero_carry(x, hidden_size)),
-        recurrence=Step(step),
-        project=project,
+        init=init, initial_carry=zeros(LSTMCarry, hidden_size), recurrence=Step(step), project=project
     )

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Cell, Dense, Step
-from seqjax.cells.common.initialize import uniform, zero_carry
+from seqjax.base import Cell, Step
+from seqjax.cells.common.initialize import DENSE, uniform, zeros
 from seqjax.checks import check_whole, check_within
 from seqjax.values import definition
 
@@ -86,9 +86,4 @@ def lem(hidden_size: int, *, step_size: float = 1.0, param_dtype: Any = jnp.floa
         y = (1 - fast) * carry.y + fast * jnp.tanh(u_y + z @ params.w_z)
         return LEMCarry(z, y), y
 
-    return Cell(
-        init=init,
-        initial_carry=lambda params, x: LEMCarry(zero_carry(x, hidden_size), zero_carry(x, hidden_size)),
-        recurrence=Step(step),
-        project=Dense(lambda params: (params.w_x, params.b)),
-    )
+    return Cell(init=init, initial_carry=zeros(LEMCarry, hidden_size), recurrence=Step(step), project=DENSE)

@@ -13,7 +13,7 @@ from seqjax.cells.common.heads import (
     merge_heads,
     split_heads,
     with_ones,
-    zero_state,
+    zero_states,
 )
 from seqjax.checks import check_one_of
 from seqjax.ops.select import wide
@@ -124,7 +124,7 @@ def linear_attention(
 
     return Cell(
         init=init,
-        initial_carry=lambda params, x: zero_state(x, heads, normalizer=normalize),
+        initial_carry=zero_states(heads, normalizer=normalize),
         recurrence=Matrix(),
         project=project,
         readout=readout,

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.common.initialize import gated_weights, zero_carry
+from seqjax.base import Activation, Cell, Gated
+from seqjax.cells.common.initialize import DENSE, gated_weights, zeros
 from seqjax.checks import check_whole
 from seqjax.ops.elementwise import tanh
 from seqjax.values import definition
@@ -69,15 +69,10 @@ def lstm(hidden_size: int, *, forget_bias: float = 1.0, param_dtype: Any = jnp.f
         b = jnp.zeros((4, hidden_size), param_dtype).at[1].set(forget_bias)
         return LSTMParams(w_x, w_h, b.reshape(-1))
 
-    return Cell(
-        init=init,
-        initial_carry=lambda params, x: LSTMCarry(zero_carry(x, hidden_size), zero_carry(x, hidden_size)),
-        recurrence=Gated(
-            activations=(SIGMOID, SIGMOID, TANH, SIGMOID),
-            num_update=3,
-            update=lambda w, state, i, f, g: (f * state[0] + i * g,),
-            emit=lambda w, state, o: o * tanh(state[0]),
-            weights=lambda params: GatedWeights(params.w_h),
-        ),
-        project=Dense(lambda params: (params.w_x, params.b)),
+    recurrence = Gated(
+        activations=(SIGMOID, SIGMOID, TANH, SIGMOID),
+        num_update=3,
+        update=lambda w, state, i, f, g: (f * state[0] + i * g,),
+        emit=lambda w, state, o: o * tanh(state[0]),
     )
+    return Cell(init=init, initial_carry=zeros(LSTMCarry, hidden_size), recurrence=recurrence, project=DENSE)

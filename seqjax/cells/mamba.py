@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.common.initialize import zero_carry
+from seqjax.cells.common.initialize import wide_zeros
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.cells.common.linear import init_input_map, log_uniform, to_channels
 from seqjax.checks import check_one_of, check_range, check_whole
@@ -143,10 +143,7 @@ def mamba(
         d = expand_left(params.d.astype(hs.dtype), us.ndim)
         return (ys + d * us.astype(hs.dtype)).astype(xs.dtype)
 
+    initial_carry = wide_zeros(hidden_size * state_size)
     return Cell(
-        init=init,
-        initial_carry=lambda params, x: zero_carry(x, hidden_size * state_size, wide(x.dtype)),
-        recurrence=Diagonal(),
-        project=project,
-        readout=readout,
+        init=init, initial_carry=initial_carry, recurrence=Diagonal(), project=project, readout=readout
     )

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights, Recurrence, Step
-from seqjax.cells.common.initialize import gated_weights, zero_carry
+from seqjax.base import Activation, Cell, Gated, Recurrence, Step
+from seqjax.cells.common.initialize import DENSE, gated_weights, zeros
 from seqjax.checks import check_whole
 from seqjax.values import definition
 
@@ -81,13 +81,6 @@ def mgu(hidden_size: int, *, reset_after: bool = False, param_dtype: Any = jnp.f
             activations=(SIGMOID, TANH),
             num_update=2,
             update=lambda w, state, f, u_n, r_n: ((1 - f) * state[0] + f * jnp.tanh(u_n + f * r_n),),
-            emit=None,
-            weights=lambda params: GatedWeights(params.w_h),
             split=(1,),
         )
-    return Cell(
-        init=init,
-        initial_carry=lambda params, x: MGUCarry(zero_carry(x, hidden_size)),
-        recurrence=recurrence,
-        project=Dense(lambda params: (params.w_x, params.b)),
-    )
+    return Cell(init=init, initial_carry=zeros(MGUCarry, hidden_size), recurrence=recurrence, project=DENSE)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.common.initialize import zero_carry
-from seqjax.cells.common.linear import glorot
+from seqjax.cells.common.initialize import wide_zeros
+from seqjax.cells.common.linear import as_inputs, glorot
 from seqjax.checks import check_one_of, check_whole
 from seqjax.ops.select import wide
 from seqjax.values import definition
@@ -86,8 +86,8 @@ def cell_of_gates(hidden_size: int, init: Any, project: Any) -> Cell:
     """Return the diagonal cell of an `init` and a `project`, shared with `min_lstm`."""
     return Cell(
         init=init,
-        initial_carry=lambda params, x: zero_carry(x, hidden_size, wide(x.dtype)),
+        initial_carry=wide_zeros(hidden_size),
         recurrence=Diagonal(),
         project=project,
-        readout=lambda params, hs, xs: hs.astype(xs.dtype),
+        readout=as_inputs,
     )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.common.initialize import zero_carry
+from seqjax.cells.common.initialize import zeros
 from seqjax.checks import check_one_of, check_whole
 from seqjax.ops.select import wide
 from seqjax.ops.step import expand_left
@@ -124,16 +124,16 @@ def orthogonal_rnn(
         # Refine once with the residual, since W_h is orthogonal only to rounding in the dtype of the params.
         return OrthogonalCarry(before + (h - u - before @ w_h) @ w_h.T)
 
+    recurrence = Gated(
+        activations=(activations[activation],),
+        num_update=1,
+        update=lambda b, state, z: (_mod_relu(z, b) if modrelu else z,),
+        weights=weights,
+    )
     return Cell(
         init=init,
-        initial_carry=lambda params, x: OrthogonalCarry(zero_carry(x, hidden_size)),
-        recurrence=Gated(
-            activations=(activations[activation],),
-            num_update=1,
-            update=lambda b, state, z: (_mod_relu(z, b) if modrelu else z,),
-            emit=None,
-            weights=weights,
-        ),
+        initial_carry=zeros(OrthogonalCarry, hidden_size),
+        recurrence=recurrence,
         project=Dense(lambda params: (params.w_x, None if modrelu else params.b)),
         inverse=inverse,
     )

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.common.initialize import gated_weights, zero_carry
+from seqjax.base import Activation, Cell, Gated
+from seqjax.cells.common.initialize import DENSE, gated_weights, zeros
 from seqjax.cells.common.labels import elementwise
 from seqjax.checks import check_whole
 from seqjax.values import definition
@@ -75,18 +75,9 @@ def para_gru(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
     def update(w: Any, state: tuple, r: jax.Array, z: jax.Array, u_n: jax.Array, r_n: jax.Array) -> tuple:
         return ((1 - z) * state[0] + z * jnp.tanh(u_n + r * r_n),)
 
+    recurrence = Gated(activations=(SIGMOID, SIGMOID, TANH), num_update=3, update=update, split=(2,))
     return Cell(
-        init=init,
-        initial_carry=lambda params, x: ParaGRUCarry(zero_carry(x, hidden_size)),
-        recurrence=Gated(
-            activations=(SIGMOID, SIGMOID, TANH),
-            num_update=3,
-            update=update,
-            emit=None,
-            weights=lambda params: GatedWeights(params.w_h),
-            split=(2,),
-        ),
-        project=Dense(lambda params: (params.w_x, params.b)),
+        init=init, initial_carry=zeros(ParaGRUCarry, hidden_size), recurrence=recurrence, project=DENSE
     )
 
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.common.initialize import zero_carry
+from seqjax.base import Activation, Cell, Gated, GatedWeights
+from seqjax.cells.common.initialize import DENSE, zeros
 from seqjax.cells.common.labels import elementwise
 from seqjax.cells.para_gru import diagonals, initial_weights
 from seqjax.checks import check_whole
@@ -87,15 +87,13 @@ def para_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
         (c,) = state
         return jax.nn.sigmoid(o + w[1] * c) * tanh(c)
 
+    recurrence = Gated(
+        activations=(IDENTITY, TANH, IDENTITY),
+        num_update=2,
+        update=update,
+        emit=emit,
+        weights=lambda params: GatedWeights(params.w_h, None, (params.w_c[0], params.w_c[1])),
+    )
     return Cell(
-        init=init,
-        initial_carry=lambda params, x: ParaLSTMCarry(zero_carry(x, hidden_size), zero_carry(x, hidden_size)),
-        recurrence=Gated(
-            activations=(IDENTITY, TANH, IDENTITY),
-            num_update=2,
-            update=update,
-            emit=emit,
-            weights=lambda params: GatedWeights(params.w_h, None, (params.w_c[0], params.w_c[1])),
-        ),
-        project=Dense(lambda params: (params.w_x, params.b)),
+        init=init, initial_carry=zeros(ParaLSTMCarry, hidden_size), recurrence=recurrence, project=DENSE
     )

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.common.initialize import gated_weights, zero_carry
+from seqjax.base import Activation, Cell, Gated, GatedWeights
+from seqjax.cells.common.initialize import DENSE, gated_weights, zeros
 from seqjax.cells.common.labels import elementwise
 from seqjax.cells.lstm import LSTMCarry
 from seqjax.checks import check_whole
@@ -77,15 +77,11 @@ def peephole_lstm(hidden_size: int, *, forget_bias: float = 1.0, param_dtype: An
         (c,), (_, _, w_co) = state, w
         return jax.nn.sigmoid(o + w_co * c) * tanh(c)
 
-    return Cell(
-        init=init,
-        initial_carry=lambda params, x: LSTMCarry(zero_carry(x, hidden_size), zero_carry(x, hidden_size)),
-        recurrence=Gated(
-            activations=(IDENTITY, IDENTITY, TANH, IDENTITY),
-            num_update=3,
-            update=update,
-            emit=emit,
-            weights=lambda params: GatedWeights(params.w_h, None, (params.w_ci, params.w_cf, params.w_co)),
-        ),
-        project=Dense(lambda params: (params.w_x, params.b)),
+    recurrence = Gated(
+        activations=(IDENTITY, IDENTITY, TANH, IDENTITY),
+        num_update=3,
+        update=update,
+        emit=emit,
+        weights=lambda params: GatedWeights(params.w_h, None, (params.w_ci, params.w_cf, params.w_co)),
     )
+    return Cell(init=init, initial_carry=zeros(LSTMCarry, hidden_size), recurrence=recurrence, project=DENSE)

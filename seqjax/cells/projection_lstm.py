@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Cell, Dense, Step
-from seqjax.cells.common.initialize import per_gate, zero_carry
+from seqjax.base import Cell, Step
+from seqjax.cells.common.initialize import DENSE, per_gate, zeros
 from seqjax.cells.lstm import LSTMCarry
 from seqjax.checks import check_whole
 from seqjax.ops.elementwise import tanh
@@ -85,8 +85,5 @@ def projection_lstm(
         return LSTMCarry(c, h), h
 
     return Cell(
-        init=init,
-        initial_carry=lambda params, x: LSTMCarry(zero_carry(x, size), zero_carry(x, hidden_size)),
-        recurrence=Step(step),
-        project=Dense(lambda params: (params.w_x, params.b)),
+        init=init, initial_carry=zeros(LSTMCarry, size, hidden_size), recurrence=Step(step), project=DENSE
     )

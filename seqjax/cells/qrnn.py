@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.common.initialize import zero_carry
+from seqjax.cells.common.initialize import wide_zeros
 from seqjax.cells.common.linear import glorot
 from seqjax.checks import check_one_of, check_whole
 from seqjax.ops.select import wide
@@ -92,7 +92,7 @@ def qrnn(
 
     return Cell(
         init=init,
-        initial_carry=lambda params, x: zero_carry(x, hidden_size, wide(x.dtype)),
+        initial_carry=wide_zeros(hidden_size),
         recurrence=Diagonal(),
         project=project,
         readout=readout,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine, check_inputs
 from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
-from seqjax.cells.common.heads import check_heads, fan_in_normal, gated_readout, split_heads, zero_state
+from seqjax.cells.common.heads import check_heads, fan_in_normal, gated_readout, split_heads, zero_states
 from seqjax.ops.select import wide
 from seqjax.values import definition
 
@@ -70,14 +70,12 @@ def retention(
         gain, since W_o can absorb a gain. The paper states no initialization; weights start normal with variance 1 /
         fan-in.
     """
+
+    def sizes(share: int) -> tuple[int, int]:
+        return share, 2 * share
+
     heads = check_heads(
-        "retention",
-        hidden_size,
-        num_heads,
-        key_size,
-        value_size,
-        defaults=lambda share: (share, 2 * share),
-        centered=True,
+        "retention", hidden_size, num_heads, key_size, value_size, defaults=sizes, centered=True
     )
     number, key_size, value_size = heads
     log_decay = tuple(math.log1p(-(2.0 ** (-5 - n))) for n in range(number))
@@ -103,9 +101,5 @@ def retention(
         return gated_readout(hs.o, gate, params.w_o, xs.dtype, center=True)
 
     return Cell(
-        init=init,
-        initial_carry=lambda params, x: zero_state(x, heads),
-        recurrence=Matrix(),
-        project=project,
-        readout=readout,
+        init=init, initial_carry=zero_states(heads), recurrence=Matrix(), project=project, readout=readout
     )

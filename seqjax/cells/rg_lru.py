@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.common.initialize import zero_carry
+from seqjax.cells.common.initialize import wide_zeros
 from seqjax.cells.common.labels import sets_recurrence
-from seqjax.cells.common.linear import init_input_map, lecun_normal, to_channels
+from seqjax.cells.common.linear import as_inputs, init_input_map, lecun_normal, to_channels
 from seqjax.checks import check_above, check_divisor, check_whole
 from seqjax.ops.discretize import complement, log_softplus
 from seqjax.ops.select import wide
@@ -123,8 +123,8 @@ def rg_lru(
 
     return Cell(
         init=init,
-        initial_carry=lambda params, x: zero_carry(x, hidden_size, wide(x.dtype)),
+        initial_carry=wide_zeros(hidden_size),
         recurrence=Diagonal(),
         project=project,
-        readout=lambda params, hs, xs: hs.astype(xs.dtype),
+        readout=as_inputs,
     )

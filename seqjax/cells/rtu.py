@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs, Recurrence, Step
-from seqjax.cells.common.initialize import zero_carry
+from seqjax.cells.common.initialize import wide_zeros
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.cells.common.linear import check_ring
 from seqjax.checks import check_one_of, check_whole
@@ -128,9 +128,10 @@ def rtu(
         return c, parts(c)
 
     recurrence: Recurrence = Step(step) if nonlinear else Diagonal()
+    initial_carry = wide_zeros(hidden_size, wide_complex)
     return Cell(
         init=init,
-        initial_carry=lambda params, x: zero_carry(x, hidden_size, wide_complex(x.dtype)),
+        initial_carry=initial_carry,
         recurrence=recurrence,
         project=inputs if nonlinear else project,
         readout=lambda params, hs, xs: (hs if nonlinear else f(parts(hs))).astype(xs.dtype),

@@ -15,7 +15,7 @@ from seqjax.cells.common.heads import (
     normalize,
     split_heads,
     unit,
-    zero_state,
+    zero_states,
 )
 from seqjax.cells.common.labels import elementwise, sets_recurrence
 from seqjax.checks import check_whole
@@ -187,9 +187,5 @@ def rwkv7(
         return affine(gate * (normal + merge_heads(bonus)).astype(xs.dtype), params.w_o)
 
     return Cell(
-        init=init,
-        initial_carry=lambda params, x: zero_state(x, heads),
-        recurrence=Matrix(),
-        project=project,
-        readout=readout,
+        init=init, initial_carry=zero_states(heads), recurrence=Matrix(), project=project, readout=readout
     )

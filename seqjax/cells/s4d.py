@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.common.initialize import zero_carry
+from seqjax.cells.common.initialize import wide_zeros
 from seqjax.cells.common.labels import elementwise, sets_recurrence
 from seqjax.cells.common.linear import init_input_map, log_uniform, to_channels
 from seqjax.checks import check_multiple, check_one_of, check_range, check_whole
@@ -140,12 +140,9 @@ def s4d(
         ys = 2 * (_contract(s.real, real) - _contract(s.imag, imaginary))
         return (ys + expand_left(params.d.astype(dtype), us.ndim) * us.astype(dtype)).astype(xs.dtype)
 
+    initial_carry = wide_zeros(hidden_size * modes, wide_complex)
     return Cell(
-        init=init,
-        initial_carry=lambda params, x: zero_carry(x, hidden_size * modes, wide_complex(x.dtype)),
-        recurrence=Diagonal(),
-        project=project,
-        readout=readout,
+        init=init, initial_carry=initial_carry, recurrence=Diagonal(), project=project, readout=readout
     )
 
 

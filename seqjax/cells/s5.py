@@ -9,7 +9,7 @@ import numpy as np
 
 from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs
-from seqjax.cells.common.initialize import zero_carry
+from seqjax.cells.common.initialize import wide_zeros
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.cells.common.linear import lecun_normal, log_uniform
 from seqjax.cells.s4d import DISCRETISATIONS
@@ -137,12 +137,9 @@ def s5(
         halves = jnp.concatenate([hs.real, hs.imag], -1).astype(xs.dtype)
         return 2 * affine(halves, params.w_c) + affine(xs, params.w_d)
 
+    initial_carry = wide_zeros(modes, wide_complex)
     return Cell(
-        init=init,
-        initial_carry=lambda params, x: zero_carry(x, modes, wide_complex(x.dtype)),
-        recurrence=Diagonal(),
-        project=project,
-        readout=readout,
+        init=init, initial_carry=initial_carry, recurrence=Diagonal(), project=project, readout=readout
     )
 
 

@@ -5,8 +5,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.common.initialize import gated_weights, zero_carry
+from seqjax.base import Activation, Cell, Gated
+from seqjax.cells.common.initialize import DENSE, gated_weights, zeros
 from seqjax.checks import check_divisor, check_one_of, check_whole
 from seqjax.ops.select import wide
 from seqjax.values import definition
@@ -115,18 +115,7 @@ def slstm(
         # NaN.
         return o * (c / jnp.where(n == 0, jnp.ones_like(n), n))
 
-    def initial_carry(params: SLSTMParams, x: jax.Array) -> SLSTMCarry:
-        return SLSTMCarry(*(zero_carry(x, hidden_size) for _ in range(4)))
-
-    return Cell(
-        init=init,
-        initial_carry=initial_carry,
-        recurrence=Gated(
-            activations=(IDENTITY, IDENTITY, TANH, SIGMOID),
-            num_update=3,
-            update=update,
-            emit=emit,
-            weights=lambda params: GatedWeights(params.w_h),
-        ),
-        project=Dense(lambda params: (params.w_x, params.b)),
+    recurrence = Gated(
+        activations=(IDENTITY, IDENTITY, TANH, SIGMOID), num_update=3, update=update, emit=emit
     )
+    return Cell(init=init, initial_carry=zeros(SLSTMCarry, hidden_size), recurrence=recurrence, project=DENSE)

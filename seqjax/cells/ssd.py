@@ -14,7 +14,7 @@ from seqjax.cells.common.heads import (
     split_heads,
     step_size_params,
     step_sizes,
-    zero_state,
+    zero_states,
 )
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.checks import check_divisor, check_whole
@@ -133,9 +133,5 @@ def ssd(
         return affine(merge_heads(ys), params.w_o)
 
     return Cell(
-        init=init,
-        initial_carry=lambda params, x: zero_state(x, heads),
-        recurrence=Matrix(),
-        project=project,
-        readout=readout,
+        init=init, initial_carry=zero_states(heads), recurrence=Matrix(), project=project, readout=readout
     )

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.common.initialize import gated_weights, zero_carry
+from seqjax.base import Activation, Cell, Gated
+from seqjax.cells.common.initialize import DENSE, gated_weights, zeros
 from seqjax.checks import check_whole
 from seqjax.values import definition
 
@@ -66,15 +66,7 @@ def ugrnn(hidden_size: int, *, update_bias: float = 1.0, param_dtype: Any = jnp.
         b = jnp.zeros((2, hidden_size), param_dtype).at[0].set(update_bias)
         return UGRNNParams(w_x, w_h, b.reshape(-1))
 
-    return Cell(
-        init=init,
-        initial_carry=lambda params, x: UGRNNCarry(zero_carry(x, hidden_size)),
-        recurrence=Gated(
-            activations=(SIGMOID, TANH),
-            num_update=2,
-            update=lambda w, state, g, c: (g * state[0] + (1 - g) * c,),
-            emit=None,
-            weights=lambda params: GatedWeights(params.w_h),
-        ),
-        project=Dense(lambda params: (params.w_x, params.b)),
+    recurrence = Gated(
+        activations=(SIGMOID, TANH), num_update=2, update=lambda w, state, g, c: (g * state[0] + (1 - g) * c,)
     )
+    return Cell(init=init, initial_carry=zeros(UGRNNCarry, hidden_size), recurrence=recurrence, project=DENSE)

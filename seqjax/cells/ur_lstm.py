@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Activation, Cell, Dense, Gated, GatedWeights
-from seqjax.cells.common.initialize import gated_weights, zero_carry
+from seqjax.base import Activation, Cell, Gated
+from seqjax.cells.common.initialize import DENSE, gated_weights, zeros
 from seqjax.cells.lstm import LSTMCarry
 from seqjax.checks import check_whole
 from seqjax.ops.elementwise import tanh
@@ -77,15 +77,10 @@ def ur_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
         not_g = not_f * (not_f + 2 * f * jax.nn.sigmoid(-r))
         return (g * state[0] + not_g * u,)
 
-    return Cell(
-        init=init,
-        initial_carry=lambda params, x: LSTMCarry(zero_carry(x, hidden_size), zero_carry(x, hidden_size)),
-        recurrence=Gated(
-            activations=(IDENTITY, IDENTITY, TANH, SIGMOID),
-            num_update=3,
-            update=update,
-            emit=lambda w, state, o: o * tanh(state[0]),
-            weights=lambda params: GatedWeights(params.w_h),
-        ),
-        project=Dense(lambda params: (params.w_x, params.b)),
+    recurrence = Gated(
+        activations=(IDENTITY, IDENTITY, TANH, SIGMOID),
+        num_update=3,
+        update=update,
+        emit=lambda w, state, o: o * tanh(state[0]),
     )
+    return Cell(init=init, initial_carry=zeros(LSTMCarry, hidden_size), recurrence=recurrence, project=DENSE)

@@ -40,7 +40,7 @@ def band(values: Array) -> tuple[Array, Array]:
     NaN where fewer than two seeds have a number.
     """
     length = values.shape[1]
-    points = np.unique(np.linspace(0, length - 1, min(length, BAND_POINTS)).round().astype(int))
+    points = thin(length, BAND_POINTS)
     some = values[:, points]
     low, high = (np.full(len(points), math.nan) for _ in range(2))
     rng = np.random.default_rng(0)
@@ -53,6 +53,11 @@ def band(values: Array) -> tuple[Array, Array]:
         return low, high
     lags = np.arange(length)
     return _between(lags, points, low), _between(lags, points, high)
+
+
+def thin(length: int, most: int) -> NDArray[np.int64]:
+    """Return the indices of at most `most` steps, evenly spread, with the first and the last."""
+    return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(np.int64))
 
 
 def interval(values: Sequence[float | None], *, log: bool = False) -> Interval:

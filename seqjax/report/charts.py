@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from seqjax.report.aggregate import Array, thin
 from seqjax.report.content import Panel
 from seqjax.report.drawing import (
     COLORS,
@@ -25,7 +26,6 @@ from seqjax.report.drawing import (
     limits,
     style,
 )
-from seqjax.report.results import Array
 from seqjax.report.svg import printable, write
 
 _MOST_POINTS = 160
@@ -114,8 +114,7 @@ def chart(
         axes.set_axisbelow(True)
         axes.tick_params(length=3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_ylabel(y.label)
-        axes.set_xlabel(x.label)
+        axes.set(xlabel=x.label, ylabel=y.label)
         axes.set_title(printable(title), loc="left", pad=8)
         if legend_rows:
             figure.legend(
@@ -188,7 +187,7 @@ def _finite(values: Any) -> Array:
 
 
 def _data(each: Series, identity: str) -> dict[str, Any]:
-    points = np.unique(np.linspace(0, len(each.x) - 1, min(len(each.x), _MOST_POINTS)).round().astype(int))
+    points = thin(len(each.x), _MOST_POINTS)
     x, y = np.asarray(each.x, float)[points], np.asarray(each.y, float)[points]
     found: dict[str, Any] = {"n": each.name, "c": each.cell, "id": identity, "x": x, "y": y}
     if each.seeds:

@@ -119,6 +119,21 @@ def say(template: str, *values: Any, **named: Any) -> Markup:
     return Markup(template).format(*values, **named)
 
 
+def bold(word: Any) -> Markup:
+    """Return the word in bold type."""
+    return say("<b>{}</b>", word)
+
+
+def columns(*titles: Iterable[Text]) -> list[tuple[Text, str]]:
+    """Return the columns of a `Table` from lists of titles: in turn of texts and of numbers.
+
+    Example:
+        >>> columns(["cell"], ["T", "loss"])
+        [('cell', ''), ('T', 'number'), ('loss', 'number')]
+    """
+    return [(title, "number" if turn % 2 else "") for turn, some in enumerate(titles) for title in some]
+
+
 def listed(words: Iterable[Any], last: str = " and ") -> Markup:
     """Join words to a list in a sentence."""
     items = [escape(word) for word in words]

@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
-from numpy.typing import NDArray
 
 from seqjax.report.results import Array
 from seqjax.report.svg import GRID, HALO, INK, printable
@@ -119,11 +118,6 @@ def between_gaps(y: Array) -> list[int]:
     """Return the indices of points without finite neighbors, which a line does not show."""
     known = np.concatenate([[False], np.isfinite(y), [False]])
     return np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:]).tolist()
-
-
-def thin(length: int, most: int) -> NDArray[np.int64]:
-    """Return the indices of at most `most` steps, evenly spread, with the first and the last."""
-    return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(np.int64))
 
 
 def float32_marks(axes: Axes, low: float) -> None:

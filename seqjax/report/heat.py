@@ -7,9 +7,10 @@ from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from seqjax.report.aggregate import Array, thin
 from seqjax.report.content import Panel
-from seqjax.report.drawing import FLOAT32_ZERO, as_power, axes_at, frame_of, label_of, quarters, style, thin
-from seqjax.report.results import Array, Profile
+from seqjax.report.drawing import FLOAT32_ZERO, as_power, axes_at, frame_of, label_of, quarters, style
+from seqjax.report.results import Profile
 from seqjax.report.svg import ABSENT, LOST, write
 from seqjax.report.text import power
 

@@ -89,6 +89,11 @@ def zero_state(x: jax.Array, heads: Heads, *, normalizer: bool = False) -> jax.A
     return flat.reshape(*x.shape[:-1], number, key_size, value_size)
 
 
+def zero_states(heads: Heads, *, normalizer: bool = False) -> Callable:
+    """Return the initial carry ``(params, x) -> zero_state(x, heads)``."""
+    return lambda params, x: zero_state(x, heads, normalizer=normalizer)
+
+
 def fan_in_normal(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
     """Draw normal weights ``[rows, columns]`` of variance 1 / rows."""
     return jax.random.normal(key, shape, dtype) / math.sqrt(shape[0])

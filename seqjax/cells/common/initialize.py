@@ -1,11 +1,16 @@
 """Initial weights and carries that several cells share."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from seqjax.base import Dense
 from seqjax.ops.select import wide
+
+DENSE = Dense(lambda params: (params.w_x, params.b))
+"""The projection ``xs @ w_x + b`` of params with these fields."""
 
 
 def gated_weights(
@@ -32,6 +37,17 @@ def zero_carry(x: jax.Array, size: int, dtype: Any = None) -> jax.Array:
     """Return zeros ``[*B, size]`` with the batch axes, dtype and sharding of x ``[*B, D]``, without reading values."""
     zeros = jnp.zeros_like(x, dtype=dtype or x.dtype)[..., :1]
     return jnp.broadcast_to(zeros, (*x.shape[:-1], size))
+
+
+def zeros(carry_class: Any, *sizes: int) -> Callable:
+    """Return the initial carry ``(params, x) -> carry_class`` of zeros: one size for all fields, or one per field."""
+    sizes = sizes if len(sizes) > 1 else sizes * len(carry_class._fields)
+    return lambda params, x: carry_class(*(zero_carry(x, size) for size in sizes))
+
+
+def wide_zeros(size: int, dtype_of: Callable = wide) -> Callable:
+    """Return the initial carry ``(params, x) -> zeros [*B, size]`` in `dtype_of` the dtype of x."""
+    return lambda params, x: zero_carry(x, size, dtype_of(x.dtype))
 
 
 def uniform(key: jax.Array, shape: tuple[int, ...], bound: float, dtype: Any) -> jax.Array:

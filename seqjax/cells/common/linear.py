@@ -22,6 +22,11 @@ def to_channels(xs: jax.Array, w_x: jax.Array | None, hidden_size: int) -> jax.A
     return xs
 
 
+def as_inputs(params: Any, hs: jax.Array, xs: jax.Array) -> jax.Array:
+    """Return the states in the dtype of the inputs."""
+    return hs.astype(xs.dtype)
+
+
 def init_input_map(
     key: jax.Array, x: jax.Array, hidden_size: int, input_map: bool, dtype: Any
 ) -> jax.Array | None:

@@ -8,7 +8,7 @@ import polars as pl
 
 from seqjax.report.aggregate import interval, spread
 from seqjax.report.charts import Axis, Series, chart
-from seqjax.report.content import Block, Caption, Figure, Fold, Panel, Table, Text, View, listed, say
+from seqjax.report.content import Block, Caption, Figure, Fold, Panel, Table, Text, View, columns, listed, say
 from seqjax.report.drawing import label_of
 from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
@@ -83,10 +83,9 @@ def _panel(results: StudyResults, cell: str, rows: pl.DataFrame, names: Sequence
     def draw(axes: Any) -> None:
         axes.plot(*zip(*front, strict=True), linewidth=0.8, color="#8c939b", zorder=1, drawstyle="steps-post")
 
-    name = f"algorithms-{cost}-{results.files[cell]}"
     return chart(
         series,
-        name,
+        f"algorithms-{cost}-{results.files[cell]}",
         title=f"{label_of(cell)}, {cost}",
         x=Axis(cost, "log"),
         y=Axis("relative error", "log"),
@@ -143,9 +142,8 @@ def _table(results: StudyResults, rows: pl.DataFrame, names: Sequence[str]) -> T
                 costs = [number(_value(at, name, q), 3) for q in ("bytes", "seconds")]
                 lines.append([name, *errors, mean, *costs, f"{draws:.0f} draws" if draws > 1 else ""])
             groups.append((say("{}, T = {}", cell, int(length)), lines))
-    columns: list[tuple[Text, str]] = [("algorithm", ""), ("cosine", "number"), ("error", "number")]
-    columns += [("error of the mean", "number"), ("bytes", "number"), ("seconds", "number"), ("", "")]
-    return Table("Table of gradient algorithms", columns, groups)
+    numbers = ("cosine", "error", "error of the mean", "bytes", "seconds")
+    return Table("Table of gradient algorithms", columns(["algorithm"], numbers, [""]), groups)
 
 
 SECTION = Section(NAME, "Gradient algorithms", view, MEASUREMENT)

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from seqjax.report.content import Fold, Table, View, listed, say
+from seqjax.report.content import Fold, Table, View, columns, listed, say
 from seqjax.report.results import StudyResults
 from seqjax.report.section import Section
 from seqjax.report.text import number
@@ -54,8 +54,7 @@ def view(results: StudyResults) -> View:
         ]
         for _, check in sorted(checks.items())
     ]
-    columns = [("id", ""), ("quantity", ""), *((name, "number") for name in names[:4]), ("verdict", "")]
-    table = Table("Calibration table", columns, [("", lines)])
+    table = Table("Calibration table", columns(["id", "quantity"], names[:4], ["verdict"]), [("", lines)])
     return View(verdict, [table if failed else Fold("The table of closed forms", [table])])
 
 

@@ -8,9 +8,23 @@ import numpy as np
 from markupsafe import Markup
 
 from seqjax.probes import fit_decay, horizon
-from seqjax.report.aggregate import band, shown, spread
+from seqjax.report.aggregate import band, shown, spread, thin
 from seqjax.report.charts import Axis, Series, chart, decade_limits
-from seqjax.report.content import Block, Caption, Figure, Fold, Note, Panel, Table, Text, View, listed, say
+from seqjax.report.content import (
+    Block,
+    Caption,
+    Figure,
+    Fold,
+    Note,
+    Panel,
+    Table,
+    Text,
+    View,
+    bold,
+    columns,
+    listed,
+    say,
+)
 from seqjax.report.drawing import float32_marks, label_of, quarters
 from seqjax.report.results import Array, Profile, StudyResults, by_length
 from seqjax.report.section import Section
@@ -61,7 +75,7 @@ def _curves(results: StudyResults, loss: str, length: int, profiles: Sequence[Pr
     falls = {p.cell: [p.fall(place) for place in (0, 1)] for p in profiles}
     table = Table(
         f"First over last norm, T = {length}",
-        [("first ÷ last", ""), *((moment, "number") for moment in MOMENTS)],
+        columns(["first ÷ last"], MOMENTS),
         [("", [[cell, *map(decades, fall)] for cell, fall in falls.items()])],
         small=True,
     )
@@ -200,17 +214,16 @@ def _fit_panel(
     results: StudyResults, profile: Profile, decay: Any, exponential: Array, power: Array
 ) -> Panel:
     y, lags = profile.iqm[-1, ::-1], np.arange(profile.length)
-    shown = np.unique(np.linspace(0, profile.length - 1, min(profile.length, 40)).round().astype(int))
+    shown = thin(profile.length, 40)
     series = [
         Series("measured", lags[shown], y[shown], 0, profile.cell, marks="points"),
         Series("exponential", lags, exponential, 1, profile.cell),
         Series("power law", lags, power, 2, profile.cell),
     ]
-    name = f"fits-T{profile.length}-{results.files[profile.cell]}"
     limits = decade_limits(y)
     return chart(
         series,
-        name,
+        f"fits-T{profile.length}-{results.files[profile.cell]}",
         title=f"{label_of(profile.cell)}, T = {profile.length}",
         x=Axis("lag", limits=(0, max(profile.length - 1, 1)), ticks=quarters(profile.length)),
         y=Axis("gradient norm", "decades", limits),
@@ -232,7 +245,7 @@ def _horizons(results: StudyResults) -> Table:
         for place, when in enumerate(MOMENTS):
             names = ("lag_50", "lag_90", "zero_share", *_FIT)
             found = {name: results.scalars.ends(name, cell, length, "last", "carry")[place] for name in names}
-            cells: list[Text] = [say("<b>{}</b>", cell), when, *fit_cells(found)]
+            cells: list[Text] = [bold(cell), when, *fit_cells(found)]
             sequences = results.sequences(cell, length, bool(place))
             cells += [_horizon(sequences, share, found[f"lag_{share}"]) for share in (50, 90)]
             cells += [
@@ -240,9 +253,11 @@ def _horizons(results: StudyResults) -> Table:
                 spread(found["zero_share"], factor=100.0),
             ]
             rows.append((length, cells))
-    columns = [("cell", ""), ("measured", ""), ("better fit", ""), ("its measure", "")]
-    columns += [(_lag(50), "number"), (_lag(90), "number"), ("ratio", "number"), ("zeros, %", "number")]
-    return Table("Table of horizons", columns, by_length(rows))
+    texts, lags = (
+        ("cell", "measured", "better fit", "its measure"),
+        [say("lag<sub>{}</sub>", n) for n in (50, 90)],
+    )
+    return Table("Table of horizons", columns(texts, [*lags, "ratio", "zeros, %"]), by_length(rows))
 
 
 def _horizon(sequences: Array, share: int, by_seed: list[float]) -> Text:
@@ -275,10 +290,6 @@ def fit_cells(values: Mapping[str, list[float]]) -> tuple[Text, Text]:
         )
     # No e-folding length where the norm of some seed does not decay.
     return say("exponential") + seeds, say("rate {} per step", spread(values["exponential_rate"]))
-
-
-def _lag(share: int) -> Markup:
-    return say("lag<sub>{}</sub>", share)
 
 
 SECTION = Section("decay", "Decay with distance", view)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from seqjax.report.aggregate import interval, shown, spread
-from seqjax.report.content import Block, Fold, Note, Table, Text, View, say
+from seqjax.report.content import Block, Fold, Note, Table, Text, View, bold, columns, say
 from seqjax.report.results import StudyResults, by_length
 from seqjax.report.section import Section
 from seqjax.report.text import number
@@ -63,14 +63,13 @@ def _losses(results: StudyResults) -> Table:
         first, last = results.scalars.ends("train_loss", cell, length)
         held_out = results.scalars.ends("held_out_loss", cell, length)
         final = held_out[1] or held_out[0]
-        cells: list[Text] = [say("<b>{}</b>", cell), spread(first, 4), spread(last, 4), spread(final, 4)]
+        cells: list[Text] = [bold(cell), spread(first, 4), spread(last, 4), spread(final, 4)]
         cells += [spread([value - baseline for value in final]) for baseline in results.baselines.values()]
         cells.append(_against_best(final, best[length][1]) if cell != best[length][0] else "the lowest")
         rows.append((length, cells))
-    columns = [("cell", ""), ("training, initial", "number"), ("training, final", "number")]
-    columns += [("held out", "number"), *((f"held out − {name}", "number") for name in results.baselines)]
-    columns.append(("held out − lowest, on the same seeds", "number"))
-    return Table("Table of losses", columns, by_length(rows))
+    numbers = ["training, initial", "training, final", "held out"]
+    numbers += [*(f"held out − {name}" for name in results.baselines), "held out − lowest, on the same seeds"]
+    return Table("Table of losses", columns(["cell"], numbers), by_length(rows))
 
 
 def _parameters(results: StudyResults) -> Table:
@@ -79,7 +78,7 @@ def _parameters(results: StudyResults) -> Table:
         (
             length,
             [
-                say("<b>{}</b>", cell),
+                bold(cell),
                 say("<code>{}</code>", leaf),
                 *(
                     spread(end)
@@ -91,9 +90,9 @@ def _parameters(results: StudyResults) -> Table:
         for length, cell in results.measured
         for leaf in results.scalars.leaves(name, cell, length)
     ]
-    columns = [("cell", ""), ("parameter", ""), ("last, initialization", "number"), ("last, after", "number")]
-    columns += [("mean, initialization", "number"), ("mean, after", "number")]
-    return Table("Table of parameter gradient norms", columns, by_length(rows))
+    numbers = ("last, initialization", "last, after", "mean, initialization", "mean, after")
+    heads = columns(["cell", "parameter"], numbers)
+    return Table("Table of parameter gradient norms", heads, by_length(rows))
 
 
 SECTION = Section("losses", "Losses", view)

@@ -9,7 +9,7 @@ import polars as pl
 
 from seqjax.report.aggregate import interval, iqm, spread
 from seqjax.report.charts import Axis, Series, chart
-from seqjax.report.content import Caption, Figure, Panel, Table, Text, View, listed, say
+from seqjax.report.content import Caption, Figure, Panel, Table, Text, View, bold, columns, listed, say
 from seqjax.report.drawing import label_of, zero_line
 from seqjax.report.results import Array, StudyResults, values
 from seqjax.report.section import Section
@@ -75,10 +75,9 @@ def _panel(results: StudyResults, cell: str, rows: pl.DataFrame) -> Panel:
         low, high = (_middle(rows, f"exponent_{end}", moment) for end in ("low", "high"))
         index = np.arange(1, len(exponents) + 1)
         series.append(Series(moment, index, exponents, place, None, low, high, seeds, marks="points"))
-    name = f"lyapunov-{results.files[cell]}"
     return chart(
         series,
-        name,
+        f"lyapunov-{results.files[cell]}",
         title=label_of(cell),
         x=Axis("exponent i", "whole"),
         y=Axis("λ, nats per step"),
@@ -147,7 +146,7 @@ def _table(results: StudyResults, rows: pl.DataFrame) -> Table:
             size, near_zero, dimension, total, determinant = (_values(some, name, moment) for name in names)
             lines.append(
                 [
-                    say("<b>{}</b>", cell),
+                    bold(cell),
                     moment,
                     f"{size[0]:.0f}" if size else "–",
                     spread(largest(some, moment)),
@@ -157,15 +156,15 @@ def _table(results: StudyResults, rows: pl.DataFrame) -> Table:
                     number(max(_gaps(some, moment), default=math.nan), 2) if determinant else "too large",
                 ]
             )
-    columns: list[tuple[Text, str]] = [
-        ("cell", ""),
-        ("measured", ""),
-        ("state", "number"),
-        (say("λ<sub>1</sub>"), "number"),
+    numbers = [
+        "state",
+        say("λ<sub>1</sub>"),
+        "within 1/T of 0",
+        "Kaplan-Yorke dimension",
+        "Σ λ",
+        "log|det J| off by",
     ]
-    columns += [("within 1/T of 0", "number"), ("Kaplan-Yorke dimension", "number")]
-    columns += [("Σ λ", "number"), ("log|det J| off by", "number")]
-    return Table("Table of Lyapunov spectra", columns, [("", lines)])
+    return Table("Table of Lyapunov spectra", columns(["cell", "measured"], numbers), [("", lines)])
 
 
 SECTION = Section(NAME, "Lyapunov spectra", view, MEASUREMENT)

@@ -8,7 +8,7 @@ import polars as pl
 
 from seqjax.probes import longest_time_constant
 from seqjax.report.charts import Axis, Series, chart
-from seqjax.report.content import Caption, Figure, Panel, Table, Text, View, listed, say
+from seqjax.report.content import Caption, Figure, Panel, Table, Text, View, bold, columns, listed, say
 from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
 from seqjax.report.text import number, percent
@@ -44,17 +44,9 @@ def _panel(results: StudyResults, rows: pl.DataFrame, dtype: str) -> Panel:
     some = rows.filter(group=dtype, quantity="error").sort("x")
     series = []
     for cell, found in results.by_cell(some):
-        errors = values(found, "x")
-        series.append(
-            Series(
-                cell,
-                found["x"].to_numpy(),
-                np.where(errors > 0, errors, np.nan),
-                results.places[cell],
-                cell,
-                marks="both",
-            )
-        )
+        x, y = found["x"].to_numpy(), values(found, "x")
+        y = np.where(y > 0, y, np.nan)
+        series.append(Series(cell, x, y, results.places[cell], cell, marks="both"))
     ticks = sorted(some["x"].unique())
     return chart(
         series,
@@ -99,19 +91,12 @@ def _table(results: StudyResults, rows: pl.DataFrame, dtypes: Sequence[str]) -> 
     for dtype in dtypes:
         lines: list[Sequence[Text]] = []
         for cell, some in results.by_cell(rows):
-            numbers = [_at(some, dtype, name) for name in ("error", "cosine", *SOURCES)]
-            vanished = percent(_at(some, dtype, "vanished"))
-            lines.append(
-                [
-                    say("<b>{}</b>", cell),
-                    *(number(value, 3 if i == 1 else 2) for i, value in enumerate(numbers)),
-                    vanished,
-                ]
-            )
+            found = [_at(some, dtype, name) for name in ("error", "cosine", *SOURCES)]
+            numbers = [number(value, 3 if i == 1 else 2) for i, value in enumerate(found)]
+            lines.append([bold(cell), *numbers, percent(_at(some, dtype, "vanished"))])
         groups.append((dtype, lines))
-    columns: list[tuple[Text, str]] = [("cell", ""), ("error", "number"), ("cosine", "number")]
-    columns += [(f"from {name}", "number") for name in SOURCES] + [("vanished", "number")]
-    return Table("Where the error at the greatest length comes from", columns, groups)
+    heads = columns(["cell"], ["error", "cosine", *(f"from {name}" for name in SOURCES), "vanished"])
+    return Table("Where the error at the greatest length comes from", heads, groups)
 
 
 SECTION = Section(NAME, "Precision against the length", view, MEASUREMENT)

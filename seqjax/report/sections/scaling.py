@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from seqjax.report.charts import Axis, Series, chart
-from seqjax.report.content import Caption, Figure, Panel, Table, Text, View, listed, say
+from seqjax.report.content import Caption, Figure, Panel, Table, Text, View, bold, columns, listed, say
 from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
 from seqjax.report.text import number
@@ -46,9 +46,7 @@ def view(results: StudyResults) -> View:
 def _panel(results: StudyResults, rows: pl.DataFrame, quantity: str, method: str) -> Panel | None:
     some = rows.filter(pl.col("value") > 0, quantity=quantity, group=method)
     series = [
-        Series(
-            cell, found["x"].to_numpy(), found["value"].to_numpy(), results.places[cell], cell, marks="both"
-        )
+        Series(cell, found["x"], found["value"], results.places[cell], cell, marks="both")
         for cell, found in results.by_cell(some.sort("x"))
     ]
     if not series:
@@ -79,13 +77,11 @@ def _table(results: StudyResults, rows: pl.DataFrame) -> Table:
             exponents: list[Text] = []
             for quantity in QUANTITIES:
                 p, error = (_value(some, f"{quantity}_exponent{suffix}", method) for suffix in ("", "_error"))
-                exponents.append(
-                    number(p, 2) if math.isnan(error) else f"{number(p, 2)} ± {number(error, 1)}"
-                )
-            lines.append([say("<b>{}</b>", cell), method, *exponents, _crossings(some, method)])
-    columns: list[tuple[Text, str]] = [("cell", ""), ("method", ""), ("p of bytes", "number")]
-    columns += [("p of operations", "number"), ("p of seconds", "number"), ("becomes the cheaper at T", "")]
-    return Table("Exponents by method", columns, [("", lines)])
+                exponents.append(number(p, 2) + ("" if math.isnan(error) else f" ± {number(error, 1)}"))
+            lines.append([bold(cell), method, *exponents, _crossings(some, method)])
+    numbers = ("p of bytes", "p of operations", "p of seconds")
+    heads = columns(["cell", "method"], numbers, ["becomes the cheaper at T"])
+    return Table("Exponents by method", heads, [("", lines)])
 
 
 def _crossings(rows: pl.DataFrame, method: str) -> Text:
@@ -104,7 +100,7 @@ def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
     for cell, some in results.by_cell(rows):
         longest = some["x"].max()
         last = some.filter(x=longest)
-        plain = next(m for m in some["group"].drop_nulls().unique(maintain_order=True))
+        plain = some["group"].drop_nulls()[0]
         pairs = [[_value(last, q, m) for m in (plain, "nested")] for q in ("bytes", "seconds")]
         if all(math.isfinite(v) and v > 0 for pair in pairs for v in pair):
             saved[cell], slower[cell] = pairs[0][0] / pairs[0][1], pairs[1][1] / pairs[1][0]

@@ -8,7 +8,7 @@ import polars as pl
 
 from seqjax.report.aggregate import shown
 from seqjax.report.charts import Axis, Series, chart
-from seqjax.report.content import Block, Caption, Figure, Note, Table, Text, View, listed, say
+from seqjax.report.content import Caption, Figure, Note, Table, Text, View, bold, columns, listed, say
 from seqjax.report.drawing import quarters
 from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
@@ -36,22 +36,12 @@ def view(results: StudyResults) -> View:
     nothing = Note(
         say("Signal to noise: so few examples determine no direction at any lag.") + results.left_out(rows)
     )
-    blocks: list[Block] = [figure or nothing]
-    return View(
-        intro,
-        [
-            *blocks,
-            _noise_table(results, rows),
-            Note(
-                say(
-                    "<b>Gates and decays</b> over steps, examples and units, for the data and seed 0. Gates are "
-                    "numbered in the order of the cell's formula (LSTM: 0 input, 1 forget, 3 output; GRU: 0 reset, 1 "
-                    "update)."
-                )
-            ),
-            _gate_table(results, rows),
-        ],
+    gates = say(
+        "<b>Gates and decays</b> over steps, examples and units, for the data and seed 0. Gates are numbered in the "
+        "order of the cell's formula (LSTM: 0 input, 1 forget, 3 output; GRU: 0 reset, 1 update)."
     )
+    tables = _noise_table(results, rows), _gate_table(results, rows)
+    return View(intro, [figure or nothing, tables[0], Note(gates), tables[1]])
 
 
 def _noise(results: StudyResults, rows: pl.DataFrame) -> Figure | None:
@@ -62,15 +52,8 @@ def _noise(results: StudyResults, rows: pl.DataFrame) -> Figure | None:
     series, above = [], {}
     for cell, found in results.by_cell(some):
         ratios = values(found, "t")[::-1]
-        series.append(
-            Series(
-                cell,
-                np.arange(len(ratios)),
-                np.where(ratios > LOWEST, ratios, np.nan),
-                results.places[cell],
-                cell,
-            )
-        )
+        drawn = np.where(ratios > LOWEST, ratios, np.nan)
+        series.append(Series(cell, np.arange(len(ratios)), drawn, results.places[cell], cell))
         above[cell] = int((ratios > TELLS).sum())
     panel = chart(
         series,
@@ -88,13 +71,8 @@ def _noise(results: StudyResults, rows: pl.DataFrame) -> Figure | None:
         "The ratio is above {} at no lag for any cell: {} examples determine no direction.", TELLS, examples
     )
     if above[most]:
-        conclusion = say(
-            "The ratio is above {} most often for <b>{}</b>, at {} of {} lags",
-            TELLS,
-            most,
-            above[most],
-            length,
-        )
+        often = "The ratio is above {} most often for <b>{}</b>, at {} of {} lags"
+        conclusion = say(often, TELLS, most, above[most], length)
         conclusion += say("; nowhere for {}. ", listed(none)) if none else say(". ")
         conclusion += (
             "At the other lags the examples' gradients point in different directions, even where they have not "
@@ -128,15 +106,14 @@ def _noise_table(results: StudyResults, rows: pl.DataFrame) -> Table:
         largest = norms["value"].max()
         lines.append(
             [
-                say("<b>{}</b>", cell),
+                bold(cell),
                 number(scale[0]) if scale and scale[0] is not None else "–",
                 shown(bootstrap(list(shares.values()))) if shares else "–",
                 number(float(str(largest))) if largest is not None else "–",
             ]
         )
-    columns: list[tuple[Text, str]] = [("cell", ""), ("noise scale, examples", "number")]
-    columns += [(say("steps clipped at {}, %", number(CLIP, 1)), "number"), ("largest norm", "number")]
-    return Table("Table of noise and clipping", columns, [("", lines)])
+    numbers = ["noise scale, examples", say("steps clipped at {}, %", number(CLIP, 1)), "largest norm"]
+    return Table("Table of noise and clipping", columns(["cell"], numbers), [("", lines)])
 
 
 def _gate_table(results: StudyResults, rows: pl.DataFrame) -> Table:
@@ -144,7 +121,7 @@ def _gate_table(results: StudyResults, rows: pl.DataFrame) -> Table:
     for cell, some in results.by_cell(rows):
         why = some.filter(quantity="not_measured")
         if why.height:
-            lines.append([say("<b>{}</b>", cell), why["note"][0], "", "", "", "", ""])
+            lines.append([bold(cell), why["note"][0], "", "", "", "", ""])
         for leaf in some.filter(quantity="share_open")["leaf"].unique(maintain_order=True):
             for moment in MOMENTS:
                 found = some.filter(leaf=leaf, group=moment)
@@ -159,25 +136,10 @@ def _gate_table(results: StudyResults, rows: pl.DataFrame) -> Table:
                     else [""] * 3
                 )
                 shares = [percent(value(name)) for name in ("share_open", "share_shut")]
-                lines.append(
-                    [
-                        say("<b>{}</b>", cell),
-                        leaf,
-                        moment,
-                        *shares,
-                        number(value("quantile", 0.5)),
-                        " / ".join(constants).strip(" /"),
-                    ]
-                )
-    columns: list[tuple[Text, str]] = [
-        ("cell", ""),
-        ("value", ""),
-        ("measured", ""),
-        ("above .99", "number"),
-        ("below .01", "number"),
-    ]
-    columns += [("median", "number"), ("time constants at 5, 50, 95\u00a0%, steps", "number")]
-    return Table("Table of gates and decays", columns, [("", lines)])
+                median = number(value("quantile", 0.5))
+                lines.append([bold(cell), leaf, moment, *shares, median, " / ".join(constants).strip(" /")])
+    numbers = ("above .99", "below .01", "median", "time constants at 5, 50, 95\u00a0%, steps")
+    return Table("Table of gates and decays", columns(["cell", "value", "measured"], numbers), [("", lines)])
 
 
 SECTION = Section(NAME, "Gates, signal and noise, clipping", view, MEASUREMENT)

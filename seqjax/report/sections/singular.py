@@ -9,7 +9,7 @@ import polars as pl
 
 from seqjax.report.aggregate import band, interval, iqm, spread, spread_of_decades
 from seqjax.report.charts import Axis, Series, chart, decade_limits
-from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, listed, say
+from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, bold, columns, listed, say
 from seqjax.report.drawing import label_of
 from seqjax.report.results import Array, StudyResults, values
 from seqjax.report.section import Section
@@ -134,7 +134,7 @@ def _table(results: StudyResults, rows: pl.DataFrame) -> Table:
             condition = [v / math.log(10) for v in _values(some, "log_condition", moment, last)]
             lines.append(
                 [
-                    say("<b>{}</b>", cell),
+                    bold(cell),
                     moment,
                     spread_of_decades(logs[:, -1, 0]),
                     spread_of_decades(logs[:, -1, -1]),
@@ -144,21 +144,10 @@ def _table(results: StudyResults, rows: pl.DataFrame) -> Table:
                     spread(_values(some, "isometry", moment, last), factor=100.0),
                 ]
             )
-    columns: list[tuple[Text, str]] = [
-        ("cell", ""),
-        ("measured", ""),
-        ("largest σ", "number"),
-        ("smallest σ", "number"),
-    ]
-    columns += [
-        ("condition number", "number"),
-        ("participation ratio", "number"),
-        ("directions", ""),
-        ("near 1, %", "number"),
-    ]
-    return Table(
-        f"Table of singular values at tau = {last:.0f}", columns, [(say("τ = {}", int(last)), lines)]
-    )
+    numbers = ("largest σ", "smallest σ", "condition number", "participation ratio")
+    heads = columns(["cell", "measured"], numbers, ["directions"], ["near 1, %"])
+    label, group = f"Table of singular values at tau = {last:.0f}", say("τ = {}", int(last))
+    return Table(label, heads, [(group, lines)])
 
 
 SECTION = Section(NAME, "Singular values over many steps", view, MEASUREMENT)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, listed, say
+from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, bold, columns, listed, say
 from seqjax.report.grid import grid
 from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
@@ -59,7 +59,7 @@ def view(results: StudyResults) -> View:
         measured,
         _conclusion(found),
     )
-    return View(intro, [Figure("Success", panels, caption), _table(results, found)])
+    return View(intro, [Figure("Success", panels, caption), _table(found)])
 
 
 Rates = dict[tuple[str, str, int], tuple[int, int, float]]
@@ -73,13 +73,9 @@ def _rates(results: StudyResults, rows: pl.DataFrame) -> Rates:
         baseline = some.filter(quantity="baseline")["value"][0]
         shares = values(some.filter(quantity="final_loss"), "seed") / baseline
         shares = np.where(np.isfinite(shares), shares, np.inf)
-        found[str(task), str(cell), int(str(length))] = (
-            int((shares < SOLVED).sum()),
-            len(shares),
-            float(np.median(shares)),
-        )
-    order = {cell: place for place, cell in enumerate(results.cells)}
-    return dict(sorted(found.items(), key=lambda item: (item[0][0], order[item[0][1]], item[0][2])))
+        won, middle = int((shares < SOLVED).sum()), float(np.median(shares))
+        found[str(task), str(cell), int(str(length))] = won, len(shares), middle
+    return dict(sorted(found.items(), key=lambda item: (item[0][0], results.places[item[0][1]], item[0][2])))
 
 
 def _panel(results: StudyResults, task: str, found: Rates) -> Panel:
@@ -92,8 +88,8 @@ def _panel(results: StudyResults, task: str, found: Rates) -> Panel:
             if (task, cell, length) in found:
                 won, of, _ = found[task, cell, length]
                 values[i, j], texts[i][j] = won / of, f"{won} of {of}"
-    columns = [f"T = {length}" for length in lengths]
-    return grid(values, texts, cells, columns, f"success-{task}", task, f"Share of successful seeds, {task}.")
+    heads = [f"T = {length}" for length in lengths]
+    return grid(values, texts, cells, heads, f"success-{task}", task, f"Share of successful seeds, {task}.")
 
 
 def _conclusion(found: Rates) -> Text:
@@ -124,22 +120,14 @@ def _conclusion(found: Rates) -> Text:
     return said + "The result is for these few steps; a long training could do better."
 
 
-def _table(results: StudyResults, found: Rates) -> Table:
+def _table(found: Rates) -> Table:
     groups: dict[str, list[Sequence[Text]]] = {}
     for (task, cell, length), (won, of, share) in found.items():
-        interval = wilson(won, of)
-        groups.setdefault(task, []).append(
-            [
-                say("<b>{}</b>", cell),
-                str(length),
-                f"{won} of {of}",
-                f"{interval.low:.2f} to {interval.high:.2f}",
-                number(share, 3),
-            ]
-        )
-    columns: list[tuple[Text, str]] = [("cell", ""), ("T", "number"), ("successes", "number")]
-    columns += [("Wilson interval", "number"), ("median loss ÷ baseline", "number")]
-    return Table("Table of successes", columns, list(groups.items()))
+        _, low, high = wilson(won, of)
+        line = [bold(cell), str(length), f"{won} of {of}", f"{low:.2f} to {high:.2f}", number(share, 3)]
+        groups.setdefault(task, []).append(line)
+    heads = columns(["cell"], ["T", "successes", "Wilson interval", "median loss ÷ baseline"])
+    return Table("Table of successes", heads, list(groups.items()))
 
 
 SECTION = Section(NAME, "What is learned, by task and length", view, MEASUREMENT)

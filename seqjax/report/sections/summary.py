@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 
-from seqjax.report.content import Note, Table, Text, View, listed, say
+from seqjax.report.content import Note, Table, Text, View, bold, columns, listed, say
 from seqjax.report.results import StudyResults
 from seqjax.report.section import Section
 from seqjax.report.sections.success import SOLVED
@@ -99,14 +99,11 @@ def view(results: StudyResults) -> View:
         meaning,
     )
     lines: list[Sequence[Text]] = [
-        [
-            say("<b>{}</b>", cell),
-            *(_cell(values[name][cell], score) for name, score in zip(known, line, strict=True)),
-        ]
+        [bold(cell), *(_cell(values[name][cell], score) for name, score in zip(known, line, strict=True))]
         for cell, line in zip(results.cells, scores, strict=True)
     ]
-    columns: list[tuple[Text, str]] = [("value (score)", ""), *((name, "number") for name in known)]
-    return View(intro, [Table("Summary", columns, [("", lines)]), Note(_conclusion(results, known, scores))])
+    table = Table("Summary", columns(["value (score)"], known), [("", lines)])
+    return View(intro, [table, Note(_conclusion(results, known, scores))])
 
 
 def _score(name: str, value: float, results: StudyResults) -> float:

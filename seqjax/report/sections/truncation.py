@@ -7,7 +7,7 @@ import polars as pl
 
 from seqjax.report.aggregate import band, count, interval, iqm, spread
 from seqjax.report.charts import Axis, Series, chart
-from seqjax.report.content import Caption, Figure, Panel, Table, Text, View, listed, say
+from seqjax.report.content import Caption, Figure, Panel, Table, Text, View, bold, columns, listed, say
 from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
 from seqjax.study.sections.truncation import MEASUREMENT, NAME
@@ -39,25 +39,13 @@ def view(results: StudyResults) -> View:
         ),
         _conclusion(needed, steps),
     )
-    lines: list[Sequence[Text]] = [
-        [
-            say("<b>{}</b>", cell),
-            *(
-                spread(values(some.filter(quantity=q), "seed"), counts=True)
-                for q in ("window_10", "window_1")
-            ),
-        ]
-        for cell, some in results.by_cell(rows)
-    ]
-    columns: list[tuple[Text, str]] = [
-        ("cell", ""),
-        ("K for a bias of 10\u00a0%", "number"),
-        ("K for 1\u00a0%", "number"),
-    ]
-    return View(
-        intro,
-        [Figure("Bias by window", panels, caption), Table("Windows that suffice", columns, [("", lines)])],
-    )
+    lines: list[Sequence[Text]] = []
+    for cell, some in results.by_cell(rows):
+        windows = [values(some.filter(quantity=name), "seed") for name in ("window_10", "window_1")]
+        lines.append([bold(cell), *(spread(found, counts=True) for found in windows)])
+    heads = columns(["cell"], ["K for a bias of 10\u00a0%", "K for 1\u00a0%"])
+    table = Table("Windows that suffice", heads, [("", lines)])
+    return View(intro, [Figure("Bias by window", panels, caption), table])
 
 
 def _panel(results: StudyResults, rows: pl.DataFrame, quantity: str, steps: int) -> Panel:
