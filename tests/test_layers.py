@@ -18,7 +18,7 @@ FAST = {"pointwise", "residual", "pre_norm", "feed_forward", "conditioned", "wit
 
 def factories_of_layers(module):
     """The public functions of a module that `definition` decorates and that return layers."""
-    for name, value in ((name, getattr(module, name)) for name in module.__all__):
+    for name, value in ((name, getattr(module, name)) for name in dir(module)):
         if getattr(value, "__code__", None) is sj.recurrent.__code__ and not name.startswith("_"):
             if inspect.signature(value).return_annotation in (sj.Layer, Any):  # Any: of a layer or of a cell
                 yield name, value

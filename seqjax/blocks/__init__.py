@@ -12,20 +12,4 @@ from seqjax.blocks.transformer import feed_forward, transformer_block
 from seqjax.blocks.xlstm import mlstm_block, slstm_block, xlstm
 from seqjax.serialization import register_namedtuples
 
-__all__ = [
-    "feed_forward",
-    "gated",
-    "gated_delta_block",
-    "griffin",
-    "griffin_block",
-    "hybrid_delta",
-    "mamba_block",
-    "mlstm_block",
-    "pre_norm",
-    "samba",
-    "slstm_block",
-    "transformer_block",
-    "xlstm",
-]
-
 register_namedtuples(__name__)

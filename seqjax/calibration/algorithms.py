@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Cell, Method
-from seqjax.calibration.base import Check, Values, eps
+from seqjax.calibration.base import Check, Values, roundings
 from seqjax.calibration.exact import gaussian, orthogonal
 from seqjax.cells.elman import ElmanCarry, ElmanParams, elman
 from seqjax.cells.gru import gru
@@ -131,8 +131,7 @@ CHECKS = (
         "C28",
         f"LRU: associative and chunked against sequential, T={LENGTH}, eps log2 T",
         methods_agree,
-        2 * eps("float64") * math.log2(LENGTH),
-        2 * eps("float32") * math.log2(LENGTH),
+        *roundings(2 * math.log2(LENGTH)),
     ),
     Check("C28", "Newton on a linear cell: iterations", newton_on_a_linear_cell, 0, 0),
     Check("C28", "Newton on a chaotic cell: iterations beyond T", newton_on_a_chaotic_cell, 0, 0),

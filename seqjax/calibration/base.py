@@ -113,12 +113,9 @@ def _row(check: Check, dtype: Dtype) -> Row:
     return Row(
         id=check.id,
         quantity=check.quantity,
-        exact=found.exact,
-        measured=found.measured,
-        error=found.error,
+        **found._asdict(),
         tolerance=tolerance,
         relative=check.relative,
-        compared=found.number,
         passed=found.error <= tolerance,
         seconds=time.perf_counter() - start,
         message=message,
@@ -131,7 +128,7 @@ class Compared(NamedTuple):
     exact: float
     measured: float
     error: float
-    number: int
+    compared: int
 
 
 def compare(check: Check, exact: Any, measured: Any) -> Compared:
@@ -176,6 +173,13 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def eps(dtype: Dtype) -> float:
-    """Return the distance from 1 to the next number."""
-    return float(jnp.finfo(dtype).eps)
+def roundings(number: float) -> tuple[float, float]:
+    """Return the tolerances of a number of roundings: as many times the machine epsilon of float64 and of float32."""
+    return number * float(jnp.finfo("float64").eps), number * float(jnp.finfo("float32").eps)
+
+
+def relative(
+    id: str, quantity: str, measure: Callable[[Any], Values], float64: float, float32: float | None = None
+) -> Check:
+    """Return a `Check` with relative errors; one tolerance stands for both dtypes."""
+    return Check(id, quantity, measure, float64, float64 if float32 is None else float32, relative=True)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.calibration.base import Check, Values
+from seqjax.calibration.base import Check, Values, relative
 from seqjax.tasks import adding, copying
 
 DELAYS = (100, 500, 1000)
@@ -59,11 +59,9 @@ def adding_stated(dtype: Any) -> Values:
 
 CHECKS = (
     # A mean of equal numbers: some roundings; in float32 1e-7 each, over sums of 4,000 terms.
-    Check(
-        "C23", "copying: blind loss on samples, 10 ln 8/(T+20)", copying_baseline, 1e-13, 1e-6, relative=True
-    ),
-    Check("C23", "copying: the baseline that the task states", copying_stated, 1e-15, 1e-15, relative=True),
+    relative("C23", "copying: blind loss on samples, 10 ln 8/(T+20)", copying_baseline, 1e-13, 1e-6),
+    relative("C23", "copying: the baseline that the task states", copying_stated, 1e-15),
     # (s - 1)^2 has the standard deviation sqrt(1/15 - 1/36) = .197, its mean over 2^18 one of .0004; four of these.
     Check("C24", "adding: blind squared error on samples, 1/6", adding_baseline, 1.6e-3, 1.6e-3),
-    Check("C24", "adding: the baseline that the task states", adding_stated, 1e-15, 1e-15, relative=True),
+    relative("C24", "adding: the baseline that the task states", adding_stated, 1e-15),
 )

@@ -21,7 +21,7 @@ class ClosedForm(NamedTuple):
     title: str
     formula: str
     probes: tuple[str, ...]
-    source: str
+    source: str = "elementary"
 
 
 CLOSED_FORMS = (
@@ -30,28 +30,24 @@ CLOSED_FORMS = (
         r"Scaled orthogonal network, $h_t = g\,Q h_{t-1}$",
         r"All Lyapunov exponents are $\ln g$. All singular values of T steps are $g^T$; the condition number is 1.",
         ("lyapunov_spectrum", "singular_values"),
-        "elementary",
     ),
     ClosedForm(
         "C2",
         "Linear network, $h_t = W h_{t-1}$",
         r"The Lyapunov exponents are $\ln |\lambda_i(W)|$. The singular values are those of the power $W^T$.",
         ("lyapunov_spectrum", "singular_values"),
-        "elementary",
     ),
     ClosedForm(
         "C3",
         r"tanh network at its fixed point, $h_t = \tanh(W h_{t-1})$ at $h = 0$",
         "The slopes are 1, so the singular values are those of C2.",
         ("singular_values",),
-        "elementary",
     ),
     ClosedForm(
         "C4",
         r"Jordan block of size 2 with eigenvalue $\lambda$",
         r"$\sigma_1(J^T) = \lambda^T \left(r + \sqrt{1 + r^2}\right)$ with $r = T / 2\lambda$.",
         ("singular_values",),
-        "elementary",
     ),
     ClosedForm(
         "C5",
@@ -75,7 +71,6 @@ CLOSED_FORMS = (
         r"LSTM: $\partial c_T / \partial c_t = \prod f$. GRU: $\partial h_T / \partial h_t = \prod z$. "
         r"GLA: the exponents are the means of $\ln \alpha_t$. SSD: the exponents are the means of $A\,\Delta_t$.",
         ("gradient_profile", "lyapunov_spectrum"),
-        "elementary",
     ),
     ClosedForm(
         "C8",
@@ -106,7 +101,6 @@ CLOSED_FORMS = (
         r"The relative bias of truncation after K steps is $\lambda^{2K}$. The signal to noise ratio is "
         r"$\lambda^2 / (1 + 2 \lambda^2)$.",
         ("truncation_bias", "truncated_bptt", "per_example_gradients", "signal_to_noise"),
-        "elementary",
     ),
     ClosedForm(
         "C12",
@@ -134,7 +128,6 @@ CLOSED_FORMS = (
         "Logistic map, r = 4; tent map of slope 1.7",
         r"The exponents are $\ln 2$ and $\ln 1.7$.",
         ("lyapunov_spectrum",),
-        "elementary",
     ),
     ClosedForm(
         "C21",
@@ -156,7 +149,6 @@ CLOSED_FORMS = (
         "Adding task, loss of the memoryless baseline",
         "$1/6$, the variance of the sum of two uniform numbers.",
         ("adding",),
-        "elementary",
     ),
     ClosedForm(
         "C25",
@@ -171,7 +163,6 @@ CLOSED_FORMS = (
         r"The longest time constant is $-1 / \ln(1 - 2^{-p})$. A decay of .9 leaves the normal range of float32 at lag "
         r"829; its log norm at lag n is $n \ln .9$.",
         ("longest_time_constant", "unrepresentable_share", "gradient_profile"),
-        "elementary",
     ),
     ClosedForm(
         "C28",
@@ -181,7 +172,6 @@ CLOSED_FORMS = (
         "forward and backward exponents agree; RTRL equals backpropagation; "
         r"$\lVert J \rVert_F^2 = E \lVert J v \rVert^2$.",
         ("methods", "parallelizability", "lyapunov_spectrum", "rtrl", "terminal_influence"),
-        "elementary",
     ),
 )
 

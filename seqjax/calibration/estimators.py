@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Batch, Cell, Estimator, Layer, Step
-from seqjax.calibration.base import Check, Values
+from seqjax.calibration.base import Check, Values, relative
 from seqjax.calibration.exact import gaussian
 from seqjax.calibration.influence import leaky
 from seqjax.cells.lstm import lstm
@@ -184,14 +184,7 @@ CHECKS = (
     ),
     Check("C11", "bias by lag, K to 40: lambda^2K", bias_by_lag, 1e-12, 1e-5),
     # With 2^18 examples the square of the mean has a relative deviation of .8%, the variance one of .6%; four of both.
-    Check(
-        "C11",
-        "gradient SNR at .7: lambda^2/(1 + 2 lambda^2)",
-        signal_to_noise_ratio,
-        0.04,
-        0.04,
-        relative=True,
-    ),
+    relative("C11", "gradient SNR at .7: lambda^2/(1 + 2 lambda^2)", signal_to_noise_ratio, 0.04),
     # Numbers up to 16, from sums with cancellation.
     Check(
         "C12", "influence balancing: dh_1/dtheta in full, K=1, 19, 41, 100", balanced_influence, 1e-9, 1e-3

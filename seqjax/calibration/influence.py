@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Cell, Step
-from seqjax.calibration.base import Check, Values
+from seqjax.calibration.base import Values, relative
 from seqjax.calibration.exact import gaussian, gaussian_mean, orthogonal
 from seqjax.calibration.networks import initialized, network
 from seqjax.cells.elman import ElmanCarry
@@ -157,31 +157,11 @@ def growth(variance: float) -> float:
 
 CHECKS = (
     # The squares of 2^15 units at T = 30 have a relative deviation of 3.8, their mean one of 2.1%; four of these.
-    Check(
-        "C9", "LRU rings [0, 1] and [.5, .99]: E abs(lambda)^2T, T to 30", ring, 0.085, 0.085, relative=True
-    ),
+    relative("C9", "LRU rings [0, 1] and [.5, .99]: E abs(lambda)^2T, T to 30", ring, 0.085),
     # After 1500 steps at .99, the start contributes 4e-11. Float32 resolves 1 - .99 to 3e-6, and V is cubic in it.
-    Check(
-        "C10",
-        "curse of memory, .9, .99, and .95 with correlated inputs",
-        curse_of_memory,
-        1e-9,
-        1e-3,
-        relative=True,
-    ),
-    Check(
-        "C21",
-        "tanh mean field, N=1024: chi for sigma_w^2 .9, 1.5, 2, 3",
-        mean_field,
-        0.03,
-        0.03,
-        relative=True,
-    ),
-    Check(
-        "C28", "tanh network: abs(dh_T/dh_t)_F by unit vectors", frobenius_norm, 1e-12, 1e-5, relative=True
-    ),
+    relative("C10", "curse of memory, .9, .99, and .95 with correlated inputs", curse_of_memory, 1e-9, 1e-3),
+    relative("C21", "tanh mean field, N=1024: chi for sigma_w^2 .9, 1.5, 2, 3", mean_field, 0.03),
+    relative("C28", "tanh network: abs(dh_T/dh_t)_F by unit vectors", frobenius_norm, 1e-12, 1e-5),
     # A relative variance of at most 2/4096 per square; four standard deviations.
-    Check(
-        "C28", "tanh network: abs(J)_F^2 = E abs(Jv)^2, 4096 probes", random_probes, 0.09, 0.09, relative=True
-    ),
+    relative("C28", "tanh network: abs(J)_F^2 = E abs(Jv)^2, 4096 probes", random_probes, 0.09),
 )

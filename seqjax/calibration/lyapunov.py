@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import digamma
 
-from seqjax.calibration.base import Check, Values, eps
+from seqjax.calibration.base import Check, Values, roundings
 from seqjax.calibration.exact import gaussian, orthogonal, sigmoid
 from seqjax.calibration.networks import initialized, network
 from seqjax.cells.delta_net import delta_net
@@ -178,13 +178,7 @@ def two_ways(dtype: Any) -> Values:
 
 CHECKS = (
     # At most one rounding of the logarithm per step, averaged.
-    Check(
-        "C1",
-        f"exponents of h = g Q h, T={LONG}: ln g",
-        scaled_orthogonal,
-        eps("float64") * LONG,
-        eps("float32") * LONG,
-    ),
+    Check("C1", f"exponents of h = g Q h, T={LONG}: ln g", scaled_orthogonal, *roundings(LONG)),
     # Finite T: the logarithm of the condition of the eigenvectors, over T.
     Check("C2", f"exponents of h = W h, T={LONG}: ln abs(eigenvalues)", linear, 1e-3, 1e-3),
     # The last one has a standard deviation of 1.11 per step, .014 after 6000.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.calibration.base import Check, Values
+from seqjax.calibration.base import Check, Values, relative
 from seqjax.calibration.networks import network
 from seqjax.probes.profile import gradient_profile
 from seqjax.probes.time_constants import longest_time_constant, unrepresentable_share
@@ -52,18 +52,9 @@ def beyond_the_range(dtype: Any) -> Values:
 
 
 CHECKS = (
-    Check(
-        "C26", "longest time constant: bf16, fp16, tf32, fp32", time_constants, 1e-12, 1e-12, relative=True
-    ),
+    relative("C26", "longest time constant: bf16, fp16, tf32, fp32", time_constants, 1e-12),
     Check("C26", ".999 in bf16 is 1; the share of .9 and .999 beyond bf16", rounded_to_one, 0, 0),
     Check("C26", "lambda=.9: first lag below the normal fp32 range", float32_range, 0, 0),
     # A rounding per step: 8000 eps over 843.
-    Check(
-        "C26",
-        "lambda=.9: log norm at lag 8000 by extended range",
-        beyond_the_range,
-        1e-13,
-        1e-5,
-        relative=True,
-    ),
+    relative("C26", "lambda=.9: log norm at lag 8000 by extended range", beyond_the_range, 1e-13, 1e-5),
 )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.calibration.base import Check, Values, eps
+from seqjax.calibration.base import Check, Values, relative, roundings
 from seqjax.calibration.exact import orthogonal
 from seqjax.calibration.networks import network
 from seqjax.probes.bound import Bound
@@ -63,17 +63,9 @@ CHECKS = (
         "C1",
         f"h = g Q h: log singular values T ln g and log condition 0, T={STEPS}",
         scaled_orthogonal,
-        2 * eps("float64") * STEPS,
-        2 * eps("float32") * STEPS,
+        *roundings(2 * STEPS),
     ),
     Check("C2", "h = W h: log singular values of W^T, T=1, 4, 8", linear, 1e-12, 1e-5),
     Check("C3", "h = tanh(W h) at h=0: the same", tanh_at_zero, 1e-12, 1e-5),
-    Check(
-        "C4",
-        "Jordan block, .9: largest singular value, T=9, 50, 100",
-        jordan_block,
-        1e-10,
-        1e-4,
-        relative=True,
-    ),
+    relative("C4", "Jordan block, .9: largest singular value, T=9, 50, 100", jordan_block, 1e-10, 1e-4),
 )

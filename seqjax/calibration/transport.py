@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.calibration.base import Check, Values
+from seqjax.calibration.base import Check, Values, relative
 from seqjax.calibration.exact import gaussian, sigmoid
 from seqjax.cells.chrono_lstm import chrono_lstm
 from seqjax.cells.gru import GRUParams, gru
@@ -129,19 +129,8 @@ CHECKS = (
     ),
     Check("C7", "GRU, frozen gates: dh_T/dh_t = prod z", gru_gates, 1e-12, 1e-4),
     # Float32 resolves 1 - sigmoid(ln 999) = .001 to 3e-5.
-    Check(
-        "C8", "forget bias 0, 1, 2, ln 99, ln 999: e-folding length", forget_bias, 1e-3, 1e-3, relative=True
-    ),
-    Check(
-        "C8", "the same biases: time constants of the gates", gate_time_constants, 1e-3, 1e-3, relative=True
-    ),
+    relative("C8", "forget bias 0, 1, 2, ln 99, ln 999: e-folding length", forget_bias, 1e-3),
+    relative("C8", "the same biases: time constants of the gates", gate_time_constants, 1e-3),
     # The mean of 4096 lengths uniform from 1.4 to 1000 has a relative deviation of .9%; four of these.
-    Check(
-        "C8",
-        "chrono initialization: mean e-folding length, T_max=1000",
-        chrono_bias,
-        0.036,
-        0.036,
-        relative=True,
-    ),
+    relative("C8", "chrono initialization: mean e-folding length, T_max=1000", chrono_bias, 0.036),
 )

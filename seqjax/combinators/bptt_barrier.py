@@ -67,4 +67,4 @@ def bptt_barrier(layer: Layer, *, every: int, event_ndim: int | None = None) -> 
 
         return view.scan(one, carry, (xs, flags))
 
-    return composed(apply, parts=(layer,), init=layer.init, initial_carry=initial_carry, time_shardable=False)
+    return composed(apply, parts=(layer,), initial_carry=initial_carry, time_shardable=False)

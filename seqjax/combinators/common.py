@@ -54,8 +54,8 @@ def composed(
     apply: Callable,
     *,
     parts: tuple[Layer, ...],
-    init: Callable,
-    initial_carry: Callable,
+    init: Callable | None = None,
+    initial_carry: Callable | None = None,
     causal: bool = True,
     time_shardable: bool = True,
     readers: tuple[Layer, ...] | None = None,
@@ -69,8 +69,8 @@ def composed(
         apply: ``(view, params, carry, xs, flags) -> (carry, ys)``; in the unrolled view flags.key holds one key per
             step.
         parts: the layers that `apply` runs.
-        init: as in `Layer`.
-        initial_carry: as in `Layer`.
+        init: as in `Layer`; that of the first part by default.
+        initial_carry: as in `Layer`; that of the first part by default.
         causal: False where the composition itself reads later steps.
         time_shardable: False where the composition itself carries state over time, or moves steps.
         readers: the parts whose input is x; all parts by default. They define `Layer.event_ndim`.
@@ -88,8 +88,8 @@ def composed(
         return apply(UNROLL, params, carry, xs, flags)
 
     return Layer(
-        init=init,
-        initial_carry=initial_carry,
+        init=init or parts[0].init,
+        initial_carry=initial_carry or parts[0].initial_carry,
         step_fn=step,
         unroll_fn=unroll,
         causal=causal and all(part.causal for part in parts),
@@ -97,11 +97,6 @@ def composed(
         event_ndim=known[0] if known else None,
         max_length=min(lengths, default=None),
     )
-
-
-def wrapped(layer: Layer, apply: Callable) -> Layer:
-    """`composed` for one layer whose params and carry do not change, and an `apply` without a carry of its own."""
-    return composed(apply, parts=(layer,), init=layer.init, initial_carry=layer.initial_carry)
 
 
 def constant_part(view: View, array: jax.Array, length: int | None, tap: Any) -> tuple[jax.Array, jax.Array]:

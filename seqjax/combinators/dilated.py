@@ -97,11 +97,4 @@ def dilated(layer: Layer, dilation: int, *, event_ndim: int | None = None) -> La
         after = jax.tree.map(lambda c: jnp.roll(c, missing, axis), after)
         return after, jax.tree.map(join, ys)
 
-    return composed(
-        apply,
-        parts=(layer,),
-        init=layer.init,
-        initial_carry=initial_carry,
-        time_shardable=False,
-        stride=dilation,
-    )
+    return composed(apply, parts=(layer,), initial_carry=initial_carry, time_shardable=False, stride=dilation)

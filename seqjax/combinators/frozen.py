@@ -26,4 +26,4 @@ def frozen(layer: Layer) -> Layer:
     def initial_carry(params: Params, x: X) -> Carry:
         return layer.initial_carry(jax.lax.stop_gradient(params), x)
 
-    return composed(apply, parts=(layer,), init=layer.init, initial_carry=initial_carry)
+    return composed(apply, parts=(layer,), initial_carry=initial_carry)

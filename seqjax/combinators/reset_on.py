@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Carry, Flags, Layer, Params, Xs, Ys
-from seqjax.combinators.common import View, check_layers, wrapped
+from seqjax.combinators.common import View, check_layers, composed
 from seqjax.values import definition
 
 
@@ -62,7 +62,7 @@ def reset_on(layer: Layer, when: int | Callable) -> Layer:
             flags._replace(reset=found if flags.reset is None else found | flags.reset),
         )
 
-    return wrapped(layer, apply)
+    return composed(apply, parts=(layer,))
 
 
 def _fits_dtype(token: int, dtype: jnp.dtype) -> bool:

@@ -1,7 +1,7 @@
 """A layer's output plus its input."""
 
 from seqjax.base import Carry, Flags, Layer, Params, Xs, Ys
-from seqjax.combinators.common import View, check_layers, wrapped
+from seqjax.combinators.common import View, check_layers, composed
 from seqjax.ops.select import keep
 from seqjax.values import definition
 
@@ -29,4 +29,4 @@ def residual(layer: Layer) -> Layer:
             )
         return carry, xs + ys.astype(xs.dtype)
 
-    return wrapped(layer, apply)
+    return composed(apply, parts=(layer,))

@@ -33,11 +33,4 @@ def reverse(layer: Layer) -> Layer:
         carry, ys = view.run(layer, params, carry, *flip((xs, flags)))
         return carry, flip(ys)
 
-    return composed(
-        apply,
-        parts=(layer,),
-        init=layer.init,
-        initial_carry=layer.initial_carry,
-        causal=False,
-        time_shardable=False,
-    )
+    return composed(apply, parts=(layer,), causal=False, time_shardable=False)

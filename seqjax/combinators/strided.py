@@ -91,11 +91,4 @@ def strided(
         held, ys = view.scan(hold_step, carry.held, (ys, runs, reset, tap))
         return StridedCarry(inner, held, count), keep(mask, ys)
 
-    return composed(
-        apply,
-        parts=(layer,),
-        init=layer.init,
-        initial_carry=initial_carry,
-        time_shardable=False,
-        stride=stride,
-    )
+    return composed(apply, parts=(layer,), initial_carry=initial_carry, time_shardable=False, stride=stride)

@@ -107,7 +107,7 @@ def _dropout_before_layer(layer: Layer, rate: float) -> Layer:
         inner, ys = view.run(layer, params, carry.carry, xs, flags.part_key(0).of(lambda tap: tap.carry))
         return DropoutCarry(inner, kept), ys
 
-    return composed(apply, parts=(layer,), init=layer.init, initial_carry=initial_carry, time_shardable=False)
+    return composed(apply, parts=(layer,), initial_carry=initial_carry, time_shardable=False)
 
 
 def _dropout_in_cell(cell: Cell, rate: float) -> Cell:

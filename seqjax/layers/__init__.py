@@ -9,20 +9,4 @@ from seqjax.layers.pooling import last, lengths_to_mask, mean_pool, running_mean
 from seqjax.layers.recurrent import recurrent
 from seqjax.serialization import register_namedtuples
 
-__all__ = [
-    "additive_attention",
-    "dropout",
-    "last",
-    "lengths_to_mask",
-    "mean_pool",
-    "multiplicative_attention",
-    "pointwise",
-    "recurrent",
-    "running_mean",
-    "running_normalization",
-    "scaled_dot_attention",
-    "causal_conv",
-    "token_shift",
-]
-
 register_namedtuples(__name__)
