@@ -110,15 +110,8 @@ def _mlstm(size: int, num_heads: int, block_size: int) -> Cell:
         keys = jax.random.split(key, 4)
         w_q, w_k, w_v = (jax.random.normal(k, blocks) / math.sqrt(block_size) for k in keys[:3])
         b_i, b_f = 0.1 * jax.random.normal(keys[3], (num_heads,)), jnp.linspace(3.0, 6.0, num_heads)
-        return MLSTMBlockParams(
-            w_q,
-            w_k,
-            w_v,
-            w_if=jnp.zeros((3 * size, 2 * num_heads)),
-            b_if=jnp.concatenate([b_i, b_f.astype(b_i.dtype)]),
-            scale=jnp.ones(size),
-            skip=jnp.ones(size),
-        )
+        w_if, b_if = jnp.zeros((3 * size, 2 * num_heads)), jnp.concatenate([b_i, b_f.astype(b_i.dtype)])
+        return MLSTMBlockParams(w_q, w_k, w_v, w_if, b_if, scale=jnp.ones(size), skip=jnp.ones(size))
 
     def blockwise(x: jax.Array, w: jax.Array) -> jax.Array:
         pieces = x.reshape(*x.shape[:-1], *blocks[:2])

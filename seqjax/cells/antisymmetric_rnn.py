@@ -86,11 +86,8 @@ def antisymmetric_rnn(
         key_x, key_h = jax.random.split(key)
         w_x = jax.random.normal(key_x, (x.shape[-1], num_gates * hidden_size), param_dtype)
         w_h = jax.random.normal(key_h, (hidden_size, hidden_size), param_dtype)
-        return AntisymmetricParams(
-            w_x / math.sqrt(x.shape[-1]),
-            w_h * (weight_scale / math.sqrt(hidden_size)),
-            jnp.zeros(num_gates * hidden_size, param_dtype),
-        )
+        w_x, w_h = w_x / math.sqrt(x.shape[-1]), w_h * (weight_scale / math.sqrt(hidden_size))
+        return AntisymmetricParams(w_x, w_h, jnp.zeros(num_gates * hidden_size, param_dtype))
 
     def weights(params: AntisymmetricParams) -> GatedWeights:
         w_h = params.w_h
@@ -112,16 +109,7 @@ def antisymmetric_rnn(
 
         return AntisymmetricCarry(fixed_point(earlier, carry.h))
 
-    recurrence = Gated(
-        activations=(Activation.SIGMOID, Activation.TANH)[2 - num_gates :],
-        num_update=num_gates,
-        update=update,
-        weights=weights,
-    )
-    return Cell(
-        init=init,
-        initial_carry=zeros(AntisymmetricCarry, hidden_size),
-        recurrence=recurrence,
-        project=DENSE,
-        inverse=inverse,
-    )
+    activations = (Activation.SIGMOID, Activation.TANH)[2 - num_gates :]
+    recurrence = Gated(activations=activations, num_update=num_gates, update=update, weights=weights)
+    initial_carry = zeros(AntisymmetricCarry, hidden_size)
+    return Cell(init=init, initial_carry=initial_carry, recurrence=recurrence, project=DENSE, inverse=inverse)

@@ -145,13 +145,9 @@ def attention(
         def heads(w: jax.Array, b: jax.Array | None, count: int) -> jax.Array:
             return affine(xs, w, b).reshape(*xs.shape[:-1], count, size)
 
-        q = heads(params.w_q, params.b_q, num_heads)
-        k = heads(params.w_k, params.b_k, groups)
-        return AttentionInputs(
-            _normalize(q, params.scale_q),
-            _normalize(k, params.scale_k),
-            heads(params.w_v, params.b_v, groups),
-        )
+        q = _normalize(heads(params.w_q, params.b_q, num_heads), params.scale_q)
+        k = _normalize(heads(params.w_k, params.b_k, groups), params.scale_k)
+        return AttentionInputs(q, k, heads(params.w_v, params.b_v, groups))
 
     def readout(params: AttentionParams, hs: jax.Array, xs: jax.Array) -> jax.Array:
         return affine(hs.reshape(*hs.shape[:-2], num_heads * size), params.w_o, params.b_o)

@@ -132,11 +132,6 @@ def conv_lstm(
 def _convolve(x: jax.Array, w: jax.Array) -> jax.Array:
     """Convolve ``x [..., P, Q, D]`` with the kernel ``w [K, K, D, E]``; return ``[..., P, Q, E]``."""
     *lead, rows, columns, channels = x.shape
-    y = jax.lax.conv_general_dilated(
-        x.reshape(math.prod(lead), rows, columns, channels),
-        w,
-        window_strides=(1, 1),
-        padding="SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    x = x.reshape(math.prod(lead), rows, columns, channels)
+    y = jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return y.reshape(*lead, rows, columns, w.shape[-1])

@@ -112,10 +112,5 @@ def cornn(
 
         return CoRNNCarry(fixed_point(earlier, carry.z), y)
 
-    return Cell(
-        init=init,
-        initial_carry=zeros(CoRNNCarry, hidden_size),
-        recurrence=Step(step),
-        project=DENSE,
-        inverse=inverse,
-    )
+    initial_carry = zeros(CoRNNCarry, hidden_size)
+    return Cell(init=init, initial_carry=initial_carry, recurrence=Step(step), project=DENSE, inverse=inverse)

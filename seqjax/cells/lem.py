@@ -68,13 +68,8 @@ def lem(hidden_size: int, *, step_size: float = 1.0, param_dtype: Any = jnp.floa
     check_within("lem(step_size)", step_size, "(0, 1]")
 
     def init(key: jax.Array, x: jax.Array) -> LEMParams:
-        shapes = (
-            (x.shape[-1], 4 * hidden_size),
-            (hidden_size, 3 * hidden_size),
-            (hidden_size, hidden_size),
-            (4 * hidden_size,),
-        )
-        bound = 1 / math.sqrt(hidden_size)
+        width, size, bound = x.shape[-1], hidden_size, 1 / math.sqrt(hidden_size)
+        shapes = ((width, 4 * size), (size, 3 * size), (size, size), (4 * size,))
         keys = jax.random.split(key, 4)
         return LEMParams(*(uniform(k, s, bound, param_dtype) for k, s in zip(keys, shapes, strict=True)))
 

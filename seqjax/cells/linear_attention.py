@@ -122,10 +122,5 @@ def linear_attention(
             o = o[..., :-1] / jnp.where(jnp.abs(total) > SMALLEST_SUM, total, SMALLEST_SUM)
         return affine(merge_heads(o).astype(xs.dtype), params.w_o)
 
-    return Cell(
-        init=init,
-        initial_carry=zero_states(heads, normalizer=normalize),
-        recurrence=Matrix(),
-        project=project,
-        readout=readout,
-    )
+    initial_carry = zero_states(heads, normalizer=normalize)
+    return Cell(init=init, initial_carry=initial_carry, recurrence=Matrix(), project=project, readout=readout)

@@ -90,10 +90,7 @@ def qrnn(
         (o,) = gate(params, xs, 2, 3)
         return (jax.nn.sigmoid(o) * cs).astype(xs.dtype)
 
+    initial_carry = wide_zeros(hidden_size)
     return Cell(
-        init=init,
-        initial_carry=wide_zeros(hidden_size),
-        recurrence=Diagonal(),
-        project=project,
-        readout=readout,
+        init=init, initial_carry=initial_carry, recurrence=Diagonal(), project=project, readout=readout
     )

@@ -10,7 +10,7 @@ from seqjax.affine import affine
 from seqjax.base import Cell, Diagonal, DiagonalInputs, Recurrence, Step
 from seqjax.cells.common.initialize import wide_zeros
 from seqjax.cells.common.labels import sets_recurrence
-from seqjax.cells.common.linear import check_ring
+from seqjax.cells.common.linear import check_ring, lecun_normal
 from seqjax.checks import check_one_of, check_whole
 from seqjax.ops.discretize import complement
 from seqjax.ops.select import wide, wide_complex
@@ -97,12 +97,9 @@ def rtu(
         u_1, u_2 = (1 - jax.random.uniform(k, (hidden_size,), dtype) for k in keys[:2])
         tiny = jnp.finfo(dtype).eps
         modulus_squared = jnp.clip(r_min**2 + u_1 * (r_max**2 - r_min**2), tiny, 1 - tiny)
-        width = x.shape[-1]
-        return RTUParams(
-            jnp.log(-0.5 * jnp.log(modulus_squared)).astype(param_dtype),
-            jnp.log(max_phase * u_2).astype(param_dtype),
-            jax.random.normal(keys[2], (width, 2 * hidden_size), param_dtype) / math.sqrt(width),
-        )
+        rate, phase = jnp.log(-0.5 * jnp.log(modulus_squared)), jnp.log(max_phase * u_2)
+        w_x = lecun_normal(keys[2], (x.shape[-1], 2 * hidden_size), param_dtype)
+        return RTUParams(rate.astype(param_dtype), phase.astype(param_dtype), w_x)
 
     def rotation(params: RTUParams, dtype: Any) -> jax.Array:
         """Return g + i phi ``[H]``."""

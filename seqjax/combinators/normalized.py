@@ -71,14 +71,8 @@ def normalized(cell: Cell, *, epsilon: float = 1e-5, param_dtype: Any = jnp.floa
         carry = jax.eval_shape(cell.initial_carry, params, x)
         width, hidden = w.shape[-1], jax.tree.leaves(carry)[-1].shape[-1]
         third = gated.emit is not None and len(jax.tree.leaves(carry)) == 2
-        gain, shift = jnp.ones(width, param_dtype), ()
-        return NormalizedParams(
-            params,
-            gain,
-            jnp.ones(width, param_dtype),
-            jnp.ones(hidden, param_dtype) if third else (),
-            jnp.zeros(hidden, param_dtype) if third else shift,
-        )
+        state = (jnp.ones(hidden, param_dtype), jnp.zeros(hidden, param_dtype)) if third else ((), ())
+        return NormalizedParams(params, jnp.ones(width, param_dtype), jnp.ones(width, param_dtype), *state)
 
     def project(params: NormalizedParams, xs: jax.Array, key: Key | None = None) -> jax.Array:
         w, b = dense.weights(params.cell)

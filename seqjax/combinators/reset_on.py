@@ -54,13 +54,8 @@ def reset_on(layer: Layer, when: int | Callable) -> Layer:
             found = leaf == when if _fits_dtype(when, leaf.dtype) else jnp.zeros(leaf.shape, bool)
         if flags.mask is not None:
             found = found & flags.mask
-        return view.run(
-            layer,
-            params,
-            carry,
-            xs,
-            flags._replace(reset=found if flags.reset is None else found | flags.reset),
-        )
+        flags = flags._replace(reset=found if flags.reset is None else found | flags.reset)
+        return view.run(layer, params, carry, xs, flags)
 
     return composed(apply, parts=(layer,))
 

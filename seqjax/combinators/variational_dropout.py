@@ -139,10 +139,7 @@ def _dropout_in_cell(cell: Cell, rate: float) -> Cell:
         after, h = gated_step(gated, weights, carry.carry, u, on_h=lambda h: _apply_mask(h, kept, rate))
         return DropoutCarry(after, kept), h
 
+    readout = cell.readout
     return Cell(
-        init=cell.init,
-        initial_carry=initial_carry,
-        recurrence=Step(step),
-        project=project,
-        readout=cell.readout,
+        init=cell.init, initial_carry=initial_carry, recurrence=Step(step), project=project, readout=readout
     )

@@ -107,12 +107,10 @@ def zoneout(cell: Cell, rate: float | tuple[float, ...]) -> Cell:
         a = jnp.broadcast_to(expand_left(a, b.ndim), b.shape).astype(b.dtype)
         return DiagonalInputs(jnp.where(stays[0], jnp.ones_like(a), a), keep(~stays[0], b))
 
+    recurrence = cell.recurrence if isinstance(cell.recurrence, Diagonal) else Step(step)
+    readout = cell.readout
     return Cell(
-        init=cell.init,
-        initial_carry=initial_carry,
-        recurrence=cell.recurrence if isinstance(cell.recurrence, Diagonal) else Step(step),
-        project=project,
-        readout=cell.readout,
+        init=cell.init, initial_carry=initial_carry, recurrence=recurrence, project=project, readout=readout
     )
 
 

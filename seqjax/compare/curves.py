@@ -1,5 +1,7 @@
 """Draw errors by time step beside their tolerance, as SVG for a light and a dark page."""
 
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
@@ -44,14 +46,8 @@ def draw(difference: Difference, name: str) -> str:
         axes.plot(steps[alone], drawn[1][alone], "o", color="#0072b2", markersize=5, markeredgewidth=0)
         if difference.first is not None:
             first = f"first past the tolerance: step {difference.first}"
-            axes.axvline(
-                difference.first,
-                color="#d55e00",
-                linewidth=1.6,
-                linestyle=(0, (1.5, 1.5)),
-                label=first,
-                clip_on=False,
-            )
+            looks: dict[str, Any] = {"color": "#d55e00", "linewidth": 1.6, "linestyle": (0, (1.5, 1.5))}
+            axes.axvline(difference.first, label=first, clip_on=False, **looks)
         shown = np.concatenate(drawn)
         shown = shown[~np.isnan(shown)]
         low, high = (np.floor(shown.min() - 0.2), np.ceil(shown.max() + 0.2)) if shown.size else (-8, 0)

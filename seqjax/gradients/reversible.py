@@ -120,12 +120,11 @@ def reversible(
             bound = jnp.finfo(error.dtype).eps ** (2 / 3) if tolerance is None else tolerance
             found = jnp.all(error <= bound)  # False for NaN
             (by_initial,) = to_params(by_entering)
-            gradients = jax.tree.map(
-                lambda g, i, p: jnp.where(found, (g + i).astype(p.dtype), jnp.nan),
-                estimate.gradients,
-                by_initial,
-                params,
-            )
+
+            def total(g: jax.Array, i: jax.Array, p: jax.Array) -> jax.Array:
+                return jnp.where(found, (g + i).astype(p.dtype), jnp.nan)
+
+            gradients = jax.tree.map(total, estimate.gradients, by_initial, params)
             return estimate._replace(gradients=gradients), after, Reconstruction(error)
 
         return init, update

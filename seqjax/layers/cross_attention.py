@@ -101,11 +101,9 @@ def additive_attention(size: int, *, param_dtype: Any = jnp.float32) -> CrossAtt
 
     def init(key: Key, memory: Any, query: Any) -> AdditiveParams:
         key_q, key_m = jax.random.split(key)
-        return AdditiveParams(
-            0.001 * jax.random.normal(key_q, (query.shape[-1], size), param_dtype),
-            0.001 * jax.random.normal(key_m, (memory.shape[-1], size), param_dtype),
-            jnp.zeros(size, param_dtype),
-        )
+        w_q = 0.001 * jax.random.normal(key_q, (query.shape[-1], size), param_dtype)
+        w_m = 0.001 * jax.random.normal(key_m, (memory.shape[-1], size), param_dtype)
+        return AdditiveParams(w_q, w_m, jnp.zeros(size, param_dtype))
 
     def score(params: AdditiveParams, memory: jax.Array, query: jax.Array) -> jax.Array:
         hidden = jnp.tanh((query @ params.w_query)[..., None, :] + memory @ params.w_memory)

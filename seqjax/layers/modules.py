@@ -63,9 +63,8 @@ def check_module(module: Any) -> None:
         remedy = "A layer needs no pointwise" if isinstance(module, Layer) else "Write recurrent(cell)"
         raise TypeError(f"{who}, got {module!r}. {remedy}.")
     if isinstance(module, type):
-        if isinstance(getattr(module, "dtype", None), np.dtype) or issubclass(
-            module, np.generic
-        ):  # jnp.float32 and its siblings cast
+        # jnp.float32 and its siblings cast.
+        if isinstance(getattr(module, "dtype", None), np.dtype) or issubclass(module, np.generic):
             return
         raise TypeError(f"{who}, got the class {name}. Make an instance: pointwise({name}(...)).")
     if _library(module) == "haiku" or (hasattr(module, "apply") and not isinstance(module, nn.Module)):

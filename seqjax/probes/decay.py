@@ -70,16 +70,8 @@ def fit_decay(log_norm: np.ndarray) -> Decay:
     exponent, power_aic = _line(np.log1p(lags[finite]), log_norm[finite])
     better = "" if math.isnan(rate) else ("exponential" if exponential_aic <= power_aic else "power")
     length = math.nan if math.isnan(rate) else (-1 / rate if rate < 0 else math.inf)
-    return Decay(
-        rate,
-        length,
-        exponential_aic,
-        exponent,
-        power_aic,
-        better,
-        horizon(log_norm, 0.5),
-        horizon(log_norm, 0.9),
-    )
+    lags_50_90 = horizon(log_norm, 0.5), horizon(log_norm, 0.9)
+    return Decay(rate, length, exponential_aic, exponent, power_aic, better, *lags_50_90)
 
 
 def horizon(log_norm: np.ndarray, share: float) -> float:

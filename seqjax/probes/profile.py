@@ -215,11 +215,8 @@ def _adjoint_profile(
         x, mask, key = inputs
         return layer.step(params, carry, x, mask=mask, key=key)
 
-    inputs = (
-        xs,
-        batch.mask,
-        keys,
-    )  # the layer applies the mask, so that masked inputs do not reach its parts
+    # The layer applies the mask, so that masked inputs do not reach its parts.
+    inputs = (xs, batch.mask, keys)
     initial = bound.initial_carry(first_step(xs))
     carry = first_carry(bound, carry, xs)
 

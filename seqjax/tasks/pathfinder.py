@@ -77,11 +77,8 @@ def pathfinder(length: int, num_distractors: int = 2) -> Task:
         first, second = (path(k, side) for k in jax.random.split(for_paths))
         dashes = jnp.where(jnp.arange(side) % 4 < 3, 0.5, 0.0).astype(jnp.float32)
         image = jnp.zeros((side, side), jnp.float32)
-        for points in (
-            first,
-            second,
-            *(path(k, side // 3) for k in jax.random.split(for_short, num_distractors)),
-        ):
+        distractors = [path(k, side // 3) for k in jax.random.split(for_short, num_distractors)]
+        for points in (first, second, *distractors):
             image = draw(image, points, dashes[: len(points)])
         ends = jnp.stack([first[0], jnp.where(joined, first[-1], second[-1])])
         return draw(image, ends, jnp.ones(2, jnp.float32)), joined.astype(jnp.int32)

@@ -163,9 +163,8 @@ def _trace(cell: Cell) -> Trace:
         if split:
             adding.append(slopes(lambda r: after(s, u, r, used.w), nothing))
         factors = zip(products, inputs_of(w, x, leaves[-1]), adding, strict=True)
-        keys = jax.random.split(
-            jax.random.fold_in(key, 0x4B46), len(products)
-        )  # a key apart from the noise of the layer
+        # A key apart from the noise of the layer.
+        keys = jax.random.split(jax.random.fold_in(key, 0x4B46), len(products))
         products = [
             _join(k, v, along(a), inputs.astype(v.dtype), d.astype(v.dtype))
             for k, ((v, a), inputs, d) in zip(keys, factors, strict=True)

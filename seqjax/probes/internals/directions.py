@@ -1,5 +1,6 @@
 """Directions for probing a linear map: random signs, or a basis. A complex entry counts as two real entries."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -27,7 +28,7 @@ def basis(leaves: Sequence[jax.Array], batch_ndim: int) -> list[jax.Array]:
     """Return the n unit directions of one example's leaves, per leaf ``[n, *leaf.shape]``, equal for all examples."""
     sizes = []
     for leaf in leaves:
-        own = leaf.size // max(1, _size(leaf.shape[:batch_ndim]))
+        own = leaf.size // max(1, math.prod(leaf.shape[:batch_ndim]))
         sizes.append(own * (2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else 1))
     total, start, out = sum(sizes), 0, []
     for leaf, size in zip(leaves, sizes, strict=True):
@@ -40,10 +41,3 @@ def basis(leaves: Sequence[jax.Array], batch_ndim: int) -> list[jax.Array]:
         rows = rows.reshape(total, *(1,) * batch_ndim, *own_shape)
         out.append(jnp.broadcast_to(rows, (total, *leaf.shape)))
     return out
-
-
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size

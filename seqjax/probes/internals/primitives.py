@@ -32,14 +32,8 @@ FREE = frozenset(
     squeeze stack stop_gradient threefry2x32 tile top_k transpose unstack xor
     """.split()
 )
-COMPLEX = {
-    "mul": 6,
-    "div": 11,
-    "abs": 4,
-    "square": 6,
-    "cumprod": 6,
-    "reduce_prod": 6,
-}  # others 2, products 8 in all
+# Others take 2, products 8 in all.
+COMPLEX = {"mul": 6, "div": 11, "abs": 4, "square": 6, "cumprod": 6, "reduce_prod": 6}
 
 
 def flops_of(eqn: Any) -> int | None:

@@ -111,12 +111,9 @@ def _conclusion(results: StudyResults, rows: pl.DataFrame, names: Sequence[str])
             text += say("{} times the memory of backpropagation; ", number(ratio, 2))
         if others:
             best = min(others, key=lambda name: others[name])
-            text += say(
-                "of the inexact algorithms, {} has the smallest error ({}, cosine {}). ",
-                best,
-                number(others[best], 2),
-                number(_value(some, best, "cosine"), 3),
-            )
+            cosine = number(_value(some, best, "cosine"), 3)
+            inexact = "of the inexact algorithms, {} has the smallest error ({}, cosine {}). "
+            text += say(inexact, best, number(others[best], 2), cosine)
         else:
             text += say("every algorithm measured here is exact. ")
     return text

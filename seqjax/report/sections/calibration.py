@@ -37,7 +37,7 @@ def view(results: StudyResults) -> View:
             listed(f"{check['id']} {check['what']}" for check in failed),
         )
     else:
-        worst = max(checks.values(), key=lambda check: _used(check))
+        worst = max(checks.values(), key=_used)
         verdict += say(
             "<b>All pass.</b> The closest to its tolerance is {} ({}), which uses {} of it.",
             worst["id"],

@@ -84,9 +84,8 @@ def _curves(results: StudyResults, loss: str, length: int, profiles: Sequence[Pr
     for end, beyond in ((low, drawn < low), (high, drawn > high)):
         if np.any(beyond & np.isfinite(drawn)):
             shows += say(" The axis ends at {}; some values lie beyond it.", ten(int(end)))
-    measured = _from_profiles(profiles)
-    conclusion = _extremes(falls, snapshots)
-    return Figure(say("T = {}", length), panels, Caption(shows, measured, conclusion), [table], length)
+    caption = Caption(shows, _from_profiles(profiles), _extremes(falls, snapshots))
+    return Figure(say("T = {}", length), panels, caption, [table], length)
 
 
 def _panel(
@@ -103,20 +102,11 @@ def _panel(
     points = np.arange(length)
     series = []
     for profile in profiles:
-        values = np.where(
-            np.isfinite(profile.values[:, snapshot, order]), profile.values[:, snapshot, order], np.nan
-        )
-        series.append(
-            Series(
-                profile.cell,
-                points,
-                profile.iqm[snapshot, order],
-                results.places[profile.cell],
-                profile.cell,
-                *band(values),
-                dict(zip(profile.seeds, values, strict=False)),
-            )
-        )
+        values = profile.values[:, snapshot, order]
+        values = np.where(np.isfinite(values), values, np.nan)
+        cell, middle = profile.cell, profile.iqm[snapshot, order]
+        seeds = dict(zip(profile.seeds, values, strict=False))
+        series.append(Series(cell, points, middle, results.places[cell], cell, *band(values), seeds))
     across = "lag: steps back from the last step" if loss == "last" else "step t"
     cells = ", ".join(profile.cell for profile in profiles)
     return chart(
@@ -133,10 +123,8 @@ def _panel(
 
 def _from_profiles(profiles: Sequence[Profile]) -> Text:
     seeds = plural(max(len(profile.values) for profile in profiles), "seed")
-    return say(
-        "From the profiles above, with {}. The band is the 95\u00a0% bootstrap interval of the interquartile mean.",
-        seeds,
-    )
+    text = "From the profiles above, with {}. The band is the 95\u00a0% bootstrap interval of the interquartile mean."
+    return say(text, seeds)
 
 
 def _extremes(falls: Mapping[str, Sequence[float]], snapshots: Sequence[int]) -> Text:

@@ -94,17 +94,12 @@ def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
     if not known:
         return "No exponent is known."
     chaotic = [cell for cell, top in known.items() if top > 1e-3]
-    slowest = (
-        max((top, cell) for cell, top in known.items() if top <= 1e-3) if len(chaotic) < len(known) else None
-    )
     text = say("")
-    if slowest:
-        text += say(
-            "After training the slowest decay without chaos is that of <b>{}</b>, λ<sub>1</sub> = {}",
-            slowest[1],
-            number(slowest[0]),
-        )
-        text += say(" (1/e in {} steps). ", number(-1 / slowest[0])) if slowest[0] < 0 else say(". ")
+    if len(chaotic) < len(known):
+        top, cell = max((top, cell) for cell, top in known.items() if top <= 1e-3)
+        slowest = "After training the slowest decay without chaos is that of <b>{}</b>, λ<sub>1</sub> = {}"
+        text += say(slowest, cell, number(top))
+        text += say(" (1/e in {} steps). ", number(-1 / top)) if top < 0 else say(". ")
     text += (
         say("The largest exponent is above zero, so gradients grow, for {}. ", listed(chaotic))
         if chaotic

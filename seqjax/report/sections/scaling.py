@@ -35,11 +35,8 @@ def view(results: StudyResults) -> View:
         "alternate. Operations in the table are counted from the program's equations, with loops multiplied out."
     )
     measured += results.left_out(rows)
-    caption = Caption(
-        "Temporary memory and time of one gradient against the length T, a panel per method, both axes logarithmic.",
-        measured,
-        _conclusion(results, rows),
-    )
+    shows = "Temporary memory and time of one gradient against the length T, a panel per method, both axes logarithmic."
+    caption = Caption(shows, measured, _conclusion(results, rows))
     return View(intro, [Figure("Cost against length", panels, caption), _table(results, rows)])
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -103,15 +104,9 @@ def _noise_table(results: StudyResults, rows: pl.DataFrame) -> Table:
         for (length, _), found in norms.group_by("length", "seed", maintain_order=True):
             share = (found["value"].fill_null(math.inf) > CLIP).mean()
             shares.setdefault(int(str(length)), []).append(100 * float(str(share)))
-        largest = norms["value"].max()
-        lines.append(
-            [
-                bold(cell),
-                number(scale[0]) if scale and scale[0] is not None else "–",
-                shown(bootstrap(list(shares.values()))) if shares else "–",
-                number(float(str(largest))) if largest is not None else "–",
-            ]
-        )
+        clipped = shown(bootstrap(list(shares.values()))) if shares else "–"
+        largest: Any = norms["value"].max()
+        lines.append([bold(cell), number(scale[0] if scale else None), clipped, number(largest)])
     numbers = ["noise scale, examples", say("steps clipped at {}, %", number(CLIP, 1)), "largest norm"]
     return Table("Table of noise and clipping", columns(["cell"], numbers), [("", lines)])
 

@@ -132,18 +132,10 @@ def _table(results: StudyResults, rows: pl.DataFrame) -> Table:
             if not taus.size:
                 continue
             condition = [v / math.log(10) for v in _values(some, "log_condition", moment, last)]
-            lines.append(
-                [
-                    bold(cell),
-                    moment,
-                    spread_of_decades(logs[:, -1, 0]),
-                    spread_of_decades(logs[:, -1, -1]),
-                    spread_of_decades(condition),
-                    spread(_values(some, "participation_ratio", moment, last)),
-                    f"of {logs.shape[2]}",
-                    spread(_values(some, "isometry", moment, last), factor=100.0),
-                ]
-            )
+            sizes = [spread_of_decades(found) for found in (logs[:, -1, 0], logs[:, -1, -1], condition)]
+            ratio = spread(_values(some, "participation_ratio", moment, last))
+            near = spread(_values(some, "isometry", moment, last), factor=100.0)
+            lines.append([bold(cell), moment, *sizes, ratio, f"of {logs.shape[2]}", near])
     numbers = ("largest σ", "smallest σ", "condition number", "participation ratio")
     heads = columns(["cell", "measured"], numbers, ["directions"], ["near 1, %"])
     label, group = f"Table of singular values at tau = {last:.0f}", say("τ = {}", int(last))

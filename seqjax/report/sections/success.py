@@ -54,11 +54,8 @@ def view(results: StudyResults) -> View:
         rows.filter(quantity="not_measured").select("group", "length", "note").unique().iter_rows()
     ):
         measured += say(" {} is not defined at T = {}: {}", name, length, why)
-    caption = Caption(
-        "The share of seeds that succeed, by cell (rows) and length (columns), a map per task.",
-        measured,
-        _conclusion(found),
-    )
+    shows = "The share of seeds that succeed, by cell (rows) and length (columns), a map per task."
+    caption = Caption(shows, measured, _conclusion(found))
     return View(intro, [Figure("Success", panels, caption), _table(found)])
 
 
@@ -104,19 +101,12 @@ def _conclusion(found: Rates) -> Text:
             best = listed(cell for length, cell in whole if length == longest)
             said += say("<b>{}</b>: every seed succeeds at T = {} for {}. ", task, longest, best)
         elif some:
-            said += say(
-                "<b>{}</b>: some seeds succeed for {}, but no cell succeeds with all. ",
-                task,
-                listed(dict.fromkeys(some)),
-            )
+            partly = "<b>{}</b>: some seeds succeed for {}, but no cell succeeds with all. "
+            said += say(partly, task, listed(dict.fromkeys(some)))
         else:
             left, cell = min((share, cell) for (t, cell, _), (_, _, share) in found.items() if t == task)
-            said += say(
-                "<b>{}</b>: no seed succeeds; {} is closest, with {} times the baseline's loss. ",
-                task,
-                cell,
-                number(left, 2),
-            )
+            closest = "<b>{}</b>: no seed succeeds; {} is closest, with {} times the baseline's loss. "
+            said += say(closest, task, cell, number(left, 2))
     return said + "The result is for these few steps; a long training could do better."
 
 

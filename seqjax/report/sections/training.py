@@ -66,16 +66,9 @@ def _conclusion(means: dict[str, Array], pooled: Array) -> Any:
     falls = sorted((_fall(mean), cell) for cell, mean in means.items() if np.isfinite(_fall(mean)))
     text = say("")
     if falls:
-        text += say(
-            "At the last snapshot the norm at the first step is {} times the norm at the last step for <b>{}</b>",
-            ten(f"{falls[-1][0]:.1f}"),
-            falls[-1][1],
-        )
-        text += (
-            say(", {} times for <b>{}</b>. ", ten(f"{falls[0][0]:.1f}"), falls[0][1])
-            if falls[1:]
-            else say(". ")
-        )
+        most, least = ((ten(f"{fall:.1f}"), cell) for fall, cell in (falls[-1], falls[0]))
+        ratio = "At the last snapshot the norm at the first step is {} times the norm at the last step for <b>{}</b>"
+        text += say(ratio, *most) + (say(", {} times for <b>{}</b>. ", *least) if falls[1:] else say(". "))
     if np.any(pooled < FLOAT32_ZERO):
         lost = [
             say("<b>{}</b>\u00a0{}", c, percent(float((m < FLOAT32_ZERO).mean()))) for c, m in means.items()
