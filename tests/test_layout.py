@@ -35,7 +35,7 @@ def test_the_package_exports_the_factory_of_a_file(name):
 
 
 def test_a_file_has_one_factory():
-    stems = {path.stem for path in CELLS.glob("*.py")} - {"__init__", "registry"}
+    stems = {path.stem for path in CELLS.glob("*.py")} - {"__init__"}
     assert stems == {factory_name(entry) for entry in REGISTRY.values()}
 
 
