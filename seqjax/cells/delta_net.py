@@ -10,11 +10,11 @@ from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
 from seqjax.cells.common.heads import (
     Heads,
     check_heads,
+    empty,
     fan_in_normal,
     gated_readout,
     split_heads,
     unit,
-    zero_states,
 )
 from seqjax.ops.select import wide
 from seqjax.values import definition
@@ -118,7 +118,7 @@ def delta_net(
 
     return Cell(
         init=lambda key, x: common_weights(key, x, heads, hidden_size, param_dtype),
-        initial_carry=zero_states(heads),
+        initial_carry=empty(heads),
         recurrence=Matrix(),
         project=project,
         readout=readout,

@@ -9,11 +9,11 @@ from seqjax.affine import affine
 from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
 from seqjax.cells.common.heads import (
     check_heads,
+    empty,
     fan_in_normal,
     gated_readout,
     step_size_params,
     step_sizes,
-    zero_states,
 )
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.cells.delta_net import common_weights, writes
@@ -115,6 +115,4 @@ def gated_delta_net(
     def readout(params: GatedDeltaNetParams, hs: MatrixOutputs, xs: jax.Array) -> jax.Array:
         return gated_readout(hs.o, jax.nn.silu(affine(xs, params.w_g)), params.w_o, xs.dtype, center=False)
 
-    return Cell(
-        init=init, initial_carry=zero_states(heads), recurrence=Matrix(), project=project, readout=readout
-    )
+    return Cell(init=init, initial_carry=empty(heads), recurrence=Matrix(), project=project, readout=readout)

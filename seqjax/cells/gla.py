@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine, check_inputs
 from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
-from seqjax.cells.common.heads import check_heads, fan_in_normal, gated_readout, split_heads, zero_states
+from seqjax.cells.common.heads import check_heads, empty, fan_in_normal, gated_readout, split_heads
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.checks import check_above, check_whole
 from seqjax.ops.select import wide
@@ -120,6 +120,4 @@ def gla(
         gate = jax.nn.silu(affine(xs, params.w_g, params.b_g))
         return gated_readout(hs.o, gate, params.w_o, xs.dtype, center=True)
 
-    return Cell(
-        init=init, initial_carry=zero_states(heads), recurrence=Matrix(), project=project, readout=readout
-    )
+    return Cell(init=init, initial_carry=empty(heads), recurrence=Matrix(), project=project, readout=readout)

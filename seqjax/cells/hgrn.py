@@ -126,7 +126,5 @@ def hgrn(hidden_size: int, *, lower_bound: float = 0.0, param_dtype: Any = jnp.f
         normal = (scale * (centered / deviation) + shift).astype(xs.dtype)
         return affine(normal, params.w_o, params.b_o)
 
-    initial_carry = wide_zeros(hidden_size, wide_complex)
-    return Cell(
-        init=init, initial_carry=initial_carry, recurrence=Diagonal(), project=project, readout=readout
-    )
+    start = wide_zeros(hidden_size, wide_complex)
+    return Cell(init=init, initial_carry=start, recurrence=Diagonal(), project=project, readout=readout)

@@ -7,14 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine, check_inputs
 from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
-from seqjax.cells.common.heads import (
-    check_heads,
-    fan_in_normal,
-    merge_heads,
-    split_heads,
-    with_ones,
-    zero_states,
-)
+from seqjax.cells.common.heads import check_heads, empty, fan_in_normal, merge_heads, split_heads, with_ones
 from seqjax.checks import check_one_of
 from seqjax.ops.select import wide
 from seqjax.values import definition
@@ -122,5 +115,5 @@ def linear_attention(
             o = o[..., :-1] / jnp.where(jnp.abs(total) > SMALLEST_SUM, total, SMALLEST_SUM)
         return affine(merge_heads(o).astype(xs.dtype), params.w_o)
 
-    initial_carry = zero_states(heads, normalizer=normalize)
-    return Cell(init=init, initial_carry=initial_carry, recurrence=Matrix(), project=project, readout=readout)
+    start = empty(heads, normalizer=normalize)
+    return Cell(init=init, initial_carry=start, recurrence=Matrix(), project=project, readout=readout)

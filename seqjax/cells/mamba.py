@@ -143,7 +143,5 @@ def mamba(
         d = expand_left(params.d.astype(hs.dtype), us.ndim)
         return (ys + d * us.astype(hs.dtype)).astype(xs.dtype)
 
-    initial_carry = wide_zeros(hidden_size * state_size)
-    return Cell(
-        init=init, initial_carry=initial_carry, recurrence=Diagonal(), project=project, readout=readout
-    )
+    start = wide_zeros(hidden_size * state_size)
+    return Cell(init=init, initial_carry=start, recurrence=Diagonal(), project=project, readout=readout)

@@ -84,7 +84,5 @@ def candidate(v: jax.Array, activation: CandidateActivation) -> jax.Array:
 
 def cell_of_gates(hidden_size: int, init: Any, project: Any) -> Cell:
     """Return the diagonal cell of an `init` and a `project`, shared with `min_lstm`."""
-    initial_carry = wide_zeros(hidden_size)
-    return Cell(
-        init=init, initial_carry=initial_carry, recurrence=Diagonal(), project=project, readout=as_inputs
-    )
+    start = wide_zeros(hidden_size)
+    return Cell(init=init, initial_carry=start, recurrence=Diagonal(), project=project, readout=as_inputs)

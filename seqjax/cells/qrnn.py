@@ -90,7 +90,5 @@ def qrnn(
         (o,) = gate(params, xs, 2, 3)
         return (jax.nn.sigmoid(o) * cs).astype(xs.dtype)
 
-    initial_carry = wide_zeros(hidden_size)
-    return Cell(
-        init=init, initial_carry=initial_carry, recurrence=Diagonal(), project=project, readout=readout
-    )
+    start = wide_zeros(hidden_size)
+    return Cell(init=init, initial_carry=start, recurrence=Diagonal(), project=project, readout=readout)

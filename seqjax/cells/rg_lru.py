@@ -121,7 +121,5 @@ def rg_lru(
         i = jax.nn.sigmoid(gate(us, params.w_i, params.b_i))
         return DiagonalInputs(jnp.exp(-jnp.exp(log_rate)), complement(log_rate) * (i * us.astype(dtype)))
 
-    initial_carry = wide_zeros(hidden_size)
-    return Cell(
-        init=init, initial_carry=initial_carry, recurrence=Diagonal(), project=project, readout=as_inputs
-    )
+    start = wide_zeros(hidden_size)
+    return Cell(init=init, initial_carry=start, recurrence=Diagonal(), project=project, readout=as_inputs)

@@ -125,10 +125,10 @@ def rtu(
         return c, parts(c)
 
     recurrence: Recurrence = Step(step) if nonlinear else Diagonal()
-    initial_carry = wide_zeros(hidden_size, wide_complex)
+    start = wide_zeros(hidden_size, wide_complex)
     return Cell(
         init=init,
-        initial_carry=initial_carry,
+        initial_carry=start,
         recurrence=recurrence,
         project=inputs if nonlinear else project,
         readout=lambda params, hs, xs: (hs if nonlinear else f(parts(hs))).astype(xs.dtype),

@@ -10,12 +10,12 @@ from seqjax.affine import affine, check_inputs, spread
 from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
 from seqjax.cells.common.heads import (
     check_heads,
+    empty,
     fan_in_normal,
     merge_heads,
     normalize,
     split_heads,
     unit,
-    zero_states,
 )
 from seqjax.cells.common.labels import elementwise, sets_recurrence
 from seqjax.checks import check_whole
@@ -186,6 +186,4 @@ def rwkv7(
         gate = affine(jax.nn.sigmoid(affine(xs, params.w_g1)), params.w_g2)
         return affine(gate * (normal + merge_heads(bonus)).astype(xs.dtype), params.w_o)
 
-    return Cell(
-        init=init, initial_carry=zero_states(heads), recurrence=Matrix(), project=project, readout=readout
-    )
+    return Cell(init=init, initial_carry=empty(heads), recurrence=Matrix(), project=project, readout=readout)

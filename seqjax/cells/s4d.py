@@ -140,10 +140,8 @@ def s4d(
         ys = 2 * (_contract(s.real, real) - _contract(s.imag, imaginary))
         return (ys + expand_left(params.d.astype(dtype), us.ndim) * us.astype(dtype)).astype(xs.dtype)
 
-    initial_carry = wide_zeros(hidden_size * modes, wide_complex)
-    return Cell(
-        init=init, initial_carry=initial_carry, recurrence=Diagonal(), project=project, readout=readout
-    )
+    start = wide_zeros(hidden_size * modes, wide_complex)
+    return Cell(init=init, initial_carry=start, recurrence=Diagonal(), project=project, readout=readout)
 
 
 def _system(params: S4DParams) -> tuple[jax.Array, ...]:

@@ -137,10 +137,8 @@ def s5(
         halves = jnp.concatenate([hs.real, hs.imag], -1).astype(xs.dtype)
         return 2 * affine(halves, params.w_c) + affine(xs, params.w_d)
 
-    initial_carry = wide_zeros(modes, wide_complex)
-    return Cell(
-        init=init, initial_carry=initial_carry, recurrence=Diagonal(), project=project, readout=readout
-    )
+    start = wide_zeros(modes, wide_complex)
+    return Cell(init=init, initial_carry=start, recurrence=Diagonal(), project=project, readout=readout)
 
 
 def hippo_modes(size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,12 +9,12 @@ from seqjax.affine import affine, check_inputs, spread
 from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
 from seqjax.cells.common.heads import (
     check_heads,
+    empty,
     fan_in_normal,
     merge_heads,
     split_heads,
     step_size_params,
     step_sizes,
-    zero_states,
 )
 from seqjax.cells.common.labels import sets_recurrence
 from seqjax.checks import check_divisor, check_whole
@@ -132,6 +132,4 @@ def ssd(
         ys = hs.o.astype(xs.dtype) + spread(params.d[:, None], v) * v
         return affine(merge_heads(ys), params.w_o)
 
-    return Cell(
-        init=init, initial_carry=zero_states(heads), recurrence=Matrix(), project=project, readout=readout
-    )
+    return Cell(init=init, initial_carry=empty(heads), recurrence=Matrix(), project=project, readout=readout)

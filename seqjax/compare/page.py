@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from seqjax.compare import curves
@@ -14,7 +13,7 @@ from seqjax.compare.difference import Difference
 from seqjax.compare.divergence import Comparison
 from seqjax.compare.evaluate import BY_STEP
 from seqjax.compare.runs import FEWEST, RunsComparison
-from seqjax.report.content import Caption
+from seqjax.report.content import Caption, templates
 from seqjax.report.text import number
 
 Table = tuple[list[str], list[list[str]], list[bool]]
@@ -33,10 +32,7 @@ def to_json(found: Comparison | RunsComparison, command: str) -> dict[str, Any]:
 
 def to_html(found: Comparison | RunsComparison, command: str) -> str:
     """Return the page."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    template = templates(Path(__file__).parent).get_template("page.html.jinja")
     figures = []
     if isinstance(found, Comparison):
         drawn = [each for each in found.differences if each.quantity in BY_STEP and len(each.errors) > 1]
@@ -44,7 +40,7 @@ def to_html(found: Comparison | RunsComparison, command: str) -> str:
             (Markup(curves.draw(each, f"curve{i}")), caption(each, found.reference))
             for i, each in enumerate(drawn)
         ]
-    return environment.get_template("page.html.jinja").render(
+    return template.render(
         of_runs=isinstance(found, RunsComparison),
         found=found,
         table=table(found),
@@ -102,17 +98,8 @@ def table(found: Comparison | RunsComparison) -> Table:
 
 
 def _table(found: Comparison) -> Table:
-    heads = [
-        "quantity",
-        "÷ tolerance",
-        "first",
-        "difference",
-        "tolerance",
-        "at step",
-        "largest",
-        "A to ref.",
-        "B to ref.",
-    ]
+    heads = ["quantity", "÷ tolerance", "first", "difference", "tolerance", "at step", "largest"]
+    heads += ["A to ref.", "B to ref."]
     rows = []
     for each in found.differences:
         place = each.worst or 0
@@ -125,34 +112,16 @@ def _table(found: Comparison) -> Table:
 
 
 def _runs_table(found: RunsComparison) -> Table:
-    heads = [
-        "quantity",
-        "A",
-        "B",
-        "B − A (or B/A)",
-        "p",
-        "95% interval",
-        "B above A",
-        "95% interval",
-        "seeds",
-    ]
+    heads = ["quantity", "A", "B", "B − A (or B/A)", "p", "95% interval"]
+    heads += ["B above A", "95% interval", "seeds"]
     rows = []
     for row in found.rows:
         d = row.paired.difference
         sign = "×" if row.ratio else ""
-        rows.append(
-            [
-                ", ".join(_KEY.get(name, "{}").format(value) for name, value in row.key.items()),
-                number(row.a),
-                number(row.b),
-                sign + number(d.estimate),
-                number(row.paired.p),
-                _interval(d.low, d.high),
-                number(row.above.estimate),
-                _interval(row.above.low, row.above.high),
-                str(row.paired.pairs),
-            ]
-        )
+        name = ", ".join(_KEY.get(name, "{}").format(value) for name, value in row.key.items())
+        difference = [sign + number(d.estimate), number(row.paired.p), _interval(d.low, d.high)]
+        above = [number(row.above.estimate), _interval(row.above.low, row.above.high)]
+        rows.append([name, number(row.a), number(row.b), *difference, *above, str(row.paired.pairs)])
     return heads, rows, [row.differs for row in found.rows]
 
 
@@ -166,13 +135,11 @@ def caption(difference: Difference, reference: str) -> Caption:
     if not difference.finite:
         conclusion = (
             f"At step {difference.worst} the difference is not finite and cannot be drawn on the axis."
-            + order
         )
+        conclusion += order
     elif not difference.equal:
-        conclusion = (
-            f"At step {difference.worst} the difference is {number(difference.excess)} times the tolerance."
-            + order
-        )
+        times = number(difference.excess)
+        conclusion = f"At step {difference.worst} the difference is {times} times the tolerance." + order
     elif not difference.errors.any():
         conclusion = "A and B are equal to the last bit, so there is no line."
     else:

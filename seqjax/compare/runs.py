@@ -22,16 +22,7 @@ LEVEL = 0.05
 """The level of significance, for all quantities together."""
 _POSITIVE = ("parameter_gradient_norm", "exponential_length")  # span decades: compared by their ratio
 _NOT_KEYS = ("part", "seed", "training_step", "t", "note", "value")
-_HOW = (
-    "draws",
-    "steps",
-    "examples",
-    "baseline",
-    "state_size",
-    "checks_in_all",
-    "not_applicable",
-    "not_measured",
-)
+_HOW = "draws steps examples baseline state_size checks_in_all not_applicable not_measured".split()
 """Quantities that describe a measurement."""
 _TWICE = ("exponential_aic", "power_aic", "log_determinant")
 """Quantities that repeat others."""

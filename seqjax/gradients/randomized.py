@@ -10,7 +10,7 @@ from seqjax.checks import check_whole, check_within
 from seqjax.combinators.common import check_layers
 from seqjax.gradients.bptt import no_state, over_windows
 from seqjax.gradients.objective import Loss
-from seqjax.gradients.windows import check_batch, own_params
+from seqjax.gradients.windows import check_batch, check_key, own_params
 from seqjax.inputs import num_steps, step_keys
 from seqjax.ops.select import expand
 from seqjax.values import definition
@@ -59,8 +59,7 @@ def randomized_truncated_bptt(window: int, *, cut: float = 0.5) -> Estimator:
         def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
             who = "randomized_truncated_bptt(...).update"
             batch = check_batch(who, batch)
-            if key is None:
-                raise ValueError(f"{who}: expected a key for random draws, got None. Pass `key=`.")
+            check_key(who, key)
             keys = step_keys(key, num_steps(batch.xs))
             # Steps fold in small numbers.
             own = jax.random.fold_in(key if key.ndim == 0 else key[0], 0x7FFFFFFF)
@@ -69,9 +68,8 @@ def randomized_truncated_bptt(window: int, *, cut: float = 0.5) -> Estimator:
                 at = jax.random.fold_in(own, t)
                 return jax.tree.map(lambda leaf: _weigh(leaf, _draw(at, leaf, cut)), carry)
 
-            return *over_windows(
-                layer, loss, window, border, own_params(params, batch), carry, batch, keys
-            ), state
+            params = own_params(params, batch)
+            return *over_windows(layer, loss, window, border, params, carry, batch, keys), state
 
         return no_state, update
 

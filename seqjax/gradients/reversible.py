@@ -154,9 +154,8 @@ class _Chunk(NamedTuple):
             carry, kept = state
             now, key = inputs
             if now.reset is not None:
-                place = jnp.where(
-                    now.reset, kept.number, self.max_resets
-                )  # a write beyond the end has no effect
+                # A write beyond the end has no effect.
+                place = jnp.where(now.reset, kept.number, self.max_resets)
                 carries = jax.tree.map(
                     lambda s, c: s.at[place, rows].set(c, mode="drop"), kept.carries, carry
                 )

@@ -69,10 +69,8 @@ def sliding(
         (total, (count, after)), gradients = with_grad(params, first_step(carries), part, keys_of_part)
         estimate = added(estimate, Estimate(total, count, gradients))
         # Carries at the starts of this window and of later windows.
-        return (
-            estimate,
-            jax.tree.map(lambda held, a: jnp.concatenate([held[1:], a[None]]), carries, after),
-        ), None
+        carries = jax.tree.map(lambda held, a: jnp.concatenate([held[1:], a[None]]), carries, after)
+        return (estimate, carries), None
 
     part = jax.tree.map(lambda a: a[:window], (inputs, keys))
     total, (count, _) = jax.eval_shape(of_window, params, entering, *part)

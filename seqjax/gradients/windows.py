@@ -21,6 +21,18 @@ def check_batch(who: str, batch: Any) -> Batch:
     return batch
 
 
+def check_key(who: str, key: Any) -> None:
+    """Raise a ValueError without a key."""
+    if key is None:
+        raise ValueError(f"{who}: expected a key for random draws, got None. Pass `key=`.")
+
+
+def begin_with_reset(batch: Batch, axes: tuple[int, ...]) -> Batch:
+    """Return the batch with a reset at its first step, at which the layer's own initial carry enters."""
+    reset = jnp.zeros((num_steps(batch.xs), *axes), bool) if batch.reset is None else jnp.asarray(batch.reset)
+    return batch._replace(reset=reset.at[0].set(True))
+
+
 def own_params(params: Any, batch: Batch) -> Any:
     """Return the params, inside ``jax.shard_map`` as one copy per device.
 

@@ -1,12 +1,15 @@
 """Bound layers: a layer with its params, the first argument of every probe."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from seqjax.base import Batch, Cell, Layer
+from seqjax.gradients.objective import Loss, objective
 from seqjax.gradients.recurrent_layers import cell_of
 from seqjax.inputs import first_step
 
@@ -78,6 +81,18 @@ def bound_cell(who: str, bound: Any) -> Cell:
     if cell is None:
         raise TypeError(f"{who}(bound): expected {wanted}, got the layer {bound.layer!r}.")
     return cell
+
+
+def mean_loss(layer: Layer, loss: Loss) -> Callable:
+    """Return ``(params, carry, batch, *, key=None, tap=None) -> mean loss``; a carry of None is the layer's own."""
+    evaluate = objective(layer, loss)
+
+    def mean(params: Any, carry: Any, batch: Batch, **options: Any) -> jax.Array:
+        start = first_carry(bind(layer, params), carry, batch.xs)
+        total, (count, _) = evaluate(params, start, batch, **options)
+        return total / jnp.maximum(count, 1)
+
+    return mean
 
 
 def first_carry(bound: Bound, carry: Any, xs: Any) -> Any:

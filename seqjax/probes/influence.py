@@ -20,7 +20,7 @@ from seqjax.ops.vectors import Floating
 from seqjax.probes.bound import as_batch
 from seqjax.probes.internals.adjoint import adjoint, tangent
 from seqjax.probes.internals.checks import check_loss
-from seqjax.probes.internals.directions import basis, random_signs
+from seqjax.probes.internals.directions import probing_directions
 from seqjax.probes.internals.scaled import Scaled, align, log_norm, logarithm, sum_of_squares, unscaled
 from seqjax.probes.internals.system import System, prepare
 from seqjax.probes.profile import system_adjoint
@@ -91,16 +91,7 @@ def terminal_influence(
     system = prepare("terminal_influence", bound, batch, carry=carry, initial=initial)
     final, entering, _ = system.trajectory()
     leaves = Floating(final).leaves
-    if num_probes is None:
-        directions = basis(leaves, 1)
-    else:
-        check_whole("terminal_influence(num_probes)", num_probes, 2)
-        if key is None:
-            raise ValueError(
-                "terminal_influence(key): expected a key for the random probes, such as jax.random.key(0), got None. "
-                "Pass `key=`, or `num_probes=None` for the exact norm."
-            )
-        directions = random_signs(key, leaves, num_probes)
+    directions = probing_directions("terminal_influence", leaves, num_probes, key, 2, 1)
 
     def read(at_carry: list[Scaled], at_x: list[Scaled]) -> list[Scaled]:
         return [Scaled(norm(s.mantissa, 1), s.exponent) for s in at_carry]

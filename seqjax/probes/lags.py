@@ -22,14 +22,14 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.checks import check_whole
-from seqjax.gradients.objective import Loss, loss_and_gradient
+from seqjax.gradients.objective import Loss
 from seqjax.ops.select import expand, keep, select, wide
 from seqjax.ops.tap import norm
 from seqjax.ops.vectors import Floating, as_vector
 from seqjax.probes.bound import Bound, as_batch
 from seqjax.probes.internals.checks import check_loss
 from seqjax.probes.internals.scaled import Scaled, align, logarithm, scale, unscaled, without_float0
-from seqjax.probes.internals.system import System, own_params, prepare
+from seqjax.probes.internals.system import System, output_gradient, own_params, prepare
 from seqjax.probes.internals.vectors import cosine
 
 
@@ -171,11 +171,11 @@ class _Linearized(NamedTuple):
 def _by_lag(
     who: str, bound: Any, loss: Loss, batch: Any, carry: Any, max_lag: int | None, initial: Any
 ) -> tuple[LagDecomposition, TruncationBias]:
-    def system_of(bound: Any) -> System:
-        return prepare(who, bound, batch, carry=carry, initial=initial)
+    def with_params(params: list[jax.Array]) -> System:
+        return prepare(who, _with_params(bound, params), batch, carry=carry, initial=initial)
 
     check_loss(who, loss)
-    system = system_of(bound)
+    system = prepare(who, bound, batch, carry=carry, initial=initial)
     own = own_params(who, bound)
     if max_lag is not None:
         check_whole(f"{who}(max_lag)", max_lag, 0)
@@ -183,21 +183,13 @@ def _by_lag(
 
     # The full gradient by plain backpropagation, and the gradient with respect to the outputs.
     def outputs(params: list[jax.Array]) -> tuple[Any, Any]:
-        _, entering, ys = system_of(_with_params(bound, params)).trajectory()
+        _, entering, ys = with_params(params).trajectory()
         return ys, entering
 
     params = [leaf.astype(wide(leaf.dtype)) for leaf in own.leaves]
     ys, pull_outputs, entering = jax.vjp(outputs, params, has_aux=True)
-    targets = as_batch(batch).targets
-    value, d_ys = loss_and_gradient(
-        loss, system.squeeze(ys, 1), targets, system.squeeze(system.inputs.mask, 1), system.lead
-    )
-    if not system.batched:
-        d_ys = jax.tree.map(lambda a: a[:, None], d_ys)
+    value, d_ys = output_gradient(system, loss, ys, as_batch(batch).targets)
     (full,) = pull_outputs(d_ys)
-
-    def with_params(params: list[jax.Array]) -> System:
-        return system_of(_with_params(bound, params))
 
     steps = _linearize(system, with_params, params, entering, d_ys, own_start=carry is None)
     log_norms, cosines, bias, bias_cosine = _each_lag(steps, full, num_lags)

@@ -188,9 +188,8 @@ def kaplan_yorke(exponents: jax.Array, size: int) -> jax.Array:
         Array(2.25, dtype=float32)
     """
     sums = jnp.cumsum(exponents, -1)
-    whole = jnp.sum(
-        sums >= 0, -1
-    )  # sums of a sorted spectrum rise, then fall: the sums that count come first
+    # Sums of a sorted spectrum rise, then fall: the sums that count come first.
+    whole = jnp.sum(sums >= 0, -1)
     following = jnp.minimum(whole, exponents.shape[-1] - 1)
     rest = jnp.take_along_axis(sums, jnp.maximum(whole - 1, 0)[..., None], -1)[..., 0]
     falling = jnp.take_along_axis(exponents, following[..., None], -1)[..., 0]

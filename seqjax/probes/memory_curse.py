@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.checks import check_whole
 from seqjax.ops.tap import norm
 from seqjax.ops.vectors import Floating
 from seqjax.probes.internals.adjoint import tangent
-from seqjax.probes.internals.directions import basis, random_signs
+from seqjax.probes.internals.directions import probing_directions
 from seqjax.probes.internals.scaled import Scaled, logarithm, sum_of_squares, unscaled
 from seqjax.probes.internals.system import own_params, prepare
 
@@ -77,16 +76,7 @@ def memory_sensitivity(
     who = "memory_sensitivity"
     system = prepare(who, bound, batch, carry=carry, initial=initial)
     own = own_params(who, bound)
-    if num_probes is None:
-        directions = basis(own.leaves, 0)
-    else:
-        check_whole(f"{who}(num_probes)", num_probes, 1)
-        if key is None:
-            raise ValueError(
-                f"{who}(key): expected a key for the random probes, such as jax.random.key(0), got None. "
-                "Pass `key=`, or `num_probes=None` for the exact norm."
-            )
-        directions = random_signs(key, own.leaves, num_probes)
+    directions = probing_directions(who, own.leaves, num_probes, key, 1, 0)
     entering = system.trajectory()[1]
     x, reset, mask = system.inputs
     start = [unscaled(jnp.zeros_like(leaf), 1) for leaf in Floating(system.carry).leaves]

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Batch
-from seqjax.gradients.objective import Loss, objective
+from seqjax.gradients.objective import Loss
 from seqjax.ops.select import expand, wide
 from seqjax.ops.vectors import Floating, as_vector
-from seqjax.probes.bound import Bound, as_batch, bind, check_bound, first_carry
+from seqjax.probes.bound import Bound, as_batch, check_bound, mean_loss
 from seqjax.probes.internals.checks import check_batch, check_gradients, check_loss
 from seqjax.probes.internals.scaled import Scaled, normalize, scale
 from seqjax.probes.internals.system import check_data, prepare
@@ -167,18 +167,12 @@ def per_example_gradients(bound: Bound, loss: Loss, batch: Any, *, carry: Any = 
     check_loss(who, loss)
     carry, batch = check_data(who, bound, batch, carry, 1)
     check_batch(who, carry, batch.xs)
-    evaluate = objective(bound.layer, loss)
+    mean = mean_loss(bound.layer, loss)
 
     def of_one(carry: Any, batch: Batch) -> Any:
         carry = jax.tree.map(lambda leaf: leaf[None], carry)
         batch = jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 1), batch)
-
-        def mean(params: Any) -> jax.Array:
-            start = first_carry(bind(bound.layer, params), carry, batch.xs)
-            total, (count, _) = evaluate(params, start, batch)
-            return total / jnp.maximum(count, 1)
-
-        return jax.grad(mean)(bound.params)
+        return jax.grad(mean)(bound.params, carry, batch)
 
     return jax.vmap(of_one, (0, 1))(carry, batch)
 

@@ -102,9 +102,7 @@ def parallelizability(
     cell, params = bound_cell(who, bound), bound.params
     carry, batch = check_data(who, bound, batch, carry, 1)
     total = num_steps(batch.xs)
-    chosen = check_lengths(who, [total] if lengths is None else lengths, 1)
-    if max(chosen) > total:
-        raise ValueError(f"{who}(lengths): expected at most the {total} steps of xs, got {max(chosen)}.")
+    chosen = check_lengths(who, [total] if lengths is None else lengths, 1, total)
     carry = first_carry(bound, carry, batch.xs)
     check_step(who, bound, carry, first_step(batch.xs))
     check_batch(who, carry, batch.xs)

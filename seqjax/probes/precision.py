@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Batch, Cell, Layer
-from seqjax.gradients.objective import Loss, objective
+from seqjax.gradients.objective import Loss
 from seqjax.inputs import first_step, num_steps
 from seqjax.ops.select import wide_complex
 from seqjax.ops.vectors import as_host_vector
-from seqjax.probes.bound import Bound, bind, check_bound, first_carry
+from seqjax.probes.bound import Bound, check_bound, mean_loss
 from seqjax.probes.internals.checks import check_loss
 from seqjax.probes.internals.rounding import (
     TF32,
@@ -137,9 +137,7 @@ def precision_error(
     names = dtype_names(who, dtypes)
     carry, batch = check_data(who, some, batch, carry)
     total = num_steps(batch.xs)
-    chosen = check_lengths(who, [total] if lengths is None else lengths, 1)
-    if max(chosen) > total:
-        raise ValueError(f"{who}(lengths): expected at most the {total} steps of xs, got {max(chosen)}.")
+    chosen = check_lengths(who, [total] if lengths is None else lengths, 1, total)
     _check_one_dtype(who, some.params, batch.xs)
     check_loss(who, loss)
     rows = []
@@ -209,14 +207,7 @@ def _at_length(
 
 def _gradient(layer: Layer, loss: Loss) -> Callable:
     """Return ``(params, carry, batch) -> gradient of the mean loss with respect to the params``."""
-    evaluate = objective(layer, loss)
-
-    def mean(params: Any, carry: Any, batch: Batch) -> jax.Array:
-        start = first_carry(bind(layer, params), carry, batch.xs)
-        total, (count, _) = evaluate(params, start, batch)
-        return total / jnp.maximum(count, 1)
-
-    return jax.grad(mean, allow_int=True)
+    return jax.grad(mean_loss(layer, loss), allow_int=True)
 
 
 def _with_products(gradient: Callable, low: Any, name: str) -> Callable:

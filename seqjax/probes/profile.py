@@ -12,16 +12,16 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Batch
-from seqjax.gradients.objective import Loss, loss_and_gradient, objective
+from seqjax.gradients.objective import Loss, loss_and_gradient
 from seqjax.inputs import first_step, num_steps, step_keys
 from seqjax.ops.select import select
 from seqjax.ops.tap import dummies
 from seqjax.ops.vectors import Floating
-from seqjax.probes.bound import Bound, as_batch, bind, check_bound, first_carry
+from seqjax.probes.bound import Bound, as_batch, bind, check_bound, first_carry, mean_loss
 from seqjax.probes.internals.adjoint import adjoint
 from seqjax.probes.internals.checks import check_loss, check_step
 from seqjax.probes.internals.scaled import Scaled, log_norm, scale
-from seqjax.probes.internals.system import System, check_data, prepare
+from seqjax.probes.internals.system import System, check_data, output_gradient, prepare
 
 
 class GradientProfile(NamedTuple):
@@ -158,11 +158,7 @@ def system_adjoint(
     """Return the loss of a system, its gradient with respect to the first carry, and the results of `read`."""
     _, entering, ys = system.trajectory()
     x, reset, mask = system.inputs
-    value, d_ys = loss_and_gradient(
-        loss, system.squeeze(ys, 1), targets, system.squeeze(mask, 1), system.lead
-    )
-    if not system.batched:
-        d_ys = jax.tree.map(lambda a: a[:, None], d_ys)
+    value, d_ys = output_gradient(system, loss, ys, targets)
     step = jax.vmap(system.step)
     first, seen = adjoint(step, entering, x, d_ys, read, reset=reset, mask=mask, batch_ndim=1)
     return value, first, seen
@@ -184,15 +180,13 @@ def total_log_norm(log_norm: Any) -> jax.Array:
 def _tapped_profile(
     bound: Bound, loss: Loss, carry: Any, batch: Batch, key: Any, batch_ndim: int
 ) -> GradientProfile:
-    evaluate = objective(bound.layer, loss)
+    mean = mean_loss(bound.layer, loss)
 
-    def mean(params: Any, tap: Any) -> jax.Array:
-        start = first_carry(bind(bound.layer, params), carry, batch.xs)
-        total, (count, _) = evaluate(params, start, batch, key=key, tap=tap)
-        return total / jnp.maximum(count, 1)
+    def tapped(params: Any, tap: Any) -> jax.Array:
+        return mean(params, carry, batch, key=key, tap=tap)
 
     tap = dummies(first_carry(bound, carry, batch.xs), num_steps(batch.xs), batch_ndim)
-    value, (gradients, norms) = jax.value_and_grad(mean, (0, 1))(bound.params, tap)
+    value, (gradients, norms) = jax.value_and_grad(tapped, (0, 1))(bound.params, tap)
     return GradientProfile(jax.tree.map(jnp.log, norms), value, gradients)
 
 

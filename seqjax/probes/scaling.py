@@ -314,12 +314,18 @@ def made_by_method(who: str, make: Any, methods: Any, kind: str) -> dict[str, An
     return {name: make(method) for name, method in named.items()}
 
 
-def check_lengths(who: str, lengths: Any, least: int) -> list[int]:
-    """Return the lengths as a list; raise a ValueError unless all are whole numbers above 0 and `least` differ."""
+def check_lengths(who: str, lengths: Any, least: int, total: int | None = None) -> list[int]:
+    """Return the lengths as a list.
+
+    Raises:
+        ValueError: unless all are whole numbers above 0, at most `total`, and `least` of them differ.
+    """
     found = list(lengths)
     if not all(map(is_whole, found)) or len(set(found)) < least:
         number = "one whole number" if least == 1 else f"{least} different whole numbers"
         raise ValueError(f"{who}(lengths): expected at least {number} above zero, got {found}.")
+    if total is not None and max(found) > total:
+        raise ValueError(f"{who}(lengths): expected at most the {total} steps of xs, got {max(found)}.")
     return [int(n) for n in found]
 
 

@@ -107,9 +107,9 @@ def singular_values(
         flow = system.flow(carry, now.x)
         _, jacobian, (after, _) = jax.linearize(flow, system.vector(carry), has_aux=True)
         further = multiply(jax.vmap(jacobian, 1, 1)(product.q), product)
-        return (
-            select(now.mask, (after, further), (carry, product)) if now.mask is not None else (after, further)
-        )
+        if now.mask is None:
+            return after, further
+        return select(now.mask, (after, further), (carry, product))
 
     def body(state: Any, step: Any) -> tuple[Any, None]:
         carry, product, kept = state

@@ -6,9 +6,11 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 Text = str | Markup
@@ -112,6 +114,14 @@ class View:
 
     intro: Text
     blocks: Sequence[Block] = ()
+
+
+def templates(folder: Path) -> Environment:
+    """Return the templates in a folder; a name without a value is an error."""
+    loader = FileSystemLoader(folder)
+    return Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
 
 
 def say(template: str, *values: Any, **named: Any) -> Markup:

@@ -20,13 +20,7 @@ WIDTH = 380.0
 # Okabe and Ito's hues. Orange and sky blue are a little darker than the originals, for a contrast of 3:1 on a light and
 # on a dark background. Their black is the ink of the theme.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", INK, "#c98500", "#3c9cd6")
-DASHES: tuple[Any, ...] = (
-    "-",
-    (0, (6, 2)),
-    (0, (1.5, 1.5)),
-    (0, (7, 2, 1.5, 2)),
-    (0, (3, 1.2, 1, 1.2, 1, 1.2)),
-)
+DASHES = ("-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)), (0, (3, 1.2, 1, 1.2, 1, 1.2)))
 # As many as dashes, so that a line and its points go together.
 MARKERS = ("o", "s", "^", "D", "v")
 STYLE = {

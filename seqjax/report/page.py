@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from seqjax.files import put_text
-from seqjax.report.content import Block, Figure, Fold, Panel
+from seqjax.report.content import Block, Figure, Fold, Panel, templates
 from seqjax.report.drawing import COLORS
 from seqjax.report.results import StudyResults
 from seqjax.report.sections import chosen
@@ -38,7 +37,7 @@ def render(folder: str | Path) -> Path:
     results = StudyResults(_load(folder), summary)
     names = tuple(results.settings.get("sections") or ())
     sections = [(section, section.show(results)) for section in chosen(names)]
-    page = _environment().get_template("page.html.jinja").render(_context(results, sections))
+    page = templates(FOLDER).get_template("page.html.jinja").render(_context(results, sections))
     panels = [panel for _, view in sections for panel in _panels(view.blocks)]
     (folder / "figures").mkdir(exist_ok=True)
     for panel in panels:
@@ -52,16 +51,6 @@ def _load(folder: Path) -> pl.DataFrame:
     if not path.exists():
         return pl.DataFrame(schema=SCHEMA)
     return read_results(path)
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _panels(blocks: Sequence[Block]) -> Iterator[Panel]:

@@ -89,7 +89,7 @@ def zero_state(x: jax.Array, heads: Heads, *, normalizer: bool = False) -> jax.A
     return flat.reshape(*x.shape[:-1], number, key_size, value_size)
 
 
-def zero_states(heads: Heads, *, normalizer: bool = False) -> Callable:
+def empty(heads: Heads, *, normalizer: bool = False) -> Callable:
     """Return the initial carry ``(params, x) -> zero_state(x, heads)``."""
     return lambda params, x: zero_state(x, heads, normalizer=normalizer)
 

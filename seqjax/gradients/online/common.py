@@ -28,7 +28,9 @@ from seqjax.gradients.online.sparsity import params_reaching
 from seqjax.gradients.windows import (
     added,
     as_params,
+    begin_with_reset,
     check_batch,
+    check_key,
     enter,
     losses_per_step,
     no_estimate,
@@ -65,15 +67,11 @@ def online(who: str, rule_of: Callable[[Model], Rule]) -> Estimator:
             entering = enter(layer, params, carry, batch)
             number = check_online(f"{who}.update", layer, loss, params, entering, batch)
             if carry is None:
-                reset = batch.reset
-                reset = (
-                    jnp.zeros((num_steps(batch.xs), number), bool) if reset is None else jnp.asarray(reset)
-                )
-                batch = batch._replace(reset=reset.at[0].set(True))
+                batch = begin_with_reset(batch, (number,))
             model = model_of(layer, params, entering, first_step(batch.xs))
             rule = rule_of(model)
-            if rule.draws and key is None:
-                raise ValueError(f"{who}.update: expected a key for random draws, got None. Pass `key=`.")
+            if rule.draws:
+                check_key(f"{who}.update", key)
             state = check_state(f"{who}.update", state, _of_all(rule.zero(), number))
             keys = step_keys(key, num_steps(batch.xs))
             return _run(loss, model, rule, params, entering, state, batch, keys)

@@ -27,7 +27,7 @@ from seqjax.compat import vary_like
 from seqjax.gradients.objective import Loss, losses_of
 from seqjax.gradients.online.common import check_online, check_state
 from seqjax.gradients.recurrent_layers import replace_recurrent
-from seqjax.gradients.windows import check_batch, enter, own_params, zeros
+from seqjax.gradients.windows import begin_with_reset, check_batch, check_key, enter, own_params, zeros
 from seqjax.inputs import first_step, num_steps, step_keys
 from seqjax.layers.recurrent import recurrent
 from seqjax.ops.select import keep, select, wide
@@ -84,17 +84,14 @@ def layerwise(
 
         def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
             batch = check_batch(f"{who}.update", batch)
-            if draws and key is None:
-                raise ValueError(f"{who}.update: expected a key for random draws, got None. Pass `key=`.")
+            if draws:
+                check_key(f"{who}.update", key)
             params, begins = own_params(params, batch), carry is None
             carry = enter(layer, params, carry, batch)
-            number, length = (
-                check_online(f"{who}.update", layer, loss, params, carry, batch),
-                num_steps(batch.xs),
-            )
+            number = check_online(f"{who}.update", layer, loss, params, carry, batch)
+            length = num_steps(batch.xs)
             if begins:
-                never = jnp.zeros((length, number), bool) if batch.reset is None else jnp.asarray(batch.reset)
-                batch = batch._replace(reset=never.at[0].set(True))
+                batch = begin_with_reset(batch, (number,))
             example = _begin(who, layer, traced, params, first_step(batch.xs))
             state = check_state(f"{who}.update", state, _split(example)[1])
             entering = vary_like(_join(example, carry, state), batch.xs)

@@ -6,6 +6,32 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from seqjax.checks import check_whole
+
+
+def probing_directions(
+    who: str,
+    leaves: Sequence[jax.Array],
+    num_probes: int | None,
+    key: jax.Array | None,
+    least: int,
+    batch_ndim: int,
+) -> list[jax.Array]:
+    """Return `num_probes` random directions, or those of `basis` where it is None.
+
+    Raises:
+        ValueError: for fewer than `least` probes, or without a key.
+    """
+    if num_probes is None:
+        return basis(leaves, batch_ndim)
+    check_whole(f"{who}(num_probes)", num_probes, least)
+    if key is None:
+        raise ValueError(
+            f"{who}(key): expected a key for the random probes, such as jax.random.key(0), got None. "
+            "Pass `key=`, or `num_probes=None` for the exact norm."
+        )
+    return random_signs(key, leaves, num_probes)
+
 
 def random_signs(key: jax.Array, leaves: Sequence[jax.Array], count: int) -> list[jax.Array]:
     """Draw `count` directions per leaf, ``[count, *leaf.shape]``, with independent entries ±1 (or ±1 ± i).

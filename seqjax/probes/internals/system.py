@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Batch
+from seqjax.gradients.objective import Loss, loss_and_gradient
 from seqjax.inputs import first_step
 from seqjax.ops.select import keep, select
 from seqjax.ops.vectors import Coordinates, Floating, as_vector
@@ -237,6 +238,13 @@ def check_data(
     batch = as_batch(batch)
     carry, xs, reset, mask = check_sequence(who, carry, batch.xs, batch.reset, batch.mask, batch_ndim)
     return carry, Batch(xs, batch.targets, reset, mask)
+
+
+def output_gradient(system: System, loss: Loss, ys: Any, targets: Any) -> tuple[jax.Array, Any]:
+    """Return the loss of the outputs ``[T, B, ...]`` of a system, and its gradient with respect to them."""
+    ys, mask = system.squeeze(ys, 1), system.squeeze(system.inputs.mask, 1)
+    value, d_ys = loss_and_gradient(loss, ys, targets, mask, system.lead)
+    return value, d_ys if system.batched else jax.tree.map(lambda a: a[:, None], d_ys)
 
 
 def _strong(leaf: Any) -> jax.Array:
