@@ -5,23 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import (
-    Carry,
-    Cell,
-    Diagonal,
-    DiagonalInputs,
-    Gated,
-    GatedWeights,
-    Key,
-    Params,
-    Step,
-    Us,
-    X,
-    Xs,
-)
+from seqjax.base import Carry, Cell, Key, Params, Us, X, Xs
 from seqjax.checks import check_within
 from seqjax.ops.select import keep
 from seqjax.ops.step import expand_left, gated_step, step_of
+from seqjax.recurrences import Diagonal, DiagonalInputs, Gated, GatedWeights, Step
 from seqjax.values import definition
 
 

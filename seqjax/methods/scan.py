@@ -5,24 +5,14 @@ from typing import Any, ClassVar, Literal
 
 import jax
 
-from seqjax.base import (
-    Attention,
-    Cell,
-    Dense,
-    Diagonal,
-    DiagonalInputs,
-    Flags,
-    Gated,
-    GatedWeights,
-    Matrix,
-    Step,
-)
+from seqjax.base import Cell, Dense, Flags
 from seqjax.checks import check_one_of, check_whole, check_whole_or_none
 from seqjax.methods.common import project_inputs
 from seqjax.ops import diagonal as scans
 from seqjax.ops.chunks import over_chunks
 from seqjax.ops.gated.batched import gated
 from seqjax.ops.step import loop, step_of
+from seqjax.recurrences import Attention, Diagonal, DiagonalInputs, Gated, GatedWeights, Matrix, Step
 from seqjax.values import Value
 
 
