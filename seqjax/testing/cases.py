@@ -27,6 +27,22 @@ class Case(NamedTuple):
     reset: np.ndarray
     mask: np.ndarray
 
+    @property
+    def never(self) -> np.ndarray:
+        """Flags ``[T, B]`` without a reset."""
+        return np.zeros_like(self.reset)
+
+    @property
+    def always(self) -> np.ndarray:
+        """A mask ``[T, B]`` with every step."""
+        return np.ones_like(self.mask)
+
+    def run(self, *, xs: Any = None, reset: Any = None, mask: Any = None) -> "tuple[Outcome, Gradients]":
+        """Return the outcome and the gradients of a compiled unroll; without flags, no reset and every step."""
+        xs, reset = self.xs if xs is None else xs, self.never if reset is None else reset
+        mask = self.always if mask is None else mask
+        return unrolled(self.layer)(self.params, self.carry, xs, reset, mask, self.weights)
+
 
 class Outcome(NamedTuple):
     """Final carry and outputs."""
@@ -55,10 +71,9 @@ def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
     params = jax.jit(layer.init)(jax.random.key(3), x)
     # Move the params away from their initial values, where biases are zero and symmetries hide errors.
     shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float64), params)
+    noise = random_like(shapes, seed + 1)
     params = jax.tree.map(
-        lambda p, d: jnp.asarray(np.asarray(p, np.float64) + 0.1 * np.asarray(d)),
-        params,
-        random_like(shapes, seed + 1),
+        lambda p, d: jnp.asarray(np.asarray(p, np.float64) + 0.1 * np.asarray(d)), params, noise
     )
     initial = layer.initial_carry(params, first)
     carry = initial
@@ -98,9 +113,8 @@ def _inputs(treedef: Any, leaves: tuple, random: np.random.Generator) -> Any:
 def make_case(layer: Layer, x: Any, seed: int = 0) -> Case:
     """Return the inputs that the checks of a layer share."""
     if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-        raise ValueError(
-            'seqjax.testing: expected float64; call jax.config.update("jax_enable_x64", True) first.'
-        )
+        remedy = 'call jax.config.update("jax_enable_x64", True) first'
+        raise ValueError(f"seqjax.testing: expected float64; {remedy}.")
     leaves, treedef = jax.tree.flatten(x)
     return _cached_case(layer, treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves), seed)
 

@@ -35,9 +35,9 @@ def unroll_is_the_loop_of_step(layer: Layer, x: Any) -> None:
     if not layer.causal:
         return
     case = make_case(layer, x)
-    never, always = np.zeros_like(case.reset), np.ones_like(case.mask)
+    never, always = case.never, case.always
     for reset, mask in ((never, always), (case.reset, always), (never, case.mask), (case.reset, case.mask)):
-        found = unrolled(layer)(case.params, case.carry, case.xs, reset, mask, case.weights)
+        found = case.run(reset=reset, mask=mask)
         expected = looped(layer)(case.params, case.carry, case.xs, reset, mask, case.weights)
         assert_close("unroll_is_the_loop_of_step", layer, found, expected)
     found = compiled(layer)(case.params, case.carry, case.xs)
@@ -48,12 +48,11 @@ def unroll_is_the_loop_of_step(layer: Layer, x: Any) -> None:
 def resets_separate_packed_sequences(layer: Layer, x: Any) -> None:
     """Packed sequences have the outputs of separate sequences, and no gradient crosses a reset."""
     case = make_case(layer, x)
-    reset = np.zeros_like(case.reset)
+    reset = case.never
     reset[[5, 9]] = True
-    everywhere = np.ones_like(case.mask)
     # A layer that runs backward starts the last piece from the carry, not the first.
     start = case.carry if layer.causal else case.initial
-    outcome, _ = unrolled(layer)(case.params, start, case.xs, reset, everywhere, case.weights)
+    outcome, _ = unrolled(layer)(case.params, start, case.xs, reset, case.always, case.weights)
     pieces = []
     for begin, end in PIECES:
         xs = jax.tree.map(lambda a, b=begin, e=end: a[b:e], case.xs)
@@ -64,18 +63,16 @@ def resets_separate_packed_sequences(layer: Layer, x: Any) -> None:
 
     only_middle = jax.tree.map(lambda w: w.at[:5].set(0).at[9:].set(0), case.weights.ys)
     weights = case.weights._replace(ys=only_middle, carry=jax.tree.map(jnp.zeros_like, case.weights.carry))
-    _, gradients = unrolled(layer)(case.params, case.carry, case.xs, reset, everywhere, weights)
+    _, gradients = unrolled(layer)(case.params, case.carry, case.xs, reset, case.always, weights)
     for g in jax.tree.leaves(gradients.xs):
-        assert_true(
-            "resets_separate_packed_sequences (gradient)", layer, not g[:5].any() and not g[9:].any(), g
-        )
+        outside = g[:5].any() or g[9:].any()
+        assert_true("resets_separate_packed_sequences (gradient)", layer, not outside, g)
 
 
 def masked_steps_do_not_happen(layer: Layer, x: Any) -> None:
     """Rows with masked steps equal rows without these steps; outputs of masked steps are zero."""
     case = make_case(layer, x)
-    never = np.zeros_like(case.reset)
-    outcome, _ = unrolled(layer)(case.params, case.carry, case.xs, never, case.mask, case.weights)
+    outcome, _ = case.run(mask=case.mask)
     for row in range(case.mask.shape[1]):
         kept = np.flatnonzero(case.mask[:, row])
         one = slice(row, row + 1)
@@ -94,7 +91,7 @@ def masked_steps_do_not_happen(layer: Layer, x: Any) -> None:
 def padding_poison_never_leaks(layer: Layer, x: Any) -> None:
     """NaN, infinity or huge numbers in masked steps change no value and no gradient."""
     case = make_case(layer, x)
-    clean = unrolled(layer)(case.params, case.carry, case.xs, case.reset, case.mask, case.weights)
+    clean = case.run(reset=case.reset, mask=case.mask)
     for poison in (np.nan, np.inf, 1e30):
 
         def spoil(a: jax.Array, poison: float = poison) -> jax.Array:
@@ -104,7 +101,7 @@ def padding_poison_never_leaks(layer: Layer, x: Any) -> None:
             return jnp.asarray(spoilt)
 
         xs = jax.tree.map(spoil, case.xs)
-        found = unrolled(layer)(case.params, case.carry, xs, case.reset, case.mask, case.weights)
+        found = case.run(xs=xs, reset=case.reset, mask=case.mask)
         assert_close(f"padding_poison_never_leaks ({poison})", layer, found, clean)
 
 
@@ -113,12 +110,11 @@ def nothing_before_a_reset_matters(layer: Layer, x: Any) -> None:
     case = make_case(layer, x)
     if not any(jnp.issubdtype(a.dtype, jnp.inexact) for a in jax.tree.leaves(case.xs)) or not layer.causal:
         return
-    reset = np.zeros_like(case.reset)
+    reset = case.never
     reset[7, 0] = True
-    everywhere = np.ones_like(case.mask)
-    clean = unrolled(layer)(case.params, case.carry, case.xs, reset, everywhere, case.weights)
+    clean = case.run(reset=reset)
     xs = jax.tree.map(lambda a: a.at[3, 0].set(jnp.nan), case.xs)
-    found = unrolled(layer)(case.params, case.carry, xs, reset, everywhere, case.weights)
+    found = case.run(xs=xs, reset=reset)
 
     def after(result: Any) -> Any:
         outcome, gradients = result
@@ -132,8 +128,7 @@ def streaming_equals_whole(layer: Layer, x: Any) -> None:
     if not layer.causal:
         return
     case = make_case(layer, x)
-    never, always = np.zeros_like(case.reset), np.ones_like(case.mask)
-    whole, _ = unrolled(layer)(case.params, case.carry, case.xs, never, always, case.weights)
+    whole, _ = case.run()
     carry, pieces = case.carry, []
     for begin, end in PIECES:
         piece = jax.tree.map(lambda a, b=begin, e=end: a[b:e], case.xs)
@@ -162,9 +157,8 @@ def future_never_leaks(layer: Layer, x: Any) -> None:
         return
     case = make_case(layer, x)
     xs = jax.tree.map(lambda a, b: jnp.concatenate([a[:6], b[6:]]), case.xs, other_inputs(x))
-    never, always = np.zeros_like(case.reset), np.ones_like(case.mask)
-    before, _ = unrolled(layer)(case.params, case.carry, case.xs, never, always, case.weights)
-    after, _ = unrolled(layer)(case.params, case.carry, xs, never, always, case.weights)
+    before, _ = case.run()
+    after, _ = case.run(xs=xs)
     pick = functools.partial(jax.tree.map, lambda a: a[:6])
     assert_close("future_never_leaks", layer, pick(after.ys), pick(before.ys))
 
@@ -173,9 +167,8 @@ def batch_rows_are_independent(layer: Layer, x: Any) -> None:
     """Other rows change neither the values nor the gradients of a row."""
     case = make_case(layer, x)
     xs = jax.tree.map(lambda a, b: a.at[:, 1:].set(b[:, 1:]), case.xs, other_inputs(x))
-    never, always = np.zeros_like(case.reset), np.ones_like(case.mask)
-    before = unrolled(layer)(case.params, case.carry, case.xs, never, always, case.weights)
-    after = unrolled(layer)(case.params, case.carry, xs, never, always, case.weights)
+    before = case.run()
+    after = case.run(xs=xs)
 
     def row(result: Any) -> Any:
         outcome, gradients = result
@@ -287,8 +280,7 @@ def gradients_per_example_add_up(layer: Layer, x: Any) -> None:
 
     over = (0, 1, case.weights._replace(carry=0, ys=1))
     found = jax.jit(jax.vmap(of_one, over))(case.carry, case.xs, case.weights)
-    never, always = np.zeros_like(case.reset), np.ones_like(case.mask)
-    _, whole = unrolled(layer)(case.params, case.carry, case.xs, never, always, case.weights)
+    _, whole = case.run()
     total = jax.tree.map(lambda g: jnp.sum(g, 0), found)
     assert_close("gradients_per_example_add_up", layer, total, whole.params)
 
