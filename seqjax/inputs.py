@@ -363,13 +363,19 @@ def _remedy(view: str, xs: tuple[int, ...], found: tuple[int, ...], like: tuple[
     return f" {'xs' if view == 'unroll' else 'x'} is {list(xs)}."
 
 
-class _Array:
-    """A placeholder for an array in a printed tree."""
+class Text(str):
+    """A string that prints without quotes."""
 
     def __repr__(self) -> str:
-        return "*"
+        return str(self)
+
+
+def form(tree: Any) -> str:
+    """Return a tree as text, its arrays as dtype and shape."""
+    described = jax.tree.map(lambda a: Text(f"{a.dtype}{list(a.shape)}") if hasattr(a, "shape") else a, tree)
+    return repr(described)
 
 
 def _kind(tree: Any) -> str:
     """Return the text of a tree, with a * for each array."""
-    return repr(jax.tree.map(lambda _: _Array(), tree))
+    return repr(jax.tree.map(lambda _: Text("*"), tree))

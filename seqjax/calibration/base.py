@@ -149,9 +149,8 @@ def compare(check: Check, exact: Any, measured: Any) -> Compared:
         # Relative to an exact zero, any other number has an infinite error.
         errors = np.divide(errors, np.abs(exact), out=np.where(errors == 0, errors, np.inf), where=exact != 0)
     worst = int(np.argmax(errors))  # the first NaN, if there is one
-    return Compared(
-        float(exact.flat[worst]), float(measured.flat[worst]), float(errors.flat[worst]), exact.size
-    )
+    expected, found, error = (float(values.flat[worst]) for values in (exact, measured, errors))
+    return Compared(expected, found, error, exact.size)
 
 
 def to_json(rows: Iterable[Row], dtype: Dtype) -> dict[str, Any]:

@@ -142,9 +142,8 @@ def _lorenz(s: jax.Array, _: Any, dt: float = 0.01) -> Any:
 
 def lorenz(dtype: Any) -> Values:
     """Compare with the three published values, and their sum, the divergence of the field."""
-    found = 100 * _exponents(
-        _lorenz, jnp.asarray([-8.0, -7.0, 27.0], dtype), 300_000, warm_up=1000, qr_every=10
-    )
+    start = jnp.asarray([-8.0, -7.0, 27.0], dtype)
+    found = 100 * _exponents(_lorenz, start, 300_000, warm_up=1000, qr_every=10)
     return Values([0.9056, 0.0, -14.5723, -41 / 3], [*found, np.sum(found)])
 
 

@@ -50,11 +50,10 @@ def tanh_at_zero(dtype: Any) -> Values:
 def jordan_block(dtype: Any) -> Values:
     """Measure the largest singular value, which grows before it decays."""
     decay = float(np.asarray(0.9, dtype))
-    fan = _fan(network(np.array([[decay, 1.0], [0.0, decay]]), dtype), 100, dtype, taus=(9, 50, 100))
-    half = np.array([9, 50, 100]) / (2 * decay)
-    return Values(
-        decay ** np.array([9, 50, 100]) * (half + np.sqrt(1 + half**2)), np.exp(fan.log_values[:, 0, 0])
-    )
+    taus = np.array([9, 50, 100])
+    fan = _fan(network(np.array([[decay, 1.0], [0.0, decay]]), dtype), 100, dtype, taus=taus.tolist())
+    half = taus / (2 * decay)
+    return Values(decay**taus * (half + np.sqrt(1 + half**2)), np.exp(fan.log_values[:, 0, 0]))
 
 
 CHECKS = (

@@ -85,9 +85,8 @@ def forget_bias(dtype: Any) -> Values:
 
     @jax.jit
     def measure(bias: Any) -> Any:
-        params = LSTMParams(
-            jnp.zeros((1, 4), dtype), jnp.zeros((1, 4), dtype), jnp.zeros(4, dtype).at[1].set(bias)
-        )
+        zeros = jnp.zeros((1, 4), dtype)
+        params = LSTMParams(zeros, zeros, zeros[0].at[1].set(bias))
         return gradient_profile(bind(LAYER_LSTM, params), _last, xs, carry=carry).log_norm.c[:, 0]
 
     lengths = [fit_decay(np.asarray(measure(b))[::-1]).exponential_length for b in BIASES]

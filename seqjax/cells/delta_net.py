@@ -35,10 +35,8 @@ def common_weights(
 ) -> DeltaNetParams:
     """Draw the weights that `delta_net` and `gated_delta_net` share."""
     (number, key_size, value_size), width = heads, x.shape[-1]
-    shapes = [
-        (width, columns) for columns in (number * key_size, number * key_size, number * value_size, number)
-    ]
-    shapes.append((number * value_size, hidden_size))
+    keys, values = number * key_size, number * value_size
+    shapes = ((width, keys), (width, keys), (width, values), (width, number), (values, hidden_size))
     return DeltaNetParams(*(fan_in_normal(k, s, dtype) for k, s in zip(jax.random.split(key, 5), shapes)))
 
 

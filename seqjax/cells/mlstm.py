@@ -120,9 +120,8 @@ def mlstm(
 
     def project(params: MLSTMParams, xs: jax.Array, key: Any = None) -> MatrixInputs:
         check_inputs(xs, params.w_q)
-        q, k, v = (
-            split_heads(affine(xs, w, b), number) for w, b in zip(params[:3], params[3:6], strict=True)
-        )
+        weights = zip(params[:3], params[3:6], strict=True)
+        q, k, v = (split_heads(affine(xs, w, b), number) for w, b in weights)
         gates = affine(xs, params.w_if, params.b_if).astype(wide(xs.dtype))
         log_input, forget = jnp.split(gates, 2, -1)
         log_decay = jax.nn.log_sigmoid(forget)

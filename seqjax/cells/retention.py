@@ -74,9 +74,8 @@ def retention(
     def sizes(share: int) -> tuple[int, int]:
         return share, 2 * share
 
-    heads = check_heads(
-        "retention", hidden_size, num_heads, key_size, value_size, defaults=sizes, centered=True
-    )
+    given = hidden_size, num_heads, key_size, value_size
+    heads = check_heads("retention", *given, defaults=sizes, centered=True)
     number, key_size, value_size = heads
     log_decay = tuple(math.log1p(-(2.0 ** (-5 - n))) for n in range(number))
 

@@ -116,12 +116,11 @@ def sru(
         return c, jax.nn.sigmoid(r) * c + jax.nn.sigmoid(-r) * highway
 
     recurrence: Recurrence = Step(with_peepholes) if peepholes else Diagonal()
-    parts: dict[str, Any] = (
-        {"project": project_all} if peepholes else {"project": project, "readout": readout}
-    )
-    return Cell(
-        init=init,
-        initial_carry=lambda params, x: zero_carry(x, hidden_size, x.dtype if peepholes else wide(x.dtype)),
-        recurrence=recurrence,
-        **parts,
-    )
+    views: dict[str, Any] = {"project": project, "readout": readout}
+    if peepholes:
+        views = {"project": project_all}
+
+    def initial_carry(params: Any, x: jax.Array) -> jax.Array:
+        return zero_carry(x, hidden_size, x.dtype if peepholes else wide(x.dtype))
+
+    return Cell(init=init, initial_carry=initial_carry, recurrence=recurrence, **views)

@@ -77,9 +77,8 @@ def composed(
         stride: the number of steps of the composition for each step of its parts.
     """
     lengths = [part.max_length * stride for part in parts if part.max_length is not None]
-    known = [
-        part.event_ndim for part in (parts if readers is None else readers) if part.event_ndim is not None
-    ]
+    readers = parts if readers is None else readers
+    known = [part.event_ndim for part in readers if part.event_ndim is not None]
 
     def step(params: Params, carry: Carry, x: X, flags: Flags) -> tuple[Carry, Y]:
         return apply(STEP, params, carry, x, flags)

@@ -1,5 +1,6 @@
 """A layer several times on top of itself, as one loop over depth."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -40,9 +41,8 @@ def repeat(layer: Layer, depth: int, *, remat: bool = False, event_ndim: int | N
     check_whole("repeat(depth)", depth)
 
     def check(x: X, y: Y) -> None:
-        before, after = (
-            jax.tree.map(lambda a: (tuple(a.shape), jnp.dtype(a.dtype).name), tree) for tree in (x, y)
-        )
+        form = partial(jax.tree.map, lambda a: (tuple(a.shape), jnp.dtype(a.dtype).name))
+        before, after = form(x), form(y)
         if before != after:
             raise ValueError(
                 f"repeat({layer!r}): expected an output of the input's shape and dtype {before}, got {after}."

@@ -51,9 +51,8 @@ def draw(difference: Difference, name: str) -> str:
         shown = np.concatenate(drawn)
         shown = shown[~np.isnan(shown)]
         low, high = (np.floor(shown.min() - 0.2), np.ceil(shown.max() + 0.2)) if shown.size else (-8, 0)
-        axes.set(
-            ylim=(low, high), xlim=(0, max(length - 1, 1)), xlabel="step t", ylabel="relative difference"
-        )
+        axes.set(ylim=(low, high), xlim=(0, max(length - 1, 1)))
+        axes.set(xlabel="step t", ylabel="relative difference")
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: power(round(v))))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -65,10 +64,8 @@ def draw(difference: Difference, name: str) -> str:
         figure.legend(
             loc="lower center", frameon=False, fontsize=11, ncols=2, columnspacing=1.2, borderaxespad=0.1
         )
-        about = (
-            f"{difference.label}: difference of A and B by step, and its tolerance, on a logarithmic axis."
-        )
-        return write(figure, name, about)
+        about = "difference of A and B by step, and its tolerance, on a logarithmic axis."
+        return write(figure, name, f"{difference.label}: {about}")
 
 
 def _finite(line: np.ndarray) -> np.ndarray:

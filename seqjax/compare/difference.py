@@ -112,19 +112,10 @@ def difference_of(
     unscaled = scale or 1.0
     with np.errstate(invalid="ignore"):
         largest = float(np.max(np.abs(a - b)) / (np.max(np.abs(true)) or 1.0))
-    return Difference(
-        quantity,
-        leaf,
-        scale,
-        errors / unscaled,
-        tolerances / unscaled,
-        float(ratios[worst]),
-        worst if by_step else None,
-        None if not by_step or not past.size else int(past[0]),
-        largest,
-        float(np.max(norms(a - true))) / unscaled,
-        float(np.max(norms(b - true))) / unscaled,
-    )
+    steps = (worst if by_step else None, int(past[0]) if by_step and past.size else None)
+    to_reference = [float(np.max(norms(side - true))) / unscaled for side in (a, b)]
+    relative = errors / unscaled, tolerances / unscaled
+    return Difference(quantity, leaf, scale, *relative, float(ratios[worst]), *steps, largest, *to_reference)
 
 
 def terms_of(system: System, xs: Any) -> dict[str, int]:

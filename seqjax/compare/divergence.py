@@ -86,12 +86,10 @@ def compare(a: Implementation, b: Implementation, xs: Any, *, seed: int = 0) -> 
     shapes = [_outcome_shapes(system, xs) for system in (first, second)]
     outputs = [{n: s for n, s in each.items() if n[0] == OUTPUTS} for each in shapes]
     if outputs[0] != outputs[1]:
-        texts = [
-            ", ".join(f"{name[1]} {list(shape)}".strip() for name, shape in each.items()) for each in outputs
-        ]
+        of_a, of_b = (", ".join(f"{n[1]} {list(s)}".strip() for n, s in each.items()) for each in outputs)
         raise ValueError(
-            f"compare: expected outputs of the same names and shapes from both sides, got {texts[0]} from {a} "
-            f"and {texts[1]} from {b}."
+            f"compare: expected outputs of the same names and shapes from both sides, got {of_a} from {a} and "
+            f"{of_b} from {b}."
         )
     common = {name for name, shape in shapes[0].items() if shapes[1].get(name) == shape}
     cotangents = _cotangents({n: s for n, s in shapes[0].items() if n in common}, dtype, seed)

@@ -28,10 +28,8 @@ def gradients_of(unroll: Callable) -> Callable:
         given = _inexact({BY_PARAMS: params, BY_CARRY: carry, BY_INPUTS: xs})
 
         def outputs(given: dict) -> dict:
-            trees = [
-                _with(tree, quantity, given)
-                for tree, quantity in ((params, BY_PARAMS), (carry, BY_CARRY), (xs, BY_INPUTS))
-            ]
+            pairs = ((params, BY_PARAMS), (carry, BY_CARRY), (xs, BY_INPUTS))
+            trees = [_with(tree, quantity, given) for tree, quantity in pairs]
             last, ys = unroll(*trees, *rest)
             return _inexact({OUTPUTS: ys, CARRY: last})
 
@@ -48,10 +46,8 @@ def gradients_of(unroll: Callable) -> Callable:
 def evaluate(run: Callable, *arguments: Any) -> Outcome:
     """Run a compiled `gradients_of`, and return its outcome as NumPy arrays in float64."""
     found = jax.device_get(run(*arguments))
-    return {
-        name: leaf.astype(np.complex128 if np.iscomplexobj(leaf) else np.float64)
-        for name, leaf in found.items()
-    }
+    dtypes = {True: np.complex128, False: np.float64}
+    return {name: leaf.astype(dtypes[np.iscomplexobj(leaf)]) for name, leaf in found.items()}
 
 
 def measure(system: System, xs: Any, cotangents: Any) -> Outcome:

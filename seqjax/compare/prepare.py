@@ -43,11 +43,10 @@ def prepare(a: Implementation, b: Implementation, xs: Any, seed: int) -> tuple[S
         remarks.append(
             "build(params) converts the params of the other side, and gradients are with respect to the latter."
         )
-        first, second = (
-            (first._replace(params=second.params), second)
-            if takes_params(a)
-            else (first, second._replace(params=first.params))
-        )
+        if takes_params(a):
+            first = first._replace(params=second.params)
+        else:
+            second = second._replace(params=first.params)
     elif shapes(first.params) == shapes(second.params):
         if first.is_layer or second.is_layer:
             own, given = (second, first) if first.is_layer else (first, second)
@@ -120,11 +119,8 @@ def _make(implementation: Implementation, x: Any, seed: int, other: Any) -> Syst
         with jax.enable_x64(implementation.dtype == "float64"):
             if not converts:
                 made = made()
-                return (
-                    _layer(implementation, made, x, seed)
-                    if isinstance(made, Layer)
-                    else _own(implementation, made)
-                )
+                is_layer = isinstance(made, Layer)
+                return _layer(implementation, made, x, seed) if is_layer else _own(implementation, made)
             given = cast(other, implementation.dtype or "float32")
             try:
                 jax.eval_shape(lambda params: _checked(name, made(params))[0], given)
@@ -144,20 +140,16 @@ def _layer(implementation: Implementation, layer: Layer, x: Any, seed: int) -> S
         raise TypeError(f"{name}: expected a causal layer: its step gives the reference.")
     with jax.enable_x64(False):
         params = doubled(layer.init(jax.random.key(seed), cast(x, "float32")))
-    return System(
-        name, True, params, layer.initial_carry, layer.step, layer.unroll, dtype, implementation.device
-    )
+    views = layer.initial_carry, layer.step, layer.unroll
+    return System(name, True, params, *views, dtype, implementation.device)
 
 
 def _own(implementation: Implementation, made: Any) -> System:
     """Return the system of a ``build()`` that makes its own params."""
     name = str(implementation)
     params, step, *carry = _checked(name, made)
-    dtypes = {
-        path: leaf.dtype.name
-        for path, leaf in named(params).items()
-        if jnp.issubdtype(leaf.dtype, jnp.floating)
-    }
+    floating = {path: a for path, a in named(params).items() if jnp.issubdtype(a.dtype, jnp.floating)}
+    dtypes = {path: a.dtype.name for path, a in floating.items()}
     if implementation.dtype is None and len(set(dtypes.values())) > 1:
         listed = ", ".join(f"{path} {dtype}" for path, dtype in dtypes.items())
         raise ValueError(
@@ -185,14 +177,11 @@ def _system(
         own, _, carry = build(params)
         leaf = jax.tree.leaves(x)[0]
         one = carry(own, jax.tree.map(lambda leaf: leaf[0], x)) if callable(carry) else carry
-        return jax.tree.map(
-            lambda c: jnp.broadcast_to(c, (leaf.shape[0], *jnp.shape(c))), cast(one, leaf.dtype)
-        )
+        one = cast(one, leaf.dtype)
+        return jax.tree.map(lambda c: jnp.broadcast_to(c, (leaf.shape[0], *jnp.shape(c))), one)
 
-    start = initial if has_carry else None
-    return System(
-        str(implementation), False, doubled(params), start, step, unroll, dtype, implementation.device
-    )
+    views = initial if has_carry else None, step, unroll
+    return System(str(implementation), False, doubled(params), *views, dtype, implementation.device)
 
 
 def _checked(name: str, made: Any) -> tuple:

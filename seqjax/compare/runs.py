@@ -181,9 +181,8 @@ def _last(frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
     scalars = frame.filter(pl.col("t").is_null() | largest)
     if "group" in keys:
         scalars = scalars.filter(pl.col("group").ne_missing(MOMENTS[0]))
-    return scalars.sort("training_step", nulls_last=False).unique(
-        [*keys, "seed"], keep="last", maintain_order=True
-    )
+    ordered = scalars.sort("training_step", nulls_last=False)
+    return ordered.unique([*keys, "seed"], keep="last", maintain_order=True)
 
 
 def _row(key: dict[str, Any], a: np.ndarray, b: np.ndarray, resamples: int) -> Row:

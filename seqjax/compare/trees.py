@@ -1,5 +1,6 @@
 """Functions of pytrees of numbers: dtypes, names and shapes of their arrays."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -50,12 +51,9 @@ def rounded(tree: Any, dtype: str) -> Any:
 
 def named(tree: Any) -> dict[str, Any]:
     """Return the arrays of a tree by path, such as ``w_x`` or ``layers.0.w``; a single array has the path ""."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): jnp.asarray(leaf)
-        if np.isscalar(leaf)
-        else leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    name = partial(jax.tree_util.keystr, simple=True, separator=".")
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {name(path): jnp.asarray(leaf) if np.isscalar(leaf) else leaf for path, leaf in leaves}
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -65,9 +63,8 @@ def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 def shown(tree: Any, batch_ndim: int) -> str:
     """Format shapes and dtypes by path, without the batch axes."""
-    parts = [
-        f"{name} {list(leaf.shape[batch_ndim:])} {leaf.dtype}".strip() for name, leaf in named(tree).items()
-    ]
+    leaves = named(tree).items()
+    parts = [f"{name} {list(leaf.shape[batch_ndim:])} {leaf.dtype}".strip() for name, leaf in leaves]
     return ", ".join(parts) or "()"
 
 

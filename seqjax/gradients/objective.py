@@ -305,9 +305,8 @@ def objective(layer: Layer, loss: Loss) -> Callable[..., tuple[jax.Array, tuple[
     """
 
     def evaluate(params: Any, carry: Any, batch: Batch, *, key: Any = None, tap: Any = None) -> Any:
-        carry, ys = layer.unroll(
-            params, carry, batch.xs, reset=batch.reset, mask=batch.mask, key=key, tap=tap
-        )
+        flags = {"reset": batch.reset, "mask": batch.mask, "key": key, "tap": tap}
+        carry, ys = layer.unroll(params, carry, batch.xs, **flags)
         total, count = sum_of(loss, ys, batch.targets, batch.mask, leads_of(layer, batch))
         return total, (count, carry)
 

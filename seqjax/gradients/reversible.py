@@ -88,9 +88,7 @@ def reversible(
 
     def bind(layer: Layer, loss: Loss) -> Any:
         check_layers("reversible", (layer,), causal=True)
-        undo = (
-            inverse_of(layer) if inverse is None else lambda params, after, x, key: inverse(params, after, x)
-        )
+        undo = (lambda params, after, x, key: inverse(params, after, x)) if inverse else inverse_of(layer)
 
         def init(params: Any, carry: Any, x: Any) -> Reconstruction:
             carry = jax.eval_shape(layer.initial_carry, params, x) if carry is None else carry

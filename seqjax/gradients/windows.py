@@ -96,6 +96,5 @@ def added(sums: Any, found: Any) -> Any:
 
 def as_params(estimate: Estimate, params: Any) -> Estimate:
     """Return the estimate with gradients in the dtypes of the params."""
-    return estimate._replace(
-        gradients=jax.tree.map(lambda g, p: g.astype(p.dtype), estimate.gradients, params)
-    )
+    gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), estimate.gradients, params)
+    return estimate._replace(gradients=gradients)

@@ -159,9 +159,8 @@ def multiplicative_attention(
 
     def init(key: Key, memory: Any, query: Any) -> MultiplicativeParams:
         shape = (query.shape[-1], memory.shape[-1])
-        return MultiplicativeParams(
-            jax.random.uniform(key, shape, param_dtype, -0.1, 0.1) if general else None
-        )
+        w = jax.random.uniform(key, shape, param_dtype, -0.1, 0.1) if general else None
+        return MultiplicativeParams(w)
 
     def product(params: MultiplicativeParams, memory: jax.Array, query: jax.Array) -> jax.Array:
         if params.w is not None:

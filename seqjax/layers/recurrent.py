@@ -9,7 +9,7 @@ import numpy as np
 from seqjax.base import Attention, Carry, Cell, Dense, Flags, Layer, Method, Params, Step, X, Xs, Y, Ys
 from seqjax.checks import is_addressable, is_traced
 from seqjax.compat import vary_like
-from seqjax.inputs import first_step, num_steps
+from seqjax.inputs import first_step, form, num_steps
 from seqjax.methods import Auto, TimeSharded, at_step, check_method
 from seqjax.ops.select import keep
 from seqjax.ops.step import step_of
@@ -192,41 +192,27 @@ def _check_step(who: str, cell: Cell, params: Any, carry: Any, x: Any, key: Any)
     except Exception:
         return  # an error of the step itself, which is the one to report
     if not isinstance(found, tuple) or len(found) != 2:
-        raise TypeError(f"{who}: expected a step that returns (carry, h), got {_shown(found)}.") from None
+        raise TypeError(f"{who}: expected a step that returns (carry, h), got {form(found)}.") from None
     _check_carry(who, carry, found[0])
 
 
 def _check_carry(who: str, before: Any, after: Any) -> None:
     """Raise a TypeError unless the carry after a step has the structure, shapes and dtypes of the carry before it."""
-    form: Any = jax.tree.structure
-    if form(before) != form(after):
+    structure: Any = jax.tree.structure
+    if structure(before) != structure(after):
         raise TypeError(
-            f"{who}: expected a step that returns the carry in the structure in which it came, {_shown(before)}, got "
-            f"{_shown(after)}. Return a carry of the form that initial_carry has."
+            f"{who}: expected a step that returns the carry in the structure in which it came, {form(before)}, got "
+            f"{form(after)}. Return a carry of the form that initial_carry has."
         ) from None
     old = jax.tree_util.tree_leaves_with_path(before)
     for (path, was), is_ in zip(old, jax.tree.leaves(after), strict=True):
         if was.shape != is_.shape or was.dtype != is_.dtype:
             where = f"carry{jax.tree_util.keystr(path)}"
-            remedy = (
-                f"Cast it to {was.dtype}" if was.shape == is_.shape else "Make initial_carry and step agree"
-            )
+            castable = was.shape == is_.shape
+            remedy = f"Cast it to {was.dtype}" if castable else "Make initial_carry and step agree"
             raise TypeError(
-                f"{who}: expected a step that returns {where} as it came, {_shown(was)}, got {_shown(is_)}. {remedy}."
+                f"{who}: expected a step that returns {where} as it came, {form(was)}, got {form(is_)}. {remedy}."
             ) from None
-
-
-def _shown(tree: Any) -> str:
-    """Print a tree with dtype and shape in place of each array."""
-
-    class Shown:
-        def __init__(self, text: str):
-            self.text = text
-
-        def __repr__(self) -> str:
-            return self.text
-
-    return repr(jax.tree.map(lambda a: Shown(f"{a.dtype}{list(a.shape)}"), tree))
 
 
 def _check_inputs(

@@ -130,9 +130,7 @@ class Newton(Value):
         """
         xs = keep(mask, xs)
         if num_steps(xs) == 0:
-            y = jax.eval_shape(
-                lambda carry, x: at_step(cell, params, carry, x, Flags())[1], carry, first_step(xs)
-            )
+            y = jax.eval_shape(lambda c, x: at_step(cell, params, c, x, Flags())[1], carry, first_step(xs))
             ys = jax.tree.map(lambda a: jnp.zeros((0, *a.shape), a.dtype), y)
             report = NewtonReport(jnp.int32(0), jnp.float32(0), jnp.asarray(True), jnp.asarray(False))
             return carry, ys, report

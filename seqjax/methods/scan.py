@@ -56,12 +56,14 @@ class Scan(Value):
         batched = self.gradient == "batched"
         if batched and isinstance(cell.recurrence, Gated):
             dense = cell.project.weights(params) if isinstance(cell.project, Dense) else None
+            weights = GatedWeights(*cell.recurrence.weights(params))
+            us = xs if dense is not None else project_inputs(cell, params, xs, flags.key)
             carry, hs = gated(
                 cell.recurrence,
-                GatedWeights(*cell.recurrence.weights(params)),
+                weights,
                 dense,
                 carry,
-                xs if dense is not None else project_inputs(cell, params, xs, flags.key),
+                us,
                 flags,
                 chunk=self.chunk,
                 keep_gates=self.keep_gates,

@@ -185,19 +185,16 @@ def _after(
     batch = count.shape
     capacity = attention.capacity
     started = steps.segment[-1] > 0
-    kept = (
-        steps.happened & (steps.segment == steps.segment[-1:]) & (steps.position >= (count - capacity)[None])
-    )
+    recent = steps.position >= (count - capacity)[None]
+    kept = steps.happened & (steps.segment == steps.segment[-1:]) & recent
     slot = jnp.where(kept, steps.position % capacity, capacity)  # writes to slot `capacity` are dropped
     size = math.prod(batch)
     rows = jnp.broadcast_to(_arange(size, 2), (len(slot), size))
 
     def write(cache: jax.Array, new: jax.Array) -> jax.Array:
         flat = cache.reshape(size, *cache.shape[len(batch) :])
-        flat = flat.at[rows, slot.reshape(-1, size)].set(
-            new.reshape(-1, size, *new.shape[1 + len(batch) :]), mode="drop"
-        )
-        return flat.reshape(cache.shape)
+        new = new.reshape(-1, size, *new.shape[1 + len(batch) :])
+        return flat.at[rows, slot.reshape(-1, size)].set(new, mode="drop").reshape(cache.shape)
 
     base = select(started, initial, carry)
     return AttentionCarry(write(base.k, k), write(base.v, v), count)

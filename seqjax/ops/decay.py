@@ -96,9 +96,8 @@ def _scores_per_key(
 def _sum_between(log: Float[Array, "*BN C K"]) -> Float[Array, "*BN C C K"]:
     """Return at (t, s) the sum over ``s < r <= t``, which is 0 where no such r exists."""
     length = log.shape[-2]
-    later = jnp.tril(jnp.ones((length, length), bool), -1).reshape(
-        (1,) * (log.ndim - 2) + (length, length, 1)
-    )
+    later = jnp.tril(jnp.ones((length, length), bool), -1)[..., None]
+    later = later.reshape((1,) * (log.ndim - 2) + later.shape)
     return jnp.cumsum(jnp.where(later, log[..., :, None, :], 0), -3)
 
 

@@ -153,9 +153,8 @@ def spectral_influence(
         raise ValueError(f"{who}(times): expected steps from 0 to {system.num_steps - 1}, got {chosen}.")
     final, entering, _ = system.trajectory()
     leaves = Floating(final).leaves
-    start = [
-        jax.random.normal(jax.random.fold_in(key, i), leaf.shape, leaf.dtype) for i, leaf in enumerate(leaves)
-    ]
+    keys = [jax.random.fold_in(key, i) for i in range(len(leaves))]
+    start = [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
     when = jnp.arange(system.num_steps)[:, None]
 
     def of_one(t: jax.Array) -> SpectralInfluence:

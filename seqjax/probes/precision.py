@@ -188,9 +188,10 @@ def _at_length(
     for name in names:
         dtype = jnp.dtype("float32" if name == "tf32" else name)
         form = format_of(dtype)
+        rounded = wide[2]._replace(xs=round_to(wide[2].xs, form), targets=round_to(wide[2].targets, form))
         low = _arguments(some, params, carry, batch, dtype)
         effects = {
-            "inputs": exact(*wide[:2], wide[2]._replace(**_rounded_data(wide[2], form))),
+            "inputs": exact(*wide[:2], rounded),
             "parameters": exact(round_to(wide[0], form), *wide[1:]),
             "state": jax.jit(_gradient(step_by_step(some, _carry_formats(some, *low)), loss))(*wide),
             "products": jax.jit(_with_products(_gradient(step_by_step(some), loss), low, name))(*wide),
@@ -229,10 +230,6 @@ def _arguments(layer: Layer, params: Any, carry: Any, batch: Batch, dtype: Any) 
         like = jax.eval_shape(layer.initial_carry, params, first_step(batch.xs))
         carry = jax.tree.map(lambda a, l: jnp.asarray(a, l.dtype), carry, like)
     return params, carry, batch
-
-
-def _rounded_data(batch: Batch, form: Format) -> dict[str, Any]:
-    return {"xs": round_to(batch.xs, form), "targets": round_to(batch.targets, form)}
 
 
 def _carry_formats(layer: Layer, params: Any, carry: Any, batch: Batch) -> list[Format | None]:

@@ -116,9 +116,8 @@ def memory_scaling(
     for name, made in variants.items():
         temporary, others = [], []
         for length in lengths:
-            analysis: Any = (
-                jax.jit(program(made)).lower(*_shapes(made, x, length)).compile().memory_analysis()
-            )
+            lowered = jax.jit(program(made)).lower(*_shapes(made, x, length))
+            analysis: Any = lowered.compile().memory_analysis()
             if analysis is None:
                 raise RuntimeError(
                     f"memory_scaling: expected a compiler with a memory analysis, got {jax.default_backend()}."

@@ -46,10 +46,8 @@ def methods() -> Table:
 
 def tasks() -> Table:
     """Return the table of the values of ``--task``."""
-    rows = [
-        ("text", "Next-byte prediction on a text, Moby-Dick by default (--data FILE for any other file).")
-    ]
-    rows += [(name, _first_line(factory)) for name, factory in TASKS.items()]
+    text = "Next-byte prediction on a text, Moby-Dick by default (--data FILE for any other file)."
+    rows = [("text", text), *((name, _first_line(factory)) for name, factory in TASKS.items())]
     return Table("Tasks", ("task", "description"), rows)
 
 

@@ -139,9 +139,8 @@ def _trace(cell: Cell) -> Trace:
             )
 
         def after(s: jax.Array, u: jax.Array, r: jax.Array, own: Any) -> jax.Array:
-            stepped = gated_step(
-                recurrence, used._replace(w=own), tree_of(s), u, on_r=lambda product: product + r
-            )
+            with_own = used._replace(w=own)
+            stepped = gated_step(recurrence, with_own, tree_of(s), u, on_r=lambda product: product + r)
             return jnp.concatenate(jax.tree.leaves(stepped[0]), -1).astype(s.dtype)
 
         s = jnp.concatenate(leaves, -1).astype(products[0][0].dtype)
@@ -154,9 +153,8 @@ def _trace(cell: Cell) -> Trace:
             return jax.vmap(through, 2, 2)(columns)
 
         def slopes(fn: Callable, at: jax.Array) -> jax.Array:
-            basis = jnp.broadcast_to(
-                jnp.eye(at.shape[-1], dtype=at.dtype)[:, None], (at.shape[-1], *at.shape)
-            )
+            size = at.shape[-1]
+            basis = jnp.broadcast_to(jnp.eye(size, dtype=at.dtype)[:, None], (size, *at.shape))
             return jax.vmap(lambda v: jax.jvp(fn, (at,), (v,))[1], 0, 2)(basis)
 
         adding = [slopes(lambda u: after(s, u, nothing, used.w), u)]

@@ -82,14 +82,12 @@ def uoro(*, epsilon: float = 1e-7) -> Estimator:
             after, through = jax.jvp(lambda s: step(theta, s), (s,), (tangent,))
             signs = vary_like(jax.random.rademacher(key, s.shape, s.dtype), after)
             _, pull = jax.vjp(lambda theta: step(theta, s), theta)
-            through, signs, entering = (
-                a.astype(dtype) for a in (through, signs, pull(signs.astype(after.dtype))[0])
-            )
+            (entering,) = pull(signs.astype(after.dtype))
+            through, signs, entering = (a.astype(dtype) for a in (through, signs, entering))
             scale_0 = jnp.sqrt(_norm(influence.theta) / (_norm(through) + epsilon)) + epsilon
             scale_1 = jnp.sqrt(_norm(entering) / (_norm(signs) + epsilon)) + epsilon
-            return RankOne(
-                scale_0 * through + scale_1 * signs, influence.theta / scale_0 + entering / scale_1
-            )
+            theta = influence.theta / scale_0 + entering / scale_1
+            return RankOne(scale_0 * through + scale_1 * signs, theta)
 
         return Rule(zero, read, advance, draws=True)
 

@@ -158,16 +158,14 @@ def _backward(
             jnp.concatenate([jnp.where(start == 0, first, whole[start - 1])[None], part[:-1]])
             for first, whole, part in zip(carry, history, after, strict=True)
         )
-        entering = select(
-            reset, jax.tree.map(lambda i, e: jnp.broadcast_to(i, e.shape), initial, entering), entering
-        )
+        fresh = jax.tree.map(lambda i, e: jnp.broadcast_to(i, e.shape), initial, entering)
+        entering = select(reset, fresh, entering)
         if gates is None:
             gates = gates_of(cell, project(dense, xs), recurrent(cell, weights, entering[-1]))
         partials, arguments = partials_of(cell, weights, entering, after, gates)
         num_states = len(entering) - (cell.emit is not None)
-        adjoint_step, layout = adjoint_of(
-            cell, weights, num_states, after[-1].shape[-1], with_tap=tap is not None
-        )
+        size = after[-1].shape[-1]
+        adjoint_step, layout = adjoint_of(cell, weights, num_states, size, with_tap=tap is not None)
         (d_carry, d_initial), stacked = jax.lax.scan(
             adjoint_step, (d_carry, d_initial), (partials, d_hs, reset_after, mask), reverse=True
         )

@@ -181,9 +181,8 @@ def solve(system: System, settings: Settings, operands: Operands) -> Solution:
 
 
 def _forward(system: System, settings: Settings, operands: Operands) -> tuple[Solution, tuple]:
-    solution = solve(
-        system, settings, operands
-    )  # calls `solve`, so that higher derivatives use this rule again
+    # Calls `solve`, so that higher derivatives use this rule again.
+    solution = solve(system, settings, operands)
     return solution, (operands, solution.states, solution.report.fell_back)
 
 

@@ -87,13 +87,8 @@ def run_sharded(run: Run, form: Form, shards: Shards, operands: Operands) -> tup
 def _forward(run: Run, form: Form, shards: Shards, operands: Operands) -> tuple[Any, Any]:
     us, first, flags = operands
     lead = us.b.ndim - 2 if form == "diagonal" else us.q.ndim - 2  # [*B], or [*B, N]
-    summarize = {
-        "diagonal": _of_decays,
-        "decay": _of_log_decays,
-        "scaled": _of_scaled,
-        "erasure": _of_erasure,
-    }
-    summaries = shards.all_gather(summarize[form](run, operands), lead)
+    own = {"diagonal": _of_decays, "decay": _of_log_decays, "scaled": _of_scaled, "erasure": _of_erasure}
+    summaries = shards.all_gather(own[form](run, operands), lead)
 
     def advance_shard(carry: Any, summary: Summary) -> tuple[Any, Any]:
         return _after(form, summary, carry), carry

@@ -11,21 +11,9 @@ import numpy as np
 from seqjax.base import Cell, Layer
 from seqjax.checks import check_whole
 from seqjax.gradients.objective import takes_mask
+from seqjax.inputs import form
 
 CONTRACT = "the contract of lax.scan, step(carry, x) -> (carry, y)"
-
-
-def form(tree: Any) -> str:
-    """Return a tree as text, its arrays as dtype and shape."""
-    described = jax.tree.map(lambda a: Text(f"{a.dtype}{list(a.shape)}") if hasattr(a, "shape") else a, tree)
-    return repr(described)
-
-
-class Text(str):
-    """A string that prints without quotes."""
-
-    def __repr__(self) -> str:
-        return str(self)
 
 
 def check_callable(who: str, step: Any) -> None:

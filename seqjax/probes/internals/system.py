@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Batch
 from seqjax.gradients.objective import Loss, loss_and_gradient
-from seqjax.inputs import first_step
+from seqjax.inputs import first_step, form
 from seqjax.ops.select import keep, select
 from seqjax.ops.vectors import Coordinates, Floating, as_vector
 from seqjax.probes.bound import Bound, as_batch
@@ -30,7 +30,6 @@ from seqjax.probes.internals.checks import (
     check_inputs,
     check_sequence,
     check_step,
-    form,
 )
 
 
@@ -181,22 +180,18 @@ def prepare(who: str, bound: Callable, batch: Any, *, carry: Any = None, initial
         raise ValueError(f"{who}: expected a carry with floating numbers in it, got {form(carry)}.")
     axes = (num_steps, jax.tree.leaves(carry)[0].shape[0]) if batched else (num_steps,)
     inputs = _checked_inputs(who, xs, axes, *given)
-    if batched:
-        return System(
-            _one_example(bound), carry, initial, inputs, num_steps, space.size, space.dtype, batched
-        )
-    carry, initial = jax.tree.map(lambda a: a[None], (carry, initial))
-    inputs = jax.tree.map(lambda a: a[:, None], inputs)
-    return System(bound, carry, initial, inputs, num_steps, space.size, space.dtype, batched)
+    step = _one_example(bound) if batched else bound
+    if not batched:
+        carry, initial = jax.tree.map(lambda a: a[None], (carry, initial))
+        inputs = jax.tree.map(lambda a: a[:, None], inputs)
+    return System(step, carry, initial, inputs, num_steps, space.size, space.dtype, batched)
 
 
 def _checked_inputs(
     who: str, xs: Any, axes: tuple[int, ...], batch: Batch, carry: Any, initial: Any
 ) -> Inputs:
     """Check the flags, and that the data is finite as it was given: under ``jax.jit`` converted arrays are traced."""
-    flags = [
-        check_flag(who, name, flag, axes) for name, flag in (("reset", batch.reset), ("mask", batch.mask))
-    ]
+    flags = [check_flag(who, name, getattr(batch, name), axes) for name in ("reset", "mask")]
     check_finite(who, "xs", batch.xs, batch.mask)
     check_finite(who, "carry", carry)
     check_finite(who, "initial", initial)

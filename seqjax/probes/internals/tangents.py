@@ -103,9 +103,9 @@ def log_growth(
         if qr_every == 1:
             q, log_r = orthonormalize(moved)
             # A masked step leaves every bit of the tangents unchanged.
-            return (
-                (q, log_r) if mask is None else select(now.mask, (q, log_r), (before, jnp.zeros_like(log_r)))
-            )
+            if mask is None:
+                return q, log_r
+            return select(now.mask, (q, log_r), (before, jnp.zeros_like(log_r)))
         if qr_every == "adaptive":
             due |= jnp.any(jax.vmap(ill_conditioned)(moved))
         return jax.lax.cond(due, orthonormalize, lambda v: (v, jnp.zeros_like(v[:, 0])), moved)

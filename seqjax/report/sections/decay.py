@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -128,9 +129,8 @@ def _from_profiles(profiles: Sequence[Profile]) -> Text:
 
 
 def _extremes(falls: Mapping[str, Sequence[float]], snapshots: Sequence[int]) -> Text:
-    ranked = sorted(
-        (f[len(snapshots) - 1], c) for c, f in falls.items() if not math.isnan(f[len(snapshots) - 1])
-    )
+    at_last = {cell: fall[len(snapshots) - 1] for cell, fall in falls.items()}
+    ranked = sorted((fall, cell) for cell, fall in at_last.items() if not math.isnan(fall))
     when = "After training" if len(snapshots) > 1 else "At initialization"
     if len(ranked) < 2:
         return "With one line there is nothing to compare; the table gives its ratio."
@@ -236,11 +236,8 @@ def _horizons(results: StudyResults) -> Table:
             cells: list[Text] = [bold(cell), when, *fit_cells(found)]
             sequences = results.sequences(cell, length, bool(place))
             cells += [_horizon(sequences, share, found[f"lag_{share}"]) for share in (50, 90)]
-            cells += [
-                decades(profile.fall(place)) if profile else "",
-                spread(found["zero_share"], factor=100.0),
-            ]
-            rows.append((length, cells))
+            ratio = decades(profile.fall(place)) if profile else ""
+            rows.append((length, [*cells, ratio, spread(found["zero_share"], factor=100.0)]))
     texts, lags = (
         ("cell", "measured", "better fit", "its measure"),
         [say("lag<sub>{}</sub>", n) for n in (50, 90)],
@@ -252,10 +249,8 @@ def _horizon(sequences: Array, share: int, by_seed: list[float]) -> Text:
     """Return the horizon of the mean profile, with its interval over seeds and, where recorded, sequences."""
     if not sequences.size:
         return spread(by_seed, counts=True)
-    found = horizon_interval(
-        sequences, lambda profile: horizon(profile, share / 100), resamples=HORIZON_RESAMPLES
-    )
-    return shown(found, counts=True)
+    measure = partial(horizon, share=share / 100)
+    return shown(horizon_interval(sequences, measure, resamples=HORIZON_RESAMPLES), counts=True)
 
 
 def fit_cells(values: Mapping[str, list[float]]) -> tuple[Text, Text]:
@@ -272,10 +267,9 @@ def fit_cells(values: Mapping[str, list[float]]) -> tuple[Text, Text]:
         seeds = say(' <span class="span">({} of {} seeds)</span>', agreeing, len(pairs))
     if not is_exponential:
         return say("power law") + seeds, say("exponent {}", spread(values["power_exponent"]))
-    if all(math.isfinite(length) and length > 0 for length in values["exponential_length"]):
-        return say("exponential") + seeds, say(
-            "e-folding {} steps", spread(values["exponential_length"], log=True)
-        )
+    lengths = values["exponential_length"]
+    if all(math.isfinite(length) and length > 0 for length in lengths):
+        return say("exponential") + seeds, say("e-folding {} steps", spread(lengths, log=True))
     # No e-folding length where the norm of some seed does not decay.
     return say("exponential") + seeds, say("rate {} per step", spread(values["exponential_rate"]))
 

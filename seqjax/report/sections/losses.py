@@ -14,9 +14,8 @@ def view(results: StudyResults) -> View:
     """Show the table of losses against the baselines, and gradient norms by parameter in a fold."""
     if not results.measured:
         return View("", [Note("No run is finished yet.", muted=True)])
-    unit = (
-        "in the unit of the task's loss" if results.settings.get("task") == "adding" else "in nats per step"
-    )
+    adding = results.settings.get("task") == "adding"
+    unit = "in the unit of the task's loss" if adding else "in nats per step"
     intro = say(
         "The losses are interquartile means over seeds with their 95\u00a0% bootstrap intervals, {}.", unit
     )

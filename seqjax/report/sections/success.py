@@ -92,10 +92,9 @@ def _panel(results: StudyResults, task: str, found: Rates) -> Panel:
 def _conclusion(found: Rates) -> Text:
     said = say("")
     for task in dict.fromkeys(task for task, _, _ in found):
-        whole = [
-            (length, cell) for (t, cell, length), (won, of, _) in found.items() if t == task and won == of
-        ]
-        some = [cell for (t, cell, _), (won, _, _) in found.items() if t == task and won]
+        own = {(length, cell): rates for (name, cell, length), rates in found.items() if name == task}
+        whole = [at for at, (won, of, _) in own.items() if won == of]
+        some = [cell for (_, cell), (won, _, _) in own.items() if won]
         if whole:
             longest = max(whole)[0]
             best = listed(cell for length, cell in whole if length == longest)
@@ -104,7 +103,7 @@ def _conclusion(found: Rates) -> Text:
             partly = "<b>{}</b>: some seeds succeed for {}, but no cell succeeds with all. "
             said += say(partly, task, listed(dict.fromkeys(some)))
         else:
-            left, cell = min((share, cell) for (t, cell, _), (_, _, share) in found.items() if t == task)
+            left, cell = min((share, cell) for (_, cell), (_, _, share) in own.items())
             closest = "<b>{}</b>: no seed succeeds; {} is closest, with {} times the baseline's loss. "
             said += say(closest, task, cell, number(left, 2))
     return said + "The result is for these few steps; a long training could do better."

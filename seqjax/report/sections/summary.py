@@ -88,9 +88,7 @@ def view(results: StudyResults) -> View:
     known = [name for name, by_cell in values.items() if any(map(math.isfinite, by_cell.values()))]
     if len(known) < 3:
         return View("", [Note("A summary needs at least three measured quantities.", muted=True)])
-    scores = np.array(
-        [[_score(name, values[name][cell], results) for name in known] for cell in results.cells]
-    )
+    scores = [[_score(name, values[name][cell], results) for name in known] for cell in results.cells]
     meaning = Markup("; ").join(say("<b>{}</b> (", name) + say(AXES[name][2]) + ")" for name in known)
     intro = say(
         "Values with scores from 0 to 1 in brackets: {}. They come from the sections above, after training, at the "
@@ -103,7 +101,7 @@ def view(results: StudyResults) -> View:
         for cell, line in zip(results.cells, scores, strict=True)
     ]
     table = Table("Summary", columns(["value (score)"], known), [("", lines)])
-    return View(intro, [table, Note(_conclusion(results, known, scores))])
+    return View(intro, [table, Note(_conclusion(results, known, np.array(scores)))])
 
 
 def _score(name: str, value: float, results: StudyResults) -> float:

@@ -57,9 +57,8 @@ def _figure(results: StudyResults, loss: str, length: int, profiles: list[Profil
         "fixed batch, then interquartile means of the logarithm over {}.",
         _seeds(profiles),
     )
-    return Figure(
-        say("T = {}", length), panels, Caption(shows, measured, _conclusion(means, pooled)), [bar], length
-    )
+    caption = Caption(shows, measured, _conclusion(means, pooled))
+    return Figure(say("T = {}", length), panels, caption, [bar], length)
 
 
 def _conclusion(means: dict[str, Array], pooled: Array) -> Any:
@@ -70,10 +69,9 @@ def _conclusion(means: dict[str, Array], pooled: Array) -> Any:
         ratio = "At the last snapshot the norm at the first step is {} times the norm at the last step for <b>{}</b>"
         text += say(ratio, *most) + (say(", {} times for <b>{}</b>. ", *least) if falls[1:] else say(". "))
     if np.any(pooled < FLOAT32_ZERO):
-        lost = [
-            say("<b>{}</b>\u00a0{}", c, percent(float((m < FLOAT32_ZERO).mean()))) for c, m in means.items()
-        ]
-        return text + say("Share of the map below the smallest float32: {}.", listed(lost, ", "))
+        lost = {cell: percent(float((mean < FLOAT32_ZERO).mean())) for cell, mean in means.items()}
+        shares = listed((say("<b>{}</b>\u00a0{}", *each) for each in lost.items()), ", ")
+        return text + say("Share of the map below the smallest float32: {}.", shares)
     return text + "No norm lies below the smallest float32."
 
 
