@@ -34,10 +34,8 @@ def copying_baseline(dtype: Any) -> Values:
 
 def copying_stated(dtype: Any) -> Values:
     """Read the baseline that the task states."""
-    return Values(
-        [10 * math.log(8) / (delay + 20) for delay in DELAYS],
-        [copying(delay + 20).baseline for delay in DELAYS],
-    )
+    exact = [10 * math.log(8) / (delay + 20) for delay in DELAYS]
+    return Values(exact, [copying(delay + 20).baseline for delay in DELAYS])
 
 
 def adding_baseline(dtype: Any) -> Values:

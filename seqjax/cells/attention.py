@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine, spread
 from seqjax.base import Attention, AttentionCarry, AttentionInputs, Cell
+from seqjax.cells.common.heads import normalize
 from seqjax.cells.common.initialize import zero_carry
 from seqjax.checks import check_divisor, check_whole
 from seqjax.ops.select import expand, wide
@@ -167,6 +168,5 @@ def _normalize(x: jax.Array, scale: jax.Array | None) -> jax.Array:
     """Divide by the root mean square over the last axis and multiply by the scale; return x where the scale is None."""
     if scale is None:
         return x
-    y = x.astype(wide(x.dtype))
-    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + EPSILON)
+    y = normalize(x.astype(wide(x.dtype)), center=False, epsilon=EPSILON)
     return y.astype(x.dtype) * spread(scale, x)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine, spread
 from seqjax.base import Cell, Step
+from seqjax.cells.common.heads import normalize
 from seqjax.cells.common.initialize import gated_weights, zeros
 from seqjax.cells.common.labels import elementwise
 from seqjax.cells.lstm import LSTMCarry
@@ -79,11 +80,8 @@ def layer_norm_lstm(
         return LayerNormLSTMParams(w_x, w_h, b.reshape(-1), ones, ones, one, jnp.zeros_like(one))
 
     def scaled_norm(alpha: jax.Array, z: jax.Array) -> jax.Array:
-        exact = z.astype(wide(z.dtype))
-        centered = exact - jnp.mean(exact, -1, keepdims=True)
-        variance = jnp.mean(centered * centered, -1, keepdims=True)
-        normal = (centered * jax.lax.rsqrt(variance + epsilon)).astype(z.dtype)
-        return spread(alpha, z) * normal
+        normal = normalize(z.astype(wide(z.dtype)), center=True, epsilon=epsilon)
+        return spread(alpha, z) * normal.astype(z.dtype)
 
     def project(params: LayerNormLSTMParams, xs: jax.Array, key: Any = None) -> jax.Array:
         us = scaled_norm(params.alpha_x, affine(xs, params.w_x))

@@ -120,10 +120,8 @@ def ssd(
 
     def project(params: SSDParams, xs: jax.Array, key: Any = None) -> MatrixInputs:
         check_inputs(xs, params.w_q)
-        q, k = (
-            for_each_head(split_heads(jax.nn.silu(affine(xs, w)), num_groups))
-            for w in (params.w_q, params.w_k)
-        )
+        queries_and_keys = (jax.nn.silu(affine(xs, w)) for w in (params.w_q, params.w_k))
+        q, k = (for_each_head(split_heads(array, num_groups)) for array in queries_and_keys)
         dt, log_decay = step_sizes(xs, params.w_dt, params.b_dt, params.a_log)
         return MatrixInputs(q, k, dt[..., None] * values(params, xs).astype(dt.dtype), log_decay)
 

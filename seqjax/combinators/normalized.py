@@ -1,5 +1,6 @@
 """Layer normalization inside a gated cell."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 
 from seqjax.affine import affine, spread
 from seqjax.base import Carry, Cell, Dense, Gated, GatedWeights, Key, Step
+from seqjax.cells.common.heads import normalize
 from seqjax.cells.common.labels import elementwise
 from seqjax.ops.select import wide
 from seqjax.ops.step import gated_step
@@ -62,8 +64,7 @@ def normalized(cell: Cell, *, epsilon: float = 1e-5, param_dtype: Any = jnp.floa
     """
     gated, dense = _gated_and_dense(cell)
 
-    def normalize(z: jax.Array, gain: jax.Array, shift: Any) -> jax.Array:
-        return _normalize(z, gain, shift, epsilon)
+    layer_norm = partial(_layer_norm, epsilon=epsilon)
 
     def init(key: Key, x: jax.Array) -> NormalizedParams:
         params = cell.init(key, x)
@@ -80,7 +81,7 @@ def normalized(cell: Cell, *, epsilon: float = 1e-5, param_dtype: Any = jnp.floa
             raise ValueError(
                 f"expected xs [..., {w.shape[0]}] (the input weights are {list(w.shape)}), got {list(xs.shape)}."
             )
-        return normalize(affine(xs, w), params.gain_x, b)
+        return layer_norm(affine(xs, w), params.gain_x, b)
 
     def step(params: NormalizedParams, carry: Carry, u: jax.Array) -> Any:
         weights = GatedWeights(*gated.weights(params.cell))
@@ -90,8 +91,8 @@ def normalized(cell: Cell, *, epsilon: float = 1e-5, param_dtype: Any = jnp.floa
             weights._replace(b_h=None),
             carry,
             u,
-            on_r=lambda r: normalize(r, params.gain_h, weights.b_h),
-            on_state=(lambda s: normalize(s, params.gain_s, params.shift_s)) if third else None,
+            on_r=lambda r: layer_norm(r, params.gain_h, weights.b_h),
+            on_state=(lambda s: layer_norm(s, params.gain_s, params.shift_s)) if third else None,
         )
 
     return Cell(
@@ -117,11 +118,8 @@ def _gated_and_dense(cell: Any) -> tuple[Gated, Dense]:
     return gated, dense
 
 
-def _normalize(z: jax.Array, gain: jax.Array, shift: Any, epsilon: float) -> jax.Array:
+def _layer_norm(z: jax.Array, gain: jax.Array, shift: Any, epsilon: float) -> jax.Array:
     """Return ``gain * N(z) + shift``; a shift of None is zero."""
-    wider = z.astype(wide(z.dtype))
-    centered = wider - jnp.mean(wider, -1, keepdims=True)
-    scale = jax.lax.rsqrt(jnp.mean(jnp.square(centered), -1, keepdims=True) + epsilon)
-    unit = (centered * scale).astype(z.dtype)
-    out = unit * spread(gain, z)
+    unit = normalize(z.astype(wide(z.dtype)), center=True, epsilon=epsilon)
+    out = unit.astype(z.dtype) * spread(gain, z)
     return out if shift is None else out + spread(shift, z)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from seqjax.base import Carry, Flags, Layer, Params, X, Xs, Ys
 from seqjax.checks import check_one_of, check_whole
 from seqjax.combinators.common import View, batch_shape, check_layers, composed, output_of, zero_counts
-from seqjax.ops.select import keep, select
+from seqjax.ops.select import expand, keep, select
 from seqjax.ops.tap import tap as tap_carry
 from seqjax.values import definition
 
@@ -54,12 +54,11 @@ def strided(
         inner = layer.initial_carry(params, x)
         batch = batch_shape("strided", x, event_ndim)
         count = zero_counts(x, batch)
-        held = jax.tree.map(
-            lambda y: jnp.broadcast_to(
-                count.reshape(*batch, *(1,) * (len(y.shape) - len(batch))).astype(y.dtype), y.shape
-            ),
-            output_of(layer, params, x) if between == "hold" else (),
-        )
+
+        def zeros(y: Any) -> jax.Array:  # with the sharding of x, as the counts have
+            return jnp.broadcast_to(expand(count, len(y.shape)).astype(y.dtype), y.shape)
+
+        held = jax.tree.map(zeros, output_of(layer, params, x)) if between == "hold" else ()
         return StridedCarry(inner, held, count)
 
     def apply(view: View, params: Params, carry: StridedCarry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:

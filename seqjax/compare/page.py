@@ -36,10 +36,8 @@ def to_html(found: Comparison | RunsComparison, command: str) -> str:
     figures = []
     if isinstance(found, Comparison):
         drawn = [each for each in found.differences if each.quantity in BY_STEP and len(each.errors) > 1]
-        figures = [
-            (Markup(curves.draw(each, f"curve{i}")), caption(each, found.reference))
-            for i, each in enumerate(drawn)
-        ]
+        for i, each in enumerate(drawn):
+            figures.append((Markup(curves.draw(each, f"curve{i}")), caption(each, found.reference)))
     return template.render(
         of_runs=isinstance(found, RunsComparison),
         found=found,

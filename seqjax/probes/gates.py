@@ -111,9 +111,8 @@ def gate_statistics(
     match cell.recurrence:
         case Gated() as gated:
             entering = _entering(cell, params, carry, xs, batch.reset, mask)
-            gates, decays = _of_gated(
-                gated, GatedWeights(*cast(tuple(gated.weights(params)), dtype)), entering, us
-            )
+            weights = GatedWeights(*cast(tuple(gated.weights(params)), dtype))
+            gates, decays = _of_gated(gated, weights, entering, us)
         case Diagonal():
             decays = [jnp.abs(jnp.broadcast_to(us.a, jnp.shape(us.b)))]
         case Matrix():
@@ -171,12 +170,8 @@ def _openness(values: jax.Array, mask: Any, levels: jax.Array) -> Openness:
     quantiles = jnp.where(jnp.any(counts & jnp.isnan(values)), jnp.nan, quantiles)
     logs = jnp.log(quantiles)
     # A decay of 1 or more has an infinite time constant.
-    constants = jnp.where(
-        logs < 0, -1 / jnp.where(logs < 0, logs, -1), jnp.where(jnp.isnan(logs), jnp.nan, jnp.inf)
-    )
-    return Openness(
-        jnp.sum(counts & (values > 0.99), dtype=values.dtype) / number,
-        jnp.sum(counts & (values < 0.01), dtype=values.dtype) / number,
-        quantiles,
-        constants,
-    )
+    infinite = jnp.where(jnp.isnan(logs), jnp.nan, jnp.inf)
+    constants = jnp.where(logs < 0, -1 / jnp.where(logs < 0, logs, -1), infinite)
+    share_open = jnp.sum(counts & (values > 0.99), dtype=values.dtype) / number
+    share_shut = jnp.sum(counts & (values < 0.01), dtype=values.dtype) / number
+    return Openness(share_open, share_shut, quantiles, constants)

@@ -129,10 +129,9 @@ class StudyResults:
             snapshots, numbers = tuple(map(int, steps)), tuple(map(int, seeds))
             profile = Profile(str(cell), values.shape[2], snapshots, values, numbers)
             groups.setdefault(profile.length, []).append(profile)
-        return {
-            length: sorted(groups[length], key=lambda profile: self.places[profile.cell])
-            for length in sorted(groups)
-        }
+        for profiles in groups.values():
+            profiles.sort(key=lambda profile: self.places[profile.cell])
+        return dict(sorted(groups.items()))
 
 
 def values(rows: pl.DataFrame, *by: str) -> Array:

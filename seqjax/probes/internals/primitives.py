@@ -44,9 +44,8 @@ def flops_of(eqn: Any) -> int | None:
     result = eqn.outvars[0].aval if eqn.outvars else None
     operands = [v.aval for v in eqn.invars]
     if name in PRODUCTS:
-        return PRODUCTS[name](eqn.params, operands, result) * (
-            4 if name != "fft" and _complex(operands[0]) else 1
-        )
+        factor = 4 if name != "fft" and _complex(operands[0]) else 1
+        return factor * PRODUCTS[name](eqn.params, operands, result)
     if name in ELEMENTWISE:
         count = _size(result)
     elif name in REDUCTIONS:
@@ -131,11 +130,8 @@ def _fft(params: Any, operands: list, result: Any) -> int:
     """Count the customary 5 n log2 n for a complex transform of n numbers, and half of that for a real one."""
     n = math.prod(params["fft_lengths"])
     both = _complex(operands[0]) and _complex(result)
-    larger = (
-        max(_size(operands[0]), _size(result))
-        if both
-        else _size(result if _complex(operands[0]) else operands[0])
-    )
+    real = result if _complex(operands[0]) else operands[0]
+    larger = max(_size(operands[0]), _size(result)) if both else _size(real)
     return round((5 if both else 2.5) * larger * math.log2(max(n, 1)))
 
 

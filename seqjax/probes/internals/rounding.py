@@ -144,9 +144,8 @@ def _apply(form_of: Callable, eqn: Any, operands: list) -> list:
                 return results[:carries], results[carries:]
 
             carry, xs = operands[consts : consts + carries], operands[consts + carries :]
-            after, ys = lax.scan(
-                step, carry, xs, params["length"], reverse=params["reverse"], unroll=params["unroll"]
-            )
+            options = {name: params[name] for name in ("length", "reverse", "unroll")}
+            after, ys = lax.scan(step, carry, xs, **options)
             return [*after, *ys]
         case "while":
             tests, bodies = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]

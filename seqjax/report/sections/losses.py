@@ -24,10 +24,8 @@ def view(results: StudyResults) -> View:
     if results.baselines:
         known = ", ".join(f"{name} {number(value, 4)}" for name, value in results.baselines.items())
         intro += say(" Baseline: {}.", known)
-    intro += (
-        " The last column compares each cell with the cell of the lowest held-out loss; p is from a sign-flip "
-        "test."
-    )
+    intro += " The last column compares each cell with the cell of the lowest held-out loss; "
+    intro += "p is from a sign-flip test."
     blocks: list[Block] = [_losses(results)]
     table = _parameters(results)
     if table.groups:

@@ -109,11 +109,9 @@ def _score(name: str, value: float, results: StudyResults) -> float:
 
 
 def _cell(value: float, score: float) -> Text:
-    return (
-        say('{} <span class="span">({})</span>', number(value), f"{score:.2f}")
-        if math.isfinite(value)
-        else "–"
-    )
+    if not math.isfinite(value):
+        return "–"
+    return say('{} <span class="span">({})</span>', number(value), f"{score:.2f}")
 
 
 def _conclusion(results: StudyResults, names: Sequence[str], scores: np.ndarray) -> Text:
@@ -139,10 +137,8 @@ def _conclusion(results: StudyResults, names: Sequence[str], scores: np.ndarray)
             "For {} there is a cell that is at least as good in every quantity and better in one.",
             listed(beaten),
         )
-    return (
-        text
-        + "No cell is at least as good as another in every quantity, so the best cell depends on the task."
-    )
+    tie = "No cell is at least as good as another in every quantity, so the best cell depends on the task."
+    return text + tie
 
 
 def _beats(left: np.ndarray, right: np.ndarray) -> bool:

@@ -85,11 +85,9 @@ def _conclusion(needed: dict[str, list[float]], steps: int) -> Text:
         return "No bias is known."
     least, most = min(means, key=lambda c: means[c]), max(means, key=lambda c: means[c])
     text = say("A bias below 10\u00a0% needs K = {} for <b>{}</b>", count(means[least]), least)
-    text += (
-        say(" and K = {} for <b>{}</b>, of {} steps. ", count(means[most]), most, steps)
-        if most != least
-        else say(". ")
-    )
+    if most != least:
+        text += say(" and K = {} for <b>{}</b>, of {} steps", count(means[most]), most, steps)
+    text += ". "
     beyond = [cell for cell, value in means.items() if value > steps / 2]
     return text + (
         say("For {} this is more than half of the sequence.", listed(beyond))
