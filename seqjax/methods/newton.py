@@ -16,7 +16,7 @@ from seqjax.methods.common import at_step, project_inputs
 from seqjax.ops.forward_mode import reverse_mode_alone
 from seqjax.ops.newton import linear
 from seqjax.ops.newton.solve import NewtonReport, Operands, Settings, System, solve
-from seqjax.ops.select import cast, keep, wide
+from seqjax.ops.select import cast, keep, wide, widen
 from seqjax.ops.step import step_of
 from seqjax.ops.time_sharded.shards import Shards
 from seqjax.values import Value
@@ -172,7 +172,7 @@ class Newton(Value):
         system, theta = self._system(cell, params, dtype)
         entered = carry
         if dtype != narrow:
-            us, carry, initial = _widen((us, carry, initial))
+            us, carry, initial = widen((us, carry, initial))
         repeated = jax.tree.map(lambda a: jnp.broadcast_to(a, (first.shape[0], *a.shape)), carry)
         if guess is None:
             guess = repeated if self.guess == "initial" else jax.tree.map(jnp.zeros_like, repeated)
@@ -257,10 +257,3 @@ class Newton(Value):
 
 def _identity(weights: Any) -> Any:
     return weights
-
-
-def _widen(tree: Any) -> Any:
-    """Cast floating-point arrays to at least float32."""
-    return jax.tree.map(
-        lambda a: a.astype(wide(a.dtype)) if jnp.issubdtype(a.dtype, jnp.inexact) else a, tree
-    )

@@ -36,9 +36,16 @@ def expand(array: Shaped[Array | np.ndarray, "*B"], ndim: int) -> Shaped[Array, 
 
 def cast(tree: Any, dtype: Any) -> Any:
     """Cast the real floating-point arrays of a tree to the given dtype; other leaves stay unchanged."""
-    return jax.tree.map(
-        lambda a: a.astype(dtype) if jnp.issubdtype(jnp.result_type(a), jnp.floating) else a, tree
-    )
+    return jax.tree.map(lambda a: a.astype(dtype) if _is_real(a) else a, tree)
+
+
+def _is_real(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def widen(tree: Any) -> Any:
+    """Cast the real floating-point arrays of a tree to float32 at least; other leaves stay unchanged."""
+    return jax.tree.map(lambda a: a.astype(wide(a.dtype)) if _is_real(a) else a, tree)
 
 
 def wide_complex(dtype: Any) -> Any:

@@ -30,7 +30,7 @@ from seqjax.base import (
     Step,
 )
 from seqjax.ops.rotary import rotate
-from seqjax.ops.select import cast, expand, select, wide
+from seqjax.ops.select import cast, expand, select, wide, widen
 from seqjax.ops.tap import tap as tap_carry
 
 
@@ -49,10 +49,10 @@ def step_of(recurrence: Recurrence, params: Any, dtype: Any) -> Callable[[Any, A
     """
     match recurrence:
         case Step(fn):
-            wide_params = _widen(params)
+            wide_params = widen(params)
             return lambda carry, u: fn(cast(wide_params, dtype), carry, u)
         case Gated():
-            weights = _widen(tuple(recurrence.weights(params)))
+            weights = widen(tuple(recurrence.weights(params)))
             return lambda carry, u: gated_step(recurrence, GatedWeights(*cast(weights, dtype)), carry, u)
         case Diagonal():
             return _diagonal_step
@@ -63,13 +63,6 @@ def step_of(recurrence: Recurrence, params: Any, dtype: Any) -> Callable[[Any, A
     raise TypeError(
         "step_of(recurrence): expected a recurrence (Step, Gated, Diagonal, Matrix or Attention), "
         f"got {recurrence!r}."
-    )
-
-
-def _widen(tree: Any) -> Any:
-    """Cast the real floating-point arrays of a tree to at least float32."""
-    return jax.tree.map(
-        lambda a: a.astype(wide(a.dtype)) if jnp.issubdtype(jnp.result_type(a), jnp.floating) else a, tree
     )
 
 
