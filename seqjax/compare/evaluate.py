@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqjax.compare.implementation import System
-from seqjax.compare.trees import cast, named
+from seqjax.compare.trees import named
+from seqjax.ops.select import cast_inexact
 
 Outcome = dict[tuple[str, str], np.ndarray]
 """Arrays by quantity and leaf."""
@@ -60,7 +61,7 @@ def measure(system: System, xs: Any, cotangents: Any) -> Outcome:
 def placed(system: System, xs: Any) -> tuple[Any, Any, Any]:
     """Return params, first carry and inputs in the dtype of a system, on its device."""
     assert system.initial is not None
-    params, inputs = cast(system.params, system.dtype), cast(xs, system.dtype)
+    params, inputs = cast_inexact(system.params, system.dtype), cast_inexact(xs, system.dtype)
     carry = system.initial(params, jax.tree.map(lambda leaf: leaf[0], inputs))
     return jax.device_put((params, carry, inputs), system.device)
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from seqjax.base import Layer
 from seqjax.compare.implementation import CONTRACT, Implementation, System, takes_params
-from seqjax.compare.trees import cast, coarser, doubled, named, rounded, same, shapes, shown, transplant
+from seqjax.compare.trees import coarser, doubled, named, rounded, same, shapes, shown, transplant
+from seqjax.ops.select import cast_inexact
 
 
 def prepare(a: Implementation, b: Implementation, xs: Any, seed: int) -> tuple[System, System, list[str]]:
@@ -81,7 +82,7 @@ def _with_carry(system: System, other: System) -> System:
     def initial(params: Any, x: Any) -> Any:
         assert other.initial is not None
         dtype = jax.tree.leaves(x)[0].dtype
-        return cast(other.initial(cast(other.params, dtype), x), dtype)
+        return cast_inexact(other.initial(cast_inexact(other.params, dtype), x), dtype)
 
     return system._replace(initial=initial)
 
@@ -93,7 +94,7 @@ def check_step(system: System, carry: Any, xs: Any) -> None:
     x = jax.tree.map(lambda leaf: leaf[0], xs)
     given = f"carry {shown(carry, 1)} and x {shown(x, 1)}"
     try:
-        found = jax.eval_shape(system.step, cast(system.params, system.dtype), carry, x)
+        found = jax.eval_shape(system.step, cast_inexact(system.params, system.dtype), carry, x)
     except Exception as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
@@ -121,7 +122,7 @@ def _make(implementation: Implementation, x: Any, seed: int, other: Any) -> Syst
                 made = made()
                 is_layer = isinstance(made, Layer)
                 return _layer(implementation, made, x, seed) if is_layer else _own(implementation, made)
-            given = cast(other, implementation.dtype or "float32")
+            given = cast_inexact(other, implementation.dtype or "float32")
             try:
                 jax.eval_shape(lambda params: _checked(name, made(params))[0], given)
             except jax.errors.JAXTypeError as error:
@@ -139,7 +140,7 @@ def _layer(implementation: Implementation, layer: Layer, x: Any, seed: int) -> S
     if not layer.causal:
         raise TypeError(f"{name}: expected a causal layer: its step gives the reference.")
     with jax.enable_x64(False):
-        params = doubled(layer.init(jax.random.key(seed), cast(x, "float32")))
+        params = doubled(layer.init(jax.random.key(seed), cast_inexact(x, "float32")))
     views = layer.initial_carry, layer.step, layer.unroll
     return System(name, True, params, *views, dtype, implementation.device)
 
@@ -177,7 +178,7 @@ def _system(
         own, _, carry = build(params)
         leaf = jax.tree.leaves(x)[0]
         one = carry(own, jax.tree.map(lambda leaf: leaf[0], x)) if callable(carry) else carry
-        one = cast(one, leaf.dtype)
+        one = cast_inexact(one, leaf.dtype)
         return jax.tree.map(lambda c: jnp.broadcast_to(c, (leaf.shape[0], *jnp.shape(c))), one)
 
     views = initial if has_carry else None, step, unroll

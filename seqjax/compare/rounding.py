@@ -46,8 +46,8 @@ import jax.numpy as jnp
 from seqjax import jaxprs
 from seqjax.compare.evaluate import Outcome, evaluate, gradients_of
 from seqjax.compare.implementation import System
-from seqjax.compare.trees import cast
 from seqjax.compat import bind
+from seqjax.ops.select import cast_inexact
 
 FACTOR = 4.0
 """K: a step rounds about a dozen numbers besides the few that pass between steps, and not evenly."""
@@ -73,7 +73,7 @@ def responses(
     """Return the reference outcome in float64 on a CPU, and the outcomes with noise."""
     device = jax.devices("cpu")[0]
     with jax.enable_x64(True), jax.default_device(device):
-        params, inputs = cast(system.params, "float64"), cast(xs, "float64")
+        params, inputs = cast_inexact(system.params, "float64"), cast_inexact(xs, "float64")
         run = jax.jit(gradients_of(_noisy_unroll(system.step)))
         assert system.initial is not None
         carry = system.initial(params, jax.tree.map(lambda leaf: leaf[0], inputs))

@@ -13,19 +13,6 @@ def coarser(a: str, b: str) -> str:
     return max(a, b, key=lambda name: float(jnp.finfo(name).eps))
 
 
-def cast(tree: Any, dtype: Any) -> Any:
-    """Cast floating arrays to this dtype and complex ones to complex64 or complex128; leave other arrays alone."""
-    wide = "complex128" if jnp.dtype(dtype).itemsize == 8 else "complex64"
-
-    def one(leaf: Any) -> jax.Array:
-        leaf = jnp.asarray(leaf)
-        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-            return leaf.astype(wide)
-        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-    return jax.tree.map(one, tree)
-
-
 def doubled(tree: Any) -> Any:
     """Return NumPy arrays in float64 or complex128; integers keep their dtype."""
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from seqjax.ops.segments import running_sum
+from seqjax.ops.step import expand_left
 
 BLOCK = 16
 
@@ -82,8 +83,7 @@ def _scores_per_key(
     # Between the blocks I and J: the sum over the blocks after J and before I.
     between = _sum_between(total)
     between = jnp.concatenate([jnp.zeros_like(between[..., :1, :, :]), between[..., :-1, :, :]], -3)
-    earlier = jnp.tril(jnp.ones((count, count), bool), -1)
-    earlier = earlier.reshape((1,) * (between.ndim - 3) + (count, count, 1))
+    earlier = expand_left(jnp.tril(jnp.ones((count, count), bool), -1)[..., None], between.ndim)
     left = rows * jnp.exp(jnp.cumsum(log, -2))
     right = columns * jnp.exp(_sum_after(log))
     left = left[..., :, :, None, :] * jnp.where(earlier, jnp.exp(between), 0)[..., :, None, :, :]
@@ -96,8 +96,7 @@ def _scores_per_key(
 def _sum_between(log: Float[Array, "*BN C K"]) -> Float[Array, "*BN C C K"]:
     """Return at (t, s) the sum over ``s < r <= t``, which is 0 where no such r exists."""
     length = log.shape[-2]
-    later = jnp.tril(jnp.ones((length, length), bool), -1)[..., None]
-    later = later.reshape((1,) * (log.ndim - 2) + later.shape)
+    later = expand_left(jnp.tril(jnp.ones((length, length), bool), -1)[..., None], log.ndim + 1)
     return jnp.cumsum(jnp.where(later, log[..., :, None, :], 0), -3)
 
 

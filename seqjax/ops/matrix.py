@@ -35,7 +35,7 @@ from seqjax.ops.chunks import over_chunks
 from seqjax.ops.decay import Decays
 from seqjax.ops.segments import all_finite, running_any, segments, set_nan, zero_nonfinite
 from seqjax.ops.select import keep, select
-from seqjax.ops.step import check_matrix
+from seqjax.ops.step import check_matrix, expand_left
 from seqjax.ops.triangular import solve_unit_lower
 
 
@@ -97,9 +97,7 @@ def _products(
     length = q.shape[-2]
     decays = Decays(inputs.log_decay, reset, like=inputs.q)
     same = segment[..., :, None] == segment[..., None, :]
-    seen = same & jnp.tril(jnp.ones((length, length), bool)).reshape(
-        (1,) * (same.ndim - 2) + (length, length)
-    )
+    seen = same & expand_left(jnp.tril(jnp.ones((length, length), bool)), same.ndim)
 
     def from_start(rows: Float[Array, "*BN C K"]) -> Float[Array, "*BN C V"]:
         """Multiply each row by the state at the start of its segment."""

@@ -39,6 +39,16 @@ def cast(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda a: a.astype(dtype) if _is_real(a) else a, tree)
 
 
+def cast_inexact(tree: Any, dtype: Any) -> Any:
+    """Turn a tree into arrays, the real ones cast to dtype and the complex ones to its complex dtype."""
+
+    def one(leaf: Any) -> jax.Array:
+        leaf = jnp.asarray(leaf)
+        return leaf.astype(wide_complex(dtype)) if jnp.iscomplexobj(leaf) else cast(leaf, dtype)
+
+    return jax.tree.map(one, tree)
+
+
 def _is_real(leaf: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 

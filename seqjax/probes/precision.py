@@ -15,7 +15,7 @@ import numpy as np
 from seqjax.base import Batch, Cell, Layer
 from seqjax.gradients.objective import Loss
 from seqjax.inputs import first_step, num_steps
-from seqjax.ops.select import wide_complex
+from seqjax.ops.select import cast_inexact
 from seqjax.ops.vectors import as_host_vector
 from seqjax.probes.bound import Bound, check_bound, mean_loss
 from seqjax.probes.internals.checks import check_loss
@@ -225,7 +225,7 @@ def _with_products(gradient: Callable, low: Any, name: str) -> Callable:
 
 def _arguments(layer: Layer, params: Any, carry: Any, batch: Batch, dtype: Any) -> Any:
     """Return the arguments in the dtype. The leaves of the carry get the dtypes in which the layer stores them."""
-    params, batch = _cast(params, dtype), _cast(batch, dtype)
+    params, batch = cast_inexact(params, dtype), cast_inexact(batch, dtype)
     if carry is not None:
         like = jax.eval_shape(layer.initial_carry, params, first_step(batch.xs))
         carry = jax.tree.map(lambda a, l: jnp.asarray(a, l.dtype), carry, like)
@@ -238,18 +238,6 @@ def _carry_formats(layer: Layer, params: Any, carry: Any, batch: Batch) -> list[
     return [
         format_of(a.dtype) if jnp.issubdtype(a.dtype, jnp.inexact) else None for a in jax.tree.leaves(carry)
     ]
-
-
-def _cast(tree: Any, dtype: Any) -> Any:
-    """Cast real arrays to the dtype and complex arrays to the complex dtype of its width; leave the others."""
-
-    def one(a: Any) -> Any:
-        a = jnp.asarray(a)
-        if jnp.iscomplexobj(a):
-            return a.astype(wide_complex(dtype))
-        return a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a
-
-    return jax.tree.map(one, tree)
 
 
 def _cut(batch: Batch, length: int) -> Batch:

@@ -89,9 +89,7 @@ def diagonal_jacobian(
 
     def entry(i: jax.Array) -> jax.Array:
         unit = (jnp.arange(size) == i).astype(entering.dtype)
-        tangent = tangent_of(
-            jnp.broadcast_to(unit.reshape((1,) * (entering.ndim - 1) + (size,)), entering.shape)
-        )
+        tangent = tangent_of(jnp.broadcast_to(unit, entering.shape))
         return jax.lax.dynamic_index_in_dim(tangent, i, -1, keepdims=False)
 
     return jnp.moveaxis(jax.lax.map(entry, jnp.arange(size)), 0, -1)
@@ -151,9 +149,7 @@ def masked(form: Form, a: Float[Array, "T ..."], mask: Bool[Array, "T *B"] | Non
         return a
     one = jnp.ones_like(a)
     if form != "diagonal":
-        one = jnp.broadcast_to(
-            jnp.eye(a.shape[-1], dtype=a.dtype).reshape((1,) * (a.ndim - 2) + a.shape[-2:]), a.shape
-        )
+        one = jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
     return select(mask, a, one)
 
 
