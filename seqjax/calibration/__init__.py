@@ -19,21 +19,6 @@ from seqjax.calibration import (
 from seqjax.calibration.base import DTYPES, Check, Dtype, Progress, Row, Values, run_checks, to_json
 from seqjax.calibration.closed_forms import CLOSED_FORMS, ClosedForm
 
-__all__ = [
-    "CHECKS",
-    "CLOSED_FORMS",
-    "DTYPES",
-    "IDS",
-    "Check",
-    "ClosedForm",
-    "Dtype",
-    "Progress",
-    "Row",
-    "Values",
-    "run",
-    "to_json",
-]
-
 THEMES = (singular, lyapunov, transport, influence, estimators, baselines, algorithms, precision)
 CHECKS: tuple[Check, ...] = tuple(
     sorted((check for theme in THEMES for check in theme.CHECKS), key=lambda check: int(check.id[1:]))

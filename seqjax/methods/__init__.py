@@ -11,20 +11,6 @@ from seqjax.methods.newton import Newton, NewtonReport
 from seqjax.methods.scan import Scan
 from seqjax.methods.time_sharded import TimeSharded
 
-__all__ = [
-    "METHODS",
-    "NAMED",
-    "AssociativeScan",
-    "Auto",
-    "Chunked",
-    "Newton",
-    "NewtonReport",
-    "Scan",
-    "TimeSharded",
-    "at_step",
-    "check_method",
-]
-
 METHODS: tuple[type, ...] = (Scan, AssociativeScan, Chunked, Newton, TimeSharded, Auto)
 
 NAMED: dict[str, Any] = {

@@ -17,16 +17,6 @@ from seqjax.layers.recurrent import recurrent
 from seqjax.methods import METHODS, Chunked, Newton, Scan, TimeSharded
 from seqjax.testing.checks import CHECKS, low_precision_is_close, params_do_not_depend_on_method
 
-__all__ = [
-    "CHECKS",
-    "check_cell",
-    "check_layer",
-    "check_method",
-    "methods_for",
-    "params_do_not_depend_on_method",
-    "strict_promotion",
-]
-
 
 def check_layer(layer: Layer, x: Any) -> None:
     """Run every check on a layer.
