@@ -25,11 +25,11 @@ from seqjax.compare import (
     page,
     prepare,
     rounding,
-    trees,
 )
 from seqjax.compare.difference import Difference, difference_of
 from seqjax.compare.evaluate import BY_INPUTS, BY_PARAMS, CARRY, OUTPUTS
 from seqjax.names import split
+from seqjax.ops.select import cast_inexact
 from seqjax.testing import methods_for
 
 T, B, D, H = 20, 2, 3, 4
@@ -309,7 +309,7 @@ def test_a_nan_on_both_sides_is_no_agreement():
 def test_what_is_compared_are_the_gradients_of_outputs_and_final_carry_times_fixed_numbers():
     """The measurement itself, against `jax.grad` of that loss, in float64."""
     with jax.enable_x64(True):
-        params = trees.cast(SPEC.init(jax.random.key(0), XS[0]), "float64")
+        params = cast_inexact(SPEC.init(jax.random.key(0), XS[0]), "float64")
         carry = LSTMCarry(*jnp.asarray(np.random.default_rng(1).normal(size=(2, B, H))))
         shapes = {(OUTPUTS, ""): (T, B, H), (CARRY, "c"): (B, H)}  # none for h: it takes part with zero
         w = divergence._cotangents(shapes, "float64", 0)

@@ -124,8 +124,7 @@ def memory_scaling(
                 )
             temporary.append(analysis.temp_size_in_bytes - (known(length) if known else 0))
             others.append(analysis.argument_size_in_bytes + analysis.output_size_in_bytes)
-        scaling = _scaling("bytes", name, lengths, temporary)
-        found.append(scaling._replace(inputs_and_outputs=np.asarray(others)))
+        found.append(_scaling("bytes", name, lengths, temporary, inputs_and_outputs=np.asarray(others)))
     return tuple(found)
 
 
@@ -170,8 +169,8 @@ def flops_scaling(
             notes.append(f"{loops} loop(s) of unknown length counted as one iteration")
         if unknown := sorted({primitive for cost in costs for primitive in cost.uncounted}):
             notes.append(f"not counted: {', '.join(unknown)}")
-        scaling = _scaling("flops", name, lengths, [cost.flops for cost in costs])
-        found.append(scaling._replace(note="; ".join(notes)))
+        flops = [cost.flops for cost in costs]
+        found.append(_scaling("flops", name, lengths, flops, note="; ".join(notes)))
     return tuple(found)
 
 
@@ -235,7 +234,7 @@ def time_scaling(
                 if number >= 0:
                     seconds[name][i, number] = clock() - start
     return tuple(
-        _scaling("seconds", name, lengths, np.median(samples, axis=1))._replace(samples=samples)
+        _scaling("seconds", name, lengths, np.median(samples, axis=1), samples=samples)
         for name, samples in seconds.items()
     )
 
@@ -332,8 +331,9 @@ def _checked(who: str, layer: Any, methods: Any, lengths: Any) -> tuple[dict[str
     return by_method(who, layer, methods), check_lengths(who, lengths, 2)
 
 
-def _scaling(quantity: str, method: str, lengths: Sequence[int], values: Any) -> Scaling:
-    return Scaling(quantity, method, np.asarray(lengths), np.asarray(values), fit_power_law(lengths, values))
+def _scaling(quantity: str, method: str, lengths: Sequence[int], values: Any, **more: Any) -> Scaling:
+    law = fit_power_law(lengths, values)
+    return Scaling(quantity, method, np.asarray(lengths), np.asarray(values), law, **more)
 
 
 def _shapes(layer: Layer, x: Any, length: int) -> tuple[Any, Any]:
