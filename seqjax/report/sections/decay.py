@@ -158,11 +158,13 @@ def _fits(results: StudyResults, length: int, profiles: Sequence[Profile]) -> Fi
             better[decay.better].append(cell)
     said = []
     if better["exponential"]:
-        lengths = [
-            say("{} (e-folding {} steps)", c, number(found[c][0].exponential_length))
-            for c in better["exponential"]
-        ]
-        said.append(say("The exponential fits better for {}", listed(lengths)))
+        lengths = {cell: number(found[cell][0].exponential_length) for cell in better["exponential"]}
+        said.append(
+            say(
+                "The exponential fits better for {}",
+                listed(say("{} (e-folding {} steps)", *each) for each in lengths.items()),
+            )
+        )
     if better["power"]:
         exponents = [say("{} (exponent {})", c, number(found[c][0].power_exponent)) for c in better["power"]]
         said.append(say("the power law fits better for {}", listed(exponents)))
@@ -238,11 +240,9 @@ def _horizons(results: StudyResults) -> Table:
             cells += [_horizon(sequences, share, found[f"lag_{share}"]) for share in (50, 90)]
             ratio = decades(profile.fall(place)) if profile else ""
             rows.append((length, [*cells, ratio, spread(found["zero_share"], factor=100.0)]))
-    texts, lags = (
-        ("cell", "measured", "better fit", "its measure"),
-        [say("lag<sub>{}</sub>", n) for n in (50, 90)],
-    )
-    return Table("Table of horizons", columns(texts, [*lags, "ratio", "zeros, %"]), by_length(rows))
+    lags = [say("lag<sub>{}</sub>", share) for share in (50, 90)]
+    heads = columns(["cell", "measured", "better fit", "its measure"], [*lags, "ratio", "zeros, %"])
+    return Table("Table of horizons", heads, by_length(rows))
 
 
 def _horizon(sequences: Array, share: int, by_seed: list[float]) -> Text:
