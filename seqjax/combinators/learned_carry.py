@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Attention, Cell, Dense, Gated, Step
+from seqjax.ops.vectors import Floating
 from seqjax.values import definition
 
 
@@ -65,21 +66,18 @@ def learned_carry(cell: Cell, *, param_dtype: Any = jnp.float32) -> Cell:
         params = cell.init(key, x)
         lead = batch_ndim(x)
         one = jax.tree.map(lambda a: jnp.zeros((1,) * lead + tuple(a.shape[lead:]), a.dtype), x)
-        leaves = [leaf[(0,) * lead] for leaf in _floating(cell.initial_carry(params, one))]
+        leaves = [leaf[(0,) * lead] for leaf in Floating(cell.initial_carry(params, one)).leaves]
         return LearnedCarryParams(params, tuple(_as_real(leaf).astype(param_dtype) for leaf in leaves))
 
     def initial_carry(params: LearnedCarryParams, x: Any) -> Any:
-        carry = cell.initial_carry(params.cell, x)
-        leaves, treedef = jax.tree.flatten(carry)
-        learned = iter(params.carry)
-        return jax.tree.unflatten(treedef, [start(leaf, learned, batch_ndim(x)) for leaf in leaves])
+        floating, lead = Floating(cell.initial_carry(params.cell, x)), batch_ndim(x)
 
-    def start(leaf: jax.Array, learned: Any, lead: int) -> jax.Array:
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return leaf
-        value = _as_dtype(next(learned), leaf.dtype)
-        # The zeros have the sharding of x.
-        return jnp.zeros_like(leaf) + value.reshape((1,) * lead + value.shape)
+        def start(leaf: jax.Array, learned: jax.Array) -> jax.Array:
+            value = _as_dtype(learned, leaf.dtype)
+            # The zeros have the sharding of x.
+            return jnp.zeros_like(leaf) + value.reshape((1,) * lead + value.shape)
+
+        return floating.with_leaves(list(map(start, floating.leaves, params.carry)))
 
     def inner(function: Callable) -> Callable:
         return lambda params, *args, **options: function(params.cell, *args, **options)
@@ -99,10 +97,6 @@ def learned_carry(cell: Cell, *, param_dtype: Any = jnp.float32) -> Cell:
         event_ndim=cell.event_ndim,
         inverse=None if cell.inverse is None else inner(cell.inverse),
     )
-
-
-def _floating(carry: Any) -> list[jax.Array]:
-    return [leaf for leaf in jax.tree.leaves(carry) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
 
 def _as_real(leaf: jax.Array) -> jax.Array:

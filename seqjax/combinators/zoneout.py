@@ -1,5 +1,6 @@
 """Zoneout: entries of a cell's carry keep their old value at random."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ from seqjax.base import Carry, Cell, Key, Params, Us, X, Xs
 from seqjax.checks import check_within
 from seqjax.ops.select import keep
 from seqjax.ops.step import expand_left, gated_step, step_of
+from seqjax.ops.vectors import Floating
 from seqjax.recurrences import Diagonal, DiagonalInputs, Gated, GatedWeights, Step
 from seqjax.values import definition
 
@@ -70,17 +72,16 @@ def zoneout(cell: Cell, rate: float | tuple[float, ...]) -> Cell:
 
     def step(params: Params, before: Any, inputs: ZoneoutInputs) -> Any:
         after, h = _inner_step(cell, params)(before, inputs.us)
-        carry, leaves, mixed = _mix(before, after, inputs.stays, _rates_for(cell, rate, after))
-        same = [new for old, new in zip(leaves, mixed, strict=True) if old is h]
+        carry = _mix(before, after, inputs.stays, _rates_for(cell, rate, after))
+        pairs = zip(jax.tree.leaves(after), jax.tree.leaves(carry), strict=True)
+        same = [new for old, new in pairs if old is h]
         return carry, same[-1] if same else h
 
     def draw(params: Params, x: X, key: Key) -> Any:
         carry = jax.eval_shape(initial_carry, params, x)
-        shapes = [c.shape for c in jax.tree.leaves(carry) if jnp.issubdtype(c.dtype, jnp.inexact)]
-        return tuple(
-            jax.random.bernoulli(jax.random.fold_in(key, 1 + n), p, shape)
-            for n, (p, shape) in enumerate(zip(_rates_for(cell, rate, carry), shapes, strict=True))
-        )
+        pairs = zip(_rates_for(cell, rate, carry), Floating(carry).leaves, strict=True)
+        keys = (jax.random.fold_in(key, n) for n in itertools.count(1))
+        return tuple(jax.random.bernoulli(next(keys), p, leaf.shape) for p, leaf in pairs)
 
     def project(params: Params, xs: Xs, key: Key | None = None) -> Any:
         if key is None:
@@ -115,7 +116,7 @@ def _inner_step(cell: Cell, params: Params) -> Any:
 
 def _rates_for(cell: Cell, rate: float | tuple[float, ...], carry: Carry) -> list[float]:
     """Return one rate per floating leaf of the carry."""
-    floating = [leaf for leaf in jax.tree.leaves(carry) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    floating = Floating(carry).leaves
     if isinstance(rate, tuple) and len(rate) != len(floating):
         raise ValueError(
             f"zoneout({cell!r}): expected {len(floating)} rates, one per floating leaf of the carry, got {rate}."
@@ -123,13 +124,10 @@ def _rates_for(cell: Cell, rate: float | tuple[float, ...], carry: Carry) -> lis
     return list(rate) if isinstance(rate, tuple) else [rate] * len(floating)
 
 
-def _mix(before: Carry, after: Carry, stays: Any, rates: list[float]) -> tuple[Carry, list, list]:
-    """Return the carry after zoneout, its leaves before zoneout, and its leaves after zoneout."""
-    leaves, treedef = jax.tree.flatten(after)
-    places = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    old = jax.tree.leaves(before)
-    mixed = list(leaves)
-    for n, (i, p) in enumerate(zip(places, rates, strict=True)):
-        new = leaves[i].astype(old[i].dtype)
-        mixed[i] = p * old[i] + (1 - p) * new if stays is None else jnp.where(stays[n], old[i], new)
-    return jax.tree.unflatten(treedef, mixed), leaves, mixed
+def _mix(before: Carry, after: Carry, stays: Any, rates: list[float]) -> Carry:
+    """Return the carry after zoneout."""
+    new, mixed = Floating(after), []
+    for n, (p, a, b) in enumerate(zip(rates, new.leaves_of(before), new.leaves, strict=True)):
+        b = b.astype(a.dtype)
+        mixed.append(p * a + (1 - p) * b if stays is None else jnp.where(stays[n], a, b))
+    return new.with_leaves(mixed)
