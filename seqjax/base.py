@@ -14,7 +14,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import jax
 
 from seqjax.affine import affine
-from seqjax.inputs import Flags, checked_init, checked_initial_carry, run_step, run_unroll
+from seqjax.calls import run_step, run_unroll
+from seqjax.inputs import Flags, checked_init, checked_initial_carry
 from seqjax.recurrences import (
     Activation,
     Attention,

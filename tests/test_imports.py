@@ -23,7 +23,7 @@ ORDER = (
         "values",
         "version",
     },
-    {"jaxprs"},
+    {"calls", "jaxprs"},
     {"base", "fields"},
     {"ops"},
     {"cells", "methods"},

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from seqjax import statistics
 from seqjax.probes.lyapunov import half_width
 from seqjax.statistics import (
     bootstrap,
@@ -15,6 +14,8 @@ from seqjax.statistics import (
     interquartile_mean,
     paired_comparison,
     probability_of_improvement,
+    resampling,
+    sign_flip_test,
     wilson,
 )
 
@@ -85,7 +86,7 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another(rng):
 def test_blocks_of_resamples_change_nothing_but_the_memory(monkeypatch, rng):
     values = [rng.normal(size=50)]
     whole = bootstrap(values, resamples=4000)
-    monkeypatch.setattr(statistics, "_BLOCK", 997 * 50)
+    monkeypatch.setattr(resampling, "BLOCK", 997 * 50)
     assert bootstrap(values, resamples=4000) == pytest.approx(whole, abs=0.05)
 
 
@@ -129,15 +130,15 @@ def test_the_sign_flip_test_is_the_permutation_test_of_scipy(n, rng):
     expected = stats.permutation_test(
         (differences,), np.mean, permutation_type="samples", n_resamples=20_000, rng=np.random.default_rng(1)
     ).pvalue
-    found = statistics.sign_flip_test(differences)
+    found = sign_flip_test(differences)
     assert found == pytest.approx(expected, rel=1e-12 if n <= 12 else 0.15)
-    assert statistics.sign_flip_test(-differences) == found
+    assert sign_flip_test(-differences) == found
 
 
 def test_seeds_without_a_difference_and_infinite_ones_have_a_p_as_well():
-    assert statistics.sign_flip_test(np.zeros(6)) == 1.0
-    assert statistics.sign_flip_test([math.inf, math.inf, math.inf, math.inf]) == 2 / 16
-    assert statistics.sign_flip_test([math.inf, -math.inf]) == 1.0
+    assert sign_flip_test(np.zeros(6)) == 1.0
+    assert sign_flip_test([math.inf, math.inf, math.inf, math.inf]) == 2 / 16
+    assert sign_flip_test([math.inf, -math.inf]) == 1.0
 
 
 def test_probability_of_improvement_is_the_mann_whitney_statistic(rng):
