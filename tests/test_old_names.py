@@ -27,6 +27,7 @@ NAMES = {
     "centre": "center",
     "centred": "centered",
     "discretisation": "discretization",
+    "convolution_width": "kernel_size",
     "initialisation": "initialization",
     "normalise": "normalize",
     # the title of a kind of file

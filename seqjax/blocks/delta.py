@@ -52,7 +52,7 @@ def gated_delta_block(
     key_size: int | None = None,
     value_size: int | None = None,
     negative_eigenvalues: bool = False,
-    convolution_width: int = 4,
+    kernel_size: int = 4,
     hidden_size: int | None = None,
     method: Method = Auto(),  # noqa: B008 (a frozen value)
 ) -> Layer:
@@ -78,7 +78,7 @@ def gated_delta_block(
         key_size: K; by default 3/4 of D / N, rounded down.
         value_size: V; by default twice K.
         negative_eigenvalues: beta in (0, 2) instead of (0, 1).
-        convolution_width: the kernel size, in steps.
+        kernel_size: how many steps a convolution reads.
         hidden_size: the hidden size of the feed-forward part, by default that of `feed_forward`.
         method: the method that runs the recurrence.
 
@@ -106,7 +106,7 @@ def gated_delta_block(
     keys, values = heads.number * heads.key_size, heads.number * heads.value_size
 
     def convolved(size: int) -> Layer:
-        convolution = causal_conv(convolution_width, bias=False)
+        convolution = causal_conv(kernel_size, bias=False)
         return serial(dense(size), convolution, pointwise(jax.nn.silu))
 
     branches = convolved(keys), convolved(keys), convolved(values), pointwise(unchanged)

@@ -21,7 +21,7 @@ def griffin_block(
     *,
     recurrent_size: int | None = None,
     num_blocks: int = 1,
-    convolution_width: int = 4,
+    kernel_size: int = 4,
     method: Method = Auto(),  # noqa: B008 (a frozen value)
 ) -> Layer:
     r"""The recurrent block of Griffin: a gated linear recurrence after a short convolution, then a feed-forward part.
@@ -41,7 +41,7 @@ def griffin_block(
         width: D, of inputs and outputs.
         recurrent_size: the hidden size of the recurrence; by default 4/3 width, rounded up.
         num_blocks: the number of blocks of the gates' weights; see `seqjax.rg_lru`.
-        convolution_width: the kernel size, in steps.
+        kernel_size: how many steps the convolution reads.
         method: the method that runs the recurrence.
 
     Example:
@@ -61,7 +61,7 @@ def griffin_block(
     recurrence = recurrent(rg_lru(size, num_blocks=num_blocks, input_map=False), method)
     mixing = serial(
         gated(
-            serial(dense(size), causal_conv(convolution_width), recurrence),
+            serial(dense(size), causal_conv(kernel_size), recurrence),
             serial(dense(size), pointwise(jax.nn.gelu)),
         ),
         dense(width),

@@ -21,7 +21,7 @@ def mamba_block(
     *,
     expansion: int = 2,
     state_size: int = 16,
-    convolution_width: int = 4,
+    kernel_size: int = 4,
     method: Method = Auto(),  # noqa: B008 (a frozen value)
 ) -> Layer:
     r"""The block of Mamba: a selective state space model between two dense maps, with a gate.
@@ -38,7 +38,7 @@ def mamba_block(
         width: D, of inputs and outputs.
         expansion: the number of channels per input.
         state_size: the state size per channel.
-        convolution_width: the kernel size, in steps.
+        kernel_size: how many steps the convolution reads.
         method: the method that runs the recurrence.
 
     Example:
@@ -59,7 +59,7 @@ def mamba_block(
     recurrence = recurrent(mamba(size, state_size=state_size, input_map=False), method)
     mixing = serial(
         gated(
-            serial(dense(size), causal_conv(convolution_width), pointwise(jax.nn.silu), recurrence),
+            serial(dense(size), causal_conv(kernel_size), pointwise(jax.nn.silu), recurrence),
             serial(dense(size), pointwise(jax.nn.silu)),
         ),
         dense(width),

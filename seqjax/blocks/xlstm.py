@@ -46,7 +46,7 @@ def mlstm_block(
     *,
     num_heads: int = 4,
     expansion: int = 2,
-    convolution_width: int = 4,
+    kernel_size: int = 4,
     block_size: int = 4,
     method: Method = Auto(),  # noqa: B008 (a frozen value)
 ) -> Layer:
@@ -69,7 +69,7 @@ def mlstm_block(
         width: D, of inputs and outputs.
         num_heads: N, a divisor of E.
         expansion: the number of channels per input.
-        convolution_width: the kernel size, in steps.
+        kernel_size: how many steps the convolution reads.
         block_size: b, the block size of the block-diagonal maps, a divisor of E.
         method: the method that runs the recurrence.
 
@@ -93,7 +93,7 @@ def mlstm_block(
     check_whole("mlstm_block(expansion)", expansion)
     size = expansion * width
     cell = _mlstm(size, num_heads, block_size)
-    convolved = serial(causal_conv(convolution_width), pointwise(jax.nn.silu))
+    convolved = serial(causal_conv(kernel_size), pointwise(jax.nn.silu))
     inputs = parallel(convolved, pointwise(unchanged), merge="tuple")
     memory = serial(dense(size), inputs, recurrent(cell, method))
     return pre_norm(serial(gated(memory, serial(dense(size), pointwise(jax.nn.silu))), dense(width)), "layer")
@@ -148,7 +148,7 @@ def slstm_block(
     width: int,
     *,
     num_heads: int = 4,
-    convolution_width: int = 4,
+    kernel_size: int = 4,
     method: Method = Auto(),  # noqa: B008 (a frozen value)
 ) -> Layer:
     r"""The sLSTM block of xLSTM: exponential gates, then a feed-forward part ("post up-projection").
@@ -167,7 +167,7 @@ def slstm_block(
     Args:
         width: the width of inputs and outputs.
         num_heads: the number of heads of the recurrence and the norm, a divisor of width.
-        convolution_width: the kernel size, in steps.
+        kernel_size: how many steps the convolution reads.
         method: the method that runs the recurrence.
 
     Raises:
@@ -187,7 +187,7 @@ def slstm_block(
         through block-diagonal maps. Here every gate reads both through a dense map, which includes the paper's maps.
     """
     check_whole("slstm_block(width)", width)
-    convolved = serial(causal_conv(convolution_width), pointwise(jax.nn.silu))
+    convolved = serial(causal_conv(kernel_size), pointwise(jax.nn.silu))
     inputs = parallel(convolved, pointwise(unchanged), merge="tuple")
     cell = slstm(width, num_heads=num_heads)
     norm = nn.GroupNorm(num_groups=num_heads, use_bias=False, reduction_axes=-1)
