@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import jax
 
 from benchmarks.timing import Arm, paired_ratio, summary
+from seqjax.files import put_text
 
 LIBRARIES = ("jax", "jaxlib", "flax", "dm-haiku", "equinox", "optax", "torch")
 
@@ -99,7 +99,7 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.json", folder / f"{name}.md"]
     for path, text in zip(paths, (json.dumps(document, indent=1) + "\n", render(document))):
-        _write(path, text)
+        put_text(path, text)
     return paths
 
 
@@ -163,19 +163,6 @@ def _details(group: Mapping[str, Any]) -> str:
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file as a whole: readers see the old file or the new one, since a rename within a folder is atomic."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(text)
-            file.close()
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
 
 
 def _cpu_model() -> str:
