@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from seqjax.affine import affine, check_inputs, spread
 from seqjax.base import Cell, Matrix, MatrixInputs, MatrixOutputs
 from seqjax.cells.common.heads import (
+    Heads,
     check_heads,
     empty,
     fan_in_normal,
@@ -117,59 +118,22 @@ def rwkv7(
     heads = check_heads("rwkv7", hidden_size, num_heads, key_size, value_size, centered=True)
     check_whole("rwkv7(rank)", rank)
     check_whole("rwkv7(gate_rank)", gate_rank)
-    number, key_size, value_size = heads
-    keys_width, values_width = number * key_size, number * value_size
+    number = heads.number
 
     def init(key: jax.Array, x: jax.Array) -> RWKV7Params:
-        keys, width = jax.random.split(key, 7), x.shape[-1]
-        working = wide(jnp.dtype(param_dtype))
-
-        def uniform(key: jax.Array, columns: int, bound: float) -> jax.Array:
-            bound = bound / math.sqrt(width)
-            return jax.random.uniform(key, (width, columns), param_dtype, -bound, bound)
-
-        def orthogonal(key: jax.Array, rows: int, columns: int) -> jax.Array:
-            scale = 0.1 * math.sqrt(max(rows / columns, 1))
-            # Draw in float32 at least: the matrix comes from a QR decomposition, which does not support
-            # bfloat16.
-            return jax.nn.initializers.orthogonal(scale)(key, (rows, columns), working).astype(param_dtype)
-
-        place = jnp.arange(keys_width, dtype=working) / max(keys_width - 1, 1)
-        return RWKV7Params(
-            w_r=uniform(keys[0], keys_width, 0.5),
-            w_k=uniform(keys[1], keys_width, 0.05),
-            w_v=uniform(keys[2], values_width, 0.5),
-            w_d1=jnp.zeros((width, rank), param_dtype),
-            w_d2=orthogonal(keys[3], rank, keys_width),
-            b_d=(5 * place**0.85 - 6.5).astype(param_dtype),
-            w_a1=jnp.zeros((width, rank), param_dtype),
-            w_a2=orthogonal(keys[4], rank, keys_width),
-            b_a=jnp.zeros(keys_width, param_dtype),
-            w_g1=jnp.zeros((width, gate_rank), param_dtype),
-            w_g2=orthogonal(keys[5], gate_rank, values_width),
-            xi=jnp.full(keys_width, 0.85, param_dtype),
-            alpha=jnp.ones(keys_width, param_dtype),
-            rho=jnp.zeros(keys_width, param_dtype),
-            gain=jnp.ones(values_width, param_dtype),
-            bias=jnp.zeros(values_width, param_dtype),
-            w_o=fan_in_normal(keys[6], (values_width, hidden_size), param_dtype),
-        )
-
-    def weighted(xs: jax.Array, weights: jax.Array) -> jax.Array:
-        """Multiply ``[..., N*K]`` by weights ``[N*K]``."""
-        return xs * spread(weights, xs)
+        return _initial_params(key, x.shape[-1], heads, rank, gate_rank, hidden_size, param_dtype)
 
     def receptance_keys_rate(params: RWKV7Params, xs: jax.Array) -> tuple[jax.Array, ...]:
         """Return r, the key, the replacement key and a, ``[..., N*K]``; all but r in float32 at least."""
         rate = affine(affine(xs, params.w_a1), params.w_a2, params.b_a)
         rate = jax.nn.sigmoid(rate.astype(wide(xs.dtype)))
         k = affine(xs, params.w_k).astype(rate.dtype)
-        return affine(xs, params.w_r), k, k * (1 + weighted(rate - 1, params.alpha)), rate
+        return affine(xs, params.w_r), k, k * (1 + _weighted(rate - 1, params.alpha)), rate
 
     def project(params: RWKV7Params, xs: jax.Array, key: Any = None) -> MatrixInputs:
         check_inputs(xs, params.w_r)
         r, k, replacement, rate = (split_heads(a, number) for a in receptance_keys_rate(params, xs))
-        removal = unit(split_heads(weighted(merge_heads(k), params.xi), number))
+        removal = unit(split_heads(_weighted(merge_heads(k), params.xi), number))
         decay = affine(jnp.tanh(affine(xs, params.w_d1)), params.w_d2, params.b_d).astype(rate.dtype)
         log_decay = split_heads(-math.exp(-0.5) * jax.nn.sigmoid(decay), number)
         v = split_heads(affine(xs, params.w_v), number)
@@ -177,13 +141,63 @@ def rwkv7(
 
     def readout(params: RWKV7Params, hs: MatrixOutputs, xs: jax.Array) -> jax.Array:
         r, _, replacement, _ = receptance_keys_rate(params, xs)
-        bonus = split_heads(weighted(r.astype(replacement.dtype) * replacement, params.rho), number)
+        bonus = split_heads(_weighted(r.astype(replacement.dtype) * replacement, params.rho), number)
         v = split_heads(affine(xs, params.w_v), number)
         bonus = jnp.sum(bonus, -1, keepdims=True) * v.astype(bonus.dtype)
         # The epsilon of the authors' code: 1e-5 per channel of a head with 64 channels.
-        normal = weighted(merge_heads(normalize(hs.o, center=True, epsilon=64e-5)), params.gain)
+        normal = _weighted(merge_heads(normalize(hs.o, center=True, epsilon=64e-5)), params.gain)
         normal = normal + expand_left(params.bias.astype(normal.dtype), normal.ndim)
         gate = affine(jax.nn.sigmoid(affine(xs, params.w_g1)), params.w_g2)
         return affine(gate * (normal + merge_heads(bonus)).astype(xs.dtype), params.w_o)
 
-    return Cell(init=init, initial_carry=empty(heads), recurrence=Matrix(), project=project, readout=readout)
+    return Cell(
+        init=init,
+        initial_carry=empty(heads),
+        recurrence=Matrix(),
+        project=project,
+        readout=readout,
+    )
+
+
+def _initial_params(
+    key: jax.Array, width: int, heads: Heads, rank: int, gate_rank: int, hidden_size: int, param_dtype: Any
+) -> RWKV7Params:
+    """Return the initial params for inputs of the given width D."""
+    keys_width, values_width = heads.number * heads.key_size, heads.number * heads.value_size
+    keys = jax.random.split(key, 7)
+    working = wide(jnp.dtype(param_dtype))
+
+    def uniform(key: jax.Array, columns: int, bound: float) -> jax.Array:
+        bound = bound / math.sqrt(width)
+        return jax.random.uniform(key, (width, columns), param_dtype, -bound, bound)
+
+    def orthogonal(key: jax.Array, rows: int, columns: int) -> jax.Array:
+        scale = 0.1 * math.sqrt(max(rows / columns, 1))
+        # Draw in float32 at least: the matrix comes from a QR decomposition, which does not support bfloat16.
+        return jax.nn.initializers.orthogonal(scale)(key, (rows, columns), working).astype(param_dtype)
+
+    place = jnp.arange(keys_width, dtype=working) / max(keys_width - 1, 1)
+    return RWKV7Params(
+        w_r=uniform(keys[0], keys_width, 0.5),
+        w_k=uniform(keys[1], keys_width, 0.05),
+        w_v=uniform(keys[2], values_width, 0.5),
+        w_d1=jnp.zeros((width, rank), param_dtype),
+        w_d2=orthogonal(keys[3], rank, keys_width),
+        b_d=(5 * place**0.85 - 6.5).astype(param_dtype),
+        w_a1=jnp.zeros((width, rank), param_dtype),
+        w_a2=orthogonal(keys[4], rank, keys_width),
+        b_a=jnp.zeros(keys_width, param_dtype),
+        w_g1=jnp.zeros((width, gate_rank), param_dtype),
+        w_g2=orthogonal(keys[5], gate_rank, values_width),
+        xi=jnp.full(keys_width, 0.85, param_dtype),
+        alpha=jnp.ones(keys_width, param_dtype),
+        rho=jnp.zeros(keys_width, param_dtype),
+        gain=jnp.ones(values_width, param_dtype),
+        bias=jnp.zeros(values_width, param_dtype),
+        w_o=fan_in_normal(keys[6], (values_width, hidden_size), param_dtype),
+    )
+
+
+def _weighted(xs: jax.Array, weights: jax.Array) -> jax.Array:
+    """Multiply ``[..., N*K]`` by weights ``[N*K]``."""
+    return xs * spread(weights, xs)

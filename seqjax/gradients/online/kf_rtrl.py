@@ -73,8 +73,7 @@ def kf_rtrl() -> Estimator:
 def _trace(cell: Cell) -> Trace:
     """Return a trace of pairs ``(u [B, I], A [B, n, Z])``, one per product, and of elementwise influences.
 
-    Elementwise weights have an influence ``[B, n, size]``. The function is long because the functions of a trace share
-    share the cell and the layout of its weights.
+    Elementwise weights have an influence ``[B, n, size]``.
     """
     if not is_gated(cell):
         raise TypeError(
@@ -84,15 +83,6 @@ def _trace(cell: Cell) -> Trace:
     recurrence: Any = cell.recurrence
     weights, num_gates, split = weights_of(cell), len(recurrence.activations), bool(recurrence.split)
 
-    def inputs_of(w: Weights, x: jax.Array, h: jax.Array) -> list[jax.Array]:
-        """Return the input of each product, with a one appended where there is a bias."""
-        one = jnp.ones((len(h), 1), h.dtype)
-        u = [x, *([one] if w.b is not None else [])]
-        r = [h, *([one] if w.recurrent.b_h is not None else [])]
-        if split:
-            return [jnp.concatenate(u, -1), jnp.concatenate(r, -1)]
-        return [jnp.concatenate([x, h, *(u[1:] or r[1:])], -1)]
-
     def zero(params: Any, carry: Any) -> Any:
         w, leaves = jax.eval_shape(weights, params), jax.tree.leaves(carry)
         h = leaves[-1]
@@ -100,27 +90,12 @@ def _trace(cell: Cell) -> Trace:
         x = jax.ShapeDtypeStruct((len(h), w.w_x.shape[0]), dtype)
         products = [
             (jnp.zeros(a.shape, dtype), jnp.zeros((len(h), n, z), dtype))
-            for a in jax.eval_shape(lambda x, h: inputs_of(w, x, h), x, h)
+            for a in jax.eval_shape(lambda x, h: _inputs_of(w, x, h, split), x, h)
         ]
         return products, jax.tree.map(lambda a: jnp.zeros((len(h), n, a.size), dtype), w.recurrent.w)
 
     def read(w: Weights, trace: Any, delta: Any) -> Weights:
-        products, elementwise = trace
-        by_s = jnp.concatenate(jax.tree.leaves(delta), -1).astype(products[0][0].dtype)
-        dense = [jnp.einsum("bi,bn,bnz->iz", u, by_s, a) for u, a in products]
-        width, size = w.w_x.shape[0], w.w_x.shape[1] // num_gates
-        w_h = dense[-1][0 if split else width :][:size]
-        _, pull = jax.vjp(
-            lambda a: recurrent_product(jnp.eye(size, dtype=a.dtype), a, num_gates), w.recurrent.w_h
-        )
-        own = jax.tree.map(
-            lambda m, a: jnp.einsum("bn,bnp->p", by_s, m).reshape(a.shape), elementwise, w.recurrent.w
-        )
-        b = None if w.b is None else dense[0][-1]
-        b_h = None if w.recurrent.b_h is None else dense[-1][-1]
-        return Weights(
-            dense[0][:width], b, GatedWeights(pull(w_h.astype(w.recurrent.w_h.dtype))[0], b_h, own)
-        )
+        return _gradients(w, trace, delta, num_gates, split)
 
     def step(params: Any, carry: Any, x: Any, key: Any) -> Any:
         return at_step(cell, params, carry, x, Flags(key=key))
@@ -152,17 +127,12 @@ def _trace(cell: Cell) -> Trace:
             through = lambda v: jax.jvp(lambda s: after(s, u, nothing, used.w), (s,), (v,))[1]  # noqa: E731
             return jax.vmap(through, 2, 2)(columns)
 
-        def slopes(fn: Callable, at: jax.Array) -> jax.Array:
-            size = at.shape[-1]
-            basis = jnp.broadcast_to(jnp.eye(size, dtype=at.dtype)[:, None], (size, *at.shape))
-            return jax.vmap(lambda v: jax.jvp(fn, (at,), (v,))[1], 0, 2)(basis)
-
-        adding = [slopes(lambda u: after(s, u, nothing, used.w), u)]
+        adding = [_slopes(lambda u: after(s, u, nothing, used.w), u)]
         if split:
-            adding.append(slopes(lambda r: after(s, u, r, used.w), nothing))
-        factors = zip(products, inputs_of(w, x, leaves[-1]), adding, strict=True)
-        # A key apart from the noise of the layer.
-        keys = jax.random.split(jax.random.fold_in(key, 0x4B46), len(products))
+            adding.append(_slopes(lambda r: after(s, u, r, used.w), nothing))
+        factors = zip(products, _inputs_of(w, x, leaves[-1], split), adding, strict=True)
+        own_key = jax.random.fold_in(key, 0x4B46)  # apart from the noise of the layer
+        keys = jax.random.split(own_key, len(products))
         products = [
             _join(k, v, along(a), inputs.astype(v.dtype), d.astype(v.dtype))
             for k, ((v, a), inputs, d) in zip(keys, factors, strict=True)
@@ -180,6 +150,40 @@ def _trace(cell: Cell) -> Trace:
         return products, jax.tree.unflatten(own_form, influences)
 
     return Trace(zero, weights, read, step, advance)
+
+
+def _inputs_of(w: Weights, x: jax.Array, h: jax.Array, split: bool) -> list[jax.Array]:
+    """Return the input of each product, with a one appended where there is a bias."""
+    one = jnp.ones((len(h), 1), h.dtype)
+    u = [x, *([one] if w.b is not None else [])]
+    r = [h, *([one] if w.recurrent.b_h is not None else [])]
+    if split:
+        return [jnp.concatenate(u, -1), jnp.concatenate(r, -1)]
+    return [jnp.concatenate([x, h, *(u[1:] or r[1:])], -1)]
+
+
+def _slopes(fn: Callable, at: jax.Array) -> jax.Array:
+    """Return the derivatives ``[B, n, Z]`` of ``fn: [B, Z] -> [B, n]``, which acts on each example by itself."""
+    basis = jnp.broadcast_to(jnp.eye(at.shape[-1], dtype=at.dtype)[:, None], (at.shape[-1], *at.shape))
+    return jax.vmap(lambda v: jax.jvp(fn, (at,), (v,))[1], 0, 2)(basis)
+
+
+def _gradients(w: Weights, trace: Any, delta: Any, num_gates: int, split: bool) -> Weights:
+    """Return the gradients of the weights from the trace, for the gradient delta of the carry."""
+    products, elementwise = trace
+    by_s = jnp.concatenate(jax.tree.leaves(delta), -1).astype(products[0][0].dtype)
+    dense = [jnp.einsum("bi,bn,bnz->iz", u, by_s, a) for u, a in products]
+    width, size = w.w_x.shape[0], w.w_x.shape[1] // num_gates
+    w_h = dense[-1][0 if split else width :][:size]
+    _, pull = jax.vjp(
+        lambda a: recurrent_product(jnp.eye(size, dtype=a.dtype), a, num_gates), w.recurrent.w_h
+    )
+    own = jax.tree.map(
+        lambda m, a: jnp.einsum("bn,bnp->p", by_s, m).reshape(a.shape), elementwise, w.recurrent.w
+    )
+    b = None if w.b is None else dense[0][-1]
+    b_h = None if w.recurrent.b_h is None else dense[-1][-1]
+    return Weights(dense[0][:width], b, GatedWeights(pull(w_h.astype(w.recurrent.w_h.dtype))[0], b_h, own))
 
 
 def _join(
