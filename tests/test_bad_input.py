@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.refusals import refusals
 
 import seqjax as sj
 from seqjax import probes
@@ -100,42 +101,91 @@ def test_flags_that_do_not_fit_are_refused_and_lists_are_taken(name):
         jax.tree.map(np.testing.assert_array_equal, *same)
 
 
-def test_carries_that_do_not_fit_are_refused():
-    bad = jax.tree.map(lambda a: a.at[1, 0].set(jnp.inf), CARRY)
-    fewer = jax.tree.map(lambda a: a[:2], CARRY)
-    narrow = jax.tree.map(lambda a: a.astype(jnp.bfloat16), CARRY)
-    for name in ("gate_statistics", "parallelizability", "per_example_gradients"):
-        probe = functools.partial(ALL[name], STEP)
-        with pytest.raises(ValueError, match=rf"{name}: expected finite carry, got inf at carry.h\[1, 0\]"):
-            probe(XS, carry=bad)
-        with pytest.raises(ValueError, match=r"expected carry.h \[3, .*got \[2, 2\]"):
-            probe(XS, carry=fewer)
-    for name in ("gate_statistics", "parallelizability"):
-        probe = functools.partial(ALL[name], STEP)
-        with pytest.raises(TypeError, match="the carry, .*bfloat16.* the step returned the carry .*float64"):
-            probe(XS, carry=narrow)
-        with pytest.raises(ValueError, match=r"expected xs \[..., 2\] .* got \[3, 5\]"):
-            probe(np.ones((T, B, 5)), carry=CARRY)
-    flat = r"expected carry.h \[2, ...\], for xs \[6, 2\] is \[T, B, ...\], got \[3, 2\]"
-    with pytest.raises(ValueError, match="lyapunov_spectrum: " + flat):
-        probes.lyapunov_spectrum(STEP, XS[:, 0], carry=CARRY)
+def carry_with(change):
+    return jax.tree.map(change, CARRY)
 
 
-def test_what_is_no_layer_is_refused():
-    with pytest.raises(
-        TypeError,
-        match=r"gradient_profile\(bound\): expected a bound layer, .*elman.* bind\(recurrent\(cell\)",
-    ):
-        probes.gradient_profile(CELL, mean_square, XS)
-    with pytest.raises(TypeError, match=r"expected a bound layer, .* Use adjoint_profile for a plain step"):
-        probes.gradient_profile(lambda h, x: (h, h), mean_square, XS, carry=CARRY)
-    for name in ("gradient_profile", "per_example_gradients", "gate_statistics", "parallelizability"):
-        with pytest.raises(TypeError, match=rf"{name}\(bound\): expected a bound layer, bind.* got None"):
-            ALL[name](None, XS)
-    with pytest.raises(
-        TypeError, match=r"precision_error: expected a bound layer, or a function .* got None"
-    ):
-        probes.precision_error(None, mean_square, XS)
+NOT_FINITE, FEWER = carry_with(lambda a: a.at[1, 0].set(jnp.inf)), carry_with(lambda a: a[:2])
+NARROW = carry_with(lambda a: a.astype(jnp.bfloat16))
+MIXED = r"the carry, .*bfloat16\[3, 2\].*the step returned the carry .*float64\[3, 2\].*to one dtype"
+CARRIES = {
+    **{f"{name}: infinity": (
+        lambda name=name: ALL[name](STEP, XS, carry=NOT_FINITE), ValueError,
+        rf"{name}: expected finite carry, got inf at carry.h\[1, 0\]")
+       for name in ("gate_statistics", "parallelizability", "per_example_gradients")},
+    **{f"{name}: another batch": (
+        lambda name=name: ALL[name](STEP, XS, carry=FEWER), ValueError, r"expected carry.h \[3, .*got \[2, 2\]")
+       for name in ("gate_statistics", "parallelizability", "per_example_gradients")},
+    **{f"{name}: another dtype": (
+        lambda name=name: ALL[name](STEP, XS, carry=NARROW), TypeError,
+        "the carry, .*bfloat16.* the step returned the carry .*float64")
+       for name in ("gate_statistics", "parallelizability")},
+    **{f"{name}: other inputs": (
+        lambda name=name: ALL[name](STEP, np.ones((T, B, 5)), carry=CARRY), ValueError,
+        r"expected xs \[..., 2\] .* got \[3, 5\]")
+       for name in ("gate_statistics", "parallelizability")},
+    "lyapunov_spectrum: inputs without a batch": (
+        lambda: probes.lyapunov_spectrum(STEP, XS[:, 0], carry=CARRY), ValueError,
+        r"lyapunov_spectrum: expected carry.h \[2, ...\], for xs \[6, 2\] is \[T, B, ...\], got \[3, 2\]"),
+    "gradient_profile: both dtypes are named": (
+        lambda: probes.gradient_profile(STEP, mean_square, XS, carry=NARROW), TypeError, "gradient_profile.*" + MIXED),
+    "lyapunov_spectrum: both dtypes are named": (
+        lambda: probes.lyapunov_spectrum(STEP, XS, carry=NARROW), TypeError, MIXED),
+    "singular_values: both dtypes are named": (
+        lambda: probes.singular_values(STEP, XS, carry=NARROW), TypeError, MIXED),
+}  # fmt: skip
+LENGTHS = np.array([16, 64, 256])
+OTHERS = {
+    "gradient_profile: a cell": (
+        lambda: probes.gradient_profile(CELL, mean_square, XS), TypeError,
+        r"gradient_profile\(bound\): expected a bound layer, .*elman.* bind\(recurrent\(cell\)"),
+    "gradient_profile: a function": (
+        lambda: probes.gradient_profile(lambda h, x: (h, h), mean_square, XS, carry=CARRY), TypeError,
+        r"expected a bound layer, .* Use adjoint_profile for a plain step"),
+    **{f"{name}: no layer": (
+        lambda name=name: ALL[name](None, XS), TypeError,
+        rf"{name}\(bound\): expected a bound layer, bind.* got None")
+       for name in ("gradient_profile", "per_example_gradients", "gate_statistics", "parallelizability")},
+    "precision_error: no layer": (
+        lambda: probes.precision_error(None, mean_square, XS), TypeError,
+        r"precision_error: expected a bound layer, or a function .* got None"),
+    "horizon: a percentage": (
+        lambda: probes.horizon(np.zeros(3), 90), ValueError,
+        r"horizon\(share\): expected a number in \(0, 1\], got 90"),
+    "horizon: several profiles": (
+        lambda: probes.horizon(np.zeros((3, 2)), 0.9), ValueError,
+        r"horizon: expected log norms \[T\] by lag, got \[3, 2\]"),
+    "find_crossover: a percentage": (
+        lambda: probes.find_crossover(LENGTHS, 100 * LENGTHS, LENGTHS**2, confidence=95), ValueError,
+        r"find_crossover\(confidence\): expected a number in \(0, 1\), got 95"),
+    "fit_power_law: NaN": (
+        lambda: probes.fit_power_law([16, math.nan, 64], LENGTHS), ValueError,
+        "fit_power_law: expected two different lengths or more"),
+    "clipping_statistics: no clipping": (
+        lambda: probes.clipping_statistics(np.ones((4, 2)), None), TypeError,
+        r"clipping_statistics\(clip\): expected a transformation .* got None"),
+    "total_log_norm: no array": (
+        lambda: probes.total_log_norm(()), ValueError, "total_log_norm: expected at least one array"),
+    "spectral_influence: no key": (
+        lambda: probes.spectral_influence(STEP, XS, times=[0], key=None), ValueError,
+        r"spectral_influence\(key\): expected a key .* got None"),
+    # A list is a tree of scalars; of integers nothing is left to measure, which must not come out as NaN.
+    **{f"{name}: {what}": (
+        lambda probe=probe, gradients=gradients: probe(gradients), ValueError,
+        rf"{name}\(gradients\): expected a tree of arrays \[N, ...\]")
+       for name, probe in {
+           "signal_to_noise": probes.signal_to_noise,
+           "gradient_noise_scale": probes.gradient_noise_scale,
+           "clipping_statistics": lambda gradients: probes.clipping_statistics(gradients, optax.clip(1.0)),
+       }.items()
+       for what, gradients in {"a list": [1.0, 2.0, 3.0], "integers": np.ones((4, 2), int), "no array": {}}.items()},
+}  # fmt: skip
+
+
+@refusals(CARRIES | OTHERS)
+def test_what_does_not_fit_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 @pytest.mark.parametrize(
@@ -150,51 +200,6 @@ def test_what_is_no_layer_is_refused():
 def test_losses_that_are_no_floating_array_are_refused(losses, found):
     with pytest.raises(TypeError, match=f"loss: expected one array of real floating losses, got {found}"):
         probes.gradient_profile(STEP, lambda ys, _: losses, XS)
-
-
-def test_shares_that_are_percentages_are_refused():
-    with pytest.raises(ValueError, match=r"horizon\(share\): expected a number in \(0, 1\], got 90"):
-        probes.horizon(np.zeros(3), 90)
-    with pytest.raises(ValueError, match=r"horizon: expected log norms \[T\] by lag, got \[3, 2\]"):
-        probes.horizon(np.zeros((3, 2)), 0.9)
-    lengths = np.array([16, 64, 256])
-    with pytest.raises(
-        ValueError, match=r"find_crossover\(confidence\): expected a number in \(0, 1\), got 95"
-    ):
-        probes.find_crossover(lengths, 100 * lengths, lengths**2, confidence=95)
-    with pytest.raises(ValueError, match="fit_power_law: expected two different lengths or more"):
-        probes.fit_power_law([16, math.nan, 64], lengths)
-
-
-@pytest.mark.parametrize("probe", [probes.signal_to_noise, probes.gradient_noise_scale])
-def test_gradients_without_floating_numbers_are_refused(probe):
-    """A list is a tree of scalars; of integers nothing is left to measure, which must not come out as NaN."""
-    for gradients in ([1.0, 2.0, 3.0], np.ones((4, 2), int), {}):
-        with pytest.raises(ValueError, match=r"\(gradients\): expected a tree of arrays \[N, ...\]"):
-            probe(gradients)
-        with pytest.raises(ValueError, match=r"\(gradients\): expected a tree of arrays \[N, ...\]"):
-            probes.clipping_statistics(gradients, optax.clip(1.0))
-    with pytest.raises(
-        TypeError, match=r"clipping_statistics\(clip\): expected a transformation .* got None"
-    ):
-        probes.clipping_statistics(np.ones((4, 2)), None)
-    with pytest.raises(ValueError, match="total_log_norm: expected at least one array"):
-        probes.total_log_norm(())
-
-
-def test_power_iteration_without_a_key_is_refused():
-    with pytest.raises(ValueError, match=r"spectral_influence\(key\): expected a key .* got None"):
-        probes.spectral_influence(STEP, XS, times=[0], key=None)
-
-
-def test_mixed_dtypes_are_refused_with_both():
-    carry = jax.tree.map(lambda a: a.astype(jnp.bfloat16), CARRY)
-    message = r"the carry, .*bfloat16\[3, 2\].*the step returned the carry .*float64\[3, 2\].*to one dtype"
-    with pytest.raises(TypeError, match="gradient_profile.*" + message):
-        probes.gradient_profile(STEP, mean_square, XS, carry=carry)
-    for probe in (probes.lyapunov_spectrum, probes.singular_values):
-        with pytest.raises(TypeError, match=message):
-            probe(STEP, XS, carry=carry)
 
 
 @pytest.mark.parametrize("array", [np.asarray, jnp.asarray])

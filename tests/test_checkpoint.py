@@ -2,11 +2,13 @@
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.refusals import refusals
 
 import seqjax as sj
 from seqjax.ops.revolve import fewest_forward_steps, schedule
@@ -216,35 +218,36 @@ def test_memory_is_constant_with_a_fixed_number_of_slots():
 # ---------------------------------------------------------------- errors
 
 
-def test_one_of_schedule_and_every_is_given():
-    layer = sj.recurrent(sj.elman(3))
-    with pytest.raises(
-        ValueError, match="expected either a schedule or every, got schedule=None and every=None"
-    ):
-        sj.checkpointed(layer)
-    with pytest.raises(ValueError, match=r"got schedule=Nested\(\) and every=3"):
-        sj.checkpointed(layer, sj.Nested(), every=3)
-    with pytest.raises(
-        TypeError, match=r"checkpointed\(schedule\): expected Nested\(...\) or Binomial\(...\), got 5"
-    ):
-        sj.checkpointed(layer, 5)
+LAYER = sj.recurrent(sj.elman(3))
+REFUSED = {
+    "neither schedule nor every": (
+        lambda: sj.checkpointed(LAYER), ValueError,
+        "expected either a schedule or every, got schedule=None and every=None"),
+    "schedule and every": (
+        lambda: sj.checkpointed(LAYER, sj.Nested(), every=3), ValueError, r"got schedule=Nested\(\) and every=3"),
+    "a number as the schedule": (
+        lambda: sj.checkpointed(LAYER, 5), TypeError,
+        r"checkpointed\(schedule\): expected Nested\(...\) or Binomial\(...\), got 5"),
+    "not causal": (
+        lambda: sj.checkpointed(sj.bidirectional(LAYER), sj.Binomial(3)), TypeError,
+        "expected a causal layer, which can run piece by piece"),
+    **{f"{name}: {value!r}": (
+        lambda make=make, value=value: make(value), ValueError,
+        rf"{re.escape(name)}: expected a whole number of at least 1, got {value!r}")
+       for value in (0, -1, 2.0, True, "3")
+       for name, make in {
+           "Nested(levels)": sj.Nested,
+           "Binomial(slots)": sj.Binomial,
+           "Binomial(every)": lambda n: sj.Binomial(2, every=n),
+           "checkpointed(every)": lambda n: sj.checkpointed(LAYER, every=n),
+       }.items()},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("value", [0, -1, 2.0, True, "3"])
-def test_numbers_of_schedules_are_checked(value):
-    for make, name in (
-        (sj.Nested, r"Nested\(levels\)"),
-        (sj.Binomial, r"Binomial\(slots\)"),
-        (lambda n: sj.Binomial(2, every=n), r"Binomial\(every\)"),
-        (lambda n: sj.checkpointed(sj.recurrent(sj.elman(3)), every=n), r"checkpointed\(every\)"),
-    ):
-        with pytest.raises(ValueError, match=f"{name}: expected a whole number of at least 1, got {value!r}"):
-            make(value)
-
-
-def test_a_layer_that_reads_the_whole_sequence_is_refused():
-    with pytest.raises(TypeError, match="expected a causal layer, which can run piece by piece"):
-        sj.checkpointed(sj.bidirectional(sj.recurrent(sj.elman(3))), sj.Binomial(3))
+@refusals(REFUSED)
+def test_schedules_that_do_not_fit_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 def test_schedules_are_values():

@@ -6,6 +6,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.refusals import refusals
 
 import seqjax as sj
 from seqjax import checks
@@ -80,16 +81,8 @@ def test_the_ends_of_an_interval(interval):
                 checks.check_within("f(x)", end, interval)
 
 
-def test_notes_hints_and_several_numbers():
-    with pytest.raises(ValueError, match=r"f\(x\): expected a whole number of at least 1, or 'all', got 0\."):
-        checks.check_whole("f(x)", 0, note=", or 'all'")
-    with pytest.raises(ValueError, match=r"expected a finite number above 0, got 0\. Use g\(\)\."):
-        checks.check_above("f(x)", 0, hint="Use g().")
+def test_numbers_that_fit_are_taken():
     checks.check_whole_numbers("f", x=1, y=np.int64(2))
-    with pytest.raises(ValueError, match=r"f\(y\): expected a whole number of at least 1, got 0\."):
-        checks.check_whole_numbers("f", x=1, y=0)
-    with pytest.raises(ValueError, match=r"f\(low, high\): expected 0 < low <= high, got 2 and 1\."):
-        checks.check_range("f(low, high)", 2, 1)
     assert checks.is_whole(np.int64(3), 3) and not checks.is_whole(2, 3) and not checks.is_whole(True)
 
 
@@ -114,11 +107,31 @@ def test_definitions_do_not_depend_on_the_kind_of_number(by_numpy, by_python):
     assert found == expected and hash(found) == hash(expected) and repr(found) == repr(expected)
 
 
-def test_methods_refuse_arrays_and_name_none_only_where_it_is_allowed():
-    with pytest.raises(TypeError, match=r"Chunked\(size=\.\.\.\): .* an array belongs in the params"):
-        sj.Chunked(jnp.asarray(4))
-    for size in (0, None):
-        with pytest.raises(ValueError, match=rf"Chunked\(size\): expected {WHOLE}, got {size}\."):
-            sj.Chunked(size)
-    with pytest.raises(ValueError, match=rf"Scan\(chunk\): expected {WHOLE}, or None, got 0\."):
-        sj.Scan(chunk=0)
+REFUSED = {
+    "a note": (
+        lambda: checks.check_whole("f(x)", 0, note=", or 'all'"), ValueError,
+        r"f\(x\): expected a whole number of at least 1, or 'all', got 0\."),
+    "a hint": (
+        lambda: checks.check_above("f(x)", 0, hint="Use g()."), ValueError,
+        r"expected a finite number above 0, got 0\. Use g\(\)\."),
+    "one of several numbers": (
+        lambda: checks.check_whole_numbers("f", x=1, y=0), ValueError,
+        r"f\(y\): expected a whole number of at least 1, got 0\."),
+    "a range": (
+        lambda: checks.check_range("f(low, high)", 2, 1), ValueError,
+        r"f\(low, high\): expected 0 < low <= high, got 2 and 1\."),
+    "an array in a method": (
+        lambda: sj.Chunked(jnp.asarray(4)), TypeError, r"Chunked\(size=\.\.\.\): .* an array belongs in the params"),
+    "zero, where None is not allowed": (
+        lambda: sj.Chunked(0), ValueError, rf"Chunked\(size\): expected {WHOLE}, got 0\."),
+    "None, where it is not allowed": (
+        lambda: sj.Chunked(None), ValueError, rf"Chunked\(size\): expected {WHOLE}, got None\."),
+    "zero, where None is allowed": (
+        lambda: sj.Scan(chunk=0), ValueError, rf"Scan\(chunk\): expected {WHOLE}, or None, got 0\."),
+}  # fmt: skip
+
+
+@refusals(REFUSED)
+def test_the_error_of_one_check(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

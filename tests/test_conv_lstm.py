@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.cells import B, D, H, T, assert_equal, assert_equals_reference, init, normal, random_case
+from helpers.refusals import refusals
 from references import nonlinear as references
 from references.gated import sigmoid
 
@@ -154,24 +155,32 @@ def test_initial_weights():
     )
 
 
-def test_what_does_not_fit_is_refused():
+def unrolled(change, **options):
+    """The unroll of a cell on images [7, 3, 3, 2, 4] that were changed."""
     cell, params, carry, xs = random_case(sj.conv_lstm(H, peepholes=True), image)
-    layer = sj.recurrent(cell)
-    with pytest.raises(
-        ValueError, match=r"conv_lstm\(.*\)\.unroll: expected floating xs \[\.\.\., P, Q, 4\]"
-    ):
-        layer.unroll(params, carry, xs[..., :3])
-    with pytest.raises(
-        ValueError, match=r"expected images of 3 x 2 \(w_c is \[3, 3, 2, 6\]\), got \[3, 2, 2, 4\]"
-    ):
-        layer.unroll(params, carry, xs[:, :, :2])
-    with pytest.raises(ValueError, match=r"expected xs \[T, \.\.\., D1, D2, D3\], got \[7, 3, 4\]"):
-        layer.unroll(params, carry, xs[:, :, 0, 0])
-    with pytest.raises(
-        ValueError, match=r"expected mask \[7, 3\], as xs \[7, 3, 3, 2, 4\], got \[7, 3, 3, 2\]"
-    ):
-        layer.unroll(params, carry, xs, mask=jnp.ones(xs.shape[:-1], bool))
-    with pytest.raises(
-        ValueError, match=r"conv_lstm\(kernel_size\): expected a whole number of at least 1, got 0"
-    ):
-        sj.conv_lstm(3, kernel_size=0)
+    return sj.recurrent(cell).unroll(params, carry, change(xs), **options)
+
+
+REFUSED = {
+    "channels": (
+        lambda: unrolled(lambda xs: xs[..., :3]), ValueError,
+        r"conv_lstm\(.*\)\.unroll: expected floating xs \[\.\.\., P, Q, 4\]"),
+    "size": (
+        lambda: unrolled(lambda xs: xs[:, :, :2]), ValueError,
+        r"expected images of 3 x 2 \(w_c is \[3, 3, 2, 6\]\), got \[3, 2, 2, 4\]"),
+    "axes": (
+        lambda: unrolled(lambda xs: xs[:, :, 0, 0]), ValueError,
+        r"expected xs \[T, \.\.\., D1, D2, D3\], got \[7, 3, 4\]"),
+    "a mask of pixels": (
+        lambda: unrolled(lambda xs: xs, mask=jnp.ones((7, 3, 3, 2), bool)), ValueError,
+        r"expected mask \[7, 3\], as xs \[7, 3, 3, 2, 4\], got \[7, 3, 3, 2\]"),
+    "kernel_size": (
+        lambda: sj.conv_lstm(3, kernel_size=0), ValueError,
+        r"conv_lstm\(kernel_size\): expected a whole number of at least 1, got 0"),
+}  # fmt: skip
+
+
+@refusals(REFUSED)
+def test_what_does_not_fit_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.refusals import refusals
 
 import seqjax as sj
 from seqjax.cells import REGISTRY
@@ -138,13 +139,25 @@ def test_a_loaded_layer_computes_the_same():
     np.testing.assert_array_equal(jax.jit(run, static_argnums=0)(layer), jax.jit(lambda: run(loaded))())
 
 
-def test_an_argument_too_many_or_missing_is_refused_by_the_factory_of_that_name():
-    with pytest.raises(
-        TypeError, match="^gru: got an unexpected keyword argument 'hidden'. It takes hidden_size, "
-    ):
-        sj.gru(3, hidden=3)
-    with pytest.raises(TypeError, match="^lstm: missing a required argument: 'hidden_size'"):
-        sj.lstm()
+REFUSED = {
+    "an argument too many": (
+        lambda: sj.gru(3, hidden=3), TypeError,
+        "^gru: got an unexpected keyword argument 'hidden'. It takes hidden_size, "),
+    "an argument too few": (
+        sj.lstm, TypeError, "^lstm: missing a required argument: 'hidden_size'"),
+    "a flag as a size": (
+        lambda: sj.lstm(True), ValueError, r"lstm\(hidden_size\): expected a whole number .* got True"),
+    "a float as a size": (
+        lambda: sj.lstm(1.0), ValueError, r"lstm\(hidden_size\): expected a whole number .* got 1\.0"),
+    "a flag as a rate": (
+        lambda: sj.dropout(False), ValueError, r"dropout\(rate\): expected a number in \[0, 1\), got False"),
+}  # fmt: skip
+
+
+@refusals(REFUSED)
+def test_arguments_that_do_not_fit_are_refused_by_the_factory_of_that_name(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 def test_how_an_argument_is_passed_makes_no_difference():
@@ -186,12 +199,6 @@ def test_numbers_given_to_seqjax_keep_their_types():
     assert len({sj.dropout(0), sj.dropout(0.0)}) == 2
     assert len({sj.lstm(8, forget_bias=0), sj.lstm(8, forget_bias=0.0), sj.lstm(8, forget_bias=False)}) == 3
     assert sj.lstm(8, forget_bias=1) != sj.lstm(8, forget_bias=1.0) != sj.lstm(8, forget_bias=True)
-    with pytest.raises(ValueError, match=r"lstm\(hidden_size\): expected a whole number .* got True"):
-        sj.lstm(True)
-    with pytest.raises(ValueError, match=r"lstm\(hidden_size\): expected a whole number .* got 1\.0"):
-        sj.lstm(1.0)
-    with pytest.raises(ValueError, match=r"dropout\(rate\): expected a number in \[0, 1\), got False"):
-        sj.dropout(False)
 
 
 def test_floats_are_equal_when_they_print_the_same():

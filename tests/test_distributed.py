@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.ports import reserved_port
+from helpers.refusals import refusals
 from helpers.worker import NUM_STEPS, parts
 
 from seqjax.cli.common import UsageError
@@ -117,15 +118,25 @@ def test_batches_over_a_mesh_are_those_of_the_loader():
             assert a.sharding.mesh.shape == mesh.shape and not a.is_fully_replicated
 
 
-def test_what_cannot_be_is_refused():
-    with pytest.raises(UsageError, match="--process go with --distributed"):
-        _join(False, "127.0.0.1:1", None, None)
-    with pytest.raises(UsageError, match="--distributed: .* got no num_processes and no process_id"):
-        _join(True, "127.0.0.1:1", None, None)
-    with pytest.raises(ValueError, match="or none of them, got no num_processes and no process_id"):
-        distributed.start("127.0.0.1:1")
-    with pytest.raises(ValueError, match="expected a process_id from 0 to 1, got 2"):
-        distributed.start("127.0.0.1:1", 2, 2)
-    loader = streams(np.arange(400), batch_size=6, length=6)
-    with pytest.raises(ValueError, match="divides among 4 devices, got B = 6"):
-        distributed.batches_of(loader, jax.make_mesh((4,), ("data",)))
+REFUSED = {
+    "--process without --distributed": (
+        lambda: _join(False, "127.0.0.1:1", None, None), UsageError, "--process go with --distributed"),
+    "--distributed without numbers": (
+        lambda: _join(True, "127.0.0.1:1", None, None), UsageError,
+        "--distributed: .* got no num_processes and no process_id"),
+    "start: an address alone": (
+        lambda: distributed.start("127.0.0.1:1"), ValueError,
+        "or none of them, got no num_processes and no process_id"),
+    "start: a process beyond the number": (
+        lambda: distributed.start("127.0.0.1:1", 2, 2), ValueError, "expected a process_id from 0 to 1, got 2"),
+    "batches_of: a batch that does not divide": (
+        lambda: distributed.batches_of(
+            streams(np.arange(400), batch_size=6, length=6), jax.make_mesh((4,), ("data",))), ValueError,
+        "divides among 4 devices, got B = 6"),
+}  # fmt: skip
+
+
+@refusals(REFUSED)
+def test_what_cannot_be_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.refusals import refusals
 
 import seqjax as sj
 
@@ -159,11 +160,10 @@ MISTAKES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_once_with_what_to_write(mistake):
-    run, error, message = MISTAKES[mistake]
+@refusals(MISTAKES)
+def test_a_mistake_is_told_once_with_what_to_write(call, error, message):
     with pytest.raises(error, match=message) as caught:
-        run()
+        call()
     assert caught.value.__cause__ is None and (
         caught.value.__context__ is None or caught.value.__suppress_context__
     )

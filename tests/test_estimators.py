@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.refusals import refusals
 
 import seqjax as sj
 from seqjax.gradients import last_step
@@ -185,24 +186,70 @@ def test_a_learned_initial_carry_has_a_gradient(loss):
         np.testing.assert_allclose(estimate.gradients, expected, rtol=1e-12, atol=1e-14)
 
 
-def test_wrong_windows_and_batches_are_refused():
-    with pytest.raises(
-        ValueError, match=r"truncated_bptt\(window\): expected a whole number of at least 1, got 0"
-    ):
-        sj.truncated_bptt(0)
-    with pytest.raises(ValueError, match="expected a divisor of the window of 4, got 3"):
-        sj.truncated_bptt(4, stride=3)
-    params, carry = start(LAYERS["elman"], batch_of())
-    _, update = sj.truncated_bptt(4, stride=2).bind(LAYERS["elman"], last_step(squares))
-    with pytest.raises(ValueError, match=r"expected a loss per step \[T, \*B\] .* with a stride"):
-        update(params, carry, (), batch_of())
-    batch = batch_of(0)
-    _, update = sj.truncated_bptt(2).bind(LAYERS["elman"], squares)
-    params, carry = start(LAYERS["elman"], batch_of())
-    with pytest.raises(ValueError, match=r"expected xs \[T, ...\] with T of at least 1"):
-        update(params, carry, (), batch)
-    with pytest.raises(TypeError, match="expected a Batch, got tuple"):
-        update(params, carry, (), tuple(batch))
+def update_of(estimator, loss, batch):
+    """The estimate and the carry of an Elman network after one chunk."""
+    layer = LAYERS["elman"]
+    params, carry = start(layer, batch_of())
+    init, update = estimator.bind(layer, loss)
+    return update(params, carry, init(params, carry, batch_of().xs[0]), batch)
+
+
+def state_without_a_carry(estimator):
+    layer, x = sj.pointwise(nn.Dense(H)), jnp.zeros((B, D))
+    return estimator.bind(layer, squares)[0](layer.init(jax.random.key(0), x), (), x)
+
+
+def state_of(estimator):
+    layer, batch = LAYERS["elman"], batch_of()
+    return estimator.bind(layer, squares)[0](*start(layer, batch), batch.xs[0])
+
+
+NO_CARRY = r"init: expected a layer with floating numbers in its carry, got po"
+REFUSED = {
+    "truncated_bptt: window": (
+        lambda: sj.truncated_bptt(0), ValueError,
+        r"truncated_bptt\(window\): expected a whole number of at least 1, got 0"),
+    "truncated_bptt: stride": (
+        lambda: sj.truncated_bptt(4, stride=3), ValueError, "expected a divisor of the window of 4, got 3"),
+    "truncated_bptt: a loss per sequence": (
+        lambda: update_of(sj.truncated_bptt(4, stride=2), last_step(squares), batch_of()), ValueError,
+        r"expected a loss per step \[T, \*B\] .* with a stride"),
+    "truncated_bptt: no steps": (
+        lambda: update_of(sj.truncated_bptt(2), squares, batch_of(0)), ValueError,
+        r"expected xs \[T, ...\] with T of at least 1"),
+    "truncated_bptt: a tuple": (
+        lambda: update_of(sj.truncated_bptt(2), squares, tuple(batch_of(0))), TypeError,
+        "expected a Batch, got tuple"),
+    "rtrl: no carry": (lambda: state_without_a_carry(sj.rtrl()), TypeError, NO_CARRY),
+    "uoro: no carry": (lambda: state_without_a_carry(sj.uoro()), TypeError, NO_CARRY),
+    "reversible: no carry": (lambda: state_without_a_carry(sj.reversible()), TypeError, NO_CARRY),
+    "rtrl: structure": (
+        lambda: sj.rtrl("sparse"), ValueError,
+        r"rtrl\(structure\): expected one of 'auto', 'dense', 'diagonal', got 'sparse'"),
+    "rtrl: a dense Jacobian": (
+        lambda: state_of(sj.rtrl("diagonal")), ValueError, "expected a layer with a diagonal recurrent Jacobian"),
+    "rtrl: a loss per sequence": (
+        lambda: update_of(sj.rtrl(), last_step(squares), batch_of()), ValueError,
+        r"rtrl.*update: expected a loss per step \[T, B\] of targets"),
+    "rtrl: targets of one step": (
+        lambda: update_of(sj.rtrl(), last_step(squares), batch_of()._replace(targets=batch_of().targets[0])),
+        ValueError, r"expected a loss per step \[T, B\] of targets"),
+    "snap: steps": (
+        lambda: sj.snap(0), ValueError, r"snap\(steps\): expected a whole number of at least 1, got 0"),
+    "snap: not causal": (
+        lambda: sj.snap(1).bind(sj.bidirectional(LAYERS["elman"]), squares), TypeError, "expected a causal layer"),
+    "randomized_truncated_bptt: no key": (
+        lambda: update_of(sj.randomized_truncated_bptt(2), squares, batch_of()), ValueError,
+        "expected a key for random draws, got None"),
+    "randomized_truncated_bptt: cut": (
+        lambda: sj.randomized_truncated_bptt(2, cut=1), ValueError, r"cut\): expected a number in \[0, 1\), got 1"),
+}  # fmt: skip
+
+
+@refusals(REFUSED)
+def test_arguments_that_do_not_fit_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 # ---------------------------------------------------------------- real-time recurrent learning
@@ -383,16 +430,6 @@ def test_a_pattern_is_never_too_small(name):
             assert not (np.asarray(found) != 0)[~pattern].any()
 
 
-def test_a_layer_without_a_carry_is_refused_by_name():
-    layer, x = sj.pointwise(nn.Dense(H)), jnp.zeros((B, D))
-    params = layer.init(jax.random.key(0), x)
-    for estimator in (sj.rtrl(), sj.uoro(), sj.reversible()):
-        with pytest.raises(
-            TypeError, match=r"init: expected a layer with floating numbers in its carry, got po"
-        ):
-            estimator.bind(layer, squares)[0](params, (), x)
-
-
 def test_losses_of_as_many_sequences_as_steps_are_not_taken_for_losses_of_steps():
     """Of B = T sequences, by a loss that takes each with its target and would not take one target for all."""
     layer, batch = LAYERS["elman"], part(batch_of(flags=False), 0, B)
@@ -405,28 +442,6 @@ def test_losses_of_as_many_sequences_as_steps_are_not_taken_for_losses_of_steps(
     found, _ = run(sj.truncated_bptt(2), layer, of_sequences, params, carry, [batch])
     expected, _ = run(sj.truncated_bptt(2), layer, lambda ys, t: squares(ys[-1], t), params, carry, [batch])
     assert_close(found, expected)
-
-
-def test_structures_and_losses_that_do_not_fit_are_refused():
-    with pytest.raises(
-        ValueError, match=r"rtrl\(structure\): expected one of 'auto', 'dense', 'diagonal', got 'sparse'"
-    ):
-        sj.rtrl("sparse")
-    with pytest.raises(ValueError, match=r"snap\(steps\): expected a whole number of at least 1, got 0"):
-        sj.snap(0)
-    batch = batch_of()
-    params, carry = start(LAYERS["elman"], batch)
-    init, _ = sj.rtrl("diagonal").bind(LAYERS["elman"], squares)
-    with pytest.raises(ValueError, match="expected a layer with a diagonal recurrent Jacobian"):
-        init(params, carry, batch.xs[0])
-    init, update = sj.rtrl().bind(LAYERS["elman"], last_step(squares))
-    state = init(params, carry, batch.xs[0])
-    with pytest.raises(ValueError, match=r"rtrl.*update: expected a loss per step \[T, B\] of targets"):
-        update(params, carry, state, batch)
-    with pytest.raises(ValueError, match=r"expected a loss per step \[T, B\] of targets"):
-        update(params, carry, state, batch._replace(targets=batch.targets[0]))
-    with pytest.raises(TypeError, match="expected a causal layer"):
-        sj.snap(1).bind(sj.bidirectional(LAYERS["elman"]), squares)
 
 
 # ---------------------------------------------------------------- bias
@@ -500,13 +515,3 @@ def test_random_truncation_is_unbiased(loss):
     error = np.std(draws, 0, ddof=1) / np.sqrt(len(draws))
     assert (np.abs(np.mean(draws, 0) - exact.gradients.w_h) < 4 * error).all()
     assert np.max(np.abs(cut.gradients.w_h - exact.gradients.w_h) / error) > 20
-
-
-def test_random_truncation_is_refused_without_a_key_or_with_certain_cuts():
-    batch = batch_of()
-    params, carry = start(LAYERS["elman"], batch)
-    _, update = sj.randomized_truncated_bptt(2).bind(LAYERS["elman"], squares)
-    with pytest.raises(ValueError, match="expected a key for random draws, got None"):
-        update(params, carry, (), batch)
-    with pytest.raises(ValueError, match=r"cut\): expected a number in \[0, 1\), got 1"):
-        sj.randomized_truncated_bptt(2, cut=1)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.refusals import refusals
 
 from seqjax.training import Checkpoints, EarlyStop, MetricsLog, fit
 from seqjax.training.curves import draw_curves
@@ -145,22 +146,31 @@ def test_when_it_stops_and_which_is_best(early_stop, values, expected):
     assert (int(fitted.state.step), fitted.best_step) == (end, best) and reason in fitted.reason
 
 
-def test_what_cannot_be_is_said():
-    with pytest.raises(ValueError, match=r"fit\(eval_every\): expected a whole number of at least 1, got 0"):
-        fit(step, START, batches, num_steps=1, eval_every=0)
-    with pytest.raises(
-        ValueError, match=r"expected evaluate to return 'loss', .* got 'accuracy'. Name another"
-    ):
-        fit(step, START, batches, num_steps=1, evaluate=lambda state: {"accuracy": 1.0})
-    with pytest.raises(ValueError, match="expected evaluate with early_stop, got none"):
-        fit(step, START, batches, num_steps=1, early_stop=EarlyStop(patience=1))
-    for options, message in (
-        ({"mode": "Min"}, r"EarlyStop\(mode\): expected one of 'min', 'max', got 'Min'"),
-        ({"patience": 0}, r"EarlyStop\(patience\): expected a whole number of at least 1, or None, got 0"),
-        ({"min_change": -1.0}, r"EarlyStop\(min_change\): expected a number of at least 0, got -1"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            EarlyStop(**options)
+REFUSED = {
+    "eval_every": (
+        lambda: fit(step, START, batches, num_steps=1, eval_every=0), ValueError,
+        r"fit\(eval_every\): expected a whole number of at least 1, got 0"),
+    "evaluate without the loss": (
+        lambda: fit(step, START, batches, num_steps=1, evaluate=lambda state: {"accuracy": 1.0}), ValueError,
+        r"expected evaluate to return 'loss', .* got 'accuracy'. Name another"),
+    "early_stop without evaluate": (
+        lambda: fit(step, START, batches, num_steps=1, early_stop=EarlyStop(patience=1)), ValueError,
+        "expected evaluate with early_stop, got none"),
+    "mode": (
+        lambda: EarlyStop(mode="Min"), ValueError, r"EarlyStop\(mode\): expected one of 'min', 'max', got 'Min'"),
+    "patience": (
+        lambda: EarlyStop(patience=0), ValueError,
+        r"EarlyStop\(patience\): expected a whole number of at least 1, or None, got 0"),
+    "min_change": (
+        lambda: EarlyStop(min_change=-1.0), ValueError,
+        r"EarlyStop\(min_change\): expected a number of at least 0, got -1"),
+}  # fmt: skip
+
+
+@refusals(REFUSED)
+def test_what_cannot_be_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 # ---------------------------------------------------------------- going on

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.refusals import refusals
 
 import seqjax as sj
 from seqjax.cells import LRUParams
@@ -133,23 +134,28 @@ def test_nan_in_a_step_that_happens_is_not_hidden_where_it_cannot_be_refused():
     assert np.isnan(found.gates[1].quantiles).all() and np.isnan(found.gates[1].time_constants).all()
 
 
-def test_what_has_no_gates_is_refused():
-    xs = jnp.zeros((T, B, D))
-    with pytest.raises(
-        TypeError,
-        match=r"gate_statistics\(bound\): expected a cell with a Gated, Diagonal or.* got lem\(.*\) \(Step\)",
-    ):
-        gate_statistics(bound(sj.lem(2), None), xs)
-    with pytest.raises(
-        TypeError, match=r"\(bound\): expected .*, got lstm.* Write bind\(recurrent\(cell\), params\)"
-    ):
-        gate_statistics(sj.lstm(2), xs)
-    with pytest.raises(TypeError, match=r"expected bind\(recurrent\(cell\), params\), got the layer serial"):
-        gate_statistics(bind(sj.serial(sj.recurrent(sj.lstm(2))), None), xs)
-    with pytest.raises(ValueError, match="gate_statistics: expected xs .* got an empty sequence"):
-        gate_statistics(bound(sj.lstm(2), None), xs[:0])
-    for levels, shown in (((95,), r"\(95,\)"), (0.5, "0.5")):
-        with pytest.raises(
-            ValueError, match=rf"\(quantiles\): expected levels in \[0, 1\] such as .*, got {shown}"
-        ):
-            gate_statistics(bound(sj.lstm(2), None), xs, quantiles=levels)
+ZEROS = jnp.zeros((T, B, D))
+REFUSED = {
+    "a cell without gates": (
+        lambda: gate_statistics(bound(sj.lem(2), None), ZEROS), TypeError,
+        r"gate_statistics\(bound\): expected a cell with a Gated, Diagonal or.* got lem\(.*\) \(Step\)"),
+    "a cell": (
+        lambda: gate_statistics(sj.lstm(2), ZEROS), TypeError,
+        r"\(bound\): expected .*, got lstm.* Write bind\(recurrent\(cell\), params\)"),
+    "a composition": (
+        lambda: gate_statistics(bind(sj.serial(sj.recurrent(sj.lstm(2))), None), ZEROS), TypeError,
+        r"expected bind\(recurrent\(cell\), params\), got the layer serial"),
+    "no steps": (
+        lambda: gate_statistics(bound(sj.lstm(2), None), ZEROS[:0]), ValueError,
+        "gate_statistics: expected xs .* got an empty sequence"),
+    **{f"quantiles={levels}": (
+        lambda levels=levels: gate_statistics(bound(sj.lstm(2), None), ZEROS, quantiles=levels), ValueError,
+        rf"\(quantiles\): expected levels in \[0, 1\] such as .*, got {shown}")
+       for levels, shown in (((95,), r"\(95,\)"), (0.5, "0.5"))},
+}  # fmt: skip
+
+
+@refusals(REFUSED)
+def test_what_has_no_gates_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

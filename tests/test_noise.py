@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.refusals import refusals
 
 import seqjax as sj
 from seqjax.probes import (
@@ -169,15 +170,26 @@ def test_signal_to_noise_over_time_does_not_end_with_the_range_of_floats():
     np.testing.assert_allclose(found.ratio, 3.5, rtol=1e-5)
 
 
-def test_too_few_examples_are_refused():
-    with pytest.raises(
-        ValueError, match=r"signal_to_noise\(gradients\): expected at least 3 examples, got 2"
-    ):
-        signal_to_noise(jnp.ones((2, 3)))
-    with pytest.raises(ValueError, match=r"gradient_noise_scale\(gradients\): expected a tree of arrays"):
-        gradient_noise_scale([jnp.ones((4, 3)), jnp.ones((5, 3))])
-    with pytest.raises(ValueError, match=r"adjoint_signal_to_noise: expected a bound layer and at least 3"):
-        adjoint_signal_to_noise(lambda h, x: (h, h), lambda ys, _: ys.sum(), 3, carry=jnp.ones(2))
+REFUSED = {
+    "signal_to_noise: two examples": (
+        lambda: signal_to_noise(jnp.ones((2, 3))), ValueError,
+        r"signal_to_noise\(gradients\): expected at least 3 examples, got 2"),
+    "gradient_noise_scale: two numbers of examples": (
+        lambda: gradient_noise_scale([jnp.ones((4, 3)), jnp.ones((5, 3))]), ValueError,
+        r"gradient_noise_scale\(gradients\): expected a tree of arrays"),
+    "adjoint_signal_to_noise: a plain step": (
+        lambda: adjoint_signal_to_noise(lambda h, x: (h, h), lambda ys, _: ys.sum(), 3, carry=jnp.ones(2)), ValueError,
+        r"adjoint_signal_to_noise: expected a bound layer and at least 3"),
+    "clipping_statistics: a scalar": (
+        lambda: clipping_statistics([jnp.ones((4, 3)), jnp.ones(())], optax.clip(1.0)), ValueError,
+        r"clipping_statistics\(gradients\): expected a tree of arrays \[N"),
+}  # fmt: skip
+
+
+@refusals(REFUSED)
+def test_gradients_of_too_few_examples_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 # ---------------------------------------------------------------- clipping
@@ -218,8 +230,3 @@ def test_the_other_ways_turn_a_gradient_by_the_angle_of_the_arc_cosine(way):
     np.testing.assert_allclose(found.clipped_norm, np.linalg.norm(v, axis=1), rtol=1e-10)
     np.testing.assert_array_equal(found.clipped, np.abs(u - v).max(1) > 1e-12)
     assert found.angle.max() > 0.05
-
-
-def test_gradients_without_one_number_of_examples_are_refused():
-    with pytest.raises(ValueError, match=r"clipping_statistics\(gradients\): expected a tree of arrays \[N"):
-        clipping_statistics([jnp.ones((4, 3)), jnp.ones(())], optax.clip(1.0))

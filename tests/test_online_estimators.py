@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.refusals import refusals
 from helpers.tiers import slow
 
 import seqjax as sj
@@ -306,19 +307,27 @@ def test_estimates_are_reproducible_and_keys_make_them_differ():
             run(estimator, layer, params, carry, [batch])
 
 
-def test_kf_rtrl_says_what_it_cannot_take():
+def kf_rtrl_of(layer):
     batch = batch_of()
-    for layer, word in {
-        sj.recurrent(
-            sj.lru(H)
-        ): r"expected a Gated cell with a Dense projection, .* got lru\(hidden_size=4\). Use uoro",
-        sj.serial(
-            sj.recurrent(sj.gru(H)), sj.recurrent(sj.gru(H))
-        ): r"kf_rtrl\(\): expected recurrent\(cell\), or serial",
-        sj.serial(head(H), sj.recurrent(sj.gru(H))): r"no earlier params",
-    }.items():
-        with pytest.raises(TypeError, match=word):
-            run(sj.kf_rtrl(), layer, *start(layer, batch), [batch], jax.random.key(0))
+    return run(sj.kf_rtrl(), layer, *start(layer, batch), [batch], jax.random.key(0))
+
+
+REFUSED_BY_KF_RTRL = {
+    "a diagonal cell": (
+        lambda: kf_rtrl_of(sj.recurrent(sj.lru(H))), TypeError,
+        r"expected a Gated cell with a Dense projection, .* got lru\(hidden_size=4\). Use uoro"),
+    "two recurrent layers": (
+        lambda: kf_rtrl_of(sj.serial(sj.recurrent(sj.gru(H)), sj.recurrent(sj.gru(H)))), TypeError,
+        r"kf_rtrl\(\): expected recurrent\(cell\), or serial"),
+    "params before the recurrent layer": (
+        lambda: kf_rtrl_of(sj.serial(head(H), sj.recurrent(sj.gru(H)))), TypeError, r"no earlier params"),
+}  # fmt: skip
+
+
+@refusals(REFUSED_BY_KF_RTRL)
+def test_kf_rtrl_refuses_other_models(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 # ---------------------------------------------------------------- all of them

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.refusals import refusals
 
 import seqjax as sj
 from seqjax.probes import bind, parallelizability
@@ -65,20 +66,29 @@ def test_a_limit_is_reported_as_not_converged():
     assert found.residual[0] > 1e-6
 
 
-def test_bad_input_is_refused():
-    bound, xs = random_network(0.7, 8)
-    with pytest.raises(
-        TypeError,
-        match=r"parallelizability\(bound\): expected a bound layer, bind\(recurrent\(cell\), params\), got recurrent",
-    ):
-        parallelizability(bound.layer, xs)
-    with pytest.raises(ValueError, match="expected at most the 8 steps of xs, got 9"):
-        parallelizability(bound, xs, lengths=[9])
-    for lengths in ([], [0]):
-        with pytest.raises(
-            ValueError, match=r"parallelizability\(lengths\): expected at least one whole number"
-        ):
-            parallelizability(bound, xs, lengths=lengths)
-    with pytest.raises(TypeError, match="Newton"):
-        lru = sj.recurrent(sj.lru(4))
-        parallelizability(bind(lru, lru.init(jax.random.key(0), xs[0])), xs)
+def of_an_lru():
+    xs, lru = random_network(0.7, 8)[1], sj.recurrent(sj.lru(4))
+    parallelizability(bind(lru, lru.init(jax.random.key(0), xs[0])), xs)
+
+
+REFUSED = {
+    "a layer": (
+        lambda: parallelizability(random_network(0.7, 8)[0].layer, random_network(0.7, 8)[1]), TypeError,
+        r"parallelizability\(bound\): expected a bound layer, bind\(recurrent\(cell\), params\), got recurrent"),
+    "a length beyond the data": (
+        lambda: parallelizability(*random_network(0.7, 8), lengths=[9]), ValueError,
+        "expected at most the 8 steps of xs, got 9"),
+    "no length": (
+        lambda: parallelizability(*random_network(0.7, 8), lengths=[]), ValueError,
+        r"parallelizability\(lengths\): expected at least one whole number"),
+    "a length of zero": (
+        lambda: parallelizability(*random_network(0.7, 8), lengths=[0]), ValueError,
+        r"parallelizability\(lengths\): expected at least one whole number"),
+    "a cell that Newton does not run": (of_an_lru, TypeError, "Newton"),
+}  # fmt: skip
+
+
+@refusals(REFUSED)
+def test_bad_input_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from helpers.refusals import refusals
 
 import seqjax as sj
 from seqjax.probes import bind, longest_time_constant, precision_error, unrepresentable_share
@@ -303,33 +304,44 @@ def test_flags_and_targets_are_cut_with_the_inputs():
     assert run(6, lengths=[4]) == run(4)
 
 
-def test_bad_input_is_refused():
-    for dtypes in (["bfloat61"], ["int32"], [None], [], "half precision"):
-        with pytest.raises(ValueError, match="precision_error: expected floating dtypes such as 'bfloat16'"):
-            measure(0.9, 3, dtypes=dtypes)
-    for lengths in ([], [0], [2.5]):
-        with pytest.raises(
-            ValueError, match=r"precision_error\(lengths\): expected at least one whole number"
-        ):
-            measure(0.9, 3, lengths=lengths)
-    with pytest.raises(ValueError, match="expected at most the 3 steps of xs, got 4"):
-        measure(0.9, 3, lengths=[4])
-    layer, params = scalar(0.9, jnp.float32)
-    with pytest.raises(
-        ValueError, match=r"one floating dtype, got float32 \(\['params'\]\), float64 \(\['xs'\]\)"
-    ):
-        precision_error(bind(layer, params), last, jnp.ones((3, 1, 1)))
-    both = sj.bidirectional(sj.recurrent(sj.elman(2)))
-    with pytest.raises(TypeError, match="expected a causal layer, whose step is the reference"):
-        precision_error(bind(both, jnp.ones(1)), last, jnp.ones((3, 1, 1)))
-    with pytest.raises(ValueError, match="unrepresentable_share: expected decays that are numbers"):
-        unrepresentable_share([0.5, math.nan], "bfloat16")
-    with pytest.raises(ValueError, match="longest_time_constant: expected floating dtypes"):
-        longest_time_constant("int8")
+def without_float64():
     layer, params = scalar(0.9, jnp.float32)
     with jax.enable_x64(False):
-        with pytest.raises(ValueError, match="precision_error: expected float64; call jax.config.update"):
-            precision_error(bind(layer, params), last, jnp.ones((3, 1, 1)))
+        precision_error(bind(layer, params), last, jnp.ones((3, 1, 1)))
+
+
+REFUSED = {
+    **{f"dtypes {dtypes}": (
+        lambda dtypes=dtypes: measure(0.9, 3, dtypes=dtypes), ValueError,
+        "precision_error: expected floating dtypes such as 'bfloat16'")
+       for dtypes in (["bfloat61"], ["int32"], [None], [], "half precision")},
+    **{f"lengths {lengths}": (
+        lambda lengths=lengths: measure(0.9, 3, lengths=lengths), ValueError,
+        r"precision_error\(lengths\): expected at least one whole number")
+       for lengths in ([], [0], [2.5])},
+    "a length beyond the data": (
+        lambda: measure(0.9, 3, lengths=[4]), ValueError, "expected at most the 3 steps of xs, got 4"),
+    "two dtypes": (
+        lambda: precision_error(bind(*scalar(0.9, jnp.float32)), last, jnp.ones((3, 1, 1))), ValueError,
+        r"one floating dtype, got float32 \(\['params'\]\), float64 \(\['xs'\]\)"),
+    "not causal": (
+        lambda: precision_error(
+            bind(sj.bidirectional(sj.recurrent(sj.elman(2))), jnp.ones(1)), last, jnp.ones((3, 1, 1))), TypeError,
+        "expected a causal layer, whose step is the reference"),
+    "decays": (
+        lambda: unrepresentable_share([0.5, math.nan], "bfloat16"), ValueError,
+        "unrepresentable_share: expected decays that are numbers"),
+    "an integer dtype": (
+        lambda: longest_time_constant("int8"), ValueError, "longest_time_constant: expected floating dtypes"),
+    "without float64": (
+        without_float64, ValueError, "precision_error: expected float64; call jax.config.update"),
+}  # fmt: skip
+
+
+@refusals(REFUSED)
+def test_bad_input_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 def test_products_inside_a_linear_solve_serve_its_derivatives_and_are_left_alone():

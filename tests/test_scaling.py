@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.refusals import refusals
 from scipy.special import stdtrit
 
 import seqjax as sj
@@ -147,28 +148,39 @@ def test_seconds_come_from_methods_that_take_turns_and_compare_by_ratios():
     assert (found.cheaper_before, found.cheaper_after) == ("square", "linear")
 
 
-def test_bad_input_is_refused():
-    layer = autodiff(2)
-    for probe in (memory_scaling, flops_scaling, time_scaling):
-        name = probe.__name__
-        for lengths in ([], [8], [8, 8], [8, 0], [8, 2.5]):
-            with pytest.raises(
-                ValueError, match=rf"{name}\(lengths\): expected at least 2 different whole numbers"
-            ):
-                probe(layer, X, lengths)
-        with pytest.raises(TypeError, match=f"{name}: expected with methods a function"):
-            probe(layer, X, [8, 16], methods=[sj.Scan()])
-        with pytest.raises(TypeError, match=f"{name}: expected a layer, or a function together with methods"):
-            probe(lambda method: layer, X, [8, 16])
-        with pytest.raises(ValueError, match=rf"{name}\(methods\): expected one method at least"):
-            probe(lambda method: layer, X, [8, 16], methods=[])
-    with pytest.raises(ValueError, match="expected one value per length, 2 in all"):
-        fit_power_law([1, 2], [1])
-    with pytest.raises(ValueError, match="expected two different lengths"):
-        find_crossover([4], [1], [1])
-    with pytest.raises(ValueError, match="expected finite costs above zero"):
-        find_crossover([4, 5], [1, 0], [1, 1])
-    first = flops_scaling(layer, X, [8, 16], program=outputs)
-    second = flops_scaling(layer, X, [8, 32], program=outputs)
-    with pytest.raises(ValueError, match="expected one quantity at the same lengths"):
-        crossovers([*first, *second])
+PROBES = (memory_scaling, flops_scaling, time_scaling)
+REFUSED = {
+    **{f"{probe.__name__}: lengths {lengths}": (
+        lambda probe=probe, lengths=lengths: probe(autodiff(2), X, lengths), ValueError,
+        rf"{probe.__name__}\(lengths\): expected at least 2 different whole numbers")
+       for probe in PROBES for lengths in ([], [8], [8, 8], [8, 0], [8, 2.5])},
+    **{f"{probe.__name__}: a layer with methods": (
+        lambda probe=probe: probe(autodiff(2), X, [8, 16], methods=[sj.Scan()]), TypeError,
+        f"{probe.__name__}: expected with methods a function")
+       for probe in PROBES},
+    **{f"{probe.__name__}: a function without methods": (
+        lambda probe=probe: probe(lambda method: autodiff(2), X, [8, 16]), TypeError,
+        f"{probe.__name__}: expected a layer, or a function together with methods")
+       for probe in PROBES},
+    **{f"{probe.__name__}: no method": (
+        lambda probe=probe: probe(lambda method: autodiff(2), X, [8, 16], methods=[]), ValueError,
+        rf"{probe.__name__}\(methods\): expected one method at least")
+       for probe in PROBES},
+    "fit_power_law: one value": (
+        lambda: fit_power_law([1, 2], [1]), ValueError, "expected one value per length, 2 in all"),
+    "find_crossover: one length": (
+        lambda: find_crossover([4], [1], [1]), ValueError, "expected two different lengths"),
+    "find_crossover: no cost": (
+        lambda: find_crossover([4, 5], [1, 0], [1, 1]), ValueError, "expected finite costs above zero"),
+    "crossovers: other lengths": (
+        lambda: crossovers([
+            *flops_scaling(autodiff(2), X, [8, 16], program=outputs),
+            *flops_scaling(autodiff(2), X, [8, 32], program=outputs)]), ValueError,
+        "expected one quantity at the same lengths"),
+}  # fmt: skip
+
+
+@refusals(REFUSED)
+def test_bad_input_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

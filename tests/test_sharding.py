@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from helpers.hlo import COLLECTIVES, collectives, count, split
+from helpers.refusals import refusals
 
 import seqjax as sj
 from seqjax.base import Estimate
@@ -253,38 +254,44 @@ def time_step(model, loss=cross_entropy, **options):
     return make_train_step(model, loss, OPTIMIZER, mesh=mesh_of("time"), **options)
 
 
-def test_layers_that_need_all_steps_are_refused_by_name():
-    inside = sj.serial(sj.recurrent(sj.lru(H), sj.TimeSharded()), sj.residual(sj.recurrent(sj.lstm(H))))
-    with pytest.raises(
-        TypeError, match=r"got recurrent\(cell=lstm\(hidden_size=8\)\), which needs all steps"
-    ):
-        time_step(inside)
-    with pytest.raises(TypeError, match=r"got causal_conv\(.*\), which needs all steps on one device"):
-        time_step(sj.serial(sj.causal_conv(4)))
-    with pytest.raises(TypeError, match=r"got recurrent\(.*axis='rows'.*\), which needs all steps"):
-        time_step(sj.recurrent(sj.lru(H), sj.TimeSharded(axis="rows")))
-
-
 @pytest.mark.parametrize("activation", ["swiglu", "geglu", "gelu"])
 def test_feed_forward_blocks_are_allowed_on_a_mesh_with_a_time_axis(activation):
     block = sj.blocks.pre_norm(sj.feed_forward(H, activation=activation))
     assert time_step(sj.serial(sj.recurrent(sj.lru(H), sj.TimeSharded()), block))
 
 
-def test_what_does_not_go_with_parts_of_sequences_is_refused():
-    model = model_of("lru", jnp.float64)
-    with pytest.raises(
-        ValueError, match=r"expected full_bptt\(\) with a mesh axis 'time', got truncated_bptt"
-    ):
-        time_step(model, estimator=sj.truncated_bptt(4))
-    short = jax.tree.map(lambda a: a[:12], batch_of(0))
-    with pytest.raises(ValueError, match="among the 8 devices of mesh axis 'time', got T = 12"):
-        time_step(model)(start(model), short)
+def of_last(ys, targets, mask):
+    return cross_entropy(ys, targets)[-1]
 
-    def of_last(ys, targets, mask):
-        return cross_entropy(ys, targets)[-1]
 
-    with pytest.raises(
-        ValueError, match=r"expected losses per step \[T, B\], which split with the batch over"
-    ):
-        time_step(model, of_last)(start(model), batch_of(0))
+def time_model():
+    return model_of("lru", jnp.float64)
+
+
+REFUSED = {
+    "a layer inside that needs all steps": (
+        lambda: time_step(
+            sj.serial(sj.recurrent(sj.lru(H), sj.TimeSharded()), sj.residual(sj.recurrent(sj.lstm(H))))), TypeError,
+        r"got recurrent\(cell=lstm\(hidden_size=8\)\), which needs all steps"),
+    "a convolution": (
+        lambda: time_step(sj.serial(sj.causal_conv(4))), TypeError,
+        r"got causal_conv\(.*\), which needs all steps on one device"),
+    "another axis": (
+        lambda: time_step(sj.recurrent(sj.lru(H), sj.TimeSharded(axis="rows"))), TypeError,
+        r"got recurrent\(.*axis='rows'.*\), which needs all steps"),
+    "an estimator with windows": (
+        lambda: time_step(time_model(), estimator=sj.truncated_bptt(4)), ValueError,
+        r"expected full_bptt\(\) with a mesh axis 'time', got truncated_bptt"),
+    "a length that does not divide": (
+        lambda: time_step(time_model())(start(time_model()), jax.tree.map(lambda a: a[:12], batch_of(0))), ValueError,
+        "among the 8 devices of mesh axis 'time', got T = 12"),
+    "a loss per sequence": (
+        lambda: time_step(time_model(), of_last)(start(time_model()), batch_of(0)), ValueError,
+        r"expected losses per step \[T, B\], which split with the batch over"),
+}  # fmt: skip
+
+
+@refusals(REFUSED)
+def test_what_does_not_go_with_parts_of_sequences_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.refusals import refusals
 
 import seqjax as sj
 from seqjax.cells import REGISTRY
@@ -131,32 +132,41 @@ def test_bad_input_is_refused(step, carry, xs, options, error, message):
         prepare("probe", step, sj.Batch(xs, None, **options) if options else xs, carry=carry, initial=initial)
 
 
-def test_bad_input_of_bound_layers_is_refused():
+def with_a_float32_carry():
     step, xs = bound("lstm")
-    with pytest.raises(TypeError, match=r"expected inputs xs \[T, B, ...\] for a bound layer, got 3 steps"):
-        prepare("probe", step, 3)
-    with pytest.raises(
-        TypeError, match=r"form of the carry, .*c=float32.*returned the carry LSTMCarry\(c=float64"
-    ):
-        carry = jax.tree.map(lambda a: a.astype(jnp.float32), step.initial_carry(xs[0]))
-        prepare("probe", step, xs, carry=carry)
-    with pytest.raises(ValueError, match=r"expected mask bool\[5, 3\], got bool\[5\]"):
-        prepare("probe", step, sj.Batch(xs, None, mask=np.ones(T, bool)))
+    carry = jax.tree.map(lambda a: a.astype(jnp.float32), step.initial_carry(xs[0]))
+    prepare("probe", step, xs, carry=carry)
 
 
-def test_a_layer_without_a_carry_is_refused():
+def without_a_carry():
     layer, xs = sj.pointwise(nn.Dense(3)), jnp.ones((T, B, 2))
-    params = layer.init(jax.random.key(0), xs[0])
-    with pytest.raises(ValueError, match=r"probe: expected a carry with floating numbers in it, got \(\)"):
-        prepare("probe", bind(layer, params), xs)
+    prepare("probe", bind(layer, layer.init(jax.random.key(0), xs[0])), xs)
 
 
-def test_only_layers_are_bound_and_only_causal_ones_are_systems():
-    with pytest.raises(TypeError, match=r"bind\(layer\): expected a Layer, got lstm\(.*recurrent\(cell\)"):
-        bind(sj.lstm(2), None)
-    layer = sj.bidirectional(sj.recurrent(sj.lstm(2)))
-    with pytest.raises(TypeError, match=r"probe\(bound\): expected a causal layer, got bidirectional"):
-        prepare("probe", bind(layer, None), np.ones((T, B, 2)))
+REFUSED = {
+    "steps without inputs": (
+        lambda: prepare("probe", bound("lstm")[0], 3), TypeError,
+        r"expected inputs xs \[T, B, ...\] for a bound layer, got 3 steps"),
+    "a carry of another dtype": (
+        with_a_float32_carry, TypeError,
+        r"form of the carry, .*c=float32.*returned the carry LSTMCarry\(c=float64"),
+    "a mask without a batch": (
+        lambda: prepare("probe", bound("lstm")[0], sj.Batch(bound("lstm")[1], None, mask=np.ones(T, bool))), ValueError,
+        r"expected mask bool\[5, 3\], got bool\[5\]"),
+    "a layer without a carry": (
+        without_a_carry, ValueError, r"probe: expected a carry with floating numbers in it, got \(\)"),
+    "bind: a cell": (
+        lambda: bind(sj.lstm(2), None), TypeError, r"bind\(layer\): expected a Layer, got lstm\(.*recurrent\(cell\)"),
+    "not causal": (
+        lambda: prepare("probe", bind(sj.bidirectional(sj.recurrent(sj.lstm(2))), None), np.ones((T, B, 2))),
+        TypeError, r"probe\(bound\): expected a causal layer, got bidirectional"),
+}  # fmt: skip
+
+
+@refusals(REFUSED)
+def test_bad_input_of_bound_layers_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 def test_a_whole_model_is_a_system():

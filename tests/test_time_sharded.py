@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.hlo import collectives
+from helpers.refusals import refusals
 from jax.sharding import AxisType
 
 import seqjax as sj
@@ -199,21 +200,34 @@ def test_keys_belong_to_steps_of_the_whole_sequence():
     assert_equal(found, unroll(sj.Scan()))
 
 
-def test_what_cannot_be_sharded_is_refused():
-    with pytest.raises(TypeError, match=r"expected inner to be Newton, got Scan\(\)"):
-        sj.TimeSharded(inner=sj.Scan()).select(sj.lstm(3).recurrence)
-    with pytest.raises(TypeError, match="expected inner to be Auto, Scan"):
-        sj.TimeSharded(inner=sj.Newton()).select(sj.lru(3).recurrence)
-    with pytest.raises(TypeError, match=r"TimeSharded\(inner\): expected a method such as AssociativeScan"):
-        sj.TimeSharded(inner=sj.TimeSharded())
-    with pytest.raises(TypeError, match=r"its recurrence is Attention; TimeSharded runs"):
-        sj.recurrent(sj.attention(4, num_heads=2, window=4), sj.TimeSharded())
+def on_an_explicit_mesh():
     params, carry, xs, *_ = setting(CELLS["lru"])
-    with (
-        jax.set_mesh(mesh_of(AxisType.Explicit, time=4)),
-        pytest.raises(ValueError, match="expected mesh axis 'time' of type Auto"),
-    ):
+    with jax.set_mesh(mesh_of(AxisType.Explicit, time=4)):
         sj.recurrent(CELLS["lru"], sj.TimeSharded()).unroll(params, carry, xs)
+
+
+REFUSED = {
+    "inner method of a gated cell": (
+        lambda: sj.TimeSharded(inner=sj.Scan()).select(sj.lstm(3).recurrence), TypeError,
+        r"expected inner to be Newton, got Scan\(\)"),
+    "inner method of a diagonal cell": (
+        lambda: sj.TimeSharded(inner=sj.Newton()).select(sj.lru(3).recurrence), TypeError,
+        "expected inner to be Auto, Scan"),
+    "TimeSharded inside itself": (
+        lambda: sj.TimeSharded(inner=sj.TimeSharded()), TypeError,
+        r"TimeSharded\(inner\): expected a method such as AssociativeScan"),
+    "attention": (
+        lambda: sj.recurrent(sj.attention(4, num_heads=2, window=4), sj.TimeSharded()), TypeError,
+        r"its recurrence is Attention; TimeSharded runs"),
+    "an explicit mesh": (
+        on_an_explicit_mesh, ValueError, "expected mesh axis 'time' of type Auto"),
+}  # fmt: skip
+
+
+@refusals(REFUSED)
+def test_what_cannot_be_sharded_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 def checks():

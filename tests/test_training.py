@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from helpers.hlo import collectives
+from helpers.refusals import refusals
 from helpers.tiers import slow
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -401,40 +402,63 @@ def test_a_loss_that_does_not_split_is_refused(loss, shapes):
         step(start(model, optimizer, batch), batch)
 
 
-def test_what_is_not_a_state_batch_model_optimizer_or_mesh_is_refused(as_users_see_it):
-    model, optimizer, batch = sj.recurrent(CELLS["elman"]), optax.sgd(0.1), vectors()
-    step, state = make_train_step(model, squares, optimizer), start(model, optimizer, batch)
-    with pytest.raises(TypeError, match=r"expected a Batch, got tuple\. Write Batch\(xs, targets\)"):
-        step(state, (batch.xs, batch.targets))
-    with pytest.raises(
-        TypeError, match=r"expected a TrainState, got ElmanParams\. Make one with init_train_state"
-    ):
-        step(state.params, batch)
-    with pytest.raises(
-        ValueError, match=r"expected xs \[T, \*B, \.\.\.\] with T of at least 1, got \[0, 8, 3\]"
-    ):
-        step(state, batch._replace(xs=batch.xs[:0]))
-    for make in (
-        lambda m, o: make_train_step(m, squares, o),
-        lambda m, o: init_train_state(m, o, KEY, batch.xs[0]),
-    ):
-        with pytest.raises(
-            TypeError, match=r"\(model\): expected a Layer, got elman.* Bind a cell with recurrent"
-        ):
-            make(CELLS["elman"], optimizer)
-        with pytest.raises(TypeError, match=r"\(optimizer\): expected an optax optimizer .*, got float"):
-            make(model, 0.1)
-    with pytest.raises(TypeError, match=r"make_train_step\(mesh\): expected a jax.sharding.Mesh, got int"):
-        make_train_step(model, squares, optimizer, mesh=8)
+ELMAN, SGD = sj.recurrent(CELLS["elman"]), optax.sgd(0.1)
 
 
-def test_a_mesh_without_a_data_axis_is_refused():
-    mesh = jax.make_mesh((2, 2), ("rows", "columns"), axis_types=(AxisType.Auto, AxisType.Auto))
-    with pytest.raises(
-        ValueError,
-        match=r"with an axis 'data', 'fsdp' or 'time', or with one axis only, got axes 'rows', 'columns'",
-    ):
-        make_train_step(sj.recurrent(CELLS["elman"]), squares, optax.sgd(0.1), mesh=mesh)
+def step_by(**options):
+    return make_train_step(ELMAN, squares, SGD, **options)
+
+
+def state_of(**options):
+    return init_train_state(ELMAN, SGD, KEY, vectors().xs[0], **options)
+
+
+def step_from_another(estimator, other):
+    return step_by(estimator=estimator)(state_of(estimator=other), vectors())
+
+
+AUTO = (AxisType.Auto, AxisType.Auto)
+NO_LAYER = r"\(model\): expected a Layer, got elman.* Bind a cell with recurrent"
+NO_OPTIMIZER = r"\(optimizer\): expected an optax optimizer .*, got float"
+REFUSED = {
+    "a tuple as the batch": (
+        lambda: step_by()(state_of(), (vectors().xs, vectors().targets)), TypeError,
+        r"expected a Batch, got tuple\. Write Batch\(xs, targets\)"),
+    "params as the state": (
+        lambda: step_by()(state_of().params, vectors()), TypeError,
+        r"expected a TrainState, got ElmanParams\. Make one with init_train_state"),
+    "a batch without steps": (
+        lambda: step_by()(state_of(), vectors()._replace(xs=vectors().xs[:0])), ValueError,
+        r"expected xs \[T, \*B, \.\.\.\] with T of at least 1, got \[0, 8, 3\]"),
+    "make_train_step: a cell": (
+        lambda: make_train_step(CELLS["elman"], squares, SGD), TypeError, NO_LAYER),
+    "init_train_state: a cell": (
+        lambda: init_train_state(CELLS["elman"], SGD, KEY, vectors().xs[0]), TypeError, NO_LAYER),
+    "make_train_step: a rate": (
+        lambda: make_train_step(ELMAN, squares, 0.1), TypeError, NO_OPTIMIZER),
+    "init_train_state: a rate": (
+        lambda: init_train_state(ELMAN, 0.1, KEY, vectors().xs[0]), TypeError, NO_OPTIMIZER),
+    "a number as the mesh": (
+        lambda: step_by(mesh=8), TypeError, r"make_train_step\(mesh\): expected a jax.sharding.Mesh, got int"),
+    "a mesh without a data axis": (
+        lambda: step_by(mesh=jax.make_mesh((2, 2), ("rows", "columns"), axis_types=AUTO)), ValueError,
+        r"with an axis 'data', 'fsdp' or 'time', or with one axis only, got axes 'rows', 'columns'"),
+    "rtrl: a state of full_bptt": (
+        lambda: step_from_another(sj.rtrl(), sj.full_bptt()), ValueError,
+        r"expected a TrainState for rtrl\(\), got one for another"),
+    "full_bptt: a state of rtrl": (
+        lambda: step_from_another(sj.full_bptt(), sj.rtrl()), ValueError,
+        r"expected a TrainState for full_bptt\(\), got one for another"),
+    "a text as the estimator": (
+        lambda: step_by(estimator="rtrl"), TypeError,
+        r"make_train_step\(estimator\): expected an Estimator such as .*, got str"),
+}  # fmt: skip
+
+
+@refusals(REFUSED)
+def test_arguments_of_another_kind_are_refused(as_users_see_it, call, error, message):
+    with pytest.raises(error, match=message):
+        call()
 
 
 # ---------------------------------------------------------------- streams
@@ -471,18 +495,3 @@ def test_streams_over_devices_are_those_of_one(estimator):
     found, one = (streamed(estimator, batches, mesh=mesh) for mesh in (data_mesh(), None))
     assert_close(found, one, 1e-12)
     assert found[0].carry.h.sharding.spec == PartitionSpec("data")
-
-
-def test_a_state_of_another_estimator_is_refused():
-    batch, model, optimizer = vectors(), sj.recurrent(CELLS["elman"]), optax.sgd(0.1)
-    for estimator, other in ((sj.rtrl(), sj.full_bptt()), (sj.full_bptt(), sj.rtrl())):
-        step = make_train_step(model, squares, optimizer, estimator=estimator)
-        state = init_train_state(model, optimizer, KEY, batch.xs[0], estimator=other)
-        with pytest.raises(
-            ValueError, match=r"expected a TrainState for (rtrl|full_bptt)\(\), got one for another"
-        ):
-            step(state, batch)
-    with pytest.raises(
-        TypeError, match=r"make_train_step\(estimator\): expected an Estimator such as .*, got str"
-    ):
-        make_train_step(model, squares, optimizer, estimator="rtrl")

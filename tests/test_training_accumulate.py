@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from helpers.hlo import collectives
+from helpers.refusals import refusals
 from jax.sharding import AxisType
 
 import seqjax as sj
@@ -103,28 +104,32 @@ def test_devices_speak_once_after_all_loops(name):
     assert found.total == {"all-reduce": 1} and found.in_loops == {} and found.num_loops > 0
 
 
-def test_a_batch_that_does_not_divide_is_refused():
-    batch = jax.tree.map(lambda a: a[:, :12], batch_of(0))
-    for options, message in (
-        ({"accumulate": 5}, r"divides into 5 micro-batches \(accumulate=5\), got B = 12 .* a multiple of 5"),
-        (
-            {"accumulate": 2, "mesh": MESH},
-            r"divides into 2 micro-batches on each of 4 devices .* got B = 12 .* a multiple of 8",
-        ),
-    ):
-        with pytest.raises(ValueError, match=message):
-            run(ELMAN, squares, [batch], **options)
-    with pytest.raises(ValueError, match=r"expected xs \[T, B, \.\.\.\], to be split on B, got \[4\]"):
-        run(sj.pointwise(jnp.tanh), lambda ys, _: ys, [sj.Batch(np.ones(T), None)], accumulate=2)
-    for wrong in (0, 2.0, True):
-        with pytest.raises(
-            ValueError, match=r"make_train_step\(accumulate\): expected a whole number of at least 1"
-        ):
-            make_train_step(ELMAN, squares, optax.sgd(0.1), accumulate=wrong)
+def twelve_rows():
+    return jax.tree.map(lambda a: a[:, :12], batch_of(0))
 
 
-def test_a_loss_that_does_not_add_up_is_refused():
-    with pytest.raises(
-        ValueError, match=r"split with the batch into 4 micro-batches, got \[\] for the whole batch"
-    ):
-        run(ELMAN, lambda ys, targets, mask: jnp.mean(squares(ys, targets)), [batch_of(0)], accumulate=4)
+REFUSED = {
+    "five parts of twelve": (
+        lambda: run(ELMAN, squares, [twelve_rows()], accumulate=5), ValueError,
+        r"divides into 5 micro-batches \(accumulate=5\), got B = 12 .* a multiple of 5"),
+    "two parts on four devices": (
+        lambda: run(ELMAN, squares, [twelve_rows()], accumulate=2, mesh=MESH), ValueError,
+        r"divides into 2 micro-batches on each of 4 devices .* got B = 12 .* a multiple of 8"),
+    "no batch axis": (
+        lambda: run(sj.pointwise(jnp.tanh), lambda ys, _: ys, [sj.Batch(np.ones(T), None)], accumulate=2), ValueError,
+        r"expected xs \[T, B, \.\.\.\], to be split on B, got \[4\]"),
+    **{f"accumulate={wrong}": (
+        lambda wrong=wrong: make_train_step(ELMAN, squares, optax.sgd(0.1), accumulate=wrong), ValueError,
+        r"make_train_step\(accumulate\): expected a whole number of at least 1")
+       for wrong in (0, 2.0, True)},
+    "a loss that does not add up": (
+        lambda: run(
+            ELMAN, lambda ys, targets, mask: jnp.mean(squares(ys, targets)), [batch_of(0)], accumulate=4), ValueError,
+        r"split with the batch into 4 micro-batches, got \[\] for the whole batch"),
+}  # fmt: skip
+
+
+@refusals(REFUSED)
+def test_what_does_not_divide_or_add_up_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.refusals import refusals
 from jax.sharding import AxisType
 
 import seqjax as sj
@@ -172,10 +173,21 @@ def test_probes_see_params_gradients_and_updates(mesh):
     np.testing.assert_allclose(metrics.gradient_norm, total, rtol=1e-12)
 
 
-def test_what_is_not_a_probe_is_refused():
-    for probes, message in (
-        ([gradient_norms], r"expected a dict of functions .* got list"),
-        ({"a": 1}, r"expected a dict of functions .* got 'a': 1"),
-    ):
-        with pytest.raises(TypeError, match=rf"make_train_step\(probes\): {message}"):
-            make_train_step(MODEL, squares, optax.sgd(0.1), probes=probes)
+def step_with(probes):
+    return make_train_step(MODEL, squares, optax.sgd(0.1), probes=probes)
+
+
+REFUSED = {
+    "a list": (
+        lambda: step_with([gradient_norms]), TypeError,
+        r"make_train_step\(probes\): expected a dict of functions .* got list"),
+    "a number": (
+        lambda: step_with({"a": 1}), TypeError,
+        r"make_train_step\(probes\): expected a dict of functions .* got 'a': 1"),
+}  # fmt: skip
+
+
+@refusals(REFUSED)
+def test_what_is_not_a_probe_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.refusals import refusals
 from helpers.tiers import slow
 from jax.sharding import AxisType
 
@@ -238,31 +239,47 @@ def test_float32_adds_nothing_to_the_program():
     assert texts[0] == texts[1]
 
 
-def test_what_is_not_a_precision_is_refused():
-    model, optimizer, batch = sj.recurrent(sj.elman(H)), optax.sgd(0.1), batch_of()
-    for make in (
-        lambda p: make_train_step(model, squares, optimizer, precision=p),
-        lambda p: init_train_state(model, optimizer, KEY, batch.xs[0], precision=p),
-    ):
-        with pytest.raises(
-            TypeError, match=r"\(precision\): expected a Precision such as BFLOAT16, got 'bfloat16'"
-        ):
-            make("bfloat16")
-    for arguments, message in (
-        ({"compute": "int8"}, r"\(compute\): expected a floating dtype .* got 'int8'"),
-        ({"compute": "half a float"}, r"\(compute\): expected a floating dtype"),
-        ({"loss_scale": 0.5}, r"\(loss_scale\): expected a number of at least 1, got 0.5"),
-        ({"loss_scale": 1000.0}, r"\(loss_scale\): expected a power of two, .* got 1000.0"),
-        ({"growth_interval": 0}, r"\(growth_interval\): expected a number of at least 1, got 0"),
-    ):
-        with pytest.raises(ValueError, match="Precision" + message):
-            Precision(**arguments)
-    assert (
-        Precision(jnp.bfloat16) == BFLOAT16
-        and repr(FLOAT16) == "Precision(compute='float16', loss_scale=32768.0)"
-    )
-    state = init_train_state(model, optimizer, KEY, batch.xs[0])
-    with pytest.raises(
-        ValueError, match=r"expected a TrainState for Precision\(compute='float16', .* another precision"
-    ):
-        make_train_step(model, squares, optimizer, precision=FLOAT16)(state, batch)
+def train_step_in(precision):
+    return make_train_step(sj.recurrent(sj.elman(H)), squares, optax.sgd(0.1), precision=precision)
+
+
+def train_state_in(**options):
+    return init_train_state(sj.recurrent(sj.elman(H)), optax.sgd(0.1), KEY, batch_of().xs[0], **options)
+
+
+REFUSED = {
+    "a text, in the step": (
+        lambda: train_step_in("bfloat16"), TypeError,
+        r"\(precision\): expected a Precision such as BFLOAT16, got 'bfloat16'"),
+    "a text, in the state": (
+        lambda: train_state_in(precision="bfloat16"), TypeError,
+        r"\(precision\): expected a Precision such as BFLOAT16, got 'bfloat16'"),
+    "an integer dtype": (
+        lambda: Precision(compute="int8"), ValueError,
+        r"Precision\(compute\): expected a floating dtype .* got 'int8'"),
+    "no dtype": (
+        lambda: Precision(compute="half a float"), ValueError, r"Precision\(compute\): expected a floating dtype"),
+    "a loss scale below 1": (
+        lambda: Precision(loss_scale=0.5), ValueError,
+        r"Precision\(loss_scale\): expected a number of at least 1, got 0.5"),
+    "a loss scale that is no power of two": (
+        lambda: Precision(loss_scale=1000.0), ValueError,
+        r"Precision\(loss_scale\): expected a power of two, .* got 1000.0"),
+    "growth_interval": (
+        lambda: Precision(growth_interval=0), ValueError,
+        r"Precision\(growth_interval\): expected a number of at least 1, got 0"),
+    "a state of another precision": (
+        lambda: train_step_in(FLOAT16)(train_state_in(), batch_of()), ValueError,
+        r"expected a TrainState for Precision\(compute='float16', .* another precision"),
+}  # fmt: skip
+
+
+@refusals(REFUSED)
+def test_what_is_not_a_precision_is_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_precision_is_a_value():
+    assert Precision(jnp.bfloat16) == BFLOAT16
+    assert repr(FLOAT16) == "Precision(compute='float16', loss_scale=32768.0)"
