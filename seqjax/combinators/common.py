@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from seqjax.base import Carry, Cell, Flags, Layer, Params, X, Xs, Y, Ys
 from seqjax.compat import vary_like
@@ -152,7 +153,7 @@ def batch_shape(who: str, x: X, event_ndim: int | None) -> tuple[int, ...]:
     return leaf.shape[: leaf.ndim - own]
 
 
-def zero_counts(x: X, batch: tuple[int, ...]) -> jax.Array:
+def zero_counts(x: X, batch: tuple[int, ...]) -> Int[Array, "*B"]:
     """Return counters ``[*B]`` at zero, with the sharding of x; the values of x are not read."""
     zeros = jnp.zeros_like(jax.tree.leaves(x)[0], dtype=jnp.int32)
     return zeros[(..., *(0,) * (zeros.ndim - len(batch)))]

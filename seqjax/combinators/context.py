@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from seqjax.base import Carry
 
@@ -16,18 +18,18 @@ class ConditionedCarry(NamedTuple):
     """The layer's carry; the context ``[*B, S]``."""
 
     carry: Carry
-    context: jax.Array
+    context: Float[Array, "*B S"]
 
 
 class MemoryCarry(NamedTuple):
     """The layer's carry; the memory ``[*B, S, M]`` to attend to, and memory_mask ``[*B, S]`` bool."""
 
     carry: Carry
-    memory: jax.Array
-    memory_mask: jax.Array
+    memory: Float[Array, "*B S M"]
+    memory_mask: Bool[Array, "*B S"]
 
 
-def set_context(carry: Carry, context: jax.Array) -> Any:
+def set_context(carry: Carry, context: Float[Array | np.ndarray, "*B S"]) -> Any:
     """Replace the context ``[*B, S]`` of every `conditioned` layer in a model's carry.
 
     Raises:
@@ -51,7 +53,11 @@ def set_context(carry: Carry, context: jax.Array) -> Any:
     return _replaced("set_context", ConditionedCarry, put, carry)
 
 
-def set_memory(carry: Carry, memory: jax.Array, memory_mask: jax.Array | None = None) -> Any:
+def set_memory(
+    carry: Carry,
+    memory: Float[Array | np.ndarray, "*B S M"],
+    memory_mask: Bool[Array | np.ndarray, "*B S"] | None = None,
+) -> Any:
     """Replace the memory of every `with_memory` layer in a model's carry.
 
     Args:

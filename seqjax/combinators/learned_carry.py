@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
 
-from seqjax.base import Attention, Cell, Dense, Gated, Step
+from seqjax.base import Attention, Cell, Dense, Gated, Step, X
 from seqjax.ops.vectors import Floating
 from seqjax.values import definition
 
@@ -59,17 +60,17 @@ def learned_carry(cell: Cell, *, param_dtype: Any = jnp.float32) -> Cell:
             f"learned_carry(cell): expected a cell whose carry has a state, got {cell!r}, which starts without entries."
         )
 
-    def batch_ndim(x: Any) -> int:
+    def batch_ndim(x: X) -> int:
         return len(jax.tree.leaves(x)[0].shape) - cell.event_ndim
 
-    def init(key: jax.Array, x: Any) -> LearnedCarryParams:
+    def init(key: jax.Array, x: X) -> LearnedCarryParams:
         params = cell.init(key, x)
         lead = batch_ndim(x)
         one = jax.tree.map(lambda a: jnp.zeros((1,) * lead + tuple(a.shape[lead:]), a.dtype), x)
         leaves = [leaf[(0,) * lead] for leaf in Floating(cell.initial_carry(params, one)).leaves]
         return LearnedCarryParams(params, tuple(_as_real(leaf).astype(param_dtype) for leaf in leaves))
 
-    def initial_carry(params: LearnedCarryParams, x: Any) -> Any:
+    def initial_carry(params: LearnedCarryParams, x: X) -> Any:
         floating, lead = Floating(cell.initial_carry(params.cell, x)), batch_ndim(x)
 
         def start(leaf: jax.Array, learned: jax.Array) -> jax.Array:
@@ -99,12 +100,12 @@ def learned_carry(cell: Cell, *, param_dtype: Any = jnp.float32) -> Cell:
     )
 
 
-def _as_real(leaf: jax.Array) -> jax.Array:
+def _as_real(leaf: Inexact[Array, "..."]) -> Float[Array, "..."]:
     """A complex array ``[...]`` as ``[2, ...]``; a real one as it is."""
     return jnp.stack([leaf.real, leaf.imag]) if jnp.iscomplexobj(leaf) else leaf
 
 
-def _as_dtype(array: jax.Array, dtype: Any) -> jax.Array:
+def _as_dtype(array: Float[Array, "..."], dtype: Any) -> Inexact[Array, "..."]:
     """The inverse of `_as_real`, in a real or complex dtype."""
     if not jnp.issubdtype(dtype, jnp.complexfloating):
         return array.astype(dtype)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from seqjax.affine import affine, spread
 from seqjax.base import Carry, Cell, Dense, Gated, GatedWeights, Key, Step
@@ -118,7 +119,9 @@ def _gated_and_dense(cell: Any) -> tuple[Gated, Dense]:
     return gated, dense
 
 
-def _layer_norm(z: jax.Array, gain: jax.Array, shift: Any, epsilon: float) -> jax.Array:
+def _layer_norm(
+    z: Float[Array, "*B N"], gain: Float[Array, " N"], shift: Float[Array, " N"] | None, epsilon: float
+) -> Float[Array, "*B N"]:
     """Return ``gain * N(z) + shift``; a shift of None is zero."""
     unit = normalize(z.astype(wide(z.dtype)), center=True, epsilon=epsilon)
     out = unit.astype(z.dtype) * spread(gain, z)

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Inexact, Int
 
 from seqjax.base import Carry, Cell, Flags, Gated, GatedWeights, Key, Layer, Params, Step, X, Xs, Ys
 from seqjax.checks import check_within
@@ -71,11 +72,11 @@ def _not_drawn(x: X) -> Any:
     return jax.tree.map(lambda a: jnp.full_like(a, NOT_DRAWN, dtype=jnp.int8), x)
 
 
-def _draw(key: Key, rate: float, shape: tuple[int, ...]) -> jax.Array:
+def _draw(key: Key, rate: float, shape: tuple[int, ...]) -> Int[Array, "..."]:
     return jax.random.bernoulli(key, 1 - rate, shape).astype(jnp.int8)
 
 
-def _apply_mask(x: jax.Array, kept: jax.Array, rate: float) -> jax.Array:
+def _apply_mask(x: Inexact[Array, "*S"], kept: jax.Array, rate: float) -> Inexact[Array, "*S"]:
     return jnp.where(kept == DROPPED, jnp.zeros_like(x), x / (1 - rate))
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from seqjax.base import Layer
 from seqjax.checks import check_whole
@@ -35,11 +36,11 @@ class Beams(NamedTuple):
         finished: ``[*B, K]`` bool, True for a hypothesis with an end token, False for one truncated at T tokens.
     """
 
-    tokens: jax.Array
-    lengths: jax.Array
-    scores: jax.Array
-    log_probabilities: jax.Array
-    finished: jax.Array
+    tokens: Int[Array, "T *B K"]
+    lengths: Int[Array, "*B K"]
+    scores: Float[Array, "*B K"]
+    log_probabilities: Float[Array, "*B K"]
+    finished: Bool[Array, "*B K"]
 
 
 def wu_length_penalty(length: Any, alpha: float) -> Any:

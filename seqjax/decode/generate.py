@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from seqjax.base import Layer
 from seqjax.checks import check_whole, is_traced
@@ -35,9 +36,9 @@ class Generated(NamedTuple):
             continue.
     """
 
-    tokens: jax.Array
-    lengths: jax.Array
-    log_probabilities: jax.Array
+    tokens: Int[Array, "T *B"]
+    lengths: Int[Array, "*B"]
+    log_probabilities: Float[Array, "T *B"]
     carry: Any
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from seqjax.checks import check_above, check_whole_or_none, check_within
 from seqjax.values import Definition, definition
@@ -92,7 +93,7 @@ def categorical(*, temperature: float = 1.0, top_k: int | None = None, top_p: fl
     return Sampler(choose=choose, random=True)
 
 
-def keep_top_k(logits: jax.Array, k: int) -> jax.Array:
+def keep_top_k(logits: Float[Array, " V"], k: int) -> Float[Array, " V"]:
     """Keep the k largest logits ``[V]`` and set the others to -inf; among equal logits keep the first.
 
     Example:
@@ -107,7 +108,7 @@ def keep_top_k(logits: jax.Array, k: int) -> jax.Array:
     return jnp.full_like(logits, -jnp.inf).at[tokens].set(values)
 
 
-def keep_top_p(logits: jax.Array, p: float) -> jax.Array:
+def keep_top_p(logits: Float[Array, " V"], p: float) -> Float[Array, " V"]:
     r"""Keep the nucleus of the logits ``[V]``, the smallest set of probability p; set the others to -inf.
 
     Tokens are added in order of probability (the first among equals), while the earlier tokens have less than p in

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Batch, Estimate, Estimator, Layer
+from seqjax.base import Batch, Carry, Estimate, Estimator, Layer, Params, X
 from seqjax.checks import check_divisor, check_whole
 from seqjax.combinators.common import check_layers
 from seqjax.gradients.objective import Loss, leads_of, objective, sum_of
@@ -51,11 +51,11 @@ def full_bptt() -> Estimator:
     def bind(layer: Layer, loss: Loss) -> Any:
         check_layers("full_bptt", (layer,))
 
-        def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
+        def update(params: Params, carry: Carry, state: Any, batch: Batch, *, key: Any = None) -> Any:
             batch = check_batch("full_bptt().update", batch)
             params = own_params(params, batch)
 
-            def total_of(params: Any) -> Any:
+            def total_of(params: Params) -> Any:
                 return objective(layer, loss)(params, enter(layer, params, carry, batch), batch, key=key)
 
             (total, (count, after)), gradients = jax.value_and_grad(total_of, has_aux=True)(params)
@@ -112,7 +112,7 @@ def truncated_bptt(window: int, *, stride: int | None = None) -> Estimator:
         check_layers("truncated_bptt", (layer,), causal=True)
         whole = full_bptt().bind(layer, loss)[1]
 
-        def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
+        def update(params: Params, carry: Carry, state: Any, batch: Batch, *, key: Any = None) -> Any:
             length = num_steps(check_batch(who, batch).xs)
             params = own_params(params, batch)
             keys = step_keys(key, length)
@@ -129,7 +129,7 @@ def truncated_bptt(window: int, *, stride: int | None = None) -> Estimator:
                 return *sliding(layer, loss, window, stride, params, carry, batch, keys, axes), state
             if axes is None:
 
-                def end(carry: Any, _: Any) -> Any:
+                def end(carry: Carry, _: Any) -> Any:
                     return jax.lax.stop_gradient(carry)
 
                 return *over_windows(layer, loss, window, end, params, carry, batch, keys), state
@@ -158,16 +158,23 @@ def truncated_bptt(window: int, *, stride: int | None = None) -> Estimator:
 
 
 def over_windows(
-    layer: Layer, loss: Loss, window: int, border: Callable, params: Any, carry: Any, batch: Batch, keys: Any
+    layer: Layer,
+    loss: Loss,
+    window: int,
+    border: Callable,
+    params: Params,
+    carry: Carry,
+    batch: Batch,
+    keys: Any,
 ) -> tuple[Estimate, Any]:
     """Return ``(Estimate, carry)`` of one loss over all windows; the backward pass recomputes each window.
 
     ``border: (carry, t) -> carry`` acts between two windows; the earlier window begins with step t.
     """
 
-    def total_of(params: Any) -> Any:
+    def total_of(params: Params) -> Any:
         @jax.checkpoint
-        def one(carry: Any, part: Any) -> Any:
+        def one(carry: Carry, part: Any) -> Any:
             (xs, reset, mask), keys, times = part
             after, ys = layer.unroll(params, carry, xs, reset=reset, mask=mask, key=keys)
             return border(after, times[0]), ys
@@ -182,6 +189,6 @@ def over_windows(
     return Estimate(total, count, gradients), after
 
 
-def no_state(params: Any, carry: Any, x: Any) -> tuple:
+def no_state(params: Params, carry: Carry, x: X) -> tuple:
     """Return the empty state of an estimator without state."""
     return ()

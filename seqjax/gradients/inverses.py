@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Cell, Diagonal, DiagonalInputs, Layer
+from seqjax.base import Cell, Diagonal, DiagonalInputs, Layer, Params, X
 from seqjax.combinators import residual, serial
 from seqjax.gradients.recurrent_layers import cell_of
 from seqjax.inputs import fold_in
@@ -37,7 +37,7 @@ def inverse_of(layer: Layer) -> Callable:
     if factory is serial:
         return _of_serial(arguments["layers"])
 
-    def of_stateless(params: Any, after: Any, x: Any, key: Any) -> Any:
+    def of_stateless(params: Params, after: Any, x: X, key: Any) -> Any:
         if jax.tree.leaves(after):
             raise TypeError(f"reversible(): expected a layer with an inverse, got {layer!r}. {HINT}")
         return ()
@@ -50,21 +50,21 @@ def _of_cell(cell: Cell) -> Callable:
     if inverse is None:
         raise TypeError(f"reversible(): expected a cell with an inverse, got {cell!r}. {HINT}")
 
-    def before(params: Any, after: Any, x: Any, key: Any) -> Any:
+    def before(params: Params, after: Any, x: X, key: Any) -> Any:
         u = cell.project(params, x) if key is None else cell.project(params, x, key)
         return inverse(params, after, u)
 
     return before
 
 
-def _undo_diagonal(params: Any, after: Any, u: DiagonalInputs) -> Any:
+def _undo_diagonal(params: Params, after: Any, u: DiagonalInputs) -> Any:
     return (after - u.b.astype(after.dtype)) / expand_left(jnp.asarray(u.a), after.ndim).astype(after.dtype)
 
 
 def _of_serial(layers: tuple) -> Callable:
     inverses = [inverse_of(part) for part in layers]
 
-    def before(params: Any, after: Any, x: Any, key: Any) -> Any:
+    def before(params: Params, after: Any, x: X, key: Any) -> Any:
         found = []
         for i, part in enumerate(layers):
             own = fold_in(key, i)

@@ -22,8 +22,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
-from seqjax.base import Batch, Layer
+from seqjax.base import Batch, Carry, Layer, Params, Ys
 from seqjax.layers.pooling import last
 from seqjax.ops.select import keep, wide
 from seqjax.values import origin
@@ -37,13 +38,13 @@ class Losses(abc.ABC):
     """A loss made of another loss; `of` returns losses that follow the rule, as `losses_of` does."""
 
     @abc.abstractmethod
-    def of(self, ys: Any, targets: Any, mask: Any, leads: Leads) -> jax.Array: ...
+    def of(self, ys: Ys, targets: Any, mask: Any, leads: Leads) -> Float[Array, "..."]: ...
 
 
 # ---------------------------------------------------------------- losses and their shapes
 
 
-def losses_of(loss: Loss, ys: Any, targets: Any, mask: Any, leads: Leads) -> jax.Array:
+def losses_of(loss: Loss, ys: Ys, targets: Any, mask: Any, leads: Leads) -> Float[Array, "..."]:
     """Return the losses per step ``[T, *B]``, per sequence ``[*B]`` or as a scalar, in float32 at least.
 
     Args:
@@ -84,7 +85,7 @@ _REMEDY = (
 )
 
 
-def _kind(shape: tuple[int, ...], ys: Any, lead: tuple[int, ...]) -> str | None:
+def _kind(shape: tuple[int, ...], ys: Ys, lead: tuple[int, ...]) -> str | None:
     """Return what losses of a shape are: "step", "outputs", "sequence" or "scalar"; None for none of them."""
     if shape == lead:
         return "step"
@@ -95,17 +96,17 @@ def _kind(shape: tuple[int, ...], ys: Any, lead: tuple[int, ...]) -> str | None:
     return "scalar" if shape == () else None
 
 
-def _expected(lead: tuple[int, ...], ys: Any) -> str:
+def _expected(lead: tuple[int, ...], ys: Ys) -> str:
     outputs = [list(y.shape) for y in jax.tree.leaves(ys) if y.shape[: len(lead)] == lead != y.shape]
     per_output = f", of the shape of ys {outputs[0]}" if outputs else ""
     return f"losses per step {list(lead)}{per_output}, per sequence {list(lead[1:])} or a scalar"
 
 
-def _over_time(ys: Any, lead: tuple[int, ...]) -> bool:
+def _over_time(ys: Ys, lead: tuple[int, ...]) -> bool:
     return any(jnp.shape(y)[: len(lead)] == lead for y in jax.tree.leaves(ys))
 
 
-def _keeps_kind(loss: Loss, kind: str, shape: tuple, ys: Any, targets: Any, mask: Any, lead: tuple) -> bool:
+def _keeps_kind(loss: Loss, kind: str, shape: tuple, ys: Ys, targets: Any, mask: Any, lead: tuple) -> bool:
     """Return whether losses that happen to have a shape, since some sizes are equal, are what they look like.
 
     ``[T]`` looks like ``[*B]`` when T = B, and a mean over the batch ``[T, H]`` like losses per step when H = B. Sizes
@@ -161,7 +162,7 @@ def _mask_argument(loss: Loss) -> str | None:
     return "place" if len([p for p in positional if p.default is p.empty]) == 3 else None
 
 
-def call_loss(loss: Loss, ys: Any, targets: Any, mask: Any) -> Any:
+def call_loss(loss: Loss, ys: Ys, targets: Any, mask: Any) -> Any:
     """Return what a loss returns, with the mask where it takes one."""
     how = _mask_argument(loss)
     if how == "name":
@@ -212,7 +213,9 @@ def _event_ndim(layer: Any, floating: bool) -> int | None:
 # ---------------------------------------------------------------- sums
 
 
-def loss_sum(losses: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+def loss_sum(
+    losses: Float[Array, "..."], mask: Bool[Array, "T *B"] | None
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return total and count of losses, in float32 at least.
 
     Args:
@@ -233,18 +236,20 @@ def loss_sum(losses: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.
     return jnp.sum(losses), jnp.asarray(losses.size, losses.dtype)
 
 
-def sum_of(loss: Loss, ys: Any, targets: Any, mask: Any, leads: Leads) -> tuple[jax.Array, jax.Array]:
+def sum_of(
+    loss: Loss, ys: Ys, targets: Any, mask: Any, leads: Leads
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return total and count of `losses_of`."""
     mask = None if mask is None else jnp.asarray(mask)
     return loss_sum(losses_of(loss, ys, targets, mask, leads), mask)
 
 
 def loss_and_gradient(
-    loss: Loss, ys: Any, targets: Any, mask: Any, lead: tuple[int, ...]
-) -> tuple[jax.Array, Any]:
+    loss: Loss, ys: Ys, targets: Any, mask: Any, lead: tuple[int, ...]
+) -> tuple[Float[Array, ""], Any]:
     """Return the mean loss over all counted steps and its gradient by the outputs (float0 for integers)."""
 
-    def mean(ys: Any) -> jax.Array:
+    def mean(ys: Ys) -> jax.Array:
         total, count = sum_of(loss, ys, targets, mask, (lead,))
         return total / jnp.maximum(count, 1)
 
@@ -255,10 +260,10 @@ def loss_and_gradient(
 class _LastStep(Losses):
     loss: Loss
 
-    def __call__(self, ys: Any, targets: Any, mask: Any = None) -> jax.Array:
+    def __call__(self, ys: Ys, targets: Any, mask: Any = None) -> jax.Array:
         return last(call_loss(self.loss, ys, targets, mask), mask)
 
-    def of(self, ys: Any, targets: Any, mask: Any, leads: Leads) -> jax.Array:
+    def of(self, ys: Ys, targets: Any, mask: Any, leads: Leads) -> Float[Array, "*B"]:
         losses = losses_of(self.loss, ys, targets, mask, leads)
         if losses.shape not in leads:
             raise ValueError(
@@ -304,7 +309,7 @@ def objective(layer: Layer, loss: Loss) -> Callable[..., tuple[jax.Array, tuple[
         Array(40., dtype=float32)
     """
 
-    def evaluate(params: Any, carry: Any, batch: Batch, *, key: Any = None, tap: Any = None) -> Any:
+    def evaluate(params: Params, carry: Carry, batch: Batch, *, key: Any = None, tap: Any = None) -> Any:
         flags = {"reset": batch.reset, "mask": batch.mask, "key": key, "tap": tap}
         carry, ys = layer.unroll(params, carry, batch.xs, **flags)
         total, count = sum_of(loss, ys, batch.targets, batch.mask, leads_of(layer, batch))

@@ -4,8 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
 
-from seqjax.base import Batch, Estimator, Layer
+from seqjax.base import Batch, Carry, Estimator, Layer, Params
 from seqjax.checks import check_whole, check_within
 from seqjax.combinators.common import check_layers
 from seqjax.gradients.bptt import no_state, over_windows
@@ -56,7 +57,7 @@ def randomized_truncated_bptt(window: int, *, cut: float = 0.5) -> Estimator:
     def bind(layer: Layer, loss: Loss) -> Any:
         check_layers("randomized_truncated_bptt", (layer,), causal=True)
 
-        def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
+        def update(params: Params, carry: Carry, state: Any, batch: Batch, *, key: Any = None) -> Any:
             who = "randomized_truncated_bptt(...).update"
             batch = check_batch(who, batch)
             check_key(who, key)
@@ -64,7 +65,7 @@ def randomized_truncated_bptt(window: int, *, cut: float = 0.5) -> Estimator:
             # Steps fold in small numbers.
             own = jax.random.fold_in(key if key.ndim == 0 else key[0], 0x7FFFFFFF)
 
-            def border(carry: Any, t: jax.Array) -> Any:
+            def border(carry: Carry, t: jax.Array) -> Any:
                 at = jax.random.fold_in(own, t)
                 return jax.tree.map(lambda leaf: _weigh(leaf, _draw(at, leaf, cut)), carry)
 
@@ -76,13 +77,13 @@ def randomized_truncated_bptt(window: int, *, cut: float = 0.5) -> Estimator:
     return Estimator(bind=bind, streaming=False)
 
 
-def _draw(key: jax.Array, leaf: jax.Array, cut: float) -> jax.Array:
+def _draw(key: jax.Array, leaf: Inexact[Array, "B ..."], cut: float) -> Float[Array, "B ..."]:
     """Return a factor per example, equal for all leaves ``[B, ...]``."""
     kept = jax.random.bernoulli(key, 1 - cut, leaf.shape[:1])
     return jnp.where(kept, 1 / (1 - cut), 0.0)
 
 
-def _weigh(leaf: jax.Array, factor: jax.Array) -> jax.Array:
+def _weigh(leaf: Inexact[Array, "B ..."], factor: Float[Array, "B ..."]) -> Inexact[Array, "B ..."]:
     """Return the leaf with its gradient multiplied by a factor; a factor of zero also blocks NaN."""
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
         return leaf

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
-from seqjax.base import Batch, Estimate, Estimator, Layer
+from seqjax.base import Batch, Carry, Estimate, Estimator, Layer, Params, X
 from seqjax.checks import check_above, check_whole
 from seqjax.combinators.common import check_layers
 from seqjax.compat import vary_like
@@ -26,7 +27,7 @@ class Reconstruction(NamedTuple):
     The error is relative to the largest entry of the carries before and after the step, leaf by leaf.
     """
 
-    error: jax.Array
+    error: Float[Array, " B"]
 
 
 @definition
@@ -90,12 +91,12 @@ def reversible(
         check_layers("reversible", (layer,), causal=True)
         undo = (lambda params, after, x, key: inverse(params, after, x)) if inverse else inverse_of(layer)
 
-        def init(params: Any, carry: Any, x: Any) -> Reconstruction:
+        def init(params: Params, carry: Carry, x: X) -> Reconstruction:
             carry = jax.eval_shape(layer.initial_carry, params, x) if carry is None else carry
             check_carry("reversible().init", layer, carry)
             return Reconstruction(jnp.zeros(jax.tree.leaves(x)[0].shape[0], Coordinates(carry).dtype))
 
-        def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
+        def update(params: Params, carry: Carry, state: Any, batch: Batch, *, key: Any = None) -> Any:
             batch = check_batch("reversible().update", batch)
             if batch.reset is not None and max_resets == 0:
                 raise ValueError(
@@ -134,17 +135,17 @@ class _Kept(NamedTuple):
     """The carries that resets overwrote, leaves ``[max_resets, B, ...]``, and their number per example."""
 
     carries: Any
-    number: jax.Array
+    number: Int[Array, " B"]
 
 
 class _Chunk(NamedTuple):
     layer: Layer
     loss: Loss
     undo: Callable
-    params: Any
+    params: Params
     max_resets: int
 
-    def forward(self, carry: Any, inputs: Any) -> tuple[Any, Any]:
+    def forward(self, carry: Carry, inputs: Any) -> tuple[Any, Any]:
         """Return the last carry, and the carries that resets overwrote."""
         rows = jnp.arange(jax.tree.leaves(inputs[0].xs)[0].shape[1])
 
@@ -167,7 +168,9 @@ class _Chunk(NamedTuple):
             start = vary_like(_Kept(slots, jnp.zeros_like(rows)), inputs[0].xs)
         return jax.lax.scan(body, (carry, start), inputs)[0]
 
-    def backward(self, entering: Any, after: Any, kept: Any, inputs: Any) -> tuple[Estimate, Any, jax.Array]:
+    def backward(
+        self, entering: Any, after: Any, kept: Any, inputs: Any
+    ) -> tuple[Estimate, Any, Float[Array, " B"]]:
         """Return the estimate, the gradient by the entering carry, and the errors ``[B]``."""
         example = first_step(inputs[0].xs)
         initial = self.layer.initial_carry(self.params, example)
@@ -189,7 +192,7 @@ class _Chunk(NamedTuple):
                 )
                 before, kept = select(now.reset, overwritten, before), kept._replace(number=number)
 
-            def step(params: Any, carry: Any) -> Any:
+            def step(params: Params, carry: Carry) -> Any:
                 again, y = self.layer.step(params, carry, now.xs, reset=now.reset, mask=now.mask, key=key)
                 y, targets, mask = jax.tree.map(lambda a: a[None], (y, now.targets, now.mask))
                 total, count = sum_of(self.loss, y, targets, mask, ((1, len(rows)),))
@@ -213,14 +216,14 @@ class _Chunk(NamedTuple):
         (sums, found, beside, delta, error, _), _ = jax.lax.scan(body, state, inputs, reverse=True)
         return sums, delta, jnp.maximum(error, _error(found, entering, beside))
 
-    def _one_step(self, carry: Any, inputs: Any) -> tuple[Any, Any]:
+    def _one_step(self, carry: Carry, inputs: Any) -> tuple[Any, Any]:
         """Return the shapes of outputs and targets of one step, with a time axis."""
         now = first_step(inputs[0])
         y = jax.eval_shape(lambda p, c, x: self.layer.step(p, c, x)[1], self.params, carry, now.xs)
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), (y, now.targets))
 
 
-def _error(found: Any, true: Any, beside: Any) -> jax.Array:
+def _error(found: Any, true: Any, beside: Any) -> Float[Array, " B"]:
     """Return the largest difference per example ``[B]``, relative per leaf to the true or a neighboring carry."""
 
     def largest(a: jax.Array) -> jax.Array:

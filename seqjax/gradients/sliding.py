@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Batch, Estimate, Layer
+from seqjax.base import Batch, Carry, Estimate, Layer, Params
 from seqjax.gradients.objective import Loss, sum_of
 from seqjax.gradients.windows import added, as_params, enter, no_estimate
 from seqjax.inputs import first_step, num_steps
@@ -16,8 +16,8 @@ def sliding(
     loss: Loss,
     window: int,
     stride: int,
-    params: Any,
-    carry: Any,
+    params: Params,
+    carry: Carry,
     batch: Batch,
     keys: Any,
     axes: tuple,
@@ -54,7 +54,7 @@ def sliding(
         keys = keys[jnp.clip(jnp.arange(-widths[0], length + widths[1]), 0, length - 1)]
     counted = jnp.arange(window) >= before
 
-    def of_window(params: Any, carry: Any, part: Batch, keys: Any) -> Any:
+    def of_window(params: Params, carry: Carry, part: Batch, keys: Any) -> Any:
         after, ys = layer.unroll(params, carry, part.xs, reset=part.reset, mask=part.mask, key=keys)
         here = part.mask & counted.reshape(-1, *(1 for _ in axes))
         total, count = sum_of(loss, ys, part.targets, here, ())

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Batch, Estimate, Layer
+from seqjax.base import Batch, Carry, Estimate, Layer, Params
 from seqjax.compat import vary_like
 from seqjax.gradients.objective import Loss, leads_of, losses_of
 from seqjax.inputs import first_step, num_steps
@@ -33,7 +33,7 @@ def begin_with_reset(batch: Batch, axes: tuple[int, ...]) -> Batch:
     return batch._replace(reset=reset.at[0].set(True))
 
 
-def own_params(params: Any, batch: Batch) -> Any:
+def own_params(params: Params, batch: Batch) -> Any:
     """Return the params, inside ``jax.shard_map`` as one copy per device.
 
     The estimate of a device covers only its part of the batch. A derivative by params that devices share would be
@@ -42,7 +42,7 @@ def own_params(params: Any, batch: Batch) -> Any:
     return vary_like(params, batch.xs)
 
 
-def enter(layer: Layer, params: Any, carry: Any, batch: Batch) -> Any:
+def enter(layer: Layer, params: Params, carry: Carry, batch: Batch) -> Any:
     """Return the given carry, or the initial carry, in the dtypes that the layer keeps."""
     initial = layer.initial_carry(params, first_step(batch.xs))
     form: Any = jax.tree.structure
@@ -60,10 +60,10 @@ def zeros(shapes: Any, like: Any) -> Any:
     return vary_like(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes), like)
 
 
-def losses_per_step(layer: Layer, loss: Loss, params: Any, carry: Any, batch: Batch) -> tuple | None:
+def losses_per_step(layer: Layer, loss: Loss, params: Params, carry: Carry, batch: Batch) -> tuple | None:
     """Return ``*B`` if the loss returns losses ``[T, *B]`` for targets per step, else None; reads shapes only."""
 
-    def losses(params: Any, carry: Any, batch: Batch) -> jax.Array:
+    def losses(params: Params, carry: Carry, batch: Batch) -> jax.Array:
         ys = layer.unroll(params, carry, batch.xs, reset=batch.reset, mask=batch.mask)[1]
         return losses_of(loss, ys, batch.targets, batch.mask, leads_of(layer, batch))
 
@@ -94,7 +94,7 @@ def added(sums: Any, found: Any) -> Any:
     return jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, found)
 
 
-def as_params(estimate: Estimate, params: Any) -> Estimate:
+def as_params(estimate: Estimate, params: Params) -> Estimate:
     """Return the estimate with gradients in the dtypes of the params."""
     gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), estimate.gradients, params)
     return estimate._replace(gradients=gradients)

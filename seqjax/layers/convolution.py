@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Inexact
 
 from seqjax.affine import spread
 from seqjax.base import Carry, Flags, Key, Layer, Params, X, Xs, Y, Ys
@@ -139,11 +140,13 @@ def token_shift(num_outputs: int = 1, *, param_dtype: Any = jnp.float32) -> Laye
 def _layer(init: Callable, combine: Callable[[Any, list[jax.Array]], jax.Array], num_lags: int) -> Layer:
     """Return the layer ``y = combine(params, [x of num_lags steps ago, ..., x])``."""
 
-    def initial_carry(params: Params, x: jax.Array) -> jax.Array:
+    def initial_carry(params: Params, x: jax.Array) -> Inexact[Array, "*B L D"]:
         zeros = jnp.expand_dims(jnp.zeros_like(x), -2)
         return jnp.broadcast_to(zeros, (*x.shape[:-1], num_lags, x.shape[-1]))
 
-    def advance(params: Params, carry: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def advance(
+        params: Params, carry: Inexact[Array, "*B L D"], x: Inexact[Array, "*B D"]
+    ) -> tuple[Inexact[Array, "*B L D"], Inexact[Array, "*B _"]]:
         window = jnp.concatenate([carry, x[..., None, :]], -2)
         return window[..., 1:, :], combine(params, [window[..., k, :] for k in range(num_lags + 1)])
 

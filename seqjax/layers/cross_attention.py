@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from seqjax.base import Key, Params
 from seqjax.checks import check_divisor, check_one_of, check_whole
@@ -40,8 +42,12 @@ class CrossAttention(Definition):
     read: Callable
 
     def __call__(
-        self, params: Params, memory: Any, memory_mask: Any, query: Any
-    ) -> tuple[jax.Array, jax.Array]:
+        self,
+        params: Params,
+        memory: Float[Array | np.ndarray, "*B S M"],
+        memory_mask: Bool[Array | np.ndarray, "*B S"] | None,
+        query: Float[Array | np.ndarray, "*B Q"],
+    ) -> tuple[Float[Array, "*B M"], Float[Array, "*B S"]]:
         """Return ``(context [*B, M], weights [*B, S])``."""
         memory, query = jnp.asarray(memory), jnp.asarray(query)
         memory_mask = None if memory_mask is None else jnp.asarray(memory_mask)
@@ -105,7 +111,9 @@ def additive_attention(size: int, *, param_dtype: Any = jnp.float32) -> CrossAtt
         w_m = 0.001 * jax.random.normal(key_m, (memory.shape[-1], size), param_dtype)
         return AdditiveParams(w_q, w_m, jnp.zeros(size, param_dtype))
 
-    def score(params: AdditiveParams, memory: jax.Array, query: jax.Array) -> jax.Array:
+    def score(
+        params: AdditiveParams, memory: Float[Array, "*B S M"], query: Float[Array, "*B Q"]
+    ) -> Float[Array, "*B N S"]:
         hidden = jnp.tanh((query @ params.w_query)[..., None, :] + memory @ params.w_memory)
         return (hidden @ params.v)[..., None, :]
 
@@ -162,7 +170,9 @@ def multiplicative_attention(
         w = jax.random.uniform(key, shape, param_dtype, -0.1, 0.1) if general else None
         return MultiplicativeParams(w)
 
-    def product(params: MultiplicativeParams, memory: jax.Array, query: jax.Array) -> jax.Array:
+    def product(
+        params: MultiplicativeParams, memory: Float[Array, "*B S M"], query: Float[Array, "*B Q"]
+    ) -> jax.Array:
         if params.w is not None:
             query = query @ params.w
         if query.shape[-1] != memory.shape[-1]:
@@ -238,18 +248,24 @@ def scaled_dot_attention(
     def heads(x: jax.Array, w: jax.Array) -> jax.Array:
         return (x @ w).reshape(*x.shape[:-1], num_heads, w.shape[-1] // num_heads)
 
-    def score(params: ScaledDotParams, memory: jax.Array, query: jax.Array) -> jax.Array:
+    def score(
+        params: ScaledDotParams, memory: Float[Array, "*B S M"], query: Float[Array, "*B Q"]
+    ) -> Float[Array, "*B N S"]:
         q, k = heads(query, params.w_q), heads(memory, params.w_k)
         return jnp.einsum("...nk,...snk->...ns", q, k) / math.sqrt(k.shape[-1])
 
-    def read(params: ScaledDotParams, memory: jax.Array, weights: jax.Array) -> jax.Array:
+    def read(
+        params: ScaledDotParams, memory: Float[Array, "*B S M"], weights: Float[Array, "*B N S"]
+    ) -> Float[Array, "*B M"]:
         values = jnp.einsum("...ns,...snk->...nk", weights, heads(memory, params.w_v))
         return values.reshape(*values.shape[:-2], len(params.w_o)) @ params.w_o
 
     return CrossAttention(init=init, score=score, read=read)
 
 
-def _weighted_mean(params: Params, memory: jax.Array, weights: jax.Array) -> jax.Array:
+def _weighted_mean(
+    params: Params, memory: Float[Array, "*B S M"], weights: Float[Array, "*B N S"]
+) -> Float[Array, "*B M"]:
     """Return the mean of a memory ``[*B, S, M]`` with the weights ``[*B, 1, S]`` of one head."""
     return jnp.einsum("...s,...sm->...m", weights[..., 0, :], memory)
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Inexact
 
 from seqjax.base import Key, Layer, Params
 from seqjax.checks import check_within
@@ -29,7 +30,7 @@ def dropout(rate: float) -> Layer:
     """
     check_within("dropout(rate)", rate)
 
-    def apply(params: Params, x: jax.Array, key: Key | None) -> jax.Array:
+    def apply(params: Params, x: Inexact[Array, "*S"], key: Key | None) -> Inexact[Array, "*S"]:
         if key is None:
             return x
         kept = jax.random.bernoulli(key, 1 - rate, x.shape)

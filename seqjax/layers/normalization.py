@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from seqjax.base import Carry, DiagonalInputs, Flags, Layer, Params, X, Xs, Y, Ys
 from seqjax.checks import check_above
@@ -18,9 +19,9 @@ from seqjax.values import definition
 class RunningMoments(NamedTuple):
     """The number of steps ``[*B, 1]``; the mean and m2, the sum of squared deviations from it, ``[*B, D]``."""
 
-    steps: jax.Array
-    mean: jax.Array
-    m2: jax.Array
+    steps: Float[Array, "*B 1"]
+    mean: Float[Array, "*B D"]
+    m2: Float[Array, "*B D"]
 
 
 @definition
@@ -64,10 +65,12 @@ def running_normalization(*, epsilon: float = 1e-5) -> Layer:
         zeros = jnp.zeros_like(x, dtype=wide(x.dtype))
         return RunningMoments(zeros[..., :1], zeros, zeros)
 
-    def normalize(deviation: jax.Array, variance: jax.Array) -> jax.Array:
+    def normalize(deviation: Float[Array, "*B D"], variance: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         return deviation / jnp.sqrt(variance + epsilon)
 
-    def advance(carry: RunningMoments, x: jax.Array) -> tuple[RunningMoments, jax.Array]:
+    def advance(
+        carry: RunningMoments, x: Float[Array, "*B D"]
+    ) -> tuple[RunningMoments, Float[Array, "*B D"]]:
         wide_x = x.astype(carry.mean.dtype)
         count = carry.steps + 1
         delta = wide_x - carry.mean
@@ -99,8 +102,8 @@ def _fit(carry: RunningMoments, x: jax.Array) -> RunningMoments:
 
 
 def _unrolled(
-    carry: RunningMoments, xs: jax.Array, flags: Flags
-) -> tuple[RunningMoments, jax.Array, jax.Array]:
+    carry: RunningMoments, xs: Float[Array, "T *B D"], flags: Flags
+) -> tuple[RunningMoments, Float[Array, "T *B D"], Float[Array, "T *B D"]]:
     """Return the moments after the sequence, and the deviation from the mean and the variance of each step.
 
     The function sums differences from an anchor, so that a large constant costs no digits, and squares, so that no
@@ -109,7 +112,12 @@ def _unrolled(
     scan = scans.sequential if jax.default_backend() == "cpu" else scans.associative
     reset, mask, _, _, initial = flags
 
-    def running_sum(terms: jax.Array, start: jax.Array, restart: jax.Array, cut: Any = reset) -> jax.Array:
+    def running_sum(
+        terms: Float[Array, "T *B D"],
+        start: Float[Array, "*B D"],
+        restart: Float[Array, "*B D"],
+        cut: Any = reset,
+    ) -> Float[Array, "T *B D"]:
         inputs = DiagonalInputs(jnp.ones_like(terms), terms)
         return scans.diagonal(scan, inputs, start, Flags(cut, mask, initial=restart))[1]
 
@@ -127,8 +135,13 @@ def _unrolled(
 
 
 def _anchors(
-    running_sum: Callable, carry: RunningMoments, xs: jax.Array, count: jax.Array, reset: Any, mask: Any
-) -> tuple[jax.Array, jax.Array]:
+    running_sum: Callable,
+    carry: RunningMoments,
+    xs: Float[Array, "T *B D"],
+    count: Float[Array, "T *B 1"],
+    reset: Bool[Array, "T *B"] | None,
+    mask: Bool[Array, "T *B"] | None,
+) -> tuple[Float[Array, "*B D"], Float[Array, "T *B D"]]:
     """Return a value near the inputs, for the segment of the carry and for each step: the mean or the first input."""
     begins = (count == 1)[..., 0] if mask is None else (count == 1)[..., 0] & mask
     at_first = xs[0] if mask is None else jnp.take_along_axis(xs, jnp.argmax(mask, 0)[None, ..., None], 0)[0]

@@ -14,7 +14,7 @@ from seqjax.ops.select import expand, keep, select, wide
 from seqjax.ops.tap import tap as tap_carry
 from seqjax.values import definition
 
-Mask = Bool[Array | np.ndarray, "T *batch"]
+Mask = Bool[Array | np.ndarray, "T *batch"] | list
 
 
 @definition
@@ -55,7 +55,7 @@ def running_mean() -> Layer:
     return Layer(init=lambda key, x: (), initial_carry=initial_carry, step_fn=step, unroll_fn=unroll)
 
 
-def last(ys: Shaped[Array, "T *B"], mask: Mask | None = None) -> Shaped[Array, "*B"]:
+def last(ys: Shaped[Array | np.ndarray, "T *B"] | list, mask: Mask | None = None) -> Shaped[Array, "*B"]:
     """Return the output of the last step that happened, ``[T, *B, ...] -> [*B, ...]``; zero where no step did.
 
     Example:
@@ -75,7 +75,9 @@ def last(ys: Shaped[Array, "T *B"], mask: Mask | None = None) -> Shaped[Array, "
     return keep(at >= 0, jnp.take_along_axis(ys, index, 0)[0])
 
 
-def mean_pool(ys: Inexact[Array, "T *B"], mask: Mask | None = None) -> Inexact[Array, "*B"]:
+def mean_pool(
+    ys: Inexact[Array | np.ndarray, "T *B"] | list, mask: Mask | None = None
+) -> Inexact[Array, "*B"]:
     """Return the mean over the steps that happened, ``[T, *B, ...] -> [*B, ...]``; zero where no step did.
 
     Example:
@@ -91,7 +93,7 @@ def mean_pool(ys: Inexact[Array, "T *B"], mask: Mask | None = None) -> Inexact[A
     return (jnp.sum(keep(mask, ys), 0, dtype=dtype) / expand(count, ys.ndim - 1)).astype(ys.dtype)
 
 
-def _checked(who: str, ys: Any, mask: Any) -> tuple[jax.Array, jax.Array | None]:
+def _checked(who: str, ys: Ys, mask: Any) -> tuple[jax.Array, jax.Array | None]:
     """Return arrays; raise a ValueError unless the mask is bool and begins with the axes T and B of ys."""
     ys = jnp.asarray(ys)
     if ys.ndim == 0:

@@ -77,11 +77,11 @@ def recurrent(cell: Cell, method: Method = Auto()) -> Layer:  # noqa: B008 (a fr
             raise
         return carry, keep(flags.mask, ys)
 
-    def init(key: jax.Array, x: Any) -> Any:
+    def init(key: jax.Array, x: X) -> Any:
         _check_floating(f"{cell!r}.init", cell, None, x)
         return cell.init(key, x)
 
-    def initial_carry(params: Any, x: Any) -> Any:
+    def initial_carry(params: Params, x: X) -> Any:
         _check_floating(f"{cell!r}.initial_carry", cell, params, x)
         return cell.initial_carry(params, x)
 
@@ -177,13 +177,13 @@ _VECTORS_FIRST = (
 )
 
 
-def _check_step(who: str, cell: Cell, params: Any, carry: Any, x: Any, key: Any) -> None:
+def _check_step(who: str, cell: Cell, params: Params, carry: Carry, x: X, key: Any) -> None:
     """Raise a TypeError where the cell's own step returns something else than the carry as it was, and an output."""
     if not isinstance(cell.recurrence, Step):
         return
     dtype = jax.tree.leaves(x)[0].dtype
 
-    def run(params: Any, carry: Any, x: Any) -> Any:
+    def run(params: Params, carry: Carry, x: X) -> Any:
         u = cell.project(params, x) if key is None else cell.project(params, x, key)
         return step_of(cell.recurrence, params, dtype)(carry, u)
 

@@ -1,9 +1,9 @@
 """The method that runs a linear recurrence by a parallel prefix over time."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from seqjax.base import Cell, Diagonal, Flags
+from seqjax.base import Carry, Cell, Diagonal, Flags, Params, Xs, Ys
 from seqjax.methods.common import project_inputs
 from seqjax.ops import diagonal as scans
 from seqjax.values import Value
@@ -19,7 +19,7 @@ class AssociativeScan(Value):
 
     kinds: ClassVar[tuple[type, ...]] = (Diagonal,)
 
-    def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any]:
+    def unroll(self, cell: Cell, params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
         """See `seqjax.Method`."""
         us = project_inputs(cell, params, xs, flags.key)
         carry, hs = scans.diagonal(scans.associative, us, carry, flags)

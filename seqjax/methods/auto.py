@@ -1,11 +1,11 @@
 """The method that selects another method by recurrence, platform and shape."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 
-from seqjax.base import Attention, Cell, Diagonal, Flags, Gated, Matrix, Method, Step
+from seqjax.base import Attention, Carry, Cell, Diagonal, Flags, Gated, Matrix, Method, Params, Step, Xs, Ys
 from seqjax.inputs import num_steps
 from seqjax.methods.associative_scan import AssociativeScan
 from seqjax.methods.chunked import Chunked
@@ -35,7 +35,7 @@ class Auto(Value):
 
     kinds: ClassVar[tuple[type, ...]] = (Step, Gated, Diagonal, Matrix, Attention)
 
-    def select(self, cell: Cell, xs: Any, *, platform: str | None = None) -> Method:
+    def select(self, cell: Cell, xs: Xs, *, platform: str | None = None) -> Method:
         """Return the method for a cell on inputs ``xs [T, *B, D]`` (arrays or ShapeDtypeStructs) on a platform.
 
         Args:
@@ -63,7 +63,7 @@ class Auto(Value):
                 return Chunked(64) if on_cpu else Chunked(128)
         return Scan()
 
-    def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any]:
+    def unroll(self, cell: Cell, params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
         """See `seqjax.Method`."""
         method = self.select(cell, xs)
         if flags.tap is not None and isinstance(cell.recurrence, Matrix | Attention):
@@ -73,7 +73,7 @@ class Auto(Value):
         return method.unroll(cell, params, carry, xs, flags)
 
 
-def _gated_on_cpu(xs: Any) -> Scan:
+def _gated_on_cpu(xs: Xs) -> Scan:
     """Return the method for `Gated` on a CPU; see `Auto` for the chunk size."""
     inputs = jax.tree.leaves(xs)[0]
     if not all(isinstance(n, int) for n in inputs.shape):  # exported with a symbolic batch or length

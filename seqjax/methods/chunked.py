@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from seqjax.base import Attention, Cell, Diagonal, Flags, Matrix
+from seqjax.base import Attention, Carry, Cell, Diagonal, Flags, Matrix, Params, Xs, Ys
 from seqjax.checks import check_whole
 from seqjax.methods.common import project_inputs
 from seqjax.ops import attention, matrix
@@ -42,11 +42,11 @@ class Chunked(Value):
         super().__post_init__()
         check_whole("Chunked(size)", self.size)
 
-    def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any]:
+    def unroll(self, cell: Cell, params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
         """See `seqjax.Method`."""
         if isinstance(cell.recurrence, Diagonal):
 
-            def run(carry: Any, piece: Any) -> tuple[Any, Any]:
+            def run(carry: Carry, piece: Any) -> tuple[Any, Any]:
                 xs, now = piece
                 us = project_inputs(cell, params, xs, now.key)
                 carry, hs = scans.diagonal(scans.associative, us, carry, now._replace(initial=flags.initial))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Cell, Flags, Gated, GatedWeights, Step
+from seqjax.base import Carry, Cell, Flags, Gated, GatedWeights, Params, Step, Us, Xs, Ys
 from seqjax.checks import check_above, check_one_of, check_whole_or_none, check_within
 from seqjax.compat import vary_like
 from seqjax.inputs import first_step, num_steps, step_keys
@@ -103,9 +103,9 @@ class Newton(Value):
     def solve(
         self,
         cell: Cell,
-        params: Any,
-        carry: Any,
-        xs: Any,
+        params: Params,
+        carry: Carry,
+        xs: Xs,
         *,
         reset: Any = None,
         mask: Any = None,
@@ -140,12 +140,12 @@ class Newton(Value):
         carry, ys, report = self._run(cell, params, carry, xs, flags, guess=guess)
         return carry, keep(mask, ys), report
 
-    def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any]:
+    def unroll(self, cell: Cell, params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
         """See `seqjax.Method`."""
         return self._run(cell, params, carry, xs, flags)[:2]
 
     def unroll_shard(
-        self, cell: Cell, params: Any, carry: Any, xs: Any, flags: Flags, shards: Shards
+        self, cell: Cell, params: Params, carry: Carry, xs: Xs, flags: Flags, shards: Shards
     ) -> tuple[Any, Any]:
         """Run one shard of a sequence that is sharded over time (`seqjax.TimeSharded`); return ``(carry, ys)``.
 
@@ -156,9 +156,9 @@ class Newton(Value):
     def _run(
         self,
         cell: Cell,
-        params: Any,
-        carry: Any,
-        xs: Any,
+        params: Params,
+        carry: Carry,
+        xs: Xs,
         flags: Flags,
         *,
         guess: Any = None,
@@ -196,7 +196,7 @@ class Newton(Value):
             after, hs = jax.tree.map(lambda a, like: a.astype(like.dtype), (after, hs), (entered, emitted))
         return after, cell.readout(params, hs, xs), report
 
-    def _system(self, cell: Cell, params: Any, dtype: Any) -> tuple[System, Any]:
+    def _system(self, cell: Cell, params: Params, dtype: Any) -> tuple[System, Any]:
         """Return the recurrence with its Jacobians, and the weights that it reads, in the given dtype."""
         recurrence = cell.recurrence
         match recurrence:
@@ -204,7 +204,7 @@ class Newton(Value):
                 theta: Any = GatedWeights(*cast(tuple(recurrence.weights(params)), dtype))
                 of_weights = dataclasses.replace(recurrence, weights=_identity)
 
-                def step(theta: Any, carry: Any, u: Any) -> tuple[Any, Any]:
+                def step(theta: Any, carry: Carry, u: Any) -> tuple[Any, Any]:
                     return step_of(of_weights, theta, dtype)(carry, u)
             case Step():
                 if self.jacobian == "block":
@@ -214,7 +214,7 @@ class Newton(Value):
                     )
                 theta = cast(params, dtype)
 
-                def step(theta: Any, carry: Any, u: Any) -> tuple[Any, Any]:
+                def step(theta: Any, carry: Carry, u: Any) -> tuple[Any, Any]:
                     return step_of(recurrence, theta, dtype)(carry, u)
             case _:
                 raise TypeError(
@@ -226,7 +226,7 @@ class Newton(Value):
     def _jacobian(self, recurrence: Any, step: Callable) -> Callable:
         """Return the function ``(theta, space, entering, us) -> A``."""
 
-        def jacobian(theta: Any, space: Any, entering: jax.Array, us: Any) -> jax.Array:
+        def jacobian(theta: Any, space: Any, entering: jax.Array, us: Us) -> jax.Array:
             if self.jacobian != "full" and isinstance(recurrence, Gated):
                 return linear.gated_jacobian(self.jacobian, recurrence, theta, space, entering, us)
             of = linear.full_jacobian if self.jacobian == "full" else linear.diagonal_jacobian
@@ -234,7 +234,7 @@ class Newton(Value):
 
         return jacobian
 
-    def _batch_ndim(self, cell: Cell, carry: Any, xs: Any, flags: Flags) -> int:
+    def _batch_ndim(self, cell: Cell, carry: Carry, xs: Xs, flags: Flags) -> int:
         leaves = jax.tree.leaves(carry)
         if isinstance(cell.recurrence, Gated):
             return leaves[0].ndim - 1
@@ -246,7 +246,7 @@ class Newton(Value):
         same = all(shape[:1] == shapes[0][:1] for shape in shapes)
         return int(same and max(map(len, shapes)) > 1)
 
-    def _check_carry(self, cell: Cell, carry: Any) -> None:
+    def _check_carry(self, cell: Cell, carry: Carry) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(carry):
             if not jnp.issubdtype(leaf.dtype, jnp.inexact):
                 raise TypeError(

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import jax
 
-from seqjax.base import Cell, Dense, Flags
+from seqjax.base import Carry, Cell, Dense, Flags, Params, Xs, Ys
 from seqjax.checks import check_one_of, check_whole, check_whole_or_none
 from seqjax.methods.common import project_inputs
 from seqjax.ops import diagonal as scans
@@ -51,7 +51,7 @@ class Scan(Value):
         check_whole("Scan(unroll_factor)", self.unroll_factor)
         check_one_of("Scan(gradient)", self.gradient, ("batched", "autodiff"))
 
-    def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any]:
+    def unroll(self, cell: Cell, params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
         """See `seqjax.Method`."""
         batched = self.gradient == "batched"
         if batched and isinstance(cell.recurrence, Gated):
@@ -72,7 +72,7 @@ class Scan(Value):
 
         step = step_of(cell.recurrence, params, jax.tree.leaves(xs)[0].dtype)
 
-        def run(carry: Any, piece: Any) -> tuple[Any, Any]:
+        def run(carry: Carry, piece: Any) -> tuple[Any, Any]:
             xs, now = piece
             us = project_inputs(cell, params, xs, now.key)
             now = now._replace(initial=flags.initial)

@@ -9,7 +9,23 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from seqjax.base import Cell, Diagonal, DiagonalInputs, Flags, Gated, Matrix, Method, Recurrence, Step
+from seqjax.base import (
+    Carry,
+    Cell,
+    Diagonal,
+    DiagonalInputs,
+    Flags,
+    Gated,
+    Matrix,
+    Method,
+    Params,
+    Recurrence,
+    Step,
+    Us,
+    X,
+    Xs,
+    Ys,
+)
 from seqjax.compat import varying_axes
 from seqjax.methods.auto import Auto
 from seqjax.methods.common import project_inputs
@@ -92,7 +108,7 @@ class TimeSharded(Value):
             )
         return inner
 
-    def unroll(self, cell: Cell, params: Any, carry: Any, xs: Any, flags: Flags) -> tuple[Any, Any]:
+    def unroll(self, cell: Cell, params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
         """See `seqjax.Method`."""
         inner = self.select(cell.recurrence)
         mesh = jax.sharding.get_abstract_mesh()
@@ -123,7 +139,14 @@ class TimeSharded(Value):
         return carry, jax.tree.map(lambda y: y[:length], ys)
 
     def _run_shard(
-        self, cell: Cell, inner: Any, shards: Shards, params: Any, carry: Any, initial: Any, over_time: Any
+        self,
+        cell: Cell,
+        inner: Any,
+        shards: Shards,
+        params: Params,
+        carry: Carry,
+        initial: Any,
+        over_time: Any,
     ) -> tuple[Any, Any]:
         """Return ``(carry after the whole sequence, ys of this shard)``."""
         xs, flags = over_time
@@ -138,7 +161,7 @@ class TimeSharded(Value):
         return shards.broadcast_last(carry), cell.readout(params, hs, xs)
 
 
-def _run(inner: Method, recurrence: Recurrence, us: Any, carry: Any, flags: Flags) -> tuple[Any, Any]:
+def _run(inner: Method, recurrence: Recurrence, us: Us, carry: Carry, flags: Flags) -> tuple[Any, Any]:
     """Run a recurrence, without projection and readout, by a method; return ``(carry, hs)``."""
     constant = isinstance(us, DiagonalInputs) and us.a.ndim < us.b.ndim
     cell = Cell(init=_no_params, initial_carry=lambda params, x: flags.initial, recurrence=recurrence)
@@ -147,7 +170,7 @@ def _run(inner: Method, recurrence: Recurrence, us: Any, carry: Any, flags: Flag
     return inner.unroll(cell, params, carry, xs, flags)
 
 
-def _no_params(key: Any, x: Any) -> tuple:
+def _no_params(key: Any, x: X) -> tuple:
     return ()
 
 
@@ -155,14 +178,14 @@ def _with_decays(a: Any, b: Any, key: Any = None) -> DiagonalInputs:
     return DiagonalInputs(a, b)
 
 
-def _is_sharded(xs: Any, axis: str) -> bool:
+def _is_sharded(xs: Xs, axis: str) -> bool:
     """Return whether xs varies over a manual axis, or whether JAX does not track variation over this axis."""
     return any(axis in varying_axes(a) for a in jax.tree.leaves(xs)) or axis not in varying_axes(
         jax.lax.axis_index(axis)
     )
 
 
-def _padded(cell: Cell, xs: Any, flags: Flags, number: int) -> tuple[Any, Flags]:
+def _padded(cell: Cell, xs: Xs, flags: Flags, number: int) -> tuple[Any, Flags]:
     """Append `number` masked steps to the inputs and flags."""
     first = jax.tree.leaves(xs)[0]
 

@@ -6,11 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from seqjax.base import Carry, Xs
+
 
 def over_chunks(
     fn: Callable[[Any, Any], tuple[Any, Any]],
-    carry: Any,
-    xs: Any,
+    carry: Carry,
+    xs: Xs,
     chunk: int | None,
     *,
     reverse: bool = False,
@@ -28,7 +30,7 @@ def over_chunks(
     size = max(1, min(chunk, length))
     count, whole, rest = split(xs, size)
 
-    def run_whole(carry: Any) -> tuple[Any, Any]:
+    def run_whole(carry: Carry) -> tuple[Any, Any]:
         if count == 1:
             return fn(carry, jax.tree.map(lambda a: a[0], whole))
         carry, outs = jax.lax.scan(fn, carry, whole, reverse=reverse)
@@ -45,7 +47,7 @@ def over_chunks(
     return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, last)
 
 
-def split(xs: Any, size: int) -> tuple[int, Any, Any]:
+def split(xs: Xs, size: int) -> tuple[int, Any, Any]:
     """Split leaves ``[T, ...]`` into chunks.
 
     Returns:

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact
 
-from seqjax.base import DiagonalInputs, Flags
+from seqjax.base import Carry, DiagonalInputs, Flags, Hs
 from seqjax.ops.select import keep, select
 from seqjax.ops.step import expand_left
 from seqjax.ops.tap import norm
@@ -123,12 +123,12 @@ def _reversed(a: jax.Array, g: jax.Array, cut: Any) -> tuple[jax.Array, jax.Arra
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _tapped(scan: Scan, a: Any, b: Any, carry: Any, initial: Any, reset: Any, tap: Any) -> jax.Array:
+def _tapped(scan: Scan, a: Any, b: Any, carry: Carry, initial: Any, reset: Any, tap: Any) -> jax.Array:
     """`linear_scan` with a tap, in reverse mode alone."""
     return _solve(scan, a, b, carry, initial, reset)
 
 
-def _entering(hs: Any, carry: Any, reset: Any, initial: Any) -> Any:
+def _entering(hs: Hs, carry: Carry, reset: Any, initial: Any) -> Any:
     """Return the carry that enters each step: the previous h, or `initial` at a reset."""
     before = jnp.concatenate([carry[None], hs[:-1]])
     return before if reset is None else select(reset, jnp.broadcast_to(initial, before.shape), before)
@@ -139,7 +139,7 @@ def _over_time(a: Inexact[Array, "... H"], b: Inexact[Array, "..."]) -> Inexact[
     return a if a.ndim == b.ndim else expand_left(a, b.ndim)
 
 
-def _solve(scan: Scan, a: Any, b: Any, carry: Any, initial: Any, reset: Any) -> Any:
+def _solve(scan: Scan, a: Any, b: Any, carry: Carry, initial: Any, reset: Any) -> Any:
     a_t = _over_time(a, b)
     if reset is None:
         start = jnp.concatenate([b[:1] + a_t[:1] * carry[None], b[1:]])
@@ -150,7 +150,7 @@ def _solve(scan: Scan, a: Any, b: Any, carry: Any, initial: Any, reset: Any) -> 
     return scan(a, jnp.concatenate([first, select(reset[1:], from_initial[1:], b[1:])]), reset)
 
 
-def _forward(scan: Scan, a: Any, b: Any, carry: Any, initial: Any, reset: Any, tap: Any) -> tuple[Any, Any]:
+def _forward(scan: Scan, a: Any, b: Any, carry: Carry, initial: Any, reset: Any, tap: Any) -> tuple[Any, Any]:
     hs = _solve(scan, a, b, carry, initial, reset)
     return hs, (a, hs, carry, initial, reset, tap)
 

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from seqjax.base import Flags, MatrixCarry, MatrixInputs, MatrixOutputs
+from seqjax.base import Carry, Flags, MatrixCarry, MatrixInputs, MatrixOutputs
 from seqjax.ops.chunks import over_chunks
 from seqjax.ops.decay import Decays
 from seqjax.ops.segments import all_finite, running_any, segments, set_nan, zero_nonfinite
@@ -39,7 +39,7 @@ from seqjax.ops.step import check_matrix, expand_left
 from seqjax.ops.triangular import solve_unit_lower
 
 
-def chunked(inputs: MatrixInputs, carry: Any, flags: Flags, *, size: int) -> tuple[Any, MatrixOutputs]:
+def chunked(inputs: MatrixInputs, carry: Carry, flags: Flags, *, size: int) -> tuple[Any, MatrixOutputs]:
     """Return ``(carry, outputs)`` of a `Matrix` recurrence, computed in chunks of `size` steps.
 
     T need not be a multiple of `size`. The function ignores ``flags.key`` and ``flags.tap``.
@@ -53,7 +53,7 @@ def chunked(inputs: MatrixInputs, carry: Any, flags: Flags, *, size: int) -> tup
     return over_chunks(jax.checkpoint(run), carry, (inputs, flags.reset, flags.mask), size)
 
 
-def _chunk(carry: Any, piece: Any, *, initial: Any) -> tuple[Any, MatrixOutputs]:
+def _chunk(carry: Carry, piece: Any, *, initial: Any) -> tuple[Any, MatrixOutputs]:
     inputs, reset, mask = piece
     lead = inputs.q.ndim - 1  # [C, *B, N]
     # Non-finite numbers are replaced by zeros, so that the products cannot spread them. The end restores the NaN.

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seqjax.base import Carry, Params, X
 from seqjax.ops.select import wide
 from seqjax.ops.vectors import Floating
 
@@ -99,7 +100,7 @@ def _split(length: int, slots: int) -> int:
 
 
 def reversed_loop(
-    step: Callable[[Any, Any, Any], tuple[Any, Any]], params: Any, carry: Any, inputs: Any, slots: int
+    step: Callable[[Any, Any, Any], tuple[Any, Any]], params: Params, carry: Carry, inputs: Any, slots: int
 ) -> tuple[Any, Any]:
     r"""Run ``step: (params, carry, input) -> (carry, out)`` over the first axis of the inputs: ``(carry, outs)``.
 
@@ -120,7 +121,7 @@ def reversed_loop(
     plan = _plan(len(jax.tree.leaves(inputs)[0]), slots)
 
     @jax.custom_vjp
-    def run(params: Any, carry: Any, inputs: Any) -> tuple[Any, Any]:
+    def run(params: Params, carry: Carry, inputs: Any) -> tuple[Any, Any]:
         return jax.lax.scan(lambda c, x: step(params, c, x), carry, inputs)
 
     run.defvjp(partial(_forward, step, plan), partial(_backward, step, plan))
@@ -151,7 +152,7 @@ def _plan(num_steps: int, slots: int) -> _Plan:
     return _Plan(num_steps, slots, store_before, actions[first_sweep:])
 
 
-def _forward(step: Callable, plan: _Plan, params: Any, carry: Any, inputs: Any) -> Any:
+def _forward(step: Callable, plan: _Plan, params: Params, carry: Carry, inputs: Any) -> Any:
     def body(state: Any, now: Any) -> Any:
         carry, _, buffers = state
         store, x = now
@@ -189,7 +190,7 @@ def _backward(step: Callable, plan: _Plan, residuals: Any, cotangents: Any) -> A
             return after, d_carry, d_params, [jnp.zeros_like(a) for a in of_x.leaves]
 
         def tape(d_carry: Any, d_params: Any) -> Any:
-            def floating(p: Any, c: Any, x: Any) -> Any:
+            def floating(p: Any, c: Any, x: X) -> Any:
                 after, out = step(of_params.with_leaves(p), of_working.with_leaves(c), of_x.with_leaves(x))
                 return Floating(after).leaves, Floating(out).leaves
 
@@ -211,7 +212,7 @@ def _backward(step: Callable, plan: _Plan, residuals: Any, cotangents: Any) -> A
     return of_params.tree_of(d_params), of_carry.tree_of(d_carry), of_inputs.tree_of(d_inputs)
 
 
-def _put(buffers: Any, slot: Any, carry: Any) -> Any:
+def _put(buffers: Any, slot: Any, carry: Carry) -> Any:
     return jax.tree.map(lambda b, c: b.at[slot].set(c, mode="drop"), buffers, carry)
 
 

@@ -17,6 +17,7 @@ from seqjax.base import (
     Attention,
     AttentionCarry,
     AttentionInputs,
+    Carry,
     Diagonal,
     DiagonalInputs,
     Flags,
@@ -26,15 +27,17 @@ from seqjax.base import (
     MatrixCarry,
     MatrixInputs,
     MatrixOutputs,
+    Params,
     Recurrence,
     Step,
+    Us,
 )
 from seqjax.ops.rotary import rotate
 from seqjax.ops.select import cast, expand, select, wide, widen
 from seqjax.ops.tap import tap as tap_carry
 
 
-def step_of(recurrence: Recurrence, params: Any, dtype: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
+def step_of(recurrence: Recurrence, params: Params, dtype: Any) -> Callable[[Any, Any], tuple[Any, Any]]:
     """Return one step ``(carry, u) -> (carry, h)`` of a recurrence with bound weights.
 
     Each step casts the weights to `dtype`. A loop therefore sums the gradients of the weights in at least float32.
@@ -68,8 +71,8 @@ def step_of(recurrence: Recurrence, params: Any, dtype: Any) -> Callable[[Any, A
 
 def loop(
     step: Callable[[Any, Any], tuple[Any, Any]],
-    carry: Any,
-    us: Any,
+    carry: Carry,
+    us: Us,
     flags: Flags = Flags(),  # noqa: B008 (a tuple)
     *,
     unroll: int = 1,
@@ -85,7 +88,7 @@ def loop(
         unroll: number of steps in one iteration of the compiled loop.
     """
 
-    def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
+    def body(carry: Carry, inputs: Any) -> tuple[Any, Any]:
         u, now = inputs
         carry = tap_carry(select(now.reset, flags.initial, carry), now.tap)
         after, h = step(carry, u)
@@ -128,7 +131,7 @@ def expand_left(array: Shaped[Array, "..."], ndim: int) -> Shaped[Array, "..."]:
 def gated_step(
     cell: Gated,
     weights: GatedWeights,
-    carry: Any,
+    carry: Carry,
     u: Float[Array, "*B GH"],
     *,
     on_h: Callable | None = None,
@@ -173,7 +176,7 @@ def _diagonal_step(
     return h, h
 
 
-def _matrix_step(carry: Any, inputs: MatrixInputs) -> tuple[Any, MatrixOutputs]:
+def _matrix_step(carry: Carry, inputs: MatrixInputs) -> tuple[Any, MatrixOutputs]:
     check_matrix(inputs)
     scaled = inputs.log_input is not None
     s: Any

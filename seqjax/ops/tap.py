@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
+from seqjax.base import Carry
 from seqjax.ops.select import wide
 
 
@@ -58,7 +59,7 @@ def _backward(dummy: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Ar
 _tap.defvjp(_forward, _backward)
 
 
-def tap(carry: Any, dummies: Any) -> Any:
+def tap(carry: Carry, dummies: Any) -> Any:
     """Return the carry unchanged. The gradient with respect to a dummy ``[*B]`` is the norm of its leaf's cotangent.
 
     The dummy of a leaf without gradients (integers, keys) is None.
@@ -72,7 +73,7 @@ def tap(carry: Any, dummies: Any) -> Any:
     )
 
 
-def dummies(carry: Any, num_steps: int, batch_ndim: int = 1) -> Any:
+def dummies(carry: Carry, num_steps: int, batch_ndim: int = 1) -> Any:
     """Return zeros ``[T, *B]`` for every inexact leaf ``[*B, ...]`` of a carry, as ``unroll(..., tap=)`` expects."""
 
     def zeros(leaf: jax.Array) -> jax.Array | None:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Batch, Cell, Layer
+from seqjax.base import Batch, Carry, Cell, Layer, Params, X, Xs, Y
 from seqjax.gradients.objective import Loss, objective
 from seqjax.gradients.recurrent_layers import cell_of
 from seqjax.inputs import first_step
@@ -20,17 +20,17 @@ class Bound:
     """A layer with its params: a deterministic step ``(carry, x) -> (carry, y)`` with a batch axis; a pytree."""
 
     layer: Layer
-    params: Any
+    params: Params
 
-    def __call__(self, carry: Any, x: Any) -> tuple[Any, Any]:
+    def __call__(self, carry: Carry, x: X) -> tuple[Carry, Y]:
         return self.layer.step(self.params, carry, x)
 
-    def initial_carry(self, x: Any) -> Any:
+    def initial_carry(self, x: X) -> Any:
         """Return the carry of the layer before its first step."""
         return self.layer.initial_carry(self.params, x)
 
 
-def bind(layer: Layer, params: Any) -> Bound:
+def bind(layer: Layer, params: Params) -> Bound:
     """Bind a layer to its params. Every probe takes the result as its first argument.
 
     A causal layer becomes a step ``(carry, x) -> (carry, y)`` whose carry and inputs have one batch axis. The step is
@@ -95,6 +95,6 @@ def mean_loss(layer: Layer, loss: Loss) -> Callable:
     return mean
 
 
-def first_carry(bound: Bound, carry: Any, xs: Any) -> Any:
+def first_carry(bound: Bound, carry: Carry, xs: Xs) -> Any:
     """Return the carry entering the first step: the one given, or the initial carry of the layer."""
     return bound.initial_carry(first_step(xs)) if carry is None else carry

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool, Float
 
+from seqjax.base import Params
 from seqjax.ops.tap import norm
 from seqjax.ops.vectors import as_vector
 from seqjax.probes.internals.checks import check_gradients
@@ -24,15 +26,15 @@ class ClippingStatistics(NamedTuple):
         clipped_norm: the norm of each clipped gradient ``[N]``.
     """
 
-    share_clipped: jax.Array
-    clipped: jax.Array
-    angle: jax.Array
-    norm: jax.Array
-    clipped_norm: jax.Array
+    share_clipped: Float[Array, ""]
+    clipped: Bool[Array, " N"]
+    angle: Float[Array, " N"]
+    norm: Float[Array, " N"]
+    clipped_norm: Float[Array, " N"]
 
 
 def clipping_statistics(
-    gradients: Any, clip: optax.GradientTransformation, params: Any = None
+    gradients: Any, clip: optax.GradientTransformation, params: Params = None
 ) -> ClippingStatistics:
     r"""Apply a clipping to each of N gradients, of successive steps or of single examples.
 

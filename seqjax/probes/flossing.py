@@ -9,7 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
+from seqjax.base import Carry
 from seqjax.checks import check_whole
 from seqjax.probes.internals.checks import check_rank, check_warm_up
 from seqjax.probes.internals.system import prepare
@@ -21,12 +23,12 @@ def flossing_loss(
     batch: Any,
     *,
     k: int,
-    carry: Any = None,
+    carry: Carry = None,
     qr_every: int = 1,
     warm_up: int = 0,
     key: jax.Array | None = None,
     initial: Any = None,
-) -> jax.Array:
+) -> Float[Array, ""]:
     r"""Return the sum of the squares of the k largest finite-time Lyapunov exponents, averaged over the batch.
 
     The exponents are those of `seqjax.probes.lyapunov_spectrum`, with the same masks and resets. The loss is

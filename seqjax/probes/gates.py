@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-from seqjax.base import Activation, Cell, Diagonal, Gated, GatedWeights, Matrix
+from seqjax.base import Activation, Carry, Cell, Diagonal, Gated, GatedWeights, Matrix, Params, Xs
 from seqjax.inputs import first_step, num_steps
 from seqjax.layers.recurrent import recurrent
 from seqjax.methods.common import project_inputs
@@ -38,10 +39,10 @@ class Openness(NamedTuple):
             for a gate only if the gate is a decay.
     """
 
-    share_open: jax.Array
-    share_shut: jax.Array
-    quantiles: jax.Array
-    time_constants: jax.Array
+    share_open: Float[Array, ""]
+    share_shut: Float[Array, ""]
+    quantiles: Float[Array, " Q"]
+    time_constants: Float[Array, " Q"]
 
 
 class GateStatistics(NamedTuple):
@@ -59,7 +60,7 @@ class GateStatistics(NamedTuple):
 
 
 def gate_statistics(
-    bound: Bound, batch: Any, *, carry: Any = None, quantiles: tuple[float, ...] = QUANTILES
+    bound: Bound, batch: Any, *, carry: Carry = None, quantiles: tuple[float, ...] = QUANTILES
 ) -> GateStatistics:
     """Measure the gates and decays of a cell along its trajectory.
 
@@ -125,12 +126,12 @@ def gate_statistics(
     return GateStatistics(tuple(map(describe, gates)), tuple(map(describe, decays)))
 
 
-def _entering(cell: Cell, params: Any, carry: Any, xs: Any, reset: Any, mask: Any) -> Any:
+def _entering(cell: Cell, params: Params, carry: Carry, xs: Xs, reset: Any, mask: Any) -> Any:
     """Return the carry entering each step ``[T, ...]``, after its reset."""
     layer = recurrent(cell)
     initial = layer.initial_carry(params, first_step(xs))
 
-    def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
+    def body(carry: Carry, inputs: Any) -> tuple[Any, Any]:
         x, reset, mask = inputs
         carry = select(reset, initial, carry)
         return layer.step(params, carry, x, mask=mask)[0], carry
@@ -160,7 +161,7 @@ def _of_gated(cell: Gated, weights: GatedWeights, entering: Any, us: jax.Array) 
     return gates, decays
 
 
-def _openness(values: jax.Array, mask: Any, levels: jax.Array) -> Openness:
+def _openness(values: Float[Array, "..."], mask: Any, levels: Float[Array, " Q"]) -> Openness:
     values = values.astype(wide(values.dtype))
     counts = jnp.ones(values.shape, bool)
     if mask is not None:

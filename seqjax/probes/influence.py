@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
+from seqjax.base import Carry
 from seqjax.checks import check_whole
 from seqjax.gradients.objective import Loss
 from seqjax.ops.select import expand
@@ -35,8 +37,8 @@ class TerminalInfluence(NamedTuple):
             vectors; zero if the norm is exact.
     """
 
-    log_norm: jax.Array
-    relative_error: jax.Array
+    log_norm: Float[Array, "T *B"]
+    relative_error: Float[Array, "T *B"]
 
 
 class SpectralInfluence(NamedTuple):
@@ -48,15 +50,15 @@ class SpectralInfluence(NamedTuple):
             `num_iterations`.
     """
 
-    log_norm: jax.Array
-    change: jax.Array
+    log_norm: Float[Array, "N *B"]
+    change: Float[Array, "N *B"]
 
 
 def terminal_influence(
     bound: Callable,
     batch: Any,
     *,
-    carry: Any = None,
+    carry: Carry = None,
     num_probes: int | None = 16,
     key: jax.Array | None = None,
     initial: Any = None,
@@ -115,7 +117,7 @@ def spectral_influence(
     *,
     times: Sequence[int],
     key: jax.Array,
-    carry: Any = None,
+    carry: Carry = None,
     num_iterations: int = 20,
     initial: Any = None,
 ) -> SpectralInfluence:

@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
+from seqjax.base import Carry
 from seqjax.checks import check_whole
 from seqjax.gradients.objective import Loss
 from seqjax.ops.select import expand, keep, select, wide
@@ -43,9 +45,9 @@ class LagDecomposition(NamedTuple):
         gradients: the full gradient, a tree like `bound` (for a bound layer, that of the params is in ``.params``).
     """
 
-    log_norm: jax.Array
-    cosine: jax.Array
-    loss: jax.Array
+    log_norm: Float[Array, " L"]
+    cosine: Float[Array, " L"]
+    loss: Float[Array, ""]
     gradients: Any
 
 
@@ -60,11 +62,11 @@ class TruncationBias(NamedTuple):
         window_1: the smallest K from which on the bias is at most 1%; infinite if no window reaches 1%.
     """
 
-    windows: jax.Array
-    bias: jax.Array
-    cosine: jax.Array
-    window_10: jax.Array
-    window_1: jax.Array
+    windows: Int[Array, " L"]
+    bias: Float[Array, " L"]
+    cosine: Float[Array, " L"]
+    window_10: Float[Array, ""]
+    window_1: Float[Array, ""]
 
 
 def lag_decomposition(
@@ -72,7 +74,7 @@ def lag_decomposition(
     loss: Loss,
     batch: Any,
     *,
-    carry: Any = None,
+    carry: Carry = None,
     max_lag: int | None = None,
     initial: Any = None,
 ) -> LagDecomposition:
@@ -111,7 +113,7 @@ def truncation_bias(
     loss: Loss,
     batch: Any,
     *,
-    carry: Any = None,
+    carry: Carry = None,
     max_window: int | None = None,
     initial: Any = None,
 ) -> TruncationBias:
@@ -164,12 +166,12 @@ class _Linearized(NamedTuple):
     after: list[jax.Array]
     outs: list[jax.Array]
     d_outs: list[jax.Array]
-    cut: jax.Array
-    happened: Any
+    cut: Bool[Array, "T B"]
+    happened: Bool[Array, "T B"] | None
 
 
 def _by_lag(
-    who: str, bound: Any, loss: Loss, batch: Any, carry: Any, max_lag: int | None, initial: Any
+    who: str, bound: Any, loss: Loss, batch: Any, carry: Carry, max_lag: int | None, initial: Any
 ) -> tuple[LagDecomposition, TruncationBias]:
     def with_params(params: list[jax.Array]) -> System:
         return prepare(who, _with_params(bound, params), batch, carry=carry, initial=initial)
@@ -305,14 +307,14 @@ def _with_params(step: Any, params: list[jax.Array]) -> Any:
     return Bound(layer, params)
 
 
-def _least(bias: jax.Array, limit: float) -> jax.Array:
+def _least(bias: Float[Array, " L"], limit: float) -> Float[Array, ""]:
     """Return the smallest window from which on the bias is within the limit."""
     beyond = ~(bias <= limit)
     last = jnp.max(jnp.where(beyond, jnp.arange(1, len(bias) + 1), 0))
     return jnp.where(last == len(bias), jnp.inf, last + 1).astype(bias.dtype)
 
 
-def _gather(mask: Any, tree: Any) -> Any:
+def _gather(mask: Bool[Array, "T B"] | None, tree: Any) -> Any:
     """Move the steps ``[T, B]`` that happened to the front of each row, in their order; the others come last."""
     if mask is None:
         return tree
@@ -320,7 +322,7 @@ def _gather(mask: Any, tree: Any) -> Any:
     return jax.tree.map(lambda a: jnp.take_along_axis(a, expand(order, a.ndim), 0), tree)
 
 
-def _after_gaps(mask: jax.Array, reset: jax.Array) -> jax.Array:
+def _after_gaps(mask: Bool[Array, "T B"], reset: Bool[Array, "T B"]) -> Bool[Array, "T B"]:
     """Return the resets in the order of `_gather`. A reset in a gap moves to the next step that happens."""
     so_far = _gather(mask, jnp.cumsum(reset, 0))
     return so_far > jnp.concatenate([jnp.zeros_like(so_far[:1]), so_far[:-1]])

@@ -10,8 +10,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 from scipy.special import stdtrit
 
+from seqjax.base import Carry
 from seqjax.checks import check_whole
 from seqjax.probes.internals.checks import check_rank, check_warm_up
 from seqjax.probes.internals.system import prepare
@@ -46,22 +48,22 @@ class LyapunovSpectrum(NamedTuple):
         steps: T, the number of steps that count ``[*B]``.
     """
 
-    exponents: jax.Array
-    low: jax.Array
-    high: jax.Array
-    sum: jax.Array
-    log_determinant: jax.Array | None
-    kaplan_yorke: jax.Array
-    entropy: jax.Array
-    near_zero: jax.Array
-    steps: jax.Array
+    exponents: Float[Array, "*B k"]
+    low: Float[Array, "*B k"]
+    high: Float[Array, "*B k"]
+    sum: Float[Array, "*B"]
+    log_determinant: Float[Array, "*B"] | None
+    kaplan_yorke: Float[Array, "*B"]
+    entropy: Float[Array, "*B"]
+    near_zero: Int[Array, "*B"]
+    steps: Int[Array, "*B"]
 
 
 def lyapunov_spectrum(
     bound: Callable,
     batch: Any,
     *,
-    carry: Any = None,
+    carry: Carry = None,
     k: int | None = None,
     qr_every: int | Literal["adaptive"] = 1,
     warm_up: int = 0,
@@ -172,14 +174,14 @@ def lyapunov_spectrum(
     return system.squeeze(result)
 
 
-def half_width(means: jax.Array) -> jax.Array:
+def half_width(means: Float[Array, "B blocks k"]) -> Float[Array, "B k"]:
     """Return half the 95% interval ``[B, k]`` of a mean by Student's t, from block means ``[B, blocks, k]``."""
     blocks = means.shape[1]
     quantile = float(stdtrit(blocks - 1, 0.975))
     return quantile / math.sqrt(blocks) * jnp.std(means, 1, ddof=1)
 
 
-def kaplan_yorke(exponents: jax.Array, size: int) -> jax.Array:
+def kaplan_yorke(exponents: Float[Array, "*B k"], size: int) -> Float[Array, "*B"]:
     """Return the Kaplan-Yorke dimension of spectra ``[..., k]``, largest exponent first, of a state of `size` numbers.
 
     Example:

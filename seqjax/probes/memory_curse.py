@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
+from seqjax.base import Carry, X
 from seqjax.ops.tap import norm
 from seqjax.ops.vectors import Floating
 from seqjax.probes.internals.adjoint import tangent
@@ -30,15 +32,15 @@ class MemorySensitivity(NamedTuple):
             over random vectors; NaN for a single example, or a single random vector.
     """
 
-    log_square: jax.Array
-    relative_error: jax.Array
+    log_square: Float[Array, " T"]
+    relative_error: Float[Array, " T"]
 
 
 def memory_sensitivity(
     bound: Callable,
     batch: Any,
     *,
-    carry: Any = None,
+    carry: Carry = None,
     num_probes: int | None = 16,
     key: jax.Array | None = None,
     initial: Any = None,
@@ -82,7 +84,7 @@ def memory_sensitivity(
     start = [unscaled(jnp.zeros_like(leaf), 1) for leaf in Floating(system.carry).leaves]
 
     def of_one(direction: list[jax.Array]) -> list[Scaled]:
-        def drive(before: Any, x: Any) -> list[jax.Array]:
+        def drive(before: Any, x: X) -> list[jax.Array]:
             def of_params(leaves: list[jax.Array]) -> list[jax.Array]:
                 act = own.with_leaves(leaves)
                 return Floating((act if system.batched else jax.vmap(act))(before, x)[0]).leaves

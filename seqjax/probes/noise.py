@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
-from seqjax.base import Batch
+from seqjax.base import Batch, Carry
 from seqjax.gradients.objective import Loss
 from seqjax.ops.select import expand, wide
 from seqjax.ops.vectors import Floating, as_vector
@@ -35,8 +36,8 @@ class SignalToNoise(NamedTuple):
         standard_error: the standard error of the ratio, by the jackknife over examples.
     """
 
-    ratio: jax.Array
-    standard_error: jax.Array
+    ratio: Float[Array, "*T"]
+    standard_error: Float[Array, "*T"]
 
 
 class NoiseScale(NamedTuple):
@@ -51,10 +52,10 @@ class NoiseScale(NamedTuple):
         ratio_error: the standard error of 1 / noise_scale, the signal to noise ratio, by the jackknife.
     """
 
-    noise_scale: jax.Array
-    squared_norm: jax.Array
-    trace: jax.Array
-    ratio_error: jax.Array
+    noise_scale: Float[Array, ""]
+    squared_norm: Float[Array, ""]
+    trace: Float[Array, ""]
+    ratio_error: Float[Array, ""]
 
 
 def signal_to_noise(gradients: Any) -> SignalToNoise:
@@ -141,7 +142,7 @@ def adjoint_signal_to_noise(
     return Floating(system.carry).tree_of(found)
 
 
-def per_example_gradients(bound: Bound, loss: Loss, batch: Any, *, carry: Any = None) -> Any:
+def per_example_gradients(bound: Bound, loss: Loss, batch: Any, *, carry: Carry = None) -> Any:
     """Return the gradient of each example's mean loss with respect to the params, ``[B, *param.shape]``.
 
     The result takes B times the memory of the params.
@@ -169,7 +170,7 @@ def per_example_gradients(bound: Bound, loss: Loss, batch: Any, *, carry: Any = 
     check_batch(who, carry, batch.xs)
     mean = mean_loss(bound.layer, loss)
 
-    def of_one(carry: Any, batch: Batch) -> Any:
+    def of_one(carry: Carry, batch: Batch) -> Any:
         carry = jax.tree.map(lambda leaf: leaf[None], carry)
         batch = jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 1), batch)
         return jax.grad(mean)(bound.params, carry, batch)
@@ -177,7 +178,7 @@ def per_example_gradients(bound: Bound, loss: Loss, batch: Any, *, carry: Any = 
     return jax.vmap(of_one, (0, 1))(carry, batch)
 
 
-def _vectors(who: str, gradients: Any) -> tuple[jax.Array, jax.Array]:
+def _vectors(who: str, gradients: Any) -> tuple[Float[Array, "N P"], Float[Array, ""]]:
     """Divide the gradients ``[N, P]`` by their largest number, whose square may overflow; also return that number."""
     gradients, number = check_gradients(who, gradients)
     if number < 3:
@@ -188,7 +189,9 @@ def _vectors(who: str, gradients: Any) -> tuple[jax.Array, jax.Array]:
     return vectors / largest, largest
 
 
-def _moments(vectors: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
+def _moments(
+    vectors: Float[Array, "N P"], counts: Bool[Array, " N"]
+) -> tuple[Float[Array, ""], Float[Array, ""], tuple[jax.Array, ...]]:
     """Return |G|^2 and the trace, unbiased, of the vectors ``[N, P]`` that count (others are zero).
 
     The third result serves the jackknife: n, |mean|^2, per example the squared deviation and its product with the
@@ -205,7 +208,13 @@ def _moments(vectors: jax.Array, counts: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def _ratio(
-    signal: jax.Array, trace: jax.Array, n: Any, square: Any, squares: Any, along: Any, counts: Any
+    signal: Float[Array, ""],
+    trace: Float[Array, ""],
+    n: Float[Array, ""],
+    square: Float[Array, ""],
+    squares: Float[Array, " N"],
+    along: Float[Array, " N"],
+    counts: Bool[Array, " N"],
 ) -> SignalToNoise:
     """Return the ratio, and its standard error from the ratios without one example each, in closed form."""
     trace_without = (trace * (n - 1) - squares * n / (n - 1)) / (n - 2)

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
-from seqjax.base import Batch, Cell
+from seqjax.base import Batch, Carry, Cell, Params, Xs
 from seqjax.inputs import first_step, num_steps
 from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Newton, Scan
@@ -36,10 +37,10 @@ class Parallelizability(NamedTuple):
         high: upper end of the interval; inf if there are too few steps.
     """
 
-    lengths: np.ndarray
-    iterations: np.ndarray
-    converged: np.ndarray
-    residual: np.ndarray
+    lengths: Int[np.ndarray, " N"]
+    iterations: Int[np.ndarray, " N"]
+    converged: Bool[np.ndarray, " N"]
+    residual: Float[np.ndarray, " N"]
     growth: PowerLaw
     exponent: float
     low: float
@@ -50,7 +51,7 @@ def parallelizability(
     bound: Bound,
     batch: Any,
     *,
-    carry: Any = None,
+    carry: Carry = None,
     lengths: Sequence[int] | None = None,
     warm_up: int | None = None,
     newton: Newton | None = None,
@@ -109,7 +110,7 @@ def parallelizability(
     solver = dataclasses.replace(Newton(max_iterations=None) if newton is None else newton, fallback=False)
 
     @jax.jit
-    def solve(params: Any, carry: Any, xs: Any, reset: Any, mask: Any) -> Any:
+    def solve(params: Params, carry: Carry, xs: Xs, reset: Any, mask: Any) -> Any:
         return solver.solve(cell, params, carry, xs, reset=reset, mask=mask)[2]
 
     inputs = (batch.xs, batch.reset, batch.mask)
@@ -126,14 +127,14 @@ def parallelizability(
 
 
 def _largest_exponent(
-    cell: Cell, params: Any, carry: Any, batch: Batch, warm_up: int | None
+    cell: Cell, params: Params, carry: Carry, batch: Batch, warm_up: int | None
 ) -> tuple[float, float, float]:
     """Return the largest exponent and the ends of its interval, of the example with the largest exponent."""
     if warm_up is None:
         warm_up = num_steps(batch.xs) // 10 if batch.reset is None else 0
 
     @jax.jit
-    def measure(params: Any, carry: Any, batch: Batch) -> Any:
+    def measure(params: Params, carry: Carry, batch: Batch) -> Any:
         bound = bind(recurrent(cell, Scan()), params)
         return lyapunov_spectrum(bound, batch, carry=carry, k=1, warm_up=warm_up, key=jax.random.key(0))
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.base import Batch, Cell, Layer
+from seqjax.base import Batch, Carry, Cell, Layer, Params, Xs
 from seqjax.gradients.objective import Loss
 from seqjax.inputs import first_step, num_steps
 from seqjax.ops.select import cast_inexact
@@ -73,7 +73,7 @@ def precision_error(
     loss: Loss,
     batch: Any,
     *,
-    carry: Any = None,
+    carry: Carry = None,
     dtypes: Sequence[Any] = ("bfloat16", "float32"),
     methods: Mapping[str, Any] | Sequence[Any] | None = None,
     lengths: Sequence[int] | None = None,
@@ -173,8 +173,8 @@ def _variants(who: str, bound: Any, methods: Any) -> tuple[dict[str, Layer], Bou
 def _at_length(
     variants: dict[str, Layer],
     loss: Loss,
-    params: Any,
-    carry: Any,
+    params: Params,
+    carry: Carry,
     batch: Batch,
     length: int,
     names: list[str],
@@ -223,7 +223,7 @@ def _with_products(gradient: Callable, low: Any, name: str) -> Callable:
     return with_rounded_products(gradient, form_of)
 
 
-def _arguments(layer: Layer, params: Any, carry: Any, batch: Batch, dtype: Any) -> Any:
+def _arguments(layer: Layer, params: Params, carry: Carry, batch: Batch, dtype: Any) -> Any:
     """Return the arguments in the dtype. The leaves of the carry get the dtypes in which the layer stores them."""
     params, batch = cast_inexact(params, dtype), cast_inexact(batch, dtype)
     if carry is not None:
@@ -304,7 +304,7 @@ def _row(
     )
 
 
-def _check_one_dtype(who: str, params: Any, xs: Any) -> None:
+def _check_one_dtype(who: str, params: Params, xs: Xs) -> None:
     found: dict[str, str] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path({"params": params, "xs": xs}):
         if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):

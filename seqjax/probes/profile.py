@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
 
-from seqjax.base import Batch
+from seqjax.base import Batch, Carry, Params
 from seqjax.gradients.objective import Loss, loss_and_gradient
 from seqjax.inputs import first_step, num_steps, step_keys
 from seqjax.ops.select import select
@@ -34,8 +35,8 @@ class GradientProfile(NamedTuple):
         gradients: the gradients of the loss with respect to the params.
     """
 
-    log_norm: Any
-    loss: jax.Array
+    log_norm: PyTree[Float[Array, "T *B"]]
+    loss: Float[Array, ""]
     gradients: Any
 
 
@@ -44,7 +45,7 @@ def gradient_profile(
     loss: Loss,
     batch: Any,
     *,
-    carry: Any = None,
+    carry: Carry = None,
     key: jax.Array | None = None,
     extended_range: bool = True,
     batch_ndim: int = 1,
@@ -164,7 +165,7 @@ def system_adjoint(
     return value, first, seen
 
 
-def total_log_norm(log_norm: Any) -> jax.Array:
+def total_log_norm(log_norm: PyTree[Float[Array, "T *B"]]) -> Float[Array, "T *B"]:
     """Return the log norm ``[T, *B]`` of the whole carry from the log norms of its leaves.
 
     Raises:
@@ -178,7 +179,7 @@ def total_log_norm(log_norm: Any) -> jax.Array:
 
 
 def _tapped_profile(
-    bound: Bound, loss: Loss, carry: Any, batch: Batch, key: Any, batch_ndim: int
+    bound: Bound, loss: Loss, carry: Carry, batch: Batch, key: Any, batch_ndim: int
 ) -> GradientProfile:
     mean = mean_loss(bound.layer, loss)
 
@@ -191,12 +192,12 @@ def _tapped_profile(
 
 
 def _adjoint_profile(
-    bound: Bound, loss: Loss, carry: Any, batch: Batch, key: Any, batch_ndim: int
+    bound: Bound, loss: Loss, carry: Carry, batch: Batch, key: Any, batch_ndim: int
 ) -> GradientProfile:
     layer, params, xs = bound.layer, bound.params, batch.xs
     keys = step_keys(key, num_steps(xs))
 
-    def outputs(params: Any) -> Any:
+    def outputs(params: Params) -> Any:
         start = first_carry(bind(layer, params), carry, xs)
         return layer.unroll(params, start, xs, reset=batch.reset, mask=batch.mask, key=keys)[1]
 
@@ -205,7 +206,7 @@ def _adjoint_profile(
     value, d_ys = loss_and_gradient(loss, ys, batch.targets, batch.mask, lead)
     (gradients,) = pull_params(d_ys)
 
-    def step(carry: Any, inputs: Any) -> tuple[Any, Any]:
+    def step(carry: Carry, inputs: Any) -> tuple[Any, Any]:
         x, mask, key = inputs
         return layer.step(params, carry, x, mask=mask, key=key)
 
@@ -214,7 +215,7 @@ def _adjoint_profile(
     initial = bound.initial_carry(first_step(xs))
     carry = first_carry(bound, carry, xs)
 
-    def forward(carry: Any, inputs: Any) -> tuple[Any, Any]:
+    def forward(carry: Carry, inputs: Any) -> tuple[Any, Any]:
         carry = select(inputs[1], initial, carry)
         return step(carry, inputs[0])[0], carry
 

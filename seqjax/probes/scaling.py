@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int, Real
 
-from seqjax.base import Layer
+from seqjax.base import Layer, Params, X, Xs
 from seqjax.checks import check_whole, is_whole
 from seqjax.inputs import first_step
 from seqjax.probes.cost import count_cost
@@ -38,18 +39,18 @@ class Scaling(NamedTuple):
 
     quantity: str
     method: str
-    lengths: np.ndarray
-    values: np.ndarray
+    lengths: Int[np.ndarray, " N"]
+    values: Real[np.ndarray, " N"]
     law: PowerLaw
-    inputs_and_outputs: np.ndarray | None = None
-    samples: np.ndarray | None = None
+    inputs_and_outputs: Int[np.ndarray, " N"] | None = None
+    samples: Float[np.ndarray, "N rounds"] | None = None
     note: str = ""
 
 
 def outputs(layer: Layer) -> Callable:
     """Return the program ``(params, xs) -> ys``, from the initial carry."""
 
-    def run(params: Any, xs: Any) -> Any:
+    def run(params: Params, xs: Xs) -> Any:
         return layer.unroll(params, layer.initial_carry(params, first_step(xs)), xs)[1]
 
     return run
@@ -63,7 +64,7 @@ def gradient_of_outputs(layer: Layer) -> Callable:
 def gradient_of_carry(layer: Layer) -> Callable:
     """Return the program ``(params, xs) -> d_params`` for the mean square of the last carry: a loss at the end."""
 
-    def last(params: Any, xs: Any) -> Any:
+    def last(params: Params, xs: Xs) -> Any:
         return layer.unroll(params, layer.initial_carry(params, first_step(xs)), xs)[0]
 
     return lambda params, xs: jax.grad(lambda p: _mean_square(last(p, xs)))(params)
@@ -71,7 +72,7 @@ def gradient_of_carry(layer: Layer) -> Callable:
 
 def memory_scaling(
     layer: Layer | Callable[[Any], Layer],
-    x: Any,
+    x: X,
     lengths: Sequence[int],
     *,
     methods: Mapping[str, Any] | Sequence[Any] | None = None,
@@ -130,7 +131,7 @@ def memory_scaling(
 
 def flops_scaling(
     layer: Layer | Callable[[Any], Layer],
-    x: Any,
+    x: X,
     lengths: Sequence[int],
     *,
     methods: Mapping[str, Any] | Sequence[Any] | None = None,
@@ -176,7 +177,7 @@ def flops_scaling(
 
 def time_scaling(
     layer: Layer | Callable[[Any], Layer],
-    x: Any,
+    x: X,
     lengths: Sequence[int],
     *,
     methods: Mapping[str, Any] | Sequence[Any] | None = None,
@@ -336,13 +337,13 @@ def _scaling(quantity: str, method: str, lengths: Sequence[int], values: Any, **
     return Scaling(quantity, method, np.asarray(lengths), np.asarray(values), law, **more)
 
 
-def _shapes(layer: Layer, x: Any, length: int) -> tuple[Any, Any]:
+def _shapes(layer: Layer, x: X, length: int) -> tuple[Any, Any]:
     """Return params and inputs ``[T, ...]`` as ShapeDtypeStructs."""
     xs = jax.tree.map(lambda a: jax.ShapeDtypeStruct((length, *a.shape), a.dtype), x)
     return jax.eval_shape(layer.init, jax.random.key(0), x), xs
 
 
-def _random_inputs(key: jax.Array, x: Any, length: int) -> Any:
+def _random_inputs(key: jax.Array, x: X, length: int) -> Any:
     """Draw standard normal inputs; integer inputs are zeros."""
     leaves, treedef = jax.tree.flatten(x)
     return jax.tree.unflatten(

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
+from seqjax.base import Carry
 from seqjax.checks import check_whole
 from seqjax.ops.graded import Graded, identity, log_singular_values, multiply
 from seqjax.ops.select import select
@@ -32,18 +34,18 @@ class SingularFan(NamedTuple):
             1 is dynamical isometry.
     """
 
-    taus: jax.Array
-    log_values: jax.Array
-    log_condition: jax.Array
-    participation_ratio: jax.Array
-    isometry: jax.Array
+    taus: Int[Array, " N"]
+    log_values: Float[Array, "N *B k"]
+    log_condition: Float[Array, "N *B"]
+    participation_ratio: Float[Array, "N *B"]
+    isometry: Float[Array, "N *B"]
 
 
 def singular_values(
     bound: Callable,
     batch: Any,
     *,
-    carry: Any = None,
+    carry: Carry = None,
     k: int | None = None,
     taus: Sequence[int] | None = None,
     within: float = 2.0,
@@ -100,7 +102,7 @@ def singular_values(
     # Each step writes to the place of the next lag; the last write remains.
     place = np.searchsorted(lags, np.arange(1, system.num_steps + 1))
 
-    def push(carry: Any, initial: Any, product: Graded, now: Inputs) -> Any:
+    def push(carry: Carry, initial: Any, product: Graded, now: Inputs) -> Any:
         if now.reset is not None:
             gone = jnp.full_like(product.d, -jnp.inf)
             carry, product = select(now.reset, (initial, product._replace(d=gone)), (carry, product))
@@ -127,7 +129,7 @@ def singular_values(
     return fan._replace(**system.squeeze({n: v for n, v in fan._asdict().items() if n != "taus"}, 1))
 
 
-def _summary(lags: jax.Array, logs: jax.Array, k: int, within: float) -> SingularFan:
+def _summary(lags: Int[Array, " N"], logs: Float[Array, "N B S"], k: int, within: float) -> SingularFan:
     first, last = logs[..., 0], logs[..., -1]
     relative = logs - jnp.where(jnp.isneginf(first), 0, first)[..., None]
     squares = jnp.exp(2 * relative)
@@ -137,7 +139,7 @@ def _summary(lags: jax.Array, logs: jax.Array, k: int, within: float) -> Singula
     return SingularFan(lags, logs[..., :k], first - last, ratio, jnp.mean(near, -1, dtype=logs.dtype))
 
 
-def _check_taus(who: str, taus: Sequence[int] | None, num_steps: int) -> np.ndarray:
+def _check_taus(who: str, taus: Sequence[int] | None, num_steps: int) -> Int[np.ndarray, " N"]:
     if taus is None:
         return np.unique([*(2 ** np.arange(num_steps.bit_length())), num_steps])
     for tau in taus:

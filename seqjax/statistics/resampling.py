@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 LEVEL = 0.95
 RESAMPLES = 10_000
@@ -19,7 +20,7 @@ class Interval(NamedTuple):
     high: Any
 
 
-def checked(who: str, values: Any) -> np.ndarray:
+def checked(who: str, values: Any) -> Float[np.ndarray, "..."]:
     """Return the values in float64; raise a ValueError if there are none, or if one is NaN."""
     array = np.asarray(values, np.float64)
     if not array.size:
@@ -32,7 +33,7 @@ def checked(who: str, values: Any) -> np.ndarray:
     return array
 
 
-def stratum(who: str, values: Any, log: bool = False) -> np.ndarray:
+def stratum(who: str, values: Any, log: bool = False) -> Float[np.ndarray, " N"]:
     """Return the values ``[N]`` of one condition in float64, as logarithms with ``log=True``."""
     array = checked(who, values)
     if array.ndim != 1:
@@ -45,12 +46,12 @@ def stratum(who: str, values: Any, log: bool = False) -> np.ndarray:
         return np.log(array)
 
 
-def counts(rng: np.random.Generator, count: int, n: int) -> np.ndarray:
+def counts(rng: np.random.Generator, count: int, n: int) -> Float[np.ndarray, "R N"]:
     """Return how often each of n values is drawn in each of `count` resamples, ``[count, n]``."""
     return rng.multinomial(n, np.full(n, 1 / n), size=count).astype(np.float64)
 
 
-def resampled(draw: Callable, size: int, resamples: int, seed: int) -> np.ndarray:
+def resampled(draw: Callable, size: int, resamples: int, seed: int) -> Float[np.ndarray, " R"]:
     """Call ``draw(rng, count) -> [count]`` in blocks that fit in memory, and concatenate the results."""
     if resamples < 1:
         raise ValueError(f"resamples: expected at least 1, got {resamples}.")
@@ -71,7 +72,7 @@ def interval(estimate: Any, drawn: np.ndarray | None, level: float, log: bool = 
     return Interval(*(float(np.exp(part)) for part in parts)) if log else Interval(*parts)
 
 
-def percentiles(drawn: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+def percentiles(drawn: Float[np.ndarray, "R ..."], level: float = LEVEL) -> tuple[Any, Any]:
     """Return the ends of the central interval of resampled values ``[R, ...]``, as order statistics.
 
     `scipy.stats.bootstrap` draws other random numbers, resamples the strata one by one, and interpolates between

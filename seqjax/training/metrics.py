@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+from jaxtyping import Array, Float
 
 from seqjax.training.nonfinite import norm
 
@@ -33,7 +34,7 @@ class Metrics(NamedTuple):
     probes: Any
 
 
-def gradient_norms(params: Any, gradients: Any, updates: Any) -> dict[str, jax.Array]:
+def gradient_norms(params: Any, gradients: Any, updates: Any) -> dict[str, Float[Array, ""]]:
     """Return the 2-norm of the gradient of each parameter by path; a probe for `make_train_step`.
 
     Example:
@@ -49,7 +50,7 @@ def gradient_norms(params: Any, gradients: Any, updates: Any) -> dict[str, jax.A
     return _norms(gradients)
 
 
-def update_norms(params: Any, gradients: Any, updates: Any) -> dict[str, jax.Array]:
+def update_norms(params: Any, gradients: Any, updates: Any) -> dict[str, Float[Array, ""]]:
     """Return the 2-norm of the update of each parameter by path; a probe for `make_train_step`."""
     return _norms(updates)
 
@@ -67,6 +68,6 @@ def check_probes(probes: Mapping[str, Probe] | None) -> dict[str, Probe]:
     return dict(probes)
 
 
-def _norms(tree: Any) -> dict[str, jax.Array]:
+def _norms(tree: Any) -> dict[str, Float[Array, ""]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): norm(leaf) for path, leaf in leaves}

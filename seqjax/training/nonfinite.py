@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool, Float
 
 from seqjax.ops.select import wide
 from seqjax.training.optimizers import optimizer_update
 
 
-def norm(tree: Any) -> jax.Array:
+def norm(tree: Any) -> Float[Array, ""]:
     """Return the 2-norm of all numbers in a tree, in float32 at least; it is infinite when a square overflows.
 
     Example:
@@ -28,12 +29,12 @@ def norm(tree: Any) -> jax.Array:
 
 def guarded_update(
     optimizer: optax.GradientTransformation,
-    whole: jax.Array,
+    whole: Bool[Array, ""],
     gradients: Any,
     opt_state: Any,
     params: Any,
     value: Any = 0.0,
-) -> tuple[Any, Any, Any, jax.Array]:
+) -> tuple[Any, Any, Any, Bool[Array, ""]]:
     """Return ``(params, opt_state, updates, finite)`` after an update by gradients that are finite.
 
     When ``whole`` is False, params and opt_state stay as they were and the updates are zero. When the gradients are
@@ -68,7 +69,7 @@ def guarded_update(
     return choose(fine, new, params), opt_state, updates, whole & fine
 
 
-def all_finite(*trees: Any) -> jax.Array:
+def all_finite(*trees: Any) -> Bool[Array, ""]:
     """Return whether every number in the trees is finite; integers, booleans and keys always are.
 
     Example:
@@ -80,6 +81,6 @@ def all_finite(*trees: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])) if leaves else jnp.array(True)
 
 
-def choose(finite: jax.Array, new: Any, old: Any) -> Any:
+def choose(finite: Bool[Array, ""], new: Any, old: Any) -> Any:
     """Return the new tree if the scalar flag is True, otherwise the old one; a select, so that no NaN passes."""
     return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from seqjax.base import Batch, Estimate, Layer
 from seqjax.checks import check_at_least
@@ -163,7 +164,7 @@ def first_scale(precision: Precision) -> LossScale | None:
 
 def loss_factor(
     state: LossScale | None, model: Layer, loss: Loss, params: Any, batch: Batch
-) -> jax.Array | None:
+) -> Float[Array, ""] | None:
     """Return the factor of each loss: S over the number of losses, rounded up to a power of two.
 
     The sum of losses is differentiated. With this factor S has the meaning that it has for a mean, for every batch size
@@ -181,7 +182,7 @@ def loss_factor(
     return state.scale / 2.0 ** math.ceil(math.log2(max(number, 1)))
 
 
-def scaled(loss: Loss, factor: jax.Array | None) -> Loss:
+def scaled(loss: Loss, factor: Float[Array, ""] | None) -> Loss:
     """Return the loss times a factor, in float32 at least."""
     return loss if factor is None else _Scaled(loss, factor)
 
@@ -195,11 +196,11 @@ class _Scaled(Losses):
         losses = call_loss(self.loss, ys, targets, mask)
         return losses.astype(wide(losses.dtype)) * self.factor
 
-    def of(self, ys: Any, targets: Any, mask: Any, leads: Leads) -> jax.Array:
+    def of(self, ys: Any, targets: Any, mask: Any, leads: Leads) -> Float[Array, "..."]:
         return losses_of(self.loss, ys, targets, mask, leads) * self.factor
 
 
-def without(factor: jax.Array | None, estimate: Estimate) -> Estimate:
+def without(factor: Float[Array, ""] | None, estimate: Estimate) -> Estimate:
     """Return the estimate of the losses, from the estimate of losses times a factor."""
     if factor is None:
         return estimate
@@ -207,7 +208,9 @@ def without(factor: jax.Array | None, estimate: Estimate) -> Estimate:
     return Estimate(total / factor, count, jax.tree.map(lambda g: (g / factor).astype(g.dtype), gradients))
 
 
-def next_scale(state: LossScale, interval: int, finite: jax.Array, overflow: jax.Array) -> LossScale:
+def next_scale(
+    state: LossScale, interval: int, finite: Bool[Array, ""], overflow: Bool[Array, ""]
+) -> LossScale:
     """Return the loss scale after a step that was finite, or in which gradients overflowed, or neither."""
     good = jnp.where(finite, state.good_steps + 1, 0)
     grow = good >= interval

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Batch, Estimate, Estimator, Layer
+from seqjax.base import Batch, Carry, Estimate, Estimator, Layer, Params, X
 from seqjax.combinators.common import check_layers
 from seqjax.compat import vary_like
 from seqjax.gradients.objective import Loss, sum_of
@@ -55,13 +55,13 @@ def online(who: str, rule_of: Callable[[Model], Rule]) -> Estimator:
     def bind(layer: Layer, loss: Loss) -> Any:
         check_layers(who, (layer,), causal=True)
 
-        def init(params: Any, carry: Any, x: Any) -> Any:
+        def init(params: Params, carry: Carry, x: X) -> Any:
             carry = jax.eval_shape(layer.initial_carry, params, x) if carry is None else carry
             check_carry(f"{who}.init", layer, carry)
             rule = rule_of(model_of(layer, params, carry, x))
             return _of_all(rule.zero(), jax.tree.leaves(x)[0].shape[0])
 
-        def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
+        def update(params: Params, carry: Carry, state: Any, batch: Batch, *, key: Any = None) -> Any:
             batch = check_batch(f"{who}.update", batch)
             params = own_params(params, batch)
             entering = enter(layer, params, carry, batch)
@@ -81,7 +81,7 @@ def online(who: str, rule_of: Callable[[Model], Rule]) -> Estimator:
     return Estimator(bind=bind)
 
 
-def check_online(who: str, layer: Layer, loss: Loss, params: Any, carry: Any, batch: Batch) -> int:
+def check_online(who: str, layer: Layer, loss: Loss, params: Params, carry: Carry, batch: Batch) -> int:
     """Return B; raise a ValueError unless there is one batch axis, and loss and targets are per step."""
     axes = losses_per_step(layer, loss, params, carry, batch)
     if axes is None or len(axes) != 1:
@@ -97,7 +97,7 @@ def check_online(who: str, layer: Layer, loss: Loss, params: Any, carry: Any, ba
     return axes[0]
 
 
-def check_carry(who: str, layer: Layer, carry: Any) -> None:
+def check_carry(who: str, layer: Layer, carry: Carry) -> None:
     """Raise a TypeError for a carry without floating numbers, on which params have no influence."""
     if not any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(carry)):
         raise TypeError(
@@ -121,7 +121,7 @@ def check_state(who: str, state: Any, like: Any) -> Any:
     return jax.tree.map(lambda a, like: jnp.asarray(a, like.dtype), state, like)
 
 
-def model_of(layer: Layer, params: Any, carry: Any, x: Any) -> Model:
+def model_of(layer: Layer, params: Params, carry: Carry, x: X) -> Model:
     """Return the `Model` of a layer, from the shapes of params, carry ``[B, ...]`` and one time step ``[B, ...]``."""
 
     def one(a: Any) -> jax.ShapeDtypeStruct:
@@ -150,7 +150,7 @@ def _of_all(influence: Any, number: int) -> Any:
     return jax.tree.map(lambda a: jnp.broadcast_to(a, (number, *a.shape)), influence)
 
 
-def example_step(layer: Layer, params: Any, carry: Any, now: Batch, key: Any) -> tuple[Any, Any]:
+def example_step(layer: Layer, params: Params, carry: Carry, now: Batch, key: Any) -> tuple[Any, Any]:
     """Return ``(carry, y)`` of one example at one time step; no tree has a batch axis."""
     carry, now = jax.tree.map(lambda a: a[None], (carry, now))
     after = layer.step(params, carry, now.xs, reset=now.reset, mask=now.mask, key=key)
@@ -158,18 +158,18 @@ def example_step(layer: Layer, params: Any, carry: Any, now: Batch, key: Any) ->
 
 
 def _run(
-    loss: Loss, model: Model, rule: Rule, params: Any, carry: Any, state: Any, batch: Batch, keys: Any
+    loss: Loss, model: Model, rule: Rule, params: Params, carry: Carry, state: Any, batch: Batch, keys: Any
 ) -> Any:
     theta = model.params.vector(params)
     number = jax.tree.leaves(batch.xs)[0].shape[1]
 
-    def of_step(carry: Any, influence: Any, now: Batch, key: Any) -> tuple[Estimate, jax.Array, Any, Any]:
+    def of_step(carry: Carry, influence: Any, now: Batch, key: Any) -> tuple[Estimate, jax.Array, Any, Any]:
         keys = _example_keys(key, number, rule.draws)
         given = now._replace(targets=None)
         s = jax.vmap(model.carry.vector)(carry)
 
-        def losses_of(params: Any, s: jax.Array) -> tuple[jax.Array, Any]:
-            def one(s: jax.Array, carry: Any, now: Batch, key: Any) -> tuple[Any, Any]:
+        def losses_of(params: Params, s: jax.Array) -> tuple[jax.Array, Any]:
+            def one(s: jax.Array, carry: Carry, now: Batch, key: Any) -> tuple[Any, Any]:
                 return example_step(model.layer, params, model.carry.tree(s, carry), now, key)
 
             after, y = jax.vmap(one)(s, carry, given, keys.noise)
@@ -180,7 +180,9 @@ def _run(
         with_grad = jax.value_and_grad(losses_of, (0, 1), has_aux=True)
         (total, (count, after)), (direct, delta) = with_grad(params, s)
 
-        def advance(s: jax.Array, carry: Any, influence: Any, delta: jax.Array, now: Batch, keys: Any) -> Any:
+        def advance(
+            s: jax.Array, carry: Carry, influence: Any, delta: jax.Array, now: Batch, keys: Any
+        ) -> Any:
             def step(theta: jax.Array, s: jax.Array) -> jax.Array:
                 entered = model.params.tree(theta, params), model.carry.tree(s, carry)
                 return model.carry.vector(example_step(model.layer, *entered, now, keys.noise)[0])

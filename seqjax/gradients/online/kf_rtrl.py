@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from seqjax.base import Cell, Estimator, Flags, GatedWeights, Layer
+from seqjax.base import Carry, Cell, Estimator, Flags, GatedWeights, Layer, Params, X
 from seqjax.combinators import serial
 from seqjax.gradients.online.layerwise import Trace, layerwise
 from seqjax.gradients.online.trace_gated import Weights, is_gated, weights_of
@@ -83,7 +84,7 @@ def _trace(cell: Cell) -> Trace:
     recurrence: Any = cell.recurrence
     weights, num_gates, split = weights_of(cell), len(recurrence.activations), bool(recurrence.split)
 
-    def zero(params: Any, carry: Any) -> Any:
+    def zero(params: Params, carry: Carry) -> Any:
         w, leaves = jax.eval_shape(weights, params), jax.tree.leaves(carry)
         h = leaves[-1]
         dtype, n, z = wide(h.dtype), sum(leaf.shape[-1] for leaf in leaves), num_gates * h.shape[-1]
@@ -97,10 +98,10 @@ def _trace(cell: Cell) -> Trace:
     def read(w: Weights, trace: Any, delta: Any) -> Weights:
         return _gradients(w, trace, delta, num_gates, split)
 
-    def step(params: Any, carry: Any, x: Any, key: Any) -> Any:
+    def step(params: Params, carry: Carry, x: X, key: Any) -> Any:
         return at_step(cell, params, carry, x, Flags(key=key))
 
-    def advance(params: Any, carry: Any, trace: Any, x: Any, key: Any) -> Any:
+    def advance(params: Params, carry: Carry, trace: Any, x: X, key: Any) -> Any:
         products, elementwise = trace
         w = weights(params)
         used = GatedWeights(*cast(tuple(w.recurrent), x.dtype))
@@ -122,7 +123,7 @@ def _trace(cell: Cell) -> Trace:
         u = cell.project(params, x)
         nothing = jnp.zeros_like(u)
 
-        def along(columns: jax.Array) -> jax.Array:
+        def along(columns: Float[Array, "B n Z"]) -> Float[Array, "B n Z"]:
             """Return J times columns ``[B, n, Z]``."""
             through = lambda v: jax.jvp(lambda s: after(s, u, nothing, used.w), (s,), (v,))[1]  # noqa: E731
             return jax.vmap(through, 2, 2)(columns)
@@ -152,7 +153,7 @@ def _trace(cell: Cell) -> Trace:
     return Trace(zero, weights, read, step, advance)
 
 
-def _inputs_of(w: Weights, x: jax.Array, h: jax.Array, split: bool) -> list[jax.Array]:
+def _inputs_of(w: Weights, x: Float[Array, "B D"], h: Float[Array, "B H"], split: bool) -> list[jax.Array]:
     """Return the input of each product, with a one appended where there is a bias."""
     one = jnp.ones((len(h), 1), h.dtype)
     u = [x, *([one] if w.b is not None else [])]
@@ -162,7 +163,7 @@ def _inputs_of(w: Weights, x: jax.Array, h: jax.Array, split: bool) -> list[jax.
     return [jnp.concatenate([x, h, *(u[1:] or r[1:])], -1)]
 
 
-def _slopes(fn: Callable, at: jax.Array) -> jax.Array:
+def _slopes(fn: Callable, at: Float[Array, "B Z"]) -> Float[Array, "B n Z"]:
     """Return the derivatives ``[B, n, Z]`` of ``fn: [B, Z] -> [B, n]``, which acts on each example by itself."""
     basis = jnp.broadcast_to(jnp.eye(at.shape[-1], dtype=at.dtype)[:, None], (at.shape[-1], *at.shape))
     return jax.vmap(lambda v: jax.jvp(fn, (at,), (v,))[1], 0, 2)(basis)
@@ -187,8 +188,12 @@ def _gradients(w: Weights, trace: Any, delta: Any, num_gates: int, split: bool) 
 
 
 def _join(
-    key: jax.Array, u: jax.Array, a: jax.Array, v: jax.Array, d: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    key: jax.Array,
+    u: Float[Array, "B I"],
+    a: Float[Array, "B n Z"],
+    v: Float[Array, "B I"],
+    d: Float[Array, "B n Z"],
+) -> tuple[Float[Array, "B I"], Float[Array, "B n Z"]]:
     """Return ``[B, I], [B, n, Z]`` whose product equals that of (u, a) plus that of (v, d) in expectation."""
     signs = jax.random.rademacher(key, (2, len(u)), u.dtype)
     joined = [jnp.zeros_like(v), jnp.zeros_like(d)]
@@ -201,11 +206,11 @@ def _join(
     return joined[0], joined[1]
 
 
-def _norm(a: jax.Array) -> jax.Array:
+def _norm(a: Float[Array, "B ..."]) -> Float[Array, " B"]:
     return jnp.sqrt(jnp.sum(jnp.square(a), tuple(range(1, a.ndim))))
 
 
-def _check(layer: Layer, params: Any, carry: Any, x: Any) -> None:
+def _check(layer: Layer, params: Params, carry: Carry, x: X) -> None:
     """Raise a TypeError unless the params of one recurrent layer, and no earlier params, reach its carry."""
     parts, part_params, part_carries = _parts(layer, params, carry)
     recurrent = [i for i, part in enumerate(parts) if cell_of(part) is not None]
@@ -222,7 +227,7 @@ def _check(layer: Layer, params: Any, carry: Any, x: Any) -> None:
         )
 
 
-def _parts(layer: Layer, params: Any, carry: Any) -> tuple[list, list, list]:
+def _parts(layer: Layer, params: Params, carry: Carry) -> tuple[list, list, list]:
     made = origin(layer)
     if made is None or made[0] is not serial:
         return [layer], [params], [carry]

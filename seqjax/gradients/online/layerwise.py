@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Batch, Cell, Estimate, Estimator, Flags, Layer
+from seqjax.base import Batch, Carry, Cell, Estimate, Estimator, Flags, Layer, Params, X, Xs
 from seqjax.combinators.common import check_layers
 from seqjax.compat import vary_like
 from seqjax.gradients.objective import Loss, losses_of
@@ -56,7 +56,7 @@ class Trace(NamedTuple):
 class Traced(NamedTuple):
     """Carry of a recurrent layer with its trace."""
 
-    carry: Any
+    carry: Carry
     trace: Any
 
 
@@ -76,13 +76,13 @@ def layerwise(
         check_layers(who, (layer,), causal=True)
         traced = replace_recurrent(layer, lambda cell: _traced(cell, trace_of(cell)))
 
-        def init(params: Any, carry: Any, x: Any) -> Any:
+        def init(params: Params, carry: Carry, x: X) -> Any:
             carry, state = _split(_begin(who, layer, traced, params, x))
             if check is not None:
                 check(layer, params, carry, x)
             return state
 
-        def update(params: Any, carry: Any, state: Any, batch: Batch, *, key: Any = None) -> Any:
+        def update(params: Params, carry: Carry, state: Any, batch: Batch, *, key: Any = None) -> Any:
             batch = check_batch(f"{who}.update", batch)
             if draws:
                 check_key(f"{who}.update", key)
@@ -100,7 +100,7 @@ def layerwise(
                 gradients, carry = sums
                 now, key = inputs
 
-                def loss_of(params: Any) -> Any:
+                def loss_of(params: Params) -> Any:
                     after, y = traced.step(params, carry, now.xs, reset=now.reset, mask=now.mask, key=key)
                     y, targets, mask = jax.tree.map(lambda a: a[None], (y, now.targets, now.mask))
                     losses = losses_of(loss, y, targets, mask, ((1, number),))[0]
@@ -125,11 +125,11 @@ def _traced(cell: Cell, trace: Trace) -> Layer:
     """Return ``recurrent(cell)`` with a trace beside its carry; gradients pass over time through the trace alone."""
     plain = recurrent(cell)
 
-    def initial_carry(params: Any, x: Any) -> Traced:
+    def initial_carry(params: Params, x: X) -> Traced:
         carry = plain.initial_carry(params, x)
         return Traced(carry, trace.zero(params, carry))
 
-    def step(params: Any, carry: Any, x: Any, flags: Flags) -> Any:
+    def step(params: Params, carry: Carry, x: X, flags: Flags) -> Any:
         reset, mask, key, *_ = flags
         x = keep(mask, x)
         influence = select(reset, jax.tree.map(jnp.zeros_like, carry.trace), carry.trace)
@@ -142,7 +142,7 @@ def _traced(cell: Cell, trace: Trace) -> Layer:
             after, advanced = select(mask, (after, advanced), (entering, influence))
         return Traced(after, jax.lax.stop_gradient(advanced)), keep(mask, y)
 
-    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
+    def unroll(params: Params, carry: Carry, xs: Xs, flags: Flags) -> Any:
         """Compute only the outputs, for their shapes; the trace stays unchanged."""
         after, ys = plain.unroll_fn(params, carry.carry, xs, flags)
         return Traced(after, carry.trace), ys
@@ -150,7 +150,7 @@ def _traced(cell: Cell, trace: Trace) -> Layer:
     return Layer(init=cell.init, initial_carry=initial_carry, step_fn=step, unroll_fn=unroll)
 
 
-def _attach(read: Callable, carry: Any, weights: Any, trace: Any) -> Any:
+def _attach(read: Callable, carry: Carry, weights: Any, trace: Any) -> Any:
     """Return the carry as a function of the weights whose derivative is the trace."""
     floating = Floating(carry)
 
@@ -175,7 +175,7 @@ def _is_traced(node: Any) -> bool:
     return isinstance(node, Traced)
 
 
-def _begin(who: str, layer: Layer, traced: Layer, params: Any, x: Any) -> Any:
+def _begin(who: str, layer: Layer, traced: Layer, params: Params, x: X) -> Any:
     """Return the initial carry of the model with traces; raise a TypeError without a recurrent layer."""
     x = jax.tree.map(jnp.zeros_like, x)
     begun = traced.initial_carry(params, x)
@@ -194,7 +194,7 @@ def _split(traced: Any) -> tuple[Any, Any]:
     return carry, tuple(node.trace for node in leaves if _is_traced(node))
 
 
-def _join(example: Any, carry: Any, traces: tuple) -> Any:
+def _join(example: Any, carry: Carry, traces: tuple) -> Any:
     """Join a carry and traces in the structure of the example."""
     rest = iter(traces)
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Int
 
 from seqjax.compat import vary_like
 from seqjax.gradients.online.rule import Model, Rule
@@ -36,7 +37,9 @@ def params_reaching(step: Callable, params: Coordinates, carry: Coordinates) -> 
     return tuple(is_chosen and bool(np.any(next(pieces))) for is_chosen in params.chosen)
 
 
-def step_pattern(step: Callable, params: Coordinates, carry: Coordinates) -> tuple[np.ndarray, np.ndarray]:
+def step_pattern(
+    step: Callable, params: Coordinates, carry: Coordinates
+) -> tuple[Bool[np.ndarray, "n P"], Bool[np.ndarray, "n n"]]:
     """Return where derivatives of ``step(theta, s) -> s`` may be nonzero, by theta ``[n, P]`` and s ``[n, n]``."""
     pull = _generic_pullback(step, params, carry)
     rows = [[part != 0 for part in pull(row)] for row in np.eye(carry.size)]
@@ -164,9 +167,9 @@ LINEAR: dict[str, Callable] = {
 class Pattern(NamedTuple):
     """Sparsity patterns (bool): ``kept`` and ``by_theta [n, P]``, ``by_s [n, n]``."""
 
-    kept: np.ndarray
-    by_theta: np.ndarray
-    by_s: np.ndarray
+    kept: Bool[np.ndarray, "n P"]
+    by_theta: Bool[np.ndarray, "n P"]
+    by_s: Bool[np.ndarray, "n n"]
 
 
 def reach(model: Model, steps: int | None) -> Pattern:
@@ -185,7 +188,7 @@ def reach(model: Model, steps: int | None) -> Pattern:
     return Pattern(kept, by_theta, by_s)
 
 
-def partners(carry: Coordinates) -> np.ndarray:
+def partners(carry: Coordinates) -> Int[np.ndarray, " n"]:
     """Return for each coordinate the index of the other half of its complex number, or its own index."""
     found, position = np.arange(carry.size), 0
     chosen = [leaf for leaf, is_chosen in zip(carry.leaves, carry.chosen, strict=True) if is_chosen]
@@ -205,11 +208,11 @@ def is_elementwise(model: Model, pattern: Pattern) -> bool:
 class Block(NamedTuple):
     """G sets of r rows, and the c columns of each set: ``rows [G, r]``, ``columns [G, c]`` (padded with P)."""
 
-    rows: np.ndarray
-    columns: np.ndarray
+    rows: Int[np.ndarray, "G r"]
+    columns: Int[np.ndarray, "G c"]
 
 
-def blocks_of(kept: np.ndarray) -> list[Block]:
+def blocks_of(kept: Bool[np.ndarray, "n P"]) -> list[Block]:
     """Return the blocks of a pattern ``[n, P]``; columns without any row belong to no block."""
     sets, members = np.unique(kept.T, axis=0, return_inverse=True)
     order = [np.flatnonzero(members.ravel() == i) for i in range(len(sets))]
@@ -224,7 +227,7 @@ def blocks_of(kept: np.ndarray) -> list[Block]:
     return found
 
 
-def colors(pattern: np.ndarray) -> np.ndarray:
+def colors(pattern: Bool[np.ndarray, "n m"]) -> Int[np.ndarray, " n"]:
     """Return a color ``[n]`` for each row of a pattern; rows of one color have no column in common."""
     taken: list[np.ndarray] = []
     found = np.zeros(len(pattern), int)

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from seqjax.base import Cell, Dense, Gated, GatedWeights
+from seqjax.base import Carry, Cell, Dense, Gated, GatedWeights, Params, X
 from seqjax.gradients.online.layerwise import Trace
 from seqjax.ops.gated.step import arguments_of, elementwise_weights, gates_of, recurrent
 from seqjax.ops.select import cast, wide
@@ -29,7 +30,7 @@ def weights_of(cell: Cell) -> Any:
     project: Any = cell.project
     recurrence: Any = cell.recurrence
 
-    def weights(params: Any) -> Weights:
+    def weights(params: Params) -> Weights:
         w_x, b = project.weights(params)
         return Weights(w_x, b, GatedWeights(*recurrence.weights(params)))
 
@@ -42,7 +43,7 @@ def is_gated(cell: Cell) -> bool:
 
 
 def kept_step(
-    cell: Gated, weights: GatedWeights, leaves: tuple, u: jax.Array, *, cross: bool, on_r: Any = 0
+    cell: Gated, weights: GatedWeights, leaves: tuple, u: Float[Array, "B GH"], *, cross: bool, on_r: Any = 0
 ) -> tuple:
     """Return the leaves of the carry after a step; their derivatives by the earlier leaves stay inside each unit.
 
@@ -79,7 +80,7 @@ def gated_trace(cell: Cell, *, cross: bool) -> Trace:
         emitted = recurrence.emit is not None and not _is_diagonal(recurrence, w.recurrent, leaves[-1])
         return len(leaves) - emitted
 
-    def zero(params: Any, carry: Any) -> jax.Array:
+    def zero(params: Params, carry: Carry) -> jax.Array:
         leaves = jax.tree.leaves(carry)
         h = leaves[-1]
         w = jax.eval_shape(weights, params)
@@ -90,13 +91,15 @@ def gated_trace(cell: Cell, *, cross: bool) -> Trace:
         by_state = jnp.stack(jax.tree.leaves(delta)[: trace.shape[1]]).astype(trace.dtype)
         return _from_rows(jnp.einsum("nbh,bnmh->mh", by_state, trace), w)
 
-    def step(params: Any, carry: Any, x: Any, key: Any) -> Any:
+    def step(params: Params, carry: Carry, x: X, key: Any) -> Any:
         leaves, form = jax.tree.flatten(carry)
         w = GatedWeights(*cast(tuple(weights(params).recurrent), x.dtype))
         after = kept_step(recurrence, w, tuple(leaves), cell.project(params, x), cross=cross)
         return jax.tree.unflatten(form, after), cell.readout(params, after[-1], x)
 
-    def advance(params: Any, carry: Any, trace: jax.Array, x: Any, key: Any) -> jax.Array:
+    def advance(
+        params: Params, carry: Carry, trace: Float[Array, "B n M H"], x: X, key: Any
+    ) -> Float[Array, "B n M H"]:
         leaves = tuple(jax.tree.leaves(carry))
         w = weights(params)
         used = GatedWeights(*cast(tuple(w.recurrent), x.dtype))
@@ -133,13 +136,13 @@ def gated_trace(cell: Cell, *, cross: bool) -> Trace:
     return Trace(zero, weights, read, step, advance)
 
 
-def _is_diagonal(cell: Gated, weights: GatedWeights, h: jax.Array) -> bool:
+def _is_diagonal(cell: Gated, weights: GatedWeights, h: Float[Array, "*B H"]) -> bool:
     """Return whether w_h is diagonal, ``[G, H]``: neither blocks nor ``[H, G*H]``."""
     size = h.shape[-1]
     return weights.w_h.ndim == 2 and weights.w_h.shape != (size, len(cell.activations) * size)
 
 
-def _rows(inputs: Any, weight: Any, slopes: jax.Array) -> Any:
+def _rows(inputs: Any, weight: Any, slopes: Float[Array, "B n G H"]) -> Any:
     """Return what a step adds to the influence ``[B, n, M, H]`` of a weight, for inputs and slopes ``[B, n, G, H]``."""
     if weight is None:
         return None
@@ -155,7 +158,7 @@ def _rows(inputs: Any, weight: Any, slopes: jax.Array) -> Any:
     return inputs[:, None, None] * slopes
 
 
-def _from_rows(rows: jax.Array, weights: Weights) -> Weights:
+def _from_rows(rows: Float[Array, "M H"], weights: Weights) -> Weights:
     """Invert the layout of all weights as rows ``[M, H]``, where column j holds the weights into unit j."""
     leaves, form = jax.tree.flatten(weights)
     found, start = [], 0

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from seqjax.base import Estimator
 from seqjax.checks import check_above
@@ -14,10 +15,10 @@ from seqjax.values import definition
 
 
 class RankOne(NamedTuple):
-    """Influence of one example, the outer product of s ``[n]`` and theta ``[P]``."""
+    """The influence: for each example the outer product of s ``[n]`` and theta ``[P]``."""
 
-    s: jax.Array
-    theta: jax.Array
+    s: Float[Array, "*B n"]
+    theta: Float[Array, "*B P"]
 
 
 @definition
@@ -74,10 +75,12 @@ def uoro(*, epsilon: float = 1e-7) -> Estimator:
         def zero() -> RankOne:
             return RankOne(jnp.zeros(model.carry.size, dtype), jnp.zeros(model.params.size, dtype))
 
-        def read(influence: RankOne, delta: jax.Array) -> jax.Array:
+        def read(influence: RankOne, delta: Float[Array, " n"]) -> Float[Array, " P"]:
             return (delta.astype(dtype) @ influence.s) * influence.theta
 
-        def advance(step: Any, theta: jax.Array, s: jax.Array, influence: RankOne, key: Any) -> RankOne:
+        def advance(
+            step: Any, theta: Float[Array, " P"], s: Float[Array, " n"], influence: RankOne, key: Any
+        ) -> RankOne:
             tangent = influence.s.astype(s.dtype)
             after, through = jax.jvp(lambda s: step(theta, s), (s,), (tangent,))
             signs = vary_like(jax.random.rademacher(key, s.shape, s.dtype), after)
@@ -94,5 +97,5 @@ def uoro(*, epsilon: float = 1e-7) -> Estimator:
     return online("uoro()", rule_of)
 
 
-def _norm(a: jax.Array) -> jax.Array:
+def _norm(a: Float[Array, " n"]) -> Float[Array, ""]:
     return jnp.sqrt(jnp.sum(jnp.square(a)))

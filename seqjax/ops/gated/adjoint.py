@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from seqjax.affine import spread
-from seqjax.base import Gated, GatedWeights
+from seqjax.base import Gated, GatedWeights, Xs
 from seqjax.ops.elementwise import elementwise_jacobian
 from seqjax.ops.gated.step import arguments_of, elementwise_weights, slope_of
 from seqjax.ops.select import cast, keep, select, wide
@@ -186,7 +186,7 @@ def input_cotangents(
 
 
 def weight_gradients(
-    cell: Gated, dense: Any, weights: GatedWeights, xs: Any, entering: tuple, after: tuple, gates: tuple,
+    cell: Gated, dense: Any, weights: GatedWeights, xs: Xs, entering: tuple, after: tuple, gates: tuple,
     d_us: Any, d_rs: jax.Array, d_states: Any, d_h: Any,
 ) -> tuple[Any, GatedWeights, jax.Array]:  # fmt: skip
     """Return the gradients of the projection, of the recurrent weights and of the inputs, for a whole chunk."""

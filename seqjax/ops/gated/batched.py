@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from seqjax.base import Flags, Gated, GatedWeights
+from seqjax.base import Carry, Flags, Gated, GatedWeights, Xs
 from seqjax.compat import vary_like
 from seqjax.ops.chunks import over_chunks
 from seqjax.ops.forward_mode import reverse_mode_alone
@@ -48,7 +48,7 @@ class Operands(NamedTuple):
     dense: tuple[Any, Any] | None  # (w_x, b) of the projection; None if xs are the projected inputs
     weights: GatedWeights
     carry: tuple
-    xs: Any
+    xs: Xs
     flags: Flags
 
 
@@ -56,7 +56,7 @@ def gated(
     cell: Gated,
     weights: GatedWeights,
     dense: tuple[Any, Any] | None,
-    carry: Any,
+    carry: Carry,
     xs: Float[Array, "T *B D"],
     flags: Flags,
     *,

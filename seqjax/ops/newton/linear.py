@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from seqjax.base import Gated, GatedWeights
+from seqjax.base import Gated, GatedWeights, Us
 from seqjax.compat import vary_like
 from seqjax.ops.diagonal import associative
 from seqjax.ops.elementwise import elementwise_jacobian
@@ -53,7 +53,7 @@ def largest_in_leaf(space: Coordinates, vector: Float[Array, "*TB S"]) -> Float[
 
 
 def full_jacobian(
-    step: Callable, space: Coordinates, entering: Float[Array, "T *B S"], us: Any
+    step: Callable, space: Coordinates, entering: Float[Array, "T *B S"], us: Us
 ) -> Float[Array, "T *B S S"]:
     """Return the Jacobians of a step ``(carry, u) -> (carry, h)``, computed from S tangents each.
 
@@ -77,7 +77,7 @@ def full_jacobian(
 
 
 def diagonal_jacobian(
-    step: Callable, space: Coordinates, entering: Float[Array, "T *B S"], us: Any
+    step: Callable, space: Coordinates, entering: Float[Array, "T *B S"], us: Us
 ) -> Float[Array, "T *B S"]:
     """Return the diagonals of the Jacobians, computed from S tangents in sequence with T B S numbers of memory."""
 

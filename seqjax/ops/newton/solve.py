@@ -47,7 +47,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact, Shaped
 
-from seqjax.base import Flags
+from seqjax.base import Carry, Flags, Hs, Us
 from seqjax.ops.newton.linear import Form, apply, largest_in_leaf, linear_entering, masked, transposed
 from seqjax.ops.select import keep, select
 from seqjax.ops.tap import norm
@@ -103,8 +103,8 @@ class Operands(NamedTuple):
     """
 
     theta: Any
-    us: Any
-    carry: Any
+    us: Us
+    carry: Carry
     flags: Flags
     limit: Any
     guess: Any
@@ -114,7 +114,7 @@ class Solution(NamedTuple):
     """The carries after each step, leaves ``[T, *B, ...]``; the outputs of the steps; the statistics."""
 
     states: Any
-    hs: Any
+    hs: Hs
     report: NewtonReport
 
 
@@ -224,7 +224,7 @@ def _backward(system: System, settings: Settings, residuals: tuple, cotangents: 
     carried = jax.tree.map(partial(_following, shards=shards), into)
     total = jax.tree.map(jnp.add, d_states, carried if cut is None else keep(~cut, carried))
 
-    def steps(theta: Any, us: Any) -> tuple:
+    def steps(theta: Any, us: Us) -> tuple:
         states, hs = _all_steps(system, theta, entering, us, mask)
         return states, Floating(hs).leaves
 
@@ -267,16 +267,16 @@ def adjoint_of(system: System) -> System:
     return System(step, jacobian, system.form)
 
 
-def _all_steps(system: System, theta: Any, entering: Any, us: Any, mask: Any) -> tuple[Any, Any]:
+def _all_steps(system: System, theta: Any, entering: Any, us: Us, mask: Any) -> tuple[Any, Any]:
     """Run every step from the carry that enters the step, and return ``(states, hs)``."""
     states, hs = jax.vmap(system.step, (None, 0, 0))(theta, entering, us)
     return (states if mask is None else select(mask, states, entering)), hs
 
 
-def _loop(system: System, theta: Any, carry: Any, us: Any, flags: Flags) -> tuple[Any, Any]:
+def _loop(system: System, theta: Any, carry: Carry, us: Us, flags: Flags) -> tuple[Any, Any]:
     """Run the steps in sequence and return ``(states, hs)``."""
 
-    def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
+    def body(carry: Carry, inputs: Any) -> tuple[Any, Any]:
         u, now = inputs
         carry = select(now.reset, flags.initial, carry)
         after, h = system.step(theta, carry, u)

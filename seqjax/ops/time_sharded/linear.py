@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Shaped
 
-from seqjax.base import DiagonalInputs, Flags, MatrixCarry
+from seqjax.base import Carry, DiagonalInputs, Flags, MatrixCarry, Us
 from seqjax.compat import vary_like
 from seqjax.ops.select import expand, keep, select
 from seqjax.ops.step import expand_left
@@ -44,8 +44,8 @@ Run = Callable[..., tuple[Any, Any]]
 class Operands(NamedTuple):
     """Inputs of this shard ``[T/n, ...]``; the carry before the whole sequence; flags of this shard, without keys."""
 
-    us: Any
-    carry: Any
+    us: Us
+    carry: Carry
     flags: Flags
 
 
@@ -64,7 +64,7 @@ class Summary(NamedTuple):
 Form = Literal["diagonal", "decay", "scaled", "erasure"]
 
 
-def form_of(us: Any) -> Form:
+def form_of(us: Us) -> Form:
     """Return the form of A, which follows from the inputs of a recurrence."""
     if isinstance(us, DiagonalInputs):
         return "diagonal"
@@ -90,13 +90,13 @@ def _forward(run: Run, form: Form, shards: Shards, operands: Operands) -> tuple[
     own = {"diagonal": _of_decays, "decay": _of_log_decays, "scaled": _of_scaled, "erasure": _of_erasure}
     summaries = shards.all_gather(own[form](run, operands), lead)
 
-    def advance_shard(carry: Any, summary: Summary) -> tuple[Any, Any]:
+    def advance_shard(carry: Carry, summary: Summary) -> tuple[Any, Any]:
         return _after(form, summary, carry), carry
 
     entering = jax.lax.scan(advance_shard, vary_like(first, summaries), summaries)[1]
     carry = jax.tree.map(lambda a: a[shards.position()], entering)
 
-    def run_shard(us: Any, carry: Any, initial: Any, tap: Any) -> tuple[Any, Any]:
+    def run_shard(us: Us, carry: Carry, initial: Any, tap: Any) -> tuple[Any, Any]:
         return run(us, carry, flags._replace(initial=initial, tap=tap))
 
     results, pull = jax.vjp(run_shard, us, carry, flags.initial, flags.tap)
@@ -128,7 +128,7 @@ run_sharded.defvjp(_forward, _backward)
 # ---------------------------------------------------------------- the affine map of a shard
 
 
-def _after(form: Form, summary: Summary, carry: Any) -> Any:
+def _after(form: Form, summary: Summary, carry: Carry) -> Any:
     """Return the carry that leaves a shard."""
     end, factor, cut = summary
     match form:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from seqjax.base import Xs
 from seqjax.ops.select import keep, select
 from seqjax.ops.vectors import Floating
 from seqjax.probes.internals.scaled import Scaled, add, unscaled, without_float0
@@ -23,7 +24,7 @@ Step = Callable[[Any, Any], tuple[Any, Any]]  # (carry, x) -> (carry, y), over t
 def adjoint(
     step: Step,
     entering: Any,
-    xs: Any,
+    xs: Xs,
     d_ys: Any,
     read: Callable[[list[Scaled], list[Scaled]], Any],
     *,
@@ -85,7 +86,7 @@ def adjoint(
 def tangent(
     step: Step,
     entering: Any,
-    xs: Any,
+    xs: Xs,
     start: list[Scaled],
     read: Callable[[list[Scaled]], Any],
     *,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seqjax.base import Cell, Layer
+from seqjax.base import Carry, Cell, Layer, X, Xs
 from seqjax.checks import check_whole
 from seqjax.gradients.objective import takes_mask
 from seqjax.inputs import form
@@ -50,7 +50,7 @@ def _check_two_arguments(what: str, function: Callable, contract: str) -> None:
         raise TypeError(f"{what}: expected {contract}, got {name}{signature}: {error}.") from error
 
 
-def check_step(who: str, step: Callable, carry: Any, x: Any) -> None:
+def check_step(who: str, step: Callable, carry: Carry, x: X) -> None:
     """Raise a TypeError if a step does not return a pair, or changes the form or dtypes of its carry."""
     result = jax.eval_shape(step, carry, x)
     if not isinstance(result, tuple) or len(result) != 2:
@@ -83,7 +83,7 @@ def check_warm_up(who: str, warm_up: int, num_steps: int) -> None:
         )
 
 
-def check_inputs(who: str, xs: Any, batched: bool) -> tuple[Any, int]:
+def check_inputs(who: str, xs: Xs, batched: bool) -> tuple[Any, int]:
     """Return ``(xs, T)`` from inputs or a number of steps; raise an error for anything else."""
     if isinstance(xs, int | np.integer) and not isinstance(xs, bool):
         if batched:
@@ -105,7 +105,7 @@ def check_inputs(who: str, xs: Any, batched: bool) -> tuple[Any, int]:
 
 
 def check_sequence(
-    who: str, carry: Any, xs: Any, reset: Any, mask: Any, batch_ndim: int | None = None
+    who: str, carry: Carry, xs: Xs, reset: Any, mask: Any, batch_ndim: int | None = None
 ) -> tuple[Any, Any, Any, Any]:
     """Return carry, xs ``[T, *B, ...]`` and flags ``[T, *B]`` as arrays; raise an error if they do not fit.
 
@@ -128,7 +128,7 @@ def check_sequence(
     return carry, xs, *flags
 
 
-def check_batch(who: str, carry: Any, xs: Any) -> None:
+def check_batch(who: str, carry: Carry, xs: Xs) -> None:
     """Raise a ValueError if a leaf of the carry lacks the batch axis of xs ``[T, B, ...]``."""
     first = jax.tree.leaves(xs)[0].shape
     for path, leaf in jax.tree_util.tree_leaves_with_path(carry):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Jaxpr
 
-from seqjax.base import Flags, Layer
+from seqjax.base import Carry, Flags, Layer, Params, X, Xs
 from seqjax.compat import bind, scan_counts
 from seqjax.jaxprs import CALLS, body_of, equations, evaluate, executed_jaxprs, rewritten
 
@@ -47,7 +47,7 @@ def format_of(dtype: Any) -> Format:
 def round_to(tree: Any, form: Format) -> Any:
     """Round the real and complex arrays of a tree to a format; their dtypes stay."""
 
-    def one(x: Any) -> Any:
+    def one(x: X) -> Any:
         if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
             return x
         if jnp.iscomplexobj(x):
@@ -79,15 +79,15 @@ def step_by_step(layer: Layer, forms: Any = None) -> Layer:
     A leaf whose format is None is not rounded.
     """
 
-    def keep(carry: Any) -> Any:
+    def keep(carry: Carry) -> Any:
         if forms is None:
             return carry
         leaves, treedef = jax.tree.flatten(carry)
         kept = [x if form is None else kept_in(x, form) for x, form in zip(leaves, forms, strict=True)]
         return jax.tree.unflatten(treedef, kept)
 
-    def unroll(params: Any, carry: Any, xs: Any, flags: Flags) -> Any:
-        def body(carry: Any, inputs: Any) -> Any:
+    def unroll(params: Params, carry: Carry, xs: Xs, flags: Flags) -> Any:
+        def body(carry: Carry, inputs: Any) -> Any:
             after, y = layer.step_fn(params, carry, *inputs)
             return keep(after), y
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact, Int
 
 from seqjax.ops.select import expand
 from seqjax.ops.tap import norm
@@ -20,12 +21,12 @@ class Scaled(NamedTuple):
     exponent: jax.Array
 
 
-def unscaled(array: jax.Array, batch_ndim: int) -> Scaled:
+def unscaled(array: Inexact[Array, "..."], batch_ndim: int) -> Scaled:
     """Return an array ``[*B, ...]`` with exponents of zero."""
     return Scaled(array, jnp.zeros(array.shape[:batch_ndim], jnp.int32))
 
 
-def scale(array: jax.Array, exponent: jax.Array) -> jax.Array:
+def scale(array: Inexact[Array, "..."], exponent: Int[Array, "*B"]) -> Inexact[Array, "..."]:
     """Return ``array * 2**exponent`` exactly. Exponents [*B] below the range of the dtype give zero."""
     real = jnp.finfo(array.dtype).dtype
     half = jnp.clip(exponent, -2000, 2000) // 2
@@ -65,7 +66,7 @@ def add(terms: Sequence[Scaled], batch_ndim: int) -> Scaled:
     return Scaled(sum(brought[1:], brought[0]), top)
 
 
-def log_norm(scaled: Scaled, batch_ndim: int) -> jax.Array:
+def log_norm(scaled: Scaled, batch_ndim: int) -> Float[Array, "*B"]:
     """Return the natural logarithm ``[*B]`` of the 2-norm."""
     return logarithm(norm(scaled.mantissa, batch_ndim), scaled.exponent)
 
@@ -86,7 +87,7 @@ def sum_of_squares(norms: Sequence[Scaled]) -> tuple[jax.Array, jax.Array]:
     return jnp.sum(jnp.square(brought), 0), top
 
 
-def logarithm(number: jax.Array, exponent: jax.Array) -> jax.Array:
+def logarithm(number: Float[Array, "*B"], exponent: Int[Array, "*B"]) -> Float[Array, "*B"]:
     """Return ``log(number * 2**exponent)``; -inf for zero, with a derivative of zero."""
     log = jnp.where(number == 0, -jnp.inf, jnp.log(jnp.where(number == 0, 1, number)))
     return log + exponent.astype(number.dtype) * jnp.log(jnp.asarray(2, number.dtype))

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
-from seqjax.base import Batch
+from seqjax.base import Batch, Carry, X, Xs
 from seqjax.gradients.objective import Loss, loss_and_gradient
 from seqjax.inputs import first_step, form
 from seqjax.ops.select import keep, select
@@ -36,7 +37,7 @@ from seqjax.probes.internals.checks import (
 class Inputs(NamedTuple):
     """The inputs and flags of all steps ``[T, B, ...]``, or of one step; each may be None."""
 
-    x: Any
+    x: X
     reset: Any
     mask: Any
 
@@ -59,7 +60,7 @@ class System:
     """
 
     step: Callable
-    carry: Any
+    carry: Carry
     initial: Any
     inputs: Inputs
     num_steps: int
@@ -78,20 +79,20 @@ class System:
         return (self.num_steps, self.batch) if self.batched else (self.num_steps,)
 
     @property
-    def happened(self) -> jax.Array:
+    def happened(self) -> Bool[Array, "T B"]:
         """The mask ``[T, B]``; all True if there is none."""
         mask = self.inputs.mask
         return jnp.ones((self.num_steps, self.batch), bool) if mask is None else mask
 
-    def vector(self, carry: Any) -> jax.Array:
+    def vector(self, carry: Carry) -> Float[Array, " S"]:
         """Return the floating leaves of a carry as one vector ``[S]``; first real, then imaginary parts."""
         return as_vector(carry)
 
-    def with_vector(self, carry: Any, vector: jax.Array) -> Any:
+    def with_vector(self, carry: Carry, vector: Float[Array, " S"]) -> Any:
         """Return the carry with its floating leaves replaced by the entries of a vector ``[S]``."""
         return Coordinates(carry).tree(vector, carry)
 
-    def flow(self, carry: Any, x: Any) -> Callable[[jax.Array], tuple[jax.Array, Any]]:
+    def flow(self, carry: Carry, x: X) -> Callable[[jax.Array], tuple[jax.Array, Any]]:
         """Return one step as a function of the carry's vector: ``vector -> (next vector, (next carry, y))``."""
 
         def function(vector: jax.Array) -> tuple[jax.Array, Any]:
@@ -100,15 +101,15 @@ class System:
 
         return function
 
-    def jacobian(self, carry: Any, x: Any) -> jax.Array:
+    def jacobian(self, carry: Carry, x: X) -> Float[Array, "S S"]:
         """Return :math:`J_t` ``[S, S]`` at a carry."""
         return jax.jacfwd(self.flow(carry, x), has_aux=True)(self.vector(carry))[0]
 
-    def enter(self, carry: Any, initial: Any, reset: Any) -> Any:
+    def enter(self, carry: Carry, initial: Any, reset: Any) -> Any:
         """Return the carry after the reset of this step, if the step has one."""
         return select(reset, initial, carry)
 
-    def advance(self, carry: Any, initial: Any, now: Inputs) -> tuple[Any, Any]:
+    def advance(self, carry: Carry, initial: Any, now: Inputs) -> tuple[Any, Any]:
         """Run one whole step (reset, step, mask) and return ``(carry, y)``."""
         carry = self.enter(carry, initial, now.reset)
         after, y = self.step(carry, now.x)
@@ -117,7 +118,7 @@ class System:
     def trajectory(self) -> tuple[Any, Any, Any]:
         """Return the last carry, the carry entering each step after its reset ``[T, B, ...]``, and the outputs."""
 
-        def body(carry: Any, now: Inputs) -> tuple[Any, Any]:
+        def body(carry: Carry, now: Inputs) -> tuple[Any, Any]:
             entering = jax.vmap(self.enter)(carry, self.initial, now.reset)
             after, y = jax.vmap(self.advance)(entering, self.initial, now._replace(reset=None))
             return after, (entering, y)
@@ -130,7 +131,7 @@ class System:
         return tree if self.batched else jax.tree.map(lambda a: jnp.squeeze(a, axis), tree)
 
 
-def prepare(who: str, bound: Callable, batch: Any, *, carry: Any = None, initial: Any = None) -> System:
+def prepare(who: str, bound: Callable, batch: Any, *, carry: Carry = None, initial: Any = None) -> System:
     """Check the arguments of a probe and convert them to a `System`.
 
     Args:
@@ -188,7 +189,7 @@ def prepare(who: str, bound: Callable, batch: Any, *, carry: Any = None, initial
 
 
 def _checked_inputs(
-    who: str, xs: Any, axes: tuple[int, ...], batch: Batch, carry: Any, initial: Any
+    who: str, xs: Xs, axes: tuple[int, ...], batch: Batch, carry: Carry, initial: Any
 ) -> Inputs:
     """Check the flags, and that the data is finite as it was given: under ``jax.jit`` converted arrays are traced."""
     flags = [check_flag(who, name, getattr(batch, name), axes) for name in ("reset", "mask")]
@@ -201,7 +202,7 @@ def _checked_inputs(
 def _one_example(bound: Callable) -> Callable:
     """Return the step of a bound layer for one example without a batch axis."""
 
-    def step(carry: Any, x: Any) -> Any:
+    def step(carry: Carry, x: X) -> Any:
         return first_step(bound(*jax.tree.map(lambda a: a[None], (carry, x))))
 
     return step
@@ -219,7 +220,7 @@ def own_params(who: str, bound: Any) -> Floating:
 
 
 def check_data(
-    who: str, bound: Bound, batch: Any, carry: Any, batch_ndim: int | None = None
+    who: str, bound: Bound, batch: Any, carry: Carry, batch_ndim: int | None = None
 ) -> tuple[Any, Batch]:
     """Return ``(carry, Batch)`` as arrays ``[T, *B, ...]``, checked; a carry of None stays None.
 

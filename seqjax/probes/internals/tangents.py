@@ -12,7 +12,9 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
+from seqjax.base import Carry, X
 from seqjax.checks import check_whole
 from seqjax.ops.select import select
 from seqjax.probes.internals.system import Inputs, System
@@ -34,10 +36,10 @@ class Counting(NamedTuple):
         blocks: the number of blocks.
     """
 
-    part: jax.Array
-    steps: jax.Array
-    closing: jax.Array
-    opening: jax.Array
+    part: Int[Array, "T B"]
+    steps: Int[Array, " B"]
+    closing: Bool[Array, " T"]
+    opening: Bool[Array, " T"]
     blocks: int
 
 
@@ -63,7 +65,7 @@ def count_steps(system: System, warm_up: int, blocks: int) -> Counting:
     return Counting(part, steps, jnp.concatenate([ends, edge]), jnp.concatenate([edge, ends]), blocks)
 
 
-def start_tangents(system: System, k: int, key: jax.Array | None) -> jax.Array:
+def start_tangents(system: System, k: int, key: jax.Array | None) -> Float[Array, "S k"]:
     """Return the first tangents ``[S, k]``, also after resets: unit vectors for k = S without a key, else random."""
     if key is None and k == system.size:
         return jnp.eye(k, dtype=system.dtype)
@@ -79,7 +81,7 @@ def log_growth(
     qr_every: int | Literal["adaptive"] = 1,
     key: jax.Array | None = None,
     backward: bool = False,
-) -> jax.Array:
+) -> Float[Array, "T B k"]:
     r"""Return the logarithms ``[T, B, k]`` of the diagonals of R, zero at steps without QR.
 
     If QR does not run at every step, it runs at the steps where a segment, a block or the counting begins for some
@@ -114,7 +116,7 @@ def log_growth(
         carry, tangents = state
         now, due = step
 
-        def push(carry: Any, initial: Any, tangents: jax.Array, now: Inputs) -> Any:
+        def push(carry: Carry, initial: Any, tangents: jax.Array, now: Inputs) -> Any:
             carry, tangents = select(now.reset, (initial, basis), (carry, tangents))
             flow = system.flow(carry, now.x)
             _, jacobian, (after, _) = jax.linearize(flow, system.vector(carry), has_aux=True)
@@ -149,7 +151,7 @@ def log_growth(
     return jax.lax.scan(body, (system.carry, tangents), (system.inputs, forced))[1]
 
 
-def orthonormalize(tangents: jax.Array) -> tuple[jax.Array, jax.Array]:
+def orthonormalize(tangents: Float[Array, "*B S k"]) -> tuple[Float[Array, "*B S k"], Float[Array, "*B k"]]:
     """Return Q ``[..., S, k]`` and the logarithms ``[..., k]`` of the non-negative diagonal of R."""
     q, r = jnp.linalg.qr(tangents)
     diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)
@@ -157,7 +159,7 @@ def orthonormalize(tangents: jax.Array) -> tuple[jax.Array, jax.Array]:
     return q * sign[..., None, :], jnp.log(jnp.abs(diagonal))
 
 
-def ill_conditioned(tangents: jax.Array) -> jax.Array:
+def ill_conditioned(tangents: Float[Array, "S k"]) -> Bool[Array, ""]:
     """Return whether tangents ``[S, k]`` are nearly dependent, or near the limits of the range of floats."""
     lengths = jnp.linalg.norm(tangents, axis=0)
     unit = tangents / jnp.where(lengths > 0, lengths, 1)
@@ -167,13 +169,13 @@ def ill_conditioned(tangents: jax.Array) -> jax.Array:
     return ~jnp.all(fine)
 
 
-def log_determinants(system: System) -> jax.Array:
+def log_determinants(system: System) -> Float[Array, "T B"]:
     r"""Return :math:`\log |\det J_t|` ``[T, B]`` from the whole Jacobian of each step; zero at masked steps."""
 
-    def one(entering: Any, x: Any) -> jax.Array:
+    def one(entering: Any, x: X) -> jax.Array:
         return jnp.linalg.slogdet(system.jacobian(entering, x))[1]
 
-    def body(carry: Any, now: Inputs) -> tuple[Any, jax.Array]:
+    def body(carry: Carry, now: Inputs) -> tuple[Any, jax.Array]:
         entering = jax.vmap(system.enter)(carry, system.initial, now.reset)
         after, _ = jax.vmap(system.advance)(entering, system.initial, now._replace(reset=None))
         log_determinant = jax.vmap(one)(entering, now.x)
@@ -182,7 +184,7 @@ def log_determinants(system: System) -> jax.Array:
     return jax.lax.scan(body, system.carry, system.inputs, length=system.num_steps)[1]
 
 
-def sum_parts(counting: Counting, values: jax.Array) -> jax.Array:
+def sum_parts(counting: Counting, values: Float[Array, "T B ..."]) -> Float[Array, "B blocks ..."]:
     """Sum values ``[T, B, ...]`` over the counted steps of each block: ``[B, blocks, ...]``."""
     parts = counting.blocks * PARTS
 
