@@ -5,6 +5,7 @@ import itertools
 import signal
 from pathlib import Path
 
+import helpers.shapes  # noqa: F401 (named in the import hook)
 import hypothesis
 import jax
 import pytest
@@ -69,8 +70,16 @@ def pytest_runtest_teardown():
 
 
 # Annotations such as Float[Array, "T B"] are executed here and nowhere else; seqjax must not be imported before.
-# Where users come in (factories, layers), seqjax's own checks are what is tested.
 install_import_hook(["seqjax.ops", "seqjax.datasets", "seqjax.tasks"], "beartype.beartype")
+# Where users come in, seqjax's own checks are what is tested: shapes are compared after them. Cells, blocks and
+# methods are left out: they pass trees on, whose shapes the conformance suite checks.
+install_import_hook(
+    [
+        f"seqjax.{name}"
+        for name in ("combinators", "decode", "gradients", "layers", "probes", "statistics", "training")
+    ],
+    "helpers.shapes.checked_afterwards",
+)
 
 # The first example compiles, so there is no deadline; the same examples in every run.
 hypothesis.settings.register_profile(
