@@ -35,9 +35,9 @@ if TYPE_CHECKING:  # for type checkers and editors
         scaled_dot_attention, token_shift,
     )
     from seqjax.combinators import (
-        batch_major, bidirectional, Binomial, bptt_barrier, checkpointed, conditioned, dilated, frozen,
-        learned_carry, Nested, normalized, parallel, repeat, reset_on, residual, reverse, serial,
-        set_context, set_memory, strided, variational_dropout, with_memory, zoneout,
+        attention_weights, batch_major, bidirectional, Binomial, bptt_barrier, checkpointed, conditioned, dilated,
+        encoder_decoder, frozen, learned_carry, Nested, normalized, parallel, repeat, reset_on, residual, reverse,
+        serial, set_context, set_memory, Source, strided, variational_dropout, with_memory, zoneout,
     )
     from seqjax.blocks import (
         feed_forward, gated_delta_block, griffin, griffin_block, hybrid_delta, mamba_block, mlstm_block,
@@ -55,11 +55,13 @@ __all__ = [
     "Activation", "AssociativeScan", "Attention", "AttentionInputs", "Auto", "Batch", "Binomial", "Cell",
     "Chunked", "Dense", "Diagonal", "DiagonalInputs", "Estimate", "Estimator", "Flags", "Gated",
     "GatedWeights", "Layer", "Matrix", "MatrixInputs", "Method", "Nested", "Newton", "NewtonReport",
-    "REGISTRY", "Sampler", "Scan", "Step", "TimeSharded", "TimedInputs", "__version__",
-    "additive_attention", "antisymmetric_rnn", "attention", "batch_major", "beam_search", "bidirectional",
+    "REGISTRY", "Sampler", "Scan", "Source", "Step", "TimeSharded", "TimedInputs", "__version__",
+    "additive_attention", "antisymmetric_rnn", "attention", "attention_weights", "batch_major", "beam_search",
+    "bidirectional",
     "blocks", "bptt_barrier", "calibration", "categorical", "causal_conv", "cells", "cfc", "checkpointed",
     "chrono_lstm", "clockwork", "combinators", "conditioned", "conv_lstm", "cornn", "coupled_lstm",
-    "datasets", "decode", "definition", "delta_net", "dilated", "dropout", "echo_state", "elman", "eprop",
+    "datasets", "decode", "definition", "delta_net", "dilated", "dropout", "echo_state", "elman",
+    "encoder_decoder", "eprop",
     "feed_forward", "frozen", "full_bptt", "gated_delta_block", "gated_delta_net", "generate", "gla",
     "gradients", "greedy", "griffin", "griffin_block", "gru", "hgrn", "hybrid_delta", "indrnn", "irnn",
     "kf_rtrl", "last", "layer_norm_lstm", "layers", "learned_carry", "lem", "lengths_to_mask",
@@ -100,9 +102,10 @@ _HOMES = {  # for Python: where each public name is
         "scaled_dot_attention", "token_shift",
     ),
     "seqjax.combinators": (
-        "batch_major", "bidirectional", "Binomial", "bptt_barrier", "checkpointed", "conditioned",
-        "dilated", "frozen", "learned_carry", "Nested", "normalized", "parallel", "repeat", "reset_on", "residual",
-        "reverse", "serial", "set_context", "set_memory", "strided", "variational_dropout", "with_memory",
+        "attention_weights", "batch_major", "bidirectional", "Binomial", "bptt_barrier", "checkpointed", "conditioned",
+        "dilated", "encoder_decoder", "frozen", "learned_carry", "Nested", "normalized", "parallel", "repeat",
+        "reset_on", "residual",
+        "reverse", "serial", "set_context", "set_memory", "Source", "strided", "variational_dropout", "with_memory",
         "zoneout",
     ),
     "seqjax.blocks": (

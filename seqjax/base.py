@@ -185,6 +185,9 @@ class Layer(Definition):
         batch_major: whether ``unroll`` takes and returns ``[B, T, ...]``; `seqjax.batch_major` sets it.
         event_ndim: as in `Cell`, where that is known: flags must then have all the batch axes.
         max_length: the largest number of steps since a reset, where attention without a window limits it.
+        condition: ``(params, carry, context, *, key=None) -> carry``, for the layer at the top of a model: how
+            ``Batch.context``, with leaves ``[*B, ...]``, enters the initial carry. None for layers without a context.
+            See `seqjax.encoder_decoder`, `seqjax.set_context` and `seqjax.set_memory`.
     """
 
     init: Callable[[Key, X], Params]
@@ -196,6 +199,7 @@ class Layer(Definition):
     batch_major: bool = False
     event_ndim: int | None = None
     max_length: int | None = None
+    condition: Callable[..., Carry] | None = None
 
     def __post_init__(self) -> None:
         for name, entry in (("init", checked_init), ("initial_carry", checked_initial_carry)):
@@ -294,9 +298,19 @@ class Estimator(Definition):
 
 
 class Batch(NamedTuple):
-    """The data of one training step: time-major inputs and targets, and which steps restart or do not happen."""
+    """The data of one training step.
+
+    Attributes:
+        xs: time-major inputs ``[T, *B, ...]``.
+        targets: whatever the loss takes.
+        reset: ``[T, *B]`` bool, the steps that restart; or None.
+        mask: ``[T, *B]`` bool, the steps that happen; or None.
+        context: what the sequences are conditioned on, such as source sentences or images, leaves ``[*B, ...]`` without
+            the time axis of xs; or None. `Layer.condition` reads it.
+    """
 
     xs: Xs
     targets: Any
     reset: Any = None
     mask: Any = None
+    context: Any = None

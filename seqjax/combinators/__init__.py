@@ -4,6 +4,7 @@ One combinator is one function for both views; see `common.py`. A combinator pas
 its parts.
 """
 
+from seqjax.combinators.attention_weights import attention_weights
 from seqjax.combinators.batch_major import batch_major
 from seqjax.combinators.bidirectional import bidirectional
 from seqjax.combinators.bptt_barrier import bptt_barrier
@@ -11,6 +12,7 @@ from seqjax.combinators.checkpointed import Binomial, Nested, checkpointed
 from seqjax.combinators.conditioned import conditioned
 from seqjax.combinators.context import set_context, set_memory
 from seqjax.combinators.dilated import dilated
+from seqjax.combinators.encoder_decoder import Source, encoder_decoder
 from seqjax.combinators.frozen import frozen
 from seqjax.combinators.learned_carry import learned_carry
 from seqjax.combinators.normalized import normalized

@@ -77,6 +77,12 @@ def composed(
         readers: the parts whose input is x; all parts by default. They define `Layer.event_ndim`.
         stride: the number of steps of the composition for each step of its parts.
     """
+    for part in parts:
+        if part.condition is not None:
+            raise TypeError(
+                f"expected layers without a condition inside another layer, got {part!r}. Put it at the top of the "
+                "model: encoder_decoder(encoder, serial(decoder, head))."
+            )
     lengths = [part.max_length * stride for part in parts if part.max_length is not None]
     readers = parts if readers is None else readers
     known = [part.event_ndim for part in readers if part.event_ndim is not None]

@@ -18,6 +18,11 @@ def check_batch(who: str, batch: Any) -> Batch:
         raise TypeError(f"{who}: expected a Batch, got {type(batch).__name__}. Write Batch(xs, targets).")
     if num_steps(batch.xs) == 0:
         raise ValueError(f"{who}: expected xs [T, ...] with T of at least 1, got an empty sequence.")
+    if batch.context is not None:
+        raise ValueError(
+            f"{who}: expected a batch without a context, got one. Condition the carry first, "
+            "layer.condition(params, carry, context), or train with make_train_step."
+        )
     return batch
 
 

@@ -5,8 +5,9 @@ A probe of a layer or a step function takes ``(bound, loss, batch, *, carry=None
 * ``bound``: a layer with its params, ``bind(layer, params)``; or a plain function ``(carry, x) -> (carry, y)`` without
   batch axes, which needs ``carry=``;
 * ``loss``: ``(ys, targets) -> losses``, see `seqjax.gradients.objective`;
-* ``batch``: a `seqjax.Batch` of ``xs``, ``targets``, ``reset`` and ``mask``. Arrays stand for ``Batch(xs, None)``, and
-  so does a number of steps for a function whose x is None;
+* ``batch``: a `seqjax.Batch` of ``xs``, ``targets``, ``reset`` and ``mask``, and ``context`` for a layer that is
+  conditioned on one. Arrays stand for ``Batch(xs, None)``, and so does a number of steps for a function whose x is
+  None;
 * ``carry``: the carry entering the first step, by default the initial carry of the layer.
 
 All other options are keyword-only.

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Batch, Carry, Cell, Layer, Params, X, Xs, Y
+from seqjax.gradients.conditioning import conditioned_on
 from seqjax.gradients.objective import Loss, objective
 from seqjax.gradients.recurrent_layers import cell_of
 from seqjax.inputs import first_step
@@ -64,6 +65,17 @@ def as_batch(batch: Any) -> Batch:
     return batch if isinstance(batch, Batch) else Batch(batch, None)
 
 
+def conditioned(who: str, bound: Bound, batch: Batch, carry: Any) -> tuple[Bound, Batch]:
+    """Return the bound layer conditioned on the context of a batch, and the batch without a context.
+
+    A given carry needs no context: it is the carry that enters the first step.
+    """
+    if batch.context is None and carry is not None:
+        return bound, batch
+    layer, batch = conditioned_on(who, bound.layer, batch)
+    return Bound(layer, bound.params), batch
+
+
 def check_bound(who: str, bound: Any, what: str = "bind(layer, params)", plain: str = "") -> Bound:
     """Return a bound layer; raise a TypeError for anything else, with the remedy `plain` for a plain function."""
     if isinstance(bound, Bound):
@@ -83,13 +95,16 @@ def bound_cell(who: str, bound: Any) -> Cell:
     return cell
 
 
-def mean_loss(layer: Layer, loss: Loss) -> Callable:
-    """Return ``(params, carry, batch, *, key=None, tap=None) -> mean loss``; a carry of None is the layer's own."""
-    evaluate = objective(layer, loss)
+def mean_loss(who: str, layer: Layer, loss: Loss) -> Callable:
+    """Return ``(params, carry, batch, *, key=None, tap=None) -> mean loss``; a carry of None is the layer's own.
 
-    def mean(params: Any, carry: Any, batch: Batch, **options: Any) -> jax.Array:
-        start = first_carry(bind(layer, params), carry, batch.xs)
-        total, (count, _) = evaluate(params, start, batch, **options)
+    A context of the batch conditions the layer.
+    """
+
+    def mean(params: Params, carry: Carry, batch: Batch, **options: Any) -> jax.Array:
+        bound, batch = conditioned(who, bind(layer, params), batch, carry)
+        start = first_carry(bound, carry, batch.xs)
+        total, (count, _) = objective(bound.layer, loss)(params, start, batch, **options)
         return total / jnp.maximum(count, 1)
 
     return mean

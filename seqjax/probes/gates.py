@@ -21,7 +21,7 @@ from seqjax.ops.elementwise import elementwise_jacobian
 from seqjax.ops.gated.step import arguments_of, elementwise_weights, gates_of
 from seqjax.ops.gated.step import recurrent as recurrent_term
 from seqjax.ops.select import cast, expand, keep, select, wide
-from seqjax.probes.bound import Bound, bound_cell, first_carry
+from seqjax.probes.bound import Bound, bound_cell, conditioned, first_carry
 from seqjax.probes.internals.checks import check_step
 from seqjax.probes.internals.system import check_data
 
@@ -96,6 +96,7 @@ def gate_statistics(
             f"got {cell!r} ({type(cell.recurrence).__name__})."
         )
     carry, batch = check_data(who, bound, batch, carry)
+    bound, batch = conditioned(who, bound, batch, carry)
     xs, mask = batch.xs, batch.mask
     if num_steps(xs) == 0:
         raise ValueError(f"{who}: expected xs [T, ...] with T of at least 1, got an empty sequence.")

@@ -168,14 +168,14 @@ def per_example_gradients(bound: Bound, loss: Loss, batch: Any, *, carry: Carry 
     check_loss(who, loss)
     carry, batch = check_data(who, bound, batch, carry, 1)
     check_batch(who, carry, batch.xs)
-    mean = mean_loss(bound.layer, loss)
+    context, batch = batch.context, batch._replace(context=None)
 
-    def of_one(carry: Carry, batch: Batch) -> Any:
-        carry = jax.tree.map(lambda leaf: leaf[None], carry)
-        batch = jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 1), batch)
-        return jax.grad(mean)(bound.params, carry, batch)
+    def of_one(carry: Carry, batch: Batch, context: Any) -> Any:
+        carry, context = jax.tree.map(lambda leaf: leaf[None], (carry, context))
+        batch = jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 1), batch)._replace(context=context)
+        return jax.grad(mean_loss(who, bound.layer, loss))(bound.params, carry, batch)
 
-    return jax.vmap(of_one, (0, 1))(carry, batch)
+    return jax.vmap(of_one, (0, 1, 0))(carry, batch, context)
 
 
 def _vectors(who: str, gradients: Any) -> tuple[Float[Array, "N P"], Float[Array, ""]]:

@@ -13,7 +13,7 @@ from seqjax.base import Batch, Carry, Cell, Params, Xs
 from seqjax.inputs import first_step, num_steps
 from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Newton, Scan
-from seqjax.probes.bound import Bound, bind, bound_cell, first_carry
+from seqjax.probes.bound import Bound, bind, bound_cell, conditioned, first_carry
 from seqjax.probes.internals.checks import check_batch, check_step
 from seqjax.probes.internals.system import check_data
 from seqjax.probes.lyapunov import lyapunov_spectrum
@@ -102,6 +102,7 @@ def parallelizability(
     who = "parallelizability"
     cell, params = bound_cell(who, bound), bound.params
     carry, batch = check_data(who, bound, batch, carry, 1)
+    bound, batch = conditioned(who, bound, batch, carry)
     total = num_steps(batch.xs)
     chosen = check_lengths(who, [total] if lengths is None else lengths, 1, total)
     carry = first_carry(bound, carry, batch.xs)

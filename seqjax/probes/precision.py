@@ -188,7 +188,7 @@ def _at_length(
     for name in names:
         dtype = jnp.dtype("float32" if name == "tf32" else name)
         form = format_of(dtype)
-        rounded = wide[2]._replace(xs=round_to(wide[2].xs, form), targets=round_to(wide[2].targets, form))
+        rounded = wide[2]._replace(**_rounded_data(wide[2], form))
         low = _arguments(some, params, carry, batch, dtype)
         effects = {
             "inputs": exact(*wide[:2], rounded),
@@ -208,7 +208,7 @@ def _at_length(
 
 def _gradient(layer: Layer, loss: Loss) -> Callable:
     """Return ``(params, carry, batch) -> gradient of the mean loss with respect to the params``."""
-    return jax.grad(mean_loss(layer, loss), allow_int=True)
+    return jax.grad(mean_loss("precision_error", layer, loss), allow_int=True)
 
 
 def _with_products(gradient: Callable, low: Any, name: str) -> Callable:
@@ -232,6 +232,10 @@ def _arguments(layer: Layer, params: Params, carry: Carry, batch: Batch, dtype: 
     return params, carry, batch
 
 
+def _rounded_data(batch: Batch, form: Format) -> dict[str, Any]:
+    return {name: round_to(getattr(batch, name), form) for name in ("xs", "targets", "context")}
+
+
 def _carry_formats(layer: Layer, params: Any, carry: Any, batch: Batch) -> list[Format | None]:
     if carry is None:
         carry = jax.eval_shape(layer.initial_carry, params, first_step(batch.xs))
@@ -250,7 +254,7 @@ def _cut(batch: Batch, length: int) -> Batch:
 
     xs, reset, mask = jax.tree.map(lambda a: a[:length], (batch.xs, batch.reset, batch.mask))
     targets = jax.tree.map(lambda a: a[:length] if is_per_step(a) else a, batch.targets)
-    return Batch(xs, targets, reset, mask)
+    return batch._replace(xs=xs, targets=targets, reset=reset, mask=mask)
 
 
 # ---------------------------------------------------------------- numbers

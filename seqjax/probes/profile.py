@@ -18,7 +18,7 @@ from seqjax.inputs import first_step, num_steps, step_keys
 from seqjax.ops.select import select
 from seqjax.ops.tap import dummies
 from seqjax.ops.vectors import Floating
-from seqjax.probes.bound import Bound, as_batch, bind, check_bound, first_carry, mean_loss
+from seqjax.probes.bound import Bound, as_batch, bind, check_bound, conditioned, first_carry, mean_loss
 from seqjax.probes.internals.adjoint import adjoint
 from seqjax.probes.internals.checks import check_loss, check_step
 from seqjax.probes.internals.scaled import Scaled, log_norm, scale
@@ -95,6 +95,7 @@ def gradient_profile(
     check_bound(who, bound, plain="Use adjoint_profile for a plain step function.")
     check_loss(who, loss)
     carry, batch = check_data(who, bound, batch, carry, batch_ndim)
+    bound, batch = conditioned(who, bound, batch, carry)
     if num_steps(batch.xs) == 0:
         raise ValueError(f"{who}: expected xs [T, ...] with T of at least 1, got an empty sequence.")
     if bound.layer.causal:
@@ -181,7 +182,7 @@ def total_log_norm(log_norm: PyTree[Float[Array, "T *B"]]) -> Float[Array, "T *B
 def _tapped_profile(
     bound: Bound, loss: Loss, carry: Carry, batch: Batch, key: Any, batch_ndim: int
 ) -> GradientProfile:
-    mean = mean_loss(bound.layer, loss)
+    mean = mean_loss("gradient_profile", bound.layer, loss)
 
     def tapped(params: Any, tap: Any) -> jax.Array:
         return mean(params, carry, batch, key=key, tap=tap)

@@ -33,6 +33,7 @@ from seqjax.combinators import (
     checkpointed,
     conditioned,
     dilated,
+    encoder_decoder,
     frozen,
     learned_carry,
     normalized,
@@ -166,6 +167,14 @@ LAYERS: dict[str, LayerEntry] = {
         conditioned, lambda m: conditioned(recurrent(elman(3), m), 2, merge="add"), besides=_CONTEXT),
     "with_memory": LayerEntry(
         with_memory, lambda m: with_memory(recurrent(elman(3), m), multiplicative_attention(), memory_size=2),
+        besides=_CONTEXT),
+    "with_memory feed": LayerEntry(
+        with_memory, lambda m: with_memory(
+            recurrent(elman(3), m), multiplicative_attention(), memory_size=2, feed=True),
+        mixes_time=True, besides=_CONTEXT),
+    "encoder_decoder": LayerEntry(
+        encoder_decoder, lambda m: encoder_decoder(
+            recurrent(gru(2)), conditioned(recurrent(elman(3), m), 2), source_shape=(2,), source_dtype="float32"),
         besides=_CONTEXT),
     # ---- blocks and stacks
     "gated": LayerEntry(blocks.gated, lambda m: blocks.gated(recurrent(lstm(4), m), _gate()), WIDE),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Batch, Layer
 from seqjax.checks import check_whole
+from seqjax.gradients.conditioning import conditioned_on
 from seqjax.gradients.objective import Loss, leads_of, sum_of
 from seqjax.inputs import first_step
 from seqjax.training.tokens import check_batches
@@ -53,12 +54,13 @@ def evaluation(
 
     @jax.jit
     def of_batch(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        carry = model.initial_carry(params, first_step(batch.xs))
-        _, ys = model.unroll(params, carry, batch.xs, reset=batch.reset, mask=batch.mask)
+        layer, batch = conditioned_on("evaluation", model, batch)
+        carry = layer.initial_carry(params, first_step(batch.xs))
+        _, ys = layer.unroll(params, carry, batch.xs, reset=batch.reset, mask=batch.mask)
         found = {} if metrics is None else metrics(ys, batch.targets)
         named = found._asdict() if hasattr(found, "_asdict") else dict(found)
         named = {name: jnp.asarray(value, jnp.float32) for name, value in named.items() if name != "loss"}
-        return *sum_of(loss, ys, batch.targets, batch.mask, leads_of(model, batch)), named
+        return *sum_of(loss, ys, batch.targets, batch.mask, leads_of(layer, batch)), named
 
     def evaluate(state: Any) -> dict[str, float]:
         found = jax.device_get([of_batch(state.params, batches(number)) for number in range(num_batches)])

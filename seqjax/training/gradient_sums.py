@@ -18,6 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 from seqjax.base import Batch, Estimate, Estimator, Layer
 from seqjax.compat import vary_like
 from seqjax.gradients.bptt import full_bptt
+from seqjax.gradients.conditioning import conditioned_on
 from seqjax.gradients.objective import Leads, Loss, Losses, call_loss, losses_of
 from seqjax.gradients.windows import added, as_params, no_estimate
 from seqjax.inputs import first_step
@@ -43,7 +44,13 @@ def sums_of(model: Layer, loss: Loss, estimator: Estimator) -> Sums:
     def sums(
         params: Any, carry: Any, state: Any, batch: Batch, key: Any, factor: Any
     ) -> tuple[Estimate, Any, Any]:
-        init, update = estimator.bind(model, scaled(loss, factor))
+        if estimator.streaming and (batch.context is not None or model.condition is not None):
+            raise ValueError(
+                f"train step: expected an estimator that begins each batch anew, such as full_bptt(), since a context "
+                f"belongs to one batch, got {estimator!r}, which continues each row from batch to batch, for {model!r}."
+            )
+        layer, batch = conditioned_on("train step", model, batch, key)
+        init, update = estimator.bind(layer, scaled(loss, factor))
         if estimator.streaming:
             estimate, *streams = update(params, carry, state, batch, key=key)
             total = jnp.where(all_finite(streams), estimate.total, jnp.nan)

@@ -135,7 +135,17 @@ def in_precision(layer: Layer, dtype: Any) -> Layer:
         carry, ys = layer.unroll_fn(lower(params), carry, cast(xs, dtype), flags)
         return carry, widened(ys)
 
-    return dataclasses.replace(layer, initial_carry=initial_carry, step_fn=step, unroll_fn=unroll)
+    def condition(params: Any, carry: Any, context: Any, *, key: Any = None) -> Any:
+        assert layer.condition is not None
+        return layer.condition(lower(params), carry, cast(context, dtype), key=key)
+
+    return dataclasses.replace(
+        layer,
+        initial_carry=initial_carry,
+        step_fn=step,
+        unroll_fn=unroll,
+        condition=None if layer.condition is None else condition,
+    )
 
 
 def computing(model: Layer, precision: Precision) -> Layer:

@@ -151,17 +151,19 @@ def batch_specs(batch: Batch, batch_axes: dict[str, int], time_axes: dict[str, i
     over_batch, over_time = _over(batch_axes), _over(time_axes or {})
 
     def spec_of(path: Any, leaf: Any) -> PartitionSpec:
-        shape, is_target = np.shape(leaf), path[0].name == "targets"
-        if shape[:2] == lead:
+        shape, field = np.shape(leaf), path[0].name
+        is_target, is_context = (
+            field == "targets",
+            field == "context",
+        )  # a context has no axis T, even where B = T
+        if shape[:2] == lead and not is_context:
             return PartitionSpec(over_time, over_batch)
-        if is_target and shape[:1] == lead[1:]:
+        if (is_target or is_context) and shape[:1] == lead[1:]:
             return PartitionSpec(over_batch)
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         steps, sequences = (str([*axes, ...]).replace("Ellipsis", "...") for axes in (lead, lead[1:]))
-        raise ValueError(
-            f"train step: expected {name} {steps}{f' or {sequences}' if is_target else ''}, as xs {list(first)}, "
-            f"got {list(shape)}."
-        )
+        wanted = sequences if is_context else f"{steps} or {sequences}" if is_target else steps
+        raise ValueError(f"train step: expected {name} {wanted}, as xs {list(first)}, got {list(shape)}.")
 
     return jax.tree.map_with_path(spec_of, batch)
 

@@ -22,7 +22,7 @@ from seqjax.gradients.objective import Loss, loss_and_gradient
 from seqjax.inputs import first_step, form
 from seqjax.ops.select import keep, select
 from seqjax.ops.vectors import Coordinates, Floating, as_vector
-from seqjax.probes.bound import Bound, as_batch
+from seqjax.probes.bound import Bound, as_batch, conditioned
 from seqjax.probes.internals.checks import (
     check_batch,
     check_callable,
@@ -158,8 +158,14 @@ def prepare(who: str, bound: Callable, batch: Any, *, carry: Carry = None, initi
     batch = as_batch(batch)
     given = batch, carry, initial
     xs, num_steps = check_inputs(who, batch.xs, batched)
+    if batch.context is not None and not batched:
+        raise TypeError(
+            f"{who}(batch): expected a batch without a context for a plain step function, got one."
+        )
     if batched:
-        own = bound.initial_carry(first_step(xs))  # type: ignore[attr-defined]
+        # The step itself runs one example at a time, by the layer as it is; a context enters the carries alone.
+        start, batch = conditioned(who, bound, batch, carry)  # type: ignore[arg-type]
+        own = start.initial_carry(first_step(xs))
         carry = own if carry is None else carry
         initial = own if initial is None else initial
     elif carry is None:
@@ -233,7 +239,7 @@ def check_data(
     """
     batch = as_batch(batch)
     carry, xs, reset, mask = check_sequence(who, carry, batch.xs, batch.reset, batch.mask, batch_ndim)
-    return carry, Batch(xs, batch.targets, reset, mask)
+    return carry, Batch(xs, batch.targets, reset, mask, batch.context)
 
 
 def output_gradient(system: System, loss: Loss, ys: Any, targets: Any) -> tuple[jax.Array, Any]:
