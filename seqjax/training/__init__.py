@@ -6,6 +6,15 @@ from seqjax.training.early_stop import EarlyStop
 from seqjax.training.evaluation import evaluation
 from seqjax.training.fit import Fitted, fit
 from seqjax.training.labels import parameter_labels
+from seqjax.training.likelihoods import (
+    gaussian,
+    gaussian_nll,
+    negative_binomial,
+    negative_binomial_nll,
+    student_t,
+    student_t_nll,
+)
+from seqjax.training.losses import cross_entropy, ctc_loss, quantile_loss
 from seqjax.training.metrics import Metrics, gradient_norms, update_norms
 from seqjax.training.metrics_log import MetricsLog
 from seqjax.training.precision import BFLOAT16, FLOAT16, FLOAT32, LossScale, Precision
@@ -31,13 +40,22 @@ __all__ = [
     "average_params",
     "averaged_params",
     "clip_by_layer_norm",
+    "cross_entropy",
+    "ctc_loss",
     "distributed",
     "evaluation",
     "fit",
+    "gaussian",
+    "gaussian_nll",
     "gradient_norms",
     "init_train_state",
     "load_run",
     "make_train_step",
+    "negative_binomial",
+    "negative_binomial_nll",
     "parameter_labels",
+    "quantile_loss",
+    "student_t",
+    "student_t_nll",
     "update_norms",
 ]
