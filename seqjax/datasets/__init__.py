@@ -1,8 +1,12 @@
 """Readers of files, and loaders of batches. All batches are time-major: ``xs [T, B]``, ``targets [T, B]``."""
 
 from seqjax.datasets.files import read_arrays, read_json_lines, read_lines, read_text
+from seqjax.datasets.labelled import LabelledText, read_labelled
 from seqjax.datasets.loader import Loader, examples, packed, padded, streams, windows
+from seqjax.datasets.parallel import ParallelText, read_parallel
 from seqjax.datasets.prefetch import prefetch
+from seqjax.datasets.strings import read_string
+from seqjax.datasets.tables import Table, read_table
 from seqjax.datasets.text import (
     held_out_windows,
     moby_dick,
@@ -13,7 +17,10 @@ from seqjax.datasets.text import (
 )
 
 __all__ = [
+    "LabelledText",
     "Loader",
+    "ParallelText",
+    "Table",
     "examples",
     "held_out_windows",
     "moby_dick",
@@ -23,7 +30,11 @@ __all__ = [
     "read_arrays",
     "read_bytes",
     "read_json_lines",
+    "read_labelled",
     "read_lines",
+    "read_parallel",
+    "read_string",
+    "read_table",
     "read_text",
     "sample_windows",
     "split",
