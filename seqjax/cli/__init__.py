@@ -9,6 +9,7 @@ import typer
 from seqjax.cli.check import check
 from seqjax.cli.common import UsageError
 from seqjax.cli.compare import compare_
+from seqjax.cli.data import data
 from seqjax.cli.gradients import gradients, render
 from seqjax.cli.list import list_
 from seqjax.cli.train import train
@@ -31,6 +32,7 @@ for name, command in COMMANDS.items():
     # The lines of a paragraph are joined, so that they break only at the width of the terminal.
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
     app.command(name, help="\n\n".join(" ".join(each.split()) for each in paragraphs))(command)
+app.add_typer(data, name="data")
 
 
 def main() -> None:
