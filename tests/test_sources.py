@@ -63,3 +63,65 @@ def test_verses_are_split_by_the_hash_of_the_english_one():
 def test_unknown_domains_are_refused():
     with pytest.raises(ValueError, match=r"ratings_of\(domain\): expected one of movies, .*, got 'books'"):
         sources.ratings_of("books")
+
+
+def test_unknown_periods_are_refused():
+    with pytest.raises(ValueError, match=r"m3\(period\): expected one of YEARLY, .*, got 'monthly'"):
+        sources.m3("monthly")
+
+
+def test_vowels_have_the_official_split():
+    train, test = load(sources.vowels)
+    assert (len(train.xs), len(test.xs), len(train.names)) == (270, 370, 9)
+    lengths = [len(x) for x in train.xs + test.xs]
+    assert min(lengths) == 7 and max(lengths) == 29 and {x.shape[1] for x in train.xs} == {12}
+    assert np.bincount(train.labels).tolist() == [30] * 9
+    assert np.bincount(test.labels).tolist() == [31, 35, 88, 44, 29, 24, 40, 50, 29]
+    np.testing.assert_array_equal(train.xs[0][0, :2], np.float32([1.860936, -0.207383]))
+
+
+def test_the_laser_has_three_successive_parts():
+    parts = load(sources.laser)
+    assert [len(part) for part in parts] == [7000, 1000, 2093] and parts.train.dtype == np.float32
+    assert parts.train[:5].tolist() == [86, 141, 95, 41, 22]
+
+
+def test_empty_hours_of_traffic_are_filled():
+    data = load(sources.traffic)
+    assert data.vehicles.shape == (17_520,) and data.weather.shape == (17_520, 4) and data.filled.sum() == 104
+    assert set(np.diff(data.hours).astype(int)) == {1} and str(data.hours[0]) == "2016-10-01T00"
+    assert len(data.hours) - data.test == 90 * 24 and data.test - data.validation == 60 * 24
+    gap = np.flatnonzero(data.filled)[0]
+    assert data.vehicles[gap] == (data.vehicles[gap - 1] + data.vehicles[gap + 1]) / 2
+    assert np.isfinite(data.vehicles).all() and np.isfinite(data.weather).all()
+    # The known baseline, the mean of the last four same weekdays, has an error of 222 vehicles.
+    days = range(data.test, len(data.hours), 24)
+    actual = np.array([data.vehicles[day : day + 24] for day in days])
+    weeks = [np.array([data.vehicles[d - 168 * k : d - 168 * k + 24] for d in days]) for k in range(1, 5)]
+    assert round(float(abs(actual - np.mean(weeks, 0)).mean())) == 222
+
+
+@pytest.mark.parametrize(
+    ("period", "count", "horizon", "shortest"),
+    [("YEARLY", 645, 6, 14), ("QUARTERLY", 756, 8, 16), ("MONTHLY", 1428, 18, 48), ("OTHER", 174, 8, 63)],
+)
+def test_m3_has_its_published_counts(period, count, horizon, shortest):
+    data = load(sources.m3, period)
+    assert len(data.past) == len(data.names) == len(data.types) == count
+    assert data.future.shape == (count, horizon) and min(map(len, data.past)) == shortest
+
+
+def test_the_seasonal_naive_forecast_of_m3_has_its_known_error():
+    data = load(sources.m3)
+    naive = np.array([np.concatenate([past[-12:], past[-12:-6]]) for past in data.past])
+    error = 200 * abs(data.future - naive) / (abs(data.future) + abs(naive))
+    assert round(float(error.mean()), 2) == 17.23
+
+
+def test_mnist_has_all_digits_in_all_parts():
+    parts = load(sources.mnist)
+    assert [len(part.labels) for part in parts] == [6990, 1005, 2005]
+    for part in parts:
+        assert part.images.shape[1:] == (28, 28) and part.images.dtype == np.uint8
+        assert set(part.labels.tolist()) == set(range(10))
+    assert parts.train.images.max() == 255 and 0.1 < parts.train.images.mean() / 255 < 0.2

@@ -5,6 +5,7 @@ from seqjax.datasets.labelled import LabelledText, read_labelled
 from seqjax.datasets.loader import Loader, examples, packed, padded, streams, windows
 from seqjax.datasets.parallel import ParallelText, read_parallel
 from seqjax.datasets.prefetch import prefetch
+from seqjax.datasets.series import Series, read_series, read_series_rows
 from seqjax.datasets.strings import read_string
 from seqjax.datasets.tables import Table, read_table
 from seqjax.datasets.text import (
@@ -15,11 +16,14 @@ from seqjax.datasets.text import (
     split,
     unigram_entropy,
 )
+from seqjax.datasets.ts_files import LabelledSeries, read_ts
 
 __all__ = [
+    "LabelledSeries",
     "LabelledText",
     "Loader",
     "ParallelText",
+    "Series",
     "Table",
     "examples",
     "held_out_windows",
@@ -33,9 +37,12 @@ __all__ = [
     "read_labelled",
     "read_lines",
     "read_parallel",
+    "read_series",
+    "read_series_rows",
     "read_string",
     "read_table",
     "read_text",
+    "read_ts",
     "sample_windows",
     "split",
     "streams",

@@ -102,7 +102,8 @@ def _install(package: Package, temporary: Path, folder: Path) -> None:
     if found not in package.sha256:
         raise FetchError(
             f"fetch: expected the members of {package} with the sha256 {package.sha256[0][:12]}..., got "
-            f"{found[:12]}... of {len(members)} members. The registry serves another build of this version; nothing was kept."
+            f"{found[:12]}... of {len(members)} members. The registry serves another build of this version; "
+            "nothing was kept."
         )
     for name, data in members.items():
         path = temporary / "members" / name

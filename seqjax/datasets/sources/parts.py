@@ -19,6 +19,6 @@ def place(text: str, count: int) -> int:
 
     Example:
         >>> place("a", 10), place("b", 10)
-        (3, 5)
+        (9, 5)
     """
     return int(hashlib.sha256(text.encode()).hexdigest(), 16) % count
