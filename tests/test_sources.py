@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from seqjax.datasets import sources
+from seqjax.datasets.sources.voices import base_voice
 
 
 def load(function, *arguments, **keywords):
@@ -125,3 +126,40 @@ def test_mnist_has_all_digits_in_all_parts():
         assert part.images.shape[1:] == (28, 28) and part.images.dtype == np.uint8
         assert set(part.labels.tolist()) == set(range(10))
     assert parts.train.images.max() == 255 and 0.1 < parts.train.images.mean() / 255 < 0.2
+
+
+def test_held_out_voices_are_of_other_base_voices():
+    voices = {part: load(sources.voices_of, part) for part in ("train", "validation", "test")}
+    assert [len(names) for names in voices.values()] == [72, 9, 23]
+    bases = [{base_voice(voice) for voice in names} for names in voices.values()]
+    assert not bases[0] & bases[1] and not bases[0] & bases[2] and not bases[1] & bases[2]
+
+
+def test_spoken_digits_say_what_their_labels_say():
+    parts = load(sources.spoken_digits, train=6, validation=3, test=5, languages=("en-us", "ru"), seed=1)
+    assert [len(part.recordings) for part in parts] == [6, 3, 5]
+    for name, part in zip(("train", "validation", "test"), parts, strict=True):
+        assert set(part.voices) <= set(sources.voices_of(name)) and part.languages[:2] == ["en-us", "ru"]
+        for wave, digits in zip(part.recordings, part.digits, strict=True):
+            assert wave.dtype == np.float32 and abs(wave).max() < 1.1 and 1 <= len(digits) <= 6
+            assert 0.1 < len(wave) / 8000 / len(digits) < 1.2  # seconds per digit
+
+
+def test_other_languages_are_refused():
+    with pytest.raises(
+        ValueError, match=r"spoken_digits\(languages\): expected some of en-us, .*, got \['de'\]"
+    ):
+        sources.spoken_digits(languages=("de",))
+
+
+def test_real_digits_are_fifty():
+    spoken = load(sources.real_digits)
+    assert len(spoken.recordings) == 50 and len(set(spoken.voices)) == 5 and len(set(spoken.languages)) == 5
+    assert [int(d[0]) for d in spoken.digits] == [*range(10)] * 5
+    strings = sources.strings_of(spoken, "it", count=3, length=4)
+    longest = max(map(len, spoken.recordings))
+    assert len(strings.recordings) == 3 and all(
+        len(wave) <= 4 * (longest + 800) for wave in strings.recordings
+    )
+    first = spoken.recordings[30 + int(strings.digits[0][0])]
+    np.testing.assert_array_equal(strings.recordings[0][: len(first)], first)

@@ -1,11 +1,14 @@
 """Readers of files, and loaders of batches. All batches are time-major: ``xs [T, B]``, ``targets [T, B]``."""
 
+from seqjax.datasets.audio import Audio, read_audio
+from seqjax.datasets.features import log_mel, log_mel_features, per_utterance
 from seqjax.datasets.files import read_arrays, read_json_lines, read_lines, read_text
 from seqjax.datasets.labelled import LabelledText, read_labelled
 from seqjax.datasets.loader import Loader, examples, packed, padded, streams, windows
 from seqjax.datasets.parallel import ParallelText, read_parallel
 from seqjax.datasets.prefetch import prefetch
 from seqjax.datasets.series import Series, read_series, read_series_rows
+from seqjax.datasets.speech import Speech, read_speech
 from seqjax.datasets.strings import read_string
 from seqjax.datasets.tables import Table, read_table
 from seqjax.datasets.text import (
@@ -19,19 +22,25 @@ from seqjax.datasets.text import (
 from seqjax.datasets.ts_files import LabelledSeries, read_ts
 
 __all__ = [
+    "Audio",
     "LabelledSeries",
     "LabelledText",
     "Loader",
     "ParallelText",
     "Series",
+    "Speech",
     "Table",
     "examples",
     "held_out_windows",
+    "log_mel",
+    "log_mel_features",
     "moby_dick",
     "packed",
     "padded",
+    "per_utterance",
     "prefetch",
     "read_arrays",
+    "read_audio",
     "read_bytes",
     "read_json_lines",
     "read_labelled",
@@ -39,6 +48,7 @@ __all__ = [
     "read_parallel",
     "read_series",
     "read_series_rows",
+    "read_speech",
     "read_string",
     "read_table",
     "read_text",

@@ -4,6 +4,7 @@ from seqjax.datasets.sources.bible import bible
 from seqjax.datasets.sources.cache import MissingDataError, cache_folder, fetch
 from seqjax.datasets.sources.catalog import SOURCES, Source
 from seqjax.datasets.sources.clients import FetchError
+from seqjax.datasets.sources.digits import real_digits, strings_of
 from seqjax.datasets.sources.laser import laser
 from seqjax.datasets.sources.m3 import Forecast, m3
 from seqjax.datasets.sources.mnist import Digits, mnist
@@ -11,6 +12,7 @@ from seqjax.datasets.sources.movies import Rated, movies, ratings_of
 from seqjax.datasets.sources.parts import Parts
 from seqjax.datasets.sources.shakespeare import shakespeare
 from seqjax.datasets.sources.traffic import Traffic, traffic
+from seqjax.datasets.sources.voices import Spoken, spoken_digits, synthesizer, voices_of
 from seqjax.datasets.sources.vowels import Vowels, vowels
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "Parts",
     "Rated",
     "Source",
+    "Spoken",
     "Traffic",
     "Vowels",
     "bible",
@@ -32,7 +35,12 @@ __all__ = [
     "mnist",
     "movies",
     "ratings_of",
+    "real_digits",
     "shakespeare",
+    "spoken_digits",
+    "strings_of",
+    "synthesizer",
     "traffic",
+    "voices_of",
     "vowels",
 ]
