@@ -1,6 +1,7 @@
 """Readers of files, and loaders of batches. All batches are time-major: ``xs [T, B]``, ``targets [T, B]``."""
 
 from seqjax.datasets.audio import Audio, read_audio
+from seqjax.datasets.buckets import bucketed, pad, teacher_forced
 from seqjax.datasets.features import log_mel, log_mel_features, per_utterance
 from seqjax.datasets.files import read_arrays, read_json_lines, read_lines, read_text
 from seqjax.datasets.labelled import LabelledText, read_labelled
@@ -20,22 +21,46 @@ from seqjax.datasets.text import (
     unigram_entropy,
 )
 from seqjax.datasets.ts_files import LabelledSeries, read_ts
+from seqjax.datasets.vocabulary import (
+    END,
+    PAD,
+    START,
+    UNKNOWN,
+    Bytes,
+    Characters,
+    Subwords,
+    Vocabulary,
+    Words,
+    read_vocabulary,
+    write_vocabulary,
+)
 
 __all__ = [
+    "END",
+    "PAD",
+    "START",
+    "UNKNOWN",
     "Audio",
+    "Bytes",
+    "Characters",
     "LabelledSeries",
     "LabelledText",
     "Loader",
     "ParallelText",
     "Series",
     "Speech",
+    "Subwords",
     "Table",
+    "Vocabulary",
+    "Words",
+    "bucketed",
     "examples",
     "held_out_windows",
     "log_mel",
     "log_mel_features",
     "moby_dick",
     "packed",
+    "pad",
     "padded",
     "per_utterance",
     "prefetch",
@@ -53,9 +78,12 @@ __all__ = [
     "read_table",
     "read_text",
     "read_ts",
+    "read_vocabulary",
     "sample_windows",
     "split",
     "streams",
+    "teacher_forced",
     "unigram_entropy",
     "windows",
+    "write_vocabulary",
 ]
