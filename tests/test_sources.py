@@ -163,3 +163,30 @@ def test_real_digits_are_fifty():
     )
     first = spoken.recordings[30 + int(strings.digits[0][0])]
     np.testing.assert_array_equal(strings.recordings[0][: len(first)], first)
+
+
+def test_emoji_hold_out_combinations_of_known_words():
+    tone, pair = load(sources.emoji, "tone"), sources.emoji("pair")
+    assert [len(part.captions) for part in tone] == [3505, 77, 206]
+    assert [len(part.captions) for part in pair] == [3493, 55, 240]
+    for parts in (tone, pair):
+        captions = sum((part.captions for part in parts), [])
+        assert len(set(captions)) == 3788 and sum("skin tone" in caption for caption in captions) == 1890
+        known = {word for caption in parts.train.captions for word in caption.split()}
+        assert all(word in known for caption in captions for word in caption.split())
+        assert (
+            parts.test.images.shape == (len(parts.test.captions), 32, 32, 3)
+            and parts.test.images.dtype == np.uint8
+        )
+        assert parts.test.images.max() == 255 and 50 < parts.train.images.std() < 120
+    pairs = [{sources.kind_of(caption)[:2] for caption in part.captions} for part in pair]
+    assert len(pairs[2]) == 40 and len(pairs[1]) == 10 and not pairs[2] & (pairs[0] | pairs[1])
+    kinds = [{sources.kind_of(caption) for caption in part.captions} for part in tone]
+    assert not kinds[2] & (kinds[0] | kinds[1])
+    seen = {kind[:2] for kind in kinds[0]}
+    assert sum(kind[:2] in seen for kind in kinds[2]) / len(kinds[2]) > 0.95
+
+
+def test_other_splits_are_refused():
+    with pytest.raises(ValueError, match=r"emoji\(split\): expected 'tone' or 'pair', got 'random'"):
+        sources.emoji("random")

@@ -2,6 +2,7 @@
 
 from seqjax.datasets.audio import Audio, read_audio
 from seqjax.datasets.buckets import bucketed, pad, teacher_forced
+from seqjax.datasets.captions import Captions, read_captions, read_coco, read_image
 from seqjax.datasets.features import log_mel, log_mel_features, per_utterance
 from seqjax.datasets.files import read_arrays, read_json_lines, read_lines, read_text
 from seqjax.datasets.labelled import LabelledText, read_labelled
@@ -42,6 +43,7 @@ __all__ = [
     "UNKNOWN",
     "Audio",
     "Bytes",
+    "Captions",
     "Characters",
     "LabelledSeries",
     "LabelledText",
@@ -67,6 +69,9 @@ __all__ = [
     "read_arrays",
     "read_audio",
     "read_bytes",
+    "read_captions",
+    "read_coco",
+    "read_image",
     "read_json_lines",
     "read_labelled",
     "read_lines",

@@ -326,7 +326,9 @@ def _frequent(who: str, counts: collections.Counter, min_count: int) -> list[str
 def _shape(value: Any) -> Any:
     """Return the type of a field's value as an annotation."""
     return (
-        tuple[str, ...] if isinstance(value, tuple) and all(isinstance(v, str) for v in value) else type(value)
+        tuple[str, ...]
+        if isinstance(value, tuple) and all(isinstance(v, str) for v in value)
+        else type(value)
     )
 
 

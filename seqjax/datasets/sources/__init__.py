@@ -5,6 +5,7 @@ from seqjax.datasets.sources.cache import MissingDataError, cache_folder, fetch
 from seqjax.datasets.sources.catalog import SOURCES, Source
 from seqjax.datasets.sources.clients import FetchError
 from seqjax.datasets.sources.digits import real_digits, strings_of
+from seqjax.datasets.sources.emoji import Pictures, emoji, kind_of
 from seqjax.datasets.sources.laser import laser
 from seqjax.datasets.sources.m3 import Forecast, m3
 from seqjax.datasets.sources.mnist import Digits, mnist
@@ -22,6 +23,7 @@ __all__ = [
     "Forecast",
     "MissingDataError",
     "Parts",
+    "Pictures",
     "Rated",
     "Source",
     "Spoken",
@@ -29,7 +31,9 @@ __all__ = [
     "Vowels",
     "bible",
     "cache_folder",
+    "emoji",
     "fetch",
+    "kind_of",
     "laser",
     "m3",
     "mnist",
