@@ -243,7 +243,12 @@ def test_list_shows_cells_methods_and_tasks(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("document", "table"),
-    [("docs/cells.md", "families"), ("docs/methods.md", "methods"), ("docs/cells.md", "cells")],
+    [
+        ("docs/cells.md", "families"),
+        ("docs/methods.md", "methods"),
+        ("docs/cells.md", "cells"),
+        ("docs/data.md", "data"),
+    ],
 )
 def test_the_tables_of_the_documents_are_current(document, table):
     made = getattr(catalog, table)()
@@ -266,7 +271,7 @@ def run_block(block, document, **names):
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", *(f"docs/{page}.md" for page in ("cells", "layers", "methods", "probes", "training"))],
+    ["README.md", *(f"docs/{page}.md" for page in ("cells", "data", "layers", "methods", "probes", "training"))],
 )
 def test_the_examples_of_the_documents_run(monkeypatch, tmp_path, document):
     """Each block runs with the names of the blocks before it on the page."""

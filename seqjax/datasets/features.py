@@ -144,8 +144,8 @@ def mel_filters(
             f"log_mel: expected 0 <= low < high <= rate / 2 = {rate / 2:g}, got low={low:g}, high={high:g}."
         )
     check_whole("log_mel(num_mels)", num_mels)
-    ends = 2595 * np.log10(1 + np.array([low, high]) / 700)
-    corners = 700 * (10 ** (np.linspace(*ends, num_mels + 2) / 2595) - 1)
+    first, last = (2595 * float(np.log10(1 + end / 700)) for end in (low, high))
+    corners = 700 * (10 ** (np.linspace(first, last, num_mels + 2) / 2595) - 1)
     frequencies = np.linspace(0, rate / 2, num_bins)[:, None]
     left, center, right = corners[:-2], corners[1:-1], corners[2:]
     rising = (frequencies - left) / (center - left)

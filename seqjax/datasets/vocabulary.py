@@ -283,8 +283,9 @@ def read_vocabulary(path: Name) -> Vocabulary:
     """
     text = read_string(path)
     try:
-        fields = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(text).items()}
-        kind = KINDS[fields.pop("kind")]
+        found = json.loads(text)
+        kind = KINDS[found.pop("kind")]
+        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
         types = {field.name: field.type for field in dataclasses.fields(kind)}
         if {name: _shape(value) for name, value in fields.items()} != types:
             raise ValueError

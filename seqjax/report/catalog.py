@@ -6,6 +6,7 @@ from typing import NamedTuple, get_args
 
 from seqjax.base import Recurrence
 from seqjax.cells import REGISTRY
+from seqjax.datasets.sources import SOURCES
 from seqjax.methods import METHODS
 from seqjax.tasks import TASKS
 
@@ -49,6 +50,15 @@ def tasks() -> Table:
     text = "Next-byte prediction on a text, Moby-Dick by default (--data FILE for any other file)."
     rows = [("text", text), *((name, _first_line(factory)) for name, factory in TASKS.items())]
     return Table("Tasks", ("task", "description"), rows)
+
+
+def data() -> Table:
+    """Return the table of the data that ``seqjax data`` downloads."""
+    rows = []
+    for name, source in SOURCES.items():
+        packages = ", ".join(f"{package} ({package.client})" for package in source.packages)
+        rows.append((name, source.about, packages, source.license, source.credit))
+    return Table("Data", ("name", "data", "packages", "license", "credit"), rows)
 
 
 def markdown(table: Table) -> str:
