@@ -2,11 +2,13 @@
 
 import dataclasses
 import io
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 
 import pytest
@@ -120,6 +122,14 @@ def test_a_download_that_fails_leaves_what_was_complete(registry, monkeypatch):
     ):
         fetch("pair")
     assert [path.name for path in cache_folder().iterdir()] == ["pip-one-1.0"]
+
+
+def test_what_a_killed_download_left_is_removed_after_a_day(registry):
+    for name, age in ((".download-old", 90_000), (".download-new", 10)):
+        (cache_folder() / name).mkdir(parents=True)
+        os.utime(cache_folder() / name, (time.time() - age,) * 2)
+    fetch("pair")
+    assert [path.name for path in cache_folder().glob(".download-*")] == [".download-new"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(registry, monkeypatch, tmp_path):

@@ -1,5 +1,7 @@
 """Test the data of the examples: the counts and splits that the documents state. Data that are absent are skipped."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ def load(function, *arguments, **keywords):
     try:
         return function(*arguments, **keywords)
     except sources.MissingDataError as error:
+        warnings.warn(f"skipped: {error}", stacklevel=2)  # shown at the end of the tests
         pytest.skip(str(error))
 
 

@@ -12,6 +12,7 @@ from seqjax.datasets.prefetch import prefetch
 from seqjax.datasets.series import Series, read_series, read_series_rows
 from seqjax.datasets.speech import Speech, read_speech
 from seqjax.datasets.strings import read_string
+from seqjax.datasets.subwords import Subwords
 from seqjax.datasets.tables import Table, read_table
 from seqjax.datasets.text import (
     held_out_windows,
@@ -29,12 +30,10 @@ from seqjax.datasets.vocabulary import (
     UNKNOWN,
     Bytes,
     Characters,
-    Subwords,
     Vocabulary,
     Words,
-    read_vocabulary,
-    write_vocabulary,
 )
+from seqjax.datasets.vocabulary_files import read_vocabulary, write_vocabulary
 
 __all__ = [
     "END",

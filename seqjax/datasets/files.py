@@ -47,7 +47,7 @@ def read_text(path: Name) -> np.ndarray:
         if suffix in suffixes:
             remedy = {
                 "arrays": "Train on arrays in Python, with datasets.examples.",
-                "a table": "Write the text of its column to a text file, or its columns to arrays.",
+                "a table": "Read its columns with datasets.read_table, or write the text of one to a text file.",
                 "a compressed file": "Unpack it first.",
             }[kind]
             read_bytes(path)  # a file that does not exist is reported first

@@ -1,27 +1,19 @@
-r"""Vocabularies: bytes, characters, words and subwords; each is a value, trained on texts and stored as JSON.
+"""Vocabularies of bytes, characters and words; each is a value, trained on texts. `Subwords` is another one.
 
 Four tokens are the same in all of them: `PAD` 0, which fills up sequences (and is the blank of CTC), `START` 1, `END` 2
 and `UNKNOWN` 3. The tokens of the texts follow.
 """
 
-import base64
 import collections
-import dataclasses
 import functools
-import io
-import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from seqjax.checks import check_whole, check_whole_or_none
-from seqjax.datasets.files import Name
-from seqjax.datasets.strings import read_string
-from seqjax.files import put_text
 from seqjax.values import Value
 
 PAD, START, END, UNKNOWN = range(4)
@@ -116,7 +108,7 @@ class Characters(Vocabulary):
     def train(cls, texts: Iterable[str], *, min_count: int = 1) -> "Characters":
         """Return the characters that occur at least `min_count` times, in the order of their code points."""
         check_whole("Characters.train(min_count)", min_count)
-        counts = collections.Counter(character for text in _each(texts) for character in text)
+        counts = collections.Counter(character for text in each_text(texts) for character in text)
         return cls("".join(sorted(_frequent("Characters", counts, min_count))))
 
     @property
@@ -162,7 +154,9 @@ class Words(Vocabulary):
         """Return the words that occur at least `min_count` times, of which the most frequent for a `size`."""
         check_whole("Words.train(min_count)", min_count)
         size = check_whole_or_none("Words.train(size)", size, NUM_SPECIAL + 1)
-        counts = collections.Counter(word for text in _each(texts) for word in split_words(text, lower=lower))
+        counts = collections.Counter(
+            word for text in each_text(texts) for word in split_words(text, lower=lower)
+        )
         found = sorted(_frequent("Words", counts, min_count), key=lambda word: (-counts[word], word))
         return cls(tuple(found if size is None else found[: size - NUM_SPECIAL]), lower)
 
@@ -183,119 +177,6 @@ class Words(Vocabulary):
         return " ".join("<unknown>" if t == UNKNOWN else self.words[t - NUM_SPECIAL] for t in tokens)
 
 
-@dataclass(frozen=True, repr=False)
-class Subwords(Vocabulary):
-    """Byte pair encoding by SentencePiece, which needs ``pip install "seqjax[data]"``.
-
-    Decoding gives the text again, with its spaces and line ends. Exceptions are characters that are not in the training
-    texts, and U+2581, SentencePiece's mark of a space.
-
-    Attributes:
-        model: SentencePiece's model in base 64.
-
-    References:
-        Sennrich, Haddow & Birch 2016, "Neural machine translation of rare words with subword units", arXiv:1508.07909;
-        Kudo & Richardson 2018, "SentencePiece", arXiv:1808.06226.
-    """
-
-    model: str
-    kind: ClassVar[str] = "subwords"
-
-    @classmethod
-    def train(cls, texts: Iterable[str], *, size: int = 1000) -> "Subwords":
-        """Return subwords of the texts: all their characters, and the most frequent pairs up to the size.
-
-        Raises:
-            ImportError: without SentencePiece.
-            ValueError: when the texts have more characters, or fewer subwords, than the size.
-        """
-        check_whole("Subwords.train(size)", size, NUM_SPECIAL + 1)
-        library, out = _sentencepiece(), io.BytesIO()
-        try:
-            library.SentencePieceTrainer.train(
-                sentence_iterator=iter(_lines(texts)),
-                model_writer=out,
-                model_type="bpe",
-                vocab_size=size,
-                pad_id=PAD,
-                bos_id=START,
-                eos_id=END,
-                unk_id=UNKNOWN,
-                user_defined_symbols=["\n"],
-                normalization_rule_name="identity",
-                add_dummy_prefix=False,
-                remove_extra_whitespaces=False,
-                character_coverage=1.0,
-                num_threads=1,
-                minloglevel=2,
-            )
-        except (RuntimeError, OSError) as error:
-            text = str(error).rpartition("]")[2].strip() or " ".join(str(error).split())
-            raise ValueError(
-                f"Subwords.train: expected texts for {size} subwords, got SentencePiece's {text!r}. "
-                "Pass another `size=`."
-            ) from None
-        return cls(base64.b64encode(out.getvalue()).decode())
-
-    @functools.cached_property
-    def _processor(self) -> Any:
-        return _sentencepiece().SentencePieceProcessor(model_proto=base64.b64decode(self.model))
-
-    @property
-    def size(self) -> int:
-        return self._processor.get_piece_size()
-
-    def encode(self, text: str) -> np.ndarray:
-        return np.array(self._processor.encode(text), np.int32)
-
-    def _text(self, tokens: list[int]) -> str:
-        pieces = ("\ufffd" if t == UNKNOWN else self._processor.id_to_piece(t) for t in tokens)
-        return "".join(pieces).replace("▁", " ")
-
-
-KINDS: dict[str, type] = {each.kind: each for each in (Bytes, Characters, Words, Subwords)}
-
-
-def write_vocabulary(path: Name, vocabulary: Vocabulary) -> None:
-    """Write a vocabulary as JSON, for example into the folder of a run. The file appears as a whole.
-
-    Raises:
-        OSError: when the file cannot be written.
-
-    Example:
-        >>> import pathlib, tempfile
-        >>> from seqjax.datasets import Characters, read_vocabulary, write_vocabulary
-        >>> path = pathlib.Path(tempfile.mkdtemp(), "vocabulary.json")
-        >>> write_vocabulary(path, Characters("abc"))
-        >>> read_vocabulary(path)
-        Characters(symbols='abc')
-    """
-    fields = {field.name: getattr(vocabulary, field.name) for field in dataclasses.fields(vocabulary)}  # type: ignore[arg-type]
-    put_text(Path(path), json.dumps({"kind": vocabulary.kind, **fields}, ensure_ascii=False) + "\n")
-
-
-def read_vocabulary(path: Name) -> Vocabulary:
-    """Read a vocabulary that `write_vocabulary` wrote.
-
-    Raises:
-        FileNotFoundError: when the path does not exist.
-        ValueError: when the file has no vocabulary.
-    """
-    text = read_string(path)
-    try:
-        found = json.loads(text)
-        kind = KINDS[found.pop("kind")]
-        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
-        types = {field.name: field.type for field in dataclasses.fields(kind)}
-        if {name: _shape(value) for name, value in fields.items()} != types:
-            raise ValueError
-        return kind(**fields)
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise ValueError(
-            f"read_vocabulary: expected a vocabulary written by write_vocabulary, got '{path}'. Train it again."
-        ) from None
-
-
 def split_words(text: str, *, lower: bool = True) -> list[str]:
     """Return the words and marks of punctuation of a text.
 
@@ -306,13 +187,9 @@ def split_words(text: str, *, lower: bool = True) -> list[str]:
     return WORD.findall(text.lower() if lower else text)
 
 
-def _each(texts: Iterable[str]) -> Iterable[str]:
+def each_text(texts: Iterable[str]) -> Iterable[str]:
+    """Return texts, of which one may be given by itself."""
     return [texts] if isinstance(texts, str) else texts
-
-
-def _lines(texts: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of texts: SentencePiece takes sentences."""
-    return (line for text in _each(texts) for line in text.split("\n") if line)
 
 
 def _frequent(who: str, counts: collections.Counter, min_count: int) -> list[str]:
@@ -322,22 +199,3 @@ def _frequent(who: str, counts: collections.Counter, min_count: int) -> list[str
             f"{who}.train: expected texts in which something occurs {min_count} times, got none."
         )
     return found
-
-
-def _shape(value: Any) -> Any:
-    """Return the type of a field's value as an annotation."""
-    return (
-        tuple[str, ...]
-        if isinstance(value, tuple) and all(isinstance(v, str) for v in value)
-        else type(value)
-    )
-
-
-def _sentencepiece() -> Any:
-    try:
-        import sentencepiece
-    except ImportError:
-        raise ImportError(
-            "Subwords: expected the package sentencepiece, got none. Run 'pip install \"seqjax[data]\"'."
-        ) from None
-    return sentencepiece

@@ -6,7 +6,11 @@ from pathlib import Path
 from seqjax.calibration import CHECKS, closed_forms
 from seqjax.report import catalog
 
-TABLES = {"docs/methods.md": (catalog.methods,), "docs/cells.md": (catalog.families, catalog.cells), "docs/data.md": (catalog.data,)}
+TABLES = {
+    "docs/methods.md": (catalog.methods,),
+    "docs/cells.md": (catalog.families, catalog.cells),
+    "docs/data.md": (catalog.data,),
+}
 
 
 def rewrite(text: str, name: str, table: str) -> str:

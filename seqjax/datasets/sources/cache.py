@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from seqjax.datasets.sources.package import Package, digest, read_members
 
 VARIABLE = "SEQJAX_DATA"
 """The environment variable that names another folder."""
+
+TEMPORARY = ".download-"
+"""How the names of temporary folders begin."""
+DAY = 86_400  # seconds
 
 
 class MissingDataError(FileNotFoundError):
@@ -56,7 +61,8 @@ def fetch(name: str, *, report: Callable[[str], None] = lambda line: None) -> li
         folder = cache_folder()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
+            _clean(folder)
+            with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder) as temporary:
                 _install(package, Path(temporary), folder / package.folder)
         except OSError as error:
             if isinstance(error, FetchError):
@@ -92,6 +98,13 @@ def is_cached(package: Package) -> bool:
     paths = [path for path in folder.rglob("*") if path.is_file()]
     members = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
     return digest(members) in package.sha256
+
+
+def _clean(folder: Path) -> None:
+    """Remove the temporary folders of processes that were killed, after a day."""
+    for left in folder.glob(f"{TEMPORARY}*"):
+        if time.time() - left.stat().st_mtime > DAY:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _install(package: Package, temporary: Path, folder: Path) -> None:

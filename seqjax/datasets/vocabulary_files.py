@@ -1,0 +1,63 @@
+"""Vocabularies as JSON files."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from seqjax.datasets.files import Name
+from seqjax.datasets.strings import read_string
+from seqjax.datasets.subwords import Subwords
+from seqjax.datasets.vocabulary import Bytes, Characters, Vocabulary, Words
+from seqjax.files import put_text
+
+KINDS: dict[str, type] = {each.kind: each for each in (Bytes, Characters, Words, Subwords)}
+
+
+def write_vocabulary(path: Name, vocabulary: Vocabulary) -> None:
+    """Write a vocabulary as JSON, for example into the folder of a run. The file appears as a whole.
+
+    Raises:
+        OSError: when the file cannot be written.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from seqjax.datasets import Characters, read_vocabulary, write_vocabulary
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "vocabulary.json")
+        >>> write_vocabulary(path, Characters("abc"))
+        >>> read_vocabulary(path)
+        Characters(symbols='abc')
+    """
+    fields = {field.name: getattr(vocabulary, field.name) for field in dataclasses.fields(vocabulary)}  # type: ignore[arg-type]
+    put_text(Path(path), json.dumps({"kind": vocabulary.kind, **fields}, ensure_ascii=False) + "\n")
+
+
+def read_vocabulary(path: Name) -> Vocabulary:
+    """Read a vocabulary that `write_vocabulary` wrote.
+
+    Raises:
+        FileNotFoundError: when the path does not exist.
+        ValueError: when the file has no vocabulary.
+    """
+    text = read_string(path)
+    try:
+        found = json.loads(text)
+        kind = KINDS[found.pop("kind")]
+        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+        types = {field.name: field.type for field in dataclasses.fields(kind)}
+        if {name: _shape(value) for name, value in fields.items()} != types:
+            raise ValueError
+        return kind(**fields)
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise ValueError(
+            f"read_vocabulary: expected a vocabulary written by write_vocabulary, got '{path}'. Train it again."
+        ) from None
+
+
+def _shape(value: Any) -> Any:
+    """Return the type of a field's value as an annotation."""
+    return (
+        tuple[str, ...]
+        if isinstance(value, tuple) and all(isinstance(v, str) for v in value)
+        else type(value)
+    )
