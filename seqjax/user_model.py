@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Layer, Step
 from seqjax.layers.recurrent import recurrent
+from seqjax.local_modules import local_files
 from seqjax.methods import Scan
 from seqjax.ops.select import cast
 
@@ -49,10 +51,31 @@ def source_of(name: str) -> Path | None:
     return Path(found) if found and Path(found).is_file() else None
 
 
-def source_digest(name: str) -> str | None:
-    """Return the SHA-256 of the file of a function, or None where there is no such file."""
+def source_digests(name: str) -> dict[str, str]:
+    """Return the SHA-256 of the file of a function and of every file that it imports from its own folder.
+
+    Returns:
+        The digests by path, relative to the folder; nothing where there is no such file. See
+        `seqjax.local_modules.local_files`.
+    """
     path = source_of(name)
-    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+    if path is None:
+        return {}
+    place = name.rpartition(":")[0]
+    dots = 0 if place.endswith(".py") else place.count(".") + (path.name == "__init__.py")
+    files = local_files(path, dots)
+    return {each: hashlib.sha256(file.read_bytes()).hexdigest() for each, file in files.items()}
+
+
+def source_digest(name: str) -> str | None:
+    """Return one SHA-256 for the files of `source_digests`, or None where there is no such file.
+
+    It is the SHA-256 of the file itself where the file imports nothing from its own folder.
+    """
+    found = source_digests(name)
+    if len(found) < 2:
+        return next(iter(found.values()), None)
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def check_allowed(name: str, allow_code: bool, remedy: str) -> None:

@@ -23,9 +23,11 @@ from seqjax.cells import REGISTRY, Entry
 from seqjax.report import catalog
 from seqjax.study import runner, sections
 from seqjax.study.presets import command
+from seqjax.study.record import Record, record_of
+from seqjax.study.rows import SCHEMA, Part
 from seqjax.study.sections import training
 from seqjax.study.settings import Settings, load_data
-from seqjax.study.store import SCHEMA, Part, Store
+from seqjax.study.store import Store
 from seqjax.testing import check_cell, check_method
 
 TINY = [*SMALL, *"--cells elman --seeds 2 --training-steps 2 --lengths 6".split()]
@@ -95,14 +97,18 @@ def test_an_interrupted_study_resumes_to_the_same_numbers(monkeypatch, tmp_path,
 
 
 def test_parts_of_a_killed_study_count(tmp_path):
-    store = Store(tmp_path / "out")
-    store.open({"batch": 1}, resume=False, overwrite=False)
+    record = Record({"batch": 1}, {}, {})
     part, row = Part("training", "lstm", 4, 0), {"quantity": "x", "value": 1.0}
-    store.add(part, [row])
-    assert Store(tmp_path / "out").finished() == {"training/lstm/4/0"}
-    store.merge()
-    store.add(part, [row])  # as if the last merge had been cut short
-    assert store.merge().height == 1
+    with Store(tmp_path / "out") as store:
+        store.open(record, resume=False, overwrite=False)
+        store.write_summary({"complete": False})
+        store.add(part, [row])
+    with Store(tmp_path / "out") as store:
+        store.open(record, resume=True, overwrite=False)
+        assert store.finished() == {"training/lstm/4/0"}
+        store.merge()
+        store.add(part, [row])  # as if the last merge had been cut short
+        assert store.merge().height == 1
 
 
 def test_a_full_disk_is_one_clear_line_and_leaves_what_can_be_continued(monkeypatch, tmp_path, capsys):
@@ -121,12 +127,12 @@ def test_a_full_disk_is_one_clear_line_and_leaves_what_can_be_continued(monkeypa
     )
     assert said.count("\n") == 1 and not [path for path in out.rglob("*") if path.is_file()]
 
-    def full_table(self, path):
-        Path(path).touch()
-        raise pl.exceptions.ComputeError("No space left on device (os error 28)")
+    def full_table(self, data):
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pl.DataFrame, "write_parquet", full_table)
+        patch.setattr(Path, "write_bytes", full_table)
         assert run(patch, "gradients", *TINY, "--out", out) == 2
     assert "cannot be written (No space left on device" in capsys.readouterr().err
     assert not list(out.rglob("*.parquet*")) and (out / "summary.json").exists()
@@ -223,11 +229,11 @@ def test_rendering_what_is_no_report_is_one_clear_line(monkeypatch, tmp_path, ca
 
 
 def test_results_of_another_version_are_one_clear_line(monkeypatch, tmp_path, capsys):
-    store = Store(tmp_path)
-    store.open(Settings().to_json(), resume=False, overwrite=False)
-    store.write_summary({"settings": Settings().to_json(), "complete": False})
-    frame = pl.DataFrame([dict.fromkeys(SCHEMA)], schema=SCHEMA)
-    frame.drop("note").write_parquet(tmp_path / "results.parquet")
+    with Store(tmp_path) as store:
+        settings = Settings()
+        store.open(record_of(settings, load_data(settings)), resume=False, overwrite=False)
+        store.write_summary({"complete": False})
+        store.add_rows("x", pl.DataFrame([dict.fromkeys(SCHEMA)], schema=SCHEMA).drop("note"))
     for arguments in (["render", tmp_path], ["gradients", "--resume", "--out", tmp_path]):
         assert run(monkeypatch, *arguments) == 2
         error = " ".join(capsys.readouterr().err.split())
@@ -327,11 +333,9 @@ def test_gated_cells_learn_more_than_letter_frequencies(cell, tmp_path):
         training_steps=100,
         sections=("training",),
     )
-    store = Store(tmp_path)
-    store.open(settings.to_json(), resume=False, overwrite=False)
-    assert runner.run(
-        settings, load_data(settings), store, advance=lambda n: None, describe=lambda text: None
-    )
+    store, data = Store(tmp_path), load_data(settings)
+    store.open(record_of(settings, data), resume=False, overwrite=False)
+    assert runner.run(settings, data, store, advance=lambda n: None, describe=lambda text: None)
     frame = pl.read_parquet(tmp_path / "results.parquet").filter(quantity="held_out_loss")
     entropy = store.summary["baselines"]["unigram_entropy"]
     assert frame.filter(training_step=100)["value"][0] < entropy < frame.filter(training_step=0)["value"][0]

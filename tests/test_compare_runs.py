@@ -7,18 +7,18 @@ import numpy as np
 import polars as pl
 import pytest
 from helpers.command_line import ROOT, run
+from helpers.studies import write_study
 from scipy import stats
 
 from seqjax.compare import page, runs
 from seqjax.compare.runs import compare_runs
-from seqjax.study.store import SCHEMA
+from seqjax.study.rows import SCHEMA
 
 SEEDS = 10
 
 
 def study(folder, values, *, settings=None, complete=True, extra=None):
     """A folder with results: ``values[quantity]`` by seed, of one cell at one length, at the steps 0 and 5."""
-    folder.mkdir()
     rows = []
     for quantity, numbers in values.items():
         for seed, number in enumerate(numbers):
@@ -43,10 +43,8 @@ def study(folder, values, *, settings=None, complete=True, extra=None):
             }
         )
     columns = {name: pl.Series([row.get(name) for row in rows], dtype=SCHEMA[name]) for name in SCHEMA}
-    pl.DataFrame(columns).with_columns(**(extra or {})).write_parquet(folder / "results.parquet")
-    summary = {"settings": settings or {}, "complete": complete}
-    (folder / "summary.json").write_text(json.dumps(summary))
-    return folder
+    frame = pl.DataFrame(columns).with_columns(**(extra or {}))
+    return write_study(folder, frame, {"settings": settings or {}, "complete": complete})
 
 
 @pytest.fixture(name="shared")
@@ -72,7 +70,7 @@ def test_a_difference_that_every_seed_shows_is_found_and_noise_is_not(tmp_path, 
     found = compare_runs(a, b)
     assert not found.equal and not found.remarks
     loss, lag, norm = sorted(found.rows, key=lambda row: row.key["quantity"])
-    assert loss.key == {"cell": "lstm", "length": 64, "quantity": "held_out_loss"}
+    assert loss.key == {"section": "training", "cell": "lstm", "length": 64, "quantity": "held_out_loss"}
     assert loss.differs and norm.differs and not lag.differs
     # After the last training step; over all pairs of one sign the sign-flip test has p = 2/2^n.
     assert loss.paired.pairs == SEEDS and loss.paired.p == 2 / 2**SEEDS
@@ -88,7 +86,7 @@ def test_a_difference_that_every_seed_shows_is_found_and_noise_is_not(tmp_path, 
     cells = dict(
         zip(heads, rows[[row.key["quantity"] for row in found.rows].index("held_out_loss")], strict=False)
     )
-    assert cells["quantity"] == "lstm, T = 64, held_out_loss" and cells["seeds"] == str(SEEDS)
+    assert cells["quantity"] == "training, lstm, T = 64, held_out_loss" and cells["seeds"] == str(SEEDS)
     assert cells["B − A (or B/A)"] == "−0.300" and cells["p"] == "0.00195" and sum(differ) == 2
 
 
@@ -139,15 +137,14 @@ def test_what_sums_a_study_up_is_compared_and_all_of_what_is_asked_for(tmp_path)
     ]
     rows = [row | {"seed": seed, "value": 1.0} for row in rows for seed in range(row.pop("seeds", 8))]
     columns = {name: pl.Series([row.get(name) for row in rows], dtype=SCHEMA[name]) for name in SCHEMA}
-    pl.DataFrame(columns).write_parquet(tmp_path / "results.parquet")
-    (tmp_path / "summary.json").write_text("{}")
+    write_study(tmp_path, pl.DataFrame(columns), {})
 
     def compared(*quantities):
         found = compare_runs(tmp_path, tmp_path, quantities=quantities, resamples=20)
         return [(row.key["quantity"], row.key.get("x")) for row in found.rows], found.remarks
 
     names, remarks = compared()
-    assert names == [("isometry", 8.0), ("exponent", None), ("window_1", None)]
+    assert names == [("exponent", None), ("isometry", 8.0), ("window_1", None)]
     assert remarks[-1] == "Left out: 1 quantities with fewer than 6 common seeds (signal)."
     assert compared("isometry", "parameter_gradient_norm")[0] == [
         ("isometry", 2.0),
@@ -199,4 +196,4 @@ def test_the_command_compares_two_studies(monkeypatch, tmp_path, capsys, shared)
         assert message in capsys.readouterr().err
     (folders[1] / "results.parquet").write_text("no parquet")
     assert run(monkeypatch, "compare", folders[1], folders[2], *out) == 2
-    assert "cannot be read" in capsys.readouterr().err
+    assert "results.parquet has another SHA-256" in capsys.readouterr().err

@@ -84,7 +84,7 @@ def test_the_method_the_probe_and_the_section_added_in_contributing_work(monkeyp
     from seqjax.calibration.singular import MATRIX
     from seqjax.report.results import StudyResults
     from seqjax.study import sections
-    from seqjax.study.store import SCHEMA, Part
+    from seqjax.study.rows import SCHEMA, Part
 
     polars = pytest.importorskip("polars")
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)

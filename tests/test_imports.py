@@ -16,6 +16,7 @@ ORDER = (
         "compat",
         "files",
         "inputs",
+        "local_modules",
         "names",
         "recurrences",
         "serialization",

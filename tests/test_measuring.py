@@ -7,8 +7,9 @@ import pytest
 
 from seqjax.study import measuring
 from seqjax.study.measuring import Measuring
+from seqjax.study.rows import Part
 from seqjax.study.settings import Settings
-from seqjax.study.store import Part, Store
+from seqjax.study.store import Store
 
 
 class Section:
@@ -33,8 +34,9 @@ class Section:
 
 @pytest.fixture
 def bench(tmp_path):
+    store = Store(tmp_path)
+
     def make(advance=lambda work: None, describe=lambda what: None):
-        store = Store(tmp_path)
         (tmp_path / "parts").mkdir(exist_ok=True)
         return Measuring(Settings(), None, store, advance, describe)
 

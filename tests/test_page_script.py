@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from helpers.studies import write_study
 
 from seqjax.report import page
 from seqjax.report.charts import Axis, Series, chart
@@ -16,7 +17,7 @@ from seqjax.report.drawing import COLORS
 from seqjax.report.heat import heat_map
 from seqjax.report.results import Profile
 from seqjax.report.section import Section
-from seqjax.study.store import SCHEMA
+from seqjax.study.rows import SCHEMA
 
 engine = pytest.importorskip(
     "py_mini_racer", reason="the page's script runs in mini-racer, which is not installed"
@@ -146,8 +147,8 @@ def text(tmp_path_factory):
         for n in LENGTHS
         for s in SEEDS
     ]
-    pl.DataFrame(rows, schema=SCHEMA).write_parquet(folder / "results.parquet")
-    (folder / "summary.json").write_text(json.dumps({"settings": {"cells": CELLS, "lengths": LENGTHS}}))
+    rows = pl.DataFrame(rows, schema=SCHEMA).with_columns(quantity=pl.lit("x"))
+    write_study(folder, rows, {"settings": {"cells": CELLS, "lengths": LENGTHS}})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page, "chosen", lambda names: [section()])
         return page.render(folder).read_text("utf-8")

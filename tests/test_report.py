@@ -3,23 +3,24 @@
 import base64
 import dataclasses
 import io
-import json
 import math
 import os
 import re
+import shutil
 from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
 import polars as pl
 import pytest
+from helpers import studies
 from helpers.page import Parsed, page_script
 from PIL import Image
 
 from seqjax.report import drawing, page, sections
 from seqjax.report import text as words
 from seqjax.report.sections import decay, losses
-from seqjax.study.store import SCHEMA, Part
+from seqjax.study.rows import SCHEMA, Part
 
 CELLS, LENGTHS, SEEDS, STEPS = ("plain", "gated", "linear"), (16, 40), (0, 1), (0, 1, 4, 9)
 SVG = "{http://www.w3.org/2000/svg}"
@@ -71,13 +72,11 @@ def write_study(folder, cells=CELLS, lengths=LENGTHS, skip=lambda cell, length, 
             loss = 4.5 - 0.2 * step + 0.1 * seed
             rows.append((cell, length, seed, step, None, "train_loss", None, None, loss))
         rows.append((cell, length, seed, 9, None, "held_out_loss", None, None, 2.4 + 0.2 * seed))
-    folder.mkdir(exist_ok=True)
     names = "cell length seed training_step loss quantity leaf t value".split()
     tidy = [
         dict.fromkeys(SCHEMA) | dict(zip(names, row, strict=True)) | {"section": "training"} for row in rows
     ]
     tidy = [row | {"part": Part("training", row["cell"], row["length"], row["seed"]).name} for row in tidy]
-    pl.DataFrame(tidy, schema=SCHEMA).write_parquet(folder / "results.parquet")
     planned = len(cells) * len(lengths) * len(SEEDS)
     settings = {"cells": list(cells), "lengths": list(lengths), "seeds": 2, "task": "text"}
     settings["sections"] = ["training", "decay", "losses"]
@@ -85,8 +84,7 @@ def write_study(folder, cells=CELLS, lengths=LENGTHS, skip=lambda cell, length, 
     content |= {"complete": len(runs) == planned, "runs_planned": planned, "runs_finished": len(runs)}
     content |= {"runs_absent": [Part("training", *run).name for run in all_runs if run not in runs]}
     content |= {"started": "2025-01-01T10:00:00", "finished": None, "baselines": {"unigram_entropy": 3.0}}
-    (folder / "summary.json").write_text(json.dumps(content | summary))
-    return folder
+    return studies.write_study(folder, pl.DataFrame(tidy, schema=SCHEMA), content | summary)
 
 
 def horizons(text, length):
@@ -224,7 +222,7 @@ def test_empty_study_renders(tmp_path):
     folder = write_study(tmp_path / "s", skip=lambda *run: True)
     content = page.render(folder).read_text(encoding="utf-8")
     assert "0 of 12 runs finished" in content and "nothing to draw yet" in content
-    (folder / "results.parquet").unlink()
+    shutil.rmtree(folder / "parts")
     assert page.render(folder).read_text(encoding="utf-8") == content
 
 
@@ -273,9 +271,8 @@ def test_failing_write_keeps_the_old_page(tmp_path, monkeypatch):
 
 def test_single_snapshot_and_bare_summary(tmp_path):
     folder = write_study(tmp_path / "s", ["gated", "linear"], [16])
-    (folder / "summary.json").write_text("{}")
-    file = folder / "results.parquet"
-    pl.read_parquet(file).filter(pl.col("training_step") == 0).write_parquet(file)
+    first = pl.read_parquet(folder / "results.parquet").filter(pl.col("training_step") == 0)
+    studies.write_study(folder, first, {})
     rows = horizons(page.render(folder).read_text(encoding="utf-8"), 16)
     assert " ".join(rows["gated", "after training"]) == "–  – – – –"
     assert not decay.fit_cells({"exponential_aic": [math.nan], "power_aic": [1.0]})[1]

@@ -12,6 +12,7 @@ import optax
 import polars as pl
 import pytest
 from helpers.page import Parsed, page_script
+from helpers.studies import write_study
 from markupsafe import Markup
 
 import seqjax as sj
@@ -27,6 +28,7 @@ from seqjax.study import runner
 from seqjax.study.experiment import MOMENTS, Experiment
 from seqjax.study.models import make_model
 from seqjax.study.presets import PRESETS, SIZES
+from seqjax.study.record import record_of
 from seqjax.study.sections import MEASUREMENTS, success
 from seqjax.study.settings import Settings, load_data
 from seqjax.study.store import Store
@@ -54,7 +56,7 @@ class Measured:
     def __init__(self, settings, folder):
         self.settings, self.folder = settings, folder
         text, store = load_data(settings), Store(folder)
-        store.open(settings.to_json(), resume=False, overwrite=False)
+        store.open(record_of(settings, text), resume=False, overwrite=False)
         advanced = []
         assert runner.run(settings, text, store, advance=advanced.append, describe=lambda what: None)
         # The progress bar ends where it should, whatever the parts report on their way.
@@ -158,8 +160,7 @@ def test_a_closed_form_that_fails_is_told_at_the_head_of_the_page(measured, tmp_
         .then(0.0)
         .otherwise(pl.col("value"))
     )
-    broken.write_parquet(tmp_path / "results.parquet")
-    (tmp_path / "summary.json").write_bytes((measured.folder / "summary.json").read_bytes())
+    write_study(tmp_path, broken, json.loads((measured.folder / "summary.json").read_text()))
     text = Parsed(page.render(tmp_path).read_text(encoding="utf-8")).text
     assert "Do not rely on results that depend on these." in text and "All pass." not in text
 

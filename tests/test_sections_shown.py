@@ -25,7 +25,7 @@ from seqjax.report.sections import (
 )
 from seqjax.statistics import wilson
 from seqjax.study.experiment import MOMENTS
-from seqjax.study.store import SCHEMA
+from seqjax.study.rows import SCHEMA
 
 A, B = "lstm", "lru"
 AFTER = {"group": MOMENTS[1]}

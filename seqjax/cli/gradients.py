@@ -22,6 +22,7 @@ from seqjax.report.page import render as render_page
 from seqjax.report.sections import NAMES
 from seqjax.study import presets, runner
 from seqjax.study import settings as options
+from seqjax.study.record import DamagedError, record_of
 from seqjax.study.settings import Settings
 from seqjax.study.store import Store
 from seqjax.user_model import is_own
@@ -70,6 +71,13 @@ def gradients(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the report in that folder.")
     ] = False,
+    other_versions: Annotated[
+        bool,
+        typer.Option(
+            "--other-versions",
+            help="Continue with other versions of packages or on another device, and log it in summary.json.",
+        ),
+    ] = False,
 ) -> None:
     """Measure how gradients travel through time, by cell and length, before and after a short training.
 
@@ -78,7 +86,7 @@ def gradients(
     Layer.
 
     Writes index.html (open it in any browser), results.parquet, summary.json and figures/*.svg. Ctrl-C keeps the
-    finished parts; --resume continues the study.
+    finished parts; --resume continues the study with the same settings, text, models and versions.
     """
     base = presets.PRESETS[one_of("--preset", preset, presets.PRESETS)] if preset else Settings()
     if model is not None:
@@ -92,7 +100,7 @@ def gradients(
     if workers is not None:
         at_least_one("--workers", workers)
     settings = replace(base, **given)
-    store = Store(out)
+    store = Store(out, warn=lambda text: typer.echo(f"seqjax: {text}", err=True))
     with usage_errors():
         check_fields(settings)  # before the switch to float64
         if settings.dtype == "float64":
@@ -101,10 +109,12 @@ def gradients(
         text = options.load_data(settings)
         for length in settings.lengths:
             options.check_text(text, length)
-        store.open(settings.to_json(), resume=resume, overwrite=overwrite)
+        store.open(
+            record_of(settings, text), resume=resume, overwrite=overwrite, other_versions=other_versions
+        )
 
     try:
-        with progress_bar() as bar:
+        with store, progress_bar() as bar:
             job = bar.add_task("starting", total=runner.total_work(settings))
             complete = runner.run(
                 settings,
@@ -114,7 +124,10 @@ def gradients(
                 describe=lambda what: bar.update(job, description=what),
                 workers=workers,
             )
-        page = render_page(out)
+        with usage_errors(of=(ValueError,)):
+            page = render_page(out)
+    except DamagedError as error:
+        raise UsageError(str(error)) from None
     except OSError as error:
         raise UsageError(
             f"--out: {out} cannot be written ({why(error)}). The finished parts are kept; the same command with "
@@ -129,15 +142,8 @@ def gradients(
 
 def render(folder: Annotated[Path, typer.Argument(help="A report's folder.")]) -> None:
     """Write the page and the figures of a report again, from the measurements in its folder."""
-    store = Store(folder)
     try:
         with usage_errors(of=(ValueError,)):
-            if store.summary is None:
-                raise ValueError(
-                    f"{folder}: expected a report, got a folder without summary.json. Make a report with 'seqjax "
-                    "gradients'."
-                )
-            store.merge()
             page = render_page(folder)
     except OSError as error:
         raise UsageError(f"{folder} cannot be written ({why(error)}).") from None

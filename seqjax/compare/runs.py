@@ -1,6 +1,5 @@
 """Compare two studies in every quantity that both measured, paired by seed."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from seqjax.statistics import (
     probability_of_improvement,
 )
 from seqjax.study.experiment import MOMENTS
+from seqjax.study.reading import read_study
 
 LEVEL = 0.05
 """The level of significance, for all quantities together."""
@@ -88,13 +88,14 @@ def compare_runs(
     distribution, the probability of any marked row is at most `LEVEL`.
 
     Args:
-        a: a folder with ``summary.json`` and ``results.parquet``.
+        a: the folder of a study.
         b: another such folder.
         quantities: names of the quantities to compare, with all their rows without time axis; empty for those above.
         resamples: number of resamples of the bootstrap.
 
     Raises:
-        ValueError: for a folder without results, and for two folders without a common quantity on a common seed.
+        ValueError: for a folder without results or with damaged files, and for two folders without a common quantity
+            on a common seed.
 
     References:
         Benjamini and Hochberg 1995, "Controlling the false discovery rate", J. R. Statist. Soc. B 57.
@@ -145,21 +146,10 @@ def compare_runs(
 
 def _load(folder: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        frame = pl.read_parquet(folder / "results.parquet", glob=False)
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise ValueError(
-            f"compare: expected summary.json and results.parquet of 'seqjax gradients' in {folder}, got files that "
-            f"cannot be read ({str(error).splitlines()[0]})."
-        ) from None
-    wanted = {"cell", "length", "seed", "quantity", "value"}
-    if not wanted <= set(frame.columns):
-        absent = ", ".join(sorted(wanted - set(frame.columns)))
-        raise ValueError(f"compare: {folder / 'results.parquet'} has no column {absent}.")
-    for name, dtype in (("t", pl.Int32), ("training_step", pl.Int32)):
-        if name not in frame.columns:
-            frame = frame.with_columns(pl.lit(None, dtype).alias(name))
-    return frame.with_columns(pl.col("value").cast(pl.Float64).fill_null(math.nan)), summary
+        summary, frame = read_study(folder)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"compare: {error}") from None
+    return frame.with_columns(pl.col("value").fill_null(math.nan)), summary
 
 
 def _results(frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:

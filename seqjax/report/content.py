@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ class Panel:
     """A drawing: SVG text, and the values of its lines, which the page's script shows at the pointer.
 
     Attributes:
-        name: name of the file, and prefix of its ids.
+        name: name of the file, and prefix of its ids; use `file_names` for parts of it that come from results.
         svg: one ``<svg>`` element.
         data: plain values for the page's script, see ``page.js``; None for a drawing without interaction.
         cell: the only cell that the drawing shows, or None.
@@ -41,6 +42,13 @@ class Panel:
     data: Mapping[str, Any] | None = None
     cell: str | None = None
     length: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a name that could lead out of the folder of figures; results of others may hold any name."""
+        if not re.fullmatch("[A-Za-z0-9_-][A-Za-z0-9_.-]*", self.name):
+            raise ValueError(
+                f"Panel: expected letters, digits, '_', '-' and '.' in a name, got {self.name!r}."
+            )
 
     @property
     def markup(self) -> Markup:

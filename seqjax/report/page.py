@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from seqjax.report.drawing import COLORS
 from seqjax.report.results import StudyResults
 from seqjax.report.sections import chosen
 from seqjax.report.svg import INK, standalone
-from seqjax.study.store import SCHEMA, read_results
+from seqjax.study.reading import read_study
 
 FOLDER = Path(__file__).parent
 
@@ -27,18 +26,25 @@ def render(folder: str | Path) -> Path:
     All sections are drawn before the first file is written, and each file is written as a whole.
 
     Args:
-        folder: folder with `summary.json` and, once a part is finished, `results.parquet`.
+        folder: the folder of a study, complete or not. Another process may be measuring.
 
     Returns:
         the path of the page.
+
+    Raises:
+        ValueError: when the folder holds no study, a file differs from what was written, or the results cannot be
+            drawn. Nothing is written then.
     """
     folder = Path(folder)
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    results = StudyResults(_load(folder), summary)
-    names = tuple(results.settings.get("sections") or ())
-    sections = [(section, section.show(results)) for section in chosen(names)]
-    page = templates(FOLDER).get_template("page.html.jinja").render(_context(results, sections))
-    panels = [panel for _, view in sections for panel in _panels(view.blocks)]
+    summary, rows = read_study(folder)
+    try:
+        results = StudyResults(rows, summary)
+        page, panels = _drawn(results)
+    except Exception as error:
+        raise ValueError(
+            f"{folder}: its results cannot be drawn ({type(error).__name__}: {error}). Another version of seqjax may "
+            "have measured them. Measure again with 'seqjax gradients --overwrite'."
+        ) from error
     (folder / "figures").mkdir(exist_ok=True)
     for panel in panels:
         put_text(folder / "figures" / f"{panel.name}.svg", standalone(panel.svg))
@@ -46,11 +52,12 @@ def render(folder: str | Path) -> Path:
     return folder / "index.html"
 
 
-def _load(folder: Path) -> pl.DataFrame:
-    path = folder / "results.parquet"
-    if not path.exists():
-        return pl.DataFrame(schema=SCHEMA)
-    return read_results(path)
+def _drawn(results: StudyResults) -> tuple[str, list[Panel]]:
+    """Return the text of the page, and its panels."""
+    names = tuple(results.settings.get("sections") or ())
+    sections = [(section, section.show(results)) for section in chosen(names)]
+    panels = [panel for _, view in sections for panel in _panels(view.blocks)]
+    return templates(FOLDER).get_template("page.html.jinja").render(_context(results, sections)), panels
 
 
 def _panels(blocks: Sequence[Block]) -> Iterator[Panel]:
@@ -64,7 +71,8 @@ def _panels(blocks: Sequence[Block]) -> Iterator[Panel]:
 
 def _context(results: StudyResults, sections: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
     summary = results.summary
-    finished = summary.get("runs_finished", results.frame["part"].n_unique())
+    measured = set(results.frame["part"].unique())
+    finished = max(summary.get("runs_finished") or 0, len(measured))
     planned = summary.get("runs_planned")
     colors = [
         "currentColor" if (color := COLORS[place % len(COLORS)]) == INK else color
@@ -77,9 +85,9 @@ def _context(results: StudyResults, sections: Sequence[tuple[Any, Any]]) -> dict
         "complete": bool(summary.get("complete", planned is None or finished >= planned)),
         "finished": finished,
         "planned": planned,
-        "absent": _absent(summary.get("runs_absent") or ()),
+        "absent": _absent([name for name in summary.get("runs_absent") or () if name not in measured]),
         "settings": _facts(results.settings),
-        "environment": _facts(summary.get("environment") or {}),
+        "environment": _facts((summary.get("environment") or {}) | _changes(summary)),
         "times": _facts(
             {key: str(summary[key]).replace("T", " ") for key in ("started", "finished") if summary.get(key)}
         ),
@@ -98,6 +106,16 @@ def _absent(names: Sequence[str]) -> list[str]:
     """Name the parts that are not finished, at most a dozen of them."""
     shown = [name.replace("/", " · ") for name in names[:12]]
     return shown + ([f"and {len(names) - 12} more"] if len(names) > 12 else [])
+
+
+def _changes(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the versions that changed while the study was measured."""
+    changes: dict[str, list[str]] = {}
+    for change in summary.get("changes") or ():
+        for name, values in change.items():
+            if isinstance(values, list):
+                changes.setdefault(f"{name} before", []).append(str(values[0]))
+    return changes
 
 
 def _facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:

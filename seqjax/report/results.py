@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from seqjax.report.aggregate import Array, iqm
 from seqjax.report.content import listed, say
-from seqjax.report.text import file_name
+from seqjax.report.text import file_names
 from seqjax.study.presets import SIZES, Sizes
 
 Key = tuple[str, str, int, str | None, str | None]
@@ -52,7 +52,7 @@ class StudyResults:
         named = [str(cell) for cell in self.settings.get("cells") or ()]
         self.cells = list(dict.fromkeys([*named, *sorted(frame["cell"].drop_nulls().unique())]))
         self.places = {cell: place for place, cell in enumerate(self.cells)}
-        self.files = {cell: file_name(cell, place) for cell, place in self.places.items()}
+        self.files = file_names(self.cells)
         lengths = frame.filter(pl.col("section") == "training")["length"].drop_nulls().unique()
         self.lengths = sorted({*map(int, self.settings.get("lengths") or ()), *lengths})
         self._profiles: dict[str, dict[int, list[Profile]]] = {}

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterable
 
 from markupsafe import Markup
 
@@ -60,7 +61,18 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
-def file_name(cell: str, place: int) -> str:
-    """Return the file name of a cell; where other characters were replaced, its place makes the name unique."""
-    safe = re.sub(r"[^A-Za-z0-9_-]+", "-", cell)[:24]
-    return safe if safe == cell else f"{safe}.{place}"
+def file_name(name: str, place: int) -> str:
+    """Return a file name for a cell or a group; where characters were replaced, its place makes the name unique.
+
+    Example:
+        >>> from seqjax.report.text import file_name
+        >>> file_name("lstm", 0), file_name("../x.py:build", 1)
+        ('lstm', '-x-py-build.1')
+    """
+    safe = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:24]
+    return safe if safe and safe == name else f"{safe}.{place}"
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """Return a different file name for each name."""
+    return {name: file_name(name, place) for place, name in enumerate(dict.fromkeys(names))}

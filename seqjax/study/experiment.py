@@ -130,5 +130,4 @@ class Experiment:
 
 
 def _name(cell: str, length: int, seed: int) -> str:
-    plain = "".join(letter if letter.isalnum() else "-" for letter in cell)
-    return f"{plain}-{length}-{seed}"
+    return f"{cell}/{length}/{seed}"

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from seqjax.study.experiment import Experiment
+from seqjax.study.rows import Part, Row
 from seqjax.study.settings import Settings
-from seqjax.study.store import Part, Row
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Measurement:
         name: name of the section; the column ``section`` of its rows.
         parts: lists the parts, which are measured and stored one by one.
         work: returns the approximate seconds of a part on two cores, for the progress bar.
-        measure: yields the rows of one part, made with `seqjax.study.store.row`.
+        measure: yields the rows of one part, made with `seqjax.study.rows.row`.
         timed: whether the measurement contains times; then it runs after the others, alone.
     """
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from seqjax.study.experiment import Experiment
 from seqjax.study.measurement import Measurement
+from seqjax.study.rows import Part, Row
 from seqjax.study.settings import Settings
-from seqjax.study.store import Part, Row, Store
+from seqjax.study.store import Store
 
 Job = tuple[Measurement, Part]
 

@@ -3,7 +3,6 @@
 import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from seqjax.study.presets import command
 from seqjax.study.sections import chosen
 from seqjax.study.settings import Settings
 from seqjax.study.store import Store
-from seqjax.version import __version__
+from seqjax.training.run_record import versions
 
 
 def run(
@@ -40,16 +39,16 @@ def run(
     Returns:
         True when every part is measured, False after Ctrl-C.
     """
-    started = datetime.now(UTC).isoformat(timespec="seconds")
     measuring = Measuring(settings, data, store, advance, describe)
     baselines = _baselines(measuring.experiment())
-    store.write_summary(_summary(settings, measuring.done, baselines, started))
+    started = _now() if store.started is None else store.started
+    store.write_summary(_summary(settings, measuring.done, baselines, started) | {"complete": False})
     try:
         measuring.run(_jobs(settings), workers)
         complete = True
     except KeyboardInterrupt:
         complete = False
-    store.merge()
+        store.merge()
     store.write_summary(_summary(settings, measuring.done, baselines, started))
     return complete
 
@@ -79,10 +78,8 @@ def _summary(settings: Settings, done: set[str], baselines: dict[str, float], st
     return {
         "title": "How gradients travel through time",
         "command": command(settings),
-        "settings": settings.to_json(),
         "environment": {
-            "seqjax": __version__,
-            **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+            **versions(),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "device": f"{device.platform} ({device.device_kind})",
@@ -92,6 +89,10 @@ def _summary(settings: Settings, done: set[str], baselines: dict[str, float], st
         "runs_finished": len(names) - len(absent),
         "runs_absent": absent,
         "started": started,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds") if not absent else None,
+        "finished": _now() if not absent else None,
         "baselines": baselines,
     }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -28,6 +28,7 @@ class FolderLock:
 
     Args:
         folder: the folder; `acquire` creates it if it does not exist.
+        who: what the errors begin with.
 
     Example:
         >>> import tempfile
@@ -44,8 +45,8 @@ class FolderLock:
         >>> second.release()
     """
 
-    def __init__(self, folder: str | os.PathLike) -> None:
-        self.folder = Path(folder).absolute()
+    def __init__(self, folder: str | os.PathLike, who: str = "Checkpoints") -> None:
+        self.folder, self._who = Path(folder).absolute(), who
         self._file: int | None = None
         self._close: weakref.finalize | None = None
 
@@ -66,12 +67,12 @@ class FolderLock:
                 file = os.open(self.folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             except OSError as error:
                 raise ValueError(
-                    f"Checkpoints: {self.folder} cannot be written ({why(error)}). Choose another folder."
+                    f"{self._who}: {self.folder} cannot be written ({why(error)}). Choose another folder."
                 ) from None
             if not _locked(file):
                 holder = _holder(file)
                 os.close(file)
-                raise ValueError(f"Checkpoints: {self.folder} {holder}")
+                raise ValueError(f"{self._who}: {self.folder} {holder}")
             if not _is_at(file, self.folder / NAME):  # the holder before has removed the file meanwhile
                 os.close(file)
                 continue
@@ -123,7 +124,7 @@ def _holder(file: int) -> str:
     """Return a sentence about the process that holds the lock."""
     pid, _, host = os.pread(file, 300, 0).decode(errors="replace").partition(" ")
     if pid == str(os.getpid()) and host == socket.gethostname():
-        return f"is being written by process {pid}, which is this one. Close the other Checkpoints first."
+        return f"is being written by process {pid}, which is this one. Close what writes there first."
     who = f"process {pid} on {host}" if host else "another process"
     return f"is being written by {who}. Wait for its end, or choose another folder."
 

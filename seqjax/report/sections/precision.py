@@ -11,7 +11,7 @@ from seqjax.report.charts import Axis, Series, chart
 from seqjax.report.content import Caption, Figure, Panel, Table, Text, View, bold, columns, listed, say
 from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
-from seqjax.report.text import number, percent
+from seqjax.report.text import file_names, number, percent
 from seqjax.study.sections.precision import MEASUREMENT, NAME, SOURCES
 
 
@@ -26,7 +26,7 @@ def view(results: StudyResults) -> View:
         "decay in each dtype can express: {}.",
         reach,
     )
-    panels = [_panel(results, rows, dtype) for dtype in dtypes]
+    panels = [_panel(results, rows, dtype, file) for dtype, file in file_names(dtypes).items()]
     caption = Caption(
         "Relative error of the gradient with respect to the parameters against the length T, one line per cell, a "
         "panel per dtype.",
@@ -40,7 +40,7 @@ def view(results: StudyResults) -> View:
     return View(intro, [Figure("Error by dtype", panels, caption), _table(results, rows, dtypes)])
 
 
-def _panel(results: StudyResults, rows: pl.DataFrame, dtype: str) -> Panel:
+def _panel(results: StudyResults, rows: pl.DataFrame, dtype: str, file: str) -> Panel:
     some = rows.filter(group=dtype, quantity="error").sort("x")
     series = []
     for cell, found in results.by_cell(some):
@@ -50,7 +50,7 @@ def _panel(results: StudyResults, rows: pl.DataFrame, dtype: str) -> Panel:
     ticks = sorted(some["x"].unique())
     return chart(
         series,
-        f"precision-{dtype}",
+        f"precision-{file}",
         title=dtype,
         x=Axis("length T", "log", ticks=ticks, names=[f"{t:.0f}" for t in ticks]),
         y=Axis("relative error", "log"),

@@ -9,7 +9,7 @@ from seqjax.report.charts import Axis, Series, chart
 from seqjax.report.content import Caption, Figure, Panel, Table, Text, View, bold, columns, listed, say
 from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
-from seqjax.report.text import number
+from seqjax.report.text import file_names, number
 from seqjax.study.sections.scaling import MEASUREMENT, NAME
 
 QUANTITIES = {"bytes": "temporary memory, bytes", "flops": "operations", "seconds": "seconds"}
@@ -24,11 +24,12 @@ def view(results: StudyResults) -> View:
         "have p near 1; the memory of checkpoints has p near ½ or below.",
         results.settings.get("batch_size", "several"),
     )
+    files = file_names(rows["group"].drop_nulls())
     panels = [
         panel
         for quantity in ("bytes", "seconds")
-        for method in rows["group"].drop_nulls().unique(maintain_order=True)
-        if (panel := _panel(results, rows, quantity, method))
+        for method, file in files.items()
+        if (panel := _panel(results, rows, quantity, method, file))
     ]
     measured = say(
         "Bytes are reported by the compiler, without noise. Seconds are medians over rounds in which the methods "
@@ -40,7 +41,7 @@ def view(results: StudyResults) -> View:
     return View(intro, [Figure("Cost against length", panels, caption), _table(results, rows)])
 
 
-def _panel(results: StudyResults, rows: pl.DataFrame, quantity: str, method: str) -> Panel | None:
+def _panel(results: StudyResults, rows: pl.DataFrame, quantity: str, method: str, file: str) -> Panel | None:
     some = rows.filter(pl.col("value") > 0, quantity=quantity, group=method)
     series = [
         Series(cell, found["x"], found["value"], results.places[cell], cell, marks="both")
@@ -51,7 +52,7 @@ def _panel(results: StudyResults, rows: pl.DataFrame, quantity: str, method: str
     ticks = sorted(some["x"].unique())
     return chart(
         series,
-        f"scaling-{quantity}-{method.replace(' ', '-')}",
+        f"scaling-{quantity}-{file}",
         title=f"{quantity}, {method}",
         x=Axis("length T", "log", ticks=ticks, names=[f"{t:.0f}" for t in ticks]),
         y=Axis(QUANTITIES[quantity], "log"),

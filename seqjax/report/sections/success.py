@@ -9,7 +9,7 @@ from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, Vie
 from seqjax.report.grid import grid
 from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
-from seqjax.report.text import number, plural
+from seqjax.report.text import file_names, number, plural
 from seqjax.statistics import wilson
 from seqjax.study.sections.success import LAST, MEASUREMENT, NAME
 from seqjax.tasks import TASKS
@@ -31,7 +31,7 @@ def view(results: StudyResults) -> View:
         f"{SOLVED:.0%}".replace("%", "\u00a0%"),
     )
     names = list(dict.fromkeys(task for task, _, _ in found))
-    panels = [_panel(results, name, found) for name in names]
+    panels = [_panel(results, name, file, found) for name, file in file_names(names).items()]
     left_out = [name for name in TASKS if name not in names]
     measured = say(
         "{} seeds, {} steps of Adam on fresh batches of {}, width {}; the loss is the mean over the last {} steps. The "
@@ -75,7 +75,7 @@ def _rates(results: StudyResults, rows: pl.DataFrame) -> Rates:
     return dict(sorted(found.items(), key=lambda item: (item[0][0], results.places[item[0][1]], item[0][2])))
 
 
-def _panel(results: StudyResults, task: str, found: Rates) -> Panel:
+def _panel(results: StudyResults, task: str, file: str, found: Rates) -> Panel:
     lengths = sorted({length for name, _, length in found if name == task})
     cells = [cell for cell in results.cells if any((task, cell, length) in found for length in lengths)]
     values = np.full((len(cells), len(lengths)), np.nan)
@@ -86,7 +86,7 @@ def _panel(results: StudyResults, task: str, found: Rates) -> Panel:
                 won, of, _ = found[task, cell, length]
                 values[i, j], texts[i][j] = won / of, f"{won} of {of}"
     heads = [f"T = {length}" for length in lengths]
-    return grid(values, texts, cells, heads, f"success-{task}", task, f"Share of successful seeds, {task}.")
+    return grid(values, texts, cells, heads, f"success-{file}", task, f"Share of successful seeds, {task}.")
 
 
 def _conclusion(found: Rates) -> Text:

@@ -7,8 +7,8 @@ from seqjax import calibration
 from seqjax.study.experiment import Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.presets import SIZES
+from seqjax.study.rows import Part, Row, row
 from seqjax.study.settings import Settings
-from seqjax.study.store import Part, Row, row
 
 NAME = "calibration"
 

@@ -22,8 +22,8 @@ from seqjax.study.experiment import Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.models import recurrent_layer, representatives
 from seqjax.study.presets import SIZES, Sizes
+from seqjax.study.rows import Part, Row, row
 from seqjax.study.settings import Settings
-from seqjax.study.store import Part, Row, row
 from seqjax.user_model import is_own
 
 NAME = "scaling"

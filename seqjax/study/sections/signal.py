@@ -22,8 +22,8 @@ from seqjax.study.experiment import MOMENTS, Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.models import representatives
 from seqjax.study.presets import SIZES
+from seqjax.study.rows import Part, Row, row
 from seqjax.study.settings import Settings
-from seqjax.study.store import Part, Row, row
 from seqjax.user_model import is_own
 
 NAME = "signal"

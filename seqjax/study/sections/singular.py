@@ -10,9 +10,9 @@ from seqjax.probes import bind, singular_values
 from seqjax.study.experiment import MOMENTS, Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.presets import SIZES
+from seqjax.study.rows import Part, Row, row
 from seqjax.study.sections.lyapunov import state_size
 from seqjax.study.settings import Settings
-from seqjax.study.store import Part, Row, row
 
 NAME = "singular"
 

@@ -15,8 +15,8 @@ from seqjax.study.experiment import Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.models import make_model, representatives
 from seqjax.study.presets import SIZES, Sizes
+from seqjax.study.rows import Part, Row, row
 from seqjax.study.settings import Settings
-from seqjax.study.store import Part, Row, row
 from seqjax.tasks import NOT_SCORED, TASKS, Task
 
 NAME = "success"

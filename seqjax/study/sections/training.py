@@ -10,8 +10,8 @@ from seqjax.base import Batch
 from seqjax.probes import bind, fit_decay, gradient_profile, total_log_norm
 from seqjax.study.experiment import Experiment
 from seqjax.study.measurement import Measurement
+from seqjax.study.rows import Part, Row, row
 from seqjax.study.settings import Settings
-from seqjax.study.store import Part, Row, row
 from seqjax.study.training import Run
 
 NAME = "training"

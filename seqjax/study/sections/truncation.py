@@ -10,8 +10,8 @@ from seqjax.probes import bind, truncation_bias
 from seqjax.study.experiment import MOMENTS, Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.presets import SIZES
+from seqjax.study.rows import Part, Row, row
 from seqjax.study.settings import Settings
-from seqjax.study.store import Part, Row, row
 
 NAME = "truncation"
 

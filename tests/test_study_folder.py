@@ -1,0 +1,511 @@
+"""Test the folder of a study: what it was measured with, damage, one writer, and names out of foreign files."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from helpers import toy_study
+from helpers.command_line import ROOT, SMALL, run
+from helpers.studies import write_study
+from helpers.toy_study import RECORD, SEEDS
+
+from seqjax.compare.runs import compare_runs
+from seqjax.report import page
+from seqjax.report.content import Panel
+from seqjax.study import record
+from seqjax.study.reading import read_study
+from seqjax.study.record import Record, digest_of, record_of
+from seqjax.study.rows import SCHEMA, Part
+from seqjax.study.settings import Settings
+from seqjax.study.store import DamagedResultsWarning, Store
+
+PARTS = 2 * SEEDS
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    """A complete study, and one that was interrupted after six parts."""
+    folder = tmp_path_factory.mktemp("studies")
+    assert toy_study.run(folder / "whole")
+    toy_study.run_until(folder / "part", 6)
+    return folder
+
+
+def rows_of(folder):
+    return read_study(folder)[1]
+
+
+# ---------------------------------------------------------------- what a study depends on
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"settings": RECORD.settings | {"seeds": 9}}, "the settings differ .*: seeds 5 -> 9. Use the same"),
+        ({"inputs": {"text": 64 * "b"}}, "the inputs differ .*: text aaaaaaaa -> bbbbbbbb. Use the same"),
+        (
+            {"inputs": RECORD.inputs | {"models": {"m.py:f": {"m.py": 64 * "c", "net.py": 64 * "d"}}}},
+            "models None -> ",
+        ),
+        ({"versions": RECORD.versions | {"jax": "1.1"}}, "jax 1.0 -> 1.1. Use the same, or add --other-ver"),
+        ({"versions": RECORD.versions | {"device": "H100"}}, "device cpu -> H100"),
+    ],
+)
+def test_a_study_is_continued_only_with_what_it_began_with(studies, tmp_path, changed, message):
+    for name in ("part", "whole"):
+        shutil.copytree(studies / name, tmp_path / name)
+        before = {path: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
+        with pytest.raises(ValueError, match=message):
+            toy_study.run(tmp_path / name, resume=True, record=RECORD._replace(**changed))
+        after = {path: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
+        assert before == after
+
+
+def test_other_versions_are_allowed_when_asked_for_and_then_logged(studies, tmp_path):
+    shutil.copytree(studies / "part", tmp_path / "s")
+    newer = RECORD._replace(versions=RECORD.versions | {"jax": "1.1"})
+    toy_study.run_until(tmp_path / "s", 2, resume=True, record=newer, other_versions=True)
+    with pytest.raises(ValueError, match=r"jax 1.1 -> 1.0"):
+        toy_study.run(tmp_path / "s", resume=True)
+    assert toy_study.run(tmp_path / "s", resume=True, other_versions=True)
+    assert rows_of(tmp_path / "s").equals(rows_of(studies / "whole"))
+    changes = read_study(tmp_path / "s")[0]["changes"]
+    assert [change["jax"] for change in changes] == [["1.0", "1.1"], ["1.1", "1.0"]]
+    assert [change["digest"] for change in changes] == [RECORD.digest, newer.digest]
+    assert "1.0, 1.1" in (tmp_path / "s" / "index.html").read_text()
+
+
+def test_the_record_has_the_text_the_source_of_own_models_and_the_modules_that_they_import(tmp_path):
+    (tmp_path / "m.py").write_text("import net\ndef build(): return net.cell()\n")
+    (tmp_path / "net.py").write_text("def cell(): ...\n")
+    settings = Settings(cells=(f"{tmp_path / 'm.py'}:build", "lstm"))
+    text = np.frombuffer(b"some text", np.uint8)
+    first = record_of(settings, text)
+    assert list(first.inputs["models"]) == [settings.cells[0]]
+    assert list(first.inputs["models"][settings.cells[0]]) == ["m.py", "net.py"]
+    assert record_of(settings, text) == first and record_of(settings, text).digest == first.digest
+    assert {"jax", "seqjax", "device"} <= set(first.versions)
+    records = [first, record_of(settings, text[:-1]), record_of(replace(settings, seeds=3), text)]
+    (tmp_path / "net.py").write_text("def cell(): return 1\n")
+    records.append(record_of(settings, text))
+    assert len({each.digest for each in records}) == len(records)
+    assert record.changes(first.inputs, records[-1].inputs)[0].startswith(
+        f"models.{settings.cells[0]}.net.py "
+    )
+
+
+def test_the_command_refuses_another_text_and_another_model(monkeypatch, tmp_path, capsys):
+    (tmp_path / "a.txt").write_bytes(bytes(range(200)) * 2)
+    (tmp_path / "m.py").write_text("import seqjax as sj, sizes\ndef build(): return sj.elman(sizes.WIDTH)\n")
+    (tmp_path / "sizes.py").write_text("WIDTH = 3\n")
+    out = tmp_path / "out"
+    monkeypatch.setattr(toy_study.runner.Measuring, "run", lambda self, jobs, workers: _interrupt())
+    arguments = ["gradients", f"{tmp_path / 'm.py'}:build", *SMALL, "--lengths", 6, "--seeds", 1]
+    arguments += ["--data", tmp_path / "a.txt", "--out", out]
+    assert run(monkeypatch, *arguments) == 130
+    assert run(monkeypatch, *arguments, "--resume") == 130
+    capsys.readouterr()
+    (tmp_path / "sizes.py").write_text("WIDTH = 3  # the same\n")
+    assert run(monkeypatch, *arguments, "--resume") == 2
+    error = capsys.readouterr().err
+    assert "--resume: the inputs differ" in error and "sizes.py" in error and error.count("\n") == 1
+    (tmp_path / "sizes.py").write_text("WIDTH = 3\n")
+    (tmp_path / "a.txt").write_bytes(bytes(range(200)) * 2 + b"x")
+    assert run(monkeypatch, *arguments, "--resume") == 2
+    assert "--resume: the inputs differ" in (error := capsys.readouterr().err) and ": text " in error
+    assert run(monkeypatch, *arguments, "--resume", "--overwrite") == 2
+    assert "expected one of them, got both" in capsys.readouterr().err
+    assert run(monkeypatch, *arguments, "--overwrite") == 130
+
+
+def _interrupt():
+    raise KeyboardInterrupt
+
+
+# ---------------------------------------------------------------- damage
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def flip(path, chance=random.Random(0)):  # noqa: B008 (one sequence for all)
+    content = bytearray(path.read_bytes() or b"x")
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    path.write_bytes(content)
+
+
+def delete(path):
+    path.unlink()
+
+
+def swap(path):
+    """Another valid file of the same folder takes its place."""
+    others = sorted(each for each in path.parent.iterdir() if each.is_file() and each != path)
+    if others:
+        path.write_bytes(others[0].read_bytes())
+
+
+DAMAGES = (cut, empty, flip, delete, swap)
+
+
+@pytest.mark.parametrize("damage", [cut, empty, flip, swap])
+@pytest.mark.parametrize("place", ["parts", "weights"])
+def test_a_damaged_part_is_named_and_measured_again(studies, tmp_path, place, damage):
+    folder = tmp_path / "s"
+    shutil.copytree(studies / "part", folder)
+    path = sorted((folder / place).iterdir())[2]
+    damage(path)
+    if place == "parts":
+        with pytest.raises(ValueError, match=r"parts/.* has another SHA-256 .* --resume to measure again"):
+            page.render(folder)
+    said = []
+    assert toy_study.run(folder, resume=True, warn=said.append)
+    assert len(said) == 1 and path.name in said[0] and "again" in said[0] and "\n" not in said[0]
+    assert rows_of(folder).equals(rows_of(studies / "whole"))
+
+
+def test_weights_that_are_damaged_while_a_study_runs_are_trained_again(tmp_path):
+    with Store(tmp_path) as store, pytest.warns(DamagedResultsWarning, match="trained again"):
+        store.save_weights("../a b:c/64/0", [np.arange(3.0), np.ones((2, 2))])
+        (path,) = (tmp_path / "weights").iterdir()
+        found = store.load_weights("../a b:c/64/0")
+        np.testing.assert_array_equal(found[0], np.arange(3.0))
+        assert store.load_weights("../a-b:c/64/0") is None  # another name, with the same letters
+        empty(path)
+        assert store.load_weights("../a b:c/64/0") is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": []}', '{"sha256": 3}', "[" * 10_000])
+def test_with_a_damaged_summary_parts_of_the_same_record_are_kept(studies, tmp_path, text):
+    folder = tmp_path / "s"
+    shutil.copytree(studies / "part", folder)
+    (folder / "summary.json").write_text(text)
+    for reader in (page.render, lambda folder: compare_runs(folder, folder)):
+        with pytest.raises(
+            ValueError, match=r"summary.json (cannot be read|has no SHA-256|has another SHA-256)"
+        ):
+            reader(folder)
+    measured, said = [], []
+
+    def counted(experiment, part):
+        measured.append(part)
+        return toy_study.measure(experiment, part)
+
+    assert toy_study.run(folder, resume=True, warn=said.append, measure=counted)
+    assert len(said) == 1 and "summary.json is damaged or missing" in said[0]
+    assert len(measured) == PARTS - 6 and rows_of(folder).equals(rows_of(studies / "whole"))
+    # Parts of another record are not: nothing says any more what they were measured with.
+    shutil.rmtree(folder)
+    shutil.copytree(studies / "part", folder)
+    (folder / "summary.json").write_text(text)
+    other = RECORD._replace(inputs={"text": 64 * "b"})
+    assert toy_study.run(folder, resume=True, record=other, warn=said.append, measure=counted)
+    assert len(measured) == 2 * PARTS - 6
+
+
+@pytest.mark.parametrize("damage", [cut, empty, flip, delete])
+def test_damaged_results_of_a_complete_study_are_refused_and_measured_again(studies, tmp_path, damage):
+    folder = tmp_path / "s"
+    shutil.copytree(studies / "whole", folder)
+    drawn = (folder / "index.html").read_bytes()
+    damage(folder / "results.parquet")
+    for reader in (page.render, lambda folder: compare_runs(folder, studies / "whole")):
+        with pytest.raises(ValueError, match=r"results.parquet (is missing|has another SHA-256)"):
+            reader(folder)
+    assert (folder / "index.html").read_bytes() == drawn
+    said = []
+    assert toy_study.run(folder, resume=True, warn=said.append)
+    assert len(said) == 1 and "All parts are measured again" in said[0]
+    assert rows_of(folder).equals(rows_of(studies / "whole"))
+
+
+@pytest.mark.parametrize("times", [30, pytest.param(300, marks=pytest.mark.slow)])
+def test_of_many_blind_damages_none_is_silent_and_none_blocks_the_study(studies, tmp_path, times):
+    """Reading gives the same rows, fewer parts and their number, or one line; `--resume` gives the same rows."""
+    chance = random.Random(times)
+    whole, outcomes = rows_of(studies / "whole"), dict.fromkeys(("same", "fewer", "refused", "stuck"), 0)
+    for number in range(times):
+        name = chance.choice(["whole", "part", "part"])
+        folder = tmp_path / str(number)
+        shutil.copytree(studies / name, folder)
+        rows = rows_of(folder)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        for path in chance.sample(files, chance.choice([1, 1, 1, 2, 3])):
+            chance.choice(DAMAGES)(path)
+        try:
+            page.render(folder)
+            found = rows_of(folder)
+            assert found.equals(rows.filter(pl.col("part").is_in(found["part"].unique().implode())))
+            outcomes["same" if found.equals(rows) else "fewer"] += 1
+        except ValueError as error:
+            assert "\n" not in str(error) and ("again" in str(error) or "Make a report" in str(error))
+            outcomes["refused"] += 1
+        said = []
+        try:
+            assert toy_study.run(folder, resume=True, warn=said.append)
+        except ValueError as error:  # no summary, and no parts that could be those of a study
+            assert "is not empty and holds no report" in str(error) and not (folder / "summary.json").exists()
+            outcomes["stuck"] += 1
+            continue
+        assert rows_of(folder).equals(whole) and all("\n" not in line for line in said)
+        shutil.rmtree(folder)
+    assert outcomes["same"] and outcomes["refused"] and outcomes["stuck"] < times / 4, outcomes
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_twenty_times_gives_the_same_results(tmp_path):
+    script = ROOT / "tests" / "helpers" / "killed_study.py"
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        [sys.executable, script, tmp_path, "20", "1"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["kills"] == 20 and found["parts_at_kills"] == sorted(found["parts_at_kills"])
+    assert len(set(found["parts_at_kills"])) > 5
+    assert rows_of(tmp_path / "killed").equals(rows_of(tmp_path / "whole"))
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == [
+        "figures",
+        "index.html",
+        "results.parquet",
+        "summary.json",
+    ]
+
+
+# ---------------------------------------------------------------- tables that cannot be drawn
+
+
+ONE = {"part": "p", "section": "training", "cell": "elman", "length": 4, "seed": 0, "quantity": "log_norm"}
+ONE |= {"leaf": "carry", "loss": "last", "training_step": 0, "t": 0, "value": 0.0}
+
+
+def table(**columns):
+    return pl.DataFrame([dict.fromkeys(SCHEMA) | ONE | columns], schema=SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (table().drop("note", "x"), "has no column note, x"),
+        (table().with_columns(seed=pl.lit("a")), "cannot be read as results"),
+        (table().with_columns(t=pl.lit(2**40)), "cannot be read as results"),
+        (table().with_columns(value=pl.lit([1.0, 2.0])), "cannot be read as results"),
+        (pl.DataFrame([dict.fromkeys(SCHEMA)] * 3, schema=SCHEMA), "expected a part in every row"),
+        (table(quantity=None), "expected a quantity in every row"),
+        (pl.DataFrame({"a": [1]}), "has no column"),
+        (table(t=99), "cannot be drawn"),
+        (table(length=-1), "cannot be drawn"),
+        (table(section="precision", quantity="error", group="float99", x=4.0, t=None), "cannot be drawn"),
+    ],
+)
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_table_that_cannot_be_drawn_is_one_line(monkeypatch, tmp_path, capsys, rows, message, complete):
+    with Store(tmp_path) as store:
+        store.open(Record({"cells": ["elman"]}, {}, {}), resume=False, overwrite=False)
+        if complete:
+            store.write_summary({"complete": True})
+            rows.write_parquet(tmp_path / "results.parquet")
+            digest = record.hashlib.sha256((tmp_path / "results.parquet").read_bytes()).hexdigest()
+            summary = store.summary | {"results_sha256": digest}
+            (tmp_path / "summary.json").write_text(record.sealed(summary))
+        else:
+            store.add_rows("x", rows)
+            store.write_summary({"complete": False})
+    before = sorted(tmp_path.rglob("*"))
+    assert run(monkeypatch, "render", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("seqjax: ") and error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), None])
+def test_values_that_are_not_finite_are_drawn_or_refused_in_one_line(monkeypatch, tmp_path, capsys, value):
+    rows = [
+        table(t=t, value=value, section=section, quantity=quantity, group="g", x=float(t), length=4)
+        for section, quantity in (
+            ("training", "log_norm"),
+            ("singular", "log_singular_value"),
+            ("lyapunov", "exponent"),
+            ("truncation", "bias"),
+            ("success", "final_loss"),
+            ("success", "baseline"),
+            ("scaling", "bytes"),
+            ("signal", "signal_to_noise"),
+            ("algorithms", "error"),
+        )
+        for t in range(4)
+    ]
+    for section in sorted({frame["section"][0] for frame in rows}):
+        some = pl.concat(frame for frame in rows if frame["section"][0] == section)
+        write_study(tmp_path, some, {"settings": {"cells": ["elman"], "lengths": [4]}})
+        status = run(monkeypatch, "render", tmp_path)
+        error = capsys.readouterr().err
+        assert (status == 0 and error == "") or (status == 2 and "cannot be drawn" in error), section
+        assert error.count("\n") == (status == 2)
+
+
+@pytest.mark.parametrize("content", [{}, {"settings": []}, {"settings": None, "complete": True}, [], 3, None])
+def test_a_summary_that_is_none_is_one_line(monkeypatch, tmp_path, capsys, content):
+    content = content | {"sha256": digest_of(content)} if isinstance(content, dict) else content
+    (tmp_path / "summary.json").write_text(json.dumps(content))
+    table().write_parquet(tmp_path / "results.parquet")
+    assert run(monkeypatch, "render", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "summary.json" in error and error.count("\n") == 1 and not (tmp_path / "index.html").exists()
+
+
+# ---------------------------------------------------------------- one process writes
+
+
+HOLD = """
+import sys, time
+from seqjax.study.store import Store
+from seqjax.study.record import Record
+from seqjax.study.rows import Part
+store = Store(sys.argv[1])
+store.open(Record({"a": 1}, {}, {}), resume=False, overwrite=False)
+store.write_summary({"complete": False})
+store.add(Part("training", "elman", 4, 0), [{"quantity": "train_loss", "value": 1.0, "training_step": 0}])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_another_process_is_named_and_its_end_releases_the_folder(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "s"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        said = f"is being written by process {holder.pid} on "
+        here = Record({"a": 1}, {}, {})
+        for options in ({"resume": True, "overwrite": False}, {"resume": False, "overwrite": True}):
+            with pytest.raises(ValueError, match=f"--out: {folder} {said}"):
+                Store(folder).open(here, **options)
+        with pytest.raises(ValueError, match=said):
+            Store(folder).merge()
+        with pytest.raises(ValueError, match=said):
+            Store(folder).add(Part("training", "elman", 4, 1), [])
+        # Reading takes no lock, and leaves the parts alone.
+        assert run(monkeypatch, "render", folder) == 0
+        assert rows_of(folder)["value"].to_list() == [1.0]
+        assert len(list((folder / "parts").iterdir())) == 1 and not (folder / "results.parquet").exists()
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    with Store(folder) as store:
+        store.open(here, resume=True, overwrite=False)
+        assert store.finished() == {"training/elman/4/0"}
+
+
+def test_a_study_is_read_at_any_moment_while_it_is_written(tmp_path):
+    """The rows only become more, also while the study is completed and its parts are deleted."""
+    counts, errors, done = [], [], threading.Event()
+
+    def read():
+        while not done.is_set():
+            try:
+                if (tmp_path / "s" / "summary.json").exists():
+                    counts.append(rows_of(tmp_path / "s").height)
+            except ValueError as error:
+                errors.append(str(error))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for _ in range(3):
+            toy_study.run(tmp_path / "s", resume=True)
+    finally:
+        done.set()
+        reader.join()
+    assert not errors and counts[-1] == PARTS * 5 and counts == sorted(counts)
+
+
+def test_a_folder_that_is_replaced_while_a_study_runs_is_not_written(tmp_path):
+    def replaced(experiment, part):
+        shutil.rmtree(tmp_path / "s")
+        (tmp_path / "s" / "parts").mkdir(parents=True)
+        return toy_study.measure(experiment, part)
+
+    alone = replace(toy_study.SETTINGS, cells=("elman",))  # one thread
+    with pytest.raises(OSError, match="was removed or replaced"):
+        toy_study.run(tmp_path / "s", measure=replaced, settings=alone)
+    assert not list((tmp_path / "s" / "parts").iterdir())
+
+
+# ---------------------------------------------------------------- names
+
+
+HOSTILE = ("x/../../../OUT", "/OUT", "a\0b", "", "ü" * 300, "a b", "a-b")
+
+
+def test_no_name_in_a_table_leads_out_of_the_folder(tmp_path):
+    folder = tmp_path / "a" / "b" / "s"
+    for trap in ("success-x", "success-", "precision-x", "scaling-bytes-x", "scaling-bytes-", "fits-T4-x"):
+        (folder / "figures" / trap).mkdir(parents=True)
+    rows = []
+    for name in HOSTILE:
+        at = dict.fromkeys(SCHEMA) | {"part": "p", "length": 4, "seed": 0, "value": 0.5}
+        success = at | {"section": "success", "group": name, "cell": "elman"}
+        rows += [success | {"quantity": "final_loss"}, success | {"quantity": "baseline"}]
+        scaling = at | {"section": "scaling", "group": name, "cell": "elman"}
+        rows += [
+            scaling | {"quantity": quantity, "x": x} for quantity in ("bytes", "seconds") for x in (4.0, 8.0)
+        ]
+        norms = {
+            "section": "training",
+            "quantity": "log_norm",
+            "leaf": "carry",
+            "loss": "last",
+            "training_step": 0,
+        }
+        rows += [at | norms | {"cell": f"{name}.py:f", "t": t} for t in range(4)]
+    settings = {"sections": ["success", "scaling", "training", "decay"], "cells": ["elman"]}
+    write_study(folder, pl.DataFrame(rows, schema=SCHEMA), {"settings": settings})
+    page.render(folder)
+    files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
+    assert {str(path.parent) for path in files} == {"a/b/s", "a/b/s/figures"}
+    drawn = sorted(path.name for path in (folder / "figures").glob("*.svg"))
+    # A map per task; two curves per method; a map and the fits per cell; one scale and the curves of the length.
+    assert len(drawn) == len(HOSTILE) * (1 + 2 + 2) + 2
+    assert not [path for path in files if "OUT" in path.name and path.parent.name != "figures"]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "a b", ".x", "a\n", "ü"])
+def test_a_panel_has_the_name_of_a_file(name):
+    with pytest.raises(ValueError, match="Panel: expected letters"):
+        Panel(name, "<svg/>")
+
+
+def test_parts_and_weights_of_any_names_stay_in_their_folders_and_apart(tmp_path):
+    names = [*HOSTILE, "../OUT", " ", "a\nb", "a.b", "a:b", "A B"]
+    with Store(tmp_path / "s") as store:
+        store.open(RECORD, resume=False, overwrite=False)
+        for number, name in enumerate(names):
+            store.add(Part("training", name, 4, 0), [{"quantity": "x", "value": number}])
+            store.save_weights(f"{name}/4/0", [np.full(2, number)])
+        assert store.merge()["cell"].n_unique() == len(names)
+        for number, name in enumerate(names):
+            assert store.load_weights(f"{name}/4/0")[0].tolist() == [number] * 2
+    assert {path.parent.name for path in Path(tmp_path).rglob("*.npz")} == {"weights"}
+    assert len(list((tmp_path / "s" / "parts").iterdir())) == len(names)
