@@ -129,7 +129,8 @@ def changes_until(before: Mapping[str, Any], record: Record) -> list[dict[str, A
 
 def sealed(summary: Mapping[str, Any]) -> str:
     """Return the text of ``summary.json``: the summary and its SHA-256."""
-    return json.dumps({**summary, SEAL: digest_of(summary)}, indent=2) + "\n"
+    content = {name: value for name, value in summary.items() if name != SEAL}
+    return json.dumps({**content, SEAL: digest_of(content)}, indent=2) + "\n"
 
 
 def unsealed(text: bytes) -> dict[str, Any]:

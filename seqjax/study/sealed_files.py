@@ -15,7 +15,7 @@ def stem_of(name: str) -> str:
     Example:
         >>> from seqjax.study.sealed_files import stem_of
         >>> stem_of("training/../my model.py:build/64/0")
-        'training-my-model-py-build-64-0.b46ec14f'
+        'training-my-model-py-build-64-0.783c87da'
     """
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name)[:80]}.{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
