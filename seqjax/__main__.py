@@ -1,20 +1,25 @@
 """The command ``seqjax``, which is ``python -m seqjax`` as well."""
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C."""
+MESSAGE = "seqjax: interrupted.\n"
 
 
 def main() -> None:
     """Run the command line; where its packages are not installed, say which and how to get them."""
+    sys.unraisablehook = hear
     try:
-        from seqjax import cli
+        with _ending_at_once():  # importing takes seconds
+            from seqjax import cli
     except ModuleNotFoundError as error:
         if str(error.name).startswith("seqjax"):
             raise
@@ -23,16 +28,34 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    except KeyboardInterrupt:  # importing takes seconds
-        print("seqjax: interrupted.", file=sys.stderr)
+    except KeyboardInterrupt:
+        sys.stderr.write(MESSAGE)
         sys.exit(INTERRUPTED)
-    sys.unraisablehook = hear
     try:
         cli.main()
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             _leave()
         raise
+
+
+@contextlib.contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """Inside the ``with`` block Ctrl-C ends the process: modules turn a KeyboardInterrupt into errors of their own."""
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: Any) -> None:
+        os.write(2, MESSAGE.encode())
+        os._exit(INTERRUPTED)
+
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def hear(lost: Any) -> None:
@@ -59,10 +82,8 @@ def _leave() -> None:
     """
     import jax
 
-    if jax.process_count() == 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(INTERRUPTED)
+    if not jax.distributed.is_initialized():
+        os._exit(INTERRUPTED)  # `cli.main` has flushed the output
 
 
 if __name__ == "__main__":

@@ -9,16 +9,27 @@ import math
 import numbers
 import operator
 from collections.abc import Iterable
-from typing import Any, Literal, NoReturn
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import jax
 import numpy as np
 
+LARGEST = 2**31 - 1
+"""Largest size: the sizes and positions of JAX's programs are int32."""
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
+_PLAIN = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a finite number in the range of float32",
+    str: "a string",
+    NoneType: "None",
+}
 Interval = Literal["[0, 1)", "(0, 1]", "[0, 1]", "(0, 1)"]
 
 
 def check_whole(what: str, value: Any, least: int = 1, most: int | None = None, *, note: str = "") -> int:
-    """Return the value as an int; raise a ValueError unless it is a whole number of at least `least`.
+    """Return the value as an int; raise a ValueError unless it is a whole number from `least` to `most`, or 2^31 - 1.
 
     Whole numbers are the integers of Python and NumPy, and all other values that Python accepts as an index. Booleans
     and floats are not whole numbers.
@@ -27,8 +38,13 @@ def check_whole(what: str, value: Any, least: int = 1, most: int | None = None, 
         number = None if isinstance(value, bool | np.bool_) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or number < least or (most is not None and number > most):
-        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+    if number is None or not least <= number <= (LARGEST if most is None else most):
+        too_large = number is not None and number > LARGEST
+        bounds = (
+            f"of at least {least}{' and below 2^31' * too_large}"
+            if most is None
+            else f"from {least} to {most}"
+        )
         _refuse(what, f"a whole number {bounds}{note}", value)
     return number
 
@@ -137,6 +153,65 @@ def check_one_of(what: str, value: Any, choices: Iterable[str]) -> None:
     names = tuple(choices)
     if not isinstance(value, str) or value not in names:
         _refuse(what, f"one of {', '.join(map(repr, names))}", value)
+
+
+def check_type(what: str, value: Any, annotation: Any) -> None:
+    """Raise a ValueError unless a value fits an annotation made of bool, int, float, str, Literal, tuple and None.
+
+    Numbers must be finite, floats in the range of float32 and whole numbers below 2^31 in size. An annotation that
+    contains any other type accepts every value.
+
+    Example:
+        >>> from seqjax.checks import check_type
+        >>> check_type("f(width)", 3, int | None)
+        >>> try:
+        ...     check_type("f(width)", "3", int | None)
+        ... except ValueError as error:
+        ...     print(error)
+        f(width): expected a whole number or None, got '3'.
+    """
+    wanted = _wanted(annotation)
+    if None not in wanted and not _fits(value, annotation):
+        _refuse(what, " or ".join(str(each) for each in wanted), value)
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _wanted(annotation: Any) -> list[str | None]:
+    """Return what each alternative of an annotation expects, in words; None for a type that is not checked."""
+    words: list[str | None] = []
+    for each in _alternatives(annotation):
+        args = [arg for arg in get_args(each) if arg is not Ellipsis]
+        if get_origin(each) is Literal:
+            words.append(f"one of {', '.join(map(repr, args))}")
+        elif get_origin(each) is tuple:
+            inner = [word for arg in args for word in _wanted(arg)]
+            words.append(
+                None if None in inner else f"a tuple of {' and '.join(dict.fromkeys(map(str, inner)))}"
+            )
+        else:
+            words.append(_PLAIN.get(each))
+    return words
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    for each in _alternatives(annotation):
+        args = get_args(each)
+        if each is int and is_whole(value, -LARGEST):
+            return True
+        if each is float and (number := _number(value)) is not None and abs(number) <= LARGEST_FLOAT:
+            return True
+        if each in (bool, str, NoneType) and isinstance(value, each):
+            return True
+        if get_origin(each) is Literal and value in args:
+            return True
+        if get_origin(each) is tuple and isinstance(value, tuple):
+            of = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+            if len(of) == len(value) and all(map(_fits, value, of)):
+                return True
+    return False
 
 
 def _number(value: Any) -> Any:

@@ -104,6 +104,11 @@ def one_of(known: Iterable[str]) -> Check:
     return check
 
 
+def at_most(most: int) -> Check:
+    """Return the check that a value is a whole number from 1 to a bound."""
+    return functools.partial(check_whole, most=most)
+
+
 def flag(name: str) -> str:
     """Return the option of the command line for a field: ``--hidden-size`` for ``hidden_size``."""
     return f"--{name.replace('_', '-')}"

@@ -1,9 +1,17 @@
-"""Write files atomically: a reader finds the old file or the new one, never a part of either."""
+"""Write files atomically, and read files of a limited size.
 
+A reader of a file that `put` writes finds the old file or the new one, never a part of either.
+"""
+
+import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+LARGEST_JSON = 2**26
+"""Largest size of a JSON file in bytes, 64 MB."""
 
 
 def put(path: Path, write: Callable[[Path], Any]) -> None:
@@ -23,6 +31,9 @@ def put(path: Path, write: Callable[[Path], Any]) -> None:
         >>> path.read_text(), len(list(path.parent.iterdir()))
         ('whole', 1)
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        write(path)  # a device or a pipe, such as /dev/stdout, is not replaced
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(temporary)
@@ -32,8 +43,72 @@ def put(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def put_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8 with `put`."""
-    put(path, lambda place: place.write_text(text, encoding="utf-8"))
+    r"""Write a text in UTF-8 with `put`; an unpaired surrogate, as in a file name that is not UTF-8, as ``\\udcff``."""
+    put(path, lambda place: place.write_text(text, encoding="utf-8", errors="backslashreplace"))
+
+
+def read_limited(path: str | os.PathLike[str], most: int) -> bytes:
+    """Read a file or a pipe once and whole.
+
+    Args:
+        path: path of the file or pipe.
+        most: the largest number of bytes, which is checked before a file is read.
+
+    Raises:
+        OSError: when the file cannot be read.
+        ValueError: for a device, such as /dev/zero, and for more bytes.
+
+    Example:
+        >>> from seqjax.files import read_limited
+        >>> try:
+        ...     read_limited("/dev/zero", 100)
+        ... except ValueError as error:
+        ...     print(error)
+        expected a file or a pipe, got '/dev/zero', which is a device
+    """
+    with open(path, "rb") as file:
+        there = os.fstat(file.fileno())
+        if not stat.S_ISREG(there.st_mode) and not stat.S_ISFIFO(there.st_mode):
+            raise ValueError(f"expected a file or a pipe, got '{path}', which is a device")
+        if there.st_size > most:
+            raise ValueError(f"expected at most {most} bytes, got '{path}' of {there.st_size} bytes")
+        if stat.S_ISREG(there.st_mode):
+            return file.read()
+        data = bytearray()
+        while piece := file.read(2**20):
+            data += piece
+            if len(data) > most:
+                raise ValueError(f"expected at most {most} bytes, got more from the pipe '{path}'")
+        return bytes(data)
+
+
+def read_json(path: str | os.PathLike[str], most: int = LARGEST_JSON) -> Any:
+    """Return the value in a JSON file in UTF-8, with or without a byte order mark.
+
+    Args:
+        path: path of the file.
+        most: the largest number of bytes.
+
+    Raises:
+        OSError: when the file cannot be read.
+        ValueError: when the file is too large, is not UTF-8, is not JSON, or is nested too deeply.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from seqjax.files import read_json
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "x.json")
+        >>> _ = path.write_text("[" * 100_000)
+        >>> try:
+        ...     read_json(path)
+        ... except ValueError as error:
+        ...     print(error)
+        it is nested too deeply
+    """
+    data = read_limited(path, most)
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def why(error: OSError) -> str:

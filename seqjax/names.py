@@ -2,11 +2,15 @@
 
 import ast
 import difflib
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
 MANY = 30
 """Errors list the known names only when there are fewer than this (the registry of cells has more)."""
+
+LONGEST_CALL = 1000
+"""Largest number of letters in a call. Python's parser fails on deeply nested expressions, in several ways."""
 
 
 def known_name(name: str, known: Iterable[str]) -> str:
@@ -43,8 +47,15 @@ def parse_call(expression: str) -> tuple[str, list[Any], dict[str, Any]]:
         >>> parse_call("lru(r_min=0.9)")
         ('lru', [], {'r_min': 0.9})
     """
+    if len(expression) > LONGEST_CALL:
+        raise ValueError(
+            f"expected a name, or a call with plain values such as lstm(8), of at most {LONGEST_CALL} letters, got "
+            f"{len(expression)}: {expression[:20]!r}..."
+        )
     try:
-        node = ast.parse(expression, mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of strings such as "\\d": the error below says enough
+            node = ast.parse(expression, mode="eval").body
         if isinstance(node, ast.Name):
             return node.id, [], {}
         if (
@@ -54,9 +65,10 @@ def parse_call(expression: str) -> tuple[str, list[Any], dict[str, Any]]:
         ):
             keywords = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
             return node.func.id, [ast.literal_eval(each) for each in node.args], keywords
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         pass
-    raise ValueError(f"expected a name, or a call with plain values such as lstm(8), got {expression!r}.")
+    shown = expression if len(expression) <= 100 else f"{expression[:100]}..."
+    raise ValueError(f"expected a name, or a call with plain values such as lstm(8), got {shown!r}.")
 
 
 def split(text: str) -> list[str]:

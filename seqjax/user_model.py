@@ -6,6 +6,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,14 +42,14 @@ def source_of(name: str) -> Path | None:
     """
     place = name.rpartition(":")[0]
     if place.endswith(".py"):
-        return Path(place).absolute() if Path(place).is_file() else None
+        return Path(place).absolute() if os.path.isfile(place) else None
     found, folders = None, [str(Path.cwd()), *sys.path]
     for part in place.split("."):
         spec = importlib.machinery.PathFinder.find_spec(part, folders)
         if spec is None:
             return None
         found, folders = spec.origin, list(spec.submodule_search_locations or [])
-    return Path(found) if found and Path(found).is_file() else None
+    return Path(found) if found and os.path.isfile(found) else None
 
 
 def source_digests(name: str) -> dict[str, str]:
@@ -118,7 +119,7 @@ def find_function(name: str, contract: str = CONTRACT) -> Callable:
     """
     place, _, attribute = name.rpartition(":")
     is_file = place.endswith(".py")
-    if is_file and not Path(place).is_file():
+    if is_file and not os.path.isfile(place):
         raise ValueError(f"{name}: expected a Python file, got {place!r}, which does not exist.")
     folder = str(Path(place).resolve().parent if is_file else Path.cwd())
     # The file can import modules from its own folder, as when Python runs it.

@@ -18,6 +18,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from seqjax.checks import check_type
+
 P = ParamSpec("P")
 R = TypeVar("R", bound="Definition")
 PLAIN = (bool, int, str, bytes, type(None))
@@ -47,13 +49,14 @@ class Value:
 
     A NumPy number in a field becomes a Python number, and a list becomes a tuple, so that the value can be compared,
     hashed and printed like any other. Values that `definition` refuses as arguments, such as arrays, raise a TypeError
-    here too.
+    here too, and values that do not fit the annotation of their field a ValueError.
     """
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = _tuples(getattr(self, field.name))
             tokenize(value, f"{type(self).__name__}({field.name}=...)")
+            check_type(f"{type(self).__name__}({field.name})", value, field.type)
             object.__setattr__(self, field.name, value)
 
     def __repr__(self) -> str:
@@ -89,6 +92,8 @@ def definition(factory: Callable[P, R]) -> Callable[P, R]:
 
     Raises:
         TypeError: when an argument is of another kind, such as an array.
+        ValueError: when an argument does not fit its annotation, see `seqjax.checks.check_type`. The checks of the
+            factory itself come first.
 
     Example:
         >>> import pickle
@@ -112,8 +117,21 @@ def definition(factory: Callable[P, R]) -> Callable[P, R]:
         for name, value in bound.arguments.items():
             bound.arguments[name] = value = _tuples(value)
             tokens.append((name, tokenize(value, f"{factory.__name__}({name}=...)")))
+
+        def check_arguments() -> None:
+            for name, parameter in signature.parameters.items():
+                if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                    check_type(f"{factory.__name__}({name})", bound.arguments[name], parameter.annotation)
+
+        try:
+            made = factory(*bound.args, **bound.kwargs)
+        except Exception as error:
+            if not str(error).startswith(factory.__name__):  # the checks of the factory itself know more
+                check_arguments()
+            raise
+        check_arguments()
         # A copy, because a factory may return one of its arguments, which has its own origin.
-        value = dataclasses.replace(factory(*bound.args, **bound.kwargs))  # type: ignore[type-var]
+        value = dataclasses.replace(made)  # type: ignore[type-var]
         object.__setattr__(value, "_token", ("made", tokenize(make, factory.__name__), tuple(tokens)))
         return value
 

@@ -97,6 +97,7 @@ def gated_delta_block(
         Yang, Kautz, Hatamizadeh 2024, "Gated delta networks", arXiv:2412.06464: figure 1 (right), eq. 10, section 3.4.
         The default sizes and the convolutions without biases follow the authors' code.
     """
+    check_whole("gated_delta_block(width)", width)
 
     def defaults(share: int) -> tuple[int, int]:
         size = max(1, 3 * share // 4)

@@ -5,11 +5,12 @@ import sys
 from collections.abc import Callable
 
 import typer
+from typer.main import get_command
 
 from seqjax.cli.check import check
-from seqjax.cli.common import UsageError
 from seqjax.cli.compare import compare_
 from seqjax.cli.data import data
+from seqjax.cli.ending import ends
 from seqjax.cli.gradients import gradients, render
 from seqjax.cli.list import list_
 from seqjax.cli.train import train
@@ -36,16 +37,12 @@ app.add_typer(data, name="data")
 
 
 def main() -> None:
-    """Run the command line. Bad input prints one line on stderr and exits with status 2."""
-    try:
-        code = app(standalone_mode=False)
-    except (UsageError, typer.TyperException) as error:
-        # Typer's own message names the option.
-        message = str(error) if isinstance(error, UsageError) else error.format_message()
-        if message:  # empty when no command was given and the help is shown
-            print(f"seqjax: {message}", file=sys.stderr)
-        code = 2
-    except (typer.Abort, KeyboardInterrupt):
-        print("seqjax: interrupted.", file=sys.stderr)
-        code = 130
-    sys.exit(code if isinstance(code, int) else 0)
+    """Run the command line; `seqjax.cli.ending` says how it ends.
+
+    Typer's own ``app()`` is not called: it ends with status 130 at Ctrl-C, without a line, and takes a file that is too
+    short for a Ctrl-C.
+    """
+    with ends():
+        program = get_command(app)
+        with program.make_context("seqjax", sys.argv[1:]) as context:
+            program.invoke(context)

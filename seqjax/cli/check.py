@@ -1,6 +1,7 @@
 """``seqjax check`` compares the probes with closed forms."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from seqjax import calibration
-from seqjax.cli.common import UsageError, console, progress_bar
+from seqjax.cli.common import UsageError, check_path, console, progress_bar, writing
 from seqjax.files import put_text
 
 
@@ -34,7 +35,9 @@ def check(
     for option, known, given in (("--dtype", calibration.DTYPES, [dtype]), ("--only", calibration.IDS, ids)):
         if not given or not set(given) <= set(known):
             raise UsageError(f"{option}: expected {' or '.join(known)}, got {', '.join(given) or 'none'}.")
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+    if out is not None:
+        check_path(out)
+    if out is not None and (os.path.isdir(out) or not os.path.isdir(out.parent)):
         raise UsageError(f"--out: expected a file in a folder that exists, got {out}.")
     if as_json:
         rows = calibration.run(dtype, only=ids)  # type: ignore[arg-type]
@@ -53,10 +56,8 @@ def check(
     else:
         show(rows, f"{found['num_passed']} of {found['num_checks']} pass in {dtype} on {found['device']}")
     if out is not None:
-        try:
+        with writing(out):
             put_text(out, text + "\n")
-        except OSError as error:
-            raise UsageError(f"--out: {out} cannot be written: {error.strerror}.") from None
     if not found["passed"]:
         raise typer.Exit(1)
 

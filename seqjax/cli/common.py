@@ -1,16 +1,33 @@
 """Helpers that all commands share: the console, progress bars, and one-line errors for bad input."""
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from seqjax import names
 from seqjax.checks import check_whole
 from seqjax.fields import SettingError, flag
+from seqjax.files import why
 
-console = Console()
+
+class _Console(Console):
+    """A console that leaves a broken pipe to `seqjax.cli.ending`; rich would end the program with status 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704 (called where the BrokenPipeError is handled)
+
+
+console = _Console()
+LONGEST_TEXT = 1000
+"""Largest number of letters in an error; the middle of a longer text is left out."""
+
+
+TOO_LARGE = (MemoryError, OverflowError, RecursionError)
+"""Errors of values that are too large for Python or JAX, or nested too deeply."""
 
 
 class UsageError(Exception):
@@ -19,7 +36,8 @@ class UsageError(Exception):
 
 @contextlib.contextmanager
 def usage_errors(
-    prefix: str = "", of: tuple[type[Exception], ...] = (ValueError, TypeError, FileNotFoundError)
+    prefix: str = "",
+    of: tuple[type[Exception], ...] = (ValueError, TypeError, FileNotFoundError, *TOO_LARGE),
 ) -> Iterator[None]:
     """Turn errors of the library into a `UsageError` of one line, in which fields are named as options.
 
@@ -30,13 +48,37 @@ def usage_errors(
     try:
         yield
     except SettingError as error:
-        raise UsageError(prefix + _one_line(error.spelled(flag))) from None
+        raise UsageError(prefix + one_line(error.spelled(flag))) from None
     except of as error:
-        raise UsageError(prefix + _one_line(error)) from None
+        note = f"{type(error).__name__}: " if isinstance(error, TOO_LARGE) else ""
+        raise UsageError(prefix + note + one_line(error)) from None
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UsageError(f"{prefix}out of memory ({one_line(error)}). Choose smaller sizes.") from None
 
 
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
+@contextlib.contextmanager
+def writing(out: object) -> Iterator[None]:
+    """Turn errors of the operating system into a `UsageError` that says that the output cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"--out: {out} cannot be written ({why(error)}). Choose another place.") from None
+
+
+def check_path(out: object) -> None:
+    """Raise a `UsageError` for a path that no file can have: a name is too long, or a folder of it is a file."""
+    with writing(out), contextlib.suppress(FileNotFoundError):
+        os.lstat(str(out))
+
+
+def one_line(text: object, longest: int = LONGEST_TEXT) -> str:
+    """Return a text in one line; the middle of a longer text is left out."""
+    line = " ".join(str(text).split())
+    if len(line) > longest:
+        line = f"{line[: longest // 2]} [...] {line[-longest // 2 :]}"
+    return line
 
 
 def progress_bar() -> Progress:

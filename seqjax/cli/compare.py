@@ -1,23 +1,30 @@
 """``seqjax compare`` compares two implementations, or two studies."""
 
 import json
+import math
+import os
 import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import typer
 from rich import box
 from rich.table import Table
 
 from seqjax import datasets
-from seqjax.cli.common import UsageError, at_least_one, console
+from seqjax.base import Layer
+from seqjax.checks import LARGEST, check_whole
+from seqjax.cli.common import UsageError, at_least_one, check_path, console, one_line, usage_errors, writing
 from seqjax.cli.specification import implementation
 from seqjax.compare import page
 from seqjax.compare.divergence import Comparison, compare
 from seqjax.compare.runs import RunsComparison, compare_runs, is_run
 from seqjax.files import put_text
+from seqjax.sizes import check_size
 
 SHOWN_ROWS, SHOWN_COLUMNS = 40, 5
 
@@ -54,30 +61,28 @@ def compare_(
     """
     _check_out(out)
     found: Comparison | RunsComparison
-    try:
-        if is_run(a) and is_run(b):
+    with usage_errors():
+        runs = is_run(a), is_run(b)
+        if all(runs):
             found = compare_runs(
                 a, b, quantities=[q.strip() for q in (quantities or "").split(",") if q.strip()]
             )
-        elif is_run(a) or is_run(b):
-            folder, other = (a, b) if is_run(a) else (b, a)
+        elif any(runs):
+            folder, other = (a, b) if runs[0] else (b, a)
             raise UsageError(
                 f"compare: expected two studies or two implementations, got the study {folder} and {other}. "
                 "Give two of one kind."
             )
         else:
-            for option, value in (
-                ("--length", length),
-                ("--batch-size", batch_size),
-                ("--input-size", input_size),
-            ):
-                at_least_one(option, value)
+            _check_sizes(seed, **{"--length": length, "--batch-size": batch_size, "--input-size": input_size})
             first, second = (
                 implementation(text, at_least_one("--hidden-size", hidden_size)) for text in (a, b)
             )
-            found = compare(first, second, inputs(data, length, batch_size, input_size, seed), seed=seed)
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        raise UsageError(" ".join(str(error).split())) from None
+            xs = inputs(data, length, batch_size, input_size, seed)
+            for text, each in ((a, first), (b, second)):
+                if isinstance(each.make, Layer) and len(xs):
+                    check_size(text, each.make, jax.ShapeDtypeStruct(xs.shape[1:], jnp.float32))
+            found = compare(first, second, xs, seed=seed)
     command = shlex.join(["seqjax", *sys.argv[1:]])
     _write(out, found, command)
     _show(found)
@@ -104,40 +109,59 @@ def inputs(data: str | None, length: int, batch_size: int, input_size: int, seed
 
 
 def _from_npy(path: str, length: int) -> np.ndarray:
+    """Return the first steps of an array, which alone are read; its size is checked against that of the file."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"--data: expected a file, got {path}, which is none. Save the array to a file.")
     try:
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--data: {path} cannot be read as an array ({error}).") from None
-    if array.ndim not in (2, 3) or not np.issubdtype(array.dtype, np.number):
+    except Exception as error:  # whatever a damaged header leads to
+        raise ValueError(f"--data: {path} cannot be read as an array ({one_line(error)}).") from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(
+            f"--data: expected one array, got {path}, which holds several. Save one with numpy.save."
+        )
+    if array.ndim not in (2, 3) or array.dtype.kind not in "iuf":
         raise ValueError(
             f"--data: expected numbers [T, B, D] or [T, D], got {array.dtype} {list(array.shape)}."
         )
-    array = array[:, None] if array.ndim == 2 else array
-    return array[:length].astype(np.float64)
+    array = (array[:, None] if array.ndim == 2 else array)[:length]
+    _check_product("--data", *array.shape)
+    return array.astype(np.float64)
+
+
+def _check_sizes(seed: int, **sizes: int) -> None:
+    check_whole("--seed", seed, least=0)
+    for option, size in sizes.items():
+        at_least_one(option, size)
+    _check_product(" times ".join(sizes), *sizes.values())
+
+
+def _check_product(what: str, *sizes: int) -> None:
+    if math.prod(sizes) > LARGEST:
+        raise ValueError(
+            f"{what}: expected less than 2^31 numbers, got {math.prod(sizes)}. Use smaller sizes."
+        )
 
 
 def _check_out(out: Path) -> None:
-    if out.exists() and not out.is_dir():
+    check_path(out)
+    if os.path.exists(out) and not out.is_dir():
         raise UsageError(f"--out: expected a folder, got the file {out}. Choose another name.")
-    if out.is_dir() and any(out.iterdir()) and not (out / "comparison.json").exists():
+    if os.path.isdir(out) and any(out.iterdir()) and not (out / "comparison.json").exists():
         raise UsageError(f"--out: {out} is not empty and holds no comparison. Choose another folder.")
 
 
 def _write(out: Path, found: Comparison | RunsComparison, command: str) -> None:
-    files = {
-        "index.html": page.to_html(found, command),
+    files = {  # comparison.json first: it marks the folder as that of a comparison
         "comparison.json": json.dumps(page.to_json(found, command), indent=1, allow_nan=False) + "\n",
+        "index.html": page.to_html(found, command),
     }
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             put_text(out / name, text)
-    except OSError as error:
-        raise UsageError(
-            f"--out: {out} cannot be written ({error.strerror}). Choose another folder."
-        ) from None
 
 
 def _show(found: Comparison | RunsComparison) -> None:

@@ -7,14 +7,8 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from seqjax.cli.common import (
-    UsageError,
-    at_least_one,
-    console,
-    one_of,
-    progress_bar,
-    usage_errors,
-)
+from seqjax.checks import check_whole
+from seqjax.cli.common import UsageError, console, one_of, progress_bar, usage_errors
 from seqjax.cli.options import options_of
 from seqjax.fields import check_fields
 from seqjax.files import why
@@ -98,7 +92,8 @@ def gradients(
     for section in given.get("sections", ()):
         one_of("--sections", section, NAMES)
     if workers is not None:
-        at_least_one("--workers", workers)
+        with usage_errors():
+            check_whole("--workers", workers, most=1000)
     settings = replace(base, **given)
     store = Store(out, warn=lambda text: typer.echo(f"seqjax: {text}", err=True))
     with usage_errors():

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from seqjax.cells import REGISTRY
-from seqjax.cli.common import UsageError, one_of, usage_errors
+from seqjax.cli.common import UsageError, one_line, one_of, usage_errors
 from seqjax.compare.implementation import CONTRACT, DTYPES, Implementation
 from seqjax.layers.recurrent import recurrent
 from seqjax.methods import METHODS, Auto
@@ -27,6 +27,7 @@ def implementation(text: str, hidden_size: int) -> Implementation:
         UsageError: for any other text.
     """
     subject, *options = split(text)
+    text = one_line(text, 100)  # as the errors show it
     settings: dict[str, str] = {}
     for option in options:
         name, equals, value = option.partition("=")

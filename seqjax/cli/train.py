@@ -121,9 +121,6 @@ def train(
                 lock=lock,
             )
             fitted = _fit(recipe, run, checkpoints, log, progress, again)
-    except KeyboardInterrupt as interrupt:
-        typer.echo(str(interrupt), err=True)
-        raise typer.Exit(130) from None
     except FloatingPointError as error:
         typer.echo(f"seqjax: {error}", err=True)
         raise typer.Exit(1) from None

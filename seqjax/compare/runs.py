@@ -1,6 +1,7 @@
 """Compare two studies in every quantity that both measured, paired by seed."""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ class RunsComparison(NamedTuple):
 
 def is_run(folder: str | Path) -> bool:
     """Return whether this is the folder of a study."""
-    return (Path(folder) / "summary.json").is_file()
+    return os.path.isfile(os.path.join(folder, "summary.json"))
 
 
 def compare_runs(

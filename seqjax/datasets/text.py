@@ -14,10 +14,13 @@ import numpy as np
 from jaxtyping import Array, Int, Integer, PRNGKeyArray, UInt8
 
 from seqjax.checks import check_whole
+from seqjax.files import read_limited
 from seqjax.inputs import as_key
 
 Tokens = Integer[Array | np.ndarray, "N"]
 Part = Integer[Array | np.ndarray, "_"]
+LARGEST = 2**31 - 1
+"""Largest size of a file in bytes: positions of windows are int32."""
 Windows = tuple[Int[Array, "T B"], Int[Array, "T B"]]
 
 
@@ -36,20 +39,20 @@ def moby_dick() -> UInt8[np.ndarray, "N"]:
 
 
 def read_bytes(path: str | PathLike[str]) -> UInt8[np.ndarray, "N"]:
-    """Read the bytes of any file, text or binary.
+    """Read the bytes of any file, text or binary; a pipe is read once.
 
     Args:
-        path: path of the file.
+        path: path of the file or pipe.
 
     Returns:
         The bytes ``[N]`` with N > 0, read-only.
 
     Raises:
         FileNotFoundError: when the path does not exist.
-        ValueError: when the path is a folder, or the file cannot be read or is empty.
+        ValueError: when the path is a folder or a device, or the file cannot be read, is empty or has 2 GiB or more.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_limited(path, LARGEST)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"read_bytes: expected a file, got '{path}', which does not exist. "
@@ -64,6 +67,8 @@ def read_bytes(path: str | PathLike[str]) -> UInt8[np.ndarray, "N"]:
             f"read_bytes: expected a readable file, got '{path}' ({error.strerror}). "
             "Check the path and its permissions."
         ) from None
+    except ValueError as error:
+        raise ValueError(f"read_bytes: {error}. Pass another file.") from None
     if not data:
         raise ValueError(
             f"read_bytes: expected at least one byte, got '{path}', which is empty. Pass another file."

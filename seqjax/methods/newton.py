@@ -94,6 +94,7 @@ class Newton(Value):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole_or_none("Newton(max_iterations)", self.max_iterations)
+        check_whole_or_none("Newton(batch_ndim)", self.batch_ndim, least=0)
         check_one_of("Newton(jacobian)", self.jacobian, ("full", "block", "diagonal"))
         check_one_of("Newton(guess)", self.guess, ("initial", "zeros"))
         check_within("Newton(damping)", self.damping, "[0, 1]")

@@ -10,8 +10,10 @@ import numpy as np
 from seqjax import datasets
 from seqjax.base import Layer
 from seqjax.cells import REGISTRY, vector
-from seqjax.fields import SettingError, above_zero, at_least_one, check_fields, one_of, setting
+from seqjax.checks import LARGEST
+from seqjax.fields import SettingError, above_zero, at_least_one, at_most, check_fields, one_of, setting
 from seqjax.methods import NAMED
+from seqjax.sizes import check_size
 from seqjax.study.models import recurrent_layer
 from seqjax.tasks import TASKS
 from seqjax.user_model import is_own
@@ -40,7 +42,7 @@ class Settings:
     lengths: tuple[int, ...] = setting((64, 512), "Sequence lengths T, separated by commas", at_least_one)
     hidden_size: int = setting(32, "Hidden size of the recurrent layer", at_least_one)
     batch_size: int = setting(8, "Sequences in a batch, in training and in measurements", at_least_one)
-    seeds: int = setting(8, "Number of seeds, from 0", at_least_one)
+    seeds: int = setting(8, "Number of seeds, from 0", at_least_one, at_most(10_000))
     training_steps: int = setting(64, "Training steps per run", at_least_one)
     learning_rate: float = setting(5e-3, "Learning rate of Adam", above_zero)
     dtype: str = setting("float32", f"One of {', '.join(DTYPES)}", one_of(DTYPES))
@@ -69,6 +71,10 @@ def load_data(settings: Settings) -> np.ndarray | None:
 def check(settings: Settings) -> None:
     """Raise a ValueError or TypeError about the first setting that cannot be used, before anything is computed."""
     check_fields(settings)
+    if max(settings.lengths) * settings.batch_size > LARGEST:
+        raise SettingError(
+            "{lengths} times {batch_size}: expected less than 2^31 time steps. Choose smaller sizes."
+        )
     if settings.data is not None and settings.task != "text":
         raise SettingError("{data} goes with {task} text, not with {task} {other}.", other=settings.task)
     for cell in settings.cells:
@@ -82,6 +88,7 @@ def check(settings: Settings) -> None:
 def _check_length(layer: Layer, length: int, width: int) -> None:
     """Raise the ValueError of a layer that cannot run `length` steps (attention with a smaller cache)."""
     xs = jax.ShapeDtypeStruct((length, 1, width), jnp.float32)
+    check_size("gradients", layer, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
 
     def run(key: jax.Array, xs: jax.Array) -> Any:
         params = layer.init(key, xs[0])

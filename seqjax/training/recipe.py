@@ -1,7 +1,8 @@
 """The recipe of a training run: every setting that its result depends on, as ``config.json`` holds them."""
 
 import hashlib
-import json
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
@@ -13,8 +14,19 @@ import optax
 
 from seqjax import blocks, datasets
 from seqjax.base import Layer
+from seqjax.checks import LARGEST
 from seqjax.combinators import serial
-from seqjax.fields import SettingError, above_zero, at_least_one, at_least_zero, check_fields, one_of, setting
+from seqjax.fields import (
+    SettingError,
+    above_zero,
+    at_least_one,
+    at_least_zero,
+    at_most,
+    check_fields,
+    one_of,
+    setting,
+)
+from seqjax.files import read_json
 from seqjax.methods import NAMED
 from seqjax.names import known_name
 from seqjax.tasks import TASKS
@@ -43,6 +55,8 @@ PRECISIONS: dict[str, Any] = {
 ESTIMATORS = ("full", "truncated")
 MAY_CHANGE = ("steps", "learning_rate", "patience", "eval_every", "checkpoint_every")
 """Fields that a resumed run may change. ``config.json`` logs their changes."""
+MOST_LAYERS = 1000
+"""Largest depth of a model. Layers are traced one by one, so that a larger number would take hours."""
 PATHS = ("data", "model")
 """Fields that may hold the path of a file, whose content is compared by its SHA-256."""
 
@@ -89,7 +103,10 @@ class Recipe:
     )
     hidden_size: int = setting(64, "Hidden size of the layers", at_least_one)
     depth: int = setting(
-        1, "Number of layers; two layers or more are residual, with normalization", at_least_one
+        1,
+        "Number of layers; two layers or more are residual, with normalization",
+        at_least_one,
+        at_most(MOST_LAYERS),
     )
     heads: int = setting(4, "Heads of a stack; a cell takes options of its own", at_least_one)
     length: int = setting(64, "Time steps T", at_least_one)
@@ -128,6 +145,12 @@ def check_recipe(recipe: Recipe) -> None:
         SettingError: a ValueError that names the first field whose value cannot be used.
     """
     check_fields(recipe)
+    if recipe.length * recipe.batch_size * recipe.eval_batches > LARGEST:
+        raise SettingError(
+            "{length} times {batch_size} times {eval_batches}: expected less than 2^31 time steps, got {got}. Choose "
+            "smaller sizes.",
+            got=recipe.length * recipe.batch_size * recipe.eval_batches,
+        )
     if recipe.model in STACKS and recipe.method != "auto":
         raise SettingError(
             "{method} goes with a cell, got {given!r} for {stack!r}, whose layers choose their methods. Leave it out.",
@@ -144,7 +167,7 @@ def read_recipe(path: str | PathLike[str]) -> Recipe:
     """
     path = Path(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         if isinstance(values, dict):
             values.pop(CHANGES, None)
     except FileNotFoundError:
@@ -161,12 +184,23 @@ def read_recipe(path: str | PathLike[str]) -> Recipe:
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from None
         of: Any = known[name].type
-        fits = isinstance(value, int | float if of is float else of)
-        if not fits or (isinstance(value, bool) and of is not bool):
+        if of is float and type(value) is int and abs(value) <= sys.float_info.max:
+            values[name] = value = float(value)
+        if not isinstance(value, of) or (isinstance(value, bool) and of is not bool):
             raise ValueError(f"{path}: expected {name} such as {known[name].default!r}, got {value!r}.")
     return Recipe(**values)
 
 
 def file_digest(path: str) -> str:
-    """Return the SHA-256 of a data file."""
+    """Return the SHA-256 of a data file.
+
+    Raises:
+        FileNotFoundError: when the path does not exist.
+        ValueError: when the file cannot be read, or not be read again by a resumed run: a pipe.
+    """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise ValueError(
+            f"expected a file, which a resumed run reads again, got '{path}', which is a pipe or a device. Write its "
+            "content to a file first."
+        )
     return hashlib.sha256(bytes(datasets.read_bytes(path))).hexdigest()

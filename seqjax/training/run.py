@@ -24,6 +24,7 @@ from seqjax.layers.recurrent import recurrent
 from seqjax.methods import NAMED
 from seqjax.names import known_name, parse_call
 from seqjax.ops.select import cast
+from seqjax.sizes import check_size
 from seqjax.tasks import TASKS, Task
 from seqjax.tasks.text import text_task
 from seqjax.training.checkpoints import Checkpoints
@@ -73,6 +74,7 @@ def prepare(recipe: Recipe, mesh: Mesh | None = None) -> Run:
     step = make_train_step(model, task.objective, optimizer, mesh=mesh, **how)
     example = jax.eval_shape(lambda: batches(0))
     x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), example.xs)
+    check_size("train", model, x)
     state = init_train_state(model, optimizer, jax.random.key(recipe.seed), x, mesh=mesh, **how)
     if recipe.precision == "float64":  # cells and blocks begin in float32
         params = cast(state.params, jnp.float64)

@@ -11,7 +11,7 @@ import jaxlib
 import numpy as np
 import optax
 
-from seqjax.files import put_text, why
+from seqjax.files import put_text, read_json, why
 from seqjax.training.checkpoint_contents import MismatchError, as_json, difference
 from seqjax.version import __version__
 
@@ -39,7 +39,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         OSError: when the file cannot be read.
         ValueError: when it holds no configuration.
     """
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     if not isinstance(config, dict):
         raise ValueError("it holds no object")
     changes = config.pop(CHANGES, [])
