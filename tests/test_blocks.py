@@ -292,7 +292,7 @@ def test_stacks_have_the_blocks_of_their_papers_in_order():
         (
             lambda: sj.transformer_block(4, num_heads=1, window=3, norm="batch"),
             ValueError,
-            r"norm: expected one of 'rms', 'layer', got 'batch'\.",
+            r"\(norm\): expected one of 'rms', 'layer', got 'batch'\.",
         ),
         (
             lambda: sj.feed_forward(4, hidden_size=0),

@@ -65,8 +65,8 @@ def ending(error: BaseException) -> tuple[int, str]:
     if isinstance(error, RecursionError):
         return FAILED, f"a value is nested too deeply ({text}). {HINT}"
     if isinstance(error, OSError) and error.filename is not None:
-        status = BAD_INPUT if error.errno in MISUSED_PATH else FAILED
-        return status, f"{error.filename} cannot be used ({why(error)}). {HINT}"
+        told = f"{one_line(error.filename)} cannot be used ({why(error)})."
+        return (BAD_INPUT, told) if error.errno in MISUSED_PATH else (FAILED, f"{told} {HINT}")
     if isinstance(error, OSError):
         return FAILED, f"a file or the output cannot be used ({why(error)}). {HINT}"
     return FAILED, f"internal error: {name}{text and f': {text}'}. {HINT}"

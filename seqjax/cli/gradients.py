@@ -82,7 +82,7 @@ def gradients(
     Writes index.html (open it in any browser), results.parquet, summary.json and figures/*.svg. Ctrl-C keeps the
     finished parts; --resume continues the study with the same settings, text, models and versions.
     """
-    base = presets.PRESETS[one_of("--preset", preset, presets.PRESETS)] if preset else Settings()
+    base = presets.PRESETS[one_of("--preset", preset, presets.PRESETS)] if preset is not None else Settings()
     if model is not None:
         if not is_own(model):
             raise UsageError(

@@ -184,7 +184,7 @@ def read_recipe(path: str | PathLike[str]) -> Recipe:
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from None
         of: Any = known[name].type
-        if of is float and type(value) is int and abs(value) <= sys.float_info.max:
+        if of in (float, float | None) and type(value) is int and abs(value) <= sys.float_info.max:
             values[name] = value = float(value)
         if not isinstance(value, of) or (isinstance(value, bool) and of is not bool):
             raise ValueError(f"{path}: expected {name} such as {known[name].default!r}, got {value!r}.")
