@@ -1,5 +1,6 @@
 """Test that values too large, too deep or without an end are refused in one line, before any work."""
 
+import importlib
 import json
 import os
 import threading
@@ -9,8 +10,11 @@ import pytest
 from helpers.command_line import run
 
 from seqjax.cli.compare import inputs
+from seqjax.files import put_text
+from seqjax.training.folder_lock import FolderLock
 from seqjax.training.recipe import read_recipe
 
+TRAIN_FILE = importlib.import_module("seqjax.cli.train")  # `seqjax.cli.train` is the command of that name
 DEEP = 100_000
 HUGE = 10**20
 TRAIN = "train parity --length 4 --hidden-size 4 --batch-size 2 --steps 2 --eval-batches 1 --out out".split()
@@ -146,6 +150,29 @@ def test_a_pipe_is_read_once(tmp_path):
     xs = inputs(str(pipe), 6, 2, 5, 0)
     writer.join()
     assert len(np.unique(xs.reshape(-1, 5), axis=0)) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_or_device_as_output_is_written_and_not_replaced(tmp_path):
+    pipe, found = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(pipe.read_text()))
+    reader.start()
+    put_text(pipe, "whole")
+    reader.join()
+    assert found == ["whole"] and pipe.is_fifo() and len(list(tmp_path.iterdir())) == 1
+
+
+def test_overwriting_a_run_removes_a_link_and_not_its_target(tmp_path):
+    run_folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    (elsewhere / "precious").mkdir(parents=True)
+    run_folder.mkdir()
+    (run_folder / "config.json").write_text("{}")
+    (run_folder / "steps").symlink_to(elsewhere, target_is_directory=True)
+    lock = FolderLock(run_folder)
+    TRAIN_FILE._claim(lock, False, True)
+    lock.release()
+    assert (elsewhere / "precious").is_dir() and list(run_folder.iterdir()) == []
 
 
 def test_the_first_steps_of_a_large_array_are_read_and_no_more(tmp_path):
