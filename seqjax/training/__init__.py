@@ -22,6 +22,7 @@ from seqjax.training.run import load_run
 from seqjax.training.state import TrainState, init_train_state
 from seqjax.training.step import TrainStep, make_train_step
 from seqjax.training.transforms import average_params, averaged_params, clip_by_layer_norm
+from seqjax.training.warm_start import WarmStart, warm_start
 
 __all__ = [
     "BFLOAT16",
@@ -37,6 +38,7 @@ __all__ = [
     "Precision",
     "TrainState",
     "TrainStep",
+    "WarmStart",
     "average_params",
     "averaged_params",
     "clip_by_layer_norm",
@@ -58,4 +60,5 @@ __all__ = [
     "student_t",
     "student_t_nll",
     "update_norms",
+    "warm_start",
 ]

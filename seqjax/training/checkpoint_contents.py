@@ -101,6 +101,11 @@ def described(leaf: Any) -> dict[str, Any]:
     return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
 
 
+def empty_leaves(about: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return an array for each leaf of a description, to be read into."""
+    return {name: np.empty(leaf["shape"], jnp.dtype(leaf["dtype"])) for name, leaf in about.items()}
+
+
 def digest(leaf: Any) -> str:
     """Return the SHA-256 of a whole array, also of an array that is split over several processes."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:

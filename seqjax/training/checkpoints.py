@@ -24,6 +24,7 @@ from seqjax.training.checkpoint_contents import (
     described,
     difference,
     digest,
+    empty_leaves,
     leaves_by_path,
     sealed,
     state_like,
@@ -218,11 +219,7 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def notes(self, step: int) -> dict[str, Any]:
-        """Return the notes that were saved with the state of a step.
-
-        Raises:
-            ValueError: when the checkpoint is damaged.
-        """
+        """Return the notes that were saved with the state of a step; raise a ValueError for a damaged checkpoint."""
         try:
             return self._described(step)["notes"]
         except Exception as error:  # a damaged file makes its reader raise any kind of error
@@ -231,7 +228,7 @@ class Checkpoints:
             ) from None
 
     def changed_versions(self, step: int) -> list[str]:
-        """Return the versions that differ from those that wrote a checkpoint, such as ``jax 0.10.1 -> 0.10.2``."""
+        """Return the versions that differ from those of a checkpoint, such as ``jax 0.10.1 -> 0.10.2``."""
         return difference(self._described(step)["run"]["versions"], versions())
 
     def check_run(self) -> None:
@@ -266,7 +263,8 @@ class Checkpoints:
         Damaged checkpoints are skipped with a `DamagedCheckpointWarning`.
 
         Args:
-            like: a state of the same structure, shapes and dtypes, with the shardings that the result gets.
+            like: a state of the same structure, shapes and dtypes, with the shardings of the result; None for NumPy
+                arrays by path.
             step: restore the checkpoint of this step and no other.
             where: a function of the notes; only checkpoints for which it returns True are restored.
 
@@ -347,12 +345,12 @@ class Checkpoints:
         return first_line(ValueError(self._storage.spelled(str(error)) or type(error).__name__))
 
     def _read(self, step: int, like: Any) -> Any:
-        wanted = leaves_by_path(like)
         description = self._described(step)
         self.record.check_same_run(description["run"])
+        wanted = empty_leaves(description["leaves"]) if like is None else leaves_by_path(like)
         check_fits(description["leaves"], {name: described(leaf) for name, leaf in wanted.items()})
-        leaves = self._read_leaves(step, description["leaves"], wanted)
-        return state_like({**wanted, **leaves}, like)
+        found = {**wanted, **self._read_leaves(step, description["leaves"], wanted)}
+        return found if like is None else state_like(found, like)
 
     def _read_leaves(self, step: int, about: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Return the leaves of a checkpoint by path, placed as the wanted ones, after a check of their SHA-256."""
