@@ -14,7 +14,7 @@ import pytest
 from helpers.refusals import refusals
 
 from seqjax.training import Checkpoints, EarlyStop, MetricsLog, fit
-from seqjax.training.curves import draw_curves
+from seqjax.training.curves import draw_curves, thinned
 
 fit_module: types.ModuleType = __import__("sys").modules["seqjax.training.fit"]
 
@@ -559,3 +559,36 @@ def test_overflows_that_a_smaller_loss_scale_cures_are_skipped_but_do_not_count(
 
     fitted = fit(overflowing, START, lambda n: batches(n, range(1, 9)), num_steps=12, max_skipped=2)
     assert fitted.skipped == 8 and fitted.reason == "reached 12 steps"
+
+
+def test_the_result_is_printed_without_the_state():
+    fitted = fit(step, START, batches, num_steps=3, progress=False)
+    assert repr(fitted) == (
+        "Fitted(state=<State>, reason='reached 3 steps', best_step=None, best_value=None, skipped=0, unsaved=None)"
+    )
+    assert str(fitted) == repr(fitted)
+
+
+def test_damaged_lines_of_a_log_are_removed_and_counted(tmp_path, caplog):
+    log = MetricsLog(tmp_path, plots=False)
+    good = ['{"step": 1, "loss": 2.0}', '{"step": 3, "loss": 1.0}']
+    log.path.write_text("\n".join([good[0], '{"step": 2, "lo', "[" * 100_000, good[1], '{"step": 4, "l']))
+    log.begin(9, resumed=True)
+    log.end()
+    assert log.path.read_text().splitlines() == good
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{log.path}: 2 damaged lines were removed."
+    ]
+    log.path.unlink()
+    log.path.mkdir()
+    with pytest.raises(ValueError, match="metrics.jsonl cannot be read .*Remove it"):
+        log.begin(9, resumed=True)
+
+
+def test_a_long_curve_keeps_its_extremes():
+    points = [(n, float(np.sin(1.3 * n))) for n in range(10_007)] + [(10_007, 50.0)]
+    found = thinned(points)
+    assert len(found) <= 2000 and found == sorted(found) and set(found) <= set(points)
+    values = [value for _, value in points]
+    assert {min(values), max(values)} <= {value for _, value in found}
+    assert thinned(points[:2000]) == points[:2000]

@@ -8,6 +8,8 @@ from typing import Any
 from seqjax.files import put
 from seqjax.training.evaluation import EVALUATION
 
+MOST_POINTS = 2000
+"""How many points of a curve are drawn; a picture has fewer columns of pixels."""
 NOT_DRAWN = ("step", "seconds", "finite", "consecutive", "event", "reason")
 
 
@@ -15,7 +17,8 @@ def draw_curves(log: str | PathLike, out: str | PathLike) -> Path:
     r"""Draw each metric of a log over the steps in a panel of its own, and return the path of the picture.
 
     A panel shows training and evaluation together. Dotted lines mark skipped steps. The axis is logarithmic when all
-    values are positive and span more than a factor of 20.
+    values are positive and span more than a factor of 20. Of a long run the picture shows the lowest and the highest
+    value of each of 1,000 pieces.
 
     Args:
         log: a ``metrics.jsonl``.
@@ -48,11 +51,18 @@ def draw_curves(log: str | PathLike, out: str | PathLike) -> Path:
                 (EVALUATION + name, "evaluation", {"marker": "o", "markersize": 3, "color": "#d55e00"}),
             ):
                 if key in series:
-                    steps, values = zip(*series[key], strict=True)
+                    steps, values = zip(*thinned(series[key]), strict=True)
                     axes.plot(steps, values, label=label, **look)
                     shown += values
-            for step in skipped:
-                axes.axvline(step, color="#999999", linewidth=0.6, linestyle=":")
+            axes.vlines(
+                skipped[:: 1 + len(skipped) // MOST_POINTS],
+                0,
+                1,
+                transform=axes.get_xaxis_transform(),
+                color="#999999",
+                linewidth=0.6,
+                linestyle=":",
+            )
             if min(shown) > 0 and max(shown) > 20 * min(shown):
                 axes.set_yscale("log")
             axes.set(title=name, xlabel="step")
@@ -63,6 +73,25 @@ def draw_curves(log: str | PathLike, out: str | PathLike) -> Path:
         # The temporary file has another ending, so the format is given.
         put(out, lambda place: figure.savefig(place, format=out.suffix[1:], metadata=metadata))
     return out
+
+
+def thinned(points: list[tuple[int, float]], most: int = MOST_POINTS) -> list[tuple[int, float]]:
+    """Return about that many points of a curve at most: the lowest and the highest of each piece, in order.
+
+    Example:
+        >>> from seqjax.training.curves import thinned
+        >>> thinned([(0, 1.0), (1, 3.0), (2, 2.0), (3, 0.0), (4, 0.5), (5, 0.2)], most=4)
+        [(0, 1.0), (1, 3.0), (3, 0.0), (4, 0.5)]
+    """
+    if len(points) <= most:
+        return points
+    size = -(-2 * len(points) // most)
+    pieces = (points[start : start + size] for start in range(0, len(points), size))
+    return [
+        point
+        for piece in pieces
+        for point in sorted({min(piece, key=lambda p: p[1]), max(piece, key=lambda p: p[1])})
+    ]
 
 
 def _series(log: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int]]:

@@ -137,13 +137,17 @@ class MetricsLog:
             text = self.path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return []
-        found = []
-        for line in text.splitlines(keepends=True):
+        except OSError as error:
+            raise ValueError(f"MetricsLog: {self.path} cannot be read ({why(error)}). Remove it.") from None
+        found, damaged = [], 0
+        for line in text.split("\n")[:-1]:  # a crash may have cut the last line short
             try:
-                found.append((line, int(json.loads(line)["step"])))
-            except (ValueError, KeyError, TypeError):  # cut short by a crash
-                continue
-        return [(line, at) for line, at in found if line.endswith("\n")]
+                found.append((f"{line}\n", int(json.loads(line)["step"])))
+            except (ValueError, KeyError, TypeError, RecursionError):
+                damaged += 1
+        if damaged:
+            logger.warning("%s: %d damaged lines were removed.", self.path, damaged)
+        return found
 
 
 def flat(metrics: Any) -> dict[str, Any]:
