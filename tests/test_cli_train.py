@@ -22,6 +22,7 @@ from seqjax.training import Checkpoints, load_run
 from seqjax.training.folder_lock import FolderLock
 from seqjax.training.recipe import OPTIMIZERS, STACKS, Recipe, read_recipe
 from seqjax.training.run import prepare
+from seqjax.training.run_record import read_config
 
 TINY = (
     "--length 6 --batch-size 4 --hidden-size 3 --steps 7 --eval-every 3 --eval-batches 2 --checkpoint-every 2"
@@ -268,6 +269,10 @@ def test_adamw_decays_weights_and_neither_biases_nor_decays():
         (["parity", "--out", "{full}"], "is not empty and holds no run"),
         (["parity", "--out", "{old}"], "holds a run already. --resume continues it"),
         (["parity", "--out", "/proc/nowhere"], "cannot be written"),
+        (["parity", "--weight-decay", 0.1], "--weight-decay goes with --optimizer adamw"),
+        (["parity", "--schedule", "linear", "--warmup-steps", 7], "expected fewer than the 7 steps"),
+        (["parity", "--accumulate", 3], "--accumulate: expected a divisor of --batch-size 4, got 3"),
+        (["parity", "--dropout", 0.1, "--model", "xlstm"], "--dropout goes with a cell or a transformer"),
         (["--config", "{short}"], "cannot be read as JSON"),
         (["--config", "{full}/config"], "which does not exist"),
         (["--config", "{wrong}"], "expected hidden_size such as 64, got 'wide'"),
@@ -427,6 +432,79 @@ def test_a_run_whose_folder_is_removed_ends_with_status_1(monkeypatch, tmp_path,
     said = capsys.readouterr().err
     assert "was removed or replaced while the run was writing to it" in said
     assert said.splitlines()[-1].startswith("seqjax: the last state, of step 7")
+
+
+RECIPE = Recipe(task="parity", length=6, batch_size=4, hidden_size=3, model="elman", steps=6)
+
+
+def steps_of(made, number, at=0):
+    state, losses = made.state, []
+    for step in range(at, at + number):
+        state, metrics = made.step(state, made.batches(step))
+        losses.append(float(metrics.loss))
+    return state, losses
+
+
+def test_dropout_draws_noise_in_training_alone_and_resumes_to_the_same_bits(monkeypatch, tmp_path):
+    plain, noisy = (prepare(dataclasses.replace(RECIPE, depth=2, dropout=rate)) for rate in (0.0, 0.5))
+    assert plain.state.key is None
+    for a, b in zip(jax.tree.leaves(plain.state.params), jax.tree.leaves(noisy.state.params), strict=True):
+        np.testing.assert_array_equal(a, b)  # the same params in the same order
+    assert plain.evaluate(plain.state) == noisy.evaluate(noisy.state)
+    (_, without), (_, with_noise) = steps_of(plain, 1), steps_of(noisy, 1)
+    assert without != with_noise
+    options = ["parity", *TINY, "--model", "elman", "--dropout", 0.3, "--accumulate", 2]
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    assert run(monkeypatch, "train", *options, "--out", whole) == 0
+    assert run(monkeypatch, "train", *options, "--steps", 4, "--out", halved) == 0
+    assert run(monkeypatch, "train", "--out", halved, "--resume", "--steps", 7) == 0
+    assert params(halved) == params(whole)
+
+
+def test_micro_batches_of_a_recipe_give_the_params_of_the_whole_batch():
+    one, two = (steps_of(prepare(dataclasses.replace(RECIPE, accumulate=n, clip=0)), 2) for n in (1, 2))
+    np.testing.assert_allclose(one[1], two[1], rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(one[0].params), jax.tree.leaves(two[0].params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_longer_run_with_a_schedule_is_a_longer_one_or_is_reported(monkeypatch, tmp_path, capsys):
+    options = ["parity", *TINY, "--model", "elman", "--schedule", "cosine", "--warmup-steps", 2]
+    fixed = [*options, "--decay-steps", 9]
+    whole, short, moved = tmp_path / "whole", tmp_path / "short", tmp_path / "moved"
+    assert run(monkeypatch, "train", *fixed, "--steps", 9, "--out", whole) == 0
+    assert run(monkeypatch, "train", *fixed, "--out", short) == 0
+    assert run(monkeypatch, "train", "--out", short, "--resume", "--steps", 9) == 0
+    assert params(short) == params(whole)
+    assert "schedule now ends" not in capsys.readouterr().err
+    assert run(monkeypatch, "train", *options, "--out", moved) == 0
+    assert run(monkeypatch, "train", "--out", moved, "--resume", "--steps", 9) == 0
+    # Half of the cosine's 7 steps after the warm-up are done, where all of 5 were.
+    rate = 0.003 * (1 + np.cos(np.pi * 5 / 7)) / 2
+    said = capsys.readouterr().err
+    assert "the cosine schedule now ends at step 9: after step 7" in said
+    assert f"the learning rate is {rate:.3g}, where it was 0." in said
+    assert json.loads((moved / "config.json").read_text())["changes"] == [{"after_step": 7, "steps": [7, 9]}]
+
+
+def test_noise_in_a_model_of_ones_own_is_drawn(tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "import seqjax as sj\n\n\ndef build():\n    return sj.serial(sj.recurrent(sj.elman(3)), sj.dropout(0.5))\n"
+    )
+    made = prepare(dataclasses.replace(RECIPE, model=f"{mine}:build"))
+    without = made._replace(state=made.state._replace(key=None))
+    copied = made._replace(state=jax.tree.map(lambda leaf: leaf.copy(), made.state))
+    assert steps_of(copied, 1)[1] != steps_of(without, 1)[1]
+
+
+def test_a_configuration_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(
+        json.dumps(RECIPE.to_json() | {"weight_decay": 1, "optimizer": "adamw"}), encoding="utf-8-sig"
+    )
+    assert read_recipe(path) == dataclasses.replace(RECIPE, weight_decay=1, optimizer="adamw")
+    assert read_config(path)[0]["task"] == "parity"
 
 
 LOADED = """

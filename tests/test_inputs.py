@@ -6,11 +6,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import seqjax as sj
 from seqjax.cells import REGISTRY
 from seqjax.testing.layers import LAYERS
+from seqjax.training import init_train_state
 
 X = np.random.default_rng(0).normal(size=(5, 3, 4))
 DROPOUT = {
@@ -164,3 +166,16 @@ def test_a_run_on_float64_of_numpy_raises_no_warning_where_x64_is_off(name):
         layer.step(params, wide, xs[0])
         sj.last(np.asarray(ys, np.float64)), sj.mean_pool(np.asarray(ys, np.float64))
     assert ys.dtype == jnp.float32
+
+
+def test_a_train_state_takes_raw_keys_and_refuses_seeds():
+    model, optimizer = sj.recurrent(sj.elman(2)), optax.sgd(0.1)
+    x = np.ones((1, 3), np.float32)
+    raw, typed = (
+        init_train_state(model, optimizer, key, x) for key in (jax.random.PRNGKey(3), jax.random.key(3))
+    )
+    assert raw.key == typed.key and jnp.array_equal(raw.params.w_x, typed.params.w_x)
+    with pytest.raises(
+        TypeError, match=r"init_train_state\(key\): expected a typed key .*got 3. Pass jax.random.key\(3\)"
+    ):
+        init_train_state(model, optimizer, 3, x)

@@ -1,10 +1,9 @@
 """``seqjax train``: train a cell or a stack on a task or a text, into a folder from which the run can be repeated."""
 
 import contextlib
-import logging
+import json
 import shlex
 import shutil
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,23 +12,37 @@ import jax
 import typer
 from jax.experimental import multihost_utils
 
-from seqjax.cli.common import UsageError, console, one_of, usage_errors
+from seqjax.cli.common import UsageError, one_of, usage_errors
 from seqjax.cli.options import options_of
+from seqjax.cli.train_output import log_to_stderr, show_run
+from seqjax.files import put_text, why
 from seqjax.tasks import TASKS
-from seqjax.training import Checkpoints, DamagedCheckpointWarning, Fitted, MetricsLog, fit
+from seqjax.training import Checkpoints, Fitted, MetricsLog, WarmStart, fit
 from seqjax.training.distributed import start
 from seqjax.training.folder_lock import NAME as LOCK
 from seqjax.training.folder_lock import FolderLock
-from seqjax.training.recipe import MAY_CHANGE, PATHS, STACKS, Recipe, check_recipe, file_digest, read_recipe
-from seqjax.training.run import Run, inputs_of, open_run, prepare
+from seqjax.training.recipe import (
+    MAY_CHANGE,
+    PATHS,
+    STACKS,
+    Recipe,
+    check_recipe,
+    file_digest,
+    learning_rate,
+    read_recipe,
+)
+from seqjax.training.run import Run, begin_from, inputs_of, open_run, prepare
 from seqjax.training.run_record import read_config
 from seqjax.user_model import check_allowed, is_own
 
-WRITTEN = ("config.json", "steps", "best", "metrics.jsonl", "tensorboard", "curves.svg")
+REPORT = "warm_start.json"
+"""The report of a warm start in the folder of the run."""
+
+WRITTEN = ("config.json", "steps", "best", "metrics.jsonl", "tensorboard", "curves.svg", REPORT)
 """The files and folders that a run leaves in its folder."""
 
-SUBJECT = ("task", "data", "data_sha256")
-"""The fields of a recipe that the argument, and no option, sets."""
+SUBJECT = ("task", "data", "data_sha256", "init_sha256")
+"""The fields of a recipe that no option sets: the argument does, and digests follow from files."""
 
 
 @options_of(Recipe, leave_out=SUBJECT)
@@ -81,8 +94,8 @@ def train(
 
     Writes config.json (which alone repeats the run), metrics.jsonl, curves.svg, and checkpoints in steps/ and best/.
     Ctrl-C and SIGTERM save the state and stop; --resume continues to the same bits. With --resume, --steps,
-    --learning-rate, --patience, --eval-every and --checkpoint-every change the run, and config.json logs it. The
-    exit status is 1 when training fails or its result could not be saved, 2 for bad input.
+    --learning-rate, --decay-steps, --patience, --eval-every and --checkpoint-every change the run, and config.json
+    logs it. The exit status is 1 when training fails or its result could not be saved, 2 for bad input.
     """
     folder = out or (config.parent if resume and config is not None else Path("run"))
     recipe = _recipe(what, config, folder, resume, given, allow_code)
@@ -90,17 +103,13 @@ def train(
         jax.config.update("jax_enable_x64", True)
     mesh = _join(distributed, coordinator, processes, process)
     with usage_errors():
-        if resume and (folder / "config.json").is_file():
-            with open_run(folder, recipe) as there:
-                there.check_run()  # before any code of the user runs
-        run = prepare(recipe, mesh)
-    first = jax.process_index() == 0
+        run, recipe, warm = _prepared(recipe, folder, mesh, resume)
     lock = FolderLock(folder)
-    if first:
+    if jax.process_index() == 0:
         _claim(lock, resume, overwrite)
     if mesh is not None:
         multihost_utils.sync_global_devices("the folder is claimed")
-    _log_to_stderr()
+    log_to_stderr()
     cluster = {
         "distributed": distributed,
         "coordinator": coordinator,
@@ -109,23 +118,9 @@ def train(
     }
     again = _again(folder, {"allow-code": is_own(recipe.model), "tensorboard": tensorboard, **cluster})
     may_change = [name for name in MAY_CHANGE if resume and name in given]
-    try:
-        with contextlib.closing(lock), usage_errors(of=(ValueError, ImportError)):
-            log = MetricsLog(folder, tensorboard=tensorboard) if first else None
-            checkpoints = Checkpoints(
-                folder,
-                config=recipe.to_json(),
-                may_change=may_change,
-                paths=PATHS,
-                inputs=inputs_of(recipe),
-                lock=lock,
-            )
-            fitted = _fit(recipe, run, checkpoints, log, progress, again)
-    except FloatingPointError as error:
-        typer.echo(f"seqjax: {error}", err=True)
-        raise typer.Exit(1) from None
-    if first:
-        _show(folder, run, fitted, tensorboard)
+    fitted = _train(recipe, run, warm, lock, may_change, tensorboard, progress, again)
+    if jax.process_index() == 0:
+        show_run(folder, run, fitted, tensorboard)
     if fitted.unsaved is not None:
         typer.echo(
             f"seqjax: {fitted.unsaved}, could not be saved in {folder}. Make room, then: {again}", err=True
@@ -163,6 +158,9 @@ def _recipe(
             check_allowed(recipe.model, allow_code, "Pass --allow-code to run it, if you trust it.")
     if what is not None:
         given |= _subject(what)
+    if "init_from" in given:
+        given["init_from"] = str(Path(given["init_from"]).absolute())
+        given |= {} if resume else {"init_sha256": None}
     recipe = replace(recipe, **given)
     if "heads" in given and recipe.model not in STACKS:
         raise UsageError(
@@ -174,30 +172,89 @@ def _recipe(
     return recipe
 
 
-def _fit(
+def _prepared(
+    recipe: Recipe, folder: Path, mesh: jax.sharding.Mesh | None, resume: bool
+) -> tuple[Run, Recipe, WarmStart | None]:
+    """Return the run of a recipe, the recipe, and the report of its warm start if it begins with one."""
+    last = None
+    if resume and (folder / "config.json").is_file():
+        with open_run(folder, recipe) as there:
+            there.check_run()  # before any code of the user runs
+            last = there.last()
+        _tell_rates(read_recipe(folder / "config.json"), recipe, last or 0)
+    run = prepare(recipe, mesh)
+    if recipe.init_from is None or last is not None:
+        return run, recipe, None
+    if Path(recipe.init_from).resolve() == folder.resolve():
+        raise UsageError(f"--init-from: expected the folder of another run than --out, got {folder}.")
+    run, warm = begin_from(run, recipe)
+    return run, replace(recipe, init_sha256=warm.sha256), warm
+
+
+def _tell_rates(before: Recipe, after: Recipe, step: int) -> None:
+    """Print how a change of the recipe changes its schedule of learning rates."""
+    old, new = (learning_rate(each) for each in (before, after))
+    if callable(old) and callable(new) and float(old(step)) != float(new(step)) and jax.process_index() == 0:
+        typer.echo(
+            f"seqjax: the {after.schedule} schedule now ends at step {after.decay_steps or after.steps}: after step "
+            f"{step} the learning rate is {float(new(step)):.3g}, where it was {float(old(step)):.3g}.",
+            err=True,
+        )
+
+
+def _train(
     recipe: Recipe,
     run: Run,
-    checkpoints: Checkpoints,
-    log: MetricsLog | None,
+    warm: WarmStart | None,
+    lock: FolderLock,
+    may_change: list[str],
+    tensorboard: bool,
     progress: bool | None,
     again: str,
 ) -> Fitted:
-    """Train, with checkpoints in the folder of the run."""
-    with checkpoints:
-        return fit(
-            run.step,
-            run.state,
-            run.batches,
-            num_steps=recipe.steps,
-            evaluate=run.evaluate,
-            eval_every=recipe.eval_every,
-            early_stop=run.early_stop,
-            checkpoints=checkpoints,
-            checkpoint_every=recipe.checkpoint_every,
-            log=log,
-            progress=progress,
-            how_to_resume=f"run '{again}'",
-        )
+    """Train, with checkpoints in the locked folder of the run, and release the lock."""
+    folder, first = lock.folder, jax.process_index() == 0
+    try:
+        with contextlib.closing(lock), usage_errors(of=(ValueError, ImportError)):
+            log = MetricsLog(folder, tensorboard=tensorboard) if first else None
+            if warm is not None and first:
+                typer.echo(str(warm))
+                _write_report(folder, warm)
+            checkpoints = Checkpoints(
+                folder,
+                config=recipe.to_json(),
+                may_change=may_change,
+                paths=PATHS,
+                inputs=inputs_of(recipe),
+                lock=lock,
+            )
+            with checkpoints:
+                return fit(
+                    run.step,
+                    run.state,
+                    run.batches,
+                    num_steps=recipe.steps,
+                    evaluate=run.evaluate,
+                    eval_every=recipe.eval_every,
+                    early_stop=run.early_stop,
+                    checkpoints=checkpoints,
+                    checkpoint_every=recipe.checkpoint_every,
+                    log=log,
+                    progress=progress,
+                    how_to_resume=f"run '{again}'",
+                )
+    except FloatingPointError as error:
+        typer.echo(f"seqjax: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _write_report(folder: Path, warm: WarmStart) -> None:
+    try:
+        put_text(folder / REPORT, json.dumps(warm.to_json(), indent=2) + "\n")
+    except OSError as error:
+        raise ValueError(
+            f"{folder / REPORT} cannot be written ({why(error)}). Make room, or choose another folder."
+        ) from None
 
 
 def _join(
@@ -272,47 +329,3 @@ def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
         )
     elif there and "config.json" not in there:
         raise UsageError(f"--out: {folder} is not empty and holds no run. Choose another folder.")
-
-
-def _log_to_stderr() -> None:
-    """Print the log messages of `fit` to stderr as they are, also while a progress bar is shown."""
-
-    class Echo(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            typer.echo(record.getMessage(), err=True)
-
-    logger = logging.getLogger("seqjax.training")
-    logger.handlers, logger.propagate = [Echo()], False
-    usual = warnings.showwarning
-
-    def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, DamagedCheckpointWarning):
-            typer.echo(f"seqjax: {message}", err=True)
-        else:
-            usual(message, category, *where, **more)
-
-    warnings.showwarning = show
-
-
-def _show(folder: Path, run: Run, fitted: Fitted, tensorboard: bool) -> None:
-    """Print how training ended, and the files of the run."""
-    console.print(f"Trained: {fitted.reason}. {fitted.skipped or 'No'} steps were skipped.", markup=False)
-    metric, success = run.early_stop.metric, run.task.success
-    if fitted.best_value is not None:
-        console.print(
-            f"Best held-out {metric} {fitted.best_value:.6g} at step {fitted.best_step}; the memoryless "
-            f"baseline has a loss of {run.task.baseline:.6g}; solved at {success.metric} {success.threshold:g}.",
-            markup=False,
-            soft_wrap=True,
-        )
-    about = {
-        "config.json": "repeats the run: seqjax train --config",
-        "metrics.jsonl": "metrics of training and evaluation by step",
-        "curves.svg": "the same metrics as curves",
-        "best": "the state of the best evaluation",
-        "steps": "the newest states",
-        "tensorboard": "tensorboard --logdir",
-    }
-    for name, text in about.items():
-        if (folder / name).exists() and (name != "tensorboard" or tensorboard):
-            console.print(f"  {folder / name}: {text}", markup=False, soft_wrap=True)

@@ -57,6 +57,11 @@ class Fitted(NamedTuple):
     skipped: int
     unsaved: str | None = None
 
+    def __repr__(self) -> str:
+        """Return the result without the arrays of the state."""
+        shown = [f"{name}={value!r}" for name, value in self._asdict().items() if name != "state"]
+        return f"Fitted(state=<{type(self.state).__name__}>, {', '.join(shown)})"
+
 
 def fit(
     step: Callable[[Any, Batch], tuple[Any, Any]],

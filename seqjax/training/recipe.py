@@ -1,5 +1,6 @@
 """The recipe of a training run: every setting that its result depends on, as ``config.json`` holds them."""
 
+import functools
 import hashlib
 import os
 import sys
@@ -14,7 +15,7 @@ import optax
 
 from seqjax import blocks, datasets
 from seqjax.base import Layer
-from seqjax.checks import LARGEST
+from seqjax.checks import LARGEST, check_whole, check_within
 from seqjax.combinators import serial
 from seqjax.fields import (
     SettingError,
@@ -33,6 +34,7 @@ from seqjax.tasks import TASKS
 from seqjax.training.labels import parameter_labels
 from seqjax.training.precision import BFLOAT16, FLOAT16, FLOAT32
 from seqjax.training.run_record import CHANGES
+from seqjax.training.schedules import SCHEDULES, learning_rates
 
 
 def _decayed(params: Any) -> Any:
@@ -40,9 +42,13 @@ def _decayed(params: Any) -> Any:
     return jax.tree.map(lambda label: label == "other", parameter_labels(params))
 
 
-OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
+def _adamw(rate: float | optax.Schedule, weight_decay: float = 1e-4) -> optax.GradientTransformation:
+    return optax.adamw(rate, weight_decay=weight_decay, mask=_decayed)
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adam": optax.adam,
-    "adamw": lambda rate: optax.adamw(rate, mask=_decayed),
+    "adamw": _adamw,
     "sgd": optax.sgd,
     "rmsprop": optax.rmsprop,
 }
@@ -53,16 +59,20 @@ PRECISIONS: dict[str, Any] = {
     "float64": FLOAT32,
 }
 ESTIMATORS = ("full", "truncated")
-MAY_CHANGE = ("steps", "learning_rate", "patience", "eval_every", "checkpoint_every")
+MAY_CHANGE = ("steps", "learning_rate", "decay_steps", "patience", "eval_every", "checkpoint_every")
 """Fields that a resumed run may change. ``config.json`` logs their changes."""
 MOST_LAYERS = 1000
 """Largest depth of a model. Layers are traced one by one, so that a larger number would take hours."""
-PATHS = ("data", "model")
+PATHS = ("data", "model", "init_from")
 """Fields that may hold the path of a file, whose content is compared by its SHA-256."""
 
 
-def _transformer(width: int, depth: int, *, num_heads: int, max_length: int) -> Layer:
-    block = blocks.transformer_block(width, num_heads=num_heads, max_length=max_length)
+def _transformer(
+    width: int, depth: int, *, num_heads: int, max_length: int, dropout_rate: float = 0.0
+) -> Layer:
+    block = blocks.transformer_block(
+        width, num_heads=num_heads, max_length=max_length, dropout_rate=dropout_rate
+    )
     return serial(*(block for _ in range(depth)))
 
 
@@ -76,6 +86,10 @@ STACKS: dict[str, Callable[..., Layer]] = {
 """Stacks of blocks by name: ``(hidden_size, depth, num_heads) -> Layer``."""
 
 
+def _fraction(name: str, value: float) -> None:
+    check_within(name, value, "[0, 1]")
+
+
 def _seed(name: str, value: int) -> None:
     if not 0 <= value < 2**31:  # JAX truncates larger seeds, and two runs would be equal
         raise ValueError(f"{name}: expected a whole number from 0 to 2^31 - 1, got {value}.")
@@ -87,6 +101,7 @@ class Recipe:
 
     The ``config.json`` of a run holds its recipe, and that file alone repeats a run that was not changed on its way.
     ``data`` is a file for the task "text", None for Moby-Dick; ``data_sha256`` is the digest of the file.
+    ``init_sha256`` is the digest of the params in the run ``init_from``.
 
     Example:
         >>> from seqjax.training.recipe import Recipe
@@ -123,6 +138,29 @@ class Recipe:
     )
     optimizer: str = setting("adam", f"One of {', '.join(OPTIMIZERS)}", one_of(OPTIMIZERS))
     learning_rate: float = setting(3e-3, "Learning rate of the optimizer", above_zero)
+    schedule: str = setting(
+        "constant", f"Learning rate after the warm-up: one of {', '.join(SCHEDULES)}", one_of(SCHEDULES)
+    )
+    warmup_steps: int = setting(
+        0, "Steps over which the learning rate rises to its value", functools.partial(check_whole, least=0)
+    )
+    decay_steps: int | None = setting(
+        None, "Step at which a falling schedule ends; by default the last step", at_least_one
+    )
+    final_rate: float = setting(
+        0.0, "Where a falling schedule ends, as a fraction of the learning rate", _fraction
+    )
+    weight_decay: float | None = setting(
+        None,
+        "Weight decay of adamw, 0.0001 by default; biases, norms and the params of recurrences have none",
+        at_least_zero,
+    )
+    dropout: float = setting(
+        0.0,
+        "Dropout rate of the output of each layer of a cell, or each branch of a transformer",
+        check_within,
+    )
+    accumulate: int = setting(1, "Parts of a batch that are computed one after another", at_least_one)
     clip: float = setting(1.0, "Largest norm of the gradient; 0 turns clipping off", at_least_zero)
     seed: int = setting(0, "Seed of params and batches", _seed)
     eval_every: int = setting(200, "Steps between evaluations", at_least_one)
@@ -132,6 +170,11 @@ class Recipe:
         None, "Stop after this many evaluations in a row without improvement", at_least_one
     )
     until_solved: bool = setting(False, "Stop when the task counts as solved")
+    init_from: str | None = setting(
+        None, "A run whose params this run begins with, where their paths and shapes are those of the model"
+    )
+    init_sha256: str | None = setting(None, "The SHA-256 of the params of that run")
+    init_strict: bool = setting(False, "Refuse --init-from unless every param is taken")
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON holds them."""
@@ -157,6 +200,51 @@ def check_recipe(recipe: Recipe) -> None:
             given=recipe.method,
             stack=recipe.model,
         )
+    if recipe.weight_decay is not None and recipe.optimizer != "adamw":
+        raise SettingError(
+            "{weight_decay} goes with {optimizer} adamw, got {given!r}. Leave it out.", given=recipe.optimizer
+        )
+    if recipe.schedule == "constant" and (recipe.decay_steps is not None or recipe.final_rate):
+        raise SettingError(
+            "{decay_steps} and {final_rate} go with {schedule} cosine or linear, got constant. Leave them out."
+        )
+    end = recipe.decay_steps or recipe.steps
+    if recipe.schedule != "constant" and recipe.warmup_steps >= end:
+        raise SettingError(
+            "{warmup_steps}: expected fewer than the {end} steps after which {schedule} {kind} ends, got {warmup}.",
+            end=end,
+            kind=recipe.schedule,
+            warmup=recipe.warmup_steps,
+        )
+    if recipe.dropout and recipe.model in STACKS and recipe.model != "transformer":
+        raise SettingError(
+            "{dropout} goes with a cell or a transformer, got {stack!r}, which has none. Leave it out.",
+            stack=recipe.model,
+        )
+    if recipe.batch_size % recipe.accumulate:
+        raise SettingError(
+            "{accumulate}: expected a divisor of {batch_size} {size}, got {parts}.",
+            size=recipe.batch_size,
+            parts=recipe.accumulate,
+        )
+
+
+def learning_rate(recipe: Recipe) -> float | optax.Schedule:
+    """Return the learning rate of a recipe, or its schedule."""
+    return learning_rates(
+        recipe.schedule,
+        recipe.learning_rate,
+        end=recipe.decay_steps or recipe.steps,
+        warmup_steps=recipe.warmup_steps,
+        final_rate=recipe.final_rate,
+    )
+
+
+def optimizer_of(recipe: Recipe) -> optax.GradientTransformation:
+    """Return the optimizer of a recipe, with its schedule, its weight decay and its clipping."""
+    decay = {} if recipe.weight_decay is None else {"weight_decay": recipe.weight_decay}
+    optimizer = OPTIMIZERS[recipe.optimizer](learning_rate(recipe), **decay)
+    return optax.chain(optax.clip_by_global_norm(recipe.clip), optimizer) if recipe.clip else optimizer
 
 
 def read_recipe(path: str | PathLike[str]) -> Recipe:

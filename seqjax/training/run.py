@@ -6,23 +6,15 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
-from seqjax import blocks, datasets
+from seqjax import datasets
 from seqjax.base import Batch, Layer
-from seqjax.cells import REGISTRY, vector
-from seqjax.combinators import serial
 from seqjax.fields import SettingError
 from seqjax.gradients import full_bptt, truncated_bptt
-from seqjax.layers.pointwise import pointwise
-from seqjax.layers.recurrent import recurrent
-from seqjax.methods import NAMED
-from seqjax.names import known_name, parse_call
 from seqjax.ops.select import cast
 from seqjax.sizes import check_size
 from seqjax.tasks import TASKS, Task
@@ -30,11 +22,13 @@ from seqjax.tasks.text import text_task
 from seqjax.training.checkpoints import Checkpoints
 from seqjax.training.early_stop import EarlyStop
 from seqjax.training.evaluation import evaluation
-from seqjax.training.recipe import OPTIMIZERS, PATHS, PRECISIONS, STACKS, Recipe, check_recipe, read_recipe
+from seqjax.training.recipe import PATHS, PRECISIONS, Recipe, check_recipe, optimizer_of, read_recipe
+from seqjax.training.recipe_model import model_of, parts_of
 from seqjax.training.run_record import read_config
 from seqjax.training.state import TrainState, init_train_state
 from seqjax.training.step import TrainStep, make_train_step
-from seqjax.user_model import check_allowed, is_own, own_layer, source_digest
+from seqjax.training.warm_start import WarmStart, warm_start
+from seqjax.user_model import check_allowed, is_own, source_digest
 
 
 class Run(NamedTuple):
@@ -63,15 +57,13 @@ def prepare(recipe: Recipe, mesh: Mesh | None = None) -> Run:
     """
     check_recipe(recipe)
     task, batches, held_out = _data(recipe)
-    model = _model(recipe, task)
-    optimizer = OPTIMIZERS[recipe.optimizer](recipe.learning_rate)
-    if recipe.clip:
-        optimizer = optax.chain(optax.clip_by_global_norm(recipe.clip), optimizer)
+    model = model_of(recipe, task)
+    optimizer = optimizer_of(recipe)
     how: dict[str, Any] = {
         "estimator": truncated_bptt(recipe.length) if recipe.estimator == "truncated" else full_bptt(),
         "precision": PRECISIONS[recipe.precision],
     }
-    step = make_train_step(model, task.objective, optimizer, mesh=mesh, **how)
+    step = make_train_step(model, task.objective, optimizer, mesh=mesh, accumulate=recipe.accumulate, **how)
     example = jax.eval_shape(lambda: batches(0))
     x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), example.xs)
     check_size("train", model, x)
@@ -79,12 +71,38 @@ def prepare(recipe: Recipe, mesh: Mesh | None = None) -> Run:
     if recipe.precision == "float64":  # cells and blocks begin in float32
         params = cast(state.params, jnp.float64)
         state = state._replace(params=params, opt_state=optimizer.init(params))
+    if not recipe.dropout and not is_own(recipe.model):
+        state = state._replace(key=None)  # no layer draws noise
     jax.eval_shape(step.jitted, *state, example)
     evaluate = evaluation(model, task.objective, held_out, recipe.eval_batches, metrics=task.score)
     metric, target = task.success if recipe.until_solved else ("loss", None)
     mode = "max" if metric == "accuracy" else "min"
     stop = EarlyStop(metric=metric, mode=mode, patience=recipe.patience, target=target)  # type: ignore[arg-type]
-    return Run(model, task, step, state._replace(key=None), batches, evaluate, stop)
+    return Run(model, task, step, state, batches, evaluate, stop)
+
+
+def begin_from(run: Run, recipe: Recipe) -> tuple[Run, WarmStart]:
+    """Return a run that begins with the params of the run ``recipe.init_from``, and the report of what was taken.
+
+    Parts of a model of the command line are found by their role, such as the output map, and inside a part by path. No
+    code of the other run is run: its checkpoint and its config.json are read.
+
+    Raises:
+        ValueError: when that run has no checkpoint with params that fit, when its params have changed since the recipe
+            was made, or when ``recipe.init_strict`` is set and some params do not fit.
+    """
+    source = Path(recipe.init_from or "")
+    try:
+        there, here = parts_of(read_recipe(source / "config.json")), parts_of(recipe)
+        rename = {path: here.get(role) for role, path in there.items()}
+    except ValueError:  # not a run of the command line
+        rename = {}
+    params, report = warm_start(run.state.params, source, rename=rename, strict=recipe.init_strict)
+    if recipe.init_sha256 not in (None, report.sha256):
+        raise ValueError(
+            f"the params in {report.source} have changed since the run was made: their SHA-256 differs."
+        )
+    return run._replace(state=run.state._replace(params=params)), report
 
 
 def inputs_of(recipe: Recipe) -> dict[str, Any]:
@@ -194,36 +212,3 @@ def _data(recipe: Recipe) -> tuple[Task, Callable[[int], Batch], Callable[[int],
         return Batch(xs[:, part], targets[:, part])
 
     return text_task(train, rest, length), batches, held_out
-
-
-def _model(recipe: Recipe, task: Task) -> Layer:
-    """Return an input map, one recurrent layer (or several, residual and normalized, or a stack), and an output map."""
-    width, dtype = recipe.hidden_size, jnp.float64 if recipe.precision == "float64" else jnp.float32
-    inputs: Any = nn.Dense(width, param_dtype=dtype)
-    if task.num_inputs is not None:
-        inputs = nn.Embed(task.num_inputs, width, param_dtype=dtype)
-    outputs = pointwise(nn.Dense(task.num_outputs, param_dtype=dtype))
-    if recipe.model in STACKS:
-        options = {"max_length": recipe.length} if recipe.model == "transformer" else {}
-        stack = STACKS[recipe.model](width, recipe.depth, num_heads=recipe.heads, **options)
-        return serial(pointwise(inputs), stack, outputs)
-    layer = _recurrent(recipe)
-    if recipe.depth == 1:
-        return serial(pointwise(inputs), layer, outputs)
-    middle = [blocks.pre_norm(layer) for _ in range(recipe.depth)]
-    return serial(pointwise(inputs), *middle, pointwise(nn.RMSNorm()), outputs)
-
-
-def _recurrent(recipe: Recipe) -> Layer:
-    method = NAMED[recipe.method]
-    if is_own(recipe.model):
-        return own_layer(recipe.model, recipe.hidden_size, method)
-    known = [name for name, entry in REGISTRY.items() if entry.example is vector]
-    try:
-        name, args, keywords = parse_call(recipe.model)
-        known_name(name, [*known, *STACKS])
-        if args or name in STACKS:
-            raise ValueError(f"expected options by name, such as lru(r_min=0.9), got {recipe.model}.")
-    except ValueError as error:
-        raise SettingError("{model}: {text}", text=error) from None
-    return recurrent(REGISTRY[name].make(recipe.hidden_size, **keywords), method)

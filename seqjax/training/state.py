@@ -11,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from seqjax.base import Cell, Estimator, Layer
 from seqjax.gradients.bptt import full_bptt
+from seqjax.inputs import as_key
 from seqjax.training.optimizers import as_optimizer
 from seqjax.training.precision import FLOAT32, Precision, check_precision, computing, first_scale
 from seqjax.training.sharding import Axes, axes_of, places, put, share_specs, stream_spec, with_auto_axes
@@ -69,7 +70,7 @@ def init_train_state(
             device; several processes make one state together.
 
     Raises:
-        TypeError: for another kind of model, optimizer, estimator or precision.
+        TypeError: for another kind of model, optimizer, key, estimator or precision.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, seqjax as sj
@@ -82,6 +83,7 @@ def init_train_state(
     optimizer = as_optimizer("init_train_state", optimizer)
     check_kinds("init_train_state", model, estimator)
     check_precision("init_train_state", precision)
+    key = as_key("init_train_state(key)", key)
     model = computing(model, precision)
     if mesh is not None:
         mesh = with_auto_axes(mesh)
