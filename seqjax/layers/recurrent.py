@@ -108,7 +108,17 @@ def _max_length(cell: Cell) -> int | None:
 def _check_length(who: str, cell: Cell, xs: Xs) -> None:
     """Raise a ValueError for more steps than attention without a window has slots, under any method."""
     longest = _max_length(cell)
-    if longest is not None and num_steps(xs) > longest:
+    if longest is None:
+        return
+    length = num_steps(xs)
+    try:
+        too_long = bool(length > longest)
+    except Exception:  # a symbolic length of `jax.export` without a bound; its error type is not public
+        raise ValueError(
+            f"{who}: expected at most max_length={longest} steps, got the symbolic length {length}, which may be "
+            f'longer. Bound it: jax.export.symbolic_shape("{length}, ...", constraints=["{length} <= {longest}"]).'
+        ) from None
+    if too_long:
         raise ValueError(
             f"{who}: expected at most max_length={longest} steps, got xs {list(jax.tree.leaves(xs)[0].shape)}. "
             "Use a larger max_length, or a window."

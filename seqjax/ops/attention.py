@@ -200,5 +200,5 @@ def _after(
     return AttentionCarry(write(base.k, k), write(base.v, v), count)
 
 
-def _arange(length: int, ndim: int) -> Int[Array, "..."]:
+def _arange(length: Any, ndim: int) -> Int[Array, "..."]:
     return expand_left(jnp.arange(length, dtype=jnp.int32), ndim)
