@@ -277,7 +277,10 @@ def run_block(block, document, **names):
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", *(f"docs/{page}.md" for page in ("cells", "data", "layers", "methods", "probes", "training"))],
+    [
+        "README.md",
+        *(f"docs/{page}.md" for page in ("cells", "data", "layers", "methods", "probes", "training")),
+    ],
 )
 def test_the_examples_of_the_documents_run(monkeypatch, tmp_path, document):
     """Each block runs with the names of the blocks before it on the page."""

@@ -273,6 +273,8 @@ def test_adamw_decays_weights_and_neither_biases_nor_decays():
         (["parity", "--schedule", "linear", "--warmup-steps", 7], "expected fewer than the 7 steps"),
         (["parity", "--accumulate", 3], "--accumulate: expected a divisor of --batch-size 4, got 3"),
         (["parity", "--dropout", 0.1, "--model", "xlstm"], "--dropout goes with a cell or a transformer"),
+        (["{table}"], "whose name is that of a table. Write the text of its column to a text file"),
+        (["{arrays}"], "whose name is that of arrays. Train on arrays in Python, with datasets.examples"),
         (["--config", "{short}"], "cannot be read as JSON"),
         (["--config", "{full}/config"], "which does not exist"),
         (["--config", "{wrong}"], "expected hidden_size such as 64, got 'wide'"),
@@ -284,6 +286,9 @@ def test_adamw_decays_weights_and_neither_biases_nor_decays():
 def test_bad_input_is_one_clear_line_and_nothing_is_written(monkeypatch, tmp_path, capsys, options, message):
     names = {name: tmp_path / name for name in ("empty", "short", "full", "old", "wrong", "unknown")}
     names |= {name: tmp_path / name for name in ("patience", "rate")}
+    names |= {"table": tmp_path / "table.csv", "arrays": tmp_path / "arrays.npz"}
+    names["table"].write_text("text\nhello\n" * 50)
+    np.savez(names["arrays"], xs=np.zeros((9, 9)))
     names["empty"].touch()
     names["short"].write_text("too short")
     names["full"].mkdir()

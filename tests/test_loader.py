@@ -355,8 +355,11 @@ def test_float_sequences_are_packed_as_tokens_are():
 def test_examples_of_different_lengths_are_padded_and_masked():
     sequences = ragged()
     per_step = [s.sum(-1) for s in sequences]
+    held = np.empty(5, object)  # as pandas holds sequences
+    held[:] = sequences
     for targets in (np.arange(5), per_step):
         batch = D.examples(sequences, targets, batch_size=5)(0)
+        jax.tree.map(np.testing.assert_array_equal, D.examples(held, targets, batch_size=5)(0), batch)
         assert batch.xs.shape == (12, 5, 3) and sorted(batch.mask.sum(0)) == [1, 2, 5, 9, 12]
         for row in range(5):
             size = int(batch.mask[:, row].sum())
@@ -367,6 +370,10 @@ def test_examples_of_different_lengths_are_padded_and_masked():
                 np.testing.assert_array_equal(batch.targets[:size, row], per_step[which])
             else:
                 assert batch.targets[row] == which
+    series = [s[:, 0] for s in sequences]
+    for loader in (D.padded, D.packed):
+        with pytest.raises(ValueError, match=r"got \[\d+\] of float\d\d for sequence 0. Write x\[:, None\]"):
+            loader(series, batch_size=2, length=4)
     with pytest.raises(ValueError, match="expected sequences of different lengths or `lengths=`, got both"):
         D.examples(sequences, np.arange(5), batch_size=5, lengths=[1] * 5)
 
@@ -379,7 +386,7 @@ def test_examples_of_different_lengths_are_padded_and_masked():
             np.zeros((3, 2), np.float32),
             r"expected sequences of floats \[N_i, 3\], got \[3, 2\] .* for sequence 5",
         ),
-        (np.zeros(3, np.float32), r"got \[3\] of float32 for sequence 5"),
+        (np.zeros(3, np.float32), r"got \[3\] of float32 for sequence 5. Write x\[:, None\]"),
         (np.zeros((3, 3), int), r"got \[3, 3\] of int64 for sequence 5"),
         (np.full((3, 3), np.nan, np.float32), r"NaN or infinity in sequence 5 at step 0"),
     ],

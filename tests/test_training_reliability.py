@@ -423,6 +423,8 @@ def test_a_mismatch_names_what_has_changed(tmp_path, change, message):
         checkpoints.save(1, state)
         with pytest.raises(ValueError, match=message):
             checkpoints.restore(state | change)
+        with pytest.raises(ValueError, match="for params alone use seqjax.training.warm_start"):
+            checkpoints.restore({"params": state["params"]})
 
 
 # ---------------------------------------------------------------- hyperparams in the optimizer's state

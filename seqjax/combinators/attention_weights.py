@@ -5,10 +5,10 @@ from typing import Any
 import jax
 
 from seqjax.base import Carry, Flags, Layer, Params, Xs
+from seqjax.calls import checked
 from seqjax.combinators.common import check_layers
 from seqjax.combinators.context import memories_of, with_weights
 from seqjax.combinators.with_memory import recording_memory, with_memory
-from seqjax.inputs import checked
 from seqjax.values import build, tokenize
 
 

@@ -18,6 +18,7 @@ from seqjax.datasets.sequences import (
     check_sequences,
     check_sizes,
     check_tokens,
+    holds_arrays,
     is_ragged,
     masked,
     padded_array,
@@ -278,6 +279,7 @@ def examples(
         ((7, 4, 3), 8)
     """
     seed, batch_size = check_sizes("examples", seed=seed, batch_size=batch_size)
+    xs, targets = (list(a) if holds_arrays(a) else a for a in (xs, targets))
     if is_ragged(xs):
         if lengths is not None:
             raise ValueError("examples: expected sequences of different lengths or `lengths=`, got both.")

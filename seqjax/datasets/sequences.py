@@ -19,6 +19,11 @@ def is_ragged(xs: Any) -> bool:
     return isinstance(xs, list | tuple) and len(set(map(length, xs))) > 1
 
 
+def holds_arrays(xs: Any) -> bool:
+    """Return whether this is an array of arrays, as NumPy and pandas hold sequences of different lengths."""
+    return isinstance(xs, np.ndarray) and xs.dtype == object and all(map(np.ndim, xs))
+
+
 def padded_array(who: str, sequences: Sequence[Any]) -> np.ndarray:
     """Return arrays ``[T_i, ...]`` as one array ``[N, T, ...]``, with zeros after their ends."""
     arrays = [np.asarray(s) for s in sequences]
@@ -43,6 +48,12 @@ def masked(array: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def check_sequences(who: str, documents: Sequence[Any]) -> list[np.ndarray]:
     """Return documents of tokens ``[N_i]`` int32, or of finite vectors ``[N_i, ...]`` of one floating dtype."""
     arrays = [np.asarray(d) for d in documents]
+    for number, array in enumerate(arrays):
+        if array.ndim == 1 and array.size and np.issubdtype(array.dtype, np.floating):
+            raise ValueError(
+                f"{who}: expected tokens [N_i], or sequences of floats [N_i, ...], got {list(array.shape)} of "
+                f"{array.dtype} for sequence {number}. Write x[:, None] for one number per step."
+            )
     if not any(np.issubdtype(a.dtype, np.floating) and a.ndim > 1 for a in arrays):
         return [check_tokens(who, a) for a in arrays]
     shape, dtype = next(a.shape[1:] for a in arrays if a.ndim > 1), np.result_type(*arrays)

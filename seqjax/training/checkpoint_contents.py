@@ -169,7 +169,14 @@ def _remedy(wrong: list[str], there: Mapping[str, Any], wanted: Mapping[str, Any
     both = [name for name in wrong if name in there and name in wanted]
     if len(both) == len(wrong) and all(there[name]["shape"] == wanted[name]["shape"] for name in wrong):
         return "Only dtypes differ. Use the precision of the saved run, and its setting of jax_enable_x64."
+    if set(map(_part, wanted)) == {"params"} and "params" not in map(_part, wrong):
+        return "Pass the whole state; for params alone use seqjax.training.warm_start."
     for part, text in PARTS.items():
-        if any(name.lstrip("['").partition(".")[0].partition("'")[0] == part for name in wrong):
+        if part in map(_part, wrong):
             return f"{text}. Use those of the saved run."
     return "Build the state that was saved."
+
+
+def _part(name: str) -> str:
+    """Return the part of a state that a leaf belongs to, by its path."""
+    return name.lstrip("['").partition(".")[0].partition("'")[0]
