@@ -65,14 +65,13 @@ def test_targets_are_per_step_or_sequences_of_their_own():
     assert all(len(set(row.tolist())) == 1 for row in rows(batch.targets, batch.mask))
     labels = [np.full(1 + i % 3, i) for i in NUMBERS]
     for batch in batches(bucketed(XS, labels, batch_size=4)):
-        array, mask = batch.targets
-        assert array.shape == mask.shape and array.dtype == np.int32
-        for x, row, valid in zip(rows(batch.xs, batch.mask), array, mask, strict=True):
+        assert batch.targets.shape == (4, 3) and batch.targets.dtype == np.int32
+        for x, row in zip(rows(batch.xs, batch.mask), batch.targets, strict=True):
             number = row[0]
-            assert row[valid].tolist() == [number] * (1 + number % 3)
+            assert row.tolist() == [number] * (1 + number % 3) + [-1] * (2 - number % 3)
             np.testing.assert_array_equal(x, XS[number])
-    labels, mask = bucketed(XS, steps, batch_size=4, per_step=False)(0).targets
-    assert labels.shape == mask.shape and labels.shape[0] == 4
+    batch = bucketed(XS, steps, batch_size=4, per_step=False)(0)
+    np.testing.assert_array_equal(batch.targets >= 0, batch.mask.T)
 
 
 @pytest.mark.skipif("context" not in Batch._fields, reason="batches have no context yet")
@@ -104,6 +103,7 @@ def test_a_bucket_smaller_than_a_batch_repeats_its_examples():
         ((XS, NUMBERS[:4]), "expected 50 targets, one for each sequence, got 4"),
         ((XS, [1, 2]), r"expected integers \[N\], got \[\]"),
         ((XS, 3), "expected 50 targets, one for each sequence, got a number"),
+        ((XS, [np.zeros((2, 1))] * 50), "expected tokens, or floats as long as xs, for targets"),
         ((XS, [np.arange(2)] * 50, True), "expected targets per step, as long as xs"),
         (
             ([np.full((2, 1), np.nan)], NUMBERS[:1]),

@@ -82,8 +82,9 @@ def bucketed(
     Shapes: N sequences ``[T_i, ...]`` ->
 
     * xs ``[T, B, ...]`` and mask ``[T, B]``;
-    * targets: per step, ``[T, B, ...]``, from a list of sequences as long as those of xs; a pair ``(labels [B, L], mask
-      [B, L])`` from a list of sequences of other lengths, such as transcripts; ``[B, ...]`` from an array ``[N, ...]``;
+    * targets: per step, ``[T, B, ...]``, from a list of sequences as long as those of xs; labels ``[B, L]`` with -1
+      after their ends, as `seqjax.training.ctc_loss` takes them, from a list of tokens of other lengths, such as
+      transcripts; ``[B, ...]`` from an array ``[N, ...]``;
     * context, None without one: a pair ``(source [B, S, ...], mask [B, S])`` from a list of sequences; ``[B, ...]``
       from an array ``[N, ...]``, such as images.
 
@@ -123,6 +124,10 @@ def bucketed(
         if per_step and not same:
             raise ValueError("bucketed: expected targets per step, as long as xs, got other lengths.")
         per_step = same
+    if isinstance(targets, list) and not per_step and targets[0].dtype != np.int32:
+        raise ValueError(
+            "bucketed: expected tokens, or floats as long as xs, for targets, got floats of other lengths."
+        )
     of_context = [len(c) for c in context] if isinstance(context, list) else 0
     buckets = _buckets(np.maximum(lengths, of_context), num_buckets)
     counts = [-(-len(bucket) // batch_size) for bucket in buckets]
@@ -150,8 +155,10 @@ def bucketed(
 
         inputs, mask = rows_of(xs)
         wanted = rows_of(targets)
-        if per_step and isinstance(targets, list):
-            wanted = np.moveaxis(wanted[0], 0, 1)
+        if isinstance(targets, list):
+            wanted = (
+                np.moveaxis(wanted[0], 0, 1) if per_step else np.where(wanted[1], wanted[0], np.int32(-1))
+            )
         batch: Any = Batch(np.moveaxis(inputs, 0, 1), wanted, None, mask.T)
         return batch if context is None else batch._replace(context=rows_of(context))
 

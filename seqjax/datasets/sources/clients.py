@@ -67,7 +67,13 @@ def command(package: Package, folder: Path) -> list[str]:
             wanted,
         ]
     if package.client == "npm":
-        return [_program("npm", package), "pack", "--silent", f"{package.name}@{package.version}"]
+        return [
+            _program("npm", package),
+            "pack",
+            "--loglevel=error",
+            "--fetch-retries=1",
+            f"{package.name}@{package.version}",
+        ]
     _program("dpkg-deb", package)
     # As root, apt would warn that its own user cannot write here.
     options = ["--option", "APT::Sandbox::User=root", "--quiet=2"]
@@ -80,10 +86,13 @@ def reason(output: str) -> str:
     Example:
         >>> reason("WARNING: slow\nERROR: No matching distribution found for x==1\n\n")
         'ERROR: No matching distribution found for x==1'
+        >>> reason("npm error code ECONNREFUSED\nnpm error A complete log of this run can be found in: ...")
+        'npm error code ECONNREFUSED'
     """
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith(("error", "e:", "npm err"))]
-    return (errors or lines or ["no archive"])[-1][:200]
+    found = errors or lines or ["no archive"]
+    return found[0 if found[0].startswith("npm") else -1][:200]  # npm explains afterwards, pip before
 
 
 def _program(name: str, package: Package) -> str:
