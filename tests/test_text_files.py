@@ -131,6 +131,12 @@ READERS = {
             "en\tes\na\tA\nb\t\n",
             "expected a sentence in line 3 of column 'es', as column 'en'",
         ),
+        (
+            "parallel",
+            "x.tsv",
+            "en\tes\n\tA\n",
+            "expected a sentence in line 2 of column 'en', as column 'es' has one",
+        ),
         ("two", "x.es", "A\nB\nC\n", "expected as many lines in .*x.es' as in .*other', 2, got 3"),
         ("two", "x.es", "A\n\n", "expected a sentence in line 2 of 'x.es', as 'other' has one"),
     ],

@@ -1,6 +1,7 @@
 """The Bible in English and Spanish, verse by verse."""
 
 import ast
+import functools
 import re
 import struct
 import zlib
@@ -41,6 +42,7 @@ def bible(max_words: int | None = 20) -> Parts:
     return Parts(*parts)
 
 
+@functools.cache
 def verses() -> ParallelText:
     """Return all 31,045 pairs of verses, in the order of the Spanish Bible."""
     web, sparv, tables = folders("bible")
