@@ -93,18 +93,55 @@ def test_streams_go_on_where_they_stopped(size, batch, length, steps):
             assert xs[t, row] == (row * part if begins else xs[t - 1, row] + 1)
 
 
+def test_rows_of_streams_restart_at_a_share_of_the_batches():
+    plain, loader = (streams(np.arange(1000), batch_size=8, length=4, restart=p, seed=3) for p in (0.0, 0.25))
+    extra = [loader(step).reset & ~plain(step).reset for step in range(1, 30)]
+    assert not any(reset[1:].any() for reset in extra)
+    counts = np.array([reset[0] for reset in extra])  # 232 draws: a standard deviation of .03
+    assert 0.16 < counts.mean() < 0.34 and (counts.any(0) & ~counts.all(0)).all()
+    for step in range(3):
+        np.testing.assert_array_equal(loader(step).xs, plain(step).xs)
+    other = streams(np.arange(1000), batch_size=8, length=4, restart=0.25, seed=4)
+    assert any((loader(step).reset != other(step).reset).any() for step in range(5))
+    for restart in (1.0, -0.1):
+        with pytest.raises(ValueError, match=r"streams\(restart\): expected a number in \[0, 1\)"):
+            streams(np.arange(9), batch_size=2, length=2, restart=restart)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=2, max_size=6),
+    batch=st.integers(1, 2),
+    length=st.integers(1, 5),
+)
+def test_streams_of_documents_restart_at_their_beginnings(sizes, batch, length):
+    documents = [100 * i + np.arange(n) for i, n in enumerate(sizes)]
+    if sum(sizes) < batch + 1:
+        return
+    loader = streams(documents, batch_size=batch, length=length)
+    for step in range(2 * loader.steps_per_epoch):
+        b = loader(step)
+        np.testing.assert_array_equal(b.targets[b.mask], b.xs[b.mask] + 1)
+        assert b.reset[b.mask & (b.xs % 100 == 0)].all()  # each document begins with a reset
+    epoch = [loader(step) for step in range(loader.steps_per_epoch)]
+    seen = {pair for b in epoch for pair in zip(b.xs[b.mask], b.targets[b.mask], strict=True)}
+    skipped = sum(max(n - 1, 0) for n in sizes) - len(seen)
+    assert 0 <= skipped < batch + 1  # what B parts of equal size leave over
+
+
 @pytest.mark.parametrize(
     "loader",
     [
         packed(numbered([5, 9, 3, 12]), batch_size=4, length=3),
         padded(numbered([5, 9, 3, 12, 2]), batch_size=4, length=3),
         streams(np.arange(100), batch_size=4, length=3),
+        streams(np.arange(100), batch_size=4, length=3, restart=0.5),
+        streams(numbered([30, 20, 50]), batch_size=4, length=3),
         windows(np.arange(100), batch_size=4, length=3),
         examples(
             np.arange(60.0).reshape(10, 3, 2), np.arange(10), batch_size=4, lengths=np.arange(10) % 3 + 1
         ),
     ],
-    ids=["packed", "padded", "streams", "windows", "examples"],
+    ids=["packed", "padded", "streams", "restarts", "documents", "windows", "examples"],
 )
 def test_a_batch_depends_on_the_step_alone_and_parts_make_the_whole(loader):
     backwards = {step: loader(step) for step in (5, 0, 3)}

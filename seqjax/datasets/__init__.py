@@ -6,11 +6,12 @@ from seqjax.datasets.captions import Captions, read_captions, read_coco, read_im
 from seqjax.datasets.features import log_mel, log_mel_features, per_utterance
 from seqjax.datasets.files import read_arrays, read_json_lines, read_lines, read_text
 from seqjax.datasets.labelled import LabelledText, read_labelled
-from seqjax.datasets.loader import Loader, examples, packed, padded, streams, windows
+from seqjax.datasets.loader import Loader, examples, packed, padded, windows
 from seqjax.datasets.parallel import ParallelText, read_parallel
 from seqjax.datasets.prefetch import prefetch
 from seqjax.datasets.series import Series, read_series, read_series_rows
 from seqjax.datasets.speech import Speech, read_speech
+from seqjax.datasets.streams import streams
 from seqjax.datasets.strings import read_string
 from seqjax.datasets.subwords import Subwords
 from seqjax.datasets.tables import Table, read_table

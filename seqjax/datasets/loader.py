@@ -65,48 +65,6 @@ class Loader:
         return self.rows(int(step), np.arange(index * size, (index + 1) * size))
 
 
-def streams(tokens: Any, *, batch_size: int, length: int) -> Loader:
-    r"""Continuous text for truncated backpropagation: row b continues at step k + 1 where it ended at step k.
-
-    The loader cuts the tokens into B contiguous parts of :math:`S = \lfloor (N - 1) / B \rfloor` predictions; step k
-    contains the predictions from :math:`k T` on. At its end a row starts again, with a reset (a batch may contain both
-    the end and the start).
-
-    Shapes: tokens ``[N]`` -> xs, targets, reset ``[T, B]``; targets are the inputs one step later.
-
-    Args:
-        tokens: integers in order.
-        batch_size: B, the batch size.
-        length: T, the sequence length.
-
-    Raises:
-        ValueError: when there are fewer than ``batch_size + 1`` tokens, or a size is not positive.
-
-    Example:
-        >>> import numpy as np
-        >>> from seqjax.datasets import streams
-        >>> loader = streams(np.arange(21), batch_size=2, length=4)
-        >>> loader(1).xs[:, 0], loader(2).xs[:, 0], loader(2).reset[:, 0]
-        (array([4, 5, 6, 7], dtype=int32), array([8, 9, 0, 1], dtype=int32), array([False, False,  True, False]))
-    """
-    tokens = check_tokens("streams", tokens)
-    _, batch_size, length = check_sizes("streams", batch_size=batch_size, length=length)
-    size = (len(tokens) - 1) // batch_size
-    if size < 1:
-        raise ValueError(
-            f"streams: expected at least batch_size + 1 = {batch_size + 1} tokens, got {len(tokens)}. Pass a smaller "
-            "batch_size."
-        )
-
-    def of_rows(step: int, rows: np.ndarray) -> Batch:
-        place = (step * length + np.arange(length)) % size
-        index = place[:, None] + rows[None] * size
-        reset = np.broadcast_to((place == 0)[:, None], index.shape)
-        return Batch(tokens[index], tokens[index + 1], reset)
-
-    return Loader(of_rows, batch_size, -(-size // length))
-
-
 def windows(tokens: Any, *, batch_size: int, length: int, seed: int = 0) -> Loader:
     """Random windows as drawn by `sample_windows`; windows of different steps are independent, without epochs.
 

@@ -203,7 +203,9 @@ def _data(recipe: Recipe) -> tuple[Task, Callable[[int], Batch], Callable[[int],
     train, rest = datasets.split(text)
     xs, targets = (np.asarray(a) for a in datasets.held_out_windows(rest, size * recipe.eval_batches, length))
     if recipe.estimator == "truncated":
-        batches: Any = datasets.streams(train, batch_size=size, length=length)
+        batches: Any = datasets.streams(
+            train, batch_size=size, length=length, restart=1 / 16, seed=recipe.seed
+        )
     else:
         batches = datasets.windows(train, batch_size=size, length=length, seed=recipe.seed)
 
