@@ -19,6 +19,7 @@ from seqjax.gradients.conditioning import conditioned_on
 from seqjax.training import (
     BFLOAT16,
     Checkpoints,
+    CorpusMetrics,
     evaluation,
     fit,
     init_train_state,
@@ -300,15 +301,57 @@ def test_training_resumes_to_the_same_bits(tmp_path):
 
 def test_evaluation_conditions_each_batch():
     params = params_of(MODEL)
-
-    class State:
-        pass
-
-    State.params = params
-    found = evaluation(MODEL, cross_entropy, batch_of, 2)(State)["loss"]
+    found = evaluation(MODEL, cross_entropy, batch_of, 2)(Trained())["loss"]
     counts = [batch_of(i).mask.sum() for i in range(2)]
     means = [float(gradient_of(MODEL)(params, batch_of(i))[0]) for i in range(2)]
     np.testing.assert_allclose(found, np.average(means, weights=counts), 1e-6)
+
+
+class Trained:
+    """What `evaluation` reads of a state."""
+
+    params = property(lambda self: params_of(MODEL))
+
+
+def test_corpus_metrics_see_all_batches_and_may_decode():
+    start = np.ones((1, B), np.int32)
+
+    def collect(params, ys, batch):
+        carry = MODEL.condition(params, MODEL.initial_carry(params, start[0]), batch.context)
+        made = sj.generate(MODEL, params, carry, start, max_length=2)
+        return jnp.argmax(ys, -1), batch.targets, batch.mask, made.tokens
+
+    seen = []
+
+    def compute(parts):
+        seen.extend(parts)
+        right, counts = zip(
+            *(((found == targets)[mask].sum(), mask.sum()) for found, targets, mask, _ in parts)
+        )
+        return {"accuracy": sum(right) / sum(counts)}
+
+    found = evaluation(MODEL, cross_entropy, batch_of, 2, corpus_metrics=CorpusMetrics(compute, collect))(
+        Trained()
+    )
+    pairs = []
+    for number, part in enumerate(seen):
+        layer, batch = conditioned_on("test", MODEL, batch_of(number))
+        ys = layer.unroll(params_of(MODEL), None, batch.xs, mask=batch.mask)[1]
+        pairs += list((np.argmax(ys, -1) == batch.targets)[batch.mask])
+        assert part[3].shape == (2, B)
+    assert len(seen) == 2 and isinstance(seen[0][0], np.ndarray)
+    np.testing.assert_allclose(found["accuracy"], np.mean(pairs))
+    assert found["loss"] == evaluation(MODEL, cross_entropy, batch_of, 2)(Trained())["loss"]
+
+
+def test_corpus_metrics_of_another_kind_are_refused():
+    with pytest.raises(
+        TypeError, match=r"evaluation\(corpus_metrics\): expected CorpusMetrics\(compute\), got <"
+    ):
+        evaluation(MODEL, cross_entropy, batch_of, corpus_metrics=lambda parts: {})
+    again = CorpusMetrics(lambda parts: {"loss": 1.0}, lambda params, ys, batch: ())
+    with pytest.raises(ValueError, match=r"expected names other than loss, got loss"):
+        evaluation(MODEL, cross_entropy, batch_of, corpus_metrics=again)(Trained())
 
 
 # ---------------------------------------------------------------- decoding

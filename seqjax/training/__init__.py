@@ -3,7 +3,7 @@
 from seqjax.training import distributed
 from seqjax.training.checkpoints import Checkpoints, DamagedCheckpointWarning
 from seqjax.training.early_stop import EarlyStop
-from seqjax.training.evaluation import evaluation
+from seqjax.training.evaluation import CorpusMetrics, evaluation
 from seqjax.training.fit import Fitted, fit
 from seqjax.training.labels import parameter_labels
 from seqjax.training.likelihoods import (
@@ -29,6 +29,7 @@ __all__ = [
     "FLOAT16",
     "FLOAT32",
     "Checkpoints",
+    "CorpusMetrics",
     "DamagedCheckpointWarning",
     "EarlyStop",
     "Fitted",
