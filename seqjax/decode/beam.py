@@ -12,14 +12,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seqjax.base import Layer
 from seqjax.checks import check_whole
-from seqjax.decode.common import (
-    check_call,
-    check_end_tokens,
-    check_positions,
-    check_vocabulary,
-    is_one_of,
-    read_prompt,
-    read_token,
+from seqjax.decode.common import check_call, check_positions, read_prompt, read_token
+from seqjax.decode.constraints import (
+    Constraints,
+    Limits,
+    allowed,
+    check_constraints,
+    check_tokens,
+    ends_with,
+    is_last,
+    num_recent,
+    penalized,
 )
 from seqjax.ops.select import expand, select, wide
 
@@ -33,7 +36,8 @@ class Beams(NamedTuple):
         scores: ``[*B, K]``, log probabilities divided by length penalties, in descending order; -inf where there is no
             hypothesis.
         log_probabilities: ``[*B, K]``, sums over the tokens of each hypothesis.
-        finished: ``[*B, K]`` bool, True for a hypothesis with an end token, False for one truncated at T tokens.
+        finished: ``[*B, K]`` bool, True for a hypothesis with an end token or stop sequence, False for one truncated at
+            the largest number of tokens.
     """
 
     tokens: Int[Array, "T *B K"]
@@ -66,6 +70,11 @@ def beam_search(
     beam_size: int,
     max_length: int,
     end_token: int | Sequence[int] | None,
+    stop_sequences: Sequence[Sequence[int]] = (),
+    min_length: Any = 0,
+    max_lengths: Any = None,
+    repetition_penalty: float = 1.0,
+    no_repeat_ngram: int = 0,
     length_penalty: float = 0.0,
     pad_token: int = 0,
     mask: jax.Array | None = None,
@@ -99,6 +108,14 @@ def beam_search(
         beam_size: K.
         max_length: T, the largest number of tokens in a hypothesis, including the end token.
         end_token: the token that ends a hypothesis, several such tokens, or None.
+        stop_sequences: sequences of tokens that end a hypothesis as well, when its last tokens are one.
+        min_length: the smallest number of tokens of a hypothesis, for all rows or per row ``[*B]``: earlier end tokens
+            are not chosen, and earlier stop sequences do not end the hypothesis.
+        max_lengths: the largest number of tokens per row ``[*B]``, each at most `max_length`; None for `max_length`.
+        repetition_penalty: as in `generate`. The log probabilities, and with them the scores, are those of the
+            penalized logits.
+        no_repeat_ngram: n, as in `generate`. The log probabilities of the other tokens do not change. A hypothesis that
+            cannot go on is dropped.
         length_penalty: alpha; 0 ranks by log probability, 1 approximately by the mean log probability per token.
         pad_token: the token that fills up a hypothesis after its end.
         mask: ``[P, *B]`` bool, True where the prompt has a token.
@@ -138,6 +155,17 @@ def beam_search(
         raise ValueError(f"{who}(length_penalty): expected a finite number, got {length_penalty!r}.")
     max_length = check_whole(f"{who}(max_length)", max_length)
     check_positions(who, layer, carry, prompt, mask, max_length)
+    constraints, limits = check_constraints(
+        who,
+        prompt.shape[1:],
+        max_length,
+        end_token=end_token,
+        stop_sequences=stop_sequences,
+        min_length=min_length,
+        max_lengths=max_lengths,
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram=no_repeat_ngram,
+    )
     return _beam_search(
         layer,
         params,
@@ -145,8 +173,9 @@ def beam_search(
         prompt,
         mask,
         wu_length_penalty(np.arange(1, max_length + 1), length_penalty),
+        limits,
         beam_size=check_whole(f"{who}(beam_size)", beam_size),
-        end_tokens=check_end_tokens(who, end_token),
+        constraints=constraints,
         pad_token=check_whole(f"{who}(pad_token)", pad_token, 0),
     )
 
@@ -163,7 +192,18 @@ class _State(NamedTuple):
     broken: jax.Array  # [*B]
 
 
-@partial(jax.jit, static_argnums=0, static_argnames=("beam_size", "end_tokens", "pad_token"))
+class _Settings(NamedTuple):
+    """What does not change during a search."""
+
+    layer: Layer
+    params: Any
+    penalty: jax.Array  # [T], of the lengths 1 to T
+    constraints: Constraints
+    limits: Limits  # [] or [*B, 1]
+    pad_token: int
+
+
+@partial(jax.jit, static_argnums=0, static_argnames=("beam_size", "constraints", "pad_token"))
 def _beam_search(
     layer: Layer,
     params: Any,
@@ -171,82 +211,96 @@ def _beam_search(
     prompt: jax.Array,
     mask: jax.Array | None,
     penalty: jax.Array,
+    limits: Limits,
     *,
     beam_size: int,
-    end_tokens: tuple[int, ...],
+    constraints: Constraints,
     pad_token: int,
 ) -> Beams:
     """Run `beam_search` with a penalty ``[T]`` of the lengths 1 to T."""
-    max_length = len(penalty)
     carry, first, form = read_prompt("beam_search", layer, params, carry, prompt, mask)
-    batch, size = first.shape, form.shape[-1]
-    check_vocabulary("beam_search(end_token)", end_tokens, size)
-    _check_carry(carry, batch)
+    check_tokens("beam_search", constraints, form.shape[-1])
+    _check_carry(carry, first.shape)
     dtype = wide(form.dtype)
-    penalty = penalty.astype(dtype)
-    greatest = jax.lax.cummax(penalty, reverse=True)  # over this and all larger lengths
+    of_beams = jax.tree.map(lambda a: a[..., None] if a.ndim else a, limits)
+    settings = _Settings(layer, params, penalty.astype(dtype), constraints, of_beams, pad_token)
+    state = jax.lax.while_loop(
+        lambda state: (state.t < len(penalty)) & jnp.any(state.log_p > -jnp.inf),
+        partial(_extend, settings),
+        _start(settings, carry, first, beam_size),
+    )
+    wrong = Beams(*map(jnp.full_like, state.done, (-1, len(penalty), jnp.nan, jnp.nan, False)))
+    found = select(state.broken, wrong, state.done)
+    return found._replace(tokens=jnp.moveaxis(found.tokens, -1, 0))
 
-    beam = (*batch, beam_size)
-    first_only = jnp.broadcast_to(jnp.arange(beam_size) == 0, beam)
-    none = jnp.full(beam, -jnp.inf, dtype)
-    no_tokens = jnp.full((*beam, max_length), pad_token, jnp.int32)
-    state = _State(
+
+def _start(settings: _Settings, carry: Any, first: jax.Array, beam_size: int) -> _State:
+    """Return the state after the prompt: one hypothesis without tokens per row."""
+    batch = first.shape
+    beam, batch_ndim = (*batch, beam_size), len(batch)
+    none = jnp.full(beam, -jnp.inf, settings.penalty.dtype)
+    no_tokens = jnp.full((*beam, len(settings.penalty)), settings.pad_token, jnp.int32)
+    return _State(
         t=jnp.zeros((), jnp.int32),
-        carry=jax.tree.map(lambda a: _merge(_spread(a, len(batch), beam_size), len(batch)), carry),
-        token=_spread(first, len(batch), beam_size),
-        log_p=jnp.where(first_only, jnp.zeros(beam, dtype), none),
+        carry=jax.tree.map(lambda a: _merge(_spread(a, batch_ndim, beam_size), batch_ndim), carry),
+        token=_spread(first, batch_ndim, beam_size),
+        log_p=jnp.where(jnp.arange(beam_size) == 0, jnp.zeros_like(none), none),
         tokens=no_tokens,
         done=Beams(no_tokens, jnp.zeros(beam, jnp.int32), none, none, jnp.zeros(beam, jnp.bool_)),
         broken=jnp.zeros(batch, jnp.bool_),
     )
 
-    def body(state: _State) -> _State:
-        t = state.t
-        alive = state.log_p > -jnp.inf
-        carry, logits, usable = read_token(
-            layer, params, state.carry, _merge(state.token, len(batch)), _merge(alive, len(batch))
-        )
-        broken = state.broken | jnp.any(alive & ~usable.reshape(beam), -1)
-        open_ = alive & ~broken[..., None]
-        steps = jax.nn.log_softmax(logits.reshape(*beam, size))
-        total = jnp.where(open_[..., None], state.log_p[..., None] + steps, -jnp.inf)
-        log_p, index = jax.lax.top_k(total.reshape(*batch, beam_size * size), beam_size)
-        parent, token = index // size, (index % size).astype(jnp.int32)
 
-        tokens = jnp.take_along_axis(state.tokens, parent[..., None], -2).at[..., t].set(token)
-        ends = is_one_of(token, end_tokens)
-        lengths = jnp.broadcast_to(t + 1, beam)
-        ended = Beams(tokens, lengths, log_p / penalty[t], log_p, ends)
-        done = _best(state.done, _only(ends & (log_p > -jnp.inf), ended, pad_token))
-        log_p = jnp.where(ends, -jnp.inf, log_p)
+def _extend(settings: _Settings, state: _State) -> _State:
+    """Extend all hypotheses by one token, and keep the best ones."""
+    t, penalty, limits = state.t, settings.penalty, settings.limits
+    *batch, beam_size, max_length = state.tokens.shape
+    beam, batch_ndim = (*batch, beam_size), len(batch)
+    alive = state.log_p > -jnp.inf
+    carry, logits, usable = read_token(
+        settings.layer,
+        settings.params,
+        state.carry,
+        _merge(state.token, batch_ndim),
+        _merge(alive, batch_ndim),
+    )
+    broken = state.broken | jnp.any(alive & ~usable.reshape(beam), -1)
+    size = logits.shape[-1]
+    steps = _log_probabilities(settings, state, logits.reshape(*beam, size))
+    total = jnp.where((alive & ~broken[..., None])[..., None], state.log_p[..., None] + steps, -jnp.inf)
+    log_p, index = jax.lax.top_k(total.reshape(*batch, beam_size * size), beam_size)
+    parent, token = index // size, (index % size).astype(jnp.int32)
 
-        # Compare the best possible continuation with the worst finished hypothesis.
-        bound = jnp.max(log_p, -1) / greatest[jnp.minimum(t + 1, max_length - 1)]
-        stops = (done.scores[..., -1] >= bound) & (t + 1 < max_length)
-        log_p = jnp.where(stops[..., None], -jnp.inf, log_p)
-        carry = jax.tree.map(lambda a: _follow(a, parent), carry)
-        return _State(t + 1, carry, token, log_p, tokens, done, broken)
+    tokens = jnp.take_along_axis(state.tokens, parent[..., None], -2).at[..., t].set(token)
+    recent = _recent(settings.constraints, tokens, t + 1)
+    ends = ends_with(settings.constraints, limits, recent, t, token)
+    closes = ends | is_last(limits, t) | (t + 1 == max_length)
+    lengths = jnp.broadcast_to(t + 1, beam)
+    closed = Beams(tokens, lengths, log_p / penalty[t], log_p, ends)
+    done = _best(state.done, _only(closes & (log_p > -jnp.inf), closed, settings.pad_token))
+    log_p = jnp.where(closes, -jnp.inf, log_p)
 
-    state = jax.lax.while_loop(
-        lambda state: (state.t < max_length) & jnp.any(state.log_p > -jnp.inf), body, state
-    )
-    cut = Beams(
-        state.tokens,
-        jnp.full(beam, max_length, jnp.int32),
-        state.log_p / penalty[-1],
-        state.log_p,
-        jnp.zeros(beam, jnp.bool_),
-    )
-    found = _best(state.done, _only(state.log_p > -jnp.inf, cut, pad_token))
-    wrong = Beams(
-        jnp.full_like(no_tokens, -1),
-        jnp.full(beam, max_length, jnp.int32),
-        jnp.full(beam, jnp.nan, dtype),
-        jnp.full(beam, jnp.nan, dtype),
-        jnp.zeros(beam, jnp.bool_),
-    )
-    found = select(state.broken, wrong, found)
-    return found._replace(tokens=jnp.moveaxis(found.tokens, -1, 0))
+    # Compare the best possible continuation with the worst finished hypothesis.
+    greatest = jax.lax.cummax(penalty, reverse=True)  # over this and all larger lengths
+    bound = jnp.max(log_p, -1) / greatest[jnp.minimum(t + 1, max_length - 1)]
+    log_p = jnp.where((done.scores[..., -1] >= bound)[..., None], -jnp.inf, log_p)
+    carry = jax.tree.map(lambda a: _follow(a, parent), carry)
+    return _State(t + 1, carry, token, log_p, tokens, done, broken)
+
+
+def _log_probabilities(settings: _Settings, state: _State, logits: jax.Array) -> jax.Array:
+    """Return the log probabilities ``[*B, K, V]`` of the next token, -inf where it is not allowed."""
+    constraints = settings.constraints
+    recent = _recent(constraints, state.tokens, state.t)
+    may_be = allowed(constraints, settings.limits, recent, state.t, logits)
+    return jnp.where(may_be, jax.nn.log_softmax(penalized(constraints, recent, logits)), -jnp.inf)
+
+
+def _recent(constraints: Constraints, tokens: jax.Array, count: jax.Array) -> jax.Array:
+    """Return the last of the first `count` tokens ``[*B, K, T]``, as many as the constraints read; -1 before them."""
+    width = num_recent(constraints, tokens.shape[-1])
+    places = count - width + jnp.arange(width, dtype=jnp.int32)
+    return jnp.where(places >= 0, jnp.take(tokens, jnp.maximum(places, 0), axis=-1), -1)
 
 
 def _check_carry(carry: Any, batch: tuple[int, ...]) -> None:
@@ -280,13 +334,7 @@ def _follow(array: jax.Array, parent: jax.Array) -> jax.Array:
 
 def _only(flag: jax.Array, beams: Beams, pad_token: int) -> Beams:
     """Keep the hypotheses where the flag is True; the others become empty."""
-    none = Beams(
-        jnp.full_like(beams.tokens, pad_token),
-        jnp.zeros_like(beams.lengths),
-        jnp.full_like(beams.scores, -jnp.inf),
-        jnp.full_like(beams.log_probabilities, -jnp.inf),
-        jnp.zeros_like(beams.finished),
-    )
+    none = Beams(*map(jnp.full_like, beams, (pad_token, 0, -jnp.inf, -jnp.inf, False)))
     return select(flag, beams, none)
 
 

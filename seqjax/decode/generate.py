@@ -6,21 +6,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from seqjax.base import Layer
-from seqjax.checks import check_whole, is_traced
-from seqjax.decode.common import (
-    check_call,
-    check_end_tokens,
-    check_positions,
-    check_vocabulary,
-    is_one_of,
-    read_prompt,
-    read_token,
+from seqjax.checks import check_whole
+from seqjax.decode.common import check_call, check_positions, read_prompt, read_token
+from seqjax.decode.constraints import (
+    Constraints,
+    Limits,
+    allowed,
+    check_constraints,
+    check_tokens,
+    ends_with,
+    is_last,
+    num_recent,
+    penalized,
 )
-from seqjax.decode.samplers import Sampler, greedy
+from seqjax.decode.samplers import Sampler, checked_temperature, greedy
 from seqjax.inputs import as_key
 from seqjax.ops.select import wide
 
@@ -53,12 +55,15 @@ def generate(
     temperature: Any = None,
     end_token: int | Sequence[int] | None = None,
     stop_sequences: Sequence[Sequence[int]] = (),
-    min_length: int = 0,
+    min_length: Any = 0,
+    max_lengths: Any = None,
+    repetition_penalty: float = 1.0,
+    no_repeat_ngram: int = 0,
     pad_token: int = 0,
     mask: jax.Array | None = None,
     key: jax.Array | None = None,
 ) -> Generated:
-    """Generate tokens after a prompt one by one: each token is chosen from the logits and is the next input.
+    r"""Generate tokens after a prompt one by one: each token is chosen from the logits and is the next input.
 
     ``layer.unroll`` reads the prompt; ``layer.step`` runs in one compiled loop, which ends when every row has ended. A
     row ends with an end token or a stop sequence, or after `max_length` tokens. If no token can be chosen (a logit is
@@ -81,8 +86,13 @@ def generate(
             value needs no compilation, unlike the temperature of `categorical`.
         end_token: the token that ends a row, several such tokens, or None.
         stop_sequences: sequences of tokens that end a row as well, when its last tokens, without the prompt, are one.
-        min_length: the smallest number of tokens of a row, including the end token: earlier end tokens are not chosen,
-            and earlier stop sequences do not end the row.
+        min_length: the smallest number of tokens of a row, including the end token, for all rows or per row ``[*B]``:
+            earlier end tokens are not chosen, and earlier stop sequences do not end the row.
+        max_lengths: the largest number of tokens per row ``[*B]``, each at most `max_length`; None for `max_length`.
+        repetition_penalty: :math:`\theta`, above 0; 1 for none. Logits of tokens that the row has made before, without
+            the prompt, are divided by it where they are positive and multiplied by it elsewhere.
+        no_repeat_ngram: n; a token that would make n tokens of the row, without the prompt, occur a second time is not
+            chosen. 0 for no limit.
         pad_token: the token that fills up a row after its end.
         mask: ``[P, *B]`` bool, True where the prompt has a token. Rows may have prompts of different lengths, with
             padding before, after or between tokens.
@@ -106,6 +116,12 @@ def generate(
                [3, 0, 0, 0]], dtype=int32)
         >>> made.lengths
         Array([3, 1], dtype=int32)
+
+    References:
+        Keskar et al. 2019, "CTRL: a conditional transformer language model for controllable generation",
+        arXiv:1909.05858, section 4.1 (the penalty; there logits are divided by it whatever their sign).
+        Paulus, Xiong, Socher 2018, "A deep reinforced model for abstractive summarization", arXiv:1705.04304, section
+        2.5 (no repeated trigrams).
     """
     arguments, options = checked_call(
         "generate",
@@ -119,6 +135,9 @@ def generate(
         end_token=end_token,
         stop_sequences=stop_sequences,
         min_length=min_length,
+        max_lengths=max_lengths,
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram=no_repeat_ngram,
         pad_token=pad_token,
         mask=mask,
         key=key,
@@ -132,9 +151,8 @@ class Options(NamedTuple):
     """What is static in a compiled step."""
 
     sampler: Sampler
-    end_tokens: tuple[int, ...]
-    stop_sequences: tuple[tuple[int, ...], ...]
-    min_length: int
+    constraints: Constraints
+    num_recent: int
     pad_token: int
 
 
@@ -151,11 +169,14 @@ def checked_call(
     end_token: Any = None,
     stop_sequences: Any = (),
     min_length: Any = 0,
+    max_lengths: Any = None,
+    repetition_penalty: Any = 1.0,
+    no_repeat_ngram: Any = 0,
     pad_token: Any = 0,
     mask: Any = None,
     key: Any = None,
 ) -> tuple[tuple, Options]:
-    """Return ``(params, carry, prompt, mask, key, temperature)`` and the options; raise for what does not fit."""
+    """Return ``(params, carry, prompt, mask, key, temperature, limits)`` and the options; raise for what is wrong."""
     sampler = greedy() if sampler is None else sampler
     prompt = jnp.asarray(prompt)
     mask = None if mask is None else jnp.asarray(mask)
@@ -168,54 +189,29 @@ def checked_call(
     check_positions(who, layer, carry, prompt, mask, max_length)
     if sampler.random:
         key = _checked_key(who, sampler, key, prompt.shape[1:])
-    least = check_whole(f"{who}(min_length)", min_length, 0)
-    if least > max_length:
-        raise ValueError(f"{who}(min_length): expected at most max_length={max_length}, got {least}.")
-    if isinstance(stop_sequences, int | str | bytes) or any(np.ndim(s) != 1 for s in stop_sequences):
-        raise ValueError(
-            f"{who}(stop_sequences): expected sequences of tokens such as [[3, 1], [2]], got {stop_sequences!r}."
-        )
-    stops = tuple(
-        tuple(check_whole(f"{who}(stop_sequences)", token, 0) for token in stop) for stop in stop_sequences
+    constraints, limits = check_constraints(
+        who,
+        prompt.shape[1:],
+        max_length,
+        end_token=end_token,
+        stop_sequences=stop_sequences,
+        min_length=min_length,
+        max_lengths=max_lengths,
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram=no_repeat_ngram,
     )
-    if () in stops:
-        raise ValueError(
-            f"{who}(stop_sequences): expected sequences of at least one token, got an empty one."
-        )
     options = Options(
-        sampler=sampler,
-        end_tokens=check_end_tokens(who, end_token),
-        stop_sequences=stops,
-        min_length=least,
-        pad_token=check_whole(f"{who}(pad_token)", pad_token, 0),
+        sampler,
+        constraints,
+        num_recent(constraints, max_length),
+        check_whole(f"{who}(pad_token)", pad_token, 0),
     )
-    temperature = _checked_temperature(who, temperature, prompt.shape[1:])
-    return (params, carry, prompt, mask, key if sampler.random else None, temperature), options
-
-
-def _checked_temperature(who: str, temperature: Any, batch: tuple[int, ...]) -> jax.Array | None:
-    if temperature is None:
-        return None
-    temperature = jnp.asarray(temperature)
-    if (
-        temperature.dtype == jnp.bool_
-        or not jnp.isrealobj(temperature)
-        or temperature.shape not in ((), batch)
-    ):
-        raise ValueError(
-            f"{who}(temperature): expected one number above 0, or one per row {list(batch)}, got {temperature.dtype} "
-            f"{list(temperature.shape)}."
-        )
-    if not is_traced(temperature) and not np.all((np.asarray(temperature) > 0) & np.isfinite(temperature)):
-        raise ValueError(
-            f"{who}(temperature): expected finite numbers above 0, got {np.asarray(temperature).tolist()}. For "
-            "the most probable token use greedy()."
-        )
-    return temperature.astype(jnp.result_type(float))  # one dtype, so that another number compiles nothing
+    temperature = checked_temperature(who, temperature, prompt.shape[1:])
+    return (params, carry, prompt, mask, key if sampler.random else None, temperature, limits), options
 
 
 class State(NamedTuple):
-    """State of the loop: recent holds the last tokens that were made, as many as a stop sequence has."""
+    """State of the loop: recent holds the last tokens that were made, as many as the constraints read."""
 
     t: jax.Array
     token: jax.Array
@@ -229,41 +225,34 @@ def start_state(
 ) -> tuple[State, Any]:
     """Return the state after the prompt, and the dtype of log probabilities."""
     carry, first, form = read_prompt("generate", layer, params, carry, prompt, mask)
-    check_vocabulary("generate(end_token)", options.end_tokens, form.shape[-1])
-    for stop in options.stop_sequences:
-        check_vocabulary("generate(stop_sequences)", stop, form.shape[-1])
-    width = max(map(len, options.stop_sequences), default=0)
-    recent = jnp.full((*first.shape, width), -1, jnp.int32)
+    check_tokens("generate", options.constraints, form.shape[-1])
+    recent = jnp.full((*first.shape, options.num_recent), -1, jnp.int32)
     ended = jnp.zeros(first.shape, jnp.bool_)
     return State(jnp.zeros((), jnp.int32), first, ended, carry, recent), wide(form.dtype)
 
 
 def advance(
-    layer: Layer, params: Any, state: State, keys: Any, temperature: Any, options: Options
+    layer: Layer, params: Any, state: State, keys: Any, temperature: Any, limits: Limits, options: Options
 ) -> tuple[State, tuple[jax.Array, jax.Array, jax.Array]]:
     """One token per row: the next state, and token, log probability and whether the row had not ended."""
     t, token, ended, carry, recent = state
     carry, logits, usable = read_token(layer, params, carry, token, ~ended)
-    allowed = logits
-    if options.min_length and options.end_tokens:
-        ends = is_one_of(jnp.arange(logits.shape[-1], dtype=jnp.int32), options.end_tokens)
-        allowed = jnp.where(ends & (t + 1 < options.min_length), -jnp.inf, logits)
-        usable = usable & jnp.isfinite(jnp.max(allowed, -1))
-    allowed = jnp.where(usable[..., None], allowed, jnp.zeros_like(allowed))
+    constraints = options.constraints
+    may_be = allowed(constraints, limits, recent, t, logits)
+    open_logits = jnp.where(may_be, penalized(constraints, recent, logits), -jnp.inf)
+    usable = usable & jnp.isfinite(jnp.max(open_logits, -1))
+    open_logits = jnp.where(usable[..., None], open_logits, jnp.zeros_like(open_logits))
     if temperature is not None:
-        tau = jnp.broadcast_to(temperature, token.shape)[..., None].astype(allowed.dtype)
+        tau = jnp.broadcast_to(temperature, token.shape)[..., None].astype(open_logits.dtype)
         # The largest logit becomes 0 and stays 0, so that no temperature overflows it.
-        allowed = allowed - jnp.max(allowed, -1, keepdims=True)
-        allowed = jnp.where(allowed < 0, allowed / tau, allowed)
-    token = _choose(options.sampler, keys, t, allowed)
+        open_logits = open_logits - jnp.max(open_logits, -1, keepdims=True)
+        open_logits = jnp.where(open_logits < 0, open_logits / tau, open_logits)
+    token = _choose(options.sampler, keys, t, open_logits)
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), token[..., None], -1)[..., 0]
     token = jnp.where(usable, token, -1)
     chosen = jnp.where(usable, chosen, jnp.nan)
     recent = jnp.concatenate([recent, token[..., None]], -1)[..., 1:]
-    stops = is_one_of(token, options.end_tokens)
-    for stop in options.stop_sequences:
-        found = jnp.all(recent[..., recent.shape[-1] - len(stop) :] == jnp.asarray(stop, jnp.int32), -1)
-        stops = stops | (found & (t + 1 >= options.min_length))
+    stops = ends_with(constraints, limits, recent, t, token) | is_last(limits, t)
     shown = (
         jnp.where(ended, options.pad_token, token),
         jnp.where(ended, jnp.zeros_like(chosen), chosen),
@@ -281,6 +270,7 @@ def _generate(
     mask: jax.Array | None,
     key: jax.Array | None,
     temperature: jax.Array | None,
+    limits: Limits,
     *,
     max_length: int,
     options: Options,
@@ -293,7 +283,9 @@ def _generate(
 
     def body(loop: Any) -> Any:
         state, tokens, lengths, chosen = loop
-        after, (token, log_probability, alive) = advance(layer, params, state, keys, temperature, options)
+        after, (token, log_probability, alive) = advance(
+            layer, params, state, keys, temperature, limits, options
+        )
         return (
             after,
             tokens.at[state.t].set(token),

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from seqjax.checks import check_above, check_whole_or_none, check_within
+from seqjax.checks import check_above, check_whole_or_none, check_within, is_traced
 from seqjax.values import Definition, definition
 
 
@@ -131,3 +133,25 @@ def keep_top_p(logits: Float[Array, " V"], p: float) -> Float[Array, " V"]:
     before = jnp.concatenate([jnp.zeros_like(until[:1]), until[:-1]])
     kept = (before < p).at[0].set(True)  # keep the first token even if p underflows
     return jnp.full_like(logits, -jnp.inf).at[order].set(jnp.where(kept, values, -jnp.inf))
+
+
+def checked_temperature(who: str, temperature: Any, batch: tuple[int, ...]) -> jax.Array | None:
+    """Return a temperature of all rows, or of each, as an array; raise a ValueError for other values."""
+    if temperature is None:
+        return None
+    temperature = jnp.asarray(temperature)
+    if (
+        temperature.dtype == jnp.bool_
+        or not jnp.isrealobj(temperature)
+        or temperature.shape not in ((), batch)
+    ):
+        raise ValueError(
+            f"{who}(temperature): expected one number above 0, or one per row {list(batch)}, got {temperature.dtype} "
+            f"{list(temperature.shape)}."
+        )
+    if not is_traced(temperature) and not np.all((np.asarray(temperature) > 0) & np.isfinite(temperature)):
+        raise ValueError(
+            f"{who}(temperature): expected finite numbers above 0, got {np.asarray(temperature).tolist()}. For "
+            "the most probable token use greedy()."
+        )
+    return temperature.astype(jnp.result_type(float))  # one dtype, so that another number compiles nothing

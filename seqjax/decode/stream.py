@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from seqjax.base import Layer
 from seqjax.checks import check_whole
+from seqjax.decode.constraints import Limits
 from seqjax.decode.generate import Options, State, advance, checked_call, generate, row_keys, start_state
 
 
@@ -62,23 +63,36 @@ def stream(
 
 
 def _steps(layer: Layer, arguments: tuple, max_length: int, options: Options) -> Iterator[StreamedToken]:
-    params, _, _, _, keys, temperature = arguments
+    params, _, _, _, keys, temperature, limits = arguments
     state = _begin(layer, *arguments, options=options)
     keys = row_keys(keys, state.ended.shape)
     for _ in range(max_length):
         if bool(jnp.all(state.ended)):
             return
-        state, (token, log_probability, _) = _next(layer, params, state, keys, temperature, options=options)
+        state, (token, log_probability, _) = _next(
+            layer, params, state, keys, temperature, limits, options=options
+        )
         yield StreamedToken(token, log_probability, state.ended, state.carry)
 
 
 @partial(jax.jit, static_argnums=0, static_argnames="options")
 def _begin(
-    layer: Layer, params: Any, carry: Any, prompt: Any, mask: Any, key: Any, temperature: Any, *, options: Any
-):
+    layer: Layer,
+    params: Any,
+    carry: Any,
+    prompt: Any,
+    mask: Any,
+    key: Any,
+    temperature: Any,
+    limits: Any,
+    *,
+    options: Options,
+) -> State:
     return start_state(layer, params, carry, prompt, mask, options)[0]
 
 
 @partial(jax.jit, static_argnums=0, static_argnames="options")
-def _next(layer: Layer, params: Any, state: State, keys: Any, temperature: Any, *, options: Options) -> Any:
-    return advance(layer, params, state, keys, temperature, options)
+def _next(
+    layer: Layer, params: Any, state: State, keys: Any, temperature: Any, limits: Limits, *, options: Options
+) -> Any:
+    return advance(layer, params, state, keys, temperature, limits, options)
