@@ -22,10 +22,11 @@ from helpers.toy_study import RECORD, SEEDS
 from seqjax.compare.runs import compare_runs
 from seqjax.report import page
 from seqjax.report.content import Panel
-from seqjax.study import record
+from seqjax.study import reading, record
 from seqjax.study.reading import read_study
 from seqjax.study.record import Record, digest_of, record_of
 from seqjax.study.rows import SCHEMA, Part
+from seqjax.study.sealed_files import stem_of
 from seqjax.study.settings import Settings
 from seqjax.study.store import DamagedResultsWarning, Store
 
@@ -186,8 +187,9 @@ def test_weights_that_are_damaged_while_a_study_runs_are_trained_again(tmp_path)
         found = store.load_weights("../a b:c/64/0")
         np.testing.assert_array_equal(found[0], np.arange(3.0))
         assert store.load_weights("../a-b:c/64/0") is None  # another name, with the same letters
-        empty(path)
-        assert store.load_weights("../a b:c/64/0") is None
+        # A file of another model under this name is not taken either.
+        path.rename(path.with_name(path.name.replace(stem_of("../a b:c/64/0"), stem_of("lstm/64/0"))))
+        assert store.load_weights("lstm/64/0") is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"settings": []}', '{"sha256": 3}', "[" * 10_000])
@@ -439,6 +441,22 @@ def test_a_study_is_read_at_any_moment_while_it_is_written(tmp_path):
         done.set()
         reader.join()
     assert not errors and counts[-1] == PARTS * 5 and counts == sorted(counts)
+
+
+def test_a_study_that_is_completed_while_its_parts_are_read_is_read_again(monkeypatch, tmp_path):
+    read_parts = reading.read_parts
+    with Store(tmp_path) as store:
+        store.open(RECORD, resume=False, overwrite=False)
+        store.write_summary({"complete": False})
+        store.add(Part("training", "elman", 4, 0), [{"quantity": "x", "value": 1.0}])
+
+        def late(folder, keys):
+            if (tmp_path / "parts").exists():
+                store.write_summary({"complete": True})
+            return read_parts(folder, keys)
+
+        monkeypatch.setattr(reading, "read_parts", late)
+        assert rows_of(tmp_path)["value"].to_list() == [1.0]
 
 
 def test_a_folder_that_is_replaced_while_a_study_runs_is_not_written(tmp_path):
