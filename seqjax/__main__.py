@@ -36,6 +36,8 @@ def main() -> None:
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
             _leave()
+        else:
+            _finish()
         raise
 
 
@@ -73,6 +75,17 @@ def _send_again(returned: threading.Event) -> None:
     returned.wait()
     time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def _finish() -> None:
+    """Ignore Ctrl-C from now on: the work is done, and Python would end with the status of a process that was killed.
+
+    Several processes may wait for each other at their end, which Ctrl-C still interrupts.
+    """
+    import jax
+
+    if threading.current_thread() is threading.main_thread() and not jax.distributed.is_initialized():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _leave() -> None:

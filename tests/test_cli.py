@@ -4,6 +4,7 @@ import errno
 import gc
 import json
 import re
+import signal
 import sys
 import threading
 from dataclasses import replace
@@ -398,13 +399,15 @@ def test_what_stops_the_imports_of_the_command_line_is_one_line(monkeypatch, cap
 @pytest.mark.parametrize(("status", "at_once"), [(130, True), (0, False), (2, False)])
 def test_after_ctrl_c_no_thread_of_jax_outlives_its_device(monkeypatch, status, at_once):
     """Compiling in one of its threads while Python ended, it brought the process down with a segmentation fault."""
-    left = []
+    left, handlers = [], []
+    monkeypatch.setattr("signal.signal", lambda number, handler: handlers.append(handler))
     monkeypatch.setattr(cli, "main", lambda: sys.exit(status))
     monkeypatch.setattr("os._exit", left.append)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     with pytest.raises(SystemExit):
         __main__.main()
     assert left == [status] * at_once
+    assert (handlers[-1] is signal.SIG_IGN) != at_once  # a Ctrl-C after the end would change the status
 
 
 def test_ctrl_c_is_heard_amid_a_callback_of_the_garbage_collector(monkeypatch):
