@@ -29,7 +29,7 @@ def check_size(who: str, layer: Any, x: Any) -> None:
         ...     check_size("f", sj.recurrent(sj.lstm(2**30)), x)
         ... except ValueError as error:
         ...     print(error)
-        f: expected params of at most 4398046511104 bytes, got 18446744228328308736 bytes. Choose smaller sizes.
+        f: expected params of at most 4398046511104 bytes, got 18446744228328374272 bytes. Choose smaller sizes.
     """
 
     def made(key: jax.Array, x: Any) -> dict[str, Any]:
