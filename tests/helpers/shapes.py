@@ -31,7 +31,11 @@ def checked_afterwards(check: Callable) -> Callable:
     check.__annotations__ |= {name: hint if has_shape(hint) else Any for name, hint in hints.items()}
     if any(map(has_shape, hints.values())):
         check = beartype(check)
-    if "<locals>" in check.__qualname__ or check.__name__.startswith("_"):
+    if (
+        "<locals>" in check.__qualname__
+        or check.__name__.startswith("_")
+        or not fields_of(hints.get("return"))
+    ):
         return check
 
     @functools.wraps(check)
@@ -42,14 +46,15 @@ def checked_afterwards(check: Callable) -> Callable:
 
 
 def check_fields(record: Any) -> None:
-    """Compare the fields of a named tuple with the shapes in its class."""
-    for name, hint in shapes_of(type(record)).items():
+    """Compare the fields of a record with the shapes in its class."""
+    for name, hint in fields_of(type(record)).items():
         die_if_unbearable(getattr(record, name), hint, exception_prefix=f"{type(record).__name__}.{name} ")
 
 
 @functools.cache
-def shapes_of(record: type) -> dict[str, Any]:
-    if not (issubclass(record, tuple) and hasattr(record, "_fields")):
+def fields_of(record: Any) -> dict[str, Any]:
+    """The fields of a named tuple whose annotations have shapes; none for any other annotation."""
+    if not (isinstance(record, type) and issubclass(record, tuple) and hasattr(record, "_fields")):
         return {}
     return {name: hint for name, hint in typing.get_type_hints(record).items() if has_shape(hint)}
 
