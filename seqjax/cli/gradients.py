@@ -82,19 +82,10 @@ def gradients(
     Writes index.html (open it in any browser), results.parquet, summary.json and figures/*.svg. Ctrl-C keeps the
     finished parts; --resume continues the study with the same settings, text, models and versions.
     """
-    base = presets.PRESETS[one_of("--preset", preset, presets.PRESETS)] if preset is not None else Settings()
-    if model is not None:
-        if not is_own(model):
-            raise UsageError(
-                f"{model}: expected your own model as file.py:function. Give a cell by --cells {model}."
-            )
-        given["cells"] = (model, *given.get("cells", ()))
-    for section in given.get("sections", ()):
-        one_of("--sections", section, NAMES)
+    settings = _settings(model, preset, given)
     if workers is not None:
         with usage_errors():
             check_whole("--workers", workers, most=1000)
-    settings = replace(base, **given)
     store = Store(out, warn=lambda text: typer.echo(f"seqjax: {text}", err=True))
     with usage_errors():
         check_fields(settings)  # before the switch to float64
@@ -133,6 +124,20 @@ def gradients(
         console.print(f"Open {page.resolve()}", soft_wrap=True)
         raise typer.Exit(130)
     console.print(f"Open [bold]{page.resolve()}[/bold]", soft_wrap=True)
+
+
+def _settings(model: str | None, preset: str | None, given: dict[str, Any]) -> Settings:
+    """Return the settings of a preset, changed by the argument and the options."""
+    base = presets.PRESETS[one_of("--preset", preset, presets.PRESETS)] if preset is not None else Settings()
+    if model is not None:
+        if not is_own(model):
+            raise UsageError(
+                f"{model}: expected your own model as file.py:function. Give a cell by --cells {model}."
+            )
+        given["cells"] = (model, *given.get("cells", ()))
+    for section in given.get("sections", ()):
+        one_of("--sections", section, NAMES)
+    return replace(base, **given)
 
 
 def render(folder: Annotated[Path, typer.Argument(help="A report's folder.")]) -> None:

@@ -110,13 +110,9 @@ def train(
     if mesh is not None:
         multihost_utils.sync_global_devices("the folder is claimed")
     log_to_stderr()
-    cluster = {
-        "distributed": distributed,
-        "coordinator": coordinator,
-        "processes": processes,
-        "process": process,
-    }
-    again = _again(folder, {"allow-code": is_own(recipe.model), "tensorboard": tensorboard, **cluster})
+    options = {"allow-code": is_own(recipe.model), "tensorboard": tensorboard, "distributed": distributed}
+    cluster = {"coordinator": coordinator, "processes": processes, "process": process}
+    again = _again(folder, {**options, **cluster})
     may_change = [name for name in MAY_CHANGE if resume and name in given]
     fitted = _train(recipe, run, warm, lock, may_change, tensorboard, progress, again)
     if jax.process_index() == 0:
