@@ -481,6 +481,29 @@ def test_attention_weights_of_an_encoder_and_decoder():
             )
 
 
+def test_the_depths_of_a_repeat_share_memory_and_context():
+    reader = sj.with_memory(
+        sj.conditioned(sj.recurrent(sj.elman(4)), 3), sj.multiplicative_attention(), memory_size=2
+    )
+    layer = sj.serial(reader, sj.pointwise(nn.Dense(4)))
+    stack, random = sj.repeat(layer, 2), np.random.default_rng(0)
+    xs, memory, context = (random.normal(size=shape) for shape in ((5, 2, 4), (2, 6, 2), (2, 3)))
+    mask = np.arange(6) < np.array([[6], [2]])
+    params = stack.init(jax.random.key(0), xs[0])
+
+    def conditioned(layer, params):
+        return sj.set_context(sj.set_memory(layer.initial_carry(params, xs[0]), memory, mask), context)
+
+    by_hand, weights = xs, []
+    for depth in range(2):
+        own = jax.tree.map(lambda p: p[depth], params)  # noqa: B023
+        weights += sj.attention_weights(layer, own, conditioned(layer, own), by_hand)
+        by_hand = layer.unroll(own, conditioned(layer, own), by_hand)[1]
+    close(stack.unroll(params, conditioned(stack, params), xs)[1], by_hand)
+    (found,) = sj.attention_weights(stack, params, conditioned(stack, params), xs)
+    close(np.moveaxis(found, -2, 0), np.stack(weights))
+
+
 # ---------------------------------------------------------------- probes
 
 

@@ -46,6 +46,8 @@ def set_context(
 ) -> Any:
     """Replace the context ``[*B, S]`` of every `conditioned` layer in a model's carry.
 
+    All layers share the context, those at each depth of a `repeat` included.
+
     Args:
         carry: of a model.
         context: ``[*B, S]``.
@@ -63,11 +65,12 @@ def set_context(
     context = jnp.asarray(context)
 
     def put(node: ConditionedCarry) -> ConditionedCarry:
-        if context.shape != node.context.shape:
+        found = _shared(context, node.context.shape[:-1], 1)
+        if found.shape != node.context.shape:
             raise ValueError(
                 f"set_context: expected a context {list(node.context.shape)}, got {list(context.shape)}."
             )
-        return node._replace(context=context.astype(node.context.dtype))
+        return node._replace(context=found.astype(node.context.dtype))
 
     return _replaced("set_context", ConditionedCarry, put, carry, missing)
 
@@ -80,6 +83,8 @@ def set_memory(
     missing: Literal["error", "skip"] = "error",
 ) -> Any:
     """Replace the memory of every `with_memory` layer in a model's carry.
+
+    All layers share the memory, those at each depth of a `repeat` included.
 
     Args:
         carry: of a model.
@@ -103,14 +108,17 @@ def set_memory(
 
     def put(node: MemoryCarry) -> MemoryCarry:
         *batch, _, width = node.memory.shape
-        if memory.ndim != node.memory.ndim or (*memory.shape[:-2], memory.shape[-1]) != (*batch, width):
+        found = _shared(memory, tuple(batch), 2)
+        if (*found.shape[:-2], found.shape[-1]) != (*batch, width):
             wanted = ", ".join(map(str, (*batch, "S", width)))
             raise ValueError(f"set_memory: expected a memory [{wanted}], got {list(memory.shape)}.")
         if mask.shape != shape or mask.dtype != jnp.bool_:
             raise ValueError(
                 f"set_memory: expected a bool memory_mask {list(shape)}, got {mask.dtype} {list(mask.shape)}."
             )
-        return node._replace(memory=memory.astype(node.memory.dtype), memory_mask=mask)
+        return node._replace(
+            memory=found.astype(node.memory.dtype), memory_mask=_shared(mask, tuple(batch), 1)
+        )
 
     return _replaced("set_memory", MemoryCarry, put, carry, missing)
 
@@ -148,6 +156,16 @@ def memories_of(carry: Carry) -> Iterator[MemoryCarry]:
 def reads_context(carry: Carry) -> bool:
     """Return whether a model's carry has a context or a memory."""
     return any(map(_is_context, jax.tree.leaves(carry, is_leaf=_is_context)))
+
+
+def _shared(array: jax.Array, lead: tuple[int, ...], event_ndim: int) -> jax.Array:
+    """Return ``[*B, ...]`` for a carry that has further axes after ``*B``, such as the depth of `repeat`."""
+    batch_ndim = array.ndim - event_ndim
+    if not 0 <= batch_ndim < len(lead) or array.shape[:batch_ndim] != lead[:batch_ndim]:
+        return array
+    own = array.shape[batch_ndim:]
+    axes = (*array.shape[:batch_ndim], *(1,) * (len(lead) - batch_ndim), *own)
+    return jnp.broadcast_to(array.reshape(axes), (*lead, *own))
 
 
 def _is_context(node: Any) -> bool:
