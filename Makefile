@@ -8,7 +8,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest --quiet
-TWO    := -n 2 --dist loadgroup --no-loadscope-reorder
+TWO    := -n 2 --no-loadscope-reorder
 TORCH   = $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
 NOTEBOOKS  := $(wildcard notebooks/*.ipynb)

@@ -10,6 +10,8 @@ import hypothesis
 import jax
 import pytest
 from helpers.quick_compilation import compile_quickly, keep_programs
+from helpers.tiers import leave_few_cases
+from helpers.workers import LoadGroups, file_of, group_of
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_enable_x64", True)
@@ -33,18 +35,18 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Choose what one worker runs (``--dist loadgroup``), and what comes last.
+    """Leave some cases to the slow tier; put short groups of tests last, when workers wait for each other."""
+    leave_few_cases(items)
+    items.sort(key=lambda item: group_of(item.nodeid) != file_of(item.nodeid))
 
-    The tests of a file share programs and data, so that one worker runs them. The tests of all cells are many: there a
-    group is a cell, or a cell and a method. These groups are short; they come last, when workers wait for each other.
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Send all tests of a group to one worker.
+
+    Groups by ``--dist loadgroup`` have no effect with pytest 9.2 and pytest-xdist 3.8: each test is a group by itself.
     """
-    for item in items:
-        params = item.callspec.params if hasattr(item, "callspec") else {}
-        group = item.path.stem
-        if group in ("test_cells", "test_conformance") and "name" in params:
-            group += f"-{params['name']}-{params.get('method', '')}"
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] != item.path.stem)
+    return LoadGroups(config, log)
 
 
 pytest.register_assert_rewrite("helpers.cells", "helpers.cell_checks")  # as the asserts of test files
