@@ -203,6 +203,7 @@ def test_losses_that_are_no_floating_array_are_refused(losses, found):
 
 
 @pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+@pytest.mark.fast_cases(1)
 def test_inside_of_jit_constants_are_checked_and_masked_steps_are_not(array):
     """Data that jit closes over is known when the probe is traced, whatever holds it."""
     mask = np.ones((T, B), bool)

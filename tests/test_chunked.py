@@ -117,6 +117,7 @@ def expected_of(name, with_flags):
 
 @pytest.mark.parametrize("with_flags", [True, *slow(False)])
 @pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.fast_cases(4)
 def test_chunks_equal_the_loop(name, with_flags):
     inputs = INPUTS[name]
     run = functools.partial(_chunked, size=4 if with_flags else 20)
@@ -125,6 +126,7 @@ def test_chunks_equal_the_loop(name, with_flags):
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.fast_cases(3)
 def test_the_size_changes_no_result(size):
     inputs = INPUTS["erase per key"]
     carry, outputs = _chunked(inputs, *carries(inputs), *flags(), size=size)
@@ -140,6 +142,7 @@ def _chunked(inputs, carry, initial, reset, mask, size):
 
 
 @pytest.mark.parametrize("trailing", [(), (K,)], ids=["per head", "per key"])
+@pytest.mark.fast_cases(1)
 def test_float32_keeps_its_digits_beside_decays_of_e_to_the_minus_60(trailing):
     """Against the loop in float64; a difference of running sums would be wrong by 1e-4 after a decay of -60."""
     length = 200
@@ -178,6 +181,7 @@ def test_a_log_input_gate_can_be_as_large_as_it_likes():
 
 
 @pytest.mark.parametrize("field", ["q", "k", "v", "log_decay"])
+@pytest.mark.fast_cases(2)
 def test_nan_reaches_what_the_loop_lets_it_reach(field):
     """Not earlier steps, although they share products with it; all later ones up to the reset (but for q: its own)."""
     inputs = erasing(decays())
@@ -264,6 +268,7 @@ def in_numpy(kind, inputs, mask):
 
 @pytest.mark.parametrize("kind", [Attention(window=5), Attention(max_length=40)], ids=repr)
 @pytest.mark.parametrize("with_mask", [False, True])
+@pytest.mark.fast_cases(2)
 def test_blocks_equal_numpy(kind, with_mask):
     inputs, (_, empty) = attention_inputs(), caches(kind.capacity, 0)
     mask = flags(length=LENGTH)[1] if with_mask else None
@@ -278,6 +283,7 @@ def test_blocks_equal_numpy(kind, with_mask):
 @pytest.mark.parametrize(
     "kind", [Attention(window=5, rotary_base=100.0), Attention(max_length=30)], ids=["window", "max_length"]
 )
+@pytest.mark.fast_cases(3)
 def test_blocks_equal_the_loop(kind, with_flags, count):
     inputs, (cache, empty) = attention_inputs(), caches(kind.capacity, count)
     reset, mask = flags(length=LENGTH) if with_flags else (None, None)
@@ -309,6 +315,7 @@ def test_rotary_scores_depend_on_distances_alone():
 
 
 @pytest.mark.parametrize("field", ["q", "k", "v"])
+@pytest.mark.fast_cases(2)
 def test_nan_in_attention_reaches_what_the_loop_lets_it_reach(field):
     kind, inputs = Attention(window=5), attention_inputs()
     cache, empty = caches(5, 7)

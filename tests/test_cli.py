@@ -144,6 +144,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_what_can_be_continued(monkeypa
 
 
 @pytest.mark.parametrize("task", ["copying", "adding"])
+@pytest.mark.fast_cases(1)
 def test_synthetic_tasks_run(monkeypatch, tmp_path, task):
     options = [*SMALL, *"--cells gru --seeds 1 --training-steps 1".split()]
     assert (

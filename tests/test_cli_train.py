@@ -84,6 +84,7 @@ def test_a_run_is_repeated_from_its_configuration_alone(monkeypatch, tmp_path, c
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.fast_cases(1)
 def test_the_command_that_it_names_goes_on_to_the_same_bits(monkeypatch, tmp_path, capsys, number, code):
     text = tmp_path / "my text.txt"
     text.write_bytes(bytes(range(97, 123)) * 20)
@@ -217,6 +218,7 @@ def test_stacks_numbers_and_precisions_can_be_prepared(monkeypatch, options):
 
 
 @pytest.mark.parametrize("model", ["lru", "lstm", "transformer"])
+@pytest.mark.fast_cases(1)
 def test_a_run_in_float64_has_all_of_its_numbers_in_float64(model):
     made = prepare(
         Recipe(task="adding", length=4, batch_size=2, hidden_size=8, model=model, precision="float64")

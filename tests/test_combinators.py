@@ -83,6 +83,7 @@ def test_a_gate_starts_with_equal_shares():
 
 
 @pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.fast_cases(1)
 def test_repeat_equals_serial_of_the_same_layer(remat):
     block = sj.serial(sj.residual(elman()), sj.dropout(0.3))
     repeated, stacked = sj.repeat(block, 3, remat=remat), sj.serial(block, block, block)
@@ -247,6 +248,7 @@ def test_zoneout_without_a_key_is_the_expectation():
 
 
 @pytest.mark.parametrize("cell", [sj.lstm(40), sj.gru(40), sj.lru(40)], ids=repr)
+@pytest.mark.fast_cases(1)
 def test_zoneout_with_a_key_keeps_entries_or_updates_them(cell):
     plain, zoned = sj.recurrent(cell), sj.recurrent(sj.zoneout(cell, 0.3))
     params, carry = setting(plain)
@@ -343,6 +345,7 @@ def test_normalized_gru_keeps_the_summands_of_its_candidate_apart():
 
 
 @pytest.mark.parametrize("merge", ["concatenate", "add"])
+@pytest.mark.fast_cases(1)
 def test_conditioned_joins_the_context_to_each_input_and_resets_leave_it(merge):
     layer = sj.conditioned(elman(), 2, merge=merge)
     params, carry = setting(layer)
@@ -411,6 +414,7 @@ def test_with_memory_joins_what_each_output_finds():
     [sj.additive_attention(3), sj.multiplicative_attention(), sj.scaled_dot_attention(2)],
     ids=repr,
 )
+@pytest.mark.fast_cases(2)
 def test_with_memory_takes_the_attentions_that_there_are(attention):
     layer = sj.with_memory(elman(), attention, memory_size=4)
     assert pickle.loads(pickle.dumps(layer)) == layer

@@ -75,6 +75,7 @@ def test_an_implementation_equals_itself_without_any_difference():
 
 
 @pytest.mark.parametrize("name", ["lstm", "lru"])
+@pytest.mark.fast_cases(1)
 def test_methods_of_one_cell_agree_to_rounding(name):
     cell = REGISTRY[name].make(H)
     spec, *_, method = [m for m in methods_for(cell, XS[0]) if not isinstance(m, sj.Auto)][::-1]
@@ -133,6 +134,7 @@ def test_a_function_of_ones_own_equals_the_cell_it_transcribes():
         ({"scale": lambda h: h * (1 + 3e-5)}, OUTPUTS, 0),
     ],
 )
+@pytest.mark.fast_cases(2)
 def test_one_wrong_line_is_found_at_its_first_step(change, quantity, first):
     found = compare(Implementation(SPEC), own(**change), XS)
     assert not found.equal and found.first.quantity == quantity and found.first.first == first

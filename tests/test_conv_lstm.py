@@ -79,6 +79,7 @@ def haiku_unroll(kernel_size):
 
 @pytest.mark.parametrize("kernel_size", [3, 2])
 @pytest.mark.parametrize("peer", [flax_unroll, pytest.param(haiku_unroll, marks=pytest.mark.peers)])
+@pytest.mark.fast_cases(2)
 def test_values_and_gradients_equal_those_of(peer, kernel_size):
     operands = params_of(kernel_size), carry_of(), inputs()
 
@@ -101,6 +102,7 @@ def test_without_peepholes_it_equals_the_reference():
 
 
 @pytest.mark.parametrize("batch", [(), (2, 3)], ids=["unbatched", "two axes"])
+@pytest.mark.fast_cases(1)
 def test_a_batch_may_have_no_axis_or_two(batch):
     layer, params = sj.recurrent(sj.conv_lstm(H)), params_of()
     xs, carry = inputs(batch), carry_of(batch)

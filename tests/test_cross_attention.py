@@ -62,6 +62,7 @@ def by_hand(name, params, memory, query):
 
 @every
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.fast_cases(5)
 def test_context_and_weights_are_those_of_the_paper(name, masked):
     attend, params, memory, query = setting(name)
     with strict_promotion():
@@ -87,6 +88,7 @@ def gradients(attend, params, memory, mask, query):
 
 
 @every
+@pytest.mark.fast_cases(2)
 def test_what_is_masked_reaches_no_gradient_and_gradients_are_right(name):
     attend, params, memory, query = setting(name)
     clean = gradients(attend, params, memory, MASK, query)
@@ -109,6 +111,7 @@ def test_what_is_masked_reaches_no_gradient_and_gradients_are_right(name):
 
 
 @every
+@pytest.mark.fast_cases(2)
 def test_a_memory_of_no_places_is_empty(name):
     attend, params, memory, query = setting(name)
     context, weights = attend(params, memory[:, :0], None, query)
@@ -117,6 +120,7 @@ def test_a_memory_of_no_places_is_empty(name):
 
 
 @every
+@pytest.mark.fast_cases(2)
 def test_results_have_the_dtype_of_the_query(name):
     attend, params, memory, query = setting(name)
     exact = attend(params, memory, MASK, query)

@@ -233,6 +233,7 @@ def by_hand(layer, params, carry, prompt, sampler, key, length):
 
 @pytest.mark.parametrize("sampler", [sj.greedy(), RANDOM], ids=repr)
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.fast_cases(2)
 def test_generation_equals_steps_by_hand(name, sampler):
     layer, params, carry = model(name)
     tokens, log_probabilities, after = by_hand(layer, params, carry, PROMPT, sampler, KEY, 6)
@@ -264,6 +265,7 @@ def cut(row, ends=(), stops=(), least=0):
 
 @pytest.mark.parametrize("sampler", [sj.greedy(), RANDOM], ids=repr)
 @pytest.mark.parametrize("name", ENDINGS)
+@pytest.mark.fast_cases(4)
 def test_a_stream_equals_generation_and_rows_end_where_they_should(name, sampler):
     layer, params, carry = model("lstm")
     options = ENDINGS[name] | {"sampler": sampler, "key": KEY, "max_length": 12, "pad_token": 2}
@@ -382,6 +384,7 @@ def test_endings_and_temperatures_that_do_not_fit_are_refused(options, message):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.fast_cases(1)
 def test_generation_goes_on_from_its_carry_and_last_token(name):
     layer, params, carry = model(name)
     whole = sj.generate(layer, params, carry, PROMPT, max_length=7)
@@ -391,6 +394,7 @@ def test_generation_goes_on_from_its_carry_and_last_token(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.fast_cases(1)
 def test_a_row_stops_at_its_end_token_and_its_carry_stays(name):
     layer, params, carry = model(name)
     end, length = 3, 8
@@ -438,6 +442,7 @@ def test_the_loop_ends_with_the_last_row():
 
 @pytest.mark.parametrize("pad", ["after", "before", "between"])
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.fast_cases(2)
 def test_prompts_of_different_lengths_give_what_each_gives_alone(name, pad):
     layer, params, carry = model(name)
     lengths, places = [3, 6, 1], []
@@ -563,6 +568,7 @@ BAD = {"nan": [0.0, np.nan, 9.0], "inf": [0.0, np.inf, 0.0], "impossible": [-np.
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("sampler", [sj.greedy(), sj.categorical()], ids=repr)
+@pytest.mark.fast_cases(3)
 def test_bad_logits_are_seen(bad, sampler):
     """Row 0 reaches token 2, after which nothing can be chosen; row 1 stays at 0."""
     sure = [0.0, -np.inf, -np.inf]
@@ -676,6 +682,7 @@ def assert_beams(beams, row, expected, size, length, end, pad):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6, *slow(2.0, -1.0)])
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.fast_cases(2)
 def test_a_beam_of_all_sequences_is_exact(name, alpha):
     length, size = 4, 3**4
     beams = search(name, 3, beam_size=size, max_length=length, end_token=1, length_penalty=alpha, pad_token=2)
@@ -695,6 +702,7 @@ def test_without_an_end_token_all_sequences_have_the_full_length():
 @pytest.mark.parametrize("size", [1, 3, *slow(2, 5)])
 @pytest.mark.parametrize("alpha", [0.0, -0.5, *slow(1.0)])
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.fast_cases(3)
 def test_a_narrow_beam_equals_the_search_by_hand_which_never_stops_early(name, alpha, size):
     length = 5
     beams = search(name, 3, beam_size=size, max_length=length, end_token=1, length_penalty=alpha)
@@ -705,6 +713,7 @@ def test_a_narrow_beam_equals_the_search_by_hand_which_never_stops_early(name, a
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.fast_cases(1)
 def test_a_beam_of_one_is_greedy(name):
     layer, params, carry = model(name)
     for end in (END, 3):
@@ -716,6 +725,7 @@ def test_a_beam_of_one_is_greedy(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.fast_cases(1)
 def test_rows_of_a_beam_search_depend_on_no_other_and_masked_prompts_fit(name):
     layer, params, carry = model(name)
     options = {"beam_size": 3, "max_length": 5, "end_token": END, "length_penalty": 0.6}
@@ -740,6 +750,7 @@ SLOW = [[0.3, 0.7, 0], [0.4, 0.6, 0], [0.9, 0.06, 0.04], [0.9, 0.06, 0.04]]
         (SLOW, -1.0, 3, {0.3: [0, 0, 0], 0.378: [1, 1, 0]}),
     ],
 )
+@pytest.mark.fast_cases(2)
 def test_the_search_stops_when_nothing_better_can_come_and_not_before(steps_of, alpha, steps, found):
     """A beam of two and at most 20 tokens. Each step ends one hypothesis and leaves one.
 

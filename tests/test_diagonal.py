@@ -75,6 +75,7 @@ def weighted(carry, hs):
 @pytest.mark.parametrize("constant", [False, True], ids=["varying", "constant"])
 @pytest.mark.parametrize("kind", [float, complex])
 @both_scans
+@pytest.mark.fast_cases(4)
 def test_a_scan_equals_the_loop(scan, kind, constant):
     a, b, carry, initial = operands(kind, constant)
     for reset in (None, flags()[0]):
@@ -166,6 +167,7 @@ def by_scan(scan):
     ids=str,
 )
 @both_scans
+@pytest.mark.fast_cases(4)
 def test_values_and_gradients_by_every_operand_equal_the_specification(scan, kind, constant, flagged):
     reset, mask = map(jnp.asarray, flags()) if flagged else (None, None)
     got = gradients(by_scan(scan), kind, constant, reset, mask)
@@ -201,6 +203,7 @@ def test_decays_that_broadcast_over_the_batch_have_gradients_of_their_own_shape(
 
 @pytest.mark.parametrize("kind", [float, complex])
 @both_scans
+@pytest.mark.fast_cases(2)
 def test_second_derivatives_equal_those_of_the_specification(scan, kind):
     a, b, carry, initial = operands(kind, True)
     reset, mask = map(jnp.asarray, flags())
@@ -220,6 +223,7 @@ def test_second_derivatives_equal_those_of_the_specification(scan, kind):
 
 
 @both_scans
+@pytest.mark.fast_cases(1)
 def test_rows_under_vmap_have_the_gradients_of_the_batch(scan):
     a, b, carry, initial = operands(complex, True)
     reset = jnp.asarray(flags()[0])
@@ -237,6 +241,7 @@ def test_rows_under_vmap_have_the_gradients_of_the_batch(scan):
 
 
 @both_scans
+@pytest.mark.fast_cases(1)
 def test_a_tap_reads_the_norm_of_the_gradient_by_the_entering_carry(scan):
     a, b, carry, initial = operands(complex, False)
     reset, mask = map(jnp.asarray, flags())
@@ -271,6 +276,7 @@ POISON = [np.nan, *slow(np.inf, 1e30)]
 
 @pytest.mark.parametrize("constant", [False, True], ids=["varying", "constant"])
 @both_scans
+@pytest.mark.fast_cases(2)
 def test_nan_before_a_reset_reaches_nothing_after_it(scan, constant):
     a, b, carry, initial = operands(complex, constant)
     reset = jnp.zeros((T, B), bool).at[6, 0].set(True)
@@ -397,6 +403,7 @@ def test_methods_agree_on_a_layer_whatever_the_chunk():
 
 
 @pytest.mark.parametrize("method", [sj.Scan(), sj.AssociativeScan()], ids=repr)
+@pytest.mark.fast_cases(1)
 def test_bfloat16_inputs_give_bfloat16_outputs_and_a_recurrence_in_float32(method):
     layer, params, _, xs = layer_setting(method, jnp.float32)
     low = xs.astype(jnp.bfloat16)

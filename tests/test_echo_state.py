@@ -20,6 +20,7 @@ def radius_of(w):
 @pytest.mark.parametrize("size", [1, 3, 50, *slow(2, 200)])
 @pytest.mark.parametrize("connections", [1, 10, None])
 @pytest.mark.parametrize(("dtype", "rtol"), [(jnp.float32, 2e-5), (jnp.float64, 1e-10)])
+@pytest.mark.fast_cases(6)
 def test_the_reservoir_has_the_chosen_radius(size, connections, dtype, rtol):
     w_h = init(sj.echo_state(size, radius=1.3, connections=connections, param_dtype=dtype)).w_h
     assert w_h.dtype == dtype
@@ -61,6 +62,7 @@ def test_inputs_and_bias_are_uniform_in_their_scale():
 
 
 @pytest.mark.parametrize("method", [sj.Scan(), sj.Scan(gradient="autodiff")], ids=repr)
+@pytest.mark.fast_cases(1)
 def test_no_gradient_reaches_the_reservoir_but_inputs_and_carry(method):
     cell, params, carry, xs = random_case(sj.echo_state(H, leak=0.4))
     layer = sj.recurrent(cell, method)

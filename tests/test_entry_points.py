@@ -33,6 +33,7 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize("layer", PARAMS, ids=lambda layer: repr(layer)[:20])
+@pytest.mark.fast_cases(2)
 def test_a_carry_of_none_is_the_initial_one(layer):
     params, carry = PARAMS[layer], carry_of(layer)
     same(layer.unroll(params, None, XS), layer.unroll(params, carry, XS))

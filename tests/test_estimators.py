@@ -105,6 +105,7 @@ def test_estimators_are_values():
 
 
 @pytest.mark.parametrize("name", ["elman", "lru"])
+@pytest.mark.fast_cases(1)
 def test_full_bptt_is_the_gradient_of_the_loop(name):
     layer, batch = LAYERS[name], batch_of()
     params, carry = start(layer, batch)
@@ -115,6 +116,7 @@ def test_full_bptt_is_the_gradient_of_the_loop(name):
 
 
 @pytest.mark.parametrize("loss", [squares, last_step(squares)], ids=["per-step", "per-sequence"])
+@pytest.mark.fast_cases(1)
 def test_truncation_is_full_bptt_of_each_window(loss):
     layer, batch, window = LAYERS["elman"], batch_of(7), 3
     if loss is not squares:  # the last step that happened is in the last window
@@ -131,6 +133,7 @@ def test_truncation_is_full_bptt_of_each_window(loss):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.fast_cases(1)
 def test_a_sliding_window_takes_each_loss_back_as_far(stride):
     """Losses of steps a to b by the steps from b - K on, with masks, resets and noise, over an uneven length."""
     layer, batch, window = sj.serial(sj.dropout(0.2), LAYERS["elman"]), batch_of(5), 4
@@ -161,6 +164,7 @@ def test_a_sliding_window_takes_each_loss_back_as_far(stride):
 
 
 @pytest.mark.parametrize("loss", [squares, last_step(squares)], ids=["per-step", "per-sequence"])
+@pytest.mark.fast_cases(1)
 def test_a_learned_initial_carry_has_a_gradient(loss):
     cell = sj.Cell(
         init=lambda key, x: jnp.zeros(H),
@@ -268,6 +272,7 @@ EXACT = [
 
 
 @pytest.mark.parametrize(("name", "estimator"), EXACT, ids=str)
+@pytest.mark.fast_cases(3)
 def test_over_two_chunks_it_is_full_bptt_over_both(name, estimator):
     """With masks, resets, and a carry at the start that is not the initial one."""
     layer, batch = LAYERS[name], batch_of()
@@ -398,6 +403,7 @@ def test_stacked_and_unstacked_arrays_are_seen_through():
 @pytest.mark.parametrize(
     "name", [n if n in CELLS else pytest.param(n, marks=pytest.mark.slow) for n in sj.REGISTRY]
 )
+@pytest.mark.fast_cases(3)
 def test_a_pattern_is_never_too_small(name):
     """Wherever a derivative is not zero at some random point, the pattern says that it may be."""
     entry = sj.REGISTRY[name]
@@ -464,6 +470,7 @@ def linear_cell(matrix, source):
 
 
 @pytest.mark.parametrize("window", [1, 4])
+@pytest.mark.fast_cases(1)
 def test_truncation_lacks_a_share_of_decay_to_the_twice_window(window):
     """h' = a h + x, loss h_T^2 / 2, white input: the mean of a quadratic form is its sum over impulses."""
     decay, length = 0.8, 96
@@ -482,6 +489,7 @@ def test_truncation_lacks_a_share_of_decay_to_the_twice_window(window):
 
 
 @pytest.mark.parametrize("window", [1, 19, 40, 41])
+@pytest.mark.fast_cases(2)
 def test_truncation_turns_the_sign_where_lags_oppose(window):
     """Influence balancing: h' = A h + theta s with s = +1 ten times, then -1; loss (h_1 - 1)^2 / 2."""
     matrix = np.eye(23) / 2 + np.eye(23, k=1) / 2
@@ -502,6 +510,7 @@ def test_truncation_turns_the_sign_where_lags_oppose(window):
 
 
 @pytest.mark.parametrize("loss", [squares, last_step(squares)], ids=["per-step", "per-sequence"])
+@pytest.mark.fast_cases(1)
 def test_random_truncation_is_unbiased(loss):
     """The mean over draws within four of its standard errors of the truth; the plain truncation is many away."""
     layer, batch = LAYERS["elman"], jax.tree.map(lambda a: a[:, :1], batch_of(flags=False))

@@ -53,6 +53,7 @@ def test_ugrnn_is_flax_s_mgu_without_its_reset_gate_in_values_and_gradients():
 
 
 @pytest.mark.parametrize("reset_after", [False, True])
+@pytest.mark.fast_cases(1)
 def test_mgu_is_flax_s_with_the_gate_reversed_where_the_candidate_does_not_see_h(reset_after):
     """Only there: flax resets by the gate that keeps, the paper by the gate that updates."""
     cell, module = sj.mgu(H, reset_after=reset_after), nn.MGUCell(H, param_dtype=jnp.float64)

@@ -42,6 +42,7 @@ def test_the_gradient_is_that_by_finite_differences_and_the_loss_that_of_the_spe
 
 
 @pytest.mark.parametrize("qr_every", [1, 3])
+@pytest.mark.fast_cases(1)
 def test_an_optimizer_moves_exponents_to_zero(qr_every):
     params, xs = setting(20)
     params = params._replace(w_h=params.w_h / 4)  # they vanish

@@ -41,6 +41,7 @@ def function(name, method=None, flags=False, size=4):
 
 @pytest.mark.parametrize("flags", [False, True], ids=["plain", "flags"])
 @pytest.mark.parametrize(("name", "method"), CASES, ids=str)
+@pytest.mark.fast_cases(5)
 def test_forward_mode_is_the_transpose_of_reverse_mode(name, method, flags):
     run, xs = function(name, method, flags)
     tangent = jnp.asarray(RNG.normal(size=xs.shape))

@@ -191,6 +191,7 @@ def every_form_and_every_recurrence():
 
 
 @pytest.mark.parametrize(("name", "form"), every_form_and_every_recurrence())
+@pytest.mark.fast_cases(3)
 def test_batched_equals_autodiff_in_values_and_all_gradients(name, form):
     got = gradients(layer_of(name, sj.Scan(chunk=4)), *setting(name, form))
     expected = expected_gradients(name, form)
@@ -256,6 +257,7 @@ def test_keeping_the_gates_changes_no_result(name):
 @pytest.mark.parametrize(
     "chunk", [None, 1, 3, T + 5, *(pytest.param(c, marks=pytest.mark.slow) for c in (T - 1, T))]
 )
+@pytest.mark.fast_cases(2)
 def test_the_chunk_changes_no_result(chunk):
     got = gradients(layer_of("peephole", sj.Scan(chunk=chunk)), *setting("peephole"))
     assert_close(got, expected_gradients("peephole"))
@@ -268,6 +270,7 @@ def test_chunks_and_unrolled_loops_change_nothing_of_autodiff():
 
 @pytest.mark.parametrize("batch", [(), (2, 3)], ids=["unbatched", "two axes"])
 @pytest.mark.parametrize("name", [pytest.param("peephole", marks=pytest.mark.slow), "two_states"])
+@pytest.mark.fast_cases(1)
 def test_a_batch_may_have_no_axis_or_two(name, batch):
     got = gradients(layer_of(name, sj.Scan(chunk=4)), *setting(name, batch=batch))
     assert_close(got, expected_gradients(name, batch=batch))
@@ -280,6 +283,7 @@ def test_a_projection_need_not_be_affine(name):
 
 
 @pytest.mark.parametrize("which", [(), ("reset",), ("mask",)], ids=str)
+@pytest.mark.fast_cases(2)
 def test_without_reset_or_mask_it_is_the_same(which):
     params, carry, xs, reset, mask = setting("counter")
     flags = {key: value for key, value in {"reset": reset, "mask": mask}.items() if key in which}
@@ -341,6 +345,7 @@ def test_gradients_per_example_equal_those_of_autodiff_and_add_up():
 
 
 @pytest.mark.parametrize("param_dtype", [jnp.bfloat16, jnp.float32], ids=["bfloat16", "float32"])
+@pytest.mark.fast_cases(1)
 def test_gradients_of_weights_add_up_over_time_in_float32(param_dtype):
     """512 ones; in bfloat16 a sum of ones ends at 256."""
 
@@ -416,6 +421,7 @@ METHODS = pytest.mark.parametrize("method", [sj.Scan(chunk=4), AUTODIFF], ids=re
 
 
 @pytest.mark.parametrize("logit", [-18.0, -60.0])
+@pytest.mark.fast_cases(1)
 def test_a_nearly_shut_gate_keeps_its_relative_accuracy(logit):
     """In float32 sigmoid(-18) is 1.5e-8, below eps/2: by way of tanh it, and every gradient through it, would be 0."""
     params = sj.lstm(H).init(jax.random.key(0), jnp.zeros((B, D), jnp.float32))
@@ -431,6 +437,7 @@ def test_a_nearly_shut_gate_keeps_its_relative_accuracy(logit):
 
 @METHODS
 @pytest.mark.parametrize("name", ["peephole", pytest.param("two_states", marks=pytest.mark.slow)])
+@pytest.mark.fast_cases(1)
 def test_nan_before_a_reset_reaches_nothing_after_it(name, method):
     params, carry, xs, _, _ = setting(name)
     reset = jnp.zeros((T, B), bool).at[6, 0].set(True)
@@ -459,6 +466,7 @@ def test_nan_before_a_reset_reaches_nothing_after_it(name, method):
 
 @METHODS
 @pytest.mark.parametrize("name", [pytest.param("peephole", marks=pytest.mark.slow), "slstm"])
+@pytest.mark.fast_cases(1)
 def test_what_masked_inputs_hold_changes_nothing(name, method):
     params, carry, xs, reset, mask = setting(name)
     run = jax.jit(functools.partial(gradients, layer_of(name, method)))
@@ -472,6 +480,7 @@ def test_what_masked_inputs_hold_changes_nothing(name, method):
 
 
 @METHODS
+@pytest.mark.fast_cases(1)
 def test_a_row_that_is_masked_throughout_passes_its_carry_on(method):
     params, carry, xs, _, _ = setting("counter")
     mask = jnp.ones((T, B), bool).at[:, 1].set(False)
@@ -631,6 +640,7 @@ def test_inputs_of_step_that_do_not_fit_are_named(change, message):
 
 
 @pytest.mark.parametrize("length", [T, 2])
+@pytest.mark.fast_cases(1)
 def test_a_key_of_the_old_style_is_one_key(length):
     """Also where its two numbers could be taken for the keys of two steps."""
     layer, params, carry, xs = lstm_setting()

@@ -71,6 +71,7 @@ KEEPS = {
 
 
 @pytest.mark.parametrize("name", KEEPS)
+@pytest.mark.fast_cases(3)
 def test_gates_of_the_input_alone_carry_by_their_product(name):
     cell, xs = REGISTRY[name].make(H), normal(2, T, D)
     params = shaken(init(cell))
@@ -135,6 +136,7 @@ def folding_lengths(cell, scales=None, steps=5):
     ],
     ids=repr,
 )  # fmt: skip
+@pytest.mark.fast_cases(1)
 def test_a_bias_sets_the_e_folding_length(cell):
     lengths = folding_lengths(cell, scales=[0, 1, 2, math.log(99), math.log(999)])
     np.testing.assert_allclose(lengths, [1.443, 3.192, 7.878, 99.50, 999.5], rtol=0, atol=1e-3)
@@ -150,6 +152,7 @@ def test_chrono_lengths_are_those_of_its_biases():
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.fast_cases(1)
 def test_irnn_starts_as_the_identity_on_active_units(scale):
     cell = sj.irnn(H, scale=scale, param_dtype=jnp.float64)
     params = init(cell)
@@ -164,6 +167,7 @@ def test_irnn_starts_as_the_identity_on_active_units(scale):
     ("activation", "slope"),
     [("relu", lambda h: h > 0), ("tanh", lambda h: 1 - h * h), ("identity", np.ones_like)],
 )
+@pytest.mark.fast_cases(1)
 def test_indrnn_carries_each_unit_by_its_weight_and_slopes(activation, slope):
     cell, xs = sj.indrnn(H, activation=activation), jnp.asarray(normal(2, T, D))
     params = shaken(init(cell))
@@ -176,6 +180,7 @@ def test_indrnn_carries_each_unit_by_its_weight_and_slopes(activation, slope):
 
 
 @pytest.mark.parametrize(("refine", "bound"), [(40.0, lambda f: 1 - (1 - f) ** 2), (-40.0, lambda f: f**2)])
+@pytest.mark.fast_cases(1)
 def test_a_refine_gate_reaches_the_bounds_of_its_paper(refine, bound):
     cell, f = sj.ur_lstm(H), np.linspace(0.05, 0.95, H)
     b = np.concatenate([np.log(f / (1 - f)), np.full(H, refine), np.zeros(2 * H)])
@@ -285,6 +290,7 @@ def test_indrnn_weights_start_uniform_between_their_bounds():
     ],
     ids=["peephole", "coupled", "projection", "layer_norm", "ugrnn"],
 )
+@pytest.mark.fast_cases(2)
 def test_only_the_gate_that_keeps_starts_with_a_bias(make, expected):
     np.testing.assert_array_equal(init(make(3.0)).b, expected)
 

@@ -41,6 +41,7 @@ def convolution_by_hand(w, b, xs, reset, mask):
 
 @pytest.mark.parametrize("width", [1, W, 20, *slow(2)])
 @pytest.mark.parametrize("which", ["none", "both", *slow("reset", "mask")])
+@pytest.mark.fast_cases(3)
 def test_a_short_convolution_reads_the_last_steps_that_happened(which, width):
     reset, mask = flags()
     reset = reset if which in ("reset", "both") else np.zeros_like(reset)
@@ -127,6 +128,7 @@ def test_a_token_shift_mixes_each_input_with_the_one_before():
 
 
 @pytest.mark.parametrize("flagged", [False, True])
+@pytest.mark.fast_cases(1)
 def test_running_normalization_is_that_of_the_steps_so_far(flagged):
     layer = sj.running_normalization(epsilon=1e-3)
     xs = normal(0, T, B, D)
@@ -174,6 +176,7 @@ LAYERS = [sj.causal_conv(W), sj.token_shift(), sj.running_normalization(epsilon=
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=repr)
+@pytest.mark.fast_cases(2)
 def test_a_tap_reads_the_norm_of_the_gradient_by_the_entering_carry(layer):
     xs, weights = jnp.asarray(normal(0, T, B, D)), normal(1, T, B, D)
     reset, mask = map(jnp.asarray, flags())
@@ -206,6 +209,7 @@ def test_a_tap_reads_the_norm_of_the_gradient_by_the_entering_carry(layer):
 @pytest.mark.parametrize(
     "layer", [*LAYERS[:2], sj.pointwise(nn.Dense(D)), sj.pointwise(nn.RMSNorm())], ids=repr
 )
+@pytest.mark.fast_cases(2)
 def test_over_bfloat16_inputs_the_gradients_of_elementwise_weights_add_up_in_float32(layer):
     """Over 2,048 rows a sum of ones in bfloat16 stops at 256."""
 

@@ -106,6 +106,7 @@ def model():
         pytest.param(squares, "reset", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.fast_cases(1)
 def test_each_lag_is_the_sum_over_pairs_of_steps(loss, flags):
     layer, params, carry, xs, targets, reset, mask = model()
     reset = reset if flags != "none" else np.zeros_like(reset)

@@ -78,6 +78,7 @@ CELLS = {
 
 
 @pytest.mark.parametrize("name", CELLS)
+@pytest.mark.fast_cases(3)
 def test_the_carry_is_carried_by_the_product_of_the_decays(name):
     cell, xs = CELLS[name], normal(0, T, D)
     params = shaken(init(cell))
@@ -254,6 +255,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.fast_cases(5)
 def test_options_equal_the_reference(name):
     cell, reference, width = OPTIONS[name]
     params, xs = shaken(init(cell, width)), jnp.asarray(normal(0, T, B, width))

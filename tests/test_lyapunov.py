@@ -222,6 +222,7 @@ def network():
 @pytest.mark.parametrize(
     ("qr_every", "direction"), [(1, "forward"), (3, "forward"), ("adaptive", "backward")]
 )
+@pytest.mark.fast_cases(2)
 def test_a_masked_sequence_has_the_spectrum_of_what_remains(qr_every, direction):
     step, carry, xs = network()
     rng = np.random.default_rng(5)
@@ -245,6 +246,7 @@ def test_a_masked_sequence_has_the_spectrum_of_what_remains(qr_every, direction)
         pytest.param(1, "forward", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.fast_cases(1)
 def test_segments_give_the_mean_of_their_own_spectra_by_their_lengths(qr_every, direction):
     step, carry, xs = network()
     initial = ElmanCarry(carry.h[::-1] / 2)
@@ -305,6 +307,7 @@ EVERY_CELL = [
 
 
 @pytest.mark.parametrize("name", EVERY_CELL)
+@pytest.mark.fast_cases(2)
 def test_exponents_add_up_to_the_determinant_and_are_the_same_backwards(name):
     layer, params, xs = random_layer(name)
 

@@ -238,6 +238,7 @@ def test_rwkv7_carries_its_state_by_a_diagonal_and_a_product_of_removal_keys():
 
 
 @pytest.mark.parametrize("factory", [sj.delta_net, sj.gated_delta_net])
+@pytest.mark.fast_cases(1)
 def test_what_is_written_with_a_beta_of_one_is_read_exactly(factory):
     cell, params, _ = setting(factory)
     xs = jnp.abs(jnp.asarray(np.random.default_rng(1).normal(size=(T, D)))) + 0.1

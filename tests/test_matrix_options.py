@@ -44,6 +44,7 @@ def test_mlstm_starts_with_gates_that_see_no_input():
 
 
 @pytest.mark.parametrize("factory", [sj.ssd, sj.gated_delta_net])
+@pytest.mark.fast_cases(1)
 def test_decay_rates_and_step_sizes_start_as_in_mamba_2(factory):
     heads = 4000
     params = factory(heads, num_heads=heads, param_dtype=jnp.float64).init(KEY, jnp.ones(1))
@@ -115,6 +116,7 @@ def test_heads_are_the_hidden_size_divided_unless_sizes_are_given(name):
 
 
 @pytest.mark.parametrize("center", [False, True])
+@pytest.mark.fast_cases(1)
 def test_the_norm_of_the_heads_is_that_of_flax(center):
     o = jnp.asarray(np.random.default_rng(0).normal(size=(T, N, V)))
     weights = jnp.asarray(np.random.default_rng(1).normal(size=(T, N, V)))
@@ -161,6 +163,7 @@ def all_finite(tree):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, *slow(jnp.float32)])
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.fast_cases(4)
 def test_inputs_of_zero_have_finite_values_and_gradients(name, dtype):
     """As in masked steps: keys of length zero, and nothing written yet to divide by."""
     cell = REGISTRY[name].make(4)
@@ -181,6 +184,7 @@ EXTREME = {
 
 @pytest.mark.parametrize("size", [1e4, *slow(60.0)])
 @pytest.mark.parametrize("name", EXTREME)
+@pytest.mark.fast_cases(3)
 def test_decays_of_60_and_more_per_step_are_exact_and_have_finite_gradients(name, size):
     cell = REGISTRY[name].make(6)
     params = EXTREME[name](cell.init(KEY, jnp.ones(D)), size)

@@ -83,6 +83,7 @@ def assert_close(got, expected, rtol=1e-10):
 
 
 @pytest.mark.parametrize("guess", ["initial", "zeros"])
+@pytest.mark.fast_cases(1)
 def test_a_linear_cell_takes_exactly_one_iteration(guess):
     problem = tanh_network(1.0, activation="identity", length=64)
     for options in ({}, dict(zip(("reset", "mask"), flags(64), strict=True))):
@@ -117,6 +118,7 @@ def test_the_adjoint_takes_exactly_one_iteration_too():
 
 
 @pytest.mark.parametrize(("jacobian", "most"), [("full", 8), ("diagonal", 40)])
+@pytest.mark.fast_cases(1)
 def test_it_agrees_with_the_loop_on_a_long_sequence_of_a_contracting_cell(jacobian, most):
     problem = initialized(sj.gru(H), length=4096, batch=(1,))
     carry, ys, report = solved(sj.Newton(jacobian=jacobian, fallback=False), *problem)
@@ -246,6 +248,7 @@ def test_neither_pass_runs_over_time():
 
 @pytest.mark.parametrize("jacobian", FORMS)
 @pytest.mark.parametrize("cell", [sj.lstm(H), *slow(sj.gru(H))], ids=repr)
+@pytest.mark.fast_cases(2)
 def test_every_form_has_the_gradients_and_taps_of_the_loop(cell, jacobian):
     problem, (reset, mask) = initialized(cell), flags()
     options = {"reset": reset, "mask": mask}
@@ -308,6 +311,7 @@ def mixed_cell():
 
 
 @pytest.mark.parametrize("jacobian", ["full", "diagonal"])
+@pytest.mark.fast_cases(1)
 def test_a_carry_is_any_tree_of_real_and_complex_leaves(jacobian):
     problem, (reset, mask) = initialized(mixed_cell()), flags()
     options = {"reset": reset, "mask": mask}
@@ -405,6 +409,7 @@ def diagonal_weights_cell(emit):
 
 @pytest.mark.parametrize("heads", [None, "diagonal", 2], ids=str)
 @pytest.mark.parametrize("emit", [True, *slow(False)], ids=["emit", "state"])
+@pytest.mark.fast_cases(2)
 def test_blocks_and_diagonals_are_those_of_the_jacobian(emit, heads):
     recurrence = diagonal_weights_cell(emit)
     num_gates = len(recurrence.activations)
@@ -445,6 +450,7 @@ def test_blocks_are_exact_for_diagonal_recurrent_weights():
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("length", [2, T, *slow(1)])
+@pytest.mark.fast_cases(2)
 def test_a_linear_recurrence_restarts_by_selection(form, length):
     num_leaves, size = 2, 2 * H
     shape = {"full": (size, size), "block": (H, num_leaves, num_leaves), "diagonal": (size,)}[form]

@@ -85,6 +85,7 @@ def leak(decay):
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.9])
+@pytest.mark.fast_cases(1)
 def test_the_gradient_of_a_leaky_sum_has_the_signal_to_noise_of_its_closed_form(decay):
     """C11: loss h_T^2 / 2 in the stationary state, Gaussian input: lambda^2 / (1 + 2 lambda^2)."""
     length, batch = math.ceil(8 / -math.log(decay)), 20_000

@@ -187,6 +187,7 @@ def test_eprop_is_the_papers_rule_for_an_lstm():
 
 
 @pytest.mark.parametrize("name", list(gated_cells()))
+@pytest.mark.fast_cases(4)
 def test_eprop_is_backpropagation_with_the_recurrent_product_cut(name):
     cell = REGISTRY[name].make(H)
     recurrence = cell.recurrence
@@ -381,6 +382,7 @@ def summed(estimates):
 @pytest.mark.parametrize(
     "cell", [sj.zoneout(sj.lru(H, **F64), 0.3), sj.variational_dropout(sj.indrnn(H, **F64), 0.5)], ids=repr
 )
+@pytest.mark.fast_cases(2)
 def test_traces_see_the_noise_of_their_own_example(estimator, cell):
     """These are exact with any noise, which each example of several draws by a key of its own."""
     layer, batch = sj.recurrent(cell), batch_of()
@@ -407,6 +409,7 @@ OTHERS = [pytest.param(estimator, marks=SLOW) for estimator in (sj.eprop(), sj.s
 
 
 @pytest.mark.parametrize("estimator", [sj.kf_rtrl(), sj.uoro(), sj.rflo(), sj.rtrl(), *OTHERS], ids=repr)
+@pytest.mark.fast_cases(2)
 def test_over_devices_it_is_the_sum_of_what_each_finds(estimator):
     """Params that all devices share, each with one row, against the rows one after another."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -50,6 +50,7 @@ def test_only_entries_above_the_diagonal_are_read():
 
 @pytest.mark.parametrize("activation", ["identity", "modrelu"])
 @pytest.mark.parametrize("length", [1, 100])
+@pytest.mark.fast_cases(2)
 def test_every_singular_value_over_time_is_one_without_a_bias(activation, length):
     """C1 of the calibration block: the Jacobian is a power of W_h; gradients keep their norm over any lag."""
     cell = sj.orthogonal_rnn(H, activation=activation)

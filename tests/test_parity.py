@@ -76,6 +76,7 @@ def run_flax(module, weights, carry_type, theirs, params, carry, xs, lengths=Non
 
 @pytest.mark.parametrize("lengths", [LENGTHS, *slow(None)], ids=["lengths", "full"])
 @pytest.mark.parametrize("name", FLAX)
+@pytest.mark.fast_cases(3)
 def test_flax(name, lengths):
     cell, *rest = FLAX[name]
     xs = jnp.asarray(normal(0, T, B, D))
@@ -86,6 +87,7 @@ def test_flax(name, lengths):
 
 @pytest.mark.parametrize("lengths", [LENGTHS, *slow(None)], ids=["lengths", "full"])
 @pytest.mark.parametrize("name", ["lstm", "gru"])
+@pytest.mark.fast_cases(1)
 def test_flax_bidirectional(name, lengths):
     cell, module, weights, carry_type, theirs = FLAX[name]
     xs = jnp.asarray(normal(0, T, B, D))
@@ -242,6 +244,7 @@ KERAS = {
     "mask", [HOLES, *slow(None, sj.lengths_to_mask(LENGTHS, T))], ids=["holes", "full", "lengths"]
 )
 @pytest.mark.parametrize("name", KERAS)
+@pytest.mark.fast_cases(3)
 def test_keras(name, mask):
     """In float32, to which Keras' tanh and sigmoid bring float64. At masked steps it gives the last output again, ours
     zero; the others are compared.

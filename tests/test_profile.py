@@ -132,6 +132,7 @@ EVERY_CELL = [pytest.param(n, marks=[] if n in ONE_PER_KIND else pytest.mark.slo
 
 
 @pytest.mark.parametrize("name", EVERY_CELL)
+@pytest.mark.fast_cases(3)
 def test_a_profile_equals_the_gradient_by_a_perturbation_of_the_carry(name):
     assert_profile(*setting(name), *flags(T))
 
@@ -147,6 +148,7 @@ def test_a_profile_of_two_layers_equals_the_gradient_by_a_perturbation(name):
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in ("elman", "attention") else pytest.mark.slow) for n in VECTORS]
 )
+@pytest.mark.fast_cases(1)
 def test_the_profile_of_a_bound_layer_is_that_of_the_layer(name):
     layer, params, carry, xs, targets = setting(name)
     reset, mask = flags(T)
@@ -224,6 +226,7 @@ def test_a_profile_with_a_reset_or_a_mask_alone_equals_the_gradient_by_a_perturb
     ],
     ids=str,
 )
+@pytest.mark.fast_cases(3)
 def test_a_tapped_profile_is_the_same_by_any_method(name, method):
     _, params, carry, xs, targets = setting(name)
     layer = sj.recurrent(REGISTRY[name].make(H), method)
@@ -350,6 +353,7 @@ def run_profile(layer, loss, params, carry, xs, **options):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float64, 1e-6), (jnp.float32, 0.05)])
+@pytest.mark.fast_cases(1)
 def test_a_decay_of_131072_steps_is_exact(dtype, tolerance):
     length, decay = 131_072, 0.9
     layer, params, carry = linear(decay, dtype, 4)
@@ -395,6 +399,7 @@ def test_a_loss_of_the_last_steps_is_a_sum_of_powers_at_any_depth():
 
 
 @pytest.mark.parametrize("decays", [(0.99, 0.1), (0.1, 0.99)])
+@pytest.mark.fast_cases(1)
 def test_layers_that_decay_at_different_rates_keep_exponents_of_their_own(decays):
     length = 2000
     parts = [linear(decay) for decay in decays]
@@ -425,6 +430,7 @@ def lru_of(moduli, angles, readout):
 
 @pytest.mark.parametrize("half", [0, 1], ids=["real", "imaginary"])
 @pytest.mark.parametrize("k", [0, 1])
+@pytest.mark.fast_cases(2)
 def test_the_carry_of_lru_decays_by_the_modulus_of_the_lambda_that_is_read(k, half):
     moduli, angles, length = np.array([0.5, 0.95]), np.array([1.0, 2.5]), 1500
     layer, params, carry = lru_of(moduli, angles, k + 2 * half)

@@ -169,6 +169,7 @@ def with_inverse():
 
 
 @pytest.mark.parametrize("name", [*with_inverse(), "tanh", "implicit"])
+@pytest.mark.fast_cases(4)
 def test_an_inverse_undoes_a_step(name):
     made = {
         "tanh": partial(sj.orthogonal_rnn, activation="tanh"),

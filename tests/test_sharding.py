@@ -104,6 +104,7 @@ def cells_and_meshes():
 
 
 @pytest.mark.parametrize(("cell", "mesh"), list(cells_and_meshes()))
+@pytest.mark.fast_cases(1)
 def test_fifty_steps_are_those_of_one_device(cell, mesh):
     found = trained(model_of(cell, jnp.float64), mesh_of(mesh), 50)
     assert error(found, on_one_device(cell, jnp.float64, 50)) < 1e-10
@@ -140,6 +141,7 @@ def numbers_in(text):
         pytest.param("gated_delta_net", "all", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.fast_cases(2)
 def test_loops_are_silent_and_params_are_spoken_of_once(cell, mesh):
     model, mesh = model_of(cell, jnp.float64), mesh_of(mesh)
     step = make_train_step(model, cross_entropy, OPTIMIZER, mesh=mesh)

@@ -62,6 +62,7 @@ def test_a_jacobian_is_the_derivative_by_finite_differences():
 
 
 @pytest.mark.parametrize("name", ["lstm", "attention"])
+@pytest.mark.fast_cases(1)
 def test_the_trajectory_is_that_of_the_layer(name):
     rng = np.random.default_rng(0)
     step, xs = bound(name)

@@ -333,6 +333,7 @@ def test_layer_norm_lstm_equals_a_loop_with_torch_s_layer_norm(method):
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.fast_cases(1)
 def test_indrnn_equals_torch_s_rnn_with_a_diagonal_matrix(activation):
     layer = torch.nn.RNN(D, H, nonlinearity=activation).double()
     w_h = 0.9 * np.abs(normal(9, H))

@@ -166,6 +166,7 @@ def test_complex_params_go_downhill():
 
 
 @pytest.mark.parametrize("name", CELLS)
+@pytest.mark.fast_cases(2)
 def test_many_devices_equal_one(name):
     model, optimizer = language_model(CELLS[name]), optax.adam(1e-2)
     batches = [tokens(seed) for seed in range(5)]
@@ -196,6 +197,7 @@ EVERY_CELL_AND_METHOD = [
 
 
 @pytest.mark.parametrize(("cell", "method"), EVERY_CELL_AND_METHOD)
+@pytest.mark.fast_cases(4)
 def test_devices_speak_once_and_outside_of_loops(cell, method):
     model, optimizer, batch = sj.recurrent(cell, method), optax.sgd(0.1), vectors()
     step = make_train_step(model, squares, optimizer, mesh=data_mesh())
@@ -490,6 +492,7 @@ def test_a_streaming_estimator_goes_on_where_the_last_batch_ended():
 
 
 @pytest.mark.parametrize("estimator", [sj.truncated_bptt(4), sj.rtrl(), sj.snap(1)], ids=str)
+@pytest.mark.fast_cases(2)
 def test_streams_over_devices_are_those_of_one(estimator):
     batches = [vectors(seed) for seed in range(2)]
     found, one = (streamed(estimator, batches, mesh=mesh) for mesh in (data_mesh(), None))

@@ -17,6 +17,7 @@ def system(size, batch=(2, 3), columns=4, dtype=np.float64):
 
 
 @pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 64, 70])
+@pytest.mark.fast_cases(4)
 def test_it_solves_what_numpy_solves(size):
     a, r = system(size)
     expected = np.linalg.solve(np.eye(size) - a, r)

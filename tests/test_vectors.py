@@ -40,6 +40,7 @@ def test_a_vector_and_back():
 
 
 @pytest.mark.parametrize("lead", [(5,), (3, 5)])
+@pytest.mark.fast_cases(1)
 def test_vectors_with_batch_and_leading_axes(lead):
     given = tree(*lead)
     space = Coordinates(jax.tree.map(lambda a: a[(0,) * (len(lead) - 1)], given), batch_ndim=1)
