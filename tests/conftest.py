@@ -1,7 +1,6 @@
 """Settings of every test; there are no fixtures here."""
 
 import gc
-import itertools
 import signal
 from pathlib import Path
 
@@ -58,16 +57,18 @@ def pytest_collection_finish():
     gc.set_threshold(20_000, 10, 10)
 
 
-TESTS_DONE = itertools.count(1)
 MAPS = Path("/proc/self/maps")  # on Linux
 
 
-def pytest_runtest_teardown():
-    """Let compiled programs go where there are many: each holds memory maps, of which Linux allows a process 65,530.
+def pytest_runtest_teardown(item, nextitem):
+    """Let compiled programs go where a group ends and there are many.
 
-    A program that is needed again comes from the folder, but is traced again.
+    Each holds memory maps, of which Linux allows a process 65,530, and half a megabyte or more. Groups share few
+    programs; one that is needed again comes from the folder, but is traced again.
     """
-    if next(TESTS_DONE) % 20 == 0 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > 15_000:
+    if nextitem is not None and group_of(item.nodeid) == group_of(nextitem.nodeid):
+        return
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 5_000:
         jax.clear_caches()
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import inspect
 import json
 import logging
@@ -41,11 +42,17 @@ def same_logging():
     logger.handlers, logger.propagate = before
 
 
+@functools.cache
+def first_state(recipe):
+    """A state in the form of a run's checkpoints."""
+    return prepare(recipe).state
+
+
 def params(folder, which="."):
     """The bits of the params of a run's newest, or best, checkpoint."""
     recipe = read_recipe(folder / "config.json")
     with Checkpoints(folder / which) as checkpoints:
-        step, state = checkpoints.restore(prepare(recipe).state)
+        step, state = checkpoints.restore(first_state(recipe))
     return step, [leaf.tobytes() for leaf in jax.tree.leaves(jax.device_get(state.params))]
 
 

@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import seqjax as sj
@@ -22,6 +23,7 @@ from seqjax.testing.cases import make_case, random_like, weighted_loss
 from seqjax.testing.checks import (
     gradients_per_example_add_up,
     keys_belong_to_steps,
+    low_precision_is_close,
     masked_steps_do_not_happen,
     resets_separate_packed_sequences,
     second_derivatives_work,
@@ -46,6 +48,15 @@ BY_METHOD = (
     streaming_equals_whole,
     keys_belong_to_steps,
 )
+# These compile more programs, of which no option of Scan changes more than what the comparison with the loop shows.
+BY_SCAN = (
+    gradients_per_example_add_up,
+    resets_separate_packed_sequences,
+    masked_steps_do_not_happen,
+    streaming_equals_whole,
+    keys_belong_to_steps,
+    low_precision_is_close,
+)
 
 
 def every_cell_and_method():
@@ -59,13 +70,16 @@ def every_cell_and_method():
 def every_cell_method_and_check():
     """The same with every check, but for `BY_METHOD` where the cell is not the first of its kind.
 
-    Of a method with two options, each of which has all checks by itself, the fast tier compares with the loop alone.
+    An option of `Scan` changes how gradients are computed: the fast tier compares it with the loop, in values and
+    gradients with every combination of flags, and runs the checks that need no more programs. Of two options at once,
+    it compares with the loop alone.
     """
     for param in every_cell_and_method():
         name, method = param.values
         first = FIRST_OF_KIND[type(CELLS[name].recurrence)] == name
+        optional = isinstance(method, sj.Scan) and method != sj.Scan()
         for check in CHECKS:
-            fast = first or check not in BY_METHOD
+            fast = check not in (BY_METHOD if not first else BY_SCAN if optional else ())
             if method == sj.Scan(chunk=5, gradient="autodiff"):
                 fast = check is unroll_is_the_loop_of_step
             marks = param.marks if fast else pytest.mark.slow
@@ -127,12 +141,24 @@ def with_context(layer):
     return dataclasses.replace(layer, initial_carry=initial_carry)
 
 
-# The conformance of these is in the slow tier, and of the stacks in a few checks: their parts are all here.
+# The conformance of these is in the slow tier, and of the stacks in a few checks: their parts are all here. Of a second
+# example of a factory, the fast tier compares with the loop.
 SLOW_LAYERS = {"recurrent", "pre_norm", *(name for name in LAYERS if LAYERS[name].x is WIDE)} - {
     "gated",
     "transformer_block",
 }
 STACKS = ("griffin", "samba", "xlstm", "hybrid_delta")
+SECOND_EXAMPLES = (
+    "short convolution of one step",
+    "zoneout diagonal",
+    "learned carry diagonal",
+    "parallel gate",
+    "parallel tuple",
+    "strided zero",
+    "checkpointed nested",
+    "checkpointed binomial",
+    "conditioned add",
+)
 OF_STACKS = (unroll_is_the_loop_of_step, resets_separate_packed_sequences, masked_steps_do_not_happen)
 
 
@@ -150,6 +176,7 @@ def every_layer_and_check():
             if check.__name__ in entry.besides or (name in STACKS and check not in OF_STACKS):
                 continue
             slow = name in SLOW_LAYERS or (check in TWICE and entry.x is not WIDE)
+            slow = slow or (name in SECOND_EXAMPLES and check is not unroll_is_the_loop_of_step)
             marks = pytest.mark.slow if slow else ()
             yield pytest.param(name, check, id=f"{name}-{check.__name__}", marks=marks)
 
@@ -326,20 +353,23 @@ def test_a_learned_carry_is_where_every_sequence_starts(name):
     plain, layer = sj.recurrent(cell), sj.recurrent(sj.learned_carry(cell))
     x = jax.tree.map(lambda a: jnp.ones(a.shape), entry.example((3,), 4))
     xs = jax.tree.map(lambda a: jnp.stack([a, a, a]), x)
-    params = layer.init(jax.random.key(0), x)
+    params = jax.jit(layer.init)(jax.random.key(0), x)
     learned = random_like(params.carry, 1)
     params = params._replace(carry=learned)
     start = layer.initial_carry(params, x)
     floating = [c for c in jax.tree.leaves(start) if jnp.issubdtype(c.dtype, jnp.inexact)]
     for leaf, one in zip(floating, learned, strict=True):
         value = one[0] + 1j * one[1] if jnp.iscomplexobj(leaf) else one
-        assert all(jnp.array_equal(row, value) for row in leaf)
-    expected = plain.unroll(params.cell, start, xs)[1]
-    assert jnp.allclose(layer.unroll(params, None, xs)[1], expected, rtol=1e-12)
-    restarted = layer.unroll(params, None, xs, reset=jnp.ones((3, 3), bool))[1]
-    assert all(jnp.allclose(y, expected[0], rtol=1e-12) for y in restarted)
-    g = jax.grad(lambda p: jnp.sum(jnp.sin(layer.unroll(p, None, xs)[1])), allow_int=True)(params)
-    assert all(jnp.any(leaf != 0) for leaf in g.carry[-1:])
+        assert all(np.array_equal(row, value) for row in np.asarray(leaf))
+    expected = np.asarray(jax.jit(plain.unroll)(params.cell, start, xs)[1])
+    unroll = jax.jit(layer.unroll)
+    np.testing.assert_allclose(unroll(params, None, xs)[1], expected, rtol=1e-12, atol=1e-12)
+    restarted = unroll(params, None, xs, reset=jnp.ones((3, 3), bool))[1]
+    np.testing.assert_allclose(
+        restarted, np.broadcast_to(expected[0], expected.shape), rtol=1e-12, atol=1e-12
+    )
+    g = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(layer.unroll(p, None, xs)[1])), allow_int=True))(params)
+    assert all(np.any(leaf) for leaf in g.carry[-1:])
 
 
 def test_learned_carries_of_what_has_none_are_refused():

@@ -13,12 +13,18 @@ CACHED = {
     "JAX_COMPILATION_CACHE_DIR": str(HERE.parent / ".cache" / "jax"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "PYTHONPATH": str(HERE.parent),
 }
 
 
 @pytest.mark.parametrize(
-    ("kills", "seed"), [(3, 0), pytest.param(20, 1, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+    ("kills", "seed"),
+    [
+        (1, 0),
+        pytest.param(3, 0, marks=pytest.mark.slow),
+        pytest.param(20, 1, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+    ],
 )
 def test_a_killed_training_comes_to_the_same_bits(tmp_path, kills, seed):
     """By kill -9 again and again, then SIGTERM, then Ctrl-C; on its way it rolls back once.

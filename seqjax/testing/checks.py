@@ -299,7 +299,7 @@ def trees_keep_their_form(layer: Layer, x: Any) -> None:
 def params_do_not_depend_on_method(method: Method, cell: Cell, x: Any) -> None:
     """The same key gives the same params under any method."""
     key = jax.random.key(3)
-    found, expected = recurrent(cell, method).init(key, x), cell.init(key, x)
+    found, expected = jax.jit(recurrent(cell, method).init)(key, x), jax.jit(cell.init)(key, x)
     assert_close("params_do_not_depend_on_method", recurrent(cell, method), found, expected, rtol=0)
 
 
