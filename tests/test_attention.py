@@ -233,7 +233,7 @@ def test_the_norm_of_queries_and_keys_is_flax_rms_norm():
 
 @pytest.mark.peers
 @pytest.mark.parametrize(("groups", "window"), [(4, None), (2, None), (1, None), (2, 3)])
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(2)
 def test_torch_scaled_dot_product_attention_agrees(groups, window):
     torch = pytest.importorskip("torch")
     limit = {"max_length": T} if window is None else {"window": window}

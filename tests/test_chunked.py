@@ -283,7 +283,7 @@ def test_blocks_equal_numpy(kind, with_mask):
 @pytest.mark.parametrize(
     "kind", [Attention(window=5, rotary_base=100.0), Attention(max_length=30)], ids=["window", "max_length"]
 )
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(2)
 def test_blocks_equal_the_loop(kind, with_flags, count):
     inputs, (cache, empty) = attention_inputs(), caches(kind.capacity, count)
     reset, mask = flags(length=LENGTH) if with_flags else (None, None)

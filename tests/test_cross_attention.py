@@ -62,7 +62,7 @@ def by_hand(name, params, memory, query):
 
 @every
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.fast_cases(5)
+@pytest.mark.fast_cases(4)
 def test_context_and_weights_are_those_of_the_paper(name, masked):
     attend, params, memory, query = setting(name)
     with strict_promotion():

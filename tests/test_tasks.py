@@ -62,6 +62,7 @@ def test_right_answers_solve_a_task_and_ignorance_does_not(name):
 
 
 @pytest.mark.parametrize("name", TASKS)
+@pytest.mark.fast_cases(7)
 def test_a_task_is_a_value(name):
     task = TASKS[name](36)
     assert task == TASKS[name](36) != TASKS[name](49)
@@ -69,6 +70,7 @@ def test_a_task_is_a_value(name):
 
 
 @pytest.mark.parametrize("name", TASKS)
+@pytest.mark.fast_cases(7)
 def test_samples_are_a_pure_function_of_the_key(name):
     task = TASKS[name](36)
     program = jax.jit(task.sample, static_argnums=1)
