@@ -26,9 +26,8 @@ def setting(cell, seed=0, steps=T):
     """Layer, random params in float64, empty carry, inputs."""
     layer = sj.recurrent(cell)
     xs = jnp.asarray(normal(seed, steps, B, D))
-    params = jax.tree.map(
-        lambda p: jnp.asarray(p + 0.3 * normal(1, *p.shape)), layer.init(jax.random.key(0), xs[0])
-    )
+    params = jax.tree.map(np.asarray, jax.jit(layer.init)(jax.random.key(0), xs[0]))
+    params = jax.tree.map(lambda p: jnp.asarray(p + 0.3 * normal(1, *p.shape)), params)
     return layer, params, layer.initial_carry(params, xs[0]), xs
 
 

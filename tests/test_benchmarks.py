@@ -374,7 +374,7 @@ def test_lyapunov_spectra_are_checked_against_known_ones_before_the_clock_starts
 @pytest.mark.peers
 @pytest.mark.parametrize("what", peers.WHATS)
 @pytest.mark.parametrize("cell", layers.CELLS)
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_every_library_computes_the_same_layer(cell, what):
     if layers.missing():
         pytest.skip(f"not installed: {', '.join(layers.missing())}")

@@ -23,14 +23,14 @@ def elman(size=D):
 
 
 def setting(layer, xs=XS):
-    params = jax.tree.map(lambda p: p.astype(jnp.float64), layer.init(KEY, jnp.asarray(xs[0])))
     noise = np.random.default_rng(1)
-    params = jax.tree.map(lambda p: p + 0.2 * noise.normal(size=p.shape), params)
+    params = jax.tree.map(np.asarray, jax.jit(layer.init)(KEY, jnp.asarray(xs[0])))
+    params = jax.tree.map(lambda p: jnp.asarray(p + 0.2 * noise.normal(size=p.shape)), params)
     return params, layer.initial_carry(params, jnp.asarray(xs[0]))
 
 
 def unroll(layer, params, carry, xs=XS, **options):
-    return layer.unroll(params, carry, jnp.asarray(xs), **options)
+    return jax.jit(layer.unroll)(params, carry, jnp.asarray(xs), **options)
 
 
 def tanh_step(params, h, x):

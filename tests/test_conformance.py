@@ -347,6 +347,7 @@ def test_a_step_that_returns_no_pair_is_named():
 
 
 @pytest.mark.parametrize("name", ["lstm", "lru", "clockwork", "gla", "conv_lstm"])
+@pytest.mark.fast_cases(3)
 def test_a_learned_carry_is_where_every_sequence_starts(name):
     entry = REGISTRY[name]
     cell = entry.make(6)

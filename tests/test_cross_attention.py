@@ -30,8 +30,7 @@ def setting(name, dtype=np.float64):
     """Attention, random params, memory and query."""
     attend = ATTEND[name]
     memory, query = normal(0, B, S, M).astype(dtype), normal(1, B, M if name == "dot" else Q).astype(dtype)
-    nothing = (jnp.full_like(a, jnp.nan) for a in (memory, query))
-    params = attend.init(jax.random.key(0), *nothing)
+    params = jax.eval_shape(attend.init, jax.random.key(0), memory, query)
     return attend, jax.tree.map(lambda p: jnp.asarray(normal(2, *p.shape)), params), memory, query
 
 
@@ -88,7 +87,7 @@ def gradients(attend, params, memory, mask, query):
 
 
 @every
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_what_is_masked_reaches_no_gradient_and_gradients_are_right(name):
     attend, params, memory, query = setting(name)
     clean = gradients(attend, params, memory, MASK, query)

@@ -191,7 +191,7 @@ def every_form_and_every_recurrence():
 
 
 @pytest.mark.parametrize(("name", "form"), every_form_and_every_recurrence())
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(2)
 def test_batched_equals_autodiff_in_values_and_all_gradients(name, form):
     got = gradients(layer_of(name, sj.Scan(chunk=4)), *setting(name, form))
     expected = expected_gradients(name, form)

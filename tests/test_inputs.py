@@ -155,7 +155,7 @@ def test_float64_of_numpy_is_taken_without_warnings_where_x64_is_off(name):
 
 
 @pytest.mark.parametrize("name", ["lstm", "lru", "attention", "mlstm"])
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_a_run_on_float64_of_numpy_raises_no_warning_where_x64_is_off(name):
     layer, xs = sj.recurrent(REGISTRY[name].make(4)), X.astype(np.float64)
     with jax.enable_x64(False), warnings.catch_warnings():

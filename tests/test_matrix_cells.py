@@ -198,6 +198,7 @@ def test_mlstm_carries_its_memory_by_the_product_of_forget_gates():
 
 @pytest.mark.parametrize("factory", [sj.delta_net, sj.gated_delta_net])
 @pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.fast_cases(2)
 def test_the_log_singular_values_of_a_delta_rule_add_up_to_the_log_determinant(factory, negative):
     cell, params, xs = setting(factory, negative_eigenvalues=negative)
     p = numpy(params)

@@ -187,7 +187,7 @@ def test_eprop_is_the_papers_rule_for_an_lstm():
 
 
 @pytest.mark.parametrize("name", list(gated_cells()))
-@pytest.mark.fast_cases(4)
+@pytest.mark.fast_cases(3)
 def test_eprop_is_backpropagation_with_the_recurrent_product_cut(name):
     cell = REGISTRY[name].make(H)
     recurrence = cell.recurrence
@@ -382,7 +382,7 @@ def summed(estimates):
 @pytest.mark.parametrize(
     "cell", [sj.zoneout(sj.lru(H, **F64), 0.3), sj.variational_dropout(sj.indrnn(H, **F64), 0.5)], ids=repr
 )
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_traces_see_the_noise_of_their_own_example(estimator, cell):
     """These are exact with any noise, which each example of several draws by a key of its own."""
     layer, batch = sj.recurrent(cell), batch_of()

@@ -132,7 +132,7 @@ EVERY_CELL = [pytest.param(n, marks=[] if n in ONE_PER_KIND else pytest.mark.slo
 
 
 @pytest.mark.parametrize("name", EVERY_CELL)
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(2)
 def test_a_profile_equals_the_gradient_by_a_perturbation_of_the_carry(name):
     assert_profile(*setting(name), *flags(T))
 

@@ -141,7 +141,7 @@ def numbers_in(text):
         pytest.param("gated_delta_net", "all", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_loops_are_silent_and_params_are_spoken_of_once(cell, mesh):
     model, mesh = model_of(cell, jnp.float64), mesh_of(mesh)
     step = make_train_step(model, cross_entropy, OPTIMIZER, mesh=mesh)

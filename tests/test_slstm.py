@@ -50,6 +50,7 @@ def test_the_stored_state_times_exp_m_is_carried_by_the_product_of_forget_gates(
 @METHODS
 @pytest.mark.parametrize("forget", ["sigmoid", "exp"])
 @pytest.mark.parametrize("size", [1e30, *slow(100.0, 1e4)])
+@pytest.mark.fast_cases(2)
 def test_gates_of_any_size_give_finite_values_and_gradients(size, forget, method):
     params = by_the_input_alone(scale=0.0, dtype=np.float32)
     cell = sj.slstm(H, forget_gate=forget)

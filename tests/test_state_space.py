@@ -127,6 +127,7 @@ def test_s4d_starts_as_in_its_paper(name):
 
 
 @pytest.mark.parametrize("rule", ["zero_order_hold", "bilinear"])
+@pytest.mark.fast_cases(1)
 def test_s4d_is_the_convolution_with_its_impulse_response(rule):
     cell = sj.s4d(H, state_size=6, discretization=rule, input_map=False, step_max=1.0, **F64)
     params = shaken(init(cell, H))
@@ -260,6 +261,7 @@ def test_mamba_carries_its_state_by_the_exponential_of_the_summed_steps():
     ],
     ids=lambda value: getattr(value, "__name__", repr(value)),
 )
+@pytest.mark.fast_cases(2)
 def test_options_equal_the_reference(cell, reference):
     params = shaken(init(cell, H))
     xs = normal(0, T, B, H)

@@ -87,7 +87,7 @@ SLOW = pytest.mark.slow
         pytest.param("mgu", marks=SLOW),
     ],
 )
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_on_a_mesh_for_data_and_time_everything_is_as_on_one_device(name):
     cell, inputs = CELLS[name], setting(CELLS[name])
     mesh = mesh_of(data=2, time=4)
@@ -101,7 +101,7 @@ def test_on_a_mesh_for_data_and_time_everything_is_as_on_one_device(name):
 
 
 @pytest.mark.parametrize("name", ["lru", "gated_delta_net", "lstm"])
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_inside_shard_map_each_device_gives_its_part(name):
     cell, inputs = CELLS[name], setting(CELLS[name])
     layer = sj.recurrent(cell, sj.TimeSharded())
@@ -151,7 +151,7 @@ def test_inside_shard_map_each_device_gives_its_part(name):
     ],
     ids=str,
 )
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_any_inner_method_will_do(name, inner):
     cell, inputs = CELLS[name], setting(CELLS[name])
     with jax.set_mesh(mesh_of(time=2)):

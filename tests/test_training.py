@@ -166,7 +166,7 @@ def test_complex_params_go_downhill():
 
 
 @pytest.mark.parametrize("name", CELLS)
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_many_devices_equal_one(name):
     model, optimizer = language_model(CELLS[name]), optax.adam(1e-2)
     batches = [tokens(seed) for seed in range(5)]
@@ -197,7 +197,7 @@ EVERY_CELL_AND_METHOD = [
 
 
 @pytest.mark.parametrize(("cell", "method"), EVERY_CELL_AND_METHOD)
-@pytest.mark.fast_cases(4)
+@pytest.mark.fast_cases(2)
 def test_devices_speak_once_and_outside_of_loops(cell, method):
     model, optimizer, batch = sj.recurrent(cell, method), optax.sgd(0.1), vectors()
     step = make_train_step(model, squares, optimizer, mesh=data_mesh())

@@ -50,7 +50,7 @@ def assert_close(got, expected, rtol=1e-11):
 
 
 @pytest.mark.parametrize("estimator", [sj.full_bptt(), sj.truncated_bptt(2), sj.rtrl()], ids=str)
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_micro_batches_add_up_to_the_batch(estimator):
     batches = [batch_of(seed) for seed in range(3)]
     whole = run(ELMAN, squares, batches, estimator=estimator)

@@ -78,7 +78,7 @@ NAMES = ("gru", "lru", "s4d", "mamba", "mlstm", "gated_delta_net", "attention")
 @pytest.mark.parametrize(
     "name", ["gru", "lru", "gated_delta_net", *slow("s4d", "mamba", "mlstm", "attention")]
 )
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_gradients_are_close_to_those_in_float32(name):
     """Within a few dozen roundings of 2^-9: what T = 6 steps of a few products each may add up to."""
     model, batch = sj.recurrent(sj.cells.REGISTRY[name].make(H)), batch_of()
@@ -127,7 +127,7 @@ def test_decays_are_not_rounded():
 
 @pytest.mark.parametrize("estimator", [sj.truncated_bptt(2), sj.rtrl(), sj.eprop()], ids=str)
 @pytest.mark.parametrize("precision", [BFLOAT16, *slow(FLOAT16)], ids=["bfloat16", "float16"])
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_streams_and_their_estimators(estimator, precision):
     model, batch = sj.recurrent(sj.elman(H)), batch_of()
     exact, _, _ = gradient(model, squares, batch, FLOAT32, estimator=estimator)
@@ -145,6 +145,7 @@ def tiny(ys, targets):
 
 
 @pytest.mark.parametrize("mean", [None, 0, (0, 1)], ids=["per step", "per sequence", "scalar"])
+@pytest.mark.fast_cases(1)
 def test_a_scale_keeps_small_gradients(mean):
     """The scale is that of the mean loss, whoever takes the mean."""
     model, batch = sj.recurrent(sj.elman(H)), batch_of()

@@ -457,7 +457,7 @@ START = initial(optax.sgd(0.1))
     ],
     ids=["plain", "chain", "multi-steps", "partition"],
 )
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_another_rate_in_the_optimizers_state_needs_a_choice(tmp_path, wrap):
     def go(rate, num_steps, **options):
         optimizer = wrap(rate)

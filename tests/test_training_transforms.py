@@ -86,7 +86,7 @@ LINEAR = [name for name, entry in REGISTRY.items() if isinstance(entry.make(H).r
 
 
 @pytest.mark.parametrize("name", [*LINEAR[:6], *slow(*LINEAR[6:])])
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(2)
 def test_labeled_are_the_params_that_set_the_decays(name):
     """At an input of zero no projection has a say: what the decay still depends on are elementwise params."""
     cell, x = REGISTRY[name].make(H), REGISTRY[name].example((1, 1), 3)

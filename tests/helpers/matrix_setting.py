@@ -21,8 +21,15 @@ def setting(factory, **options):
     cell = factory(H, **SIZES, param_dtype=jnp.float64, **options)
     rng = np.random.default_rng(0)
     xs = jnp.asarray(rng.normal(size=(T, D)))
-    params = jax.tree.map(lambda p: p + 0.3 * rng.normal(size=p.shape), cell.init(KEY, xs[0]))
+    params = jax.tree.map(
+        lambda p: jnp.asarray(p + 0.3 * rng.normal(size=p.shape)), numpy(initial(cell, xs[0]))
+    )
     return cell, params, xs
+
+
+def initial(cell, x):
+    """Initial params."""
+    return jax.jit(cell.init)(KEY, x)
 
 
 def unrolled(cell, params, xs):
