@@ -55,7 +55,7 @@ def model(name, vocabulary=V, batch=(B,)):
     """A layer, random params in float64, and a random carry, its integers too."""
     inner = {"lstm": sj.recurrent(sj.lstm(4)), "attention": sj.recurrent(attention)}[name]
     layer = sj.serial(sj.pointwise(nn.Embed(vocabulary, 4)), inner, sj.pointwise(nn.Dense(vocabulary)))
-    params = layer.init(KEY, jnp.zeros(batch, jnp.int32))
+    params = jax.eval_shape(layer.init, KEY, jnp.zeros(batch, jnp.int32))
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda a: jnp.asarray(1.5 * rng.normal(size=a.shape)), params)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from xdist.scheduler import LoadScopeScheduling
 
-OF_ALL_CELLS = ("test_cells", "test_conformance")
+OF_ALL_CELLS = ("test_cells", "test_conformance", "test_time_sharded")
 
 
 def file_of(nodeid):
