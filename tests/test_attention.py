@@ -111,9 +111,10 @@ def test_scores_of_a_hundred_thousand_give_finite_values_and_gradients(dtype):
 def test_outputs_depend_on_differences_of_positions_alone():
     window = 4
     layer, params, carry, xs = setting(sj.attention(H, num_heads=N, key_size=K, window=window))
-    _, ys = layer.unroll(params, carry, xs)
-    longer = jnp.concatenate([jnp.asarray(normal(9, 7, B, D)), xs])
-    _, later = layer.unroll(params, carry, longer)
+    unroll = jax.jit(layer.unroll)
+    ys = np.asarray(unroll(params, carry, xs)[1])
+    longer = np.concatenate([normal(9, 7, B, D), xs])
+    later = np.asarray(unroll(params, carry, longer)[1])
     assert_equal(later[-(T - window + 1) :], ys[window - 1 :], 1e-12)
     assert np.abs(later[7] - ys[0]).max() > 1e-2
 
@@ -122,7 +123,8 @@ def test_without_positions_the_order_of_earlier_steps_does_not_matter_and_with_t
     order = np.array([4, 2, 0, 7, 1, 6, 5, 3, 8])
     for base, matters in ((None, False), (100.0, True)):
         layer, params, carry, xs = setting(full(rotary_base=base))
-        y, other = (layer.unroll(params, carry, x)[1][-1] for x in (xs, xs[order]))
+        unroll = jax.jit(layer.unroll)
+        y, other = (np.asarray(unroll(params, carry, x)[1])[-1] for x in (xs, np.asarray(xs)[order]))
         assert (np.abs(y - other).max() > 1e-3) == matters
         assert matters or np.abs(y - other).max() < 1e-12
 
@@ -299,11 +301,12 @@ def test_unroll_refuses_more_steps_than_max_length():
 
 def test_steps_in_several_calls_do_not_exceed_max_length():
     layer, params, carry, xs = setting(full(), steps=T + 3)
-    carry = layer.unroll(params, carry, xs[: T - 1])[0]
+    xs = np.asarray(xs)
+    carry = jax.jit(layer.unroll)(params, carry, xs[: T - 1])[0]
     message = r"expected at most max_length=9 steps since a reset, got 10, of which {} came before this call"
     with pytest.raises(ValueError, match=message.format(8)):
         layer.unroll(params, carry, xs[:2])
-    carry = layer.step(params, carry, xs[0])[0]
+    carry = jax.jit(layer.step)(params, carry, xs[0])[0]
     with pytest.raises(ValueError, match=message.format(9)):
         layer.step(params, carry, xs[0])
     with pytest.raises(ValueError, match=message.format(9)):  # one row without padding suffices
@@ -343,7 +346,7 @@ def test_decoding_does_not_exceed_max_length():
             with pytest.raises(ValueError, match=message.format("", 6)):
                 search(layer, params, None, prompt, max_length=6)
     layer = model(max_length=8)
-    params = layer.init(jax.random.key(0), prompt[0])
+    params = jax.jit(layer.init)(jax.random.key(0), prompt[0])
     start = layer.initial_carry(params, prompt[0])
     made = sj.generate(layer, params, start, prompt, max_length=5)
     wide = model(max_length=16)

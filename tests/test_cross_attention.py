@@ -145,8 +145,8 @@ def test_scores_of_any_size_have_a_softmax_with_gradients():
     mask = jnp.asarray([[True, True, False], [True, True, False]])
     np.testing.assert_array_equal(masked_softmax(scores, mask), [[1, 0, 0], [0.5, 0.5, 0]])
     weighted = lambda s: jnp.sum(masked_softmax(s, mask) * jnp.arange(3.0))  # noqa: E731
-    assert np.isfinite(jax.grad(weighted)(scores)).all()
-    assert np.isfinite(jax.hessian(weighted)(scores)).all()
+    assert np.isfinite(jax.jit(jax.grad(weighted))(scores)).all()
+    assert np.isfinite(jax.jit(jax.hessian(weighted))(scores)).all()
 
 
 # ---------------------------------------------------------------- initial params

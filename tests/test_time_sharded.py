@@ -246,7 +246,6 @@ def checks():
 
 
 @pytest.mark.parametrize(("name", "check"), list(checks()))
-@pytest.mark.fast_cases(2)
 def test_checks(name, check):
     entry = REGISTRY[name]
     with jax.set_mesh(mesh_of(time=4)), strict_promotion():
