@@ -50,6 +50,7 @@ class Value:
     A NumPy number in a field becomes a Python number, and a list becomes a tuple, so that the value can be compared,
     hashed and printed like any other. Values that `definition` refuses as arguments, such as arrays, raise a TypeError
     here too, and values that do not fit the annotation of their field a ValueError.
+    A subclass calls ``super().__post_init__()`` after checks of its own, whose errors know the bounds.
     """
 
     def __post_init__(self) -> None:

@@ -91,7 +91,7 @@ def test_every_registered_factory_names_arguments_that_it_cannot_take():
         (partial(sj.Scan, keep_gates=1), r"Scan\(keep_gates\): expected True or False, got 1"),
         (
             partial(sj.Newton, batch_ndim="x"),
-            r"Newton\(batch_ndim\): expected a whole number or None, got 'x'",
+            r"Newton\(batch_ndim\): expected a whole number of at least 0, or None, got 'x'",
         ),
     ],
 )

@@ -32,8 +32,8 @@ class Nested(Value):
     levels: int = 2
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_whole("Nested(levels)", self.levels)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,9 +53,9 @@ class Binomial(Value):
     every: int = 1
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_whole("Binomial(slots)", self.slots)
         check_whole("Binomial(every)", self.every)
+        super().__post_init__()
 
 
 @definition

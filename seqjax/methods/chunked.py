@@ -39,8 +39,8 @@ class Chunked(Value):
     size: int = 64
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_whole("Chunked(size)", self.size)
+        super().__post_init__()
 
     def unroll(self, cell: Cell, params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
         """See `seqjax.Method`."""

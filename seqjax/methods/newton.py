@@ -92,7 +92,6 @@ class Newton(Value):
     batch_ndim: int | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_whole_or_none("Newton(max_iterations)", self.max_iterations)
         check_whole_or_none("Newton(batch_ndim)", self.batch_ndim, least=0)
         check_one_of("Newton(jacobian)", self.jacobian, ("full", "block", "diagonal"))
@@ -100,6 +99,7 @@ class Newton(Value):
         check_within("Newton(damping)", self.damping, "[0, 1]")
         if self.tolerance is not None:
             check_above("Newton(tolerance)", self.tolerance, note=", or None")
+        super().__post_init__()
 
     def solve(
         self,

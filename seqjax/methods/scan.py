@@ -46,10 +46,10 @@ class Scan(Value):
     unroll_factor: int = 1
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_whole_or_none("Scan(chunk)", self.chunk)
         check_whole("Scan(unroll_factor)", self.unroll_factor)
         check_one_of("Scan(gradient)", self.gradient, ("batched", "autodiff"))
+        super().__post_init__()
 
     def unroll(self, cell: Cell, params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
         """See `seqjax.Method`."""
