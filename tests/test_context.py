@@ -3,7 +3,11 @@
 import dataclasses
 import functools
 import itertools
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -297,6 +301,40 @@ def test_training_resumes_to_the_same_bits(tmp_path):
     resumed = run(4, checkpoints=Checkpoints(tmp_path))
     equal(resumed.params, whole.params)
     assert int(resumed.step) == 4
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_to_the_same_bits(tmp_path):
+    script = Path(__file__).parent / "helpers" / "conditioned_run.py"
+
+    def run(folder, kill_at):
+        command = [sys.executable, script, tmp_path / folder, str(kill_at)]
+        environment = {**os.environ, "PYTHONPATH": str(script.parents[2])}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    assert [run("killed", kill_at).returncode for kill_at in (11, 22)] == [-9, -9]
+    resumed, whole = run("killed", -1), run("whole", -1)
+    assert "continues from step" in resumed.stderr and "continues" not in whole.stderr
+    assert resumed.stdout == whole.stdout and whole.stdout.endswith(" 30\n")
+
+
+@pytest.mark.slow
+def test_a_context_goes_with_a_mesh_that_splits_time():
+    reader = sj.with_memory(
+        sj.conditioned(sj.recurrent(sj.lru(4), sj.TimeSharded()), 4),
+        sj.multiplicative_attention(),
+        memory_size=4,
+    )
+    decoder = sj.serial(sj.pointwise(nn.Dense(4)), reader, sj.pointwise(nn.Dense(V)))
+    model = sj.encoder_decoder(sj.recurrent(sj.gru(4)), decoder, source_shape=(D,), source_dtype="float64")
+    random = np.random.default_rng(0)
+    batch = batch_of(0)._replace(xs=random.normal(size=(T, B, 3)), mask=None)
+    found = []
+    for mesh in (None, jax.make_mesh((2, 4), ("data", "time"))):
+        state = init_train_state(model, OPTIMIZER, jax.random.key(0), batch.xs[0], mesh=mesh)
+        state, metrics = make_train_step(model, cross_entropy, OPTIMIZER, mesh=mesh)(state, batch)
+        found.append((metrics.loss, jax.device_get(state.params)))
+    close(found[1], found[0], 1e-5)
 
 
 def test_evaluation_conditions_each_batch():
