@@ -189,10 +189,11 @@ def test_nan_reaches_what_the_loop_lets_it_reach(field):
     start = carries(inputs)[0]
     reset = jnp.zeros((T, B), bool).at[30, 0].set(True)
     for size in (8, 45):
-        carry, outputs = _chunked(spoilt, start, start, reset, None, size)
-        expected_carry, expected = sequential(spoilt, start, start, reset, None)
+        chunked = jax.jit(functools.partial(_chunked, size=size))
+        carry, outputs = chunked(spoilt, start, start, reset, None)
+        expected_carry, expected = jax.jit(sequential)(spoilt, start, start, reset, None)
         np.testing.assert_array_equal(np.isnan(outputs.o), np.isnan(expected.o))
-        assert_close(jnp.nan_to_num(outputs.o), jnp.nan_to_num(expected.o), 1e-11)
+        assert_close(np.nan_to_num(outputs.o), np.nan_to_num(expected.o), 1e-11)
         assert_close(carry, expected_carry, 1e-11)
 
 
@@ -266,6 +267,10 @@ def in_numpy(kind, inputs, mask):
     return out
 
 
+def in_blocks(kind, inputs, carry, flags, size):
+    return jax.jit(functools.partial(attention.blockwise, kind, size=size))(inputs, carry, flags)
+
+
 @pytest.mark.parametrize("kind", [Attention(window=5), Attention(max_length=40)], ids=repr)
 @pytest.mark.parametrize("with_mask", [False, True])
 @pytest.mark.fast_cases(1)
@@ -274,8 +279,8 @@ def test_blocks_equal_numpy(kind, with_mask):
     mask = flags(length=LENGTH)[1] if with_mask else None
     kept = np.ones((LENGTH, B), bool) if mask is None else np.asarray(mask)
     for size in (4, 64):
-        _, hs = attention.blockwise(kind, inputs, empty, sj.Flags(initial=empty, mask=mask), size=size)
-        assert_close(hs[kept], in_numpy(kind, inputs, kept)[kept], 1e-12)
+        _, hs = in_blocks(kind, inputs, empty, sj.Flags(initial=empty, mask=mask), size=size)
+        assert_close(np.asarray(hs)[kept], in_numpy(kind, inputs, kept)[kept], 1e-12)
 
 
 @pytest.mark.parametrize("count", [0, 3, 12])
@@ -324,9 +329,8 @@ def test_nan_in_attention_reaches_what_the_loop_lets_it_reach(field):
     reset = jnp.zeros((LENGTH, B), bool).at[9, 0].set(True)
     for flag in (None, reset):
         for size in (4, 64):
-            carry, hs = attention.blockwise(
-                kind, spoilt, cache, sj.Flags(initial=empty, reset=flag), size=size
-            )
+            carry, hs = in_blocks(kind, spoilt, cache, sj.Flags(initial=empty, reset=flag), size=size)
+            hs = np.asarray(hs)
             expected_carry, expected = loop(
                 step_of(kind, (), None), cache, spoilt, sj.Flags(initial=empty, reset=flag)
             )
@@ -340,8 +344,7 @@ def test_scores_too_large_for_exp_do_not_overflow():
     kind, inputs = Attention(window=8), attention_inputs(dtype=np.float32)
     inputs = inputs._replace(q=200 * inputs.q)
     empty = jax.tree.map(lambda a: a.astype(jnp.float32) if a.ndim > 1 else a, caches(8, 0)[1])
-    blockwise = functools.partial(attention.blockwise, kind, size=4)
-    hs = jax.jit(blockwise)(inputs, empty, sj.Flags(initial=empty))[1]
+    hs = in_blocks(kind, inputs, empty, sj.Flags(initial=empty), size=4)[1]
     wide = jax.tree.map(lambda a: a.astype(jnp.float64), inputs)
     expected = in_numpy(kind, wide, np.ones((LENGTH, B), bool))
     assert_close(hs, expected, 1e-4)
