@@ -30,7 +30,9 @@ def with_gaps(xs, dt):
 
 
 def one_step(cell, params, carry, xs):
-    return np.asarray(sj.recurrent(cell).unroll(params, carry, jax.tree.map(lambda a: a[:1], xs))[1][0])
+    return np.asarray(
+        jax.jit(sj.recurrent(cell).unroll)(params, carry, jax.tree.map(lambda a: a[:1], xs))[1][0]
+    )
 
 
 # ---------------------------------------------------------------- cfc
@@ -111,7 +113,7 @@ def test_the_state_of_ltc_stays_between_zero_and_a(dt):
     """Theorem 2 of the paper."""
     cell, params, carry, xs = random_case(sj.ltc(H), timed)
     carry = jax.tree.map(jnp.zeros_like, carry)
-    _, ys = sj.recurrent(cell).unroll(params, carry, with_gaps(xs, dt))
+    _, ys = jax.jit(sj.recurrent(cell).unroll)(params, carry, with_gaps(xs, dt))
     low, high = np.minimum(0, params.a), np.maximum(0, params.a)
     assert (np.asarray(ys) >= low - 1e-12).all() and (np.asarray(ys) <= high + 1e-12).all()
 
@@ -143,11 +145,11 @@ def test_a_batch_may_have_no_axis_or_two(factory, batch):
     xs = sj.TimedInputs(jnp.asarray(normal(0, T, *batch, D)), jnp.asarray(normal(1, T, *batch)))
     mask = jnp.asarray(normal(2, T, *batch) > 0)
     carry = layer.initial_carry(params, jax.tree.map(lambda a: a[0], xs))
-    after, ys = layer.unroll(params, carry, xs, reset=~mask, mask=mask)
+    after, ys = jax.jit(layer.unroll)(params, carry, xs, reset=~mask, mask=mask)
     assert ys.shape == (T, *batch, H)
     flat, flags = jax.tree.map(lambda a: a.reshape(T, -1, *a.shape[1 + len(batch) :]), (xs, mask))
     carry = layer.initial_carry(params, jax.tree.map(lambda a: a[0], flat))
-    after_flat, ys_flat = layer.unroll(params, carry, flat, reset=~flags, mask=flags)
+    after_flat, ys_flat = jax.jit(layer.unroll)(params, carry, flat, reset=~flags, mask=flags)
     assert_equal(ys.reshape(T, -1, H), ys_flat)
     assert_equal(after.h.reshape(-1, H), after_flat.h)
     y = layer.step(params, after, jax.tree.map(lambda a: a[0], xs))[1]

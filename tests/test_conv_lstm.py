@@ -107,10 +107,12 @@ def test_a_batch_may_have_no_axis_or_two(batch):
     layer, params = sj.recurrent(sj.conv_lstm(H)), params_of()
     xs, carry = inputs(batch), carry_of(batch)
     mask = jnp.asarray(normal(8, T, *batch) > 0)
-    after, ys = layer.unroll(params, carry, xs, reset=~mask, mask=mask)
+    after, ys = jax.jit(layer.unroll)(params, carry, xs, reset=~mask, mask=mask)
     flat = jax.tree.map(lambda a: a.reshape(-1, P, Q, H), carry)
     flags = mask.reshape(T, -1)
-    expected, ys_flat = layer.unroll(params, flat, xs.reshape(T, -1, P, Q, D), reset=~flags, mask=flags)
+    expected, ys_flat = jax.jit(layer.unroll)(
+        params, flat, xs.reshape(T, -1, P, Q, D), reset=~flags, mask=flags
+    )
     assert_equal(ys.reshape(ys_flat.shape), ys_flat)
     assert_equal([leaf.reshape(-1, P, Q, H) for leaf in after], expected)
 
@@ -122,7 +124,7 @@ def test_with_gates_of_the_input_alone_c_is_carried_by_the_product_of_forget_gat
 
     def total_after(c):
         return jnp.sum(
-            sj.recurrent(sj.conv_lstm(H, kernel_size=1)).unroll(params, carry._replace(c=c), xs)[0].c
+            jax.jit(sj.recurrent(sj.conv_lstm(H, kernel_size=1)).unroll)(params, carry._replace(c=c), xs)[0].c
         )
 
     z = np.asarray(xs) @ np.asarray(params.w_x[0, 0]) + np.asarray(params.b)

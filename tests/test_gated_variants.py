@@ -159,7 +159,7 @@ def test_irnn_starts_as_the_identity_on_active_units(scale):
     h = np.abs(normal(0, H)) * [1, 1, -1, 1, -1, 1]
     got = jacobian(cell, params, ElmanCarry(jnp.asarray(h)), jnp.zeros((T, D)))
     np.testing.assert_array_equal(got, np.diag((h > 0) * scale**T))
-    ys = sj.recurrent(cell).unroll(params, ElmanCarry(jnp.asarray(h)), jnp.zeros((T, D)))[1]
+    ys = jax.jit(sj.recurrent(cell).unroll)(params, ElmanCarry(jnp.asarray(h)), jnp.zeros((T, D)))[1]
     np.testing.assert_array_equal(ys, scale ** np.arange(1, T + 1)[:, None] * np.maximum(h, 0))
 
 
@@ -173,7 +173,7 @@ def test_indrnn_carries_each_unit_by_its_weight_and_slopes(activation, slope):
     params = shaken(init(cell))
     params = params._replace(b=params.b + 1)  # most units active
     carry = ElmanCarry(jnp.asarray(normal(3, H)))
-    hs = np.asarray(sj.recurrent(cell).unroll(params, carry, xs)[1])
+    hs = np.asarray(jax.jit(sj.recurrent(cell).unroll)(params, carry, xs)[1])
     expected = np.prod(np.asarray(params.w_h) * slope(hs), 0)
     assert np.count_nonzero(expected) > 1
     assert_equal(jacobian(cell, params, carry, xs), np.diag(expected))
@@ -195,7 +195,9 @@ def test_a_refine_gate_reaches_the_bounds_of_its_paper(refine, bound):
 def one_step_of_c(cell, b, c, **others):
     params = jax.tree.map(jnp.zeros_like, init(cell))._replace(b=jnp.asarray(b, float), **others)
     return np.asarray(
-        sj.recurrent(cell).unroll(params, LSTMCarry(jnp.full(1, c), jnp.zeros(1)), jnp.zeros((1, D)))[0].c
+        jax.jit(sj.recurrent(cell).unroll)(
+            params, LSTMCarry(jnp.full(1, c), jnp.zeros(1)), jnp.zeros((1, D))
+        )[0].c
     )
 
 
@@ -242,7 +244,7 @@ def test_chrono_has_the_equations_of_lstm():
     chrono, plain = sj.chrono_lstm(H), sj.lstm(H)
     params, xs = shaken(init(chrono)), jnp.asarray(normal(0, T, B, D))
     carry = plain.initial_carry(params, xs[0])
-    got, expected = (sj.recurrent(cell).unroll(params, carry, xs) for cell in (chrono, plain))
+    got, expected = (jax.jit(sj.recurrent(cell).unroll)(params, carry, xs) for cell in (chrono, plain))
     assert_equal(got, expected, rtol=0)
     assert chrono != plain and chrono == sj.chrono_lstm(H) and repr(chrono) == f"chrono_lstm(hidden_size={H})"
 
@@ -318,7 +320,9 @@ def test_projection_weights_start_with_orthogonal_rows_and_uniform():
 def test_a_projection_has_twice_as_many_cells_by_default():
     layer = sj.recurrent(sj.projection_lstm(H))
     params = layer.init(KEY, jnp.zeros((B, D)))
-    carry, ys = layer.unroll(params, layer.initial_carry(params, jnp.zeros((B, D))), jnp.ones((T, B, D)))
+    carry, ys = jax.jit(layer.unroll)(
+        params, layer.initial_carry(params, jnp.zeros((B, D))), jnp.ones((T, B, D))
+    )
     assert carry.c.shape == (B, 2 * H) and carry.h.shape == (B, H) and ys.shape == (T, B, H)
 
 
@@ -330,7 +334,9 @@ def test_layer_norm_takes_no_notice_of_the_scale_of_the_weights():
     params = shaken(init(sj.layer_norm_lstm(H)))
     carry = LSTMCarry(*jnp.asarray(normal(1, 2, B, H)))
     scaled = params._replace(w_x=1000 * params.w_x, w_h=0.01 * params.w_h)
-    assert_equal(layer.unroll(scaled, carry, xs), layer.unroll(params, carry, xs), rtol=1e-11)
+    assert_equal(
+        jax.jit(layer.unroll)(scaled, carry, xs), jax.jit(layer.unroll)(params, carry, xs), rtol=1e-11
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -354,7 +360,8 @@ def test_both_forms_of_mgu_coincide_where_the_matrix_of_the_candidate_is_diagona
     carry = type(before.initial_carry(params, xs[0]))(jnp.asarray(normal(1, B, H)))
     diagonal = params._replace(w_h=params.w_h.at[:, H:].set(jnp.diag(normal(2, H))))
     unrolled = [
-        [sj.recurrent(cell).unroll(p, carry, xs)[1] for cell in (before, after)] for p in (diagonal, params)
+        [jax.jit(sj.recurrent(cell).unroll)(p, carry, xs)[1] for cell in (before, after)]
+        for p in (diagonal, params)
     ]
     assert_equal(*unrolled[0])
     assert np.abs(unrolled[1][0] - unrolled[1][1]).max() > 0.01

@@ -121,7 +121,7 @@ def test_a_token_shift_mixes_each_input_with_the_one_before():
     np.testing.assert_allclose(params.mu, [[1, 1 - 0.5**0.5], [1, 0.5]], rtol=1e-6)
     mu = normal(1, 2, D)
     params = params._replace(mu=jnp.asarray(mu))
-    ys = layer.unroll(params, layer.initial_carry(params, jnp.asarray(xs[0])), jnp.asarray(xs))[1]
+    ys = jax.jit(layer.unroll)(params, layer.initial_carry(params, jnp.asarray(xs[0])), jnp.asarray(xs))[1]
     before = np.concatenate([np.zeros((1, B, D)), xs[:-1]])
     expected = np.concatenate([m * before + (1 - m) * xs for m in mu], -1)
     np.testing.assert_allclose(ys, expected, rtol=0, atol=1e-14)
@@ -134,7 +134,9 @@ def test_running_normalization_is_that_of_the_steps_so_far(flagged):
     xs = normal(0, T, B, D)
     reset, mask = flags() if flagged else (np.zeros((T, B), bool), np.ones((T, B), bool))
     options = {"reset": jnp.asarray(reset), "mask": jnp.asarray(mask)} if flagged else {}
-    carry, ys = layer.unroll((), layer.initial_carry((), jnp.asarray(xs[0])), jnp.asarray(xs), **options)
+    carry, ys = jax.jit(layer.unroll)(
+        (), layer.initial_carry((), jnp.asarray(xs[0])), jnp.asarray(xs), **options
+    )
     for row in range(B):
         seen = []
         for t in range(T):
@@ -189,7 +191,7 @@ def test_a_tap_reads_the_norm_of_the_gradient_by_the_entering_carry(layer):
 
     taps = jax.grad(loss)(dummies(carry, T))
     start = 5
-    middle, _ = layer.unroll(params, carry, xs[:start], reset=reset[:start], mask=mask[:start])
+    middle, _ = jax.jit(layer.unroll)(params, carry, xs[:start], reset=reset[:start], mask=mask[:start])
     fresh = layer.initial_carry(params, xs[0])
     now = reset[start]
     middle = jax.tree.map(lambda a, b: jnp.where(now.reshape(B, *(1,) * (a.ndim - 1)), b, a), middle, fresh)

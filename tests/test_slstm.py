@@ -28,7 +28,7 @@ def test_h_is_the_weighted_mean_of_what_was_stored(forget):
     params, xs = by_the_input_alone(), normal(2, T, B, D)
     cell = sj.slstm(H, forget_gate=forget)
     carry = cell.initial_carry(params, jnp.asarray(xs[0]))
-    _, ys = sj.recurrent(cell).unroll(params, carry, jnp.asarray(xs))
+    _, ys = jax.jit(sj.recurrent(cell).unroll)(params, carry, jnp.asarray(xs))
     i, f, z, o = np.split(xs @ np.asarray(params.w_x) + np.asarray(params.b), 4, axis=-1)
     f = sigmoid(f) if forget == "sigmoid" else np.exp(f)
     for t in range(T):
@@ -42,7 +42,7 @@ def test_the_stored_state_times_exp_m_is_carried_by_the_product_of_forget_gates(
     params, xs = by_the_input_alone(), normal(2, T, D)
     carry = SLSTMCarry(*jnp.asarray(np.stack([normal(3, H), np.ones(H), np.full(H, 50.0), np.zeros(H)])))
     got = jacobian(sj.slstm(H), params, carry, jnp.asarray(xs))
-    after, _ = sj.recurrent(sj.slstm(H)).unroll(params, carry, jnp.asarray(xs))
+    after, _ = jax.jit(sj.recurrent(sj.slstm(H)).unroll)(params, carry, jnp.asarray(xs))
     f = sigmoid(xs @ np.asarray(params.w_x) + np.asarray(params.b))[:, H : 2 * H]
     assert_equal(got * np.exp(np.asarray(after.m) - 50)[:, None], np.diag(f.prod(0)))
 
