@@ -40,7 +40,7 @@ WITH_BIASES = "lstm qrnn gla ssd rwkv7 multi_query_attention conv_lstm cfc layer
 
 
 @pytest.mark.parametrize("name", WITH_BIASES)
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(2)
 def test_over_bfloat16_inputs_the_gradients_of_biases_add_up_in_float32(name):
     """Over 2,048 rows a sum of ones in bfloat16 stops at 256."""
     entry = REGISTRY[name]

@@ -150,7 +150,8 @@ REFUSED = {
     "a float as a size": (
         lambda: sj.lstm(1.0), ValueError, r"lstm\(hidden_size\): expected a whole number .* got 1\.0"),
     "a flag as a number": (
-        lambda: sj.lstm(8, forget_bias=False), ValueError, r"lstm\(forget_bias\): expected a finite number .* got False"),
+        lambda: sj.lstm(8, forget_bias=False), ValueError,
+        r"lstm\(forget_bias\): expected a finite number .* got False"),
     "a flag as a rate": (
         lambda: sj.dropout(False), ValueError, r"dropout\(rate\): expected a number in \[0, 1\), got False"),
 }  # fmt: skip
