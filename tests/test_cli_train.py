@@ -282,7 +282,7 @@ def test_adamw_decays_weights_and_neither_biases_nor_decays():
         (["parity", "--schedule", "linear", "--warmup-steps", 7], "expected fewer than the 7 steps"),
         (["parity", "--accumulate", 3], "--accumulate: expected a divisor of --batch-size 4, got 3"),
         (["parity", "--dropout", 0.1, "--model", "xlstm"], "--dropout goes with a cell or a transformer"),
-        (["{table}"], "whose name is that of a table. Write the text of its column to a text file"),
+        (["{table}"], "whose name is that of a table. Read its columns with datasets.read_table"),
         (["{arrays}"], "whose name is that of arrays. Train on arrays in Python, with datasets.examples"),
         (["--config", "{short}"], "cannot be read as JSON"),
         (["--config", "{full}/config"], "which does not exist"),

@@ -143,8 +143,9 @@ def test_a_sliding_window_takes_each_loss_back_as_far(stride):
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(5))
 
     def unroll(params, carry, first, last):
-        xs, _, reset, mask = part(batch, first, last)
-        return layer.unroll(params, carry, xs, reset=reset, mask=mask, key=keys[first:last])
+        some = part(batch, first, last)
+        flags = {"reset": some.reset, "mask": some.mask, "key": keys[first:last]}
+        return layer.unroll(params, carry, some.xs, **flags)
 
     def total(params):
         losses = 0.0

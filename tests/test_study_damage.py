@@ -30,7 +30,7 @@ PARTS = 2 * SEEDS
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
-    """A complete study, and one that was interrupted after six parts."""
+    """A complete study, and one that was interrupted after six parts or seven: there are two workers."""
     folder = tmp_path_factory.mktemp("studies")
     assert toy_study.run(folder / "whole")
     toy_study.run_until(folder / "part", 6)
@@ -108,6 +108,8 @@ def test_with_a_damaged_summary_parts_of_the_same_record_are_kept(studies, tmp_p
         ):
             reader(folder)
     measured, said = [], []
+    kept = len(list((folder / "parts").glob("*.parquet")))
+    assert kept in (6, 7)
 
     def counted(experiment, part):
         measured.append(part)
@@ -115,14 +117,14 @@ def test_with_a_damaged_summary_parts_of_the_same_record_are_kept(studies, tmp_p
 
     assert toy_study.run(folder, resume=True, warn=said.append, measure=counted)
     assert len(said) == 1 and "summary.json is damaged or missing" in said[0]
-    assert len(measured) == PARTS - 6 and rows_of(folder).equals(rows_of(studies / "whole"))
+    assert len(measured) == PARTS - kept and rows_of(folder).equals(rows_of(studies / "whole"))
     # Parts of another record are not: nothing says any more what they were measured with.
     shutil.rmtree(folder)
     shutil.copytree(studies / "part", folder)
     (folder / "summary.json").write_text(text)
     other = toy_study.RECORD._replace(inputs={"text": 64 * "b"})
     assert toy_study.run(folder, resume=True, record=other, warn=said.append, measure=counted)
-    assert len(measured) == 2 * PARTS - 6
+    assert len(measured) == 2 * PARTS - kept
 
 
 @pytest.mark.parametrize("damage", [cut, empty, flip, delete])

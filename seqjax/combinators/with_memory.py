@@ -1,5 +1,6 @@
 """A layer whose outputs attend to a memory, such as an encoder's outputs."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -99,11 +100,7 @@ def recording_memory(layer: Layer, attention: Any, *, memory_size: int, feed: bo
 def _with_memory(layer: Layer, attention: Any, memory_size: int, feed: bool, record: bool) -> Layer:
     check_layers("with_memory", (layer,), causal=feed)
     check_whole("with_memory(memory_size)", memory_size)
-    if not callable(attention) or not callable(getattr(attention, "init", None)):
-        raise TypeError(
-            "with_memory(attention): expected an attention such as additive_attention(64), with init(key, memory, "
-            f"query) and __call__(params, memory, memory_mask, query) -> (context, weights), got {attention!r}."
-        )
+    _check_attention(attention)
 
     def joined(x: X) -> X:
         """Return zeros in the shape of the layer's input."""
@@ -124,8 +121,7 @@ def _with_memory(layer: Layer, attention: Any, memory_size: int, feed: bool, rec
 
     def initial_carry(params: MemoryParams, x: X) -> MemoryCarry:
         x = joined(x)
-        query = output_of(layer, params.layer, x)
-        leaf = jax.tree.leaves(x)[0]
+        query, leaf = output_of(layer, params.layer, x), jax.tree.leaves(x)[0]
         batch = query.shape[:-1]
 
         def zeros(*shape: int) -> jax.Array:
@@ -139,16 +135,6 @@ def _with_memory(layer: Layer, attention: Any, memory_size: int, feed: bool, rec
             zeros(0) if record else None,
         )
 
-    def attend(params: Params, memory: jax.Array, mask: jax.Array, query: jax.Array) -> Any:
-        memory = memory.astype(query.dtype)
-        if memory.shape[-2]:
-            return attention(params, memory, mask, query)
-        one = jax.ShapeDtypeStruct((*memory.shape[:-2], 1, memory_size), memory.dtype)
-        one_mask = jax.ShapeDtypeStruct(one.shape[:-1], mask.dtype)
-        out, weights = jax.eval_shape(attention, params, one, one_mask, query)
-        none = jnp.zeros_like(query)[..., :1].astype(out.dtype)
-        return jnp.broadcast_to(none, out.shape), none[..., :0].astype(weights.dtype)
-
     def reading(view: View, params: MemoryParams, carry: MemoryCarry, xs: Xs, flags: Flags) -> Any:
         """Return the carry, the layer's outputs, and what they read."""
         after, hs = view.run(layer, params.layer, carry.carry, xs, flags.of(lambda tap: tap.carry))
@@ -157,9 +143,9 @@ def _with_memory(layer: Layer, attention: Any, memory_size: int, feed: bool, rec
         over_time = tap is not None
         if over_time:
             memory, memories = constant_part(view, carry.memory, length_of(view, xs), tap)
-        fn = attend
+        fn = partial(_attend, attention)
         if length_of(view, xs) is not None:
-            fn = jax.vmap(attend, (None, 0 if over_time else None, None, 0))
+            fn = jax.vmap(fn, (None, 0 if over_time else None, None, 0))
         found, weights = fn(params.attention, memories, carry.memory_mask, hs)
         found, weights = keep(flags.mask, (found, weights))
         carry = carry._replace(carry=after, memory=memory)
@@ -203,3 +189,23 @@ def _with_memory(layer: Layer, attention: Any, memory_size: int, feed: bool, rec
         initial_carry=initial_carry,
         time_shardable=not feed,
     )
+
+
+def _attend(attention: Any, params: Params, memory: jax.Array, mask: jax.Array, query: jax.Array) -> Any:
+    """Return ``(context, weights)``; zeros where the memory ``[*B, S, M]`` has no entry."""
+    memory = memory.astype(query.dtype)
+    if memory.shape[-2]:
+        return attention(params, memory, mask, query)
+    one = jax.ShapeDtypeStruct((*memory.shape[:-2], 1, memory.shape[-1]), memory.dtype)
+    one_mask = jax.ShapeDtypeStruct(one.shape[:-1], mask.dtype)
+    out, weights = jax.eval_shape(attention, params, one, one_mask, query)
+    none = jnp.zeros_like(query)[..., :1].astype(out.dtype)
+    return jnp.broadcast_to(none, out.shape), none[..., :0].astype(weights.dtype)
+
+
+def _check_attention(attention: Any) -> None:
+    if not callable(attention) or not callable(getattr(attention, "init", None)):
+        raise TypeError(
+            "with_memory(attention): expected an attention such as additive_attention(64), with init(key, memory, "
+            f"query) and __call__(params, memory, memory_mask, query) -> (context, weights), got {attention!r}."
+        )

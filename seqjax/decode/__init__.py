@@ -1,6 +1,7 @@
 """Decoding of token sequences from any causal layer that maps tokens ``[*B]`` to logits ``[*B, V]``."""
 
 from seqjax.decode.beam import Beams, beam_search, wu_length_penalty
+from seqjax.decode.ctc import ctc_labels
 from seqjax.decode.generate import Generated, generate
 from seqjax.decode.samplers import Sampler, categorical, greedy, keep_top_k, keep_top_p
 from seqjax.decode.stream import StreamedToken, stream
@@ -12,6 +13,7 @@ __all__ = [
     "StreamedToken",
     "beam_search",
     "categorical",
+    "ctc_labels",
     "generate",
     "greedy",
     "keep_top_k",

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Inexact, Shaped
 
 from seqjax.affine import spread
 from seqjax.base import Carry, Flags, Key, Layer, Params, X, Xs, Y, Ys
@@ -140,7 +140,7 @@ def token_shift(num_outputs: int = 1, *, param_dtype: Any = jnp.float32) -> Laye
 def _layer(init: Callable, combine: Callable[[Any, list[jax.Array]], jax.Array], num_lags: int) -> Layer:
     """Return the layer ``y = combine(params, [x of num_lags steps ago, ..., x])``."""
 
-    def initial_carry(params: Params, x: jax.Array) -> Inexact[Array, "*B L D"]:
+    def initial_carry(params: Params, x: jax.Array) -> Shaped[Array, "*B L D"]:
         zeros = jnp.expand_dims(jnp.zeros_like(x), -2)
         return jnp.broadcast_to(zeros, (*x.shape[:-1], num_lags, x.shape[-1]))
 

@@ -126,7 +126,8 @@ def make_train_step(
 
     The state, except its key, is donated: the new state reuses its memory, and the old state cannot be read again.
 
-    Shapes: batch.xs ``[T, *B, ...]``; reset, mask ``[T, *B]``; targets whatever the loss takes.
+    Shapes: batch.xs ``[T, *B, ...]``; reset, mask ``[T, *B]``; context ``[*B, ...]``, for a model with a condition such
+    as `seqjax.encoder_decoder`; targets whatever the loss takes.
 
     The names of the axes of a mesh say what they split. "data" splits the first batch axis B. "fsdp" splits B, and
     shards params and optimizer state leaf by leaf (`seqjax.training.sharding`). "time" splits the steps T, for models
