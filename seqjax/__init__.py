@@ -13,8 +13,8 @@ from seqjax.version import __version__
 
 if TYPE_CHECKING:  # for type checkers and editors
     from seqjax import (
-        blocks, calibration, cells, combinators, datasets, decode, gradients, layers, methods, ops, probes,
-        tasks, testing, training,
+        blocks, calibration, cells, combinators, datasets, decode, gradients, layers, methods, models, ops,
+        probes, tasks, testing, training,
     )
     from seqjax.base import (
         Activation, Attention, AttentionInputs, Batch, Cell, Dense, Diagonal, DiagonalInputs, Estimate,
@@ -41,13 +41,13 @@ if TYPE_CHECKING:  # for type checkers and editors
     )
     from seqjax.blocks import (
         feed_forward, gated_delta_block, griffin, griffin_block, hybrid_delta, mamba_block, mlstm_block,
-        samba, slstm_block, transformer_block, xlstm,
+        samba, slstm_block, stack, transformer_block, xlstm,
     )
     from seqjax.gradients import (
         eprop, full_bptt, kf_rtrl, randomized_truncated_bptt, reversible, rflo, rtrl, snap, truncated_bptt,
         uoro,
     )
-    from seqjax.decode import beam_search, categorical, generate, greedy, Sampler, stream
+    from seqjax.decode import beam_search, best_path, categorical, generate, greedy, Sampler, stream
 
 
 
@@ -57,7 +57,7 @@ __all__ = [
     "GatedWeights", "Layer", "Matrix", "MatrixInputs", "Method", "Nested", "Newton", "NewtonReport",
     "REGISTRY", "Sampler", "Scan", "Source", "Step", "TimeSharded", "TimedInputs", "__version__",
     "additive_attention", "antisymmetric_rnn", "attention", "attention_weights", "batch_major", "beam_search",
-    "bidirectional",
+    "best_path", "bidirectional",
     "blocks", "bptt_barrier", "calibration", "categorical", "causal_conv", "cells", "cfc", "checkpointed",
     "chrono_lstm", "clockwork", "combinators", "conditioned", "conv_lstm", "cornn", "coupled_lstm",
     "datasets", "decode", "definition", "delta_net", "dilated", "dropout", "echo_state", "elman",
@@ -66,12 +66,12 @@ __all__ = [
     "gradients", "greedy", "griffin", "griffin_block", "gru", "hgrn", "hybrid_delta", "indrnn", "irnn",
     "kf_rtrl", "last", "layer_norm_lstm", "layers", "learned_carry", "lem", "lengths_to_mask",
     "linear_attention", "lru", "lstm", "ltc", "mamba", "mamba_block", "mean_pool", "methods", "mgu",
-    "min_gru", "min_lstm", "mlstm", "mlstm_block", "multiplicative_attention", "normalized", "ops",
+    "min_gru", "min_lstm", "mlstm", "mlstm_block", "models", "multiplicative_attention", "normalized", "ops",
     "orthogonal_rnn", "para_gru", "para_lstm", "parallel", "peephole_lstm", "pointwise", "probes",
     "projection_lstm", "qrnn", "randomized_truncated_bptt", "recurrent", "repeat", "reset_on", "residual",
     "retention", "reverse", "reversible", "rflo", "rg_lru", "rtrl", "rtu", "running_mean",
     "running_normalization", "rwkv7", "s4d", "s5", "samba", "scaled_dot_attention", "serial", "set_context",
-    "set_memory", "slstm", "slstm_block", "snap", "sru", "ssd", "stream", "strided", "tasks", "testing",
+    "set_memory", "slstm", "slstm_block", "snap", "sru", "ssd", "stack", "stream", "strided", "tasks", "testing",
     "token_shift", "training", "transformer_block", "truncated_bptt", "ugrnn", "uoro", "ur_lstm",
     "variational_dropout", "with_memory", "xlstm", "zoneout",
 ]
@@ -110,14 +110,14 @@ _HOMES = {  # for Python: where each public name is
     ),
     "seqjax.blocks": (
         "feed_forward", "gated_delta_block", "griffin", "griffin_block", "hybrid_delta", "mamba_block",
-        "mlstm_block", "samba", "slstm_block", "transformer_block", "xlstm",
+        "mlstm_block", "samba", "slstm_block", "stack", "transformer_block", "xlstm",
     ),
     "seqjax.gradients": (
         "eprop", "full_bptt", "kf_rtrl", "randomized_truncated_bptt", "reversible", "rflo", "rtrl", "snap",
         "truncated_bptt", "uoro",
     ),
     "seqjax.decode": (
-        "beam_search", "categorical", "generate", "greedy", "Sampler", "stream",
+        "beam_search", "best_path", "categorical", "generate", "greedy", "Sampler", "stream",
     ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -147,6 +147,7 @@ SLOW_LAYERS = {"recurrent", "pre_norm", *(name for name in LAYERS if LAYERS[name
     "gated",
     "transformer_block",
 }
+SLOW_LAYERS |= {name for name in LAYERS if LAYERS[name].factory.__module__.startswith("seqjax.models")}
 STACKS = ("griffin", "samba", "xlstm", "hybrid_delta")
 SECOND_EXAMPLES = (
     "short convolution of one step",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import seqjax as sj
-from seqjax import blocks
+from seqjax import blocks, models
 from seqjax.testing.layers import LAYERS
 
 # These compile within seconds: of one recurrence that is linear, or of none.
@@ -24,7 +24,7 @@ def factories_of_layers(module):
                 yield name, value
 
 
-@pytest.mark.parametrize("module", [sj, blocks], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [sj, blocks, models], ids=lambda module: module.__name__)
 def test_every_public_factory_of_layers_is_in_the_registry(module):
     listed = {entry.factory for entry in LAYERS.values()}
     missing = sorted(name for name, factory in factories_of_layers(module) if factory not in listed)

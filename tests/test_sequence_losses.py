@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 import seqjax as sj
-from seqjax.decode import ctc_labels
+from seqjax.decode import best_path
 from seqjax.gradients.objective import sum_of, takes_mask
 from seqjax.training import (
     cross_entropy,
@@ -99,12 +99,12 @@ def test_labels_of_the_best_path_are_merged_and_have_no_blanks():
     for seed in range(5):
         logits, _, mask = ctc_case(seed)
         path = np.argmax(logits, -1)
-        found = ctc_labels(np.where(mask[..., None], logits, np.nan), mask, blank=2)
+        found = best_path(np.where(mask[..., None], logits, np.nan), mask, blank=2)
         for row in range(B):
             expected = [c for c, _ in itertools.groupby(path[mask[:, row], row]) if c != 2]
             assert found[row].tolist() == expected + [-1] * (T - len(expected))
-    with pytest.raises(ValueError, match=r"ctc_labels: expected .* got \[7, 5, 4\] and bool \[5, 7\]"):
-        ctc_labels(logits, mask.T)
+    with pytest.raises(ValueError, match=r"best_path: expected .* got \[7, 5, 4\] and bool \[5, 7\]"):
+        best_path(logits, mask.T)
 
 
 def test_ctc_never_reads_what_is_masked():

@@ -8,6 +8,7 @@ from seqjax.blocks.branches import gated, pre_norm
 from seqjax.blocks.delta import gated_delta_block, hybrid_delta
 from seqjax.blocks.griffin import griffin, griffin_block
 from seqjax.blocks.mamba import mamba_block, samba
+from seqjax.blocks.stack import stack
 from seqjax.blocks.transformer import feed_forward, transformer_block
 from seqjax.blocks.xlstm import mlstm_block, slstm_block, xlstm
 from seqjax.serialization import register_namedtuples

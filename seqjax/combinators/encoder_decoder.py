@@ -156,6 +156,8 @@ def _checked_source(
     who: str, context: Any, shape: tuple[int, ...], dtype: Any, whole: bool
 ) -> tuple[jax.Array, jax.Array | None]:
     """Return values and mask of a source as arrays; raise unless they have the shapes of the encoder's inputs."""
+    if whole and hasattr(context, "shape"):
+        context = Source(context)
     if not isinstance(context, tuple | list) or len(context) != 2:
         raise TypeError(
             f"{who}: expected a context Source(values, mask), got {type(context).__name__}. Write "

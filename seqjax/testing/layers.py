@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import seqjax.blocks as blocks
+import seqjax.models as models
 from seqjax.base import Layer, Method
 from seqjax.blocks.delta import gated_delta_block, hybrid_delta
 from seqjax.blocks.griffin import griffin, griffin_block
 from seqjax.blocks.mamba import mamba_block, samba
+from seqjax.blocks.stack import stack
 from seqjax.blocks.transformer import feed_forward, transformer_block
 from seqjax.blocks.xlstm import mlstm_block, slstm_block, xlstm
 from seqjax.cells.elman import elman
@@ -199,10 +201,31 @@ LAYERS: dict[str, LayerEntry] = {
     "gated_delta_block": LayerEntry(
         gated_delta_block, lambda m: gated_delta_block(6, num_heads=2, negative_eigenvalues=True, method=m), WIDE,
         mixes_time=True),
+    "stack": LayerEntry(
+        stack, lambda m: stack(
+            (recurrent(gru(4), m), recurrent(lru(4), m)), 3, dropout=0.3, norm="layer", residual=True)),
+    "stack bidirectional": LayerEntry(
+        stack, lambda m: stack(gru(2), 2, dropout=0.3, bidirectional=True, method=m), mixes_time=True),
     "griffin": LayerEntry(griffin, lambda m: griffin(6, 3, num_heads=3, window=4), WIDE, mixes_time=True),
     "samba": LayerEntry(samba, lambda m: samba(6, 1, num_heads=3, window=4, state_size=2), WIDE, mixes_time=True),
     "xlstm": LayerEntry(xlstm, lambda m: xlstm(6, 2, ratio=(1, 1), num_heads=2), WIDE, mixes_time=True),
     "hybrid_delta": LayerEntry(
         hybrid_delta, lambda m: hybrid_delta(6, 2, num_heads=3, window=4), WIDE, mixes_time=True),
+    # ---- models
+    "language_model": LayerEntry(
+        models.language_model, lambda m: models.language_model(2, elman, hidden_size=3), TOKENS, mixes_time=True),
+    "sequence_classifier": LayerEntry(
+        models.sequence_classifier, lambda m: models.sequence_classifier(
+            2, gru, hidden_size=4, bidirectional=False, dropout=0.2), mixes_time=True),
+    "ctc_recognizer": LayerEntry(
+        models.ctc_recognizer, lambda m: models.ctc_recognizer(3, gru, hidden_size=4, num_layers=1), mixes_time=True),
+    "forecaster": LayerEntry(
+        models.forecaster, lambda m: models.forecaster(2, gru, horizon=3, hidden_size=4), mixes_time=True),
+    "translator": LayerEntry(
+        models.translator, lambda m: models.translator(2, 2, elman, hidden_size=4), TOKENS, mixes_time=True,
+        besides=_CONTEXT),
+    "captioner": LayerEntry(
+        models.captioner, lambda m: models.captioner(2, elman, image_shape=(4, 4, 3), hidden_size=4), TOKENS,
+        mixes_time=True, besides=_CONTEXT),
 }
 # fmt: on

@@ -14,7 +14,7 @@ from seqjax.training.likelihoods import (
     student_t,
     student_t_nll,
 )
-from seqjax.training.losses import cross_entropy, ctc_loss, quantile_loss
+from seqjax.training.losses import cross_entropy, ctc_loss, last_step, quantile_loss
 from seqjax.training.metrics import Metrics, gradient_norms, update_norms
 from seqjax.training.metrics_log import MetricsLog
 from seqjax.training.precision import BFLOAT16, FLOAT16, FLOAT32, LossScale, Precision
@@ -52,6 +52,7 @@ __all__ = [
     "gaussian_nll",
     "gradient_norms",
     "init_train_state",
+    "last_step",
     "load_run",
     "make_train_step",
     "negative_binomial",

@@ -4,6 +4,8 @@ Each is a loss as `seqjax.gradients.objective` expects it, ``(ys, targets) -> lo
 losses``. Options are keywords: ``functools.partial(cross_entropy, label_smoothing=0.1)`` is a loss, too.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from seqjax.checks import check_whole, check_within
+from seqjax.layers.pooling import last
 from seqjax.ops.select import keep
 
 
@@ -171,6 +174,31 @@ def quantile_loss(
     q = jnp.asarray(levels, above.dtype)
     losses = jnp.mean(jnp.maximum(q * above, (q - 1) * above), -1)
     return mean_over_events("quantile_loss", losses, event_ndim)
+
+
+def last_step(loss: Callable) -> Callable:
+    r"""Return the loss of the last output of each sequence: :math:`\ell(y_T, x)`, with the last step that happened.
+
+    This is the loss of one label per sequence, or of a forecast at the end of a window.
+
+    Shapes: the given loss takes outputs ``[*B, ...]``; the returned one takes ys ``[T, *B, ...]``, targets and mask
+    ``[T, *B]``, and returns losses per sequence ``[*B]``.
+
+    Args:
+        loss: ``(ys, targets) -> losses``, such as `cross_entropy`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from seqjax.training import cross_entropy, last_step
+        >>> ys = jnp.zeros((5, 2, 4)).at[-1, 0, 1].set(10.0)                       # [T, B, K]
+        >>> last_step(cross_entropy)(ys, jnp.asarray([1, 1])).round(3)
+        Array([0.   , 1.386], dtype=float32)
+    """
+    return partial(_last_step, loss)
+
+
+def _last_step(loss: Callable, ys: Any, targets: Any, mask: Any = None) -> jax.Array:
+    return loss(jax.tree.map(lambda y: last(y, mask), ys), targets)
 
 
 def mean_over_events(who: str, losses: jax.Array, event_ndim: int) -> jax.Array:
