@@ -147,7 +147,11 @@ SLOW_LAYERS = {"recurrent", "pre_norm", *(name for name in LAYERS if LAYERS[name
     "gated",
     "transformer_block",
 }
-SLOW_LAYERS |= {name for name in LAYERS if LAYERS[name].factory.__module__.startswith("seqjax.models")}
+SLOW_LAYERS |= {
+    name
+    for name, entry in LAYERS.items()
+    if entry.factory is sj.stack or ".models." in entry.factory.__module__
+}
 STACKS = ("griffin", "samba", "xlstm", "hybrid_delta")
 SECOND_EXAMPLES = (
     "short convolution of one step",

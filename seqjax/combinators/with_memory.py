@@ -103,15 +103,7 @@ def _with_memory(layer: Layer, attention: Any, memory_size: int, feed: bool, rec
     _check_attention(attention)
 
     def joined(x: X) -> X:
-        """Return zeros in the shape of the layer's input."""
-        if not feed:
-            return x
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(
-                f"with_memory(feed=True): expected floating x [*B, D], got {x.dtype} {list(x.shape)}. "
-                "Turn tokens into vectors first."
-            )
-        return jnp.broadcast_to(jnp.zeros_like(x)[..., :1], (*x.shape[:-1], x.shape[-1] + memory_size))
+        return _joined(x, memory_size) if feed else x
 
     def init(key: Key, x: X) -> MemoryParams:
         params = layer.init(jax.random.fold_in(key, 0), joined(x))
@@ -169,11 +161,7 @@ def _with_memory(layer: Layer, attention: Any, memory_size: int, feed: bool, rec
                 carry = carry._replace(memory=memory)
             x = jnp.concatenate([keep(now.mask, x), read.astype(x.dtype)], -1)
             after, h, found = reading(STEP, params, carry, x, now)
-            if found.shape[-1] != memory_size:
-                raise ValueError(
-                    f"with_memory(feed=True): expected an attention whose context is as wide as the memory, "
-                    f"{memory_size}, got {found.shape[-1]} from {attention!r}."
-                )
+            _check_width(attention, memory_size, found)
             after_read = found.astype(read.dtype)
             after = after._replace(
                 read=after_read if now.mask is None else select(now.mask, after_read, read)
@@ -208,4 +196,22 @@ def _check_attention(attention: Any) -> None:
         raise TypeError(
             "with_memory(attention): expected an attention such as additive_attention(64), with init(key, memory, "
             f"query) and __call__(params, memory, memory_mask, query) -> (context, weights), got {attention!r}."
+        )
+
+
+def _joined(x: X, memory_size: int) -> X:
+    """Return zeros in the shape of an input x ``[*B, D]`` joined with what was read: ``[*B, D + M]``."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"with_memory(feed=True): expected floating x [*B, D], got {x.dtype} {list(x.shape)}. "
+            "Turn tokens into vectors first."
+        )
+    return jnp.broadcast_to(jnp.zeros_like(x)[..., :1], (*x.shape[:-1], x.shape[-1] + memory_size))
+
+
+def _check_width(attention: Any, memory_size: int, found: jax.Array) -> None:
+    if found.shape[-1] != memory_size:
+        raise ValueError(
+            "with_memory(feed=True): expected an attention whose context is as wide as the memory, "
+            f"{memory_size}, got {found.shape[-1]} from {attention!r}."
         )
