@@ -12,6 +12,7 @@ import pytest
 import seqjax as sj
 from seqjax.base import Activation, Dense, Gated, GatedWeights
 from seqjax.cells import ElmanCarry, ElmanParams, LSTMCarry, LSTMParams
+from seqjax.jaxprs import equations
 from seqjax.ops.gated.batched import gated
 from seqjax.ops.step import recurrent_product
 
@@ -266,6 +267,39 @@ def test_the_chunk_changes_no_result(chunk):
 def test_chunks_and_unrolled_loops_change_nothing_of_autodiff():
     method = sj.Scan(chunk=3, gradient="autodiff", unroll_factor=2)
     assert_close(gradients(layer_of("relu", method), *setting("relu")), expected_gradients("relu"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"unroll_factor": 3}, {"unroll_factor": 3, "chunk": 5, "keep_gates": True}]
+    + [pytest.param({"unroll_factor": T + 2}, marks=pytest.mark.slow)],
+    ids=str,
+)
+def test_unrolled_loops_change_no_result(options):
+    """Neither T nor the chunk is a multiple of the steps per iteration."""
+    assert T % 3 and 5 % 3
+    got = gradients(layer_of("peephole", sj.Scan(**options)), *setting("peephole"))
+    assert_close(got, expected_gradients("peephole"))
+
+
+def test_both_loops_are_unrolled():
+    params, carry, xs, _, _ = setting("relu")
+    layer = layer_of("relu", sj.Scan(unroll_factor=4))
+
+    def loss(params):
+        return weighted(*layer.unroll(params, carry, xs))
+
+    eqns = equations(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+    assert [eqn.params["unroll"] for eqn in eqns if eqn.primitive.name == "scan"] == [4, 4]
+
+
+def test_auto_unrolls_loops_on_a_gpu():
+    xs = jax.ShapeDtypeStruct((512, 8, 512), jnp.float32)
+    selected = sj.Auto().select(sj.lstm(512), xs, platform="gpu")
+    assert selected == sj.Scan(chunk=128, unroll_factor=8)
+    length = jax.export.symbolic_shape("t")[0]
+    xs = jax.ShapeDtypeStruct((length, 8, 512), jnp.float32)
+    assert sj.Auto().select(sj.lstm(512), xs, platform="gpu") == sj.Scan()
 
 
 @pytest.mark.parametrize("batch", [(), (2, 3)], ids=["unbatched", "two axes"])

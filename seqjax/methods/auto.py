@@ -17,15 +17,15 @@ from seqjax.values import Value
 class Auto(Value):
     """Selects a method by kind of recurrence, platform and shape; `select` returns the selected method.
 
-    ============= =================================== ==============================
+    ============= =================================== ====================================
     recurrence    CPU                                 GPU, TPU
-    ============= =================================== ==============================
+    ============= =================================== ====================================
     `Step`        ``Scan()``                          ``Scan()``
-    `Gated`       ``Scan(chunk=c, keep_gates=True)``  ``Scan(chunk=128)``
+    `Gated`       ``Scan(chunk=c, keep_gates=True)``  ``Scan(chunk=128, unroll_factor=8)``
     `Diagonal`    ``Scan(chunk=256)``                 ``AssociativeScan()``
     `Matrix`      ``Chunked(16)``                     ``Chunked(128)``
     `Attention`   ``Chunked(64)``                     ``Chunked(128)``
-    ============= =================================== ==============================
+    ============= =================================== ====================================
 
     c is between 16 and 128 steps, such that the inputs of a chunk fill 32 kB, about a first-level cache. The choices
     are measured on two CPU cores and on an H200 (``benchmarks/results/README.md``). For `Gated` and `Diagonal` on a
@@ -54,7 +54,7 @@ class Auto(Value):
         on_cpu = (platform or jax.default_backend()) == "cpu"
         match cell.recurrence:
             case Gated():
-                return _gated_on_cpu(xs) if on_cpu else Scan(chunk=128)
+                return _gated_on_cpu(xs) if on_cpu else _gated_on_gpu(xs)
             case Diagonal():
                 return Scan(chunk=256) if on_cpu else AssociativeScan()
             case Matrix():
@@ -73,10 +73,20 @@ class Auto(Value):
         return method.unroll(cell, params, carry, xs, flags)
 
 
+def _has_known_shape(xs: Xs) -> bool:
+    """Return whether no axis is symbolic, as in an exported program for any batch size or length."""
+    return all(isinstance(n, int) for leaf in jax.tree.leaves(xs) for n in leaf.shape)
+
+
+def _gated_on_gpu(xs: Xs) -> Scan:
+    """Return the method for `Gated` on a GPU: the launches of kernels dominate, and longer iterations have fewer."""
+    return Scan(chunk=128, unroll_factor=8) if _has_known_shape(xs) else Scan()
+
+
 def _gated_on_cpu(xs: Xs) -> Scan:
     """Return the method for `Gated` on a CPU; see `Auto` for the chunk size."""
     inputs = jax.tree.leaves(xs)[0]
-    if not all(isinstance(n, int) for n in inputs.shape):  # exported with a symbolic batch or length
+    if not _has_known_shape(xs):
         return Scan(keep_gates=True)
     step_bytes = max(1, inputs.size // max(1, inputs.shape[0])) * inputs.dtype.itemsize
     return Scan(chunk=min(max(2**15 // step_bytes, 16), 128), keep_gates=True)

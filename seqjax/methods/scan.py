@@ -11,6 +11,7 @@ from seqjax.methods.common import project_inputs
 from seqjax.ops import diagonal as scans
 from seqjax.ops.chunks import over_chunks
 from seqjax.ops.gated.batched import gated
+from seqjax.ops.gated.loops import Scans
 from seqjax.ops.step import loop, step_of
 from seqjax.recurrences import Attention, Diagonal, DiagonalInputs, Gated, GatedWeights, Matrix, Step
 from seqjax.values import Value
@@ -31,7 +32,9 @@ class Scan(Value):
             bfloat16 params are summed over chunks in bfloat16.
         keep_gates: for batched gradients of `Gated`: keep the gates for the backward pass, (G + 1) H T B more numbers,
             instead of recomputing them.
-        unroll_factor: steps per iteration of the compiled loop, if JAX differentiates the loop.
+        unroll_factor: steps per iteration of the compiled loops, for `Gated` and where JAX differentiates the loop. It
+            changes speed and compile time, never a result. On a GPU 8 steps per iteration make `Gated` recurrences
+            faster (``benchmarks/results/h200/levers.md``).
 
     Example:
         >>> import seqjax as sj
@@ -67,6 +70,7 @@ class Scan(Value):
                 flags,
                 chunk=self.chunk,
                 keep_gates=self.keep_gates,
+                loops=Scans(self.unroll_factor),
             )
             return carry, cell.readout(params, hs, xs)
 

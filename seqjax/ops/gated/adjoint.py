@@ -65,69 +65,86 @@ def partials_of(
     return partials, (update_gates, emit_gates)
 
 
-def adjoint_of(
-    cell: Gated, weights: GatedWeights, num_states: int, size: int, *, with_tap: bool
-) -> tuple[Callable, "Layout"]:
-    """Return the adjoint of one step, for a reverse scan, and the layout of its outputs.
+class Cotangents(NamedTuple):
+    """What one adjoint step returns beside the cotangents of the carry; each array is ``[N, H]``."""
+
+    u: list  # of the split gates
+    r: list  # of all gates
+    states: list  # after the step, as `update` returns them
+    h: Any  # after the step
+    entering: tuple  # the carry that enters the following step, before the reset of that step
+
+
+def adjoint_step(
+    cell: Gated, pull_back: Callable[[list], jax.Array], totals: tuple[tuple, Any], inputs: tuple
+) -> tuple[tuple[tuple, Any], Cotangents]:
+    """Run the adjoint of one step, from the step after it to the step before it.
 
     Args:
         cell: the recurrence.
-        weights: in the dtype of the inputs.
-        num_states: number of states, without h if `emit` computes h.
-        size: H.
-        with_tap: whether the adjoint also outputs the cotangents of the carries.
+        pull_back: the transpose of the recurrent product, from the cotangents of r, one array per gate.
+        totals: the cotangents of the carry that enters the following step, before the reset of that step, and the sum
+            of the cotangents of the initial carry so far.
+        inputs: the `Partials` of the step, the cotangent of its output h, the reset of the following step, and the
+            mask of the step. A flag is None or has the batch axes of the carry.
     """
-    num_gates, w_h = len(cell.activations), weights.w_h
+    d_entering, d_initial = totals
+    partials, g, reset_after, mask = inputs
+    num_states = len(d_entering) - (cell.emit is not None)
+    d_carry = d_entering
+    if reset_after is not None:
+        d_initial = jax.tree.map(jnp.add, d_initial, keep(reset_after, d_entering))
+        d_carry = keep(~reset_after, d_entering)
+    d_carry = (*d_carry[:-1], d_carry[-1] + g)
+    d_h = d_carry[-1]
+    d_states = list(d_carry[:num_states])
+    if cell.emit is not None:
+        d_states = [_add(d, _times(p, d_h)) for d, p in zip(d_states, partials.h_by_state, strict=True)]
+    d_arguments = [_dot(column, d_states) for column in zip(*partials.state_by_gate, strict=True)]
+    d_arguments += [_times(p, d_h) for p in partials.h_by_gate]
+    d_arguments = [jnp.zeros_like(d_h) if d is None else d for d in d_arguments]
+    d_u, d_r = _split_arguments(cell, d_arguments)
+    d_before = [_dot(column, d_states) for column in zip(*partials.state_by_state, strict=True)]
+    through_state = [jnp.zeros_like(d_h) if d is None else d for d in d_before]
+    d_product = pull_back(d_r)
+    if cell.emit is None:
+        before = (*through_state[:-1], through_state[-1] + d_product)
+    else:
+        before = (*through_state, d_product)
+    if mask is not None:
+        before = select(mask, before, d_carry)
+        d_u, d_r, d_states, d_h = keep(mask, (d_u, d_r, d_states, d_h))
+    return (before, d_initial), Cotangents(d_u, d_r, d_states, d_h, d_entering)
+
+
+def pull_back_product(
+    weights: GatedWeights, num_gates: int, like: Float[Array, "N H"]
+) -> Callable[[list], jax.Array]:
+    """Return the transpose of the recurrent product, for `adjoint_step`."""
+    w_h = weights.w_h
+    if w_h.ndim == 2 and w_h.shape == (like.shape[-1], num_gates * like.shape[-1]):
+        transposed = w_h.T
+        return lambda d_r: jnp.concatenate(d_r, -1) @ transposed
+    transpose = jax.linear_transpose(lambda h: recurrent_product(h, w_h, num_gates), like)
+    return lambda d_r: transpose(jnp.concatenate(d_r, -1))[0]
+
+
+def layout_of(cell: Gated, weights: GatedWeights, num_leaves: int, size: int, *, with_tap: bool) -> "Layout":
+    """Return which cotangents the backward pass needs, for a carry of so many leaves ``[N, H]``."""
+    num_states = num_leaves - (cell.emit is not None)
     elementwise = bool(jax.tree.leaves(weights.w))
-    layout = Layout(
+    return Layout(
         size,
         split=len(cell.split),
-        gates=num_gates,
+        gates=len(cell.activations),
         states=num_states if elementwise else 0,
         h=int(elementwise),
-        carry=num_states + (cell.emit is not None) if with_tap else 0,
+        carry=num_leaves if with_tap else 0,
     )
-    transposed = w_h.T if w_h.ndim == 2 and w_h.shape == (size, num_gates * size) else None
-
-    def pull_back_product(d_r: jax.Array, like: jax.Array) -> jax.Array:
-        if transposed is not None:
-            return d_r @ transposed
-        return jax.linear_transpose(lambda h: recurrent_product(h, w_h, num_gates), like)(d_r)[0]
-
-    def step(totals: Any, inputs: Any) -> tuple[Any, jax.Array]:
-        # `d_entering`: cotangents of the carry that enters the following step, after the reset of that step.
-        d_entering, d_initial = totals
-        partials, g, reset_after, mask = inputs
-        d_carry = d_entering
-        if reset_after is not None:
-            d_initial = jax.tree.map(jnp.add, d_initial, keep(reset_after, d_entering))
-            d_carry = keep(~reset_after, d_entering)
-        d_carry = (*d_carry[:-1], d_carry[-1] + g)
-        d_h = d_carry[-1]
-        d_states = list(d_carry[:num_states])
-        if cell.emit is not None:
-            d_states = [_add(d, _times(p, d_h)) for d, p in zip(d_states, partials.h_by_state, strict=True)]
-        d_arguments = [_dot(column, d_states) for column in zip(*partials.state_by_gate, strict=True)]
-        d_arguments += [_times(p, d_h) for p in partials.h_by_gate]
-        d_arguments = [jnp.zeros_like(d_h) if d is None else d for d in d_arguments]
-        d_u, d_r = _split_arguments(cell, d_arguments)
-        d_before = [_dot(column, d_states) for column in zip(*partials.state_by_state, strict=True)]
-        through_state = [jnp.zeros_like(d_h) if d is None else d for d in d_before]
-        d_product = pull_back_product(d_r, d_h)
-        if cell.emit is None:
-            before = (*through_state[:-1], through_state[-1] + d_product)
-        else:
-            before = (*through_state, d_product)
-        if mask is not None:
-            before = select(mask, before, d_carry)
-            d_u, d_r, d_states, d_h = keep(mask, (d_u, d_r, d_states, d_h))
-        return (before, d_initial), layout.pack(d_u, d_r, d_states, d_h, d_entering)
-
-    return step, layout
 
 
 class Layout(NamedTuple):
-    """The number of blocks ``[N, H]`` of each output of an adjoint step, concatenated in one array.
+    """The number of blocks ``[N, H]`` of each kind of `Cotangents` that a loop stores, in one array.
 
     On a GPU a loop launches one more kernel per step for each array that it writes, and kernel launches dominate the
     time.
@@ -140,16 +157,21 @@ class Layout(NamedTuple):
     h: int
     carry: int
 
-    def pack(
-        self, d_u: Any, d_r: jax.Array, d_states: list, d_h: jax.Array, d_entering: tuple
-    ) -> Float[Array, "N _"]:
-        """Concatenate the outputs to one array ``[N, ...]``; outputs with zero blocks are left out."""
-        parts = [d_u] if self.split else []
-        parts += [d_r, *d_states[: self.states], *[d_h][: self.h], *d_entering[: self.carry]]
-        return parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1)
+    def blocks(self, found: Cotangents) -> list:
+        """Return the cotangents to store, as a list of arrays ``[N, H]``."""
+        return [
+            *found.u,
+            *found.r,
+            *found.states[: self.states],
+            *[found.h][: self.h],
+            *found.entering[: self.carry],
+        ]
 
     def unpack(self, stacked: Float[Array, "C N _"]) -> tuple[Any, jax.Array, list, Any, list]:
-        """Split ``[C, N, ...]`` into (d_us, d_rs, d_states, d_h, d_entering); outputs left out are None or empty."""
+        """Split the blocks ``[C, N, ...]``, joined along the last axis, into (d_us, d_rs, d_states, d_h, d_entering).
+
+        Cotangents that are not stored are None or empty.
+        """
         blocks = iter(range(stacked.shape[-1] // self.size))
 
         def take(count: int) -> Any:
@@ -161,8 +183,8 @@ class Layout(NamedTuple):
         return d_us, d_rs, d_states, take(self.h), [take(1) for _ in range(self.carry)]
 
 
-def _split_arguments(cell: Gated, d_arguments: list) -> tuple[Any, jax.Array]:
-    """Return the cotangents of u, for the split gates only, and of r ``[N, G*H]``, from those of the arguments."""
+def _split_arguments(cell: Gated, d_arguments: list) -> tuple[list, list]:
+    """Return the cotangents of u, for the split gates only, and of r, for all gates, from those of the arguments."""
     d_u, d_r, argument = [], [], 0
     for g in range(len(cell.activations)):
         if g in cell.split:
@@ -170,7 +192,7 @@ def _split_arguments(cell: Gated, d_arguments: list) -> tuple[Any, jax.Array]:
             argument += 1
         d_r.append(d_arguments[argument])
         argument += 1
-    return (jnp.concatenate(d_u, -1) if d_u else None), jnp.concatenate(d_r, -1)
+    return d_u, d_r
 
 
 def input_cotangents(

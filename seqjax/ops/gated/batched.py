@@ -33,8 +33,9 @@ from seqjax.base import Carry, Flags, Gated, GatedWeights, Xs
 from seqjax.compat import vary_like
 from seqjax.ops.chunks import over_chunks
 from seqjax.ops.forward_mode import reverse_mode_alone
-from seqjax.ops.gated.adjoint import adjoint_of, input_cotangents, partials_of, weight_gradients
-from seqjax.ops.gated.step import advance, arguments_of, gates_of, project, recurrent
+from seqjax.ops.gated.adjoint import input_cotangents, layout_of, partials_of, weight_gradients
+from seqjax.ops.gated.loops import Scans
+from seqjax.ops.gated.step import gates_of, project, recurrent
 from seqjax.ops.select import cast, keep, select, wide
 from seqjax.ops.tap import norm
 
@@ -62,6 +63,7 @@ def gated(
     *,
     chunk: int | None,
     keep_gates: bool = False,
+    loops: Any = Scans(),  # noqa: B008 (a frozen value)
 ) -> tuple[Any, Float[Array, "T *B H"]]:
     """Return ``(carry, hs)`` of a `Gated` recurrence.
 
@@ -76,6 +78,7 @@ def gated(
         flags: must contain ``flags.initial``. The function ignores ``flags.key``.
         chunk: steps per chunk; None for the whole sequence. The chunk changes speed and memory only.
         keep_gates: keep the gates for the backward pass instead of recomputing them: less time, more memory.
+        loops: a value with the two sequential loops, `seqjax.ops.gated.loops.Scans` or another one with its methods.
     """
     batch = xs.shape[1:-1]
     treedef = jax.tree.structure(carry)
@@ -93,6 +96,7 @@ def gated(
             cell,
             chunk,
             keep_gates,
+            loops,
             Operands(
                 dense,
                 weights,
@@ -110,37 +114,31 @@ def gated(
     return after, hs.reshape(hs.shape[0], *batch, hs.shape[-1])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _scan(cell: Gated, chunk: int | None, keep_gates: bool, operands: Operands) -> tuple[tuple, jax.Array]:
-    (after, hs), _ = _forward(cell, chunk, False, operands)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _scan(
+    cell: Gated, chunk: int | None, keep_gates: bool, loops: Any, operands: Operands
+) -> tuple[tuple, jax.Array]:
+    (after, hs), _ = _forward(cell, chunk, False, loops, operands)
     return after, hs
 
 
 def _forward(
-    cell: Gated, chunk: int | None, keep_gates: bool, operands: Operands
+    cell: Gated, chunk: int | None, keep_gates: bool, loops: Any, operands: Operands
 ) -> tuple[tuple[tuple, jax.Array], Any]:
     dense, weights, carry, xs, flags = operands
     dense, weights = cast((dense, weights), xs.dtype)
 
     def run_chunk(carry: tuple, piece: Any) -> tuple[tuple, tuple]:
         xs, reset, mask = piece
-
-        def body(carry: tuple, inputs: Any) -> tuple[tuple, tuple]:
-            u, reset, mask = inputs
-            carry = select(reset, flags.initial, carry)
-            gates = gates_of(cell, u, recurrent(cell, weights, carry[-1]))
-            after = advance(cell, weights, carry, *arguments_of(cell, gates))
-            after = after if mask is None else select(mask, after, carry)
-            return after, (after, gates if keep_gates else None)
-
-        return jax.lax.scan(body, carry, (project(dense, xs), reset, mask))
+        us = project(dense, xs)
+        return loops.forward(cell, weights, carry, flags.initial, us, reset, mask, keep_gates=keep_gates)
 
     after, (history, gates) = over_chunks(run_chunk, carry, (xs, flags.reset, flags.mask), chunk)
     return (after, history[-1]), (operands, history, gates)
 
 
 def _backward(
-    cell: Gated, chunk: int | None, keep_gates: bool, residuals: Any, cotangents: Any
+    cell: Gated, chunk: int | None, keep_gates: bool, loops: Any, residuals: Any, cotangents: Any
 ) -> tuple[Operands]:
     operands, history, gates = residuals
     dense, weights, carry, xs, (reset, mask, _, tap, initial) = operands
@@ -163,13 +161,10 @@ def _backward(
         if gates is None:
             gates = gates_of(cell, project(dense, xs), recurrent(cell, weights, entering[-1]))
         partials, arguments = partials_of(cell, weights, entering, after, gates)
-        num_states = len(entering) - (cell.emit is not None)
-        size = after[-1].shape[-1]
-        adjoint_step, layout = adjoint_of(cell, weights, num_states, size, with_tap=tap is not None)
-        (d_carry, d_initial), stacked = jax.lax.scan(
-            adjoint_step, (d_carry, d_initial), (partials, d_hs, reset_after, mask), reverse=True
+        layout = layout_of(cell, weights, len(after), after[-1].shape[-1], with_tap=tap is not None)
+        (d_carry, d_initial), (d_us, d_rs, d_states, d_h, d_entering) = loops.adjoint(
+            cell, weights, layout, (d_carry, d_initial), partials, d_hs, reset_after, mask
         )
-        d_us, d_rs, d_states, d_h, d_entering = layout.unpack(stacked)
         d_dense, d_weights, d_xs = weight_gradients(
             cell,
             dense,
