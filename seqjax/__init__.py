@@ -13,7 +13,7 @@ from seqjax.version import __version__
 
 if TYPE_CHECKING:  # for type checkers and editors
     from seqjax import (
-        blocks, calibration, cells, combinators, datasets, decode, gradients, layers, methods, models, ops,
+        blocks, calibration, cells, combinators, datasets, decode, gradients, interop, layers, methods, models, ops,
         probes, tasks, testing, training,
     )
     from seqjax.base import (
@@ -63,7 +63,7 @@ __all__ = [
     "datasets", "decode", "definition", "delta_net", "dilated", "dropout", "echo_state", "elman",
     "encoder_decoder", "eprop",
     "feed_forward", "frozen", "full_bptt", "gated_delta_block", "gated_delta_net", "generate", "gla",
-    "gradients", "greedy", "griffin", "griffin_block", "gru", "hgrn", "hybrid_delta", "indrnn", "irnn",
+    "gradients", "greedy", "griffin", "griffin_block", "gru", "hgrn", "hybrid_delta", "indrnn", "interop", "irnn",
     "kf_rtrl", "last", "layer_norm_lstm", "layers", "learned_carry", "lem", "lengths_to_mask",
     "linear_attention", "lru", "lstm", "ltc", "mamba", "mamba_block", "mean_pool", "methods", "mgu",
     "min_gru", "min_lstm", "mlstm", "mlstm_block", "models", "multiplicative_attention", "normalized", "ops",

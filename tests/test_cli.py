@@ -281,7 +281,10 @@ def run_block(block, document, **names):
     "document",
     [
         "README.md",
-        *(f"docs/{page}.md" for page in ("cells", "data", "layers", "methods", "models", "probes", "training")),
+        *(
+            f"docs/{page}.md"
+            for page in ("cells", "data", "layers", "methods", "models", "probes", "training")
+        ),
     ],
 )
 def test_the_examples_of_the_documents_run(monkeypatch, tmp_path, document):

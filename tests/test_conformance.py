@@ -68,7 +68,7 @@ def every_cell_and_method():
 
 
 def every_cell_method_and_check():
-    """The same with every check, but for `BY_METHOD` where the cell is not the first of its kind.
+    """The same with every check; under other methods than `Scan`, `BY_METHOD` for the first cell of each kind alone.
 
     An option of `Scan` changes how gradients are computed: the fast tier compares it with the loop, in values and
     gradients with every combination of flags, and runs the checks that need no more programs. Of two options at once,
@@ -79,7 +79,8 @@ def every_cell_method_and_check():
         first = FIRST_OF_KIND[type(CELLS[name].recurrence)] == name
         optional = isinstance(method, sj.Scan) and method != sj.Scan()
         for check in CHECKS:
-            fast = check not in (BY_METHOD if not first else BY_SCAN if optional else ())
+            left_out = BY_SCAN if optional else BY_METHOD if not first and method != sj.Scan() else ()
+            fast = check not in left_out
             if method == sj.Scan(chunk=5, gradient="autodiff"):
                 fast = check is unroll_is_the_loop_of_step
             marks = param.marks if fast else pytest.mark.slow

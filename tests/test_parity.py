@@ -31,45 +31,19 @@ def by_gate(array, count):
 # ---------------------------------------------------------------- flax.linen
 
 
-def flax_elman(params):
-    return {"i": {"kernel": params.w_x, "bias": params.b}, "h": {"kernel": params.w_h}}
-
-
-def flax_lstm(params):
-    weights = {}
-    for gate, w_x, w_h, b in zip("ifgo", *(by_gate(p, 4) for p in params), strict=True):
-        weights |= {f"i{gate}": {"kernel": w_x}, f"h{gate}": {"kernel": w_h, "bias": b}}
-    return weights
-
-
-def flax_gru(params):
-    weights = {}
-    for gate, w_x, w_h, b, b_h in zip("rzn", *(by_gate(p, 3) for p in params), strict=True):
-        one_bias = gate != "n"  # the candidate's two are apart
-        weights[f"i{gate}"] = {"kernel": w_x, "bias": b + b_h if one_bias else b}
-        weights[f"h{gate}"] = {"kernel": w_h} if one_bias else {"kernel": w_h, "bias": b_h}
-    return weights
-
-
-# Our cell; Flax's; its weights; our carry from Flax's and back.
+# Our cell; Flax's; the type of our carry; Flax's carry from ours.
 FLAX = {
-    "elman": (ELMAN, nn.SimpleCell(H), flax_elman, ElmanCarry, lambda carry: carry.h),
-    "elman_relu": (
-        RELU,
-        nn.SimpleCell(H, activation_fn=nn.relu),
-        flax_elman,
-        ElmanCarry,
-        lambda carry: carry.h,
-    ),
-    "lstm": (LSTM, nn.LSTMCell(H), flax_lstm, LSTMCarry, tuple),
-    "lstm_optimized": (LSTM, nn.OptimizedLSTMCell(H), flax_lstm, LSTMCarry, tuple),
-    "gru": (GRU, nn.GRUCell(H), flax_gru, GRUCarry, lambda carry: carry.h),
+    "elman": (ELMAN, nn.SimpleCell(H), ElmanCarry, lambda carry: carry.h),
+    "elman_relu": (RELU, nn.SimpleCell(H, activation_fn=nn.relu), ElmanCarry, lambda carry: carry.h),
+    "lstm": (LSTM, nn.LSTMCell(H), LSTMCarry, tuple),
+    "lstm_optimized": (LSTM, nn.OptimizedLSTMCell(H), LSTMCarry, tuple),
+    "gru": (GRU, nn.GRUCell(H), GRUCarry, lambda carry: carry.h),
 }
 
 
-def run_flax(module, weights, carry_type, theirs, params, carry, xs, lengths=None):
+def run_flax(cell, module, carry_type, theirs, params, carry, xs, lengths=None):
     layer = nn.RNN(module, time_major=True, return_carry=True)
-    variables = {"params": {"cell": weights(params)}}
+    variables = sj.interop.to_flax(sj.recurrent(cell), params).variables
     end, ys = layer.apply(variables, xs, initial_carry=theirs(carry), seq_lengths=lengths)
     return carry_type(*end) if isinstance(end, tuple) else carry_type(end), ys
 
@@ -78,10 +52,10 @@ def run_flax(module, weights, carry_type, theirs, params, carry, xs, lengths=Non
 @pytest.mark.parametrize("name", FLAX)
 @pytest.mark.fast_cases(3)
 def test_flax(name, lengths):
-    cell, *rest = FLAX[name]
+    cell = FLAX[name][0]
     xs = jnp.asarray(normal(0, T, B, D))
     mask = None if lengths is None else sj.lengths_to_mask(lengths, T)
-    peer = partial(run_flax, *rest, lengths=None if lengths is None else jnp.asarray(lengths))
+    peer = partial(run_flax, *FLAX[name], lengths=None if lengths is None else jnp.asarray(lengths))
     assert_parity(sj.recurrent(cell), peer, *setting(cell, xs), xs, mask=mask)
 
 
@@ -89,15 +63,13 @@ def test_flax(name, lengths):
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 @pytest.mark.fast_cases(1)
 def test_flax_bidirectional(name, lengths):
-    cell, module, weights, carry_type, theirs = FLAX[name]
+    cell, module, carry_type, theirs = FLAX[name]
     xs = jnp.asarray(normal(0, T, B, D))
     layer = nn.Bidirectional(nn.RNN(module), nn.RNN(module.copy()), time_major=True, return_carry=True)
 
     def peer(params, carry, xs):
-        names = ("forward_rnn", "backward_rnn")
-        variables = {n: {"cell": weights(p)} for n, p in zip(names, params, strict=True)}
         ends, ys = layer.apply(
-            {"params": variables},
+            sj.interop.to_flax(sj.bidirectional(sj.recurrent(cell)), params).variables,
             xs,
             initial_carry=tuple(map(theirs, carry)),
             seq_lengths=None if lengths is None else jnp.asarray(lengths),
@@ -213,29 +185,12 @@ def test_equinox(name):
 # ---------------------------------------------------------------- keras
 
 
-def keras_plain(params):
-    """SimpleRNN, and LSTM, whose order is ours."""
-    return list(params)
-
-
-def keras_gru(params):
-    """Keras' order is z, r, n; its biases are the two rows of one matrix."""
-    w_x, w_h, b, b_h = (jnp.concatenate([z, r, n], -1) for r, z, n in (by_gate(p, 3) for p in params))
-    return [w_x, w_h, jnp.stack([b, b_h])]
-
-
-def keras_gru_before(params):
-    """The two biases of ours act as one."""
-    w_x, w_h, b = keras_gru(params)
-    return [w_x, w_h, b[0] + b[1]]
-
-
 KERAS = {
-    "elman": (ELMAN, "SimpleRNN", {}, keras_plain, ElmanCarry),
-    "elman_relu": (RELU, "SimpleRNN", {"activation": "relu"}, keras_plain, ElmanCarry),
-    "lstm": (LSTM, "LSTM", {}, keras_plain, LSTMCarry),
-    "gru": (GRU, "GRU", {"reset_after": True}, keras_gru, GRUCarry),
-    "gru_reset_before": (BEFORE, "GRU", {"reset_after": False}, keras_gru_before, GRUCarry),
+    "elman": (ELMAN, "SimpleRNN", {}, ElmanCarry),
+    "elman_relu": (RELU, "SimpleRNN", {"activation": "relu"}, ElmanCarry),
+    "lstm": (LSTM, "LSTM", {}, LSTMCarry),
+    "gru": (GRU, "GRU", {"reset_after": True}, GRUCarry),
+    "gru_reset_before": (BEFORE, "GRU", {"reset_after": False}, GRUCarry),
 }
 
 
@@ -252,13 +207,13 @@ def test_keras(name, mask):
     keras = pytest.importorskip("keras")
     if keras.backend.backend() != "jax":
         pytest.skip("Keras runs on another backend than JAX here")
-    cell, peer_name, options, weights, carry_type = KERAS[name]
+    cell, peer_name, options, carry_type = KERAS[name]
     layer = getattr(keras.layers, peer_name)(H, return_sequences=True, return_state=True, **options)
     layer.build((B, T, D))
 
     def peer(params, carry, xs):
         (ys, *end), _ = layer.stateless_call(
-            weights(params),
+            sj.interop.keras_weights(sj.recurrent(cell), params),
             [v.value for v in layer.non_trainable_variables],
             xs.swapaxes(0, 1),
             initial_state=list(reversed(carry)),  # h first

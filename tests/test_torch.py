@@ -9,14 +9,11 @@ from helpers.tiers import slow
 import seqjax as sj
 from seqjax.cells import (
     ElmanCarry,
-    ElmanParams,
     GRUCarry,
     GRUParams,
     IndRNNParams,
     LayerNormLSTMParams,
     LSTMCarry,
-    LSTMParams,
-    ProjectionLSTMParams,
 )
 
 torch = pytest.importorskip("torch")
@@ -27,28 +24,28 @@ LENGTHS = np.array([4, 9, 1])
 METHODS = [sj.Scan(), *slow(sj.Scan(chunk=4), sj.Scan(gradient="autodiff"))]
 
 
-def two_biases_in_one(w_x, w_h, b, b_h):
-    """PyTorch's layers have two biases that act as their sum; ours one, whose gradient is that of either."""
-    return [w_x.T, w_h.T, b + b_h], lambda d_w_x, d_w_h, d_b, d_b_h: [d_w_x.T, d_w_h.T, d_b]
-
-
-def two_biases(w_x, w_h, b, b_h):
-    return [w_x.T, w_h.T, b, b_h], lambda d_w_x, d_w_h, d_b, d_b_h: [d_w_x.T, d_w_h.T, d_b, d_b_h]
-
-
-# Our cell; PyTorch's layer; its weights, and gradients by them, as fields of ours; the types of params and carry.
+# Our cell; PyTorch's layer; the type of our carry.
 CELLS = {
-    "elman_tanh": (sj.elman(H), torch.nn.RNN, two_biases_in_one, ElmanParams, ElmanCarry),
+    "elman_tanh": (sj.elman(H), torch.nn.RNN, ElmanCarry),
     "elman_relu": (
         sj.elman(H, activation="relu"),
         lambda *sizes, **options: torch.nn.RNN(*sizes, nonlinearity="relu", **options),
-        two_biases_in_one,
-        ElmanParams,
         ElmanCarry,
     ),
-    "lstm": (sj.lstm(H), torch.nn.LSTM, two_biases_in_one, LSTMParams, LSTMCarry),
-    "gru": (sj.gru(H), torch.nn.GRU, two_biases, GRUParams, GRUCarry),
+    "lstm": (sj.lstm(H), torch.nn.LSTM, LSTMCarry),
+    "gru": (sj.gru(H), torch.nn.GRU, GRUCarry),
 }
+
+
+def imported(layer):
+    """Our params of PyTorch's layer, and a function from gradients by its weights to gradients by our params.
+
+    Where PyTorch has two biases that act as their sum, the gradient of our one is that of either.
+    """
+    ours, params = sj.interop.from_torch(layer)
+    names = [name for name, _ in layer.named_parameters()]
+    transpose = jax.vjp(lambda params: sj.interop.torch_state_dict(ours, params), params)[1]
+    return params, lambda weights: transpose(dict(zip(names, map(jnp.asarray, weights), strict=True)))[0]
 
 
 def normal(seed, *shape):
@@ -131,37 +128,37 @@ def one_seed_for_torch():
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 @pytest.mark.parametrize("name", CELLS)
 def test_a_layer_equals_its_peer_in_values_and_gradients(name, method):
-    cell, peer, convert, params_type, carry_type = CELLS[name]
+    cell, peer, carry_type = CELLS[name]
     layer = peer(D, H).double()
-    values, back = convert(*arrays(layer.parameters()))
+    params, back = imported(layer)
     xs, state = tensor(normal(0, T, B, D)), states(1, carry_type, 1)
     ys, end, d_weights, d_state, d_xs = run_torch(layer, xs, state)
     expected = (
         ys,
         carry_of(carry_type, end),
-        params_type(*back(*d_weights)),
+        back(d_weights),
         carry_of(carry_type, d_state),
         d_xs,
     )
-    params, carry = params_type(*map(jnp.asarray, values)), carry_of(carry_type, arrays(state))
+    carry = carry_of(carry_type, arrays(state))
     assert_close(run_ours(sj.recurrent(cell, method), params, carry, arrays([xs])[0]), expected)
 
 
 @pytest.mark.parametrize("name", CELLS)
 def test_a_mask_of_lengths_equals_a_packed_sequence(name):
-    cell, peer, convert, params_type, carry_type = CELLS[name]
+    cell, peer, carry_type = CELLS[name]
     layer = peer(D, H).double()
-    values, back = convert(*arrays(layer.parameters()))
+    params, back = imported(layer)
     xs, state = tensor(normal(0, T, B, D)), states(1, carry_type, 1)
     ys, end, d_weights, d_state, d_xs = run_torch(layer, xs, state, LENGTHS)
     expected = (
         ys,
         carry_of(carry_type, end),
-        params_type(*back(*d_weights)),
+        back(d_weights),
         carry_of(carry_type, d_state),
         d_xs,
     )
-    params, carry = params_type(*map(jnp.asarray, values)), carry_of(carry_type, arrays(state))
+    carry = carry_of(carry_type, arrays(state))
     mask = sj.lengths_to_mask(LENGTHS, T)
     got = run_ours(sj.recurrent(cell), params, carry, arrays([xs])[0], mask)
     assert_close(got, expected)
@@ -173,20 +170,18 @@ def test_a_mask_of_lengths_equals_a_packed_sequence(name):
 @pytest.mark.parametrize("lengths", [LENGTHS, *slow(None)], ids=["packed", "full"])
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_bidirectional_equals_its_peer_in_values_and_gradients(name, lengths):
-    cell, peer, convert, params_type, carry_type = CELLS[name]
+    cell, peer, carry_type = CELLS[name]
     layer = peer(D, H, bidirectional=True).double()
-    weights = arrays(layer.parameters())
-    (forward, back), (backward, _) = convert(*weights[:4]), convert(*weights[4:])
+    params, back = imported(layer)
     xs, state = tensor(normal(0, T, B, D)), states(1, carry_type, 2)
     ys, end, d_weights, d_state, d_xs = run_torch(layer, xs, state, lengths)
     expected = (
         ys,
         tuple(carry_of(carry_type, end, i) for i in range(2)),
-        tuple(params_type(*back(*half)) for half in (d_weights[:4], d_weights[4:])),
+        back(d_weights),
         tuple(carry_of(carry_type, d_state, i) for i in range(2)),
         d_xs,
     )
-    params = tuple(params_type(*map(jnp.asarray, half)) for half in (forward, backward))
     carry = tuple(carry_of(carry_type, arrays(state), i) for i in range(2))
     mask = None if lengths is None else sj.lengths_to_mask(lengths, T)
     got = run_ours(sj.bidirectional(sj.recurrent(cell)), params, carry, arrays([xs])[0], mask)
@@ -226,10 +221,8 @@ def test_a_stack_equals_its_peer_in_values_and_gradients(name):
 
 
 def test_resets_of_a_bidirectional_layer_separate_documents_as_runs_of_their_own_do():
-    cell, peer, convert, params_type, _ = CELLS["lstm"]
-    peer = peer(D, H, bidirectional=True).double()
-    weights = arrays(peer.parameters())
-    params = tuple(params_type(*map(jnp.asarray, convert(*half)[0])) for half in (weights[:4], weights[4:]))
+    peer = torch.nn.LSTM(D, H, bidirectional=True).double()
+    layer, params = sj.interop.from_torch(peer)
     xs = normal(0, T, B, D)
     reset = np.zeros((T, B), bool)
     reset[[3, 4], 0] = True  # documents of 3, 1 and 5 steps
@@ -239,7 +232,6 @@ def test_resets_of_a_bidirectional_layer_separate_documents_as_runs_of_their_own
         bounds = [0, *(t for t in range(1, T) if reset[t, b]), T]
         for start, stop in zip(bounds, bounds[1:]):
             expected[start:stop, b] = arrays([peer(torch.tensor(xs[start:stop, b]))[0]])[0]
-    layer = sj.bidirectional(sj.recurrent(cell))
     carry = layer.initial_carry(params, jnp.asarray(xs[0]))
     ys = jax.jit(layer.unroll)(params, carry, jnp.asarray(xs), reset=jnp.asarray(reset))[1]
     assert_close(ys, expected)
@@ -296,11 +288,10 @@ def test_both_forms_of_gru_coincide_where_the_matrix_of_the_candidate_is_diagona
     with torch.no_grad():
         layer.weight_hh_l0[2 * H :] = torch.diag(torch.tensor(normal(9, H)))
         layer.bias_hh_l0[2 * H :] = 0
-    values, back = two_biases(*arrays(layer.parameters()))
+    params, back = imported(layer)
     xs, state = tensor(normal(0, T, B, D)), states(1, GRUCarry, 1)
     ys, end, d_weights, d_state, d_xs = run_torch(layer, xs, state)
-    d_expected = GRUParams(*back(*d_weights))
-    params, carry = GRUParams(*map(jnp.asarray, values)), carry_of(GRUCarry, arrays(state))
+    d_expected, carry = back(d_weights), carry_of(GRUCarry, arrays(state))
     for reset_after in (True, False):
         ours = sj.recurrent(sj.gru(H, reset_after=reset_after))
         got_ys, got_end, d_params, d_carry, d_got_xs = run_ours(ours, params, carry, arrays([xs])[0])
@@ -320,13 +311,10 @@ def test_both_forms_of_gru_coincide_where_the_matrix_of_the_candidate_is_diagona
 def test_projection_lstm_equals_torch_s_with_proj_size(method):
     cells = 7
     layer = torch.nn.LSTM(D, cells, proj_size=H).double()
-    w_x, w_h, b, b_h, w_p = arrays(layer.parameters())
+    params, back = imported(layer)
     xs, state = tensor(normal(0, T, B, D)), [tensor(normal(1, 1, B, H)), tensor(normal(2, 1, B, cells))]
     ys, end, d_weights, d_state, d_xs = run_torch(layer, xs, state)
-    d_w_x, d_w_h, d_b, _, d_w_p = d_weights
-    d_params = ProjectionLSTMParams(d_w_x.T, d_w_h.T, d_b, d_w_p.T)
-    expected = (ys, carry_of(LSTMCarry, end), d_params, carry_of(LSTMCarry, d_state), d_xs)
-    params = ProjectionLSTMParams(*map(jnp.asarray, (w_x.T, w_h.T, b + b_h, w_p.T)))
+    expected = (ys, carry_of(LSTMCarry, end), back(d_weights), carry_of(LSTMCarry, d_state), d_xs)
     ours = sj.recurrent(sj.projection_lstm(H, cell_size=cells), method)
     assert_close(run_ours(ours, params, carry_of(LSTMCarry, arrays(state)), arrays([xs])[0]), expected)
 
