@@ -18,7 +18,7 @@ from seqjax.values import definition
 @definition
 def stack(
     cell: Any,
-    num_layers: int = 1,
+    num_layers: int | None = None,
     *,
     dropout: float = 0.0,
     bidirectional: bool = False,
@@ -38,14 +38,14 @@ def stack(
     per layer. An entry is a tuple of the norm's, the layer's, and the dropout's, where there are such. The params of a
     bidirectional layer are a pair.
 
-    Gradients: over time those of the cells; over depth a product of num_layers Jacobians, or with ``residual=True``
+    Gradients: over time those of the cells; over depth a product of Jacobians, or with ``residual=True``
     of identities plus Jacobians.
 
     Args:
         cell: a cell, a layer, or a tuple of them: layer l is made from entry l modulo their number. So
             ``(griffin_block(8), griffin_block(8), transformer_block(8, num_heads=2, window=64))`` repeats two recurrent
             blocks and one of attention.
-        num_layers: the number of layers; each has params of its own.
+        num_layers: the number of layers, each with params of its own; by default one per entry of `cell`.
         dropout: the rate of dropout between layers. It acts only when `unroll` receives a key.
         bidirectional: whether each layer also runs backward; the outputs of both directions are concatenated.
         norm: "rms" or "layer" normalizes the input of every layer.
@@ -71,11 +71,13 @@ def stack(
     References:
         The documentation of ``torch.nn.LSTM``: num_layers, dropout, bidirectional.
     """
-    check_whole("stack(num_layers)", num_layers)
     check_within("stack(dropout)", dropout)
     cells = cell if isinstance(cell, tuple) else (cell,)
     if not cells:
         raise ValueError("stack(cell): expected one cell or more, got none.")
+    depth = len(cells)
+    if num_layers is not None:
+        depth = check_whole("stack(num_layers)", num_layers, depth, note=", the number of cells")
     layers = tuple(recurrent(each, method) if isinstance(each, Cell) else each for each in cells)
     for each in layers:
         if callable(each):
@@ -84,10 +86,10 @@ def stack(
             )
     check_layers("stack", layers)
     parts: list[Layer] = []
-    for number in range(num_layers):
+    for number in range(depth):
         layer = layers[number % len(layers)]
         before = () if norm is None else (norm_layer(norm),)
-        after = (dropout_layer(dropout),) if dropout and number < num_layers - 1 else ()
+        after = (dropout_layer(dropout),) if dropout and number < depth - 1 else ()
         part = serial(*before, both_ways(layer) if bidirectional else layer, *after)
         parts.append(plus_input(part) if residual else part)
     if norm is not None and residual:

@@ -2,7 +2,8 @@
 
 ``cell`` is a factory ``hidden_size -> Cell or Layer`` (``lstm``, ``partial(lstm, forget_bias=2.0)``, ``griffin_block``,
 ``partial(griffin, depth=3, num_heads=4)``), a name of `seqjax.REGISTRY`, or a tuple of these, which the layers take in
-turn.
+turn. In both directions a cell has half of `hidden_size` in each; a layer, such as a block, has all of it in each, and
+the output is the mean of both, since a block needs inputs of its own width.
 """
 
 from seqjax.models.captioner import ImageGrid, captioner

@@ -45,7 +45,7 @@ def captioner(
     attention: Any = scaled_dot_attention(1),  # noqa: B008 (a frozen value)
     feed: bool = False,
     hidden_size: int = 96,
-    num_layers: int = 1,
+    num_layers: int | None = None,
     dropout: float = 0.0,
     norm: Norm | None = None,
     residual: bool = False,
@@ -76,7 +76,7 @@ def captioner(
         attention: such as ``additive_attention(96)`` or ``scaled_dot_attention(1)``; None for no attention.
         feed: whether the decoder's layers also read what the step before found; its steps then run one after another.
         hidden_size: the width H of every layer and of the memory.
-        num_layers: the number of layers of the decoder.
+        num_layers: the number of layers of the decoder; by default one per entry of `cell`.
         dropout: the rate of dropout after the embedding, layers and the joint output. It acts only with a key.
         norm: "rms" or "layer" normalizes the input of every layer; see `seqjax.stack`.
         residual: whether each layer's input is added to its output.

@@ -1,18 +1,21 @@
 """What the models share: which cells they take, the map of their inputs, and a decoder of tokens."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from seqjax.base import Cell, Layer
 from seqjax.blocks.branches import Norm
 from seqjax.blocks.stack import stack
 from seqjax.cells import REGISTRY, vector
 from seqjax.checks import check_multiple, check_whole, check_whole_or_none, check_within
-from seqjax.combinators import conditioned, serial, with_memory
+from seqjax.combinators import bidirectional, conditioned, serial, with_memory
 from seqjax.layers.dropout import dropout as dropout_layer
 from seqjax.layers.pointwise import pointwise
+from seqjax.layers.recurrent import recurrent
 from seqjax.names import known_name
 
 CellFactory = Callable[[int], Cell | Layer] | str | tuple
@@ -45,26 +48,39 @@ def recurrent_layers(
     who: str,
     cell: CellFactory,
     hidden_size: int,
-    num_layers: int,
+    num_layers: int | None,
     *,
     dropout: float,
     norm: Norm | None = None,
     residual: bool = False,
-    bidirectional: bool = False,
+    both: bool = False,
 ) -> Layer:
-    """Return a `stack` with outputs ``[*B, H]`` and dropout on the outputs of every layer.
-
-    A bidirectional layer has H/2 units per direction, so that all layers have the same width.
-    """
+    """Return a `stack` with outputs ``[*B, H]`` and dropout on the outputs of every layer."""
     check_whole(f"{who}(hidden_size)", hidden_size)
-    check_whole(f"{who}(num_layers)", num_layers)
+    check_whole_or_none(f"{who}(num_layers)", num_layers)
     check_within(f"{who}(dropout)", dropout)
-    if bidirectional:
-        check_multiple(f"{who}(hidden_size) of both directions", hidden_size)
-    width = hidden_size // 2 if bidirectional else hidden_size
-    cells = tuple(made(who, each, width) for each in (cell if isinstance(cell, tuple) else (cell,)))
-    options: dict[str, Any] = {"bidirectional": bidirectional, "norm": norm, "residual": residual}
-    return with_dropout(stack(cells, num_layers, dropout=dropout, **options), dropout)
+    make = partial(both_ways if both else made, who)
+    cells = tuple(make(each, hidden_size) for each in (cell if isinstance(cell, tuple) else (cell,)))
+    return with_dropout(stack(cells, num_layers, dropout=dropout, norm=norm, residual=residual), dropout)
+
+
+def both_ways(who: str, cell: Any, width: int) -> Layer:
+    """Return what a factory makes in both directions, with outputs of the width.
+
+    A cell has half of the units in each direction. A layer may need inputs of its own width, as blocks with residual
+    connections do: each direction has the whole width, and the output is the mean of both.
+    """
+    whole = made(who, cell, width)
+    if isinstance(whole, Layer):
+        return serial(bidirectional(whole, merge="sum"), pointwise(halved))
+    check_multiple(f"{who}(hidden_size) of both directions", width)
+    half = made(who, cell, width // 2)
+    return bidirectional(recurrent(half))  # type: ignore[arg-type]
+
+
+def halved(x: jax.Array) -> jax.Array:
+    """Return half of the input."""
+    return x / 2
 
 
 def embedding(who: str, name: str, size: int, width: int, dropout: float) -> Layer:

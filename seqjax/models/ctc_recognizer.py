@@ -20,7 +20,7 @@ def ctc_recognizer(
     cell: CellFactory = lstm,
     *,
     hidden_size: int = 128,
-    num_layers: int = 2,
+    num_layers: int | None = None,
     bidirectional: bool = True,
     dropout: float = 0.0,
     norm: Norm | None = None,
@@ -42,8 +42,8 @@ def ctc_recognizer(
         num_classes: K, with the blank.
         cell: a factory ``hidden_size -> Cell or Layer``, a name of the registry, or a tuple of these for the layers in
             turn.
-        hidden_size: the width of every layer, of both directions together.
-        num_layers: the number of layers.
+        hidden_size: the width of every layer, both directions together; see `seqjax.models`.
+        num_layers: the number of layers; by default one per entry of `cell`.
         bidirectional: whether each layer also runs backward. A causal model transcribes while it listens.
         dropout: the rate of dropout after every layer. It acts only with a key.
         norm: "rms" or "layer" normalizes the input of every layer; see `seqjax.stack`.
@@ -72,7 +72,7 @@ def ctc_recognizer(
         "dropout": dropout,
         "norm": norm,
         "residual": residual,
-        "bidirectional": bidirectional,
+        "both": bidirectional,
     }
     return serial(
         input_map(who, None, hidden_size, None, 0.0),

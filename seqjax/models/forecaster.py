@@ -21,7 +21,7 @@ def forecaster(
     *,
     horizon: int | None = None,
     hidden_size: int = 64,
-    num_layers: int = 1,
+    num_layers: int | None = None,
     dropout: float = 0.0,
     norm: Norm | None = None,
     residual: bool = False,
@@ -53,7 +53,7 @@ def forecaster(
             turn.
         horizon: F, or None.
         hidden_size: the width of every layer.
-        num_layers: the number of layers.
+        num_layers: the number of layers; by default one per entry of `cell`.
         dropout: the rate of dropout after every layer. It acts only with a key.
         norm: "rms" or "layer" normalizes the input of every layer; see `seqjax.stack`.
         residual: whether each layer's input is added to its output.

@@ -19,7 +19,7 @@ def language_model(
     cell: CellFactory = lstm,
     *,
     hidden_size: int = 256,
-    num_layers: int = 1,
+    num_layers: int | None = None,
     embed_size: int | None = None,
     dropout: float = 0.0,
     norm: Norm | None = None,
@@ -40,7 +40,7 @@ def language_model(
         cell: a factory ``hidden_size -> Cell or Layer`` such as ``gru`` or ``partial(griffin, depth=3, num_heads=4)``;
             a name of the registry; or a tuple of these, which the layers take in turn.
         hidden_size: the width of every layer.
-        num_layers: the number of layers.
+        num_layers: the number of layers; by default one per entry of `cell`.
         embed_size: the width of the embedding; by default `hidden_size`.
         dropout: the rate of dropout after the embedding and after every layer. It acts only with a key.
         norm: "rms" or "layer" normalizes the input of every layer; see `seqjax.stack`.

@@ -22,7 +22,7 @@ def sequence_classifier(
     *,
     vocabulary_size: int | None = None,
     hidden_size: int = 128,
-    num_layers: int = 1,
+    num_layers: int | None = None,
     embed_size: int | None = None,
     bidirectional: bool = True,
     pool: Literal["mean", "last"] = "mean",
@@ -49,8 +49,8 @@ def sequence_classifier(
         cell: a factory ``hidden_size -> Cell or Layer``, a name of the registry, or a tuple of these for the layers in
             turn.
         vocabulary_size: the number of tokens; None for vectors.
-        hidden_size: the width of every layer, of both directions together.
-        num_layers: the number of layers.
+        hidden_size: the width of every layer, both directions together; see `seqjax.models`.
+        num_layers: the number of layers; by default one per entry of `cell`.
         embed_size: the width of the input map; by default `hidden_size`.
         bidirectional: whether each layer also runs backward.
         pool: "mean" of the outputs so far, or the "last" output.
@@ -84,7 +84,7 @@ def sequence_classifier(
         "dropout": dropout,
         "norm": norm,
         "residual": residual,
-        "bidirectional": bidirectional,
+        "both": bidirectional,
     }
     return serial(
         input_map(who, vocabulary_size, hidden_size, embed_size, dropout),

@@ -20,7 +20,7 @@ def translator(
     attention: Any = scaled_dot_attention(1),  # noqa: B008 (a frozen value)
     feed: bool = False,
     hidden_size: int = 128,
-    num_layers: int = 1,
+    num_layers: int | None = None,
     dropout: float = 0.0,
     norm: Norm | None = None,
     residual: bool = False,
@@ -49,8 +49,8 @@ def translator(
         attention: such as ``additive_attention(128)``, ``multiplicative_attention()`` or ``scaled_dot_attention(1)``;
             None for no attention.
         feed: whether the decoder's layers also read what the step before found; its steps then run one after another.
-        hidden_size: the width H of every layer; the encoder has H/2 units per direction.
-        num_layers: the number of layers of the encoder, and of the decoder.
+        hidden_size: the width H of every layer; an encoder of cells has H/2 units per direction.
+        num_layers: the number of layers of the encoder, and of the decoder; by default one per entry of `cell`.
         dropout: the rate of dropout after embeddings, layers and the joint output. It acts only with a key.
         norm: "rms" or "layer" normalizes the input of every layer; see `seqjax.stack`.
         residual: whether each layer's input is added to its output.
@@ -78,7 +78,7 @@ def translator(
     options: dict[str, Any] = {"dropout": dropout, "norm": norm, "residual": residual}
     encoder = serial(
         embedding(who, "source_size", source_size, hidden_size, dropout),
-        recurrent_layers(who, cell, hidden_size, num_layers, bidirectional=True, **options),
+        recurrent_layers(who, cell, hidden_size, num_layers, both=True, **options),
     )
     layers = recurrent_layers(who, cell, hidden_size, num_layers, **options)
     decoder = token_decoder(who, "target_size", target_size, attention, feed, layers, hidden_size, dropout)

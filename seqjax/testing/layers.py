@@ -218,7 +218,7 @@ LAYERS: dict[str, LayerEntry] = {
         models.sequence_classifier, lambda m: models.sequence_classifier(
             2, gru, hidden_size=4, bidirectional=False, dropout=0.2), mixes_time=True),
     "ctc_recognizer": LayerEntry(
-        models.ctc_recognizer, lambda m: models.ctc_recognizer(3, gru, hidden_size=4, num_layers=1), mixes_time=True),
+        models.ctc_recognizer, lambda m: models.ctc_recognizer(3, gru, hidden_size=4), mixes_time=True),
     "forecaster": LayerEntry(
         models.forecaster, lambda m: models.forecaster(2, gru, horizon=3, hidden_size=4), mixes_time=True),
     "translator": LayerEntry(
