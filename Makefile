@@ -15,7 +15,7 @@ NOTEBOOKS  := $(wildcard notebooks/*.ipynb)
 TESTING    := $(if $(PEERS),$(VENV)/peers.stamp,$(VENV)/test.stamp)
 
 .DEFAULT_GOAL := help
-.PHONY: help report test test-full pytest lint format types doctest docs notebook benchmarks clean
+.PHONY: help report test test-full pytest lint format types doctest tables docs notebook benchmarks clean
 # Two installations into one environment at a time would get in each other's way.
 .NOTPARALLEL:
 
@@ -51,8 +51,12 @@ doctest: $(TESTING) ## the examples in the docstrings
 	@echo "pytest: examples in docstrings"
 	@$(PYTEST) -n 2 -p tests.helpers.quick_compilation --doctest-modules seqjax
 
-docs: $(TESTING) ## rewrite the generated tables of docs/
+tables: $(TESTING) ## rewrite the generated tables of docs/
 	@$(BIN)/python -m seqjax.report.documents
+
+docs: $(VENV)/docs.stamp ## build the documentation site in build/site/; a warning is an error
+	@echo "sphinx: build/site/docs/index.html"
+	@$(BIN)/python -m sphinx --quiet --jobs auto --fail-on-warning -c docs . build/site
 
 notebook: $(VENV)/notebook.stamp ## run the notebooks at toy size (they read SEQJAX_TOY=1)
 	@test -n "$(NOTEBOOKS)" || { echo "make notebook: no notebooks/*.ipynb here." >&2; exit 1; }
@@ -83,6 +87,11 @@ $(VENV)/report.stamp: pyproject.toml | $(VENV)/python.stamp
 $(VENV)/notebook.stamp: pyproject.toml | $(VENV)/python.stamp
 	@echo "Installing seqjax[notebook] into $(VENV) (a minute or two)"
 	@$(PIP) --editable '.[notebook]'
+	@touch $@
+
+$(VENV)/docs.stamp: pyproject.toml | $(VENV)/python.stamp
+	@echo "Installing seqjax[docs] into $(VENV) (a minute or two)"
+	@$(PIP) --editable '.[docs]'
 	@touch $@
 
 $(VENV)/test.stamp: pyproject.toml | $(VENV)/python.stamp

@@ -53,7 +53,7 @@ def test_every_closed_form_of_the_list_is_checked():
 def test_every_id_has_its_closed_form_and_the_document_is_current():
     assert tuple(form.id for form in calibration.CLOSED_FORMS) == calibration.IDS
     page = closed_forms.page(calibration.CHECKS)
-    assert (ROOT / "docs/closed_forms.md").read_text() == page, "run `make docs`"
+    assert (ROOT / "docs/closed_forms.md").read_text() == page, "run `make tables`"
 
 
 def test_tolerances_are_no_narrower_in_float32_and_quantities_are_unique():

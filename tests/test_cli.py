@@ -261,7 +261,7 @@ def test_list_shows_cells_methods_and_tasks(monkeypatch, capsys):
 def test_the_tables_of_the_documents_are_current(document, table):
     made = getattr(catalog, table)()
     assert catalog.markdown(made) in (ROOT / document).read_text(), (
-        f"{document}: the table of {made.title} is not what the code says; 'make docs' writes it anew"
+        f"{document}: the table of {made.title} is not what the code says; 'make tables' writes it anew"
     )
 
 

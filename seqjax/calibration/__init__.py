@@ -23,7 +23,10 @@ THEMES = (singular, lyapunov, transport, influence, estimators, baselines, algor
 CHECKS: tuple[Check, ...] = tuple(
     sorted((check for theme in THEMES for check in theme.CHECKS), key=lambda check: int(check.id[1:]))
 )
+"""Every check, in the order of the closed forms."""
+
 IDS: tuple[str, ...] = tuple(dict.fromkeys(check.id for check in CHECKS))
+"""The ids of the closed forms that have checks, such as ``"C1"``."""
 
 
 def run(

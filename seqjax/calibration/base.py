@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 DTYPES = ("float64", "float32")
+"""The dtypes of a calibration."""
+
 Dtype = Literal["float64", "float32"]
 
 

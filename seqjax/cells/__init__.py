@@ -276,6 +276,7 @@ REGISTRY: dict[str, Entry] = {
         "As for attention inside the window, exactly zero beyond it.",
     ),
 }
+"""Every registered cell by its name, with what reports and tests need to know about it."""
 
 
 register_namedtuples("seqjax.recurrences")  # the carries of matrix memories and of attention

@@ -45,8 +45,8 @@ def indrnn(
     params ``IndRNNParams(w_x [D, H], w_h [H], b [H])``.
 
     Gradients: :math:`\partial h_T / \partial h_t = \prod w_h \phi'`, per unit; with relu it is :math:`w_h^{T-t}` on
-    units that stay active. The gradient of a unit with |w_h| <= 2^(1/T) at most doubles in T steps; with |w_h| >=
-    2^(-1/T) it loses at most half.
+    units that stay active. The gradient of a unit with ``|w_h| <= 2^(1/T)`` at most doubles in T steps; with
+    ``|w_h| >= 2^(-1/T)`` it loses at most half.
 
     Args:
         hidden_size: H.

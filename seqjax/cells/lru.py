@@ -49,7 +49,7 @@ def lru(
     and imaginary halves of B and C: ``w_b = [Re B, Im B]``, ``w_c = [Re C; -Im C]``. The recurrence runs in complex64
     at least.
 
-    Gradients: :math:`\partial s_T / \partial s_t = \lambda^{T-t}`, exactly, for all inputs. |lambda| < 1 by
+    Gradients: :math:`\partial s_T / \partial s_t = \lambda^{T-t}`, exactly, for all inputs. :math:`|\lambda| < 1` by
     construction, so gradients never explode. With :math:`|\lambda|^2` uniform in [r_min^2, r_max^2], the mean of
     :math:`|\lambda|^{2T}` is a power law in T, :math:`1/(T+1)` for the default ring.
 

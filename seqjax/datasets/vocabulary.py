@@ -17,6 +17,8 @@ from seqjax.checks import check_whole, check_whole_or_none
 from seqjax.values import Value
 
 PAD, START, END, UNKNOWN = range(4)
+"""The ids of the special tokens, which are the first of every vocabulary."""
+
 NUM_SPECIAL = 4
 WORD = re.compile(r"\w+(?:['’]\w+)?|[^\w\s]")
 """A word, with an apostrophe inside, or one mark of punctuation."""

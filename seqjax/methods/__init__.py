@@ -12,6 +12,7 @@ from seqjax.methods.scan import Scan
 from seqjax.methods.time_sharded import TimeSharded
 
 METHODS: tuple[type, ...] = (Scan, AssociativeScan, Chunked, Newton, TimeSharded, Auto)
+"""Every method, in the order of the tables."""
 
 NAMED: dict[str, Any] = {
     "auto": Auto(),

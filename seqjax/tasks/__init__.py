@@ -32,3 +32,4 @@ TASKS: dict[str, Callable[[int], Task]] = {
     "narma10": narma10,
     "linear_system": linear_system,
 }
+"""Every task by its name, as a factory ``length -> Task``."""

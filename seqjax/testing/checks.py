@@ -320,3 +320,4 @@ CHECKS: tuple[Callable[[Layer, Any], None], ...] = (
     gradients_per_example_add_up,
     trees_keep_their_form,
 )
+"""The checks of `check_layer`, in their order; each takes a layer and one time step."""

@@ -90,8 +90,13 @@ class Precision(Value):
 
 
 FLOAT32 = Precision()
+"""Everything in float32."""
+
 BFLOAT16 = Precision("bfloat16")
+"""Steps in bfloat16, params in float32."""
+
 FLOAT16 = Precision("float16", loss_scale=2.0**15)
+"""Steps in float16 with a loss scale, params in float32."""
 
 
 @definition
