@@ -9,7 +9,7 @@ import numpy as np
 
 from seqjax.base import Layer, Params
 from seqjax.cells import ElmanParams, GRUParams, LSTMParams, elman, gru, lstm
-from seqjax.checks import check_one_of
+from seqjax.checks import check_whole
 from seqjax.interop.cells import elman_like, general_elman, general_gru, general_lstm, gru_like, lstm_like
 from seqjax.interop.common import (
     Direction,
@@ -68,7 +68,7 @@ def from_keras(
         >>> sj.interop.from_keras(description, weights).layer
         recurrent(cell=gru(hidden_size=3, reset_after=False))
     """
-    check_one_of("from_keras(version)", version, (2, 3))
+    check_whole("from_keras(version)", version, 2, 3)
     if not isinstance(layer, Mapping):
         if not hasattr(layer, "get_config") or not hasattr(layer, "get_weights"):
             raise TypeError(
