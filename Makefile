@@ -3,6 +3,7 @@
 #   make test PEERS=1               with the tests that compare with PyTorch, Haiku and Equinox
 PYTHON ?= python3
 PEERS ?=
+FULL  ?=
 
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -53,15 +54,16 @@ doctest: $(TESTING) ## the examples in the docstrings
 
 tables: $(TESTING) ## rewrite the generated tables of docs/
 	@$(BIN)/python -m seqjax.report.documents
+	@$(BIN)/python -m benchmarks.applications.table
 
 docs: $(VENV)/docs.stamp ## build the documentation site in build/site/; a warning is an error
 	@echo "sphinx: build/site/docs/index.html"
 	@$(BIN)/python -m sphinx --quiet --jobs auto --fail-on-warning -c docs . build/site
 
-notebook: $(VENV)/notebook.stamp ## run the notebooks at toy size (they read SEQJAX_TOY=1)
+notebook: $(VENV)/notebook.stamp ## fetch data and run the notebooks at toy size; FULL=1: as committed
 	@test -n "$(NOTEBOOKS)" || { echo "make notebook: no notebooks/*.ipynb here." >&2; exit 1; }
-	@echo "jupyter execute: $(NOTEBOOKS)"
-	@SEQJAX_TOY=1 $(BIN)/jupyter-execute --timeout=900 $(NOTEBOOKS)
+	@echo "notebooks: $(NOTEBOOKS)"
+	@$(BIN)/python -m benchmarks.applications.notebooks $(if $(FULL),--full)
 
 benchmarks: $(VENV)/peers.stamp ## all that benchmarks/results/ has, on an idle machine; but for learning, which takes a GPU
 	@for name in peers methods profiles lyapunov algorithms scaling fit; do $(BIN)/python -m benchmarks $$name || exit 1; done

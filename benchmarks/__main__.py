@@ -17,8 +17,10 @@ from benchmarks import methods as methods_
 from benchmarks import peers as peers_
 from benchmarks import profiles as profiles_
 from benchmarks import scaling as scaling_
+from benchmarks.applications import APPLICATIONS, runner, table
 from benchmarks.results import Group, save
 from benchmarks.timing import Mismatch
+from seqjax.files import put_text
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
@@ -220,6 +222,42 @@ def fit(
     if not set(step) <= set(fit_.SIZES):
         raise typer.BadParameter(f"expected steps of {' or '.join(fit_.SIZES)}, got {', '.join(step)}.")
     _finish(ctx, "fit", fit_.TITLE, fit_.ABOUT, lambda: fit_.run(step, steps, rounds, _say), out)
+
+
+@app.command()
+def applications(
+    ctx: typer.Context,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME...]", help=f"Of {', '.join(APPLICATIONS)}; by default all."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 3,
+    toy: Annotated[
+        bool, typer.Option(help="Small runs, whose results are in a folder of their own.")
+    ] = False,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="Train these variants only, without baselines.")
+    ] = None,
+    out: Out = runner.RESULTS,
+) -> None:
+    """Train the models of the applications on real data, and run their baselines; continues after an interruption."""
+    chosen = names or list(APPLICATIONS)
+    if not set(chosen) <= set(APPLICATIONS):
+        raise typer.BadParameter(f"expected names of {', '.join(APPLICATIONS)}, got {', '.join(chosen)}.")
+    command = ["python", "-m", "benchmarks", "applications", *(names or []), "--seeds", str(seeds)]
+    try:
+        failures = runner.run(
+            chosen, seeds=seeds, toy=toy, variants=variant or [], command=command, out=out, say=_say
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if out == runner.RESULTS and not toy:
+        put_text(table.PAGE, table.page())
+        typer.echo(table.PAGE)
+    for failure in failures:
+        typer.echo(f"Failed: {failure.what}: {failure.error}", err=True)
+    if failures:
+        raise typer.Exit(1)
 
 
 def _finish(ctx: typer.Context, name: str, title: str, about: str, run: Any, out: Path) -> None:

@@ -7,7 +7,6 @@ from sphinx.addnodes import pending_xref
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.nodes import make_refnode
 
-
 NO_LINKS = (nodes.title, nodes.reference, pending_xref)
 """Nodes inside which a name stays as it is."""
 

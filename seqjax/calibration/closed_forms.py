@@ -39,8 +39,8 @@ INTRODUCTION = """\
 an id; the checks of the command, of `seqjax.calibration` and of the report carry that id. The exact value is computed
 by NumPy in float64 from the formula, the measured value by the function under test in the dtype of the calibration.
 
-`make tables` generates this page from `seqjax/calibration/closed_forms.toml` and the checks beside it. The ids C15, C16,
-C18 to C20, C22 and C27 are not in use.
+`make tables` generates this page from `seqjax/calibration/closed_forms.toml` and the checks beside it. The ids C15,
+C16, C18 to C20, C22 and C27 are not in use.
 """
 
 

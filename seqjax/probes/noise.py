@@ -31,8 +31,8 @@ class SignalToNoise(NamedTuple):
     """Result of `signal_to_noise`.
 
     Attributes:
-        ratio: ``|G|^2`` over the trace of the covariance. The ratio is negative if the squared mean is smaller than noise
-            alone would give: the signal then cannot be distinguished from noise.
+        ratio: ``|G|^2`` over the trace of the covariance. The ratio is negative if the squared mean is smaller than
+            noise alone would give: the signal then cannot be distinguished from noise.
         standard_error: the standard error of the ratio, by the jackknife over examples.
     """
 
