@@ -129,6 +129,7 @@ def test_more_padding_changes_nothing():
 
 
 @pytest.mark.parametrize("summary", ["mean", "last"])
+@pytest.mark.fast_cases(1)
 def test_the_decoder_reads_the_outputs_of_the_encoder(summary):
     model = sj.encoder_decoder(
         ENCODER, attending(sj.elman(H)), source_shape=(D,), source_dtype="float64", summary=summary
@@ -478,6 +479,7 @@ def nested(reader):
 @pytest.mark.parametrize(
     "wrap", [lambda reader: reader, nested, sj.frozen], ids=["itself", "nested", "frozen"]
 )
+@pytest.mark.fast_cases(1)
 def test_attention_weights_of_a_model_as_it_is(wrap):
     reader = sj.with_memory(sj.recurrent(sj.elman(3)), sj.multiplicative_attention(), memory_size=2)
     model = wrap(reader)

@@ -253,6 +253,7 @@ def keras_layers(keras):
 
 @pytest.mark.peers
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru_after", "gru_before", "both"])
+@pytest.mark.fast_cases(2)
 def test_keras_layers_with_other_activations_and_options(name):
     """Values and the gradients by the inputs, and back out to Keras. In float32, to which Keras' sigmoids bring all."""
     keras = pytest.importorskip("keras")

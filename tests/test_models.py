@@ -77,6 +77,7 @@ def first_params(model, batch):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.fast_cases(3)
 def test_a_model_learns_a_batch_whatever_its_padding_holds(name):
     """Losses fall; the padding of inputs, targets and sources changes no bit of any param."""
     make, loss, batch = MODELS[name]
@@ -171,6 +172,7 @@ def test_models_are_values(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.fast_cases(2)
 def test_the_paths_of_params_do_not_depend_on_dropout(name):
     batch = MODELS[name][2]
     arguments = {"sequence_classifier": {"vocabulary_size": V}, "captioner": {"image_shape": (6, 5, 3)}}.get(
