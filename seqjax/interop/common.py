@@ -32,7 +32,7 @@ Stack = list[list[Direction]]
 """Recurrent layers from the first to the last; one or two directions each."""
 
 
-def host(value: Any) -> np.ndarray:
+def host(value: Any) -> Any:
     """Return an array as a NumPy array, in the dtype that JAX would give it: float64 only where JAX has it."""
     array = np.asarray(value)
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype))

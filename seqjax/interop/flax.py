@@ -154,16 +154,16 @@ def _read(cell: Any, tree: Mapping) -> Direction:
     return Direction(made, LSTMParams(w_x, w_h, b + b_h))
 
 
-def _leaves(tree: Mapping, linen: str, nnx: str, leaf: str) -> np.ndarray:
+def _leaves(tree: Mapping, linen: str, nnx: str, leaf: str) -> Any:
     return host(tree[linen if linen in tree else nnx][leaf])
 
 
-def _columns(tree: Mapping, side: str, gates: str, leaf: str, like: Any = None) -> np.ndarray:
+def _columns(tree: Mapping, side: str, gates: str, leaf: str, like: Any = None) -> Any:
     """Return the columns of all gates for one side, "i" or "h"; zeros where a bias is absent."""
     if f"dense_{side}" in tree:  # nnx: all gates in one
         part = tree[f"dense_{side}"]
         return host(part[leaf]) if part.get(leaf) is not None else np.zeros_like(like)
-    blocks = []
+    blocks: list[Any] = []
     for number, gate in enumerate(gates):
         part = tree.get(f"{side}{gate}", tree.get(f"{side}{gate}_"))  # nnx writes if_
         value = part.get(leaf)
@@ -198,7 +198,7 @@ def _write_layer(directions: list[Direction]) -> tuple[Any, dict]:
     return module, {"forward_rnn": {"cell": first}, "backward_rnn": {"cell": second}}
 
 
-def _write(direction: Direction) -> tuple[nn.Module, dict]:
+def _write(direction: Direction) -> tuple[Any, dict]:
     factory, arguments = cell_of("to_flax", direction, (elman, gru, lstm))
     params, size = direction.params, arguments["hidden_size"]
     dtype = params.w_x.dtype
@@ -208,7 +208,7 @@ def _write(direction: Direction) -> tuple[nn.Module, dict]:
             raise refuse(
                 "to_flax", "activation", arguments["activation"], "'tanh' or 'relu'", "Use one of these."
             )
-        module: nn.Module = nn.SimpleCell(size, activation_fn=activation, param_dtype=dtype)
+        module = nn.SimpleCell(size, activation_fn=activation, param_dtype=dtype)
         return module, {"i": {"kernel": params.w_x, "bias": params.b}, "h": {"kernel": params.w_h}}
     if factory is gru and not arguments["reset_after"]:
         raise refuse("to_flax", "reset_after", False, "True", "flax.linen.GRUCell has that form only.")

@@ -148,9 +148,7 @@ def _flat(description: Mapping) -> list[Mapping]:
     )
 
 
-def _directions(
-    description: Mapping, left: list[np.ndarray], version: int, ignore_dropout: bool
-) -> list[Direction]:
+def _directions(description: Mapping, left: list[Any], version: int, ignore_dropout: bool) -> list[Direction]:
     config = description["config"]
     if description["class_name"] != "Bidirectional":
         if config.get("go_backwards"):
@@ -172,7 +170,7 @@ def _directions(
     return [halves[0], halves[1]._replace(backward=True)]
 
 
-def _read(description: Mapping, left: list[np.ndarray], version: int, ignore_dropout: bool) -> Direction:
+def _read(description: Mapping, left: list[Any], version: int, ignore_dropout: bool) -> Direction:
     """Take the weights of one direction from the front of a list."""
     kind, config = description["class_name"], description["config"]
     if kind not in KINDS:
@@ -192,7 +190,7 @@ def _read(description: Mapping, left: list[np.ndarray], version: int, ignore_dro
         )
     w_x, w_h, *biases = (left.pop(0) for _ in range(count))
     shape = (2, gates * size) if reset_after else (gates * size,)
-    b = biases[0] if bias else np.zeros(shape, w_x.dtype)
+    b: Any = biases[0] if bias else np.zeros(shape, w_x.dtype)
     check_shapes(
         "from_keras(weights)",
         {

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from seqjax.base import Cell
@@ -40,7 +41,7 @@ class _Node(NamedTuple):
     kind: str
     name: str
     attributes: dict[str, Any]
-    inputs: dict[str, np.ndarray | None]
+    inputs: dict[str, Any]
 
 
 def from_onnx(model: Any, node: str | None = None) -> Imported:
@@ -139,7 +140,7 @@ def _check_weights(who: str, found: _Node, count: int) -> None:
         if name in found.inputs and found.inputs[name] is None:
             raise ValueError(f"{who}: expected a constant {name}, got the output of another operator.")
     w_x: Any = found.inputs["W"]
-    size = found.attributes.get("hidden_size", found.inputs["R"].shape[-1])  # type: ignore[union-attr]
+    size: Any = found.attributes.get("hidden_size", found.inputs["R"].shape[-1])
     expected = {
         "W": (count, gates * size, w_x.shape[-1]),
         "R": (count, gates * size, size),
@@ -186,7 +187,7 @@ def _activations(who: str, found: _Node, count: int) -> list[tuple[Nonlinearity,
 
 def _read(who: str, found: _Node, number: int, activations: tuple[Nonlinearity, ...]) -> Direction:
     kind, attributes = found.kind, found.attributes
-    w_x, w_h = (host(found.inputs[name][number].T) for name in ("W", "R"))  # type: ignore[index]
+    w_x, w_h = (host(found.inputs[name][number].T) for name in ("W", "R"))
     size, dtype = w_h.shape[0], w_x.dtype
     b = found.inputs.get("B")
     halves = np.zeros((2, w_x.shape[1]), dtype) if b is None else host(b[number]).reshape(2, -1)
@@ -214,8 +215,8 @@ def _read(who: str, found: _Node, number: int, activations: tuple[Nonlinearity, 
         )
         params = LSTMParams(gates[0], gates[1], gates[2] + gates[3])
         if peepholes is not None:
-            w_ci, w_co, w_cf = np.split(host(peepholes[number]), 3)
-            params = PeepholeLSTMParams(*params, w_ci, w_cf, w_co)
+            w_ci, w_co, w_cf = map(jnp.asarray, np.split(host(peepholes[number]), 3))
+            params = PeepholeLSTMParams(params.w_x, params.w_h, params.b, w_ci, w_cf, w_co)
     start = _initial(who, found, number)
     if start is None:
         return Direction(cell, params)
@@ -225,7 +226,7 @@ def _read(who: str, found: _Node, number: int, activations: tuple[Nonlinearity, 
 def _initial(who: str, found: _Node, number: int) -> tuple | None:
     """Return the constant initial states of one direction as carry leaves; None for zeros or inputs."""
     names = ("initial_c", "initial_h") if found.kind == "LSTM" else ("initial_h",)
-    size = found.inputs["R"].shape[-1]  # type: ignore[union-attr]
+    size = found.inputs["R"].shape[-1]
     leaves = []
     for name in names:
         value = found.inputs.get(name)
@@ -240,5 +241,5 @@ def _initial(who: str, found: _Node, number: int) -> tuple | None:
         leaves.append(host(rows[0]))
     if not any(leaf.any() for leaf in leaves):
         return None
-    dtype = found.inputs["W"].dtype  # type: ignore[union-attr]
+    dtype = found.inputs["W"].dtype
     return tuple(host(leaf.astype(dtype)) for leaf in leaves)

@@ -85,7 +85,7 @@ def _operator(directions: list[Direction]) -> tuple[str, dict[str, Any], dict[st
     made = [cell_of("to_onnx", each, KINDS) for each in directions]
     kinds = {KINDS[factory] for factory, _ in made}
     limits = {arguments.get("clip") for _, arguments in made}
-    shared = [
+    shared: list[dict[str, Any]] = [
         {name: arguments.get(name) for name in ("hidden_size", "reset_after", "peephole", "coupled")}
         for _, arguments in made
     ]

@@ -116,7 +116,7 @@ def torch_state_dict(layer: Layer, params: Params) -> dict[str, jax.Array]:
         ['weight_ih_l0', 'weight_ih_l0_reverse']
     """
     stack, _ = _checked_stack("torch_state_dict", layer, params)
-    found = {}
+    found: dict[str, jax.Array] = {}
     for number, directions in enumerate(stack):
         for each in directions:
             suffix = f"l{number}{'_reverse' if each.backward else ''}"
@@ -157,7 +157,7 @@ def to_torch(layer: Layer, params: Params) -> Any:
 # ---------------------------------------------------------------- one direction
 
 
-def _read(weights: dict[str, np.ndarray], suffix: str, nonlinearity: Any) -> Direction:
+def _read(weights: dict[str, Any], suffix: str, nonlinearity: Any) -> Direction:
     """Take the weights of one direction out of the dict."""
     who = "from_torch(source)"
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
@@ -219,7 +219,7 @@ def _check_module(module: Any) -> None:
         )
 
 
-def _weights_under(source: Mapping, prefix: str) -> dict[str, np.ndarray]:
+def _weights_under(source: Mapping, prefix: str) -> dict[str, Any]:
     """Return the recurrent weights under a prefix as arrays, the names of cells as those of a first layer."""
     start = prefix.rstrip(".") + "." if prefix else ""
     pattern = re.compile(r"(weight|bias)_(ih|hh|hr)(_l\d+(_reverse)?)?$")
@@ -238,7 +238,7 @@ def _weights_under(source: Mapping, prefix: str) -> dict[str, np.ndarray]:
     return found
 
 
-def _array(value: Any) -> np.ndarray:
+def _array(value: Any) -> Any:
     if not hasattr(value, "detach"):
         return host(value)
     tensor = value.detach().cpu()
