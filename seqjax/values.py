@@ -179,7 +179,7 @@ def tokenize(value: Any, where: str) -> tuple:
     if isinstance(value, functools.partial):
         pieces = (value.func, _tuples(value.args), _tuples(tuple(sorted(value.keywords.items()))))
         return ("partial", tuple(tokenize(piece, where) for piece in pieces))
-    if callable(value) and isinstance(getattr(value, "dtype", None), np.dtype):
+    if hasattr(value, "__name__") and isinstance(getattr(value, "dtype", None), np.dtype):
         return ("dtype", np.dtype(value.dtype).name)  # jnp.float32 and its siblings
     if callable(value):
         name = _public_name(value)
@@ -255,7 +255,8 @@ def show(token: tuple) -> str:
         case "dtype" | "float" | "complex":
             return rest[0]
         case "opaque":
-            return getattr(rest[0].value, "__name__", repr(rest[0].value))
+            text = getattr(rest[0].value, "__name__", None) or repr(rest[0].value)
+            return text if "\n" not in text else f"{type(rest[0].value).__name__}(...)"
         case _:
             return repr(rest[0])
 

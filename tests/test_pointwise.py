@@ -34,11 +34,18 @@ def haiku_transform():
 
 
 REFUSED = {
-    "nnx": (lambda: LINEAR, r"flax\.nnx module Linear\. Its weights would be constants .* nn\.Dense"),
-    "nnx in a closure": (lambda: closing_over(LINEAR), r"flax\.nnx module Linear in a closure"),
+    "nnx in a closure": (
+        lambda: closing_over(LINEAR),
+        r"flax\.nnx module Linear in a closure\. Its weights would be constants .*Pass the module itself",
+    ),
+    "nnx cell": (lambda: nnx.GRUCell(4, 3, rngs=nnx.Rngs(0)), r"the cell GRUCell, which has a carry"),
+    "nnx state": (
+        lambda: nnx.Sequential(LINEAR, nnx.BatchNorm(3, rngs=nnx.Rngs(0))),
+        r"nnx module Sequential, which also has state of the kinds BatchStat",
+    ),
     "nnx in a partial": (lambda: functools.partial(LINEAR), r"flax\.nnx module Linear in a partial"),
     "nnx method": (lambda: LINEAR.__call__, r"flax\.nnx module Linear in the object of __call__"),
-    "nnx Sequential": (lambda: nnx.Sequential(LINEAR), r"flax\.nnx module Sequential"),
+    "nnx class": (lambda: nnx.Linear, r"the class Linear\. Make an instance"),
     "jitted nnx method": (lambda: jax.jit(functools.partial(LINEAR)), r"flax\.nnx module Linear"),
     "partial": (lambda: functools.partial(jnp.multiply, jnp.ones(4)), r"an array belongs in the params"),
     "partial by name": (

@@ -54,10 +54,12 @@ def with_dropout(deterministic: bool) -> Any:
 
 # ---------------------------------------------------------------- what is refused
 
+EXPECTED = "pointwise(module): expected a module of flax.linen or flax.nnx, or a function x -> y"
+
 
 def check_module(module: Any) -> None:
     """Raise a TypeError, with the remedy, unless `pointwise` can apply a module or function."""
-    who = "pointwise(module): expected a flax.linen module or a function x -> y"
+    who = EXPECTED
     name = getattr(module, "__name__", type(module).__name__)
     if isinstance(module, Layer | Cell):
         remedy = "A layer needs no pointwise" if isinstance(module, Layer) else "Write recurrent(cell)"
@@ -81,7 +83,7 @@ def check_module(module: Any) -> None:
         if _library(value) == "flax.nnx":
             raise TypeError(
                 f"{who}, got the flax.nnx module {type(value).__name__}{where}. Its weights would be constants that "
-                "are never trained. Use the flax.linen module, such as nn.Dense for nnx.Linear."
+                "are never trained. Pass the module itself."
             )
         if isinstance(value, nn.Module):
             raise TypeError(f"{who}, got a method of {type(value).__name__}{where}. Pass the module itself.")
@@ -98,7 +100,7 @@ def _check_linen(who: str, module: nn.Module) -> None:
     if isinstance(module, nn.RNNCellBase):
         raise TypeError(
             f"{who}, got the cell {name}, which has a carry. Use a cell of seqjax, such as recurrent(lstm(8)), or "
-            "write one as a Cell."
+            "seqjax.interop.flax_cell."
         )
     if module.scope is not None:
         raise TypeError(

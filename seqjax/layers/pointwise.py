@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Key, Layer, Params, X
-from seqjax.layers.modules import call_arguments, check_module, with_dropout
+from seqjax.layers.modules import EXPECTED, call_arguments, check_module, with_dropout
+from seqjax.layers.nnx_modules import Parts, is_nnx, nnx_parts
 from seqjax.layers.stateless import stateless
 from seqjax.ops.select import cast, wide
 from seqjax.values import definition
@@ -16,7 +17,7 @@ from seqjax.values import definition
 
 @definition
 def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
-    """Apply a flax.linen module, or a plain function, to every time step of every example by itself.
+    """Apply a module of flax (linen or nnx), or a plain function, to every time step of every example by itself.
 
     The module receives one example at one time step, so that a convolution, for example, cannot mix rows of the batch
     or time steps. Its params are cast to its own ``dtype``, or else to the dtype of the inputs. Its dropout draws from
@@ -24,15 +25,21 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
     module and of all modules inside it, and passes ``train=``, ``training=``, ``is_training=`` or ``deterministic=``
     where ``__call__`` takes such an argument.
 
+    A flax.nnx module is split into a graph and its params, which become nested dicts with the names of its attributes.
+    The module itself never changes. `init` returns the params that the module has, whatever the key; a
+    `functools.partial` of its class, such as ``partial(nnx.Linear, 3, 2)``, is called with ``rngs=`` of the key
+    instead, and is also a value that can be compared, pickled and saved.
+
     Args:
-        module: a flax.linen module without other state than params, or a function ``x -> y``.
+        module: a module of flax.linen or flax.nnx without other state than params and random streams; a
+            `functools.partial` of a class of flax.nnx; or a function ``x -> y``.
         event_ndim: how many axes of the input follow time and batch: by default none for integers (tokens), one for
             floats (features).
 
     Raises:
-        TypeError: for modules of other libraries (flax.nnx, haiku), cells, classes, and functions that hold arrays,
-            such as a partial over weights: the weights would never be trained. `init` raises it for a module with state
-            other than params (BatchNorm).
+        TypeError: for modules of other libraries, cells, classes, and functions that hold arrays or modules, such as a
+            partial over weights: the weights would never be trained; and for a module with state other than params and
+            random streams, such as BatchNorm (from `init` for flax.linen).
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj, flax.linen as nn
@@ -43,21 +50,23 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
         >>> head.unroll(params, (), jnp.ones((10, 4, 3)))[1].shape
         (10, 4, 2)
     """
-    check_module(module)
-    is_module = isinstance(module, nn.Module)
+    parts: Parts | None = None
+    if is_nnx(module):
+        parts = nnx_parts(EXPECTED, module)
+    else:
+        check_module(module)
+        if isinstance(module, nn.Module):
+            parts = _linen_parts(module)
 
     def one(params: Params, x: X, key: Key | None) -> Any:
         """Apply the module to one example at one time step."""
-        if not is_module:
+        if parts is None:
             return module(x)
-        acting: Any = module
         leaf = jax.tree.leaves(x)[0]
         if jnp.issubdtype(leaf.dtype, jnp.floating):
-            dtype = jnp.dtype(getattr(module, "dtype", None) or leaf.dtype)
+            dtype = jnp.dtype(parts.dtype or leaf.dtype)
             params = cast(_spread_over_examples(params, leaf) if dtype.itemsize < 4 else params, dtype)
-        rngs = None if key is None else {"dropout": key}
-        with with_dropout(deterministic=key is None):
-            return acting.apply({"params": params}, x, rngs=rngs, **call_arguments(acting, key))
+        return parts.call(params, x, key)
 
     def batch_shape(x: X) -> tuple[int, ...]:
         leaf = jax.tree.leaves(x)[0]
@@ -70,21 +79,10 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
         return leaf.shape[: leaf.ndim - own]
 
     def init(key: Key, x: X) -> Params:
-        if not is_module:
+        if parts is None:
             return ()
         batch = len(batch_shape(x))
-        example = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, shape=leaf.shape[batch:]), x)
-        module_: Any = module
-        with with_dropout(deterministic=True):
-            variables = module_.init(key, example, **call_arguments(module_, None))
-        other = sorted(set(variables) - {"params"})
-        if other:
-            raise TypeError(
-                f"pointwise({module!r}): expected a module with params alone, got a module that also has "
-                f"{', '.join(other)}. State over time belongs in the carry of a cell; for normalization use "
-                "LayerNorm or RMSNorm."
-            )
-        return variables.get("params", {})
+        return parts.init(key, jax.tree.map(lambda leaf: jnp.zeros_like(leaf, shape=leaf.shape[batch:]), x))
 
     def apply(params: Params, x: X, key: Key | None) -> Any:
         shape = batch_shape(x)
@@ -95,6 +93,29 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
         return fn(params, x, keys)
 
     return stateless(init, apply, event_ndim=event_ndim)
+
+
+def _linen_parts(module: Any) -> Parts:
+    """Return the parts of a flax.linen module."""
+
+    def init(key: Key, example: X) -> Params:
+        with with_dropout(deterministic=True):
+            variables = module.init(key, example, **call_arguments(module, None))
+        other = sorted(set(variables) - {"params"})
+        if other:
+            raise TypeError(
+                f"pointwise({module!r}): expected a module with params alone, got a module that also has "
+                f"{', '.join(other)}. State over time belongs in the carry of a cell; for normalization use "
+                "LayerNorm or RMSNorm."
+            )
+        return variables.get("params", {})
+
+    def call(params: Params, x: X, key: Key | None) -> Any:
+        rngs = None if key is None else {"dropout": key}
+        with with_dropout(deterministic=key is None):
+            return module.apply({"params": params}, x, rngs=rngs, **call_arguments(module, key))
+
+    return Parts(init, call, getattr(module, "dtype", None))
 
 
 def _spread_over_examples(params: Params, x: jax.Array) -> Any:
