@@ -18,6 +18,7 @@ from seqjax.interop.onnx_out import to_onnx
 from seqjax.interop.pytorch import from_torch, to_torch, torch_state_dict
 
 if TYPE_CHECKING:
+    from seqjax.interop import pretrained
     from seqjax.interop.nnx_layer import NnxLayer
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "general_lstm",
     "haiku_cell",
     "keras_weights",
+    "pretrained",
     "to_flax",
     "to_keras",
     "to_onnx",
@@ -46,7 +48,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import `NnxLayer`, and with it flax.nnx on first use."""
+    """Import `NnxLayer`, and with it flax.nnx, or `pretrained` on first use."""
     if name == "NnxLayer":
         return import_module("seqjax.interop.nnx_layer").NnxLayer
+    if name == "pretrained":
+        return import_module("seqjax.interop.pretrained")
     raise AttributeError(f"module 'seqjax.interop' has no attribute {name!r}")

@@ -208,5 +208,45 @@ SOURCES: dict[str, Source] = {
         ),
         'LeCun, Bottou, Bengio & Haffner 1998, "Gradient-based learning applied to document recognition"',
     ),
+    "silero": Source(
+        "a network: silero-vad, an LSTM that detects speech at 16 kHz",
+        "MIT",
+        (
+            _pip(
+                "silero-vad",
+                "6.2.3",
+                "silero_vad/data/silero_vad_16k_sequence.onnx",
+                "31626c3e1cc89e886c2d5f6b2d63b426b186f7db77c630ceaf7524caf0048100",
+            ),
+        ),
+        "Silero Team",
+    ),
+    "g2p": Source(
+        "a network: g2p_en, a GRU encoder-decoder from English letters to phonemes",
+        "Apache-2.0",
+        (
+            _pip(
+                "g2p-en",
+                "2.1.0",
+                "g2p_en/checkpoint20.npz",
+                "fecdd485bc93fbc269218430e8ef744d1a3646d223eeea8d99594d256856437d",
+            ),
+        ),
+        "Kyubyong Park, Jongseok Kim",
+    ),
+    "reactions": Source(
+        "a network: reactionrnn, a GRU that predicts the reactions to a text",
+        "MIT",
+        (
+            _pip(
+                "reactionrnn",
+                "0.1",
+                "*/reactionrnn/reactionrnn_*",
+                "2add327dd371b624572126e7325da49cdfa0b7d4c2184c3faddc0ab7b257a09a",
+                sdist=True,
+            ),
+        ),
+        "Max Woolf",
+    ),
 }
 """What ``seqjax data`` lists, by name."""
