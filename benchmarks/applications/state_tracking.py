@@ -9,7 +9,7 @@ permutation is a product of swaps.
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -22,7 +22,7 @@ import optax
 import seqjax as sj
 from benchmarks.applications.application import Bar, Trained
 from benchmarks.applications.lags import gradient_by_lag
-from benchmarks.applications.training import fit_best
+from benchmarks.applications.training import Best, fit_best
 from seqjax.tasks import Task, parity, state_tracking
 from seqjax.tasks.base import classification
 from seqjax.tasks.groups import GROUPS, multiplication_table
@@ -70,8 +70,8 @@ def swaps(length: int) -> Task:
 
     .. math:: target_t = x_t \circ \dots \circ x_1, \qquad x_t \text{ one of the ten swaps}
 
-    The inputs generate all of S5, so the task has the states of ``state_tracking(length, "S5")``. There one input is any
-    permutation, a product of up to four swaps.
+    The inputs generate all of S5, so the task has the states of ``state_tracking(length, "S5")``. There one input is
+    any permutation, a product of up to four swaps.
 
     Shapes: xs ``[T, B]`` from 0 to 9, targets ``[T, B]`` from 0 to 119.
 
@@ -83,7 +83,7 @@ def swaps(length: int) -> Task:
         ((6, 2), True, 120)
     """
     number = {element: i for i, element in enumerate(GROUPS["S5"]())}
-    table = jnp.asarray(multiplication_table("S5")[[number[swap] for swap in SWAPS]])
+    table = jnp.asarray(multiplication_table("S5")[[number[swap] for swap in SWAPS]], jnp.int32)
 
     def sample(key: jax.Array, batch_size: int) -> tuple[jax.Array, jax.Array]:
         xs = jax.random.randint(key, (length, batch_size), 0, len(SWAPS), dtype=jnp.int32)
@@ -127,30 +127,35 @@ def tracker(task: Task, setting: Setting) -> sj.Layer:
     )
 
 
-def train(variant: str, *, seed: int, toy: bool = False) -> Trained:
-    """Train on sequences of 40 steps; the test has sequences of 256 steps."""
-    setting = VARIANTS[variant]
-    num_steps, width = (60, 16) if toy else (setting.num_steps, setting.hidden_size)
-    setting = Setting(setting.task, setting.cell, setting.options, num_steps, width, setting.rate)
-    lengths = (8, 16) if toy else (TRAIN_LENGTH, TEST_LENGTH)
-    short, long = (TASKS[setting.task](length) for length in lengths)
-    model = tracker(short, setting)
+def learn(setting: Setting, *, seed: int, length: int = TRAIN_LENGTH) -> Best:
+    """Train the model of a setting on new sequences of one length at every step."""
+    task = TASKS[setting.task](length)
+    model, num_steps = tracker(task, setting), setting.num_steps
     rates = optax.cosine_decay_schedule(setting.rate, num_steps, 0.05)
-    best = fit_best(
+    return fit_best(
         model,
-        short.objective,
+        task.objective,
         optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rates)),
-        short.batches(64, seed=seed),
-        evaluation(model, short.objective, short.batches(HELD_OUT, seed=1000), metrics=short.score),
+        task.batches(64, seed=seed),
+        evaluation(model, task.objective, task.batches(HELD_OUT, seed=1000)),
         num_steps=num_steps,
         eval_every=max(1, num_steps // 20),
         seed=seed,
     )
+
+
+def train(variant: str, *, seed: int, toy: bool = False) -> Trained:
+    """Train on sequences of 40 steps; the test has sequences of 256 steps."""
+    setting, (short, long) = VARIANTS[variant], (8, 16) if toy else (TRAIN_LENGTH, TEST_LENGTH)
+    if toy:
+        setting = replace(setting, num_steps=60, hidden_size=16)
+    best, task = learn(setting, seed=seed, length=short), TASKS[setting.task](long)
+    model = tracker(task, setting)
     metrics = {
-        "validation": accuracies(model, best.params, short, 1001),
-        "test": accuracies(model, best.params, long, 1002),
+        "validation": accuracies(model, best.params, TASKS[setting.task](short), 1001),
+        "test": accuracies(model, best.params, task, 1002),
     }
-    xs, targets = long.batches(16, seed=1003)(0)[:2]
+    xs, targets = task.batches(16, seed=1003)(0)[:2]
     extra = {"lags": gradient_by_lag(model, best.params, xs, targets[-1])}
     return Trained(model, metrics=metrics, extra=extra, **best._asdict())
 
@@ -212,11 +217,11 @@ def reflections() -> sj.Cell:
 
     def project(params: tuple, xs: jax.Array, key: Any = None) -> sj.MatrixInputs:
         k = jnp.asarray(keys)[xs]
-        places = jnp.broadcast_to(jnp.arange(5.0), k.shape)
+        places = jnp.broadcast_to(jnp.arange(5, dtype=k.dtype), k.shape)
         return sj.MatrixInputs(places, k, jnp.zeros_like(k), erase=(-2 * k, k))
 
     def initial_carry(params: tuple, x: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(jnp.eye(5), (*x.shape, 1, 5, 5))
+        return jnp.broadcast_to(jnp.eye(5, dtype=keys.dtype), (*x.shape, 1, 5, 5))
 
     return sj.Cell(
         init=lambda key, x: (),

@@ -47,8 +47,8 @@ VARIANTS = {
 }
 BARS = (Bar(BITS, "lstm", at_most=0, over=KNESER_NEY), Bar(BITS, at_most=2.171))
 TUNING = (
-    "Four settings of LSTMs from an earlier trial of five minutes, compared on the validation part; the others have one "
-    "setting each, with the number of steps that takes ten minutes or less. The order of Kneser-Ney: five."
+    "LSTM: four settings in an earlier trial of five minutes, compared on the validation part. The other cells have "
+    "one setting each. Kneser-Ney: five orders."
 )
 RESTART = 1 / 32
 """The share of rows that begin anew with each step, so that the model often meets its initial carry."""
@@ -140,7 +140,7 @@ def held_out_loss(model: sj.Layer, tokens: np.ndarray) -> Any:
     """Return ``state -> {"loss": ...}``, in nats, of windows of the text that begin with the initial carry."""
     length = min(512, (len(tokens) - 1) // 8)
     batches = streams(tokens, batch_size=8, length=length)
-    return evaluation(model, cross_entropy, batches, min(16, batches.steps_per_epoch))
+    return evaluation(model, cross_entropy, batches, min(16, batches.steps_per_epoch or 1))
 
 
 def held_out_windows(tokens: np.ndarray, toy: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -166,7 +166,7 @@ def bits_per_character(
         return carry, cross_entropy(ys, batch.targets)
 
     carry, losses = model.initial_carry(params, batches(0).xs[0]), []
-    for number in range(batches.steps_per_epoch):
+    for number in range(batches.steps_per_epoch or 1):
         carry, found = read(params, carry, batches(number))
         losses.append(np.asarray(found))
     return float(np.concatenate(losses)[:size].mean() / np.log(2))  # the last batch begins again at its end
@@ -200,8 +200,8 @@ def kneser_ney(train: np.ndarray, text: np.ndarray, order: int, size: int) -> np
         \gamma(h) = \sum_x D_{c(hx)}, \qquad p_0 = 1 / V
 
     where h' is h without its first token. For the highest order c counts n-grams; for lower ones c counts the different
-    tokens before an n-gram. The discounts :math:`D_1, D_2, D_{3+}` of each order follow from the numbers of n-grams that
-    are counted once to four times.
+    tokens before an n-gram. The discounts :math:`D_1, D_2, D_{3+}` of each order follow from the numbers of n-grams
+    that are counted once to four times.
 
     Args:
         train: tokens ``[M]`` from 0 to 127.
