@@ -36,6 +36,7 @@ class Setting:
     hidden_size: int = 64
     num_steps: int = 2500
     batch_size: int = 64
+    length: int = 784
 
 
 VARIANTS = {f"{order}, {cell}": Setting(order, cell) for order in ORDERS for cell in CELLS}
@@ -73,7 +74,7 @@ def data(order: str, toy: bool = False) -> Parts:
 
 def classifier(setting: Setting) -> sj.Layer:
     """Return one layer of a cell, whose last output tells the digit; an LSTM with chrono gates knows the length."""
-    chrono = functools.partial(sj.chrono_lstm, t_max=784.0)
+    chrono = functools.partial(sj.chrono_lstm, t_max=float(setting.length))
     return sj.models.sequence_classifier(
         10,
         chrono if setting.cell == "chrono_lstm" else setting.cell,
@@ -103,7 +104,7 @@ def train(variant: str, *, seed: int, toy: bool = False) -> Trained:
     """Train one variant, and measure the reach of its gradient before and after."""
     setting = VARIANTS[variant]
     if toy:
-        setting = Setting(setting.order, setting.cell, 1e-2, 16, 60, 32)
+        setting = Setting(setting.order, setting.cell, 1e-2, 16, 60, 32, length=49)
     parts = data(setting.order, toy)
     model, optimizer = classifier(setting), rule(setting)
     loader = batches(parts.train, setting.batch_size, seed)
