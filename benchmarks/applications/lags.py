@@ -18,7 +18,8 @@ def gradient_by_lag(model: sj.Layer, params: Any, xs: Any, labels: Any) -> list[
 
     L is the cross entropy of the last output, and s are all arrays of the carry together.
 
-    Shapes: xs ``[T, B, ...]``, labels ``[B]`` -> ``[T]``, from lag 0 on. Norms below ``1e-300``, zero among them, count as ``1e-300``.
+    Shapes: xs ``[T, B, ...]``, labels ``[B]`` -> ``[T]``, from lag 0 on. Norms below
+    ``1e-300``, zero among them, count as ``1e-300``.
     """
     found = _profile(bind(model, params), loss=LOSS, batch=sj.Batch(xs, labels))
     by_step = np.asarray(total_log_norm(found.log_norm), np.float64)

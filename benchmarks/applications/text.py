@@ -69,9 +69,10 @@ def data(toy: bool = False) -> Data:
     texts = ["\n".join(plays.values()) for plays in sources.shakespeare()]
     vocabulary = Characters.train(texts[:1])
     sizes = (100_000, 5_000, 5_000) if toy else (None, None, None)
-    return Data(
-        *(vocabulary.encode(text[:size]) for text, size in zip(texts, sizes, strict=True)), vocabulary
+    train, validation, test = (
+        vocabulary.encode(text[:size]) for text, size in zip(texts, sizes, strict=True)
     )
+    return Data(train, validation, test, vocabulary)
 
 
 def cell(setting: Setting) -> Any:
