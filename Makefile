@@ -16,7 +16,7 @@ NOTEBOOKS  := $(wildcard notebooks/*.ipynb)
 TESTING    := $(if $(PEERS),$(VENV)/peers.stamp,$(VENV)/test.stamp)
 
 .DEFAULT_GOAL := help
-.PHONY: help report test test-full pytest lint format types doctest tables docs notebook benchmarks clean
+.PHONY: help report test test-full pytest lint format types doctest tables docs examples notebook benchmarks clean
 # Two installations into one environment at a time would get in each other's way.
 .NOTPARALLEL:
 
@@ -64,6 +64,10 @@ notebook: $(VENV)/notebook.stamp ## fetch data and run the notebooks at toy size
 	@test -n "$(NOTEBOOKS)" || { echo "make notebook: no notebooks/*.ipynb here." >&2; exit 1; }
 	@echo "notebooks: $(NOTEBOOKS)"
 	@$(BIN)/python -m benchmarks.applications.notebooks $(if $(FULL),--full)
+
+examples: $(TESTING) ## run the programs of examples/ at toy size
+	@echo "pytest: examples/"
+	@$(PYTEST) $(TWO) -p tests.helpers.quick_compilation tests/test_examples.py
 
 benchmarks: $(VENV)/peers.stamp ## all that benchmarks/results/ has, on an idle machine; but for learning, which takes a GPU
 	@for name in peers methods profiles lyapunov algorithms scaling fit; do $(BIN)/python -m benchmarks $$name || exit 1; done

@@ -23,6 +23,7 @@ include_patterns = [
     "docs/report/*.md",
     "docs/api/*.rst",
     "docs/howto/*.md",
+    "examples/README.md",
     "notebooks/*.ipynb",
     "benchmarks/results/**.md",
     "seqjax/datasets/README.md",
@@ -70,7 +71,7 @@ html_theme = "furo"
 html_static_path = ["website/static"]
 html_css_files = ["website.css"]
 html_copy_source = False
-html_show_sphinx = False
+html_show_sphinx = html_show_copyright = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 pygments_style = "tango"
 pygments_dark_style = "monokai"

@@ -189,3 +189,4 @@ class Attention:
 
 
 Recurrence = Step | Gated | Diagonal | Matrix | Attention
+"""The five kinds, of which each cell has one."""

@@ -283,7 +283,17 @@ def run_block(block, document, **names):
         "README.md",
         *(
             f"docs/{page}.md"
-            for page in ("cells", "data", "layers", "methods", "models", "probes", "training")
+            for page in (
+                "cells",
+                "concepts",
+                "data",
+                "layers",
+                "methods",
+                "models",
+                "probes",
+                "start",
+                "training",
+            )
         ),
     ],
 )

@@ -22,6 +22,7 @@ DOCUMENTS = sorted(
         "*.md",
         "docs/*.md",
         "docs/report/*.md",
+        "examples/*.md",
         "benchmarks/results/*.md",
         "seqjax/datasets/*.md",
     )

@@ -17,7 +17,7 @@ PACKAGES = (
 )  # fmt: skip
 """In the order of the site: from the words to what is made of them."""
 
-NOT_FOR_USERS = {"register_namedtuples", "vector", "timed", "image", "THEMES"}
+NOT_FOR_USERS = {"register_namedtuples", "vector", "timed", "image", "THEMES", "Dtype", "Progress"}
 
 
 def is_public(module: ModuleType, name: str) -> bool:
@@ -29,7 +29,7 @@ def is_public(module: ModuleType, name: str) -> bool:
         return True
     if inspect.isclass(value) or inspect.isroutine(value):
         return value.__module__.startswith(module.__name__) and bool(value.__doc__)
-    return name.isupper()
+    return name.isupper() and not module.__name__.startswith("seqjax.ops")
 
 
 def is_constant(value: Any) -> bool:
@@ -38,9 +38,11 @@ def is_constant(value: Any) -> bool:
 
 
 def docstring_of(package: str, constant: str) -> str:
-    """Return the string below the assignment of a constant, in any file of the package."""
+    """Return the string below the assignment of a constant, in any file of the package or beside `base.py`."""
     place = Path(import_module(f"seqjax.{package}").__file__ or "")
-    for file in sorted(place.parent.rglob("*.py")) if place.name == "__init__.py" else [place]:
+    for file in sorted(
+        place.parent.rglob("*.py") if place.name == "__init__.py" else place.parent.glob("*.py")
+    ):
         body = ast.parse(file.read_text()).body
         for node, after in itertools.pairwise(body):
             match node, after:

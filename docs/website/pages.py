@@ -1,6 +1,8 @@
 """Write the pages that come from the code, and add the navigation to the first page."""
 
+import ast
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAVIGATION = {
     "docs/index": {
         "Start": ("start", "concepts", "choosing", "coming_from", "faq"),
-        "How-tos": ("howto/*",),
+        "How-tos": ("/examples/README",),
         "Models": ("cells", "methods", "layers", "models", "training", "data"),
         "Gradients": (
             "instruments", "probes", "closed_forms", "gradient_report", "compare", "/notebooks/tour_of_gradients",
@@ -19,6 +21,7 @@ NAVIGATION = {
         "Reference": ("api/index",),
         "Project": ("promises", "design", "/benchmarks/results/README", "/CONTRIBUTING", "/CHANGELOG", "citing"),
     },
+    "examples/README": {"": ("/docs/howto/*",)},
     "docs/data": {"": ("/seqjax/datasets/README",)},
     "docs/gradient_report": {"": ("report/README",)},
     "benchmarks/results/README": {"": ("*", "h200/*")},
@@ -46,11 +49,23 @@ def entry(name: str, value: Any) -> str:
 def reference(package: str, names: dict[str, Any]) -> str:
     """Return the page of one package: what it is for, a table of its names, and every name in full."""
     title = f"seqjax.{package}"
-    listed = "\n".join(f"   ~seqjax.{name}" for name in names)
+    listed = "\n".join(f"   ~seqjax.{name}" for name in names if not name.endswith(("Params", "Carry")))
     entries = "\n".join(entry(name, value) for name, value in names.items())
     table = f".. autosummary::\n   :nosignatures:\n\n{listed}\n"
     about = f".. automodule:: {title}\n   :no-members:\n\n.. currentmodule:: None\n"
     return f"{title}\n{'=' * len(title)}\n\n{about}\n{table}\n{entries}"
+
+
+def write_howtos() -> None:
+    """Write one page per program of `examples/`: its docstring is the text, and the program follows."""
+    for program in sorted((ROOT / "examples").glob("[!_]*.py")):
+        source = program.read_text()
+        tree = ast.parse(source)
+        title, _, text = (ast.get_docstring(tree) or "").partition("\n")
+        code = "\n".join(source.splitlines()[tree.body[0].end_lineno :]).strip()
+        name = f"examples/{program.name}"
+        page = f"# {title.rstrip('.')}\n{text}\n\nThe program is [{name}](../../{name}); a test runs it.\n"
+        write(ROOT / f"docs/howto/{program.stem}.md", f"{page}\n```python\n{code}\n```\n")
 
 
 def write_reference() -> None:
@@ -65,6 +80,12 @@ def write_reference() -> None:
     )
     for package, names in found.items():
         write(ROOT / f"docs/api/{package}.rst", reference(package, names))
+
+
+def write_pages(app: Any) -> None:
+    """Write everything that is made from the code."""
+    write_reference()
+    write_howtos()
 
 
 def exists(folder: Path, name: str) -> bool:
@@ -87,10 +108,12 @@ def add_navigation(app: Any, page: str, content: list[str]) -> None:
     """Add its table of contents to a page, which is plain Markdown in the repository."""
     if page in NAVIGATION:
         content[0] += "\n" + navigation(page)
+    if page == "examples/README":
+        content[0] = re.sub(r"\]\((\w+)\.py\)", r"](../docs/howto/\1.md)", content[0])
 
 
 def setup(app: Any) -> dict:
     """Write the pages before Sphinx looks for them."""
-    app.connect("builder-inited", lambda app: write_reference())
+    app.connect("builder-inited", write_pages)
     app.connect("source-read", add_navigation)
     return {"parallel_read_safe": True}
