@@ -4,6 +4,10 @@ The parity tests (test_torch.py, test_parity.py) compare single layers and their
 """
 
 import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -507,9 +511,13 @@ def test_unknown_nonlinearities_are_refused():
         Nonlinearity("gelu")
 
 
-def test_importing_interop_imports_no_other_library():
-    import subprocess
-    import sys
+def test_the_examples_of_the_page_run():
+    page = Path(__file__).parent.parent / "docs/interop.md"
+    names = {"__name__": "example"}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(block, page.name, "exec"), names)
 
+
+def test_importing_interop_imports_no_other_library():
     code = "import seqjax.interop, sys; sys.exit(any(n in sys.modules for n in ('torch', 'keras', 'onnx')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

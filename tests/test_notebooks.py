@@ -2,11 +2,13 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 
 import pytest
 
 from benchmarks.applications import missing_data
+from seqjax.datasets.sources import cache as sources
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -144,6 +146,15 @@ def test_it_runs_at_toy_size(path, tmp_path, monkeypatch):
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     notebook = nbformat.read(path, as_version=4)
+    needed = notebook["metadata"].get("seqjax", {})
+    for package in needed.get("packages", ()):
+        pytest.importorskip(package)
+    try:
+        for source in needed.get("sources", ()):
+            sources.folders(source)
+    except sources.MissingDataError as error:
+        warnings.warn(f"skipped: {error}", stacklevel=2)  # shown at the end of the tests
+        pytest.skip(str(error))
     for cell in code_cells(notebook):
         cell["outputs"], cell["execution_count"] = [], None
     work = tmp_path / "work"

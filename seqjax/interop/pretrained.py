@@ -125,7 +125,7 @@ def pronouncer() -> Pronouncer:
     for side in ("enc", "dec"):
         layer, params = from_torch({name: weights[f"{side}_{short}"] for short, name in names.items()})
         table = jnp.asarray(weights[f"{side}_emb"])
-        embed = pointwise(nn.Embed(*table.shape))
+        embed = pointwise(nn.Embed(table.shape[0], table.shape[1]))
         parts.append(([embed, layer], [{"embedding": table}, params]))
     (encoder, values), (decoder, more) = parts
     head = {"kernel": jnp.asarray(weights["fc_w"].T), "bias": jnp.asarray(weights["fc_b"])}
@@ -215,7 +215,7 @@ def reaction_classifier() -> Classifier:
         head = {name: jnp.asarray(file[f"output/output/{name}"][...]) for name in ("kernel", "bias")}
     size = recurrent[1].shape[0]
     layer, params = from_keras({"class_name": "GRU", "config": {"units": size}}, recurrent, version=2)
-    model = serial(pointwise(nn.Embed(*table.shape)), layer, pointwise(Shares()))
+    model = serial(pointwise(nn.Embed(table.shape[0], table.shape[1])), layer, pointwise(Shares()))
     return Classifier(model, ({"embedding": table}, params, {"output": head}), vocabulary)
 
 
