@@ -95,6 +95,12 @@ def test_the_module_itself_does_not_change():
     assert int(MODULE.dropout.rngs.count[...]) == count and not MODULE.dropout.deterministic
 
 
+def test_params_may_be_donated():
+    layer = sj.pointwise(MODULE)
+    jax.tree.map(lambda a: a.delete(), layer.init(KEY, XS[0]))
+    assert np.isfinite(layer.unroll(layer.init(KEY, XS[0]), (), XS)[1]).all()
+
+
 def test_a_partial_of_a_class_is_a_value_and_draws_from_the_key():
     layer = sj.pointwise(functools.partial(nnx.Linear, 3, 2))
     assert layer == sj.pointwise(functools.partial(nnx.Linear, 3, 2)) == pickle.loads(pickle.dumps(layer))

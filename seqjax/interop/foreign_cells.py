@@ -88,7 +88,7 @@ def _nnx_cell(module: Any) -> Cell:
         return _from(x, module.initialize_carry(tuple(x.shape), nnx.Rngs(0)))
 
     return Cell(
-        init=lambda key, x: own,
+        init=lambda key, x: jax.tree.map(jnp.array, own),  # copies, which a training step may donate
         initial_carry=start,
         recurrence=Step(step),
         event_ndim=module.num_feature_axes,
@@ -175,7 +175,9 @@ def equinox_cell(module: Callable) -> Cell:
         after = _in_dtypes(carry, after)
         return after, after[0] if pair else after
 
-    return Cell(init=lambda key, x: params, initial_carry=start, recurrence=Step(step))
+    return Cell(
+        init=lambda key, x: jax.tree.map(jnp.array, params), initial_carry=start, recurrence=Step(step)
+    )
 
 
 # ---------------------------------------------------------------- what the cells share

@@ -75,7 +75,7 @@ def nnx_parts(who: str, module: Any) -> Parts:
 
     def init(key: Key, example: X) -> Params:
         if not factory:
-            return own
+            return jax.tree.map(jnp.array, own)  # copies, which a training step may donate
         return as_dict(nnx.state(module(rngs=nnx.Rngs(key)), nnx.Param))
 
     def call(values: Params, x: X, key: Key | None) -> Any:
