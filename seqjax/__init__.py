@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # for type checkers and editors
         para_lstm, peephole_lstm, projection_lstm, qrnn, REGISTRY, retention, rg_lru, rtu, rwkv7, s4d, s5,
         slstm, sru, ssd, TimedInputs, ugrnn, ur_lstm,
     )
-    from seqjax.methods import AssociativeScan, Auto, Chunked, Newton, NewtonReport, Scan, TimeSharded
+    from seqjax.methods import AssociativeScan, Auto, Chunked, Fused, Newton, NewtonReport, Scan, TimeSharded
     from seqjax.layers import (
         additive_attention, causal_conv, dropout, last, lengths_to_mask, mean_pool,
         multiplicative_attention, pointwise, recurrent, running_mean, running_normalization,
@@ -53,7 +53,7 @@ if TYPE_CHECKING:  # for type checkers and editors
 
 __all__ = [
     "Activation", "AssociativeScan", "Attention", "AttentionInputs", "Auto", "Batch", "Binomial", "Cell",
-    "Chunked", "Dense", "Diagonal", "DiagonalInputs", "Estimate", "Estimator", "Flags", "Gated",
+    "Chunked", "Dense", "Diagonal", "DiagonalInputs", "Estimate", "Estimator", "Flags", "Fused", "Gated",
     "GatedWeights", "Layer", "Matrix", "MatrixInputs", "Method", "Nested", "Newton", "NewtonReport",
     "REGISTRY", "Sampler", "Scan", "Source", "Step", "TimeSharded", "TimedInputs", "__version__",
     "additive_attention", "antisymmetric_rnn", "attention", "attention_weights", "batch_major", "beam_search",
@@ -94,7 +94,7 @@ _HOMES = {  # for Python: where each public name is
         "sru", "ssd", "TimedInputs", "ugrnn", "ur_lstm",
     ),
     "seqjax.methods": (
-        "AssociativeScan", "Auto", "Chunked", "Newton", "NewtonReport", "Scan", "TimeSharded",
+        "AssociativeScan", "Auto", "Chunked", "Fused", "Newton", "NewtonReport", "Scan", "TimeSharded",
     ),
     "seqjax.layers": (
         "additive_attention", "causal_conv", "dropout", "last", "lengths_to_mask", "mean_pool",

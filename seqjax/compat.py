@@ -57,3 +57,12 @@ def bind(eqn: Any, operands: Any) -> list:
     functions, options = bound if isinstance(bound, tuple) else ((), bound)
     results = eqn.primitive.bind(*functions, *operands, **options)
     return list(results) if eqn.primitive.multiple_results else [results]
+
+
+def shape_like(shape: Any, operands: Any) -> Any:
+    """Return a ShapeDtypeStruct that varies over the manual mesh axes over which any of the operands varies."""
+    axes = frozenset().union(*(varying_axes(leaf) for leaf in jax.tree.leaves(operands)))
+    if not axes:
+        return shape
+    kind = jax.sharding.ManualAxisType(varying=axes)
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, manual_axis_type=kind)

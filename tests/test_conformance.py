@@ -21,10 +21,13 @@ from seqjax.testing import (
 )
 from seqjax.testing.cases import make_case, random_like, weighted_loss
 from seqjax.testing.checks import (
+    empty_sequences_work,
     gradients_per_example_add_up,
     keys_belong_to_steps,
     low_precision_is_close,
     masked_steps_do_not_happen,
+    nothing_before_a_reset_matters,
+    padding_poison_never_leaks,
     resets_separate_packed_sequences,
     second_derivatives_work,
     streaming_equals_whole,
@@ -59,11 +62,26 @@ BY_SCAN = (
 )
 
 
+# The interpreter of kernels compiles slowly. One cell for each form of `Gated`: a state, a split gate, heads, diagonal
+# recurrent weights, peepholes. The first one has the checks that differ by method, the others only equal the loop.
+FUSED = sj.Fused(interpret=True)
+FORMS = ("lstm", "gru", "slstm", "indrnn", "peephole_lstm")
+OF_FUSED = (
+    unroll_is_the_loop_of_step,
+    padding_poison_never_leaks,
+    nothing_before_a_reset_matters,
+    empty_sequences_work,
+    *TWICE,
+)
+
+
 def every_cell_and_method():
     """The fast tier: every cell under the default of Scan, one cell per kind under every method."""
     for name, cell in CELLS.items():
         for method in methods_for(cell, EXAMPLES[name]):
             fast = method == sj.Scan() or FIRST_OF_KIND[type(cell.recurrence)] == name
+            if method == FUSED:
+                fast = name in FORMS
             yield pytest.param(name, method, id=f"{name}-{method}", marks=() if fast else pytest.mark.slow)
 
 
@@ -83,6 +101,8 @@ def every_cell_method_and_check():
             fast = check not in left_out
             if method == sj.Scan(chunk=5, gradient="autodiff"):
                 fast = check is unroll_is_the_loop_of_step
+            if method == FUSED:
+                fast = check in (OF_FUSED if name == FORMS[0] else OF_FUSED[:1])
             marks = param.marks if fast else pytest.mark.slow
             yield pytest.param(*param.values, check, id=f"{param.id}-{check.__name__}", marks=marks)
 

@@ -296,7 +296,7 @@ def test_both_loops_are_unrolled():
 def test_auto_unrolls_loops_on_a_gpu():
     xs = jax.ShapeDtypeStruct((512, 8, 512), jnp.float32)
     selected = sj.Auto().select(sj.lstm(512), xs, platform="gpu")
-    assert selected == sj.Scan(chunk=128, unroll_factor=8)
+    assert selected == sj.Scan(chunk=256, unroll_factor=8)
     length = jax.export.symbolic_shape("t")[0]
     xs = jax.ShapeDtypeStruct((length, 8, 512), jnp.float32)
     assert sj.Auto().select(sj.lstm(512), xs, platform="gpu") == sj.Scan()
@@ -687,7 +687,9 @@ def test_a_key_of_the_old_style_is_one_key(length):
 def test_a_method_that_cannot_run_the_recurrence_is_refused():
     message = r"AssociativeScan\(\) cannot run lstm\(hidden_size=8\): its recurrence is Gated; "
     message += r"AssociativeScan runs Diagonal\. "
-    with pytest.raises(TypeError, match=message + r"Methods that can: Scan, Newton, TimeSharded, Auto"):
+    with pytest.raises(
+        TypeError, match=message + r"Methods that can: Scan, Fused, Newton, TimeSharded, Auto"
+    ):
         sj.recurrent(sj.lstm(8), sj.AssociativeScan())
 
 

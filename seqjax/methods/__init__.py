@@ -7,11 +7,12 @@ from seqjax.methods.associative_scan import AssociativeScan
 from seqjax.methods.auto import Auto
 from seqjax.methods.chunked import Chunked
 from seqjax.methods.common import at_step
+from seqjax.methods.fused import Fused
 from seqjax.methods.newton import Newton, NewtonReport
 from seqjax.methods.scan import Scan
 from seqjax.methods.time_sharded import TimeSharded
 
-METHODS: tuple[type, ...] = (Scan, AssociativeScan, Chunked, Newton, TimeSharded, Auto)
+METHODS: tuple[type, ...] = (Scan, AssociativeScan, Chunked, Fused, Newton, TimeSharded, Auto)
 """Every method, in the order of the tables."""
 
 NAMED: dict[str, Any] = {

@@ -1,16 +1,38 @@
 """The method that selects another method by recurrence, platform and shape."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 
-from seqjax.base import Attention, Carry, Cell, Diagonal, Flags, Gated, Matrix, Method, Params, Step, Xs, Ys
+from seqjax.base import (
+    Attention,
+    Carry,
+    Cell,
+    Diagonal,
+    Flags,
+    Gated,
+    GatedWeights,
+    Matrix,
+    Method,
+    Params,
+    Step,
+    Xs,
+    Ys,
+)
 from seqjax.inputs import num_steps
 from seqjax.methods.associative_scan import AssociativeScan
 from seqjax.methods.chunked import Chunked
-from seqjax.methods.scan import Scan
+from seqjax.methods.fused import Fused, obstacle_to_kernels
+from seqjax.methods.scan import ON_GPU, Scan
+from seqjax.ops.gated.kernel import units_of
+from seqjax.ops.triton import kernels_available
 from seqjax.values import Value
+
+# An H200 runs 264 programs of an LSTM of 64 units at once, two on each of its 132 multiprocessors, whose registers they
+# fill. At B = 8 a step takes 1.3 microseconds, forward and backward, and a step of the unrolled loop 10.9 (levers.md).
+# 1024 programs take four turns.
+FUSED_PROGRAMS = 1024
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -21,16 +43,20 @@ class Auto(Value):
     recurrence    CPU                                 GPU, TPU
     ============= =================================== ====================================
     `Step`        ``Scan()``                          ``Scan()``
-    `Gated`       ``Scan(chunk=c, keep_gates=True)``  ``Scan(chunk=128, unroll_factor=8)``
+    `Gated`       ``Scan(chunk=c, keep_gates=True)``  ``Fused()``
+    otherwise                                         ``Scan(chunk=256, unroll_factor=8)``
     `Diagonal`    ``Scan(chunk=256)``                 ``AssociativeScan()``
     `Matrix`      ``Chunked(16)``                     ``Chunked(128)``
     `Attention`   ``Chunked(64)``                     ``Chunked(128)``
     ============= =================================== ====================================
 
+    `Fused` is for NVIDIA GPUs, where it accepts the cell and the inputs (up to 64 units, or heads of 64 units, in
+    float32 or below), and the kernel has at most 1024 programs (``B`` times the number of heads).
+
     c is between 16 and 128 steps, such that the inputs of a chunk fill 32 kB, about a first-level cache. The choices
-    are measured on two CPU cores and on an H200 (``benchmarks/results/README.md``). For `Gated` and `Diagonal` on a
-    GPU, only the selected method was measured, against autodiff and other libraries. TPUs were not measured; they use
-    the methods for GPUs.
+    are measured on two CPU cores and on an H200 (``benchmarks/results/README.md``). For `Gated` on a GPU the
+    measurements are those of prototypes (``benchmarks/results/h200/levers.md``). TPUs were not measured; they use the
+    methods for GPUs, without `Fused`.
     """
 
     kinds: ClassVar[tuple[type, ...]] = (Step, Gated, Diagonal, Matrix, Attention)
@@ -39,7 +65,7 @@ class Auto(Value):
         """Return the method for a cell on inputs ``xs [T, *B, D]`` (arrays or ShapeDtypeStructs) on a platform.
 
         Args:
-            cell: the cell. The selection depends only on its recurrence.
+            cell: the cell. The selection depends on its recurrence, and for `Gated` on the shapes of its weights.
             xs: the inputs. The selection depends only on their shapes and dtypes.
             platform: "cpu", "gpu" or "tpu"; by default JAX's default backend.
 
@@ -50,11 +76,18 @@ class Auto(Value):
             AssociativeScan()
             >>> [sj.Auto().select(sj.gla(128), xs, platform=name) for name in ("cpu", "gpu")]
             [Chunked(size=16), Chunked(size=128)]
+            >>> [sj.Auto().select(sj.lstm(n), xs, platform="gpu") for n in (64, 512)]
+            [Fused(), Scan(chunk=256, unroll_factor=8)]
         """
-        on_cpu = (platform or jax.default_backend()) == "cpu"
+        return self._select(cell, None, xs, platform or jax.default_backend())
+
+    def _select(self, cell: Cell, params: Params | None, xs: Xs, platform: str) -> Method:
+        on_cpu = platform == "cpu"
         match cell.recurrence:
+            case Gated() if on_cpu:
+                return _gated_on_cpu(xs)
             case Gated():
-                return _gated_on_cpu(xs) if on_cpu else _gated_on_gpu(xs)
+                return _gated_on_gpu(cell, params, xs, platform)
             case Diagonal():
                 return Scan(chunk=256) if on_cpu else AssociativeScan()
             case Matrix():
@@ -65,7 +98,7 @@ class Auto(Value):
 
     def unroll(self, cell: Cell, params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
         """See `seqjax.Method`."""
-        method = self.select(cell, xs)
+        method = self._select(cell, params, xs, jax.default_backend())
         if flags.tap is not None and isinstance(cell.recurrence, Matrix | Attention):
             method = Scan()  # a chunked method does not compute the carry of each step
         if not isinstance(num_steps(xs), int) and not isinstance(cell.recurrence, Gated):
@@ -78,9 +111,27 @@ def _has_known_shape(xs: Xs) -> bool:
     return all(isinstance(n, int) for leaf in jax.tree.leaves(xs) for n in leaf.shape)
 
 
-def _gated_on_gpu(xs: Xs) -> Scan:
-    """Return the method for `Gated` on a GPU: the launches of kernels dominate, and longer iterations have fewer."""
-    return Scan(chunk=128, unroll_factor=8) if _has_known_shape(xs) else Scan()
+def _gated_on_gpu(cell: Cell, params: Params | None, xs: Xs, platform: str) -> Method:
+    """Return the method for `Gated` on a GPU: one kernel for all steps, or else few launches per step."""
+    if not _has_known_shape(xs):
+        return Scan()
+    if platform != "tpu" and kernels_available() and _has_fast_kernel(cell, params, xs):
+        return Fused()
+    return ON_GPU
+
+
+def _has_fast_kernel(cell: Cell, params: Params | None, xs: Xs) -> bool:
+    """Return whether `Fused` accepts a cell and inputs with few enough programs; params of None are those of init."""
+    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
+    if params is None:
+        params = jax.eval_shape(cell.init, jax.random.key(0), x)
+    recurrence: Any = cell.recurrence
+    weights = jax.eval_shape(lambda params: GatedWeights(*recurrence.weights(params)), params)
+    h = jax.tree.leaves(jax.eval_shape(cell.initial_carry, params, x))[-1]
+    if obstacle_to_kernels(recurrence, weights, h, jax.tree.leaves(xs)[0]):
+        return False
+    units = units_of(weights, len(recurrence.activations), h.shape[-1])
+    return h.size // h.shape[-1] * units.programs <= FUSED_PROGRAMS
 
 
 def _gated_on_cpu(xs: Xs) -> Scan:

@@ -11,7 +11,7 @@ from seqjax.methods.common import project_inputs
 from seqjax.ops import diagonal as scans
 from seqjax.ops.chunks import over_chunks
 from seqjax.ops.gated.batched import gated
-from seqjax.ops.gated.loops import Scans
+from seqjax.ops.gated.loops import STEPS_PER_ITERATION, Scans
 from seqjax.ops.step import loop, step_of
 from seqjax.recurrences import Attention, Diagonal, DiagonalInputs, Gated, GatedWeights, Matrix, Step
 from seqjax.values import Value
@@ -89,3 +89,7 @@ class Scan(Value):
             return carry, cell.readout(params, hs, xs)
 
         return over_chunks(run, carry, (xs, flags.over_time()), self.chunk)
+
+
+ON_GPU = Scan(chunk=256, unroll_factor=STEPS_PER_ITERATION)
+"""The loops of `Gated` on a GPU, where no kernel runs them. Chunks bound the memory for 0.1 operations per step."""

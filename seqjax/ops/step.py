@@ -156,17 +156,34 @@ def gated_step(
         r = r + expand_left(weights.b_h, r.ndim)
     r = on_r(r) if on_r else r
     us, rs = (jnp.split(a, len(cell.activations), axis=-1) for a in (u, r))
+    w = jax.tree.map(lambda a: expand_left(a, h.ndim), weights.w)
+    after, h = advance_by_gate(cell, w, tuple(state), us, rs, on_state=on_state)
+    return jax.tree.unflatten(treedef, after), h
+
+
+def advance_by_gate(
+    cell: Gated, w: Any, state: tuple, us: list, rs: list, *, on_state: Callable | None = None
+) -> tuple[tuple, Any]:
+    """Return the leaves of the carry after a step, and h, from the two summands of each gate.
+
+    Args:
+        cell: the recurrence.
+        w: elementwise weights that broadcast against the state.
+        state: the states before the step, without h if `emit` computes h.
+        us: projected inputs, one array per gate.
+        rs: recurrent products, one array per gate.
+        on_state: applied to each state that `emit` reads.
+    """
     gates: list[jax.Array] = []
     for g, activation in enumerate(cell.activations):
         gates += [us[g], rs[g]] if g in cell.split else [activate(activation, us[g] + rs[g])]
     first_emitted = cell.num_update + len(cell.split)
-    w = jax.tree.map(lambda a: expand_left(a, h.ndim), weights.w)
-    state = cell.update(w, tuple(state), *gates[:first_emitted])
+    state = tuple(cell.update(w, state, *gates[:first_emitted]))
     if cell.emit is None:
-        return jax.tree.unflatten(treedef, state), state[-1]
-    read = tuple(on_state(s) for s in state) if on_state else tuple(state)
+        return state, state[-1]
+    read = tuple(on_state(s) for s in state) if on_state else state
     h = cell.emit(w, read, *gates[first_emitted:])
-    return jax.tree.unflatten(treedef, [*state, h]), h
+    return (*state, h), h
 
 
 def _diagonal_step(

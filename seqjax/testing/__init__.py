@@ -7,6 +7,7 @@ the checks in `CHECKS` one by one.
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,8 +15,11 @@ import jax.numpy as jnp
 
 from seqjax.base import Cell, Diagonal, Gated, Layer, Method, Step
 from seqjax.layers.recurrent import recurrent
-from seqjax.methods import METHODS, Chunked, Newton, Scan, TimeSharded
+from seqjax.methods import METHODS, Chunked, Fused, Newton, Scan, TimeSharded
 from seqjax.testing.checks import CHECKS, low_precision_is_close, params_do_not_depend_on_method
+
+SMALL: dict[type, Any] = {Chunked: partial(Chunked, 4), Fused: partial(Fused, interpret=True)}
+"""How the checks make a method that does not run small sequences on any device by default."""
 
 
 def check_layer(layer: Layer, x: Any) -> None:
@@ -70,15 +74,15 @@ def _check(checks: Any, layer: Layer, x: Any) -> None:
 def methods_for(cell: Cell, x: Any) -> list[Method]:
     """Return all methods that can run a cell, with small chunks, and `Scan` in every mode for its kind of recurrence.
 
-    The list includes `TimeSharded` under ``jax.set_mesh`` of a mesh with an axis "time"; elsewhere `TimeSharded` equals
-    its inner method. It excludes Newton's iteration, over devices or not, for carries with integer counters, since the
-    iteration needs derivatives.
+    `Fused` runs in the interpreter, which knows float64. The list includes `TimeSharded` under ``jax.set_mesh`` of a
+    mesh with an axis "time"; elsewhere `TimeSharded` equals its inner method. It excludes Newton's iteration, over
+    devices or not, for carries with integer counters, since the iteration needs derivatives.
 
     Args:
         cell: any cell.
         x: one time step ``[B, ...]`` as an example, an array or a ShapeDtypeStruct.
     """
-    modes: list[Any] = [Chunked(4) if method is Chunked else method() for method in METHODS]
+    modes: list[Any] = [SMALL.get(method, method)() for method in METHODS]
     if "time" not in jax.sharding.get_abstract_mesh().axis_names:
         modes.remove(TimeSharded())
     modes += [Scan(chunk=4)]

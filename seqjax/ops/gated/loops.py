@@ -12,6 +12,9 @@ from seqjax.ops.gated.adjoint import Layout, Partials, adjoint_step, pull_back_p
 from seqjax.ops.gated.step import advance, arguments_of, gates_of, recurrent
 from seqjax.ops.select import select
 
+STEPS_PER_ITERATION = 8
+"""On a GPU, of 2, 4, 8 and 16 the least that is near the fastest (``benchmarks/results/h200/levers.md``)."""
+
 
 @dataclass(frozen=True)
 class Scans:
