@@ -11,13 +11,18 @@ import typer
 
 from benchmarks import algorithms as algorithms_
 from benchmarks import fit as fit_
+from benchmarks import gpu_program as gpu_program_
 from benchmarks import learning as learning_
 from benchmarks import lyapunov as lyapunov_
 from benchmarks import methods as methods_
 from benchmarks import peers as peers_
 from benchmarks import profiles as profiles_
 from benchmarks import scaling as scaling_
-from benchmarks.applications import APPLICATIONS, runner, table
+from benchmarks.applications import APPLICATIONS
+from benchmarks.applications import runner
+from benchmarks.applications import table
+from benchmarks.gpu_compiler import Unavailable
+from benchmarks.gpu_compiler import prepare
 from benchmarks.results import Group, save
 from benchmarks.timing import Mismatch
 from seqjax.files import put_text
@@ -257,6 +262,37 @@ def applications(
     for failure in failures:
         typer.echo(f"Failed: {failure.what}: {failure.error}", err=True)
     if failures:
+        raise typer.Exit(1)
+
+
+@app.command(name="gpu_program")
+def gpu_program(
+    ctx: typer.Context,
+    cell: Annotated[
+        list[str], typer.Option(help="Gated cells whose kernels are compiled; all of them by default.")
+    ] = [],  # noqa: B006
+    out: Out = Path("benchmarks/results"),
+) -> None:
+    """Count the operations of gated cells on a GPU, compiled for an H200 on a CPU (needs jax-cuda12-plugin)."""
+    known = gpu_program_.gated_cells()
+    if not set(cell) <= set(known):
+        raise typer.BadParameter(f"expected gated cells ({', '.join(known)}), got {', '.join(cell)}.")
+    try:
+        prepare()
+    except Unavailable as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(2) from None
+    missed: list[str] = []
+
+    def run() -> Sequence[Group]:
+        groups, lines = gpu_program_.run(cell or known, _say)
+        missed.extend(lines)
+        return groups
+
+    _finish(ctx, "gpu_program", gpu_program_.TITLE, gpu_program_.ABOUT, run, out)
+    for line in missed:
+        typer.echo(line, err=True)
+    if missed:
         raise typer.Exit(1)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from importlib.util import find_spec
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ from benchmarks import __main__ as command_line
 from benchmarks import (
     algorithms,
     fit,
+    gpu_compiler,
     layers,
     learning,
     lyapunov,
@@ -432,3 +434,43 @@ def test_models_that_differ_in_their_start_are_one_program():
         curves["LSTM"]["loss"], learning.learn(alone, 2, 0)["LSTM"]["loss"], rtol=1e-12
     )
     assert curves["LSTM, chrono"]["loss"] != curves["LSTM"]["loss"]
+
+
+THUNKS = """\
+000: kCommandBuffer [source]
+    001: kCopy [source]
+008: kWhile [prev=000]
+condition:
+    009: kCustomKernel [source] loop_compare_fusion
+  body:
+    000: kCommandBuffer [source]
+        010: kCopy [source]
+    016: kWhile [prev=000]
+condition:
+        017: kCustomKernel [source] loop_compare_fusion
+      body:
+        018: kCustomKernel [source] gemm
+        019: kDynamicSliceFusion [prev=018]
+            020: kCopy [source]
+    021: kCustomKernel [prev=016] loop_add_fusion
+    023: kCopy [prev=021]
+022: kCustomKernel [prev=008] reduce
+"""
+
+
+def test_operations_of_a_gpu_are_counted_by_loop_and_without_conditions():
+    """The top starts 001 and 022; the loop over chunks 010, 021 and 023; the loop in it 018 and 020."""
+    assert gpu_compiler.count_operations(THUNKS) == [(0, 2), (1, 3), (2, 2)]
+
+
+def test_without_the_compiler_for_gpus_one_line_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_compiler, "_is_installed", lambda module: False)
+    result = invoke("gpu_program", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert re.fullmatch(
+        r"gpu_program: expected the packages jax-cuda12-plugin and jax-cuda12-pjrt, got no module jax_cuda12_plugin\. "
+        r"Run pip install .*\n",
+        result.output,
+    )
+    assert not list(tmp_path.iterdir())
+    assert invoke("gpu_program", "--cell", "lru", "--out", tmp_path).exit_code == 2

@@ -1,0 +1,114 @@
+"""What a GPU is asked to do for the gradient of a gated cell, from programs compiled for an H200 on a CPU.
+
+A loop on a GPU takes as long as the operations that it starts, about two microseconds each
+(``benchmarks/results/h200/levers.md``). Their number depends on no machine.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import seqjax as sj
+from benchmarks.gpu_compiler import Program, compile_for_gpu
+from benchmarks.results import Group, Table
+from seqjax.methods.scan import ON_GPU
+
+TITLE = "What a GPU is asked to do"
+ABOUT = """Programs of value and gradient, compiled for an NVIDIA H200 on a CPU. Nothing ran and nothing was timed.
+
+* Operations are kernels and copies that a program starts, "outside" those outside loops. The loops over chunks start
+  "per chunk" operations for each chunk, the loops inside them "per iteration", where there are such loops. Two numbers
+  are those of the forward and of the backward loop. "per step" is everything divided by T.
+* "registers" are those of a thread of the forward and of the adjoint kernel, of 255 at most. "spilled" are the bytes of
+  both kernels that do not fit into registers.
+* The compiler does no autotuning without a GPU, so the tiles of matrix products may differ from those on a GPU."""
+
+SHAPE = (8, 2048, 64, 64)
+METHODS: tuple[Any, ...] = (sj.Scan(chunk=ON_GPU.chunk), ON_GPU, sj.Fused(), sj.Fused(chunk=512))
+MOST_PER_STEP = 5.2
+"""Most operations per step of the unrolled loops: 40 in eight steps, and those of a chunk."""
+MOST_FUSED = 25
+"""Most operations of a program with kernels of one chunk, or of a chunk, forward or backward, of several."""
+
+
+def run(cells: list[str], say: Callable[[str], None]) -> tuple[list[Group], list[str]]:
+    """Return the tables and a line for every bar that is missed.
+
+    Args:
+        cells: names of the gated cells whose kernels are compiled.
+        say: receives a line per program.
+    """
+    missed: list[str] = []
+    rows = [_methods_row(cell, method, missed, say) for cell in ("lstm", "gru") for method in METHODS]
+    columns = ["cell", "method", "outside", "per chunk", "per iteration", "per step", "temporaries MB"]
+    batch, length, inputs, units = SHAPE
+    loops = Table(f"B = {batch}, T = {length}, D = {inputs}, H = {units}, float32", columns, rows)
+    kernels = Table(
+        f"Kernels of gated cells, with resets and a mask, H = {units}, float32",
+        ["cell", "operations", "registers", "spilled", "temporaries MB"],
+        [_kernel_row(cell, missed, say) for cell in cells],
+    )
+    return [Group("Operations", "cell", [], [loops]), Group("Kernels", "cell", [], [kernels])], missed
+
+
+def gated_cells() -> list[str]:
+    """Return the names of the registered gated cells."""
+    return [name for name, entry in sj.REGISTRY.items() if isinstance(entry.make(16).recurrence, sj.Gated)]
+
+
+def _methods_row(cell: str, method: Any, missed: list[str], say: Callable[[str], None]) -> list[str]:
+    program = gradient_program(cell, method, flags=False)
+    outside, chunks, iterations = (
+        [loop.operations for loop in program.loops if loop.depth == depth] for depth in range(3)
+    )
+    length = SHAPE[1]
+    per_step = sum(outside) / length + sum(chunks) / (method.chunk or length)
+    per_step += sum(iterations) / getattr(method, "unroll_factor", 1)
+    label = f"{cell} {method!r}"
+    if method == ON_GPU and per_step > MOST_PER_STEP:
+        missed.append(f"{label}: expected at most {MOST_PER_STEP} operations per step, got {per_step:.2f}.")
+    if isinstance(method, sj.Fused) and max(outside + chunks) > MOST_FUSED:
+        missed.append(
+            f"{label}: expected at most {MOST_FUSED} operations per chunk, got {outside} and {chunks}."
+        )
+    say(f"{label}: {per_step:.3f} operations per step")
+    counts = [" + ".join(map(str, numbers)) for numbers in (outside, chunks, iterations)]
+    return [cell, f"`{method!r}`", *counts, f"{per_step:.2f}", f"{program.temp_bytes / 1e6:.0f}"]
+
+
+def _kernel_row(cell: str, missed: list[str], say: Callable[[str], None]) -> list[str]:
+    program = gradient_program(cell, sj.Fused(), flags=True)
+    spilled = sum(kernel.spilled for kernel in program.kernels)
+    if spilled:
+        missed.append(f"{cell}: expected kernels without spilled registers, got {spilled} bytes.")
+    say(f"{cell}: {program.kernels or 'no ptxas'}")
+    registers = [
+        str(kernel.registers)
+        for name in ("gated_forward", "gated_adjoint")
+        for kernel in program.kernels
+        if kernel.name == name
+    ]
+    return [
+        cell,
+        str(program.loops[0].operations),
+        ", ".join(registers) or "no ptxas",
+        str(spilled) if program.kernels else "no ptxas",
+        f"{program.temp_bytes / 1e6:.0f}",
+    ]
+
+
+def gradient_program(cell: str, method: Any, *, flags: bool) -> Program:
+    """Compile value and gradient of a cell's layer at `SHAPE`, with or without resets and a mask."""
+    batch, length, inputs, units = SHAPE
+    layer = sj.recurrent(sj.REGISTRY[cell].make(units), method)
+    x = jax.ShapeDtypeStruct((batch, inputs), jnp.float32)
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)
+
+    def loss(params: Any, xs: Any, reset: Any, mask: Any) -> jax.Array:
+        return jnp.mean(jnp.square(layer.unroll(params, None, xs, reset=reset, mask=mask)[1]))
+
+    flag = jax.ShapeDtypeStruct((length, batch), bool) if flags else None
+    xs = jax.ShapeDtypeStruct((length, *x.shape), x.dtype)
+    return compile_for_gpu(jax.value_and_grad(loss), params, xs, flag, flag)
