@@ -91,8 +91,22 @@ def test_a_tap_equals_that_of_the_scan():
 
 
 def test_units_that_fill_up_do_not_reach_others():
-    """Heads of three units are padded to four. The normalizer of the fourth is 0, so its h is 0 / 0."""
-    assert_equal_results(sj.slstm(3, num_heads=1), normal(0, 2, 2, D))
+    """Three units are padded to four. The state of the fourth is zero, so its h is 0 / 0."""
+    tanh = sj.Activation.TANH
+    recurrence = sj.Gated(
+        (tanh, tanh),
+        num_update=1,
+        update=lambda w, state, a: (state[0] + 0.1 * a,),
+        emit=lambda w, state, b: b / state[0],
+        weights=lambda params: sj.GatedWeights(params["w_h"]),
+    )
+    cell = sj.Cell(
+        init=lambda key, x: {"w_x": jnp.zeros((D, 6), x.dtype), "w_h": jnp.zeros((3, 6), x.dtype)},
+        initial_carry=lambda params, x: (jnp.ones((*x.shape[:-1], 3), x.dtype),) * 2,
+        recurrence=recurrence,
+        project=sj.Dense(lambda params: (params["w_x"], None)),
+    )
+    assert_equal_results(cell, normal(0, 2, 2, D))
 
 
 def test_products_are_exact_and_bfloat16_is_widened():
