@@ -27,9 +27,8 @@ from seqjax.training import evaluation
 
 typer_testing = pytest.importorskip("typer.testing", reason="the command line needs typer")
 NAME = "text"
-FILES = [
-    name for name in APPLICATIONS if (runner.RESULTS.parent.parent / "applications" / f"{name}.py").exists()
-]
+FOLDER = runner.RESULTS.parent.parent / "applications"
+FILES = [name for name in APPLICATIONS if (FOLDER / name).exists() or (FOLDER / f"{name}.py").exists()]
 SILENT = lambda line: None  # noqa: E731
 
 
