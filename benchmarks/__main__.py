@@ -18,11 +18,8 @@ from benchmarks import methods as methods_
 from benchmarks import peers as peers_
 from benchmarks import profiles as profiles_
 from benchmarks import scaling as scaling_
-from benchmarks.applications import APPLICATIONS
-from benchmarks.applications import runner
-from benchmarks.applications import table
-from benchmarks.gpu_compiler import Unavailable
-from benchmarks.gpu_compiler import prepare
+from benchmarks.applications import APPLICATIONS, runner, table
+from benchmarks.gpu_compiler import Unavailable, prepare
 from benchmarks.results import Group, save
 from benchmarks.timing import Mismatch
 from seqjax.files import put_text
