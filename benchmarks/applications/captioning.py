@@ -28,14 +28,15 @@ SHIFT = 2
 """Pixels by which training pictures are moved at most."""
 LONGEST = 12
 """Words of a caption, at most."""
+DECODERS: dict[str, dict[str, Any]] = {
+    "attention": {"attention": sj.additive_attention(HIDDEN)},
+    "no attention": {"attention": None},
+    "attention, gru": {"attention": sj.additive_attention(HIDDEN), "cell": sj.gru},
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     f"{name}, {split}s": {"split": split, **options}
     for split in ("tone", "pair")
-    for name, options in {
-        "attention": {"attention": sj.additive_attention(HIDDEN)},
-        "no attention": {"attention": None},
-        "attention, gru": {"attention": sj.additive_attention(HIDDEN), "cell": sj.gru},
-    }.items()
+    for name, options in DECODERS.items()
 }
 BARS = (
     Bar("BLEU", "attention, tones", at_least=55),
@@ -80,12 +81,12 @@ def plain(caption: str) -> str:
 def data(split: str, toy: bool = False) -> Data:
     """Return the pictures of a split, "tone" or "pair"; at toy size 640 for training and 32 for each test."""
     sizes = (640, 32, 32) if toy else (None, None, None)
-    parts = [
-        Pictures(part.images[chosen], [plain(part.captions[i]) for i in chosen])
-        for part, size in zip(sources.emoji(split), sizes, strict=True)
-        for chosen in [np.random.default_rng(0).permutation(len(part.captions))[:size]]
-    ]
-    return Data(*parts, Words.train(parts[0].captions))
+    parts = []
+    for part, size in zip(sources.emoji(split), sizes, strict=True):
+        chosen = np.random.default_rng(0).permutation(len(part.captions))[:size]
+        parts.append(Pictures(part.images[chosen], [plain(part.captions[i]) for i in chosen]))
+    train, validation, test = parts
+    return Data(train, validation, test, Words.train(train.captions))
 
 
 def batches(
@@ -93,8 +94,8 @@ def batches(
 ) -> Loader:
     """Return batches of START and the words, the words and END, and the images as the context."""
     inputs, targets = teacher_forced([words.encode(caption) for caption in pictures.captions])
-    options = {"batch_size": batch_size, "num_buckets": num_buckets, "seed": seed}
-    return bucketed(inputs, targets, context=pictures.images, **options)
+    sizes: dict[str, Any] = {"batch_size": batch_size, "num_buckets": num_buckets, "seed": seed}
+    return bucketed(inputs, targets, context=pictures.images, **sizes)
 
 
 def shifted(loader: Loader, seed: int) -> Callable[[int], sj.Batch]:
@@ -116,11 +117,12 @@ def captioner(found: Data, **options: Any) -> sj.Layer:
 
 def writer(model: sj.Layer, found: Data) -> Callable[[Any, np.ndarray], list[str]]:
     """Return ``(params, images) -> captions``, the most probable word after word."""
+    condition: Any = model.condition  # that of an encoder_decoder
 
     @jax.jit
     def write(params: Any, images: jax.Array) -> jax.Array:
         start = jnp.full((1, len(images)), START)
-        carry = model.condition(params, model.initial_carry(params, start[0]), sj.Source(images))
+        carry = condition(params, model.initial_carry(params, start[0]), sj.Source(images))
         return sj.generate(model, params, carry, start, max_length=LONGEST, end_token=END).tokens
 
     def captions(params: Any, images: np.ndarray) -> list[str]:
@@ -193,7 +195,7 @@ def train(variant: str, *, seed: int, toy: bool = False) -> Trained:
         cross_entropy,
         optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rates, weight_decay=1e-4)),
         shifted(batches(found.train, found.words, num_buckets=1 if toy else 2, seed=seed), seed),
-        evaluation(model, cross_entropy, held_out, held_out.steps_per_epoch),
+        evaluation(model, cross_entropy, held_out, held_out.steps_per_epoch or 1),
         num_steps=num_steps,
         eval_every=max(num_steps // 20, 1),
         seed=seed,

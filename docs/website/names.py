@@ -12,8 +12,9 @@ from typing import Any
 import seqjax
 
 PACKAGES = (
-    "base", "cells", "methods", "layers", "combinators", "blocks", "decode", "gradients", "training",
-    "training.distributed", "probes", "tasks", "datasets", "calibration", "compare", "testing", "ops",
+    "base", "cells", "methods", "layers", "combinators", "blocks", "models", "decode", "gradients",
+    "training", "training.distributed", "probes", "tasks", "datasets", "calibration", "compare", "testing", "interop",
+    "ops",
 )  # fmt: skip
 """In the order of the site: from the words to what is made of them."""
 

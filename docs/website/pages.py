@@ -12,11 +12,16 @@ ROOT = Path(__file__).resolve().parents[2]
 
 NAVIGATION = {
     "docs/index": {
-        "Start": ("start", "concepts", "choosing", "coming_from", "faq"),
+        "Start": ("start", "concepts", "choosing", "coming_from", "interop", "faq"),
         "How-tos": ("/examples/README",),
         "Models": ("cells", "methods", "layers", "models", "training", "data"),
+        "Applications": (
+            "applications", "/notebooks/text", "/notebooks/sentiment", "/notebooks/translation", "/notebooks/speech",
+            "/notebooks/forecasting", "/notebooks/captioning", "/notebooks/digits", "/notebooks/state_tracking",
+        ),
         "Gradients": (
             "instruments", "probes", "closed_forms", "gradient_report", "compare", "/notebooks/tour_of_gradients",
+            "/notebooks/pretrained",
         ),
         "Reference": ("api/index",),
         "Project": ("promises", "design", "/benchmarks/results/README", "/CONTRIBUTING", "/CHANGELOG", "citing"),
