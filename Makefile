@@ -57,7 +57,7 @@ tables: $(TESTING) ## rewrite the generated tables of docs/
 	@$(BIN)/python -m benchmarks.applications.table
 
 docs: $(VENV)/docs.stamp ## build the documentation site in build/site/; a warning is an error
-	@echo "sphinx: build/site/docs/index.html"
+	@echo "sphinx: build/site/index.html"
 	@$(BIN)/python -m sphinx --quiet --jobs auto --fail-on-warning -c docs . build/site
 
 notebook: $(VENV)/notebook.stamp ## fetch data and run the notebooks at toy size; FULL=1: as committed

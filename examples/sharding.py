@@ -3,9 +3,10 @@
 The model stays as it is: the training step takes a mesh, and the name of each axis says what the axis shards. "data"
 shards the batch, "fsdp" also the params, and "time" the steps of each sequence (with `TimeSharded` as method).
 
-**The line that costs people an hour.** `jax.make_mesh` now makes axes of type `Explicit`; older versions of JAX made
-axes of type `Auto`. With explicit axes the sharding is a part of an array's type. A program that works on one device,
-or that was written for older versions, can then stop with an error about shardings. State the types of the axes:
+**The line that costs people an hour.** `jax.make_mesh` now makes axes of type `AxisType.Explicit`; older versions of
+JAX made axes of type `AxisType.Auto`. With explicit axes the sharding is a part of an array's type. A program that
+works on one device, or that was written for older versions, can then stop with an error about shardings. State the
+types:
 
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 

@@ -277,26 +277,10 @@ def run_block(block, document, **names):
     return names
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        "README.md",
-        *(
-            f"docs/{page}.md"
-            for page in (
-                "cells",
-                "concepts",
-                "data",
-                "layers",
-                "methods",
-                "models",
-                "probes",
-                "start",
-                "training",
-            )
-        ),
-    ],
-)
+PAGES = "cells concepts data layers methods models probes start training".split()
+
+
+@pytest.mark.parametrize("document", ["README.md", *(f"docs/{page}.md" for page in PAGES)])
 def test_the_examples_of_the_documents_run(monkeypatch, tmp_path, document):
     """Each block runs with the names of the blocks before it on the page."""
     monkeypatch.chdir(tmp_path)

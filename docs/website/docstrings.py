@@ -7,6 +7,10 @@ LEADS = re.compile(r"^(Shapes|Gradients|Cost|Work|Memory|Deviation|Range): ")
 """Words that begin a paragraph, as a heading inside the line does."""
 
 
+LETTER = re.compile(r"^( +\w+: [A-Za-z])\.(?= |$)")
+"""A description that begins with a symbol and a period, which is no numbered list."""
+
+
 def references(lines: list[str]) -> list[str]:
     """Return the lines with each entry of a References section as an item of a list. An entry ends with a period."""
     found, inside, fresh = [], False, True
@@ -24,7 +28,7 @@ def references(lines: list[str]) -> list[str]:
 
 def process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Rewrite a docstring before napoleon reads its sections."""
-    lines[:] = [LEADS.sub(r"**\1:** ", line) for line in references(lines)]
+    lines[:] = [LETTER.sub(r"\1\.", LEADS.sub(r"**\1:** ", line)) for line in references(lines)]
 
 
 def skip(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:

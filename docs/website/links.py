@@ -11,6 +11,9 @@ NO_LINKS = (nodes.title, nodes.reference, pending_xref)
 """Nodes inside which a name stays as it is."""
 
 
+KINDS = ("class", "function", "data", "exception")
+
+
 def entries(env: Any) -> dict[str, Any]:
     """Return the documented names, each as users write it: ``seqjax.x``, ``sj.x``, ``x``, and the last part alone.
 
@@ -18,7 +21,7 @@ def entries(env: Any) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     last: dict[str, set[str]] = {}
-    objects = {name: each for name, each in env.domains["py"].objects.items() if not each.aliased}
+    objects = {name: each for name, each in env.domains["py"].objects.items() if each.objtype in KINDS}
     for name in objects:
         last.setdefault(name.rpartition(".")[2], set()).add(name)
     for name, each in objects.items():

@@ -117,8 +117,19 @@ def add_navigation(app: Any, page: str, content: list[str]) -> None:
         content[0] = re.sub(r"\]\((\w+)\.py\)", r"](../docs/howto/\1.md)", content[0])
 
 
+def add_first_page(app: Any, error: Exception | None) -> None:
+    """Lead from the root of the site to its first page."""
+    if error is None and app.builder.format == "html":
+        first = f"{app.config.root_doc}.html"
+        head = (
+            f'<meta charset="utf-8"><title>seqjax</title><meta http-equiv="refresh" content="0; url={first}">'
+        )
+        (Path(app.outdir) / "index.html").write_text(f'<!doctype html>{head}<a href="{first}">seqjax</a>\n')
+
+
 def setup(app: Any) -> dict:
     """Write the pages before Sphinx looks for them."""
     app.connect("builder-inited", write_pages)
     app.connect("source-read", add_navigation)
+    app.connect("build-finished", add_first_page)
     return {"parallel_read_safe": True}
