@@ -11,6 +11,8 @@ from seqjax.cli.check import check
 from seqjax.cli.compare import compare_
 from seqjax.cli.data import data
 from seqjax.cli.ending import ends
+from seqjax.cli.evaluate import evaluate
+from seqjax.cli.generate import generate
 from seqjax.cli.gradients import gradients, render
 from seqjax.cli.list import list_
 from seqjax.cli.train import train
@@ -27,6 +29,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "check": check,
     "compare": compare_,
     "train": train,
+    "generate": generate,
+    "evaluate": evaluate,
     "list": list_,
 }
 for name, command in COMMANDS.items():

@@ -18,16 +18,19 @@ from seqjax.cli.train_output import log_to_stderr, show_run
 from seqjax.files import put_text, why
 from seqjax.tasks import TASKS
 from seqjax.training import Checkpoints, Fitted, MetricsLog, WarmStart, fit
+from seqjax.training.applications.common import Learning
+from seqjax.training.definition import DEFINITION, write_definition
 from seqjax.training.distributed import start
 from seqjax.training.folder_lock import NAME as LOCK
 from seqjax.training.folder_lock import FolderLock
 from seqjax.training.recipe import (
+    APPLICATIONS,
     MAY_CHANGE,
     PATHS,
     STACKS,
     Recipe,
     check_recipe,
-    file_digest,
+    files_digest,
     learning_rate,
     read_recipe,
 )
@@ -38,11 +41,15 @@ from seqjax.user_model import check_allowed, is_own
 REPORT = "warm_start.json"
 """The report of a warm start in the folder of the run."""
 
-WRITTEN = ("config.json", "steps", "best", "metrics.jsonl", "tensorboard", "curves.svg", REPORT)
+WRITTEN = ("config.json", "steps", "best", "metrics.jsonl", "tensorboard", "curves.svg", REPORT, DEFINITION)
 """The files and folders that a run leaves in its folder."""
 
 SUBJECT = ("task", "data", "data_sha256", "init_sha256")
 """The fields of a recipe that no option sets: the argument does, and digests follow from files."""
+
+LANGUAGE = "language"
+AS = (LANGUAGE, *APPLICATIONS)
+"""What a file can be trained as. A language is the task "text" of a recipe."""
 
 
 @options_of(Recipe, leave_out=SUBJECT)
@@ -54,6 +61,14 @@ def train(
         ),
     ] = None,
     *,
+    application: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            help=f"What the file is trained as: {', '.join(AS)}; language by default.",
+            show_default=False,
+        ),
+    ] = None,
     given: dict[str, Any],
     config: Annotated[Path | None, typer.Option(help="The config.json of a run, to repeat it.")] = None,
     out: Annotated[
@@ -98,7 +113,7 @@ def train(
     logs it. The exit status is 1 when training fails or its result could not be saved, 2 for bad input.
     """
     folder = out or (config.parent if resume and config is not None else Path("run"))
-    recipe = _recipe(what, config, folder, resume, given, allow_code)
+    recipe = _recipe(what, application, config, folder, resume, given, allow_code)
     if recipe.precision == "float64":
         jax.config.update("jax_enable_x64", True)
     mesh = _join(distributed, coordinator, processes, process)
@@ -110,6 +125,9 @@ def train(
     if mesh is not None:
         multihost_utils.sync_global_devices("the folder is claimed")
     log_to_stderr()
+    if isinstance(run.task, Learning) and jax.process_index() == 0:
+        for note in run.task.notes:
+            typer.echo(f"seqjax: {note}", err=True)
     options = {"allow-code": is_own(recipe.model), "tensorboard": tensorboard, "distributed": distributed}
     cluster = {"coordinator": coordinator, "processes": processes, "process": process}
     again = _again(folder, {**options, **cluster})
@@ -126,6 +144,7 @@ def train(
 
 def _recipe(
     what: str | None,
+    application: str | None,
     config: Path | None,
     folder: Path,
     resume: bool,
@@ -152,8 +171,12 @@ def _recipe(
     elif config is not None:
         with usage_errors(f"{config}: "):
             check_allowed(recipe.model, allow_code, "Pass --allow-code to run it, if you trust it.")
+    if "target" in given:
+        given["target"] = str(Path(given["target"]).absolute())
     if what is not None:
-        given |= _subject(what)
+        given |= _subject(what, application, given.get("target"))
+    elif application is not None or "target" in given:
+        raise UsageError("--as and --target go with a file, got none. Leave them out, or name the file.")
     if "init_from" in given:
         given["init_from"] = str(Path(given["init_from"]).absolute())
         given |= {} if resume else {"init_sha256": None}
@@ -221,9 +244,11 @@ def _train(
                 config=recipe.to_json(),
                 may_change=may_change,
                 paths=PATHS,
-                inputs=inputs_of(recipe),
+                inputs=inputs_of(recipe, run.definition),
                 lock=lock,
             )
+            if run.definition is not None and first:
+                write_definition(folder, run.definition)
             with checkpoints:
                 return fit(
                     run.step,
@@ -283,14 +308,22 @@ def _from_anywhere(model: str) -> str:
     return f"{Path(place).absolute()}:{function}" if place.endswith(".py") else model
 
 
-def _subject(what: str) -> dict[str, Any]:
+def _subject(what: str, application: str | None, target: str | None) -> dict[str, Any]:
     """Return the fields of a recipe that say what is trained on: a task, or a file."""
+    if application is not None:
+        one_of("--as", application, AS)
     if what == "text" or what in TASKS:
-        return {"task": what, "data": None, "data_sha256": None}
-    if not Path(what).exists() and "/" not in what and "." not in what:
+        if application is not None:
+            raise UsageError(
+                f"--as goes with a file, got the task {what!r}. Write ./{what} for a file of that name."
+            )
+        return {"task": what, "data": None, "data_sha256": None, "target": None}
+    if application is None and not Path(what).exists() and "/" not in what and "." not in what:
         one_of("train", what, ["text", *TASKS])
+    task = "text" if application in (None, LANGUAGE) else application
+    files = [str(Path(what).absolute()), *([] if target is None else [target])]
     with usage_errors():
-        return {"task": "text", "data": str(Path(what).absolute()), "data_sha256": file_digest(what)}
+        return {"task": task, "data": files[0], "target": target, "data_sha256": files_digest(files)}
 
 
 def _claim(lock: FolderLock, resume: bool, overwrite: bool) -> None:

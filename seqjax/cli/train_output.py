@@ -9,6 +9,7 @@ import typer
 
 from seqjax.cli.common import console
 from seqjax.training import DamagedCheckpointWarning, Fitted
+from seqjax.training.definition import DEFINITION
 from seqjax.training.run import Run
 
 
@@ -37,14 +38,16 @@ def show_run(folder: Path, run: Run, fitted: Fitted, tensorboard: bool) -> None:
     console.print(f"Trained: {fitted.reason}. {fitted.skipped or 'No'} steps were skipped.", markup=False)
     metric, success = run.early_stop.metric, run.task.success
     if fitted.best_value is not None:
+        solved = f"; solved at {success.metric} {success.threshold:g}" if success else ""
         console.print(
             f"Best held-out {metric} {fitted.best_value:.6g} at step {fitted.best_step}; the memoryless "
-            f"baseline has a loss of {run.task.baseline:.6g}; solved at {success.metric} {success.threshold:g}.",
+            f"baseline has a loss of {run.task.baseline:.6g}{solved}.",
             markup=False,
             soft_wrap=True,
         )
     about = {
         "config.json": "repeats the run: seqjax train --config",
+        DEFINITION: "vocabularies and classes, for seqjax generate and evaluate",
         "metrics.jsonl": "metrics of training and evaluation by step",
         "curves.svg": "the same metrics as curves",
         "best": "the state of the best evaluation",

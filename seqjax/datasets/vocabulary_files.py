@@ -28,8 +28,7 @@ def write_vocabulary(path: Name, vocabulary: Vocabulary) -> None:
         >>> read_vocabulary(path)
         Characters(symbols='abc')
     """
-    fields = {field.name: getattr(vocabulary, field.name) for field in dataclasses.fields(vocabulary)}  # type: ignore[arg-type]
-    put_text(Path(path), json.dumps({"kind": vocabulary.kind, **fields}, ensure_ascii=False) + "\n")
+    put_text(Path(path), json.dumps(vocabulary_to_json(vocabulary), ensure_ascii=False) + "\n")
 
 
 def read_vocabulary(path: Name) -> Vocabulary:
@@ -41,17 +40,31 @@ def read_vocabulary(path: Name) -> Vocabulary:
     """
     text = read_string(path)
     try:
-        found = json.loads(text)
-        kind = KINDS[found.pop("kind")]
-        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
-        types = {field.name: field.type for field in dataclasses.fields(kind)}
-        if {name: _shape(value) for name, value in fields.items()} != types:
-            raise ValueError
-        return kind(**fields)
+        return vocabulary_from_json(json.loads(text))
     except (ValueError, KeyError, AttributeError, TypeError):
         raise ValueError(
             f"read_vocabulary: expected a vocabulary written by write_vocabulary, got '{path}'. Train it again."
         ) from None
+
+
+def vocabulary_to_json(vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return a vocabulary as JSON holds it."""
+    fields = {field.name: getattr(vocabulary, field.name) for field in dataclasses.fields(vocabulary)}  # type: ignore[arg-type]
+    return {"kind": vocabulary.kind, **fields}
+
+
+def vocabulary_from_json(found: Any) -> Vocabulary:
+    """Return the vocabulary that `vocabulary_to_json` returned as JSON; other values raise an error of any type."""
+    kind = KINDS[found["kind"]]
+    fields = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in found.items()
+        if name != "kind"
+    }
+    types = {field.name: field.type for field in dataclasses.fields(kind)}
+    if {name: _shape(value) for name, value in fields.items()} != types:
+        raise ValueError(f"expected the fields {', '.join(types)}, got {', '.join(fields)}")
+    return kind(**fields)
 
 
 def _shape(value: Any) -> Any:

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from pathlib import Path
@@ -63,8 +63,18 @@ MAY_CHANGE = ("steps", "learning_rate", "decay_steps", "patience", "eval_every",
 """Fields that a resumed run may change. ``config.json`` logs their changes."""
 MOST_LAYERS = 1000
 """Largest depth of a model. Layers are traced one by one, so that a larger number would take hours."""
-PATHS = ("data", "model", "init_from")
+PATHS = ("data", "target", "model", "init_from")
 """Fields that may hold the path of a file, whose content is compared by its SHA-256."""
+VOCABULARIES = ("bytes", "characters", "words", "subwords")
+APPLICATIONS = ("classes", "translation")
+"""The kinds of applications on files of the user, beside the text."""
+GO_WITH: dict[str, tuple[str, ...]] = {
+    "target": ("translation",),
+    "columns": ("classes", "translation"),
+    "vocabulary": ("text", "classes", "translation"),
+    "vocabulary_size": ("text", "classes", "translation"),
+}
+"""The fields of a recipe that go with some tasks only."""
 
 
 def _transformer(
@@ -109,9 +119,29 @@ class Recipe:
         64
     """
 
-    task: str = setting("text", f"One of text, {', '.join(TASKS)}", one_of(("text", *TASKS)))
-    data: str | None = setting(None, "A file, text or binary, for the task 'text'")
-    data_sha256: str | None = setting(None, "The SHA-256 of that file")
+    task: str = setting(
+        "text",
+        f"One of text, {', '.join((*APPLICATIONS, *TASKS))}",
+        one_of(("text", *APPLICATIONS, *TASKS)),
+    )
+    data: str | None = setting(None, "A file, text or binary, for the task 'text' and for applications")
+    data_sha256: str | None = setting(
+        None, "The SHA-256 of that file; of several files, that of their digests"
+    )
+    target: str | None = setting(None, "The file of the translations, line by line, of a translation")
+    columns: str | None = setting(
+        None,
+        "The columns of a table, by name or position from 0: those of texts and labels ('text,label' by default), or "
+        "of sentences and translations ('0,1')",
+    )
+    vocabulary: str | None = setting(
+        None,
+        f"What a token is: one of {', '.join(VOCABULARIES)}; by default bytes for a text, else words",
+        one_of(VOCABULARIES),
+    )
+    vocabulary_size: int | None = setting(
+        None, "The number of words or subwords; by default all words, or 1000 subwords", at_least_one
+    )
     model: str = setting(
         "lstm",
         f"A cell, such as 'lru' or 'lru(r_min=0.9)'; a stack of blocks, {', '.join(STACKS)}; or file.py:function",
@@ -194,6 +224,7 @@ def check_recipe(recipe: Recipe) -> None:
             "smaller sizes.",
             got=recipe.length * recipe.batch_size * recipe.eval_batches,
         )
+    _check_application(recipe)
     if recipe.model in STACKS and recipe.method != "auto":
         raise SettingError(
             "{method} goes with a cell, got {given!r} for {stack!r}, whose layers choose their methods. Leave it out.",
@@ -227,6 +258,41 @@ def check_recipe(recipe: Recipe) -> None:
             size=recipe.batch_size,
             parts=recipe.accumulate,
         )
+
+
+def _check_application(recipe: Recipe) -> None:
+    """Check the settings that only applications have, and those that they do not have."""
+    for name, tasks in GO_WITH.items():
+        if getattr(recipe, name) is not None and recipe.task not in tasks:
+            raise SettingError(
+                f"{{{name}}} goes with {{tasks}}, got the task {{given!r}}. Leave it out.",
+                tasks=" or ".join("a text" if task == "text" else f"--as {task}" for task in tasks),
+                given=recipe.task,
+            )
+    sized = recipe.vocabulary or ("bytes" if recipe.task == "text" else "words")
+    if recipe.vocabulary_size is not None and sized in ("bytes", "characters"):
+        raise SettingError(
+            "{vocabulary_size} goes with {vocabulary} words or subwords, got {given!r}. Leave it out.",
+            given=sized,
+        )
+    if recipe.task not in APPLICATIONS:
+        return
+    if recipe.data is None:
+        raise SettingError("{data}: expected the data for --as {kind}, got none.", kind=recipe.task)
+    for name, wrong in (
+        ("estimator", recipe.estimator != "full"),
+        ("method", recipe.method != "auto"),
+        ("until_solved", recipe.until_solved),
+        ("model", recipe.model == "transformer"),
+        ("precision", recipe.precision == "float64"),
+    ):
+        if wrong:
+            raise SettingError(
+                f"{{{name}}} {{given}} goes with a text or a task, got --as {{kind}}. Choose another one, or leave it "
+                "out.",
+                given=getattr(recipe, name),
+                kind=recipe.task,
+            )
 
 
 def learning_rate(recipe: Recipe) -> float | optax.Schedule:
@@ -292,3 +358,9 @@ def file_digest(path: str) -> str:
             "content to a file first."
         )
     return hashlib.sha256(bytes(datasets.read_bytes(path))).hexdigest()
+
+
+def files_digest(paths: Sequence[str]) -> str:
+    """Return the SHA-256 of a data file; of several files, that of the list of their digests."""
+    found = [file_digest(path) for path in paths]
+    return found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()

@@ -1,6 +1,5 @@
 """Runs of ``seqjax train``: build model, data and training step from a recipe, and load a trained model."""
 
-import hashlib
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -8,18 +7,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
-from seqjax import datasets
 from seqjax.base import Batch, Layer
 from seqjax.fields import SettingError
 from seqjax.gradients import full_bptt, truncated_bptt
 from seqjax.ops.select import cast
 from seqjax.sizes import check_size
 from seqjax.tasks import TASKS, Task
-from seqjax.tasks.text import text_task
+from seqjax.training.applications import KINDS, Definition, Learning, prepare_application
+from seqjax.training.applications.language import prepare_language
 from seqjax.training.checkpoints import Checkpoints
+from seqjax.training.definition import definition_digest, read_definition
 from seqjax.training.early_stop import EarlyStop
 from seqjax.training.evaluation import evaluation
 from seqjax.training.recipe import PATHS, PRECISIONS, Recipe, check_recipe, optimizer_of, read_recipe
@@ -35,12 +34,13 @@ class Run(NamedTuple):
     """The model of a run, and the arguments of `fit`."""
 
     model: Layer
-    task: Task
+    task: Task | Learning
     step: TrainStep
     state: TrainState
     batches: Callable[[int], Batch]
     evaluate: Callable[[Any], dict[str, float]]
     early_stop: EarlyStop
+    definition: Definition | None = None
 
 
 def prepare(recipe: Recipe, mesh: Mesh | None = None) -> Run:
@@ -56,8 +56,7 @@ def prepare(recipe: Recipe, mesh: Mesh | None = None) -> Run:
         FileNotFoundError: when the data file is gone.
     """
     check_recipe(recipe)
-    task, batches, held_out = _data(recipe)
-    model = model_of(recipe, task)
+    model, task, batches, held_out, number, definition = _parts(recipe)
     optimizer = optimizer_of(recipe)
     how: dict[str, Any] = {
         "estimator": truncated_bptt(recipe.length) if recipe.estimator == "truncated" else full_bptt(),
@@ -74,11 +73,12 @@ def prepare(recipe: Recipe, mesh: Mesh | None = None) -> Run:
     if not recipe.dropout and not is_own(recipe.model):
         state = state._replace(key=None)  # no layer draws noise
     jax.eval_shape(step.jitted, *state, example)
-    evaluate = evaluation(model, task.objective, held_out, recipe.eval_batches, metrics=task.score)
-    metric, target = task.success if recipe.until_solved else ("loss", None)
+    of_all = task.corpus_metrics if isinstance(task, Learning) else None
+    evaluate = evaluation(model, task.objective, held_out, number, metrics=task.score, corpus_metrics=of_all)
+    metric, target = task.success if recipe.until_solved and task.success else ("loss", None)
     mode = "max" if metric == "accuracy" else "min"
     stop = EarlyStop(metric=metric, mode=mode, patience=recipe.patience, target=target)  # type: ignore[arg-type]
-    return Run(model, task, step, state, batches, evaluate, stop)
+    return Run(model, task, step, state, batches, evaluate, stop, definition)
 
 
 def begin_from(run: Run, recipe: Recipe) -> tuple[Run, WarmStart]:
@@ -105,18 +105,20 @@ def begin_from(run: Run, recipe: Recipe) -> tuple[Run, WarmStart]:
     return run._replace(state=run.state._replace(params=params)), report
 
 
-def inputs_of(recipe: Recipe) -> dict[str, Any]:
-    """Return what the result of a run depends on besides its recipe: the source of a model of the user.
+def inputs_of(recipe: Recipe, definition: Definition | None = None) -> dict[str, Any]:
+    """Return what the result of a run depends on besides its recipe: the code of the user, and a definition.
 
     The recipe has the digest of the data, and every checkpoint has the versions of the packages.
     """
-    return {"model_sha256": source_digest(recipe.model)} if is_own(recipe.model) else {}
+    own = {"model_sha256": source_digest(recipe.model)} if is_own(recipe.model) else {}
+    return own | ({} if definition is None else {"definition_sha256": definition_digest(definition)})
 
 
 def open_run(folder: str | PathLike[str], recipe: Recipe) -> Checkpoints:
     """Return the checkpoints of a run for reading, with the recipe's inputs as they are now."""
     config, _ = read_config(Path(folder) / "config.json")
-    return Checkpoints(folder, config=config, paths=PATHS, inputs=inputs_of(recipe))
+    inputs = inputs_of(recipe, read_definition(folder))
+    return Checkpoints(folder, config=config, paths=PATHS, inputs=inputs)
 
 
 def load_run(
@@ -172,45 +174,28 @@ def load_run(
         return run.model, (of_best if best else checkpoints).restore(run.state)[1].params
 
 
-def _data(recipe: Recipe) -> tuple[Task, Callable[[int], Batch], Callable[[int], Batch]]:
-    """Return the task, training batches, and held-out batches.
+def _parts(recipe: Recipe) -> tuple[Layer, Task | Learning, Any, Any, int, Definition | None]:
+    """Return model, task, training batches, held-out batches and their number, and the definition of an application.
 
-    Held-out batches have a seed that no run has, or come from the end of the text.
+    Held-out batches have a seed that no run has, or come from other data.
     """
-    size, length = recipe.batch_size, recipe.length
-    if recipe.task != "text":
-        if recipe.estimator == "truncated":
-            raise SettingError("{estimator} truncated goes with a text, whose batches continue each other.")
-        task = TASKS[recipe.task](length)
-        return task, task.batches(size, seed=recipe.seed), task.batches(size, seed=-1 - recipe.seed)
-    text = datasets.moby_dick() if recipe.data is None else datasets.read_text(recipe.data)
-    if (
-        recipe.data is not None
-        and hashlib.sha256(bytes(datasets.read_bytes(recipe.data))).hexdigest() != recipe.data_sha256
-    ):
-        raise ValueError(
-            f"{recipe.data} has changed since the run was made: its SHA-256 differs. Restore the file."
+    if recipe.task in KINDS:
+        model, learning, definition = prepare_application(recipe)
+        return model, learning, learning.batches, learning.held_out, learning.number, definition
+    if recipe.task == "text":
+        text = prepare_language(recipe)
+        return (
+            model_of(recipe, text.task),
+            text.task,
+            text.batches,
+            text.held_out,
+            recipe.eval_batches,
+            text.definition,
         )
-    if len(text) < 10 * (length + 1):
-        raise SettingError(
-            "{source}: expected at least {least} bytes for {length} {steps} (a tenth is held out), got {got}. "
-            "Use a longer file or a shorter length.",
-            source=recipe.data or "text",
-            least=10 * (length + 1),
-            steps=length,
-            got=len(text),
-        )
-    train, rest = datasets.split(text)
-    xs, targets = (np.asarray(a) for a in datasets.held_out_windows(rest, size * recipe.eval_batches, length))
     if recipe.estimator == "truncated":
-        batches: Any = datasets.streams(
-            train, batch_size=size, length=length, restart=1 / 16, seed=recipe.seed
-        )
-    else:
-        batches = datasets.windows(train, batch_size=size, length=length, seed=recipe.seed)
-
-    def held_out(number: int) -> Batch:
-        part = slice(number * size, (number + 1) * size)
-        return Batch(xs[:, part], targets[:, part])
-
-    return text_task(train, rest, length), batches, held_out
+        raise SettingError("{estimator} truncated goes with a text, whose batches continue each other.")
+    task = TASKS[recipe.task](recipe.length)
+    batches, held_out = (
+        task.batches(recipe.batch_size, seed=seed) for seed in (recipe.seed, -1 - recipe.seed)
+    )
+    return model_of(recipe, task), task, batches, held_out, recipe.eval_batches, None

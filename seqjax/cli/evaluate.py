@@ -1,0 +1,75 @@
+"""``seqjax evaluate``: measure a trained run on its held-out data, or on other files."""
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from seqjax import datasets
+from seqjax.cli.common import at_least_one, usage_errors
+from seqjax.cli.trained import AllowCode, Newest, RunFolder, check_options, load
+from seqjax.training.applications import KINDS, examples_of
+from seqjax.training.applications.common import Trained
+from seqjax.training.applications.language import held_out_text, score_text
+
+
+def evaluate(
+    folder: RunFolder,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            help="A file like that of the training; by default the held-out part of that one.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Translation: the file of the translations of DATA.", show_default=False),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="The two columns of DATA; by default those of the training.", show_default=False),
+    ] = None,
+    beam_size: Annotated[
+        int | None,
+        typer.Option(help="Translation: hypotheses of the beam search; 4 by default.", show_default=False),
+    ] = None,
+    newest: Newest = False,
+    allow_code: AllowCode = False,
+) -> None:
+    """Measure a trained run on held-out data, or on another file.
+
+    Prints one metric per line. Language: loss in nats and bits per token, bits per byte, accuracy. Classes: loss,
+    accuracy, F1. Translation: loss and accuracy per token given the tokens before, the share of exact translations, and
+    BLEU and chrF where the package sacrebleu is installed.
+    """
+    trained = load(folder, newest, allow_code)
+    check_options(trained, ("translation",), target=target, beam_size=beam_size)
+    check_options(trained, ("classes", "translation"), columns=columns)
+    size = at_least_one("--beam-size", 4 if beam_size is None else beam_size)
+    with usage_errors():
+        found = _measured(trained, data, target, columns, size)
+    for name, value in found.items():
+        typer.echo(f"{name}\t{value:.6g}")
+
+
+def _measured(
+    trained: Trained, data: str | None, target: str | None, columns: str | None, beam_size: int
+) -> dict[str, float]:
+    recipe = trained.recipe
+    if data is None and (target is not None or columns is not None):
+        raise ValueError("--target and --columns go with DATA, got none. Leave them out.")
+    if recipe.task == "text":
+        if data is None:
+            return score_text(trained, held_out_text(recipe))
+        if recipe.vocabulary is None:
+            return score_text(trained, bytes(datasets.read_text(data)).decode("utf-8", "surrogateescape"))
+        return score_text(trained, datasets.read_string(data))
+    kind = KINDS[recipe.task]
+    if data is None:
+        examples = examples_of(recipe)[1]
+    else:
+        columns = recipe.columns if columns is None and target is None else columns
+        examples = kind.read(replace(recipe, data=data, target=target, columns=columns))
+    return kind.score(trained, examples, beam_size)

@@ -1,0 +1,211 @@
+"""Test ``seqjax train --as KIND``, ``seqjax generate`` and ``seqjax evaluate`` on small files."""
+
+import io
+import json
+import logging
+import random
+import shlex
+import signal
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.command_line import run
+
+from seqjax.training import load_run
+from seqjax.training.applications import examples_of
+from seqjax.training.applications.common import Examples, parts
+from seqjax.training.recipe import read_recipe
+from seqjax.training.run import prepare
+
+TINY = (
+    "--length 8 --batch-size 4 --hidden-size 4 --steps 4 --eval-every 2 --eval-batches 2 --checkpoint-every 2"
+).split()
+DIGITS = dict(zip("abcd", ("uno", "dos", "tres", "cuatro"), strict=True))
+TRAIN = sys.modules["seqjax.cli.train"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A table of texts with labels, two files of sentences, and a text."""
+    folder, draw = tmp_path_factory.mktemp("files"), random.Random(0)
+    texts = [" ".join(draw.choice("abcd") for _ in range(draw.randint(3, 4))) for _ in range(40)]
+    rows = "".join(f"{text}\t{'first' if text[0] in 'ab' else 'second'}\n" for text in texts)
+    (folder / "labelled.tsv").write_text("text\tlabel\n" + rows)
+    (folder / "source.txt").write_text("\n".join(texts) + "\n")
+    (folder / "target.txt").write_text(
+        "\n".join(" ".join(DIGITS[w] for w in t.split()) for t in texts) + "\n"
+    )
+    (folder / "text.txt").write_text("the cat sat on the mat. a dog did not. " * 12)
+    return folder
+
+
+def command(kind, files):
+    """The arguments that train a kind on its files."""
+    return {
+        "classes": [files / "labelled.tsv", "--as", "classes"],
+        "translation": [files / "source.txt", "--as", "translation", "--target", files / "target.txt"],
+        "language": [files / "text.txt", "--as", "language", "--vocabulary", "words"],
+    }[kind]
+
+
+@pytest.fixture(scope="module", params=["classes", "translation", "language"])
+def trained(request, files, tmp_path_factory):
+    """The kind and the folder of a run."""
+    folder = tmp_path_factory.mktemp("runs") / request.param
+    logger = logging.getLogger("seqjax.training")
+    before = logger.handlers, logger.propagate
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert run(monkeypatch, "train", *command(request.param, files), *TINY, "--out", folder) == 0
+    logger.handlers, logger.propagate = before
+    return request.param, folder
+
+
+def answers(monkeypatch, capsys, folder, lines, *options):
+    """What ``seqjax generate`` prints for the lines of stdin."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    capsys.readouterr()
+    assert run(monkeypatch, "generate", folder, *options) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def measured(monkeypatch, capsys, folder, *options):
+    """What ``seqjax evaluate`` prints."""
+    capsys.readouterr()
+    assert run(monkeypatch, "evaluate", folder, *options) == 0
+    return {name: float(value) for name, value in map(str.split, capsys.readouterr().out.splitlines())}
+
+
+def test_a_trained_run_is_used_and_measured(trained, files, monkeypatch, capsys):
+    kind, folder = trained
+    recipe = read_recipe(folder / "config.json")
+    found = measured(monkeypatch, capsys, folder)
+    if kind == "language":
+        options = ("--prompt", "the cat", "--tokens", "5")
+        made = answers(monkeypatch, capsys, folder, [], *options)
+        assert made == answers(monkeypatch, capsys, folder, [], *options) and made[0].startswith("the cat")
+        assert made != answers(monkeypatch, capsys, folder, [], *options, "--seed", "1")
+        assert found["loss"] == pytest.approx(loss_of_words(folder, files), rel=1e-4)
+        assert found["bits_per_token"] == pytest.approx(found["loss"] / np.log(2), rel=1e-4)
+        return
+    held_out = examples_of(recipe)[1]
+    made = answers(monkeypatch, capsys, folder, held_out.inputs)
+    # The padding of other lines changes nothing.
+    assert answers(monkeypatch, capsys, folder, held_out.inputs[:1]) == made[:1]
+    right = [line.partition("\t")[0] == target for line, target in zip(made, held_out.targets, strict=True)]
+    assert found["accuracy" if kind == "classes" else "exact"] == pytest.approx(np.mean(right), abs=1e-5)
+    whole = files / ("labelled.tsv" if kind == "classes" else "source.txt")
+    more = () if kind == "classes" else ("--target", files / "target.txt")
+    assert measured(monkeypatch, capsys, folder, whole, *more) != found
+
+
+def loss_of_words(folder, files):
+    """The loss of the held-out text in windows of 8 words, from the definition of the loss."""
+    model, params = load_run(folder)
+    words = json.loads((folder / "application.json").read_text())["vocabulary"]["words"]
+    text = (files / "text.txt").read_text()
+    held_out = text[len(text) - round(len(text) / 10) :].replace(".", " .").split()
+    tokens = np.array([words.index(word) + 4 if word in words else 3 for word in held_out], np.int32)
+    losses = []
+    for begin in range(0, len(tokens) - 1, 8):
+        xs = tokens[:-1][begin : begin + 8, None]
+        ys = np.asarray(model.unroll(params, None, jnp.asarray(xs))[1][:, 0], np.float64)
+        targets = tokens[1:][begin : begin + 8]
+        losses += list(np.log(np.exp(ys).sum(-1)) - ys[np.arange(len(targets)), targets])
+    return np.mean(losses)
+
+
+def test_a_run_needs_its_definition_and_not_its_data(trained, files, monkeypatch, capsys, tmp_path):
+    kind, folder = trained
+    place = folder / "application.json"
+    before, data = place.read_text(), read_recipe(folder / "config.json").data
+    hidden = tmp_path / "hidden"
+    try:
+        (files / data).rename(hidden)
+        assert answers(monkeypatch, capsys, folder, [] if kind == "language" else ["a b"])
+        assert run(monkeypatch, "evaluate", folder) == 2 and "does not exist" in capsys.readouterr().err
+        hidden.rename(data)
+        place.write_text(before.replace("words", "characters", 1))
+        assert run(monkeypatch, "generate", folder, "--newest") == 2
+        assert "definition_sha256" in capsys.readouterr().err
+        place.unlink()
+        assert run(monkeypatch, "generate", folder) == 2
+        assert "application.json" in capsys.readouterr().err
+    finally:
+        place.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["nowhere.tsv", "--as", "classes"], "does not exist"),
+        (["labelled.tsv", "--as", "captions"], "--as: "),
+        (["parity", "--as", "classes"], "goes with a file"),
+        (["--as", "classes"], "expected a task or a file"),
+        (["labelled.tsv", "--as", "classes", "--columns", "text,kind"], "expected a column 'kind'"),
+        (["labelled.tsv", "--as", "classes", "--columns", "text"], "--columns: expected two columns"),
+        (
+            ["labelled.tsv", "--as", "classes", "--target", "source.txt"],
+            "--target goes with --as translation",
+        ),
+        (["labelled.tsv", "--as", "classes", "--estimator", "truncated"], "--estimator truncated goes with"),
+        (["text.txt", "--columns", "0,1"], "--columns goes with --as classes or --as translation"),
+        (["text.txt", "--vocabulary-size", "9"], "--vocabulary-size goes with --vocabulary"),
+        (["source.txt", "--as", "translation", "--target", "text.txt"], "lines"),
+        (["labelled.tsv", "--as", "classes", "--model", "lstn"], "--model: "),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(options, text, files, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(files)
+    assert run(monkeypatch, "train", *options, *TINY, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert text in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_options_of_another_kind_are_refused(trained, monkeypatch, capsys):
+    kind, folder = trained
+    option = ("--beam-size", "2") if kind != "translation" else ("--prompt", "a")
+    assert run(monkeypatch, "generate", folder, *option) == 2
+    assert f"{option[0]} goes with a run of" in capsys.readouterr().err
+
+
+def test_examples_of_one_input_are_in_one_part():
+    inputs = [f"text {i % 25}" for i in range(100)]
+    train, held_out = parts(Examples(inputs, [str(i) for i in range(100)]))
+    assert not set(train.inputs) & set(held_out.inputs) and len(set(held_out.inputs)) == 2
+    back = Examples(inputs[::-1], [str(i) for i in range(100)][::-1])
+    assert set(parts(back)[1].targets) == set(held_out.targets)
+    with pytest.raises(ValueError, match="at least two different inputs"):
+        parts(Examples(["a", "a"], ["x", "y"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classes", "translation", "language"])
+def test_a_stopped_run_goes_on_to_the_same_bits(kind, files, monkeypatch, capsys, tmp_path):
+    options = [*command(kind, files), *TINY, "--dropout", "0.2", "--depth", "2"]
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    assert run(monkeypatch, "train", *options, "--out", whole) == 0
+
+    def signalled(recipe, *mesh):
+        made = prepare(recipe, *mesh)
+
+        def step(state, batch):
+            if int(state.step) == 3:
+                signal.raise_signal(signal.SIGTERM)
+            return made.step(state, batch)
+
+        return made._replace(step=step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TRAIN, "prepare", signalled)
+        assert run(patched, "train", *options, "--out", halved) == 143
+    again = shlex.split(capsys.readouterr().err.rpartition("run '")[2].partition("'.")[0])
+    assert run(monkeypatch, *(again[1:] or ["train", "--out", halved, "--resume"])) == 0
+    assert (halved / "application.json").read_text() == (whole / "application.json").read_text()
+    bits = [
+        [leaf.tobytes() for leaf in jax.tree.leaves(jax.device_get(load_run(folder, best=False)[1]))]
+        for folder in (whole, halved)
+    ]
+    assert bits[0] == bits[1]
