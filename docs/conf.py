@@ -69,7 +69,7 @@ toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_static_path = ["website/static"]
-html_css_files = ["website.css"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = html_show_copyright = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
