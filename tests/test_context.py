@@ -476,10 +476,22 @@ def nested(reader):
     return sj.serial(sj.running_mean(), sj.residual(sj.serial(reader, sj.pointwise(nn.Dense(4)))))
 
 
+@sj.definition
+def composed(size):
+    return nested(sj.with_memory(sj.recurrent(sj.elman(size)), sj.multiplicative_attention(), memory_size=2))
+
+
+def of_a_factory(reader):
+    """A model whose origin is a factory without layers among its arguments, as those of `seqjax.models` are."""
+    return sj.residual(sj.residual(composed(3)))
+
+
 @pytest.mark.parametrize(
-    "wrap", [lambda reader: reader, nested, sj.frozen], ids=["itself", "nested", "frozen"]
+    "wrap",
+    [lambda reader: reader, nested, sj.frozen, of_a_factory],
+    ids=["itself", "nested", "frozen", "of a factory"],
 )
-@pytest.mark.fast_cases(1)
+@pytest.mark.fast_cases(2)
 def test_attention_weights_of_a_model_as_it_is(wrap):
     reader = sj.with_memory(sj.recurrent(sj.elman(3)), sj.multiplicative_attention(), memory_size=2)
     model = wrap(reader)
@@ -491,7 +503,7 @@ def test_attention_weights_of_a_model_as_it_is(wrap):
     happened = np.arange(6)[:, None] < np.array([6, 4])
     (weights,) = sj.attention_weights(model, params, carry, xs, mask=happened)
     own, inputs = (params, xs)
-    if wrap is nested:
+    if wrap in (nested, of_a_factory):
         own, inputs = params[1][0], sj.running_mean().unroll((), None, xs)[1]
     hs = sj.recurrent(sj.elman(3)).unroll(own.layer, None, inputs)[1]
     expected = weights_by_hand(own, memory, mask, hs) * happened[..., None]

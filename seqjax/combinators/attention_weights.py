@@ -1,6 +1,7 @@
 """The attention weights of a model, step by step, without a change of the model."""
 
-from typing import Any
+import inspect
+from typing import Any, cast
 
 import jax
 
@@ -9,7 +10,7 @@ from seqjax.calls import checked
 from seqjax.combinators.common import check_layers
 from seqjax.combinators.context import memories_of, with_weights
 from seqjax.combinators.with_memory import recording_memory, with_memory
-from seqjax.values import build, tokenize
+from seqjax.values import Definition, build, origin, tokenize
 
 
 def attention_weights(
@@ -45,14 +46,7 @@ def attention_weights(
         ((6, 1, 4), Array([0.25, 0.25, 0.25, 0.25], dtype=float32))
     """
     check_layers("attention_weights", (layer,), causal=True)
-    names = {tokenize(with_memory, ""): tokenize(recording_memory, "")}
-
-    def renamed(token: Any) -> Any:
-        if not isinstance(token, tuple):
-            return token
-        return names[token] if token in names else tuple(map(renamed, token))
-
-    token = renamed(tokenize(layer, "attention_weights(layer)"))
+    token = _recording(tokenize(layer, "attention_weights(layer)"))
     carry, xs, flags = checked(layer, "unroll", params, carry, xs, Flags(reset, mask))
     if token == tokenize(layer, "") or not any(True for _ in memories_of(carry)):
         raise TypeError(
@@ -66,3 +60,29 @@ def attention_weights(
         return carry, tuple(node.weights for node in memories_of(carry))
 
     return jax.lax.scan(step, with_weights(carry), (xs, flags))[1]
+
+
+def _recording(token: Any) -> Any:
+    """Return a token with `recording_memory` in place of `with_memory`.
+
+    A factory may compose the layers itself, as `seqjax.models.translator` does: then its arguments do not have a
+    `with_memory`, but the layer that it returns has one.
+    """
+    if not isinstance(token, tuple):
+        return token
+    if token == tokenize(with_memory, ""):
+        return tokenize(recording_memory, "")
+    found = tuple(map(_recording, token))
+    if found != token or token[:1] != ("made",):
+        return found
+    factory, arguments = cast(tuple, origin(build(token)))
+    made = inspect.unwrap(factory)(**arguments) if _takes_names(factory) else None
+    if not isinstance(made, Definition) or made._token is None:
+        return token
+    found = _recording(made._token)
+    return token if found == made._token else found
+
+
+def _takes_names(factory: Any) -> bool:
+    kinds = {parameter.kind for parameter in inspect.signature(factory).parameters.values()}
+    return inspect.Parameter.VAR_POSITIONAL not in kinds
