@@ -74,6 +74,7 @@ def test_scores_of_ratings_equal_those_of_scikit_learn():
     assert found["accuracy"] == pytest.approx(metrics.accuracy_score(people > 0, ratings > 0))
     assert found["F1"] == pytest.approx(metrics.f1_score(people > 0, ratings > 0))
     assert found["r"] == pytest.approx(np.corrcoef(people, ratings)[0, 1])
+    assert sentiment.scores(np.ones(50), sources.Rated([""] * 50, people))["r"] == 0
 
 
 def test_the_paired_bootstrap_has_the_mean_and_the_error_of_a_mean():
@@ -89,13 +90,13 @@ def test_the_paired_bootstrap_has_the_mean_and_the_error_of_a_mean():
 def test_unknown_words_are_a_function_of_the_step_and_leave_padding_alone():
     mask = np.arange(400)[:, None] < np.array([400, 300])
     loader = sentiment.with_unknown_words(
-        lambda step: Batch(np.full((400, 2), 9, np.int32) * mask, None, None, mask)
+        lambda step: Batch(np.full((400, 2), 9, np.int32) * mask, None, None, mask), 0.1
     )
     first, again, other = loader(0).xs, loader(0).xs, loader(1).xs
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
     assert set(first[mask]) == {9, UNKNOWN} and not first[~mask].any()
-    assert abs(np.mean(first[mask] == UNKNOWN) - sentiment.UNKNOWN_SHARE) < 5 * (0.09 / 700) ** 0.5
+    assert abs(np.mean(first[mask] == UNKNOWN) - 0.1) < 5 * (0.09 / 700) ** 0.5
 
 
 def test_predictions_are_those_of_each_text_alone():

@@ -18,7 +18,7 @@ from seqjax.base import Batch
 from seqjax.datasets import UNKNOWN, Words, bucketed, pad, sources
 from seqjax.training import evaluation, last_step
 
-BATCH, STEPS, UNKNOWN_SHARE = 64, 2400, 0.1
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class Setting:
     embed_size: int = 64
     dropout: float = 0.5
     rate: float = 2e-3
-    weight_decay: float = 1e-2
-    num_steps: int = STEPS
+    weight_decay: float = 0.3
+    unknown_words: float = 0.3
+    num_steps: int = 1200
 
 
 VARIANTS = {
@@ -43,9 +44,10 @@ VARIANTS = {
 }
 DOMAINS = ("products", "editorials", "tweets")
 WORDS = "TF-IDF of words, logistic regression"
-BARS = (Bar("accuracy", at_least=0, over=WORDS), Bar("lead, 2.5% quantile", at_least=0))
+BARS = (Bar("accuracy", at_least=0, over=WORDS), Bar("lead, 2.5% quantile", "lstm", at_least=0))
 TUNING = (
-    "Models: see the notebook. Baselines: the strength of regularization, of four, on the validation part."
+    "Models: three settings of the LSTM (steps, weight decay, word dropout), compared on the validation part. "
+    "Baselines: four strengths of regularization, compared on the validation part."
 )
 
 
@@ -63,13 +65,15 @@ class Data(NamedTuple):
 def data(toy: bool = False) -> Data:
     """Return all sentences; at toy size 512 for training and 128 for each test."""
     sizes = (512, 128, 128) if toy else (None, None, None)
-    parts = [_first(part, size) for part, size in zip(sources.movies(), sizes, strict=True)]
-    others = {domain: _first(sources.ratings_of(domain), 128 if toy else None) for domain in DOMAINS}
+    parts = [_some(part, size) for part, size in zip(sources.movies(), sizes, strict=True)]
+    others = {domain: _some(sources.ratings_of(domain), 128 if toy else None) for domain in DOMAINS}
     return Data(*parts, others, Words.train(parts[0].texts, min_count=2))
 
 
-def _first(rated: sources.Rated, size: int | None) -> sources.Rated:
-    return sources.Rated(rated.texts[:size], rated.ratings[:size])
+def _some(rated: sources.Rated, size: int | None) -> sources.Rated:
+    """Return so many sentences, evenly spaced: the files are sorted."""
+    every = 1 if size is None else len(rated.texts) // size
+    return sources.Rated(rated.texts[::every][:size], rated.ratings[::every][:size])
 
 
 def batches(found: Data, rated: sources.Rated, *, seed: int = 0, num_buckets: int = 4) -> Callable:
@@ -78,9 +82,7 @@ def batches(found: Data, rated: sources.Rated, *, seed: int = 0, num_buckets: in
     return bucketed(tokens, rated.ratings[:, None], batch_size=BATCH, num_buckets=num_buckets, seed=seed)
 
 
-def with_unknown_words(
-    loader: Callable[[int], Batch], share: float = UNKNOWN_SHARE, seed: int = 0
-) -> Callable:
+def with_unknown_words(loader: Callable[[int], Batch], share: float, seed: int = 0) -> Callable:
     """Return batches where a share of the words is unknown, other words at every step.
 
     References:
@@ -144,7 +146,7 @@ def scores(ratings: np.ndarray, rated: sources.Rated) -> dict[str, float]:
     positive, wanted = ratings > 0, rated.ratings > 0
     both = float(np.sum(positive & wanted))
     f1 = 2 * both / max(float(positive.sum() + wanted.sum()), 1.0)
-    correlation = float(np.corrcoef(ratings, rated.ratings)[0, 1])
+    correlation = float(np.corrcoef(ratings, rated.ratings)[0, 1]) if np.ptp(ratings) else 0.0
     return {"accuracy": float(np.mean(positive == wanted)), "F1": f1, "r": correlation}
 
 
@@ -175,12 +177,13 @@ def train(variant: str, *, seed: int, toy: bool = False) -> Trained:
     setting, found = VARIANTS[variant], data(toy)
     num_steps = 40 if toy else setting.num_steps
     model, held_out = model_of(found, setting), batches(found, found.validation, num_buckets=1)
+    loader = batches(found, found.train, seed=seed, num_buckets=1 if toy else 4)
     rates = optax.cosine_decay_schedule(setting.rate, num_steps)
     best = fit_best(
         model,
         LOSS,
         optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rates, weight_decay=setting.weight_decay)),
-        with_unknown_words(batches(found, found.train, seed=seed, num_buckets=1 if toy else 4), seed=seed),
+        with_unknown_words(loader, setting.unknown_words, seed=seed),
         evaluation(model, LOSS, held_out, held_out.steps_per_epoch),
         num_steps=num_steps,
         eval_every=num_steps // 10,
@@ -208,7 +211,7 @@ def baselines(toy: bool = False) -> dict[str, dict[str, float]]:
         WORDS: bag(characters=False),
         "TF-IDF of words and characters": bag(characters=True),
         "rules (VADER)": all_scores(of_rules, found),
-        "always positive": all_scores(lambda texts: np.arange(len(texts)) + 1.0, found),
+        "always positive": all_scores(lambda texts: np.ones(len(texts)), found),
     }
 
 

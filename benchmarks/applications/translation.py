@@ -21,7 +21,7 @@ from seqjax.datasets import END, START, Loader, Subwords, bucketed, pad, sources
 from seqjax.datasets.vocabulary import WORD
 from seqjax.training import cross_entropy, evaluation
 
-BATCH, BEAM, STEPS, SUBWORDS = 64, 5, 1500, 1000
+BATCH, BEAM, SUBWORDS = 64, 5, 1000
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Setting:
     dropout: float = 0.1
     label_smoothing: float = 0.1
     rate: float = 3e-3
-    num_steps: int = STEPS
+    num_steps: int = 1500
 
 
 VARIANTS = {

@@ -13,9 +13,11 @@ TASKS = {"laser": laser, "traffic": traffic, "M3": m3}
 SETTINGS = {
     "laser, 1 step": Settings("laser", horizon=1, hidden_size=128, batch_size=32, num_steps=3000),
     "laser, 100 steps": Settings("laser", horizon=100, hidden_size=128, batch_size=16, num_steps=2000),
-    "traffic": Settings("traffic", horizon=24, hidden_size=64, batch_size=32, num_steps=1700, dropout=0.1),
+    "traffic": Settings(
+        "traffic", horizon=24, hidden_size=64, batch_size=32, num_steps=1700, dropout=0.1, rate=4e-3
+    ),
     "M3": Settings(
-        "M3", horizon=18, hidden_size=64, num_layers=2, batch_size=256, num_steps=4000, dropout=0.1
+        "M3", horizon=18, hidden_size=64, num_layers=2, batch_size=256, num_steps=2500, dropout=0.1
     ),
 }
 CELLS = ("lstm", "gru")
@@ -51,7 +53,7 @@ def train(variant: str, *, seed: int, toy: bool = False) -> Trained:
         task.batches,
         task.evaluate,
         num_steps=settings.num_steps,
-        eval_every=max(settings.num_steps // 20, 1),
+        eval_every=max(settings.num_steps // 20, 10),
         seed=seed,
     )
     metrics = {part: task.measure(*task.forecasts(best.params, part)) for part in ("validation", "test")}

@@ -28,7 +28,7 @@ class Settings(NamedTuple):
     cell: str = "lstm"
     num_layers: int = 1
     dropout: float = 0.0
-    rate: float = 4e-3
+    rate: float = 3e-3
 
 
 class Task(NamedTuple):

@@ -43,6 +43,11 @@ class Windows(NamedTuple):
         return np.arange(PAST)[:, None] < self.lengths
 
 
+def data(every: int = 1) -> sources.Forecast:
+    """Return every n-th monthly series."""
+    return sources.Forecast(*(part[::every] for part in sources.m3("MONTHLY")))
+
+
 def windows(series: list[np.ndarray], origins: list[tuple[int, int]]) -> Windows:
     """Return the windows before origins ``(number of the series, first month that is not known)``."""
     xs = np.zeros((len(origins), PAST, 2), np.float32)
@@ -62,8 +67,7 @@ def task(settings: Settings, *, seed: int = 0, toy: bool = False, model: sj.Laye
 
     The last 18 months of the past are the validation part; they are no targets of training.
     """
-    found = sources.m3("MONTHLY")
-    past, future = (found.past[::14], found.future[::14]) if toy else (found.past, found.future)
+    _, past, future, _ = data(14 if toy else 1)
     ends = [len(values) for values in past]
     origins = [
         (number, origin)
@@ -114,8 +118,7 @@ def baselines(toy: bool = False) -> dict[str, dict[str, float]]:
     """The seasonal naive forecast, and the Theta method with its 95% intervals."""
     from statsmodels.tsa.forecasting.theta import ThetaModel
 
-    found = sources.m3("MONTHLY")
-    past, future = (found.past[::70], found.future[::70]) if toy else (found.past, found.future)
+    _, past, future, _ = data(70 if toy else 1)
     scales = np.array([np.mean(np.abs(values[SEASON:] - values[:-SEASON])) for values in past])
     naive = np.stack([np.resize(values[-SEASON:], HORIZON) for values in past])
     theta = np.zeros((*future.shape, 5))
