@@ -25,7 +25,7 @@ ABOUT = """Programs of value and gradient, compiled for an NVIDIA H200 on a CPU.
   both kernels that do not fit into registers.
 * The compiler does no autotuning without a GPU, so the tiles of matrix products may differ from those on a GPU."""
 
-SHAPE = (8, 2048, 64, 64)
+SHAPES = ((8, 2048, 64, 64), (32, 512, 128, 128))
 METHODS: tuple[Any, ...] = (sj.Scan(chunk=ON_GPU.chunk), ON_GPU, sj.Fused(), sj.Fused(chunk=512))
 MOST_PER_STEP = 5.2
 """Most operations per step of the unrolled loops: 40 in eight steps, and those of a chunk."""
@@ -41,16 +41,28 @@ def run(cells: list[str], say: Callable[[str], None]) -> tuple[list[Group], list
         say: receives a line per program.
     """
     missed: list[str] = []
-    rows = [_methods_row(cell, method, missed, say) for cell in ("lstm", "gru") for method in METHODS]
     columns = ["cell", "method", "outside", "per chunk", "per iteration", "per step", "temporaries MB"]
-    batch, length, inputs, units = SHAPE
-    loops = Table(f"B = {batch}, T = {length}, D = {inputs}, H = {units}, float32", columns, rows)
+    loops = [
+        Table(
+            "B = {}, T = {}, D = {}, H = {}, float32".format(*shape),
+            columns,
+            [
+                _methods_row(cell, method, shape, missed, say)
+                for cell in ("lstm", "gru")
+                for method in METHODS
+            ],
+        )
+        for shape in SHAPES
+    ]
     kernels = Table(
-        f"Kernels of gated cells, with resets and a mask, H = {units}, float32",
+        "B = {}, T = {}, D = {}, H = {}, float32, with resets and a mask".format(*SHAPES[0]),
         ["cell", "operations", "registers", "spilled", "temporaries MB"],
         [_kernel_row(cell, missed, say) for cell in cells],
     )
-    return [Group("Operations", "cell", [], [loops]), Group("Kernels", "cell", [], [kernels])], missed
+    return [
+        Group("Operations", "cell", [], loops),
+        Group("Kernels of gated cells", "cell", [], [kernels]),
+    ], missed
 
 
 def gated_cells() -> list[str]:
@@ -58,15 +70,17 @@ def gated_cells() -> list[str]:
     return [name for name, entry in sj.REGISTRY.items() if isinstance(entry.make(16).recurrence, sj.Gated)]
 
 
-def _methods_row(cell: str, method: Any, missed: list[str], say: Callable[[str], None]) -> list[str]:
-    program = gradient_program(cell, method, flags=False)
+def _methods_row(
+    cell: str, method: Any, shape: tuple[int, ...], missed: list[str], say: Callable[[str], None]
+) -> list[str]:
+    program = gradient_program(cell, method, shape, flags=False)
     outside, chunks, iterations = (
         [loop.operations for loop in program.loops if loop.depth == depth] for depth in range(3)
     )
-    length = SHAPE[1]
+    length = shape[1]
     per_step = sum(outside) / length + sum(chunks) / (method.chunk or length)
     per_step += sum(iterations) / getattr(method, "unroll_factor", 1)
-    label = f"{cell} {method!r}"
+    label = f"{cell} {method!r} {shape}"
     if method == ON_GPU and per_step > MOST_PER_STEP:
         missed.append(f"{label}: expected at most {MOST_PER_STEP} operations per step, got {per_step:.2f}.")
     if isinstance(method, sj.Fused) and max(outside + chunks) > MOST_FUSED:
@@ -79,7 +93,7 @@ def _methods_row(cell: str, method: Any, missed: list[str], say: Callable[[str],
 
 
 def _kernel_row(cell: str, missed: list[str], say: Callable[[str], None]) -> list[str]:
-    program = gradient_program(cell, sj.Fused(), flags=True)
+    program = gradient_program(cell, sj.Fused(), SHAPES[0], flags=True)
     spilled = sum(kernel.spilled for kernel in program.kernels)
     if spilled:
         missed.append(f"{cell}: expected kernels without spilled registers, got {spilled} bytes.")
@@ -99,9 +113,9 @@ def _kernel_row(cell: str, missed: list[str], say: Callable[[str], None]) -> lis
     ]
 
 
-def gradient_program(cell: str, method: Any, *, flags: bool) -> Program:
-    """Compile value and gradient of a cell's layer at `SHAPE`, with or without resets and a mask."""
-    batch, length, inputs, units = SHAPE
+def gradient_program(cell: str, method: Any, shape: tuple[int, ...], *, flags: bool) -> Program:
+    """Compile value and gradient of a cell's layer for a shape (B, T, D, H), with or without resets and a mask."""
+    batch, length, inputs, units = shape
     layer = sj.recurrent(sj.REGISTRY[cell].make(units), method)
     x = jax.ShapeDtypeStruct((batch, inputs), jnp.float32)
     params = jax.eval_shape(layer.init, jax.random.key(0), x)
@@ -111,4 +125,4 @@ def gradient_program(cell: str, method: Any, *, flags: bool) -> Program:
 
     flag = jax.ShapeDtypeStruct((length, batch), bool) if flags else None
     xs = jax.ShapeDtypeStruct((length, *x.shape), x.dtype)
-    return compile_for_gpu(jax.value_and_grad(loss), params, xs, flag, flag)
+    return compile_for_gpu(jax.value_and_grad(loss, (0, 1)), params, xs, flag, flag)

@@ -67,7 +67,9 @@ def assert_equal_results(cell, xs, fused=FUSED, **flags):
         pytest.param(sj.elman(4), (1, B, D), None, marks=pytest.mark.slow),
         pytest.param(sj.elman(1), (2, D), None, marks=pytest.mark.slow),
         pytest.param(sj.gru(3), (3, 2, 2, D), 2, marks=pytest.mark.slow),
-        pytest.param(sj.lstm(200), (2, 1, D), None, marks=pytest.mark.slow),
+        pytest.param(
+            sj.lstm(100), (2, 1, D), None, marks=pytest.mark.slow
+        ),  # weights of one gate are read again
     ],
     ids=repr,
 )
@@ -216,12 +218,12 @@ LENGTH = export.symbolic_shape("t")[0]
     ("cell", "shape", "dtype", "obstacle"),
     [
         (
-            sj.lstm(65),
+            sj.lstm(129),
             (T, B, D),
             jnp.float32,
-            "at most 64 units in a dense matrix of recurrent weights, got 65.",
+            "at most 128 units in a dense matrix of recurrent weights, got 129.",
         ),
-        (sj.slstm(140, num_heads=2), (T, B, D), jnp.float32, "at most 64 units in a head .*, got 70."),
+        (sj.slstm(260, num_heads=2), (T, B, D), jnp.float32, "at most 128 units in a head .*, got 130."),
         (sj.gru(4), (T, B, D), jnp.float64, "inputs in float32, bfloat16 or float16, got float64."),
         (sj.gru(4), (LENGTH, B, D), jnp.float32, r"inputs of a known shape, got \(t, 3, 2\)."),
     ],
@@ -270,6 +272,8 @@ def fastest():
     [
         ("lstm64", sj.lstm(64), (2048, 8, 64)),
         ("gru64", sj.gru(64), (2048, 8, 64)),
+        ("lstm128", sj.lstm(128), (512, 32, 128)),
+        ("gru128", sj.gru(128), (512, 32, 128)),
         ("lstm256", sj.lstm(256), (512, 32, 256)),
         ("gru256", sj.gru(256), (512, 32, 256)),
         ("lstm512", sj.lstm(512), (1024, 64, 512)),
@@ -284,13 +288,13 @@ def test_auto_takes_the_fastest_that_was_measured(group, cell, shape):
 
 
 def test_auto_takes_no_kernel_for_very_many_rows_or_on_a_tpu():
-    def selected(rows, platform="gpu"):
-        return sj.Auto().select(
-            sj.lstm(64), jax.ShapeDtypeStruct((10, rows, 3), jnp.float32), platform=platform
-        )
+    def selected(rows, cell=sj.lstm(64), platform="gpu"):  # noqa: B008 (a value)
+        return sj.Auto().select(cell, jax.ShapeDtypeStruct((10, rows, 3), jnp.float32), platform=platform)
 
     assert selected(1024) == sj.Fused() and isinstance(selected(1025), sj.Scan)
-    assert isinstance(selected(8, "tpu"), sj.Scan)
+    assert selected(132, sj.lstm(65)) == sj.Fused() and isinstance(selected(133, sj.lstm(65)), sj.Scan)
+    assert selected(1024, sj.indrnn(128)) == sj.Fused()
+    assert isinstance(selected(8, platform="tpu"), sj.Scan)
 
 
 def test_auto_goes_by_the_params_in_use(monkeypatch):

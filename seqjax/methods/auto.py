@@ -29,11 +29,6 @@ from seqjax.ops.gated.kernel import units_of
 from seqjax.ops.triton import kernels_available
 from seqjax.values import Value
 
-# An H200 runs 264 programs of an LSTM of 64 units at once, two on each of its 132 multiprocessors, whose registers they
-# fill. At B = 8 a step takes 1.3 microseconds, forward and backward, and a step of the unrolled loop 10.9 (levers.md).
-# 1024 programs take four turns.
-FUSED_PROGRAMS = 1024
-
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Auto(Value):
@@ -50,8 +45,8 @@ class Auto(Value):
     `Attention`   ``Chunked(64)``                     ``Chunked(128)``
     ============= =================================== ====================================
 
-    `Fused` is for NVIDIA GPUs, where it accepts the cell and the inputs (up to 64 units, or heads of 64 units, in
-    float32 or below), and the kernel has at most 1024 programs (``B`` times the number of heads).
+    `Fused` is for NVIDIA GPUs, where it accepts the cell and the inputs (up to 128 units, or heads of 128 units, in
+    float32 or below), and ``B`` times the number of heads is at most 1024 up to 64 units, and 132 up to 128.
 
     c is between 16 and 128 steps, such that the inputs of a chunk fill 32 kB, about a first-level cache. The choices
     are measured on two CPU cores and on an H200 (``benchmarks/results/README.md``). For `Gated` on a GPU the
@@ -131,7 +126,7 @@ def _has_fast_kernel(cell: Cell, params: Params | None, xs: Xs) -> bool:
     if obstacle_to_kernels(recurrence, weights, h, jax.tree.leaves(xs)[0]):
         return False
     units = units_of(weights, len(recurrence.activations), h.shape[-1])
-    return h.size // h.shape[-1] * units.programs <= FUSED_PROGRAMS
+    return h.size // h.shape[-1] * units.programs <= units.plan.programs
 
 
 def _gated_on_cpu(xs: Xs) -> Scan:

@@ -36,7 +36,7 @@ class Fused(Value):
 
     Raises:
         ValueError: at `unroll`, outside the interpreter: if the recurrent weights of one program do not fit (more than
-            64 units in a dense matrix or in one head), for float64, and for symbolic shapes.
+            128 units in a dense matrix or in one head), for float64, and for symbolic shapes.
 
     Example:
         >>> import jax, jax.numpy as jnp, seqjax as sj

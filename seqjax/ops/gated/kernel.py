@@ -28,14 +28,29 @@ from seqjax.ops.select import select, widen
 from seqjax.ops.step import advance_by_gate
 from seqjax.ops.triton import block, differentiated_as, on_gpu, run_programs
 
-# The widest block of recurrent weights per program. Four warps hold the four gates of an LSTM of 64 units in 128
-# registers per thread, of 255.
-WIDEST = 64
-WARPS = 4
-# Units per program where the recurrent weights are diagonal: one per thread.
-DIAGONAL_WIDTH = 32 * WARPS
+# Units per program where the recurrent weights are diagonal: one per thread of four warps.
+DIAGONAL_WIDTH = 128
 # The operands of the kernels that all rows of the batch share.
 WEIGHTS = ("w_h", "b_h", "w")
+
+
+class Plan(NamedTuple):
+    """How a kernel is laid out on a multiprocessor, for the widest block of recurrent weights that it holds."""
+
+    warps: int
+    gates_held: int  # gates whose weights stay in registers; those of the others are read again at every step
+    programs: int  # the most programs with which it is known to be faster than the unrolled loop
+
+
+# Layouts that were measured on an H200 (benchmarks/results/h200/levers.md), by width. Its 132 multiprocessors have
+# 65,536 registers each. Four gates of 64 units take 128 registers in each of 128 threads, of 255, and two programs run
+# on one multiprocessor. Three gates of 128 units take 96 registers in each of 512 threads, of 128; one program runs.
+#
+# Forward and backward, a step of the LSTM takes 1.3 microseconds at 64 units, and one of the unrolled loop 10.9
+# (B = 8). So the kernel stays ahead for four times the 264 programs that run at once. At 128 units the two take 9.7 and
+# 13.0 (B = 32), and the kernel is ahead only if all programs run at once.
+PLANS = {64: Plan(warps=4, gates_held=4, programs=1024), 128: Plan(warps=16, gates_held=3, programs=132)}
+WIDEST = max(PLANS)
 
 
 class Units(NamedTuple):
@@ -45,6 +60,12 @@ class Units(NamedTuple):
     size: int
     width: int
     diagonal: bool
+
+    @property
+    def plan(self) -> Plan:
+        """The layout of the kernels. Diagonal weights take as few registers as the narrowest block."""
+        width = 0 if self.diagonal else self.width
+        return next(plan for widest, plan in PLANS.items() if width <= widest or widest == WIDEST)
 
     def split(self, array: Float[Array, "*S H"]) -> Float[Array, "*S P W"]:
         """Divide the last axis among programs; zeros fill what is missing."""
@@ -169,7 +190,7 @@ def forward_kernel(
     )
 
     def kernel(refs: dict, results: tuple) -> None:
-        w_h = [refs["w_h"][g] for g in range(num_gates)]
+        w_h = _weights(refs["w_h"], units, num_gates)
         b_h = None if refs["b_h"] is None else widen([refs["b_h"][g][None] for g in range(num_gates)])
         w = jax.tree.map(lambda ref: widen(ref[...])[None], refs["w"])
         initial = widen(_load(refs["initial"]))
@@ -183,7 +204,7 @@ def forward_kernel(
             before = widen(carry)
             if refs["reset"] is not None:
                 before = select(refs["reset"][t] != 0, initial, before)
-            rs = _products(units, before[-1], w_h)
+            rs = _products(units, before[-1], w_h())
             if b_h is not None:
                 rs = [r + b for r, b in zip(rs, b_h, strict=True)]
             states = before if cell.emit is None else before[:-1]
@@ -203,7 +224,7 @@ def forward_kernel(
         operands,
         history,
         (_blocks(operands), _blocks(history)),
-        warps=WARPS,
+        warps=units.plan.warps,
         interpret=interpret,
         name="gated_forward",
     )
@@ -244,8 +265,7 @@ def adjoint_kernel(
     }
 
     def kernel(refs: dict, results: dict) -> None:
-        w_h = [refs["w_h"][g] for g in range(num_gates)]
-        pull_back = partial(_pull_back, units, w_h)
+        w_h = _weights(refs["w_h"], units, num_gates)
 
         def load(t: Any) -> Any:
             return jax.tree.map(lambda ref: ref[t], refs["inputs"])
@@ -255,6 +275,7 @@ def adjoint_kernel(
             t = length - 1 - step
             following = load(jnp.maximum(t - 1, 0))
             flags = (None if refs[name] is None else refs[name][t] != 0 for name in ("reset_after", "mask"))
+            pull_back = partial(_pull_back, units, w_h())
             totals, found = adjoint_step(cell, pull_back, totals, (*widen(loaded), *flags))
             kinds = (found.u, found.r, found.states, [found.h], found.entering)
             for result, arrays in zip(results["blocks"], kinds, strict=True):
@@ -272,7 +293,7 @@ def adjoint_kernel(
         operands,
         results,
         (_blocks(operands), _blocks(results)),
-        warps=WARPS,
+        warps=units.plan.warps,
         interpret=interpret,
         name="gated_adjoint",
     )
@@ -303,6 +324,12 @@ def _blocks(arrays: Any) -> Any:
         return block(array.shape, one=heads, row=0 if array.ndim == 3 else 1)
 
     return jax.tree_util.tree_map_with_path(one, arrays)
+
+
+def _weights(ref: Any, units: Units, num_gates: int) -> Any:
+    """Return a function that returns the weights of each gate: some held in registers, the others read at each call."""
+    held = [ref[g] for g in range(min(num_gates, units.plan.gates_held))]
+    return lambda: [*held, *(ref[g] for g in range(len(held), num_gates))]
 
 
 def _products(units: Units, h: Float[Array, "1 W"], w_h: list) -> list:
