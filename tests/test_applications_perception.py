@@ -233,5 +233,5 @@ def test_the_reach_starts_at_the_last_word_of_each_caption():
     xs = np.ones((6, 2, 3), np.float32)
     params = layer.init(jax.random.key(0), xs[0])._replace(w_h=jnp.eye(3) / 2)
     found = captioning.reach(layer, params, sj.Batch(xs, np.zeros((6, 2), np.int32), mask=mask))
-    assert len(found) == 4
+    assert len(found) == 5
     np.testing.assert_allclose(np.diff(found), -np.log(2), rtol=1e-4)

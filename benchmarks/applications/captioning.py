@@ -172,14 +172,14 @@ measure = jax.jit(gradient_profile, static_argnames=("loss", "extended_range"))
 def reach(model: sj.Layer, params: Any, batch: sj.Batch) -> list[float]:
     """Return the log norm of the gradient of the last word by the carry of the decoder, by distance from the end.
 
-    The mean is over captions. Entry 0 is the carry that enters the last step.
+    The mean is over the longer half of the captions. Entry 0 is the carry that enters the last step.
     """
     lengths = np.asarray(batch.mask).sum(0)
     last = batch._replace(targets=np.asarray(batch.targets)[lengths - 1, np.arange(len(lengths))])
     profile = measure(bind(model, params), LAST_WORD, last, extended_range=False)
     norms = np.array(total_log_norm(profile.log_norm))
-    steps = int(lengths.min())
-    rows = [norms[length - steps : length, row][::-1] for row, length in enumerate(lengths)]
+    steps = int(np.median(lengths))
+    rows = [norms[n - steps : n, row][::-1] for row, n in enumerate(lengths) if n >= steps]
     return [float(value) for value in np.mean(rows, 0)]
 
 

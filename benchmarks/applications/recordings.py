@@ -101,8 +101,8 @@ def warped(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     times = np.linspace(0, len(frames) - 1, max(round(len(frames) / speed), 2))
     bands = np.clip(np.arange(frames.shape[1]) * pitch, 0, frames.shape[1] - 1)
     moved = map_coordinates(frames, np.meshgrid(times, bands, indexing="ij"), order=1)
-    quiet = rng.integers(0, LONGEST_PAUSE, 2)
-    moved = np.pad(moved, (quiet, (0, 0)), constant_values=SILENCE)
+    before, after = (int(count) for count in rng.integers(0, LONGEST_PAUSE, 2))
+    moved = np.pad(moved, ((before, after), (0, 0)), constant_values=SILENCE)
     slope = np.linspace(rng.uniform(-2, 2), rng.uniform(-2, 2), len(bands))
     return np.logaddexp(moved, floor + slope + rng.normal(0, 0.5, moved.shape)).astype(np.float32)
 
