@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import random
-import shlex
 import signal
 import sys
 
@@ -183,8 +182,8 @@ def test_examples_of_one_input_are_in_one_part():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classes", "translation", "language"])
-def test_a_stopped_run_goes_on_to_the_same_bits(kind, files, monkeypatch, capsys, tmp_path):
-    options = [*command(kind, files), *TINY, "--dropout", "0.2", "--depth", "2"]
+def test_a_stopped_run_goes_on_to_the_same_bits(kind, files, monkeypatch, tmp_path):
+    options = [*command(kind, files), *TINY, "--dropout", "0.2"]
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     assert run(monkeypatch, "train", *options, "--out", whole) == 0
 
@@ -201,8 +200,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(kind, files, monkeypatch, capsys
     with monkeypatch.context() as patched:
         patched.setattr(TRAIN, "prepare", signalled)
         assert run(patched, "train", *options, "--out", halved) == 143
-    again = shlex.split(capsys.readouterr().err.rpartition("run '")[2].partition("'.")[0])
-    assert run(monkeypatch, *(again[1:] or ["train", "--out", halved, "--resume"])) == 0
+    assert run(monkeypatch, "train", "--out", halved, "--resume") == 0
     assert (halved / "application.json").read_text() == (whole / "application.json").read_text()
     bits = [
         [leaf.tobytes() for leaf in jax.tree.leaves(jax.device_get(load_run(folder, best=False)[1]))]
