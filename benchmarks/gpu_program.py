@@ -125,4 +125,4 @@ def gradient_program(cell: str, method: Any, shape: tuple[int, ...], *, flags: b
 
     flag = jax.ShapeDtypeStruct((length, batch), bool) if flags else None
     xs = jax.ShapeDtypeStruct((length, *x.shape), x.dtype)
-    return compile_for_gpu(jax.value_and_grad(loss, (0, 1)), params, xs, flag, flag)
+    return compile_for_gpu(jax.value_and_grad(loss), params, xs, flag, flag)

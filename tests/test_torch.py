@@ -191,20 +191,19 @@ def test_bidirectional_equals_its_peer_in_values_and_gradients(name, lengths):
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_a_stack_equals_its_peer_in_values_and_gradients(name):
     """Two bidirectional layers on packed sequences; PyTorch's weights come by layer, then by direction."""
-    cell, peer, convert, params_type, _ = CELLS[name]
-    layer = peer(D, H, num_layers=2, bidirectional=True, dropout=0.4).double().eval()
-    weights = list(layer.parameters())
-    halves = [convert(*arrays(weights[i : i + 4])) for i in range(0, 16, 4)]
+    cell, peer, _ = CELLS[name]
+    module = peer(D, H, num_layers=2, bidirectional=True, dropout=0.4).double().eval()
+    params, back = imported(module)
     xs = tensor(normal(0, T, B, D))
     packed = torch.nn.utils.rnn.pack_padded_sequence(xs, torch.tensor(LENGTHS), enforce_sorted=False)
-    ys, _ = torch.nn.utils.rnn.pad_packed_sequence(layer(packed)[0], total_length=T)
+    ys, _ = torch.nn.utils.rnn.pad_packed_sequence(module(packed)[0], total_length=T)
     weighted = (ys * torch.tensor(normal(50, *ys.shape))).sum()
-    *d_weights, d_xs = arrays(torch.autograd.grad(weighted, [*weights, xs]))
+    *d_weights, d_xs = arrays(torch.autograd.grad(weighted, [*module.parameters(), xs]))
 
-    def params_of(directions):
-        """One entry per layer: the params of both directions, and those of dropout between the layers."""
-        first, second = (tuple(params_type(*half) for half in directions[i : i + 2]) for i in (0, 2))
-        return (first, ()), (second,)
+    def by_layer(params):
+        """The params of two layers with dropout between them, as `stack` has them: one entry per layer."""
+        first, dropout, second = params
+        return (first, dropout), (second,)
 
     ours, mask = sj.stack(cell, 2, bidirectional=True, dropout=0.4), sj.lengths_to_mask(LENGTHS, T)
 
@@ -212,12 +211,10 @@ def test_a_stack_equals_its_peer_in_values_and_gradients(name):
         out = ours.unroll(params, None, xs, mask=mask)[1]
         return jnp.sum(out * normal(50, *out.shape)), out
 
-    params = jax.tree.map(jnp.asarray, params_of([values for values, _ in halves]))
-    (d_params, d_inputs), out = jax.jit(jax.grad(total, (0, 1), has_aux=True))(
-        params, jnp.asarray(arrays([xs])[0])
+    found, out = jax.jit(jax.grad(total, (0, 1), has_aux=True))(
+        by_layer(params), jnp.asarray(arrays([xs])[0])
     )
-    d_expected = params_of([back(*d_weights[4 * i : 4 * i + 4]) for i, (_, back) in enumerate(halves)])
-    assert_close((out, d_params, d_inputs), (arrays([ys])[0], d_expected, d_xs))
+    assert_close((out, *found), (arrays([ys])[0], by_layer(back(d_weights)), d_xs))
 
 
 def test_resets_of_a_bidirectional_layer_separate_documents_as_runs_of_their_own_do():
