@@ -14,12 +14,13 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "applications.md"
 INTRODUCTION = """\
 # Applications
 
-What recurrent networks are for, on real data. Each application is a [notebook](../notebooks) that trains one model in
+What recurrent networks are for, on real data. Each application is a notebook in `notebooks/` that trains one model in
 at most ten minutes on two CPU cores. This page has the results of `python -m benchmarks applications`, which trains
-every variant with several seeds; the [files](../benchmarks/results/applications) have every run with its settings.
+every variant with several seeds; the [files](../benchmarks/results/applications/README.md) have every run with its
+settings.
 
 Settings were chosen by the validation part; the numbers here are those of the test part. Numbers of models are means
-over the seeds, with the lowest and the highest in brackets. `make docs` writes this page from the files.
+over the seeds, with the lowest and the highest in brackets. `make tables` writes this page from the files.
 """
 NOT_RUN = "Not run yet: `python -m benchmarks applications {}`."
 

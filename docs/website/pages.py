@@ -29,6 +29,7 @@ NAVIGATION = {
     "examples/README": {"": ("/docs/howto/*",)},
     "docs/data": {"": ("/seqjax/datasets/README",)},
     "docs/gradient_report": {"": ("report/README",)},
+    "docs/applications": {"": ("/benchmarks/results/applications/README",)},
     "benchmarks/results/README": {"": ("*", "h200/*")},
 }  # fmt: skip
 """The sidebar: a page, captions, and the pages below it, relative to the page. Missing pages are left out."""
