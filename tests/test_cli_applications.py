@@ -141,6 +141,7 @@ def test_a_run_needs_its_definition_and_not_its_data(trained, files, monkeypatch
     [
         (["nowhere.tsv", "--as", "classes"], "does not exist"),
         (["labelled.tsv", "--as", "captions"], "--as: "),
+        (["parity", "--target", "text.txt"], "--target goes with --as translation"),
         (["parity", "--as", "classes"], "goes with a file"),
         (["--as", "classes"], "expected a task or a file"),
         (["labelled.tsv", "--as", "classes", "--columns", "text,kind"], "expected a column 'kind'"),

@@ -317,7 +317,7 @@ def _subject(what: str, application: str | None, target: str | None) -> dict[str
             raise UsageError(
                 f"--as goes with a file, got the task {what!r}. Write ./{what} for a file of that name."
             )
-        return {"task": what, "data": None, "data_sha256": None, "target": None}
+        return {"task": what, "data": None, "data_sha256": None, "target": target}
     if application is None and not Path(what).exists() and "/" not in what and "." not in what:
         one_of("train", what, ["text", *TASKS])
     task = "text" if application in (None, LANGUAGE) else application
