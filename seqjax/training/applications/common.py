@@ -99,7 +99,7 @@ def parts(examples: Examples, share: float = HELD_OUT) -> tuple[Examples, Exampl
         >>> from seqjax.training.applications.common import Examples, parts
         >>> train, held_out = parts(Examples(list("abcdefghijabcdefghij"), list("0123456789" * 2)))
         >>> len(train.inputs), held_out
-        (18, Examples(inputs=['h', 'h'], targets=['7', '7']))
+        (18, Examples(inputs=['j', 'j'], targets=['9', '9']))
     """
     order = sorted(set(examples.inputs), key=lambda text: hashlib.sha256(text.encode()).digest())
     if len(order) < 2:
