@@ -1,7 +1,8 @@
-"""Settings of every test; there are no fixtures here."""
+"""Settings of every test."""
 
 import gc
 import signal
+import sys
 from pathlib import Path
 
 import helpers.shapes  # noqa: F401 (named in the import hook)
@@ -70,6 +71,14 @@ def pytest_runtest_teardown(item, nextitem):
         return
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 5_000:
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def curves_only_where_they_are_looked_at(request, monkeypatch):
+    """Drawing takes longer than the short trainings of the tests: `@pytest.mark.draws_curves` asks for pictures."""
+    logs = sys.modules.get("seqjax.training.metrics_log")
+    if logs is not None and request.node.get_closest_marker("draws_curves") is None:
+        monkeypatch.setattr(logs, "draw_curves", lambda log, out: Path(out).touch())
 
 
 # Annotations such as Float[Array, "T B"] are executed here and nowhere else; seqjax must not be imported before.

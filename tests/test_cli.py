@@ -421,7 +421,8 @@ def test_ctrl_c_is_heard_amid_a_callback_of_the_garbage_collector(monkeypatch):
     try:
         with pytest.raises(KeyboardInterrupt):
             gc.collect()
-            threading.Event().wait(30)
+            for _ in range(300):  # a signal that comes just before a wait would be heard after it only
+                threading.Event().wait(0.1)
     finally:
         gc.callbacks.remove(callback)
     assert came

@@ -61,6 +61,7 @@ def measured(folder):
     return [{k: v for k, v in n.items() if k != "seconds"} for n in found if n.get("event") != "resumed"]
 
 
+@pytest.mark.draws_curves
 def test_a_run_is_repeated_from_its_configuration_alone(monkeypatch, tmp_path, capsys):
     first, again = tmp_path / "first", tmp_path / "again"
     assert run(monkeypatch, "train", "parity", *TINY, "--seed", 5, "--out", first) == 0

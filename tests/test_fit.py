@@ -546,6 +546,7 @@ def test_tensorboard_reads_the_same_numbers(tmp_path):
     assert found[4, "evaluation/accuracy"] == 0.5
 
 
+@pytest.mark.draws_curves
 def test_curves_show_every_metric(tmp_path):
     fit(step, START, batches, num_steps=6, log=tmp_path, log_every=1, evaluate=lambda state: {"loss": 1.0})
     assert (tmp_path / "curves.svg").read_text().startswith("<?xml")
