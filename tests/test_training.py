@@ -498,3 +498,30 @@ def test_streams_over_devices_are_those_of_one(estimator):
     found, one = (streamed(estimator, batches, mesh=mesh) for mesh in (data_mesh(), None))
     assert_close(found, one, 1e-12)
     assert found[0].carry.h.sharding.spec == PartitionSpec("data")
+
+
+@pytest.mark.parametrize("devices", [None, 2])
+def test_a_state_begins_with_given_params_and_leaves_them_as_they_are(devices):
+    mesh = None if devices is None else jax.make_mesh((devices,), ("fsdp",))
+    model, optimizer, x = sj.recurrent(sj.elman(4)), optax.adam(1e-2), jnp.ones((2, 3))
+    params = jax.tree.map(lambda a: a + 1, model.init(KEY, x))
+    before = [np.asarray(leaf).tobytes() for leaf in params]
+    state = init_train_state(model, optimizer, KEY, x, mesh=mesh, params=params)
+    assert [np.asarray(leaf).tobytes() for leaf in state.params] == before
+    batch = sj.Batch(jnp.ones((3, 2, 3)), jnp.ones((3, 2, 4)))
+    state, _ = make_train_step(model, optax.l2_loss, optimizer, mesh=mesh)(state, batch)
+    assert [np.asarray(leaf).tobytes() for leaf in params] == before  # the step reuses memory of its own
+    assert [np.asarray(leaf).tobytes() for leaf in state.params] != before
+
+
+@pytest.mark.parametrize(
+    ("params", "what"),
+    [
+        (sj.elman(5).init(jax.random.key(0), jnp.ones((2, 3))), r"\.w_x \[3, 4\] -> \[3, 5\]"),
+        (tuple(sj.elman(4).init(jax.random.key(0), jnp.ones((2, 3)))), r"\.w_x \[3, 4\] -> None; .* \.\.\."),
+        ({}, "w_h .* -> None"),
+    ],
+)
+def test_params_of_another_model_are_refused(params, what):
+    with pytest.raises(ValueError, match=rf"init_train_state\(params\): expected params as .*{what}"):
+        init_train_state(sj.recurrent(sj.elman(4)), optax.adam(1e-2), KEY, jnp.ones((2, 3)), params=params)

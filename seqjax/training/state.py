@@ -1,6 +1,5 @@
 """The state of training, which a step maps to the next state."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 from seqjax.base import Cell, Estimator, Layer
 from seqjax.gradients.bptt import full_bptt
 from seqjax.inputs import as_key
+from seqjax.training.checkpoint_contents import difference
 from seqjax.training.optimizers import as_optimizer
 from seqjax.training.precision import FLOAT32, Precision, check_precision, computing, first_scale
 from seqjax.training.sharding import Axes, axes_of, places, put, share_specs, stream_spec, with_auto_axes
@@ -54,6 +54,7 @@ def init_train_state(
     estimator: Estimator = full_bptt(),  # noqa: B008 (a frozen value)
     precision: Precision = FLOAT32,
     mesh: Mesh | None = None,
+    params: Any = None,
 ) -> TrainState:
     """Return the state before the first step.
 
@@ -68,9 +69,11 @@ def init_train_state(
         precision: the precision of the step.
         mesh: the mesh of the step. Each device makes only its shard, so the state may be larger than the memory of a
             device; several processes make one state together.
+        params: params to begin with, such as imported or trained ones; by default those of `model.init`.
 
     Raises:
         TypeError: for another kind of model, optimizer, key, estimator or precision.
+        ValueError: for params that are not of this model.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, seqjax as sj
@@ -85,17 +88,21 @@ def init_train_state(
     check_precision("init_train_state", precision)
     key = as_key("init_train_state(key)", key)
     model = computing(model, precision)
+    if params is not None:
+        _check_params(model, params, x)
     if mesh is not None:
         mesh = with_auto_axes(mesh)
-        # The model computes in the precision already.
-        make = partial(init_train_state, model, optimizer, x=x, estimator=estimator)
+
+        def make(key: jax.Array, params: Any) -> TrainState:  # the model computes in the precision already
+            return init_train_state(model, optimizer, key, x, estimator=estimator, params=params)
+
         scale = first_scale(precision)
-        shapes = jax.eval_shape(make, key)
+        shapes = jax.eval_shape(make, key, params)
         specs = places(mesh, state_specs(shapes, axes_of(mesh)))
-        state = jax.jit(make, out_shardings=specs)(key)
+        state = jax.jit(make, out_shardings=specs)(key, params)
         return state._replace(loss_scale=put(scale, jax.tree.map(lambda _: specs.step, scale)))
     key_params, key_noise = jax.random.split(key)
-    params = model.init(key_params, x)
+    params = model.init(key_params, x) if params is None else jax.tree.map(jnp.asarray, params)
     state = TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), key_noise)
     state = state._replace(loss_scale=first_scale(precision))
     if estimator.streaming:
@@ -129,6 +136,23 @@ def state_specs(state: TrainState, axes: Axes) -> TrainState:
         opt_state=share_specs(state.opt_state, axes),
         carry=all_of(streams, state.carry),
         estimator_state=all_of(streams, state.estimator_state),
+    )
+
+
+def _check_params(model: Layer, params: Any, x: Any) -> None:
+    """Raise a ValueError unless params have the structure and the shapes of those of `model.init`."""
+    expected: Any = jax.eval_shape(model.init, jax.random.key(0), x)
+    shapes, given = (
+        {jax.tree_util.keystr(path): list(np.shape(leaf)) for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (expected, params))
+    )
+    same_structure = jax.tree.structure(expected) == jax.tree.structure(params)  # type: ignore[operator]
+    if same_structure and shapes == given:
+        return
+    lines = difference(shapes, given) or ["the same leaves in containers of other types"]
+    raise ValueError(
+        "init_train_state(params): expected params as model.init returns them, got "
+        f"{'; '.join(lines[:3])}{' ...' if lines[3:] else ''}. Use warm_start for a model of another structure."
     )
 
 
