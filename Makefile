@@ -52,8 +52,9 @@ doctest: $(TESTING) ## the examples in the docstrings
 	@echo "pytest: examples in docstrings"
 	@$(PYTEST) -n 2 -p tests.helpers.quick_compilation --doctest-modules seqjax
 
-tables: $(TESTING) ## rewrite the generated tables of docs/
+tables: $(TESTING) ## rewrite the generated tables of docs/ and the options of the command line
 	@$(BIN)/python -m seqjax.report.documents
+	@$(BIN)/python -m seqjax.cli.describe
 	@$(BIN)/python -m benchmarks.applications.table
 
 docs: $(VENV)/docs.stamp ## build the documentation site in build/site/; a warning is an error

@@ -1,30 +1,27 @@
 """The command ``seqjax``, which is ``python -m seqjax`` as well."""
 
-import contextlib
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
-INTERRUPTED = 130
-"""The exit status after Ctrl-C."""
-MESSAGE = "seqjax: interrupted.\n"
+from seqjax.install import install_command
+from seqjax.interrupts import INTERRUPTED, MESSAGE, ending_at_once
 
 
 def main() -> None:
     """Run the command line; where its packages are not installed, say which and how to get them."""
     sys.unraisablehook = hear
     try:
-        with _ending_at_once():  # importing takes seconds
+        with ending_at_once():
             from seqjax import cli
     except ModuleNotFoundError as error:
         if str(error.name).startswith("seqjax"):
             raise
         print(
-            f"seqjax: the command line needs the package {error.name}: pip install 'seqjax[report]'.",
+            f"seqjax: the command line needs the package {error.name}: {install_command('report')}.",
             file=sys.stderr,
         )
         sys.exit(2)
@@ -39,25 +36,6 @@ def main() -> None:
         else:
             _finish()
         raise
-
-
-@contextlib.contextmanager
-def _ending_at_once() -> Iterator[None]:
-    """Inside the ``with`` block Ctrl-C ends the process: modules turn a KeyboardInterrupt into errors of their own."""
-    usual = signal.getsignal(signal.SIGINT)
-    if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(*_: Any) -> None:
-        os.write(2, MESSAGE.encode())
-        os._exit(INTERRUPTED)
-
-    signal.signal(signal.SIGINT, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
 
 
 def hear(lost: Any) -> None:
@@ -82,9 +60,7 @@ def _finish() -> None:
 
     Several processes may wait for each other at their end, which Ctrl-C still interrupts.
     """
-    import jax
-
-    if threading.current_thread() is threading.main_thread() and not jax.distributed.is_initialized():
+    if threading.current_thread() is threading.main_thread() and not _waits():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -93,10 +69,13 @@ def _leave() -> None:
 
     Several processes take leave of each other first, in the way that Python ends.
     """
-    import jax
-
-    if not jax.distributed.is_initialized():
+    if not _waits():
         os._exit(INTERRUPTED)  # `cli.main` has flushed the output
+
+
+def _waits() -> bool:
+    """Return whether this is one of several processes; a command that has not imported JAX is not."""
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from references.gated import sigmoid
 import seqjax as sj
 from seqjax import __main__, cli
 from seqjax.cells import REGISTRY, Entry
+from seqjax.install import install_command
 from seqjax.report import catalog
 from seqjax.study import runner, sections
 from seqjax.study.presets import command
@@ -374,7 +375,7 @@ def test_help_breaks_lines_at_the_width_of_the_terminal_alone_and_names_defaults
         (
             ModuleNotFoundError("no", name="typer"),
             2,
-            "the command line needs the package typer: pip install 'seqjax[report]'.",
+            f"the command line needs the package typer: {install_command('report')}.",
         ),
         (KeyboardInterrupt(), 130, "interrupted."),
     ],

@@ -1,5 +1,6 @@
 """Test ``seqjax train --as KIND``, ``seqjax generate`` and ``seqjax evaluate`` on small files."""
 
+import importlib
 import io
 import json
 import logging
@@ -23,7 +24,7 @@ TINY = (
     "--length 8 --batch-size 4 --hidden-size 4 --steps 4 --eval-every 2 --eval-batches 2 --checkpoint-every 2"
 ).split()
 DIGITS = dict(zip("abcd", ("uno", "dos", "tres", "cuatro"), strict=True))
-TRAIN = sys.modules["seqjax.cli.train"]
+TRAIN = importlib.import_module("seqjax.cli.train")
 
 
 @pytest.fixture(scope="module")

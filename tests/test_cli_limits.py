@@ -14,7 +14,7 @@ from seqjax.files import put_text
 from seqjax.training.folder_lock import FolderLock
 from seqjax.training.recipe import read_recipe
 
-TRAIN_FILE = importlib.import_module("seqjax.cli.train")  # `seqjax.cli.train` is the command of that name
+TRAIN_FILE = importlib.import_module("seqjax.cli.train")
 DEEP = 100_000
 HUGE = 10**20
 TRAIN = "train parity --length 4 --hidden-size 4 --batch-size 2 --steps 2 --eval-batches 1 --out out".split()

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import functools
+import importlib
 import inspect
 import json
 import logging
@@ -29,7 +30,7 @@ TINY = (
     "--length 6 --batch-size 4 --hidden-size 3 --steps 7 --eval-every 3 --eval-batches 2 --checkpoint-every 2"
 ).split()
 
-TRAIN = sys.modules["seqjax.cli.train"]
+TRAIN = importlib.import_module("seqjax.cli.train")
 ROOT = Path(__file__).parent.parent
 
 

@@ -14,7 +14,7 @@ import zipfile
 import pytest
 import typer.testing
 
-from seqjax.cli import app
+from seqjax.cli.parser import make_app
 from seqjax.datasets import sources
 from seqjax.datasets.sources import (
     SOURCES,
@@ -197,7 +197,7 @@ def test_every_package_of_the_catalog_is_pinned():
 
 
 def run(*arguments):
-    return typer.testing.CliRunner().invoke(app, ["data", *arguments])
+    return typer.testing.CliRunner().invoke(make_app(), ["data", *arguments])
 
 
 def test_the_command_fetches_and_lists(registry):

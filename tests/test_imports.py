@@ -16,6 +16,8 @@ ORDER = (
         "compat",
         "files",
         "inputs",
+        "install",
+        "interrupts",
         "local_modules",
         "names",
         "recurrences",
@@ -75,7 +77,7 @@ def test_a_circle_between_files_of_one_folder_is_found(tmp_path, line):
 
 def test_neither_seqjax_nor_its_commands_import_scipy_stats():
     """Its import takes half a second, for which every command would wait."""
-    code = "import seqjax.cli, sys; sys.exit('scipy.stats' in sys.modules)"
+    code = "import seqjax.cli.describe as d, sys; d.text(); sys.exit('scipy.stats' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -149,5 +149,5 @@ def test_subwords_need_sentencepiece(monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"expected the package sentencepiece, got none. Run 'pip install"):
+    with pytest.raises(ImportError, match=r"expected the package sentencepiece, got none. Run \"pip install"):
         Subwords.train(TEXTS)

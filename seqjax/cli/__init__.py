@@ -1,43 +1,15 @@
 """The command line, one file per command."""
 
-import inspect
+import os
 import sys
-from collections.abc import Callable
 
-import typer
 from typer.main import get_command
 
-from seqjax.cli.check import check
-from seqjax.cli.compare import compare_
-from seqjax.cli.data import data
 from seqjax.cli.ending import ends
-from seqjax.cli.evaluate import evaluate
-from seqjax.cli.generate import generate
-from seqjax.cli.gradients import gradients, render
-from seqjax.cli.list import list_
-from seqjax.cli.train import train
+from seqjax.cli.parser import make_app
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    help="Train recurrent networks, and measure how their gradients travel through time.",
-)
-COMMANDS: dict[str, Callable[..., None]] = {
-    "gradients": gradients,
-    "render": render,
-    "check": check,
-    "compare": compare_,
-    "train": train,
-    "generate": generate,
-    "evaluate": evaluate,
-    "list": list_,
-}
-for name, command in COMMANDS.items():
-    # The lines of a paragraph are joined, so that they break only at the width of the terminal.
-    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
-    app.command(name, help="\n\n".join(" ".join(each.split()) for each in paragraphs))(command)
-app.add_typer(data, name="data")
+COMPLETE = "_SEQJAX_COMPLETE"
+"""The environment variable by which a shell asks for the possible next words."""
 
 
 def main() -> None:
@@ -47,6 +19,8 @@ def main() -> None:
     short for a Ctrl-C.
     """
     with ends():
-        program = get_command(app)
+        program = get_command(make_app())
+        if os.environ.get(COMPLETE):
+            program.main(prog_name="seqjax")
         with program.make_context("seqjax", sys.argv[1:]) as context:
             program.invoke(context)

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from seqjax import names
 from seqjax.checks import check_whole
+from seqjax.cli.errors import UsageError, one_line
 from seqjax.fields import SettingError, flag
 from seqjax.files import why
 
@@ -22,16 +23,8 @@ class _Console(Console):
 
 
 console = _Console()
-LONGEST_TEXT = 1000
-"""Largest number of letters in an error; the middle of a longer text is left out."""
-
-
 TOO_LARGE = (MemoryError, OverflowError, RecursionError)
 """Errors of values that are too large for Python or JAX, or nested too deeply."""
-
-
-class UsageError(Exception):
-    """Bad input: the program prints the text and exits with status 2."""
 
 
 @contextlib.contextmanager
@@ -71,14 +64,6 @@ def check_path(out: object) -> None:
     """Raise a `UsageError` for a path that no file can have: a name is too long, or a folder of it is a file."""
     with writing(out), contextlib.suppress(FileNotFoundError):
         os.lstat(str(out))
-
-
-def one_line(text: object, longest: int = LONGEST_TEXT) -> str:
-    """Return a text in one line; the middle of a longer text is left out."""
-    line = " ".join(str(text).split())
-    if len(line) > longest:
-        line = f"{line[: longest // 2]} [...] {line[-longest // 2 :]}"
-    return line
 
 
 def progress_bar() -> Progress:

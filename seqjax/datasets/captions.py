@@ -11,6 +11,7 @@ from seqjax.datasets.files import Name
 from seqjax.datasets.strings import read_string
 from seqjax.datasets.tables import read_table
 from seqjax.datasets.text import read_bytes
+from seqjax.install import missing
 
 FILES = ("file_name", "file", "filename", "path", "image")
 """Names of the column of images."""
@@ -168,9 +169,7 @@ def pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise ImportError(
-            "read_image: expected the package Pillow, got none. Run 'pip install \"seqjax[data]\"'."
-        ) from None
+        raise missing("read_image", "Pillow", "data") from None
     return Image
 
 

@@ -11,11 +11,12 @@ import numpy as np
 
 from seqjax.checks import check_whole
 from seqjax.datasets.vocabulary import END, NUM_SPECIAL, PAD, START, UNKNOWN, Vocabulary, each_text
+from seqjax.install import missing
 
 
 @dataclass(frozen=True, repr=False)
 class Subwords(Vocabulary):
-    """Byte pair encoding by SentencePiece, which needs ``pip install "seqjax[data]"``.
+    """Byte pair encoding by SentencePiece, which the extra ``data`` of seqjax installs.
 
     Decoding gives the text again, with its spaces and line ends. Exceptions are characters that are not in the training
     texts, and U+2581, SentencePiece's mark of a space.
@@ -92,7 +93,5 @@ def _sentencepiece() -> Any:
     try:
         import sentencepiece
     except ImportError:
-        raise ImportError(
-            "Subwords: expected the package sentencepiece, got none. Run 'pip install \"seqjax[data]\"'."
-        ) from None
+        raise missing("Subwords", "sentencepiece", "data") from None
     return sentencepiece

@@ -11,6 +11,7 @@ from seqjax.base import Cell
 from seqjax.cells import ElmanParams, GRUParams, LSTMParams, PeepholeLSTMParams
 from seqjax.combinators import learned_carry
 from seqjax.combinators.learned_carry import LearnedCarryParams
+from seqjax.install import missing
 from seqjax.interop.cells import elman_like, gru_like, lstm_like
 from seqjax.interop.common import Direction, Imported, assemble, check_shapes, host, refuse, reorder
 from seqjax.interop.nonlinearities import Nonlinearity
@@ -60,7 +61,10 @@ def from_onnx(model: Any, node: str | None = None) -> Imported:
         TypeError: for attributes and inputs that seqjax has no counterpart for.
         ValueError: where there is no such operator, or weights that are no constants or of the wrong shape.
     """
-    import onnx
+    try:
+        import onnx
+    except ImportError:
+        raise missing("from_onnx", "onnx", "interop") from None
 
     if isinstance(model, str | os.PathLike):
         model = onnx.load(os.fspath(model))

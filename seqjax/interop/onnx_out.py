@@ -7,6 +7,7 @@ import numpy as np
 
 from seqjax.base import Layer, Params
 from seqjax.cells import elman, gru, lstm, peephole_lstm
+from seqjax.install import missing
 from seqjax.interop.cells import general_elman, general_gru, general_lstm
 from seqjax.interop.common import Direction, cell_of, host, refuse, reorder, stack_of
 from seqjax.interop.nonlinearities import SIGMOID, TANH, Nonlinearity
@@ -38,7 +39,10 @@ def to_onnx(layer: Layer, params: Params, *, lengths: bool = False, carry: bool 
     Raises:
         TypeError: for layers that the operators cannot express; the error names the argument.
     """
-    from onnx import TensorProto, helper, numpy_helper
+    try:
+        from onnx import TensorProto, helper, numpy_helper
+    except ImportError:
+        raise missing("to_onnx", "onnx", "interop") from None
 
     stack, _ = stack_of("to_onnx", layer, params)
     operators = [_operator(directions) for directions in stack]

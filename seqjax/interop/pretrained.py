@@ -17,6 +17,7 @@ from seqjax.checks import check_whole
 from seqjax.combinators import serial
 from seqjax.datasets.sources.cache import folders
 from seqjax.decode import beam_search
+from seqjax.install import missing
 from seqjax.interop.common import Imported
 from seqjax.interop.keras import from_keras
 from seqjax.interop.onnx import from_onnx
@@ -61,7 +62,10 @@ def voice_detector() -> Imported:
     References:
         Silero Team 2024, "Silero VAD: pre-trained enterprise-grade voice activity detector" (MIT).
     """
-    import onnx
+    try:
+        import onnx
+    except ImportError:
+        raise missing("voice_detector", "onnx", "interop") from None
 
     (folder,) = folders("silero")
     model = onnx.load(next(folder.rglob("silero_vad_16k_sequence.onnx")))

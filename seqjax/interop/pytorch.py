@@ -22,6 +22,7 @@ from seqjax.cells import (
     projection_lstm,
 )
 from seqjax.checks import check_one_of
+from seqjax.install import missing
 from seqjax.interop.common import (
     Direction,
     Imported,
@@ -73,7 +74,10 @@ def from_torch(
     """
     check_one_of("from_torch(nonlinearity)", nonlinearity, ("tanh", "relu"))
     if isinstance(source, str | os.PathLike):
-        from safetensors.numpy import load_file
+        try:
+            from safetensors.numpy import load_file
+        except ImportError:
+            raise missing("from_torch", "safetensors", "interop") from None
 
         source = load_file(Path(source))
     elif hasattr(source, "state_dict"):

@@ -5,6 +5,8 @@ import sys
 import time
 from typing import Any
 
+from seqjax.install import missing
+
 
 class Bar:
     """A progress bar that is shown inside a ``with`` block.
@@ -20,7 +22,7 @@ class Bar:
     def __init__(self, num_steps: int, done: int, shown: bool | None) -> None:
         self._num_steps, self._done = num_steps, done
         if shown and importlib.util.find_spec("rich") is None:
-            raise ImportError("fit(progress=True) needs the package rich: pip install rich.")
+            raise missing("fit(progress=True)", "rich", "report")
         self._shown = shown if shown is not None else sys.stderr.isatty() and _has_rich()
         self._next = 0.0
         self._progress: Any = None

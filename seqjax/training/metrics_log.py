@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from seqjax.files import put_text, why
+from seqjax.install import missing
 from seqjax.training.curves import draw_curves
 
 logger = logging.getLogger(__name__)
@@ -49,9 +50,7 @@ class MetricsLog:
 
     def __init__(self, folder: str | os.PathLike, *, tensorboard: bool = False, plots: bool = True) -> None:
         if tensorboard and importlib.util.find_spec("tensorboardX") is None:
-            raise ImportError(
-                "MetricsLog(tensorboard=True) needs the package tensorboardX: pip install 'seqjax[tensorboard]'."
-            )
+            raise missing("MetricsLog(tensorboard=True)", "tensorboardX", "tensorboard")
         self.folder = Path(folder).absolute()
         self.path = self.folder / "metrics.jsonl"
         self._plots = plots and importlib.util.find_spec("matplotlib") is not None

@@ -13,6 +13,7 @@ import numpy as np
 from seqjax.datasets.captions import colors, pillow
 from seqjax.datasets.sources.cache import folders
 from seqjax.datasets.sources.parts import Parts
+from seqjax.install import missing
 
 TONE = re.compile(r"[:,]? *\b(medium-light|medium-dark|light|medium|dark) skin tone\b")
 GENDER = re.compile(r"^(man|woman|person)\b")
@@ -52,7 +53,7 @@ def emoji(split: str = "tone", size: int = 32) -> Parts:
 
     Raises:
         ValueError: for another split.
-        ImportError: without Pillow or fontTools (``pip install "seqjax[data]"``).
+        ImportError: without Pillow or fontTools (the extra ``data`` of seqjax).
         MissingDataError: when the data are not in the cache: run ``seqjax data fetch emoji``.
     """
     splits = {"tone": _by_tone, "pair": _by_pair}
@@ -99,9 +100,7 @@ def _font(path: Path) -> tuple[Any, dict[str, Any]]:
     try:
         from fontTools.ttLib import TTFont
     except ImportError:
-        raise ImportError(
-            "emoji: expected the package fontTools, got none. Run 'pip install \"seqjax[data]\"'."
-        ) from None
+        raise missing("emoji", "fontTools", "data") from None
     font = TTFont(path)
     single = font.getBestCmap()
     ligatures = {}
