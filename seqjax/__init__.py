@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from seqjax.combinators import (
         attention_weights, batch_major, bidirectional, Binomial, bptt_barrier, checkpointed, conditioned, dilated,
         encoder_decoder, frozen, learned_carry, Nested, normalized, parallel, repeat, reset_on, residual, reverse,
-        serial, set_context, set_memory, Source, strided, variational_dropout, with_memory, zoneout,
+        serial, set_context, set_memory, Source, strided, summary, variational_dropout, with_memory, zoneout,
     )
     from seqjax.blocks import (
         feed_forward, gated_delta_block, griffin, griffin_block, hybrid_delta, mamba_block, mlstm_block,
@@ -71,7 +71,8 @@ __all__ = [
     "projection_lstm", "qrnn", "randomized_truncated_bptt", "recurrent", "repeat", "reset_on", "residual",
     "retention", "reverse", "reversible", "rflo", "rg_lru", "rtrl", "rtu", "running_mean",
     "running_normalization", "rwkv7", "s4d", "s5", "samba", "scaled_dot_attention", "serial", "set_context",
-    "set_memory", "slstm", "slstm_block", "snap", "sru", "ssd", "stack", "stream", "strided", "tasks", "testing",
+    "set_memory", "slstm", "slstm_block", "snap", "sru", "ssd", "stack", "stream", "strided", "summary", "tasks",
+    "testing",
     "token_shift", "training", "transformer_block", "truncated_bptt", "ugrnn", "uoro", "ur_lstm",
     "variational_dropout", "with_memory", "xlstm", "zoneout",
 ]
@@ -105,7 +106,8 @@ _HOMES = {  # for Python: where each public name is
         "attention_weights", "batch_major", "bidirectional", "Binomial", "bptt_barrier", "checkpointed", "conditioned",
         "dilated", "encoder_decoder", "frozen", "learned_carry", "Nested", "normalized", "parallel", "repeat",
         "reset_on", "residual",
-        "reverse", "serial", "set_context", "set_memory", "Source", "strided", "variational_dropout", "with_memory",
+        "reverse", "serial", "set_context", "set_memory", "Source", "strided", "summary", "variational_dropout",
+        "with_memory",
         "zoneout",
     ),
     "seqjax.blocks": (
@@ -131,7 +133,9 @@ def __getattr__(name: str) -> Any:
     elif name in __all__:
         value = import_module(f"seqjax.{name}")
     else:
-        raise AttributeError(f"module 'seqjax' has no attribute {name!r}")
+        from seqjax.hints import name_hint
+
+        raise AttributeError(f"module 'seqjax' has no attribute {name!r}.{name_hint(name, __all__)}")
     globals()[name] = value
     return value
 

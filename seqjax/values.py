@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from seqjax.checks import check_type
+from seqjax.hints import argument_hint
 
 P = ParamSpec("P")
 R = TypeVar("R", bound="Definition")
@@ -111,8 +112,7 @@ def definition(factory: Callable[P, R]) -> Callable[P, R]:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            takes = ", ".join(signature.parameters)
-            raise TypeError(f"{factory.__name__}: {error}. It takes {takes}.") from None
+            raise TypeError(_wrong_call(factory.__name__, signature, kwargs, error)) from None
         bound.apply_defaults()
         tokens = []
         for name, value in bound.arguments.items():
@@ -137,6 +137,16 @@ def definition(factory: Callable[P, R]) -> Callable[P, R]:
         return value
 
     return make
+
+
+def _wrong_call(name: str, signature: inspect.Signature, given: dict[str, Any], error: TypeError) -> str:
+    """Return the text of the error of a call that does not fit the signature of a factory."""
+    takes = signature.parameters
+    unknown = [each for each in given if each not in takes]
+    if not unknown or any(each.kind is each.VAR_KEYWORD for each in takes.values()):
+        return f"{name}: {error}. It takes {', '.join(takes)}."
+    hint = argument_hint(name, unknown[0], takes)
+    return f"{name}: got an unexpected keyword argument {unknown[0]!r}. It takes {', '.join(takes)}.{hint}"
 
 
 def origin(value: Definition) -> tuple[Callable, dict[str, Any]] | None:

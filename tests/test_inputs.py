@@ -148,7 +148,7 @@ def test_float64_of_numpy_is_taken_without_warnings_where_x64_is_off(name):
     with jax.enable_x64(False), warnings.catch_warnings():
         warnings.simplefilter("error")
         struct = jax.ShapeDtypeStruct(x.shape, x.dtype)
-        params = jax.eval_shape(layer.init, jax.random.key(0), struct)
+        params = jax.eval_shape(lambda key: layer.init(key, struct), jax.random.key(0))
         for example in (x, struct):
             carry = jax.eval_shape(lambda p, e=example: layer.initial_carry(p, e), params)
             assert not any(a.dtype == np.float64 for a in jax.tree.leaves((params, carry)))

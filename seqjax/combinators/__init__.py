@@ -23,6 +23,7 @@ from seqjax.combinators.residual import residual
 from seqjax.combinators.reverse import reverse
 from seqjax.combinators.serial import serial
 from seqjax.combinators.strided import strided
+from seqjax.combinators.summary import LayerRow, Summary, summary
 from seqjax.combinators.variational_dropout import variational_dropout
 from seqjax.combinators.with_memory import with_memory
 from seqjax.combinators.zoneout import zoneout
