@@ -61,7 +61,16 @@ ARGUMENTS = {
 }
 """What to write for arguments of other libraries; ``{factory}`` stands for the factory that was called."""
 
-SIZES = ("hidden_dim", "hidden", "units", "features", "hidden_features", "num_units", "hidden_units", "num_features")
+SIZES = (
+    "hidden_dim",
+    "hidden",
+    "units",
+    "features",
+    "hidden_features",
+    "num_units",
+    "hidden_units",
+    "num_features",
+)
 """What other libraries call ``hidden_size``."""
 
 

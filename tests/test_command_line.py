@@ -72,7 +72,9 @@ def test_help_versions_and_errors_of_options_do_not_import_jax():
 
 def test_help_shows_groups_in_their_order(monkeypatch, capsys):
     assert run(monkeypatch, "train", "--help") == 0
-    heads = [line[:-1] for line in capsys.readouterr().out.splitlines() if line.endswith(":") and line[0] != " "]
+    heads = [
+        line[:-1] for line in capsys.readouterr().out.splitlines() if line.endswith(":") and line[0] != " "
+    ]
     assert heads[:4] == ["Arguments", "Data", "Model", "Training"]
     assert heads[-1] == "Options" and heads.count("Run") == 1
     assert run(monkeypatch, "--help") == 0

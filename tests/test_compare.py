@@ -511,7 +511,7 @@ def test_the_command_says_equal_and_different_by_its_exit_status(monkeypatch, tm
     ("arguments", "message"),
     [
         (("lstn", "gru"), "Did you mean 'lstm'"),
-        (("lstm,method=Scam", "lstm"), "Did you mean 'Scan'"),
+        (("lstm,method=Scam", "lstm"), "Did you mean 'scan'"),
         (("lstm,method=Scan(size=3)", "lstm"), "unexpected keyword"),
         (("lstm,method=AssociativeScan", "lstm"), "cannot run"),
         (("lstm,dtype=float31", "lstm"), "float32"),

@@ -15,6 +15,7 @@ ORDER = (
         "checks",
         "compat",
         "files",
+        "heartbeat",
         "hints",
         "inputs",
         "install",

@@ -44,7 +44,9 @@ COMMANDS: dict[str, Place] = {
     "render": Place("gradients:render", MEASURE),
     "check": Place("check:check", MEASURE),
     "compare": Place(
-        "compare:compare_", MEASURE, {"data": "Two implementations", "quantities": "Two studies", "out": "Run"}
+        "compare:compare_",
+        MEASURE,
+        {"data": "Two implementations", "quantities": "Two studies", "out": "Run"},
     ),
     "train": Place(
         "train:train",

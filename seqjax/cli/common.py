@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from seqjax import names
 from seqjax.checks import check_whole
 from seqjax.cli.errors import UsageError, one_line
+from seqjax.cli.progress import Lines, progress_of
 from seqjax.fields import SettingError, flag
 from seqjax.files import why
 
@@ -66,10 +67,9 @@ def check_path(out: object) -> None:
         os.lstat(str(out))
 
 
-def progress_bar() -> Progress:
-    """Return a bar that shows the fraction done, the time elapsed and the time left."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    return Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console)
+def progress_bar() -> Progress | Lines:
+    """Return the progress of a command on the console; see `seqjax.cli.progress`."""
+    return progress_of(console)
 
 
 def one_of(option: str, name: str, known: Iterable[str]) -> str:

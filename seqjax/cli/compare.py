@@ -18,10 +18,19 @@ from rich.table import Table
 from seqjax import datasets
 from seqjax.base import Layer
 from seqjax.checks import LARGEST, check_whole
-from seqjax.cli.common import UsageError, at_least_one, check_path, console, one_line, usage_errors, writing
+from seqjax.cli.common import (
+    UsageError,
+    at_least_one,
+    check_path,
+    console,
+    one_line,
+    progress_bar,
+    usage_errors,
+    writing,
+)
 from seqjax.cli.specification import implementation
 from seqjax.compare import page
-from seqjax.compare.divergence import Comparison, compare
+from seqjax.compare.divergence import PARTS, Comparison, compare
 from seqjax.compare.runs import RunsComparison, compare_runs, is_run
 from seqjax.files import put_text
 from seqjax.sizes import check_size
@@ -30,7 +39,7 @@ SHOWN_ROWS, SHOWN_COLUMNS = 40, 5
 
 
 def compare_(
-    a: Annotated[str, typer.Argument(help="'lstm,method=Scan(chunk=64),dtype=bfloat16,device=cpu:0'")],
+    a: Annotated[str, typer.Argument(help="'lstm,method=scan(chunk=64),dtype=bfloat16,device=cpu:0'")],
     b: Annotated[str, typer.Argument(help="The same; or 'my_model.py:build', or the folder of a study.")],
     data: Annotated[
         str | None,
@@ -82,7 +91,14 @@ def compare_(
             for text, each in ((a, first), (b, second)):
                 if isinstance(each.make, Layer) and len(xs):
                     check_size(text, each.make, jax.ShapeDtypeStruct(xs.shape[1:], jnp.float32))
-            found = compare(first, second, xs, seed=seed)
+            with progress_bar() as bar:
+                job = bar.add_task("starting", total=len(PARTS))
+
+                def begin(part: str) -> None:
+                    bar.update(job, description=part, completed=PARTS.index(part))
+
+                found = compare(first, second, xs, seed=seed, progress=begin)
+                bar.update(job, description="compared", completed=len(PARTS), total=len(PARTS))
     command = shlex.join(["seqjax", *sys.argv[1:]])
     _write(out, found, command)
     _show(found)

@@ -32,7 +32,9 @@ def describe(name: str) -> dict[str, Any]:
 def _described(parameter: inspect.Parameter, panel: str | None) -> dict[str, Any]:
     """Return an argument or an option as JSON holds it; what is None or empty is left out."""
     if get_origin(parameter.annotation) is not Annotated:
-        raise TypeError(f"{parameter.name}: expected Annotated[type, typer.Option()], got {parameter.annotation}.")
+        raise TypeError(
+            f"{parameter.name}: expected Annotated[type, typer.Option()], got {parameter.annotation}."
+        )
     of, info = get_args(parameter.annotation)
     optional = type(None) in get_args(of)
     (of,) = (each for each in get_args(of) if each is not type(None)) if optional else (of,)

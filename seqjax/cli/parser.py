@@ -31,9 +31,7 @@ def make_app() -> typer.Typer:
     for name, place in COMMANDS.items():
         group, _, last = name.rpartition(" ")
         if group and group not in groups:
-            groups[group] = typer.Typer(
-                cls=Group, rich_markup_mode=None, help=GROUPS[group]
-            )
+            groups[group] = typer.Typer(cls=Group, rich_markup_mode=None, help=GROUPS[group])
             app.add_typer(groups[group], name=group, rich_help_panel=place.panel)
         add = groups[group].command if group else app.command
         panel = None if group else place.panel

@@ -1,4 +1,4 @@
-"""Read an argument of ``seqjax compare``: ``lstm,method=Scan(chunk=64),dtype=bfloat16,device=cpu:0``."""
+"""Read an argument of ``seqjax compare``: ``lstm,method=scan(chunk=64),dtype=bfloat16,device=cpu:0``."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from seqjax.cells import REGISTRY
 from seqjax.cli.common import UsageError, one_line, one_of, usage_errors
 from seqjax.compare.implementation import CONTRACT, DTYPES, Implementation
 from seqjax.layers.recurrent import recurrent
-from seqjax.methods import METHODS, Auto
+from seqjax.methods import Auto, named_method
 from seqjax.names import parse_call, split
 from seqjax.user_model import find_function
 
@@ -19,8 +19,8 @@ def implementation(text: str, hidden_size: int) -> Implementation:
     """Return one side of a comparison.
 
     Args:
-        text: a cell of the registry, alone or as a call such as ``lstm(hidden_size=8)``, with a method (a class of
-            `seqjax.methods`, alone or as a call), a dtype and a device; or a function of the user.
+        text: a cell of the registry, alone or as a call such as ``lstm(hidden_size=8)``, with a method (see
+            `seqjax.methods.named_method`), a dtype and a device; or a function of the user.
         hidden_size: the hidden size of a cell that is given by its name alone.
 
     Raises:
@@ -54,10 +54,8 @@ def implementation(text: str, hidden_size: int) -> Implementation:
         cell = make(*args, **keywords) if args or "hidden_size" in keywords else make(hidden_size, **keywords)
         method: Any = Auto()
         if "method" in settings:
-            method_name, args, keywords = parse_call(settings["method"])
-            classes = {each.__name__: each for each in METHODS}
-            one_of(f"{text}: method", method_name, classes)
-            method = classes[method_name](*args, **keywords)
+            with usage_errors(f"{text}: method: "):
+                method = named_method(settings["method"])
         return Implementation(recurrent(cell, method), dtype, device)
 
 

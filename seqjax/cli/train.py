@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 from seqjax.cli.common import UsageError, one_of, usage_errors
 from seqjax.cli.options import options_of
-from seqjax.cli.train_output import log_to_stderr, show_run
+from seqjax.cli.train_output import log_to_stderr, show_run, shown_progress, telling
 from seqjax.files import put_text, why
 from seqjax.tasks import TASKS
 from seqjax.training import Checkpoints, Fitted, MetricsLog, WarmStart, fit
@@ -102,7 +102,10 @@ def train(
     processes: Annotated[int | None, typer.Option(help="Number of processes.")] = None,
     process: Annotated[int | None, typer.Option(help="Number of this process, from 0.")] = None,
     progress: Annotated[
-        bool | None, typer.Option(help="Show a progress bar; by default on a terminal.", show_default=False)
+        bool | None,
+        typer.Option(
+            help="Show a progress bar, by default on a terminal, else a line each minute.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Train a model on a task or a text, evaluate it on held-out data, and keep the best params.
@@ -233,6 +236,7 @@ def _train(
 ) -> Fitted:
     """Train, with checkpoints in the locked folder of the run, and release the lock."""
     folder, first = lock.folder, jax.process_index() == 0
+    shown = shown_progress(progress)
     try:
         with contextlib.closing(lock), usage_errors(of=(ValueError, ImportError)):
             log = MetricsLog(folder, tensorboard=tensorboard) if first else None
@@ -255,13 +259,15 @@ def _train(
                     run.state,
                     run.batches,
                     num_steps=recipe.steps,
-                    evaluate=run.evaluate,
+                    evaluate=telling(run.evaluate, recipe.steps)
+                    if first and shown == "lines"
+                    else run.evaluate,
                     eval_every=recipe.eval_every,
                     early_stop=run.early_stop,
                     checkpoints=checkpoints,
                     checkpoint_every=recipe.checkpoint_every,
                     log=log,
-                    progress=progress,
+                    progress=shown,
                     how_to_resume=f"run '{again}'",
                 )
     except FloatingPointError as error:

@@ -1,7 +1,9 @@
 """What ``seqjax train`` prints: the messages of `fit` while it runs, and how training ended."""
 
 import logging
+import sys
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import typer
 
 from seqjax.cli.common import console
 from seqjax.training import DamagedCheckpointWarning, Fitted
+from seqjax.training.bar import Shown
 from seqjax.training.definition import DEFINITION
 from seqjax.training.run import Run
 
@@ -31,6 +34,25 @@ def log_to_stderr() -> None:
             usual(message, category, *where, **more)
 
     warnings.showwarning = show
+
+
+def shown_progress(wanted: bool | None) -> Shown:
+    """Return how to show progress: as wanted, or by default a bar on a terminal and lines without one."""
+    return "lines" if wanted is None and not sys.stderr.isatty() else wanted
+
+
+def telling(
+    evaluate: Callable[[Any], Mapping[str, float]], num_steps: int
+) -> Callable[[Any], Mapping[str, float]]:
+    """Return an evaluation that prints its metrics to stderr."""
+
+    def evaluate_and_tell(state: Any) -> Mapping[str, float]:
+        found = evaluate(state)
+        metrics = ", ".join(f"{name} {float(value):.4g}" for name, value in found.items())
+        typer.echo(f"step {int(state.step)} of {num_steps}: held-out {metrics}", err=True)
+        return found
+
+    return evaluate_and_tell
 
 
 def show_run(folder: Path, run: Run, fitted: Fitted, tensorboard: bool) -> None:

@@ -61,7 +61,8 @@ class Summary:
         width = [max(len(line[column]) for line in lines) for column in range(3)]
         table = [f"{a:<{width[0]}}  {b:<{width[1]}}  {c:>{width[2]}}  {d}".rstrip() for a, b, c, d in lines]
         sizes = ", ".join(f"{_bytes(size)} in {dtype}" for dtype, size in self.bytes_by_dtype.items())
-        total = f"total: {self.num_params:,} params{sizes and f', {sizes}'}; {_count(self.carry):,} numbers in the carry"
+        total = f"total: {self.num_params:,} params{sizes and f', {sizes}'}"
+        total += f"; {_count(self.carry):,} numbers in the carry"
         return "\n".join([*table, total])
 
     __repr__ = __str__

@@ -1,6 +1,7 @@
 """Compare two implementations in value and gradient, and decide whether rounding explains their differences."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,9 @@ from seqjax.compare.rounding import FACTOR, NoReference, responses
 from seqjax.compare.trees import coarser, doubled, named, rounded
 from seqjax.methods import Newton
 from seqjax.values import origin
+
+PARTS = ("preparing both sides", "measuring both sides", "measuring the reference")
+"""The parts of a comparison, in their order."""
 
 
 class Comparison(NamedTuple):
@@ -52,7 +56,14 @@ class Comparison(NamedTuple):
         return next((each for each in self.differences if not each.equal), None)
 
 
-def compare(a: Implementation, b: Implementation, xs: Any, *, seed: int = 0) -> Comparison:
+def compare(
+    a: Implementation,
+    b: Implementation,
+    xs: Any,
+    *,
+    seed: int = 0,
+    progress: Callable[[str], object] = lambda part: None,
+) -> Comparison:
     """Run two implementations on the same numbers and compare their values and gradients.
 
     The loss is the product of outputs and final carry with fixed random cotangents. Before both sides run, params,
@@ -64,6 +75,7 @@ def compare(a: Implementation, b: Implementation, xs: Any, *, seed: int = 0) -> 
         b: the other side.
         xs: inputs ``[T, B, ...]``, any pytree of arrays.
         seed: seed of the initial params of layers, the cotangents and the noise.
+        progress: called with the name of the next part, one of `PARTS`.
 
     Raises:
         ValueError: for inputs that are not finite, and for sides that do not implement one function.
@@ -77,6 +89,7 @@ def compare(a: Implementation, b: Implementation, xs: Any, *, seed: int = 0) -> 
         >>> compare(Implementation(a), Implementation(b), xs).equal
         True
     """
+    progress(PARTS[0])
     xs = doubled(xs)
     _check_inputs(xs)
     first, second, remarks = prepare(a, b, xs, seed)
@@ -93,9 +106,11 @@ def compare(a: Implementation, b: Implementation, xs: Any, *, seed: int = 0) -> 
         )
     common = {name for name, shape in shapes[0].items() if shapes[1].get(name) == shape}
     cotangents = _cotangents({n: s for n, s in shapes[0].items() if n in common}, dtype, seed)
+    progress(PARTS[1])
     found = [measure(system, xs, cotangents) for system in (first, second)]
     names = [name for name in found[0] if name in found[1] and found[0][name].shape == found[1][name].shape]
     remarks += _unmatched(found[0], found[1], names)
+    progress(PARTS[2])
     terms = terms_of(first, xs)
     noises = [noise_of(system.dtype, terms[OUTPUTS]) for system in (first, second)]
     factor = FACTOR * math.hypot(*noises) / max(noises)

@@ -1,29 +1,15 @@
 """Methods: algorithms that run a cell over time. Params do not depend on the method, so methods are interchangeable."""
 
-from typing import Any
-
 from seqjax.base import Cell, Method
 from seqjax.methods.associative_scan import AssociativeScan
 from seqjax.methods.auto import Auto
 from seqjax.methods.chunked import Chunked
 from seqjax.methods.common import at_step
 from seqjax.methods.fused import Fused
+from seqjax.methods.named import METHODS, NAMED, named_method
 from seqjax.methods.newton import Newton, NewtonReport
 from seqjax.methods.scan import Scan
 from seqjax.methods.time_sharded import TimeSharded
-
-METHODS: tuple[type, ...] = (Scan, AssociativeScan, Chunked, Fused, Newton, TimeSharded, Auto)
-"""Every method, in the order of the tables."""
-
-NAMED: dict[str, Any] = {
-    "auto": Auto(),
-    "scan": Scan(chunk=64),
-    "autodiff": Scan(gradient="autodiff"),
-    "associative_scan": AssociativeScan(),
-    "chunked": Chunked(64),
-    "newton": Newton(),
-}
-"""The methods that studies and training runs select by name."""
 
 
 def check_method(method: Method, cell: Cell) -> None:

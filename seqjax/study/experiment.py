@@ -9,7 +9,7 @@ import numpy as np
 
 from seqjax.base import Layer
 from seqjax.compat import QUICK_TO_COMPILE
-from seqjax.methods import NAMED
+from seqjax.methods import named_method
 from seqjax.study.models import layers_of, make_model
 from seqjax.study.settings import Settings
 from seqjax.study.sources import Source, make_source
@@ -71,7 +71,7 @@ class Experiment:
     def model(self, cell: str, length: int) -> Layer:
         """Return the model that is trained: input map, cell, output map."""
         s = self.settings
-        return make_model(cell, s.hidden_size, NAMED[s.method], s.dtype, self.source(length).task)
+        return make_model(cell, s.hidden_size, named_method(s.method), s.dtype, self.source(length).task)
 
     def inner(
         self, cell: str, length: int, seed: int, moment: str = MOMENTS[0], batch_size: int | None = None
@@ -82,7 +82,7 @@ class Experiment:
     def inner_of(self, cell: str, length: int, params: Any, batch_size: int | None = None) -> Inner:
         """Return the recurrent layer of a model with these params of the whole model."""
         s, source = self.settings, self.source(length)
-        inputs, layer, _ = layers_of(cell, s.hidden_size, NAMED[s.method], s.dtype, source.task)
+        inputs, layer, _ = layers_of(cell, s.hidden_size, named_method(s.method), s.dtype, source.task)
         xs = source.probe.xs[:, :batch_size]
         carry = inputs.initial_carry(params[0], xs[0])
         return Inner(layer, params[1], inputs.unroll(params[0], carry, xs)[1])

@@ -12,7 +12,7 @@ from seqjax.base import Layer
 from seqjax.cells import REGISTRY, vector
 from seqjax.checks import LARGEST
 from seqjax.fields import SettingError, above_zero, at_least_one, at_most, check_fields, one_of, setting
-from seqjax.methods import NAMED
+from seqjax.methods.named import NAMED, check_name, named_method
 from seqjax.sizes import check_size
 from seqjax.study.models import recurrent_layer
 from seqjax.tasks import TASKS
@@ -46,7 +46,7 @@ class Settings:
     training_steps: int = setting(64, "Training steps per run", at_least_one)
     learning_rate: float = setting(5e-3, "Learning rate of Adam", above_zero)
     dtype: str = setting("float32", f"One of {', '.join(DTYPES)}", one_of(DTYPES))
-    method: str = setting("auto", f"One of {', '.join(NAMED)}", one_of(NAMED))
+    method: str = setting("auto", f"One of {', '.join(NAMED)}", check_name)
     task: str = setting("text", f"One of text, {', '.join(TASKS)}", one_of(("text", *TASKS)))
     data: str | None = setting(None, "Any file, text or binary, instead of Moby-Dick")
     sections: tuple[str, ...] = setting((), "Sections of the report, separated by commas; all by default")
@@ -78,7 +78,7 @@ def check(settings: Settings) -> None:
     if settings.data is not None and settings.task != "text":
         raise SettingError("{data} goes with {task} text, not with {task} {other}.", other=settings.task)
     for cell in settings.cells:
-        layer = recurrent_layer(cell, settings.hidden_size, NAMED[settings.method])
+        layer = recurrent_layer(cell, settings.hidden_size, named_method(settings.method))
         _check_length(layer, max(settings.lengths), settings.hidden_size)
     for length in settings.lengths:
         if settings.task != "text":

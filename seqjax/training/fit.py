@@ -20,7 +20,7 @@ import jax
 from seqjax.base import Batch
 from seqjax.checks import check_whole_numbers
 from seqjax.datasets.prefetch import prefetch
-from seqjax.training.bar import Bar
+from seqjax.training.bar import Bar, Shown
 from seqjax.training.checkpoint_policy import CheckpointPolicy, Progress
 from seqjax.training.checkpoints import Checkpoints
 from seqjax.training.early_stop import EarlyStop
@@ -78,7 +78,7 @@ def fit(
     log_every: int = 10,
     max_skipped: int = 5,
     max_rollbacks: int = 3,
-    progress: bool | None = None,
+    progress: Shown = None,
     place: Callable[[Any], Any] | None = None,
     how_to_resume: str = "run the same program again",
     hyperparams: Choice = None,
@@ -108,7 +108,7 @@ def fit(
         log_every: steps between lines of the log.
         max_skipped: the number of non-finite steps in a row that causes a rollback.
         max_rollbacks: the largest number of rollbacks without another good checkpoint in between.
-        progress: show a progress bar; None shows it on a terminal.
+        progress: show a progress bar; None shows it on a terminal, and "lines" prints a line each minute instead.
         place: puts a batch on one device or on several; None chooses what fits the step.
         how_to_resume: how to resume, for the message at a signal.
         hyperparams: which hyperparams a resumed run uses where the optimizer keeps them in its state, as

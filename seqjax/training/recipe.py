@@ -28,7 +28,7 @@ from seqjax.fields import (
     setting,
 )
 from seqjax.files import read_json
-from seqjax.methods import NAMED
+from seqjax.methods.named import NAMED, check_name
 from seqjax.names import known_name
 from seqjax.tasks import TASKS
 from seqjax.training.labels import parameter_labels
@@ -158,7 +158,7 @@ class Recipe:
     batch_size: int = setting(32, "Sequences B in a batch", at_least_one)
     steps: int = setting(2000, "Training steps", at_least_one)
     method: str = setting(
-        "auto", f"Method of a cell or of your own function: one of {', '.join(NAMED)}", one_of(NAMED)
+        "auto", f"Method of a cell or of your own function: one of {', '.join(NAMED)}", check_name
     )
     precision: str = setting("float32", f"One of {', '.join(PRECISIONS)}", one_of(PRECISIONS))
     estimator: str = setting(

@@ -14,7 +14,7 @@ from seqjax.fields import SettingError
 from seqjax.layers.dropout import dropout
 from seqjax.layers.pointwise import pointwise
 from seqjax.layers.recurrent import recurrent
-from seqjax.methods import NAMED
+from seqjax.methods import named_method
 from seqjax.names import known_name, parse_call
 from seqjax.tasks import Task
 from seqjax.training.recipe import STACKS, Recipe
@@ -74,7 +74,7 @@ def parts_of(recipe: Recipe) -> dict[str, str]:
 
 
 def _recurrent(recipe: Recipe) -> Layer:
-    method = NAMED[recipe.method]
+    method = named_method(recipe.method)
     if is_own(recipe.model):
         return own_layer(recipe.model, recipe.hidden_size, method)
     known = [name for name, entry in REGISTRY.items() if entry.example is vector]

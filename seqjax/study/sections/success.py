@@ -10,7 +10,7 @@ import optax
 
 from seqjax.base import Batch
 from seqjax.gradients import objective
-from seqjax.methods import NAMED
+from seqjax.methods import named_method
 from seqjax.study.experiment import Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.models import make_model, representatives
@@ -111,7 +111,7 @@ def _pad(array: jax.Array, length: int, value: int = 0) -> jax.Array:
 
 
 def _model(settings: Settings, cell: str, task: Task) -> Any:
-    return make_model(cell, settings.hidden_size, NAMED[settings.method], settings.dtype, task)
+    return make_model(cell, settings.hidden_size, named_method(settings.method), settings.dtype, task)
 
 
 def _optimizer(settings: Settings) -> optax.GradientTransformation:

@@ -13,7 +13,7 @@ from seqjax.base import Batch, Cell, Layer
 from seqjax.cells import REGISTRY, vector
 from seqjax.datasets import UNKNOWN, Loader, Vocabulary
 from seqjax.fields import SettingError
-from seqjax.methods import NAMED
+from seqjax.methods import named_method
 from seqjax.names import known_name, parse_call
 from seqjax.training.evaluation import CorpusMetrics
 from seqjax.training.recipe import STACKS, Recipe, files_digest
@@ -159,7 +159,7 @@ def cell_of(recipe: Recipe) -> tuple[Callable[[int], Cell | Layer], int]:
         stack = STACKS[recipe.model]
         return lambda width: stack(width, recipe.depth, num_heads=recipe.heads), 1
     if is_own(recipe.model):
-        return lambda width: own_layer(recipe.model, width, NAMED[recipe.method]), recipe.depth
+        return lambda width: own_layer(recipe.model, width, named_method(recipe.method)), recipe.depth
     try:
         name, args, keywords = parse_call(recipe.model)
         known_name(name, [*(each for each, entry in REGISTRY.items() if entry.example is vector), *STACKS])
