@@ -248,6 +248,25 @@ def test_list_shows_cells_methods_and_tasks(monkeypatch, capsys):
     shown = capsys.readouterr().out
     for name in ("gru_reset_before", "AssociativeScan", "copying", "text"):
         assert name in shown
+    lines = shown.splitlines()
+    assert {line.split()[0] for line in lines} == {"cell", "method", "task"}
+    assert [line.split()[1] for line in lines if line.startswith("cell")] == list(REGISTRY)
+
+
+def test_list_shows_the_entries_with_a_word_or_the_docstring_of_a_name(monkeypatch, capsys):
+    assert run(monkeypatch, "list", "recall") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) > 2 and all("recall" in line.lower() for line in shown)
+    assert run(monkeypatch, "list", "lstm") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("cell lstm: Gated. Long short-term memory.") and "Shapes: x ``[*B, D]``" in shown
+    assert run(monkeypatch, "list", "text") == 0
+    assert capsys.readouterr().out.startswith("task text: Next-byte prediction")
+    assert run(monkeypatch, "list", "lsmt") == 2
+    assert capsys.readouterr() == (
+        "",
+        "seqjax: list: unknown name 'lsmt'. Did you mean 'lstm'? 'seqjax list' shows all.\n",
+    )
 
 
 @pytest.mark.parametrize(

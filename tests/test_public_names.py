@@ -49,8 +49,13 @@ def test_importing_seqjax_imports_nothing_else():
 
 
 def test_the_package_and_its_metadata_have_one_version():
-    settings = tomllib.loads((Path(sj.__file__).parents[1] / "pyproject.toml").read_text())
-    assert sj.__version__ == settings["project"]["version"]
+    """The metadata of the package come from ``seqjax/version.py``; two files for citations repeat it."""
+    root = Path(sj.__file__).parents[1]
+    settings = tomllib.loads((root / "pyproject.toml").read_text())
+    assert "version" in settings["project"]["dynamic"] and "version" not in settings["project"]
+    assert settings["tool"]["hatch"]["version"]["path"] == "seqjax/version.py"
+    assert f"\nversion: {sj.__version__}\n" in (root / "CITATION.cff").read_text()
+    assert f"version = {{{sj.__version__}}}" in (root / "docs/citing.md").read_text()
 
 
 def test_subpackages_need_no_import_of_their_own():
