@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     )
     from seqjax.base import (
         Activation, Attention, AttentionInputs, Batch, Cell, Dense, Diagonal, DiagonalInputs, Estimate,
-        Estimator, Flags, Gated, GatedWeights, Layer, Matrix, MatrixInputs, Method, Step,
+        Estimator, Flags, Gated, GatedWeights, Layer, Matrix, MatrixInputs, Method, Step, StepFunction, UnrollFunction,
     )
     from seqjax.values import definition
     from seqjax.cells import (
@@ -48,14 +48,28 @@ if TYPE_CHECKING:  # for type checkers and editors
         uoro,
     )
     from seqjax.decode import beam_search, best_path, categorical, generate, greedy, Sampler, stream
+else:  # hidden from type checkers, which would take any name for a public one
 
+    def __getattr__(name: str) -> Any:
+        """Import a public name or a subpackage when it is first used (PEP 562)."""
+        if name in _HOME:
+            value = getattr(import_module(_HOME[name]), name)
+        elif name in __all__:
+            value = import_module(f"seqjax.{name}")
+        else:
+            from seqjax.hints import name_hint
+
+            raise AttributeError(f"module 'seqjax' has no attribute {name!r}.{name_hint(name, __all__)}")
+        globals()[name] = value
+        return value
 
 
 __all__ = [
     "Activation", "AssociativeScan", "Attention", "AttentionInputs", "Auto", "Batch", "Binomial", "Cell",
     "Chunked", "Dense", "Diagonal", "DiagonalInputs", "Estimate", "Estimator", "Flags", "Fused", "Gated",
     "GatedWeights", "Layer", "Matrix", "MatrixInputs", "Method", "Nested", "Newton", "NewtonReport",
-    "REGISTRY", "Sampler", "Scan", "Source", "Step", "TimeSharded", "TimedInputs", "__version__",
+    "REGISTRY", "Sampler", "Scan", "Source", "Step", "StepFunction", "TimeSharded", "TimedInputs",
+    "UnrollFunction", "__version__",
     "additive_attention", "antisymmetric_rnn", "attention", "attention_weights", "batch_major", "beam_search",
     "best_path", "bidirectional",
     "blocks", "bptt_barrier", "calibration", "categorical", "causal_conv", "cells", "cfc", "checkpointed",
@@ -81,7 +95,7 @@ _HOMES = {  # for Python: where each public name is
     "seqjax.base": (
         "Activation", "Attention", "AttentionInputs", "Batch", "Cell", "Dense", "Diagonal",
         "DiagonalInputs", "Estimate", "Estimator", "Flags", "Gated", "GatedWeights", "Layer", "Matrix",
-        "MatrixInputs", "Method", "Step",
+        "MatrixInputs", "Method", "Step", "StepFunction", "UnrollFunction",
     ),
     "seqjax.values": (
         "definition",
@@ -124,20 +138,6 @@ _HOMES = {  # for Python: where each public name is
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 # fmt: on
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name or a subpackage when it is first used (PEP 562)."""
-    if name in _HOME:
-        value = getattr(import_module(_HOME[name]), name)
-    elif name in __all__:
-        value = import_module(f"seqjax.{name}")
-    else:
-        from seqjax.hints import name_hint
-
-        raise AttributeError(f"module 'seqjax' has no attribute {name!r}.{name_hint(name, __all__)}")
-    globals()[name] = value
-    return value
 
 
 def __dir__() -> list[str]:

@@ -61,6 +61,8 @@ __all__ = [
     "Params",
     "Recurrence",
     "Step",
+    "StepFunction",
+    "UnrollFunction",
     "Us",
     "X",
     "Xs",
@@ -242,6 +244,41 @@ class Layer(Definition):
         `seqjax.ops.tap`; a pytree like the carry whose gradient is the norm of the carry's gradient, step by step.
         """
         return run_unroll(self, params, carry, xs, Flags(reset, mask, key, tap))
+
+
+class StepFunction(Protocol):
+    """The type of `Layer.step`: ``(params, carry, x, *, reset, mask, key) -> (carry, y)``."""
+
+    def __call__(
+        self,
+        params: Params,
+        carry: Carry,
+        x: X,
+        *,
+        reset: Any = None,
+        mask: Any = None,
+        key: Key | None = None,
+    ) -> tuple[Carry, Y]:
+        """Run one time step."""
+        ...
+
+
+class UnrollFunction(Protocol):
+    """The type of `Layer.unroll`: ``(params, carry, xs, *, reset, mask, key, tap) -> (carry, ys)``."""
+
+    def __call__(
+        self,
+        params: Params,
+        carry: Carry,
+        xs: Xs,
+        *,
+        reset: Any = None,
+        mask: Any = None,
+        key: Key | None = None,
+        tap: Any = None,
+    ) -> tuple[Carry, Ys]:
+        """Run a sequence."""
+        ...
 
 
 @runtime_checkable

@@ -14,3 +14,9 @@ from seqjax.blocks.xlstm import mlstm_block, slstm_block, xlstm
 from seqjax.serialization import register_namedtuples
 
 register_namedtuples(__name__)
+
+__all__ = [
+    "feed_forward", "gated", "gated_delta_block", "griffin", "griffin_block", "hybrid_delta",
+    "mamba_block", "mlstm_block", "pre_norm", "samba", "slstm_block", "stack", "transformer_block",
+    "xlstm",
+]  # fmt: skip

@@ -55,3 +55,9 @@ def run(
             f"calibration: expected ids among {', '.join(IDS)}, got {', '.join(sorted(ids - set(IDS))) or 'none'}."
         )
     return run_checks((check for check in CHECKS if check.id in ids), dtype, progress)
+
+
+__all__ = [
+    "CHECKS", "CLOSED_FORMS", "Check", "ClosedForm", "DTYPES", "IDS", "Row", "Values", "run",
+    "run_checks", "to_json",
+]  # fmt: skip

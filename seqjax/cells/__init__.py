@@ -281,3 +281,22 @@ REGISTRY: dict[str, Entry] = {
 
 register_namedtuples("seqjax.recurrences")  # the carries of matrix memories and of attention
 register_namedtuples(__name__)
+
+__all__ = [
+    "AntisymmetricCarry", "AntisymmetricParams", "AttentionParams", "CfCParams", "ClockworkCarry",
+    "ClockworkParams", "CoRNNCarry", "CoRNNParams", "ContinuousTimeCarry", "ConvLSTMCarry",
+    "ConvLSTMParams", "CoupledLSTMParams", "DeltaNetParams", "EchoStateCarry", "EchoStateParams",
+    "ElmanCarry", "ElmanParams", "Entry", "GLAParams", "GRUCarry", "GRUParams", "GatedDeltaNetParams",
+    "HGRNParams", "IndRNNParams", "LEMCarry", "LEMParams", "LRUParams", "LSTMCarry", "LSTMParams",
+    "LTCParams", "LayerNormLSTMParams", "LinearAttentionParams", "MGUCarry", "MGUParams", "MLSTMParams",
+    "MambaParams", "MinGRUParams", "MinLSTMParams", "OrthogonalCarry", "OrthogonalParams", "ParaGRUCarry",
+    "ParaGRUParams", "ParaLSTMCarry", "ParaLSTMParams", "PeepholeLSTMParams", "ProjectionLSTMParams",
+    "QRNNParams", "REGISTRY", "RGLRUParams", "RTUParams", "RWKV7Params", "RetentionParams", "S4DParams",
+    "S5Params", "SLSTMCarry", "SLSTMParams", "SRUParams", "SSDParams", "TimedInputs", "UGRNNCarry",
+    "UGRNNParams", "URLSTMParams", "antisymmetric_rnn", "attention", "cfc", "chrono_lstm", "clockwork",
+    "conv_lstm", "cornn", "coupled_lstm", "delta_net", "echo_state", "elman", "gated_delta_net", "gla",
+    "gru", "hgrn", "indrnn", "irnn", "layer_norm_lstm", "lem", "linear_attention", "lru", "lstm", "ltc",
+    "mamba", "mgu", "min_gru", "min_lstm", "mlstm", "orthogonal_rnn", "para_gru", "para_lstm",
+    "peephole_lstm", "projection_lstm", "qrnn", "retention", "rg_lru", "rtu", "rwkv7", "s4d", "s5",
+    "slstm", "sru", "ssd", "two_heads", "ugrnn", "ur_lstm",
+]  # fmt: skip

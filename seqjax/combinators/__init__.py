@@ -30,3 +30,11 @@ from seqjax.combinators.zoneout import zoneout
 from seqjax.serialization import register_namedtuples
 
 register_namedtuples(__name__)
+
+__all__ = [
+    "Binomial", "LayerRow", "Nested", "Source", "Summary", "attention_weights", "batch_major",
+    "bidirectional", "bptt_barrier", "checkpointed", "conditioned", "dilated", "encoder_decoder",
+    "frozen", "learned_carry", "normalized", "parallel", "repeat", "reset_on", "residual", "reverse",
+    "serial", "set_context", "set_memory", "strided", "summary", "variational_dropout", "with_memory",
+    "zoneout",
+]  # fmt: skip

@@ -13,3 +13,8 @@ from seqjax.gradients.online.snap import snap
 from seqjax.gradients.online.uoro import uoro
 from seqjax.gradients.randomized import randomized_truncated_bptt
 from seqjax.gradients.reversible import reversible
+
+__all__ = [
+    "eprop", "full_bptt", "kf_rtrl", "last_step", "loss_sum", "objective", "randomized_truncated_bptt",
+    "reversible", "rflo", "rtrl", "snap", "truncated_bptt", "uoro",
+]  # fmt: skip

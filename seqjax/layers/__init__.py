@@ -10,3 +10,9 @@ from seqjax.layers.recurrent import recurrent
 from seqjax.serialization import register_namedtuples
 
 register_namedtuples(__name__)
+
+__all__ = [
+    "additive_attention", "causal_conv", "dropout", "last", "lengths_to_mask", "mean_pool",
+    "multiplicative_attention", "pointwise", "recurrent", "running_mean", "running_normalization",
+    "scaled_dot_attention", "token_shift",
+]  # fmt: skip

@@ -30,3 +30,9 @@ def check_method(method: Method, cell: Cell) -> None:
         f"{method!r} cannot run {cell!r}: its recurrence is {kind.__name__}; "
         f"{type(method).__name__} runs {runs}. Methods that can: {can}."
     )
+
+
+__all__ = [
+    "AssociativeScan", "Auto", "Chunked", "Fused", "METHODS", "NAMED", "Newton", "NewtonReport", "Scan",
+    "TimeSharded", "at_step", "check_method", "named_method",
+]  # fmt: skip

@@ -44,3 +44,17 @@ from seqjax.probes.profile import GradientProfile, adjoint_profile, gradient_pro
 from seqjax.probes.scaling import Scaling, crossovers, flops_scaling, memory_scaling, time_scaling
 from seqjax.probes.singular import SingularFan, singular_values
 from seqjax.probes.time_constants import longest_time_constant, unrepresentable_share
+
+__all__ = [
+    "Bound", "ClippingStatistics", "Cost", "Crossover", "Decay", "GateStatistics", "GradientProfile",
+    "LagDecomposition", "LyapunovSpectrum", "MemorySensitivity", "NoiseScale", "Openness",
+    "Parallelizability", "PowerLaw", "PrecisionError", "Scaling", "SignalToNoise", "SingularFan",
+    "SpectralInfluence", "TerminalInfluence", "TruncationBias", "WhileLoop", "adjoint_profile",
+    "adjoint_signal_to_noise", "bind", "clipping_statistics", "count_cost", "crossovers",
+    "curse_of_memory", "find_crossover", "fit_decay", "fit_power_law", "flops_scaling", "flossing_loss",
+    "gate_statistics", "gradient_noise_scale", "gradient_profile", "horizon", "input_saliency",
+    "lag_decomposition", "longest_time_constant", "lyapunov_spectrum", "memory_scaling",
+    "memory_sensitivity", "parallelizability", "per_example_gradients", "precision_error",
+    "signal_to_noise", "singular_values", "spectral_influence", "terminal_influence", "time_scaling",
+    "total_log_norm", "truncation_bias", "unrepresentable_share",
+]  # fmt: skip

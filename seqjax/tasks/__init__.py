@@ -33,3 +33,10 @@ TASKS: dict[str, Callable[[int], Task]] = {
     "linear_system": linear_system,
 }
 """Every task by its name, as a factory ``length -> Task``."""
+
+__all__ = [
+    "NOT_SCORED", "Score", "Success", "TASKS", "Task", "adding", "copying", "cross_entropy",
+    "delayed_recall", "dyck", "induction_heads", "linear_system", "listops", "lorenz", "mackey_glass",
+    "modular_arithmetic", "multi_query_recall", "narma10", "noisy_copying", "parity", "pathfinder",
+    "selective_copying", "sequential_images", "squared_error", "state_tracking",
+]  # fmt: skip

@@ -111,3 +111,9 @@ def strict_promotion() -> Iterator[None]:
             if "jax_numpy_rank_promotion" in str(error):
                 error.add_note("The checks refuse silent broadcasts. Write jnp.broadcast_to(b, u.shape).")
             raise
+
+
+__all__ = [
+    "CHECKS", "METHODS", "SMALL", "check_cell", "check_layer", "check_method", "low_precision_is_close",
+    "methods_for", "params_do_not_depend_on_method", "strict_promotion",
+]  # fmt: skip
