@@ -182,8 +182,9 @@ class Layer(Definition):
         unroll_fn: ``(params, carry, xs, flags) -> (carry, ys)``: a sequence of at least one step.
         causal: False where y_t depends on later inputs; then the layer has no step.
         time_shardable: whether ``unroll`` also runs inside ``jax.shard_map`` over a mesh axis "time", where each device
-            holds a part of the steps. True for layers that act on each step by itself, for `seqjax.TimeSharded`, and
-            for compositions of both.
+            holds a part of the steps. True for layers that act on each step by itself or borrow the last steps of the
+            neighbors (`seqjax.causal_conv`, `seqjax.token_shift`), for `seqjax.TimeSharded`, and for compositions of
+            these.
         batch_major: whether ``unroll`` takes and returns ``[B, T, ...]``; `seqjax.batch_major` sets it.
         event_ndim: as in `Cell`, where that is known: flags must then have all the batch axes.
         max_length: the largest number of steps since a reset, where attention without a window limits it.

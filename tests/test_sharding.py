@@ -275,9 +275,9 @@ REFUSED = {
         lambda: time_step(
             sj.serial(sj.recurrent(sj.lru(H), sj.TimeSharded()), sj.residual(sj.recurrent(sj.lstm(H))))), TypeError,
         r"got recurrent\(cell=lstm\(hidden_size=8\)\), which needs all steps"),
-    "a convolution": (
-        lambda: time_step(sj.serial(sj.causal_conv(4))), TypeError,
-        r"got causal_conv\(.*\), which needs all steps on one device"),
+    "a mean of all steps so far": (
+        lambda: time_step(sj.serial(sj.causal_conv(4), sj.running_mean())), TypeError,
+        r"got running_mean\(.*\), which needs all steps on one device"),
     "another axis": (
         lambda: time_step(sj.recurrent(sj.lru(H), sj.TimeSharded(axis="rows"))), TypeError,
         r"got recurrent\(.*axis='rows'.*\), which needs all steps"),

@@ -219,9 +219,9 @@ REFUSED = {
     "TimeSharded inside itself": (
         lambda: sj.TimeSharded(inner=sj.TimeSharded()), TypeError,
         r"TimeSharded\(inner\): expected a method such as AssociativeScan"),
-    "attention": (
-        lambda: sj.recurrent(sj.attention(4, num_heads=2, window=4), sj.TimeSharded()), TypeError,
-        r"its recurrence is Attention; TimeSharded runs"),
+    "inner method of attention": (
+        lambda: sj.TimeSharded(inner=sj.AssociativeScan()).select(sj.Attention(window=4)), TypeError,
+        r"cannot run a recurrence of kind Attention: expected inner to be Auto, Scan"),
     "an explicit mesh": (
         on_an_explicit_mesh, ValueError, "expected mesh axis 'time' of type Auto"),
 }  # fmt: skip

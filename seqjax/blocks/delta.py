@@ -150,7 +150,14 @@ def _gated_delta(heads: Heads, largest: float) -> Cell:
 
 
 @definition
-def hybrid_delta(width: int, depth: int, *, num_heads: int, window: int = 2048) -> Layer:
+def hybrid_delta(
+    width: int,
+    depth: int,
+    *,
+    num_heads: int,
+    window: int = 2048,
+    method: Method = Auto(),  # noqa: B008 (a frozen value)
+) -> Layer:
     """The stack Gated DeltaNet-H1: blocks with the gated delta rule and with local attention in turn, then RMSNorm.
 
     Shapes: x ``[*B, width]`` -> y ``[*B, width]``.
@@ -160,6 +167,7 @@ def hybrid_delta(width: int, depth: int, *, num_heads: int, window: int = 2048) 
         depth: the number of blocks.
         num_heads: the number of heads of every block.
         window: the window of the attention, in steps.
+        method: the method that runs recurrences and attention.
 
     Example:
         >>> import seqjax as sj
@@ -170,6 +178,6 @@ def hybrid_delta(width: int, depth: int, *, num_heads: int, window: int = 2048) 
         Yang, Kautz, Hatamizadeh 2024, arXiv:2412.06464: figure 1 (left, H1), section 3.4.
     """
     check_whole("hybrid_delta(depth)", depth)
-    local = transformer_block(width, num_heads=num_heads, window=window)
-    block = gated_delta_block(width, num_heads=num_heads)
+    local = transformer_block(width, num_heads=num_heads, window=window, method=method)
+    block = gated_delta_block(width, num_heads=num_heads, method=method)
     return serial(*(local if i % 2 else block for i in range(depth)), norm_layer("rms"))

@@ -71,7 +71,13 @@ def griffin_block(
 
 @definition
 def griffin(
-    width: int, depth: int, *, num_heads: int, window: int = 1024, recurrent_size: int | None = None
+    width: int,
+    depth: int,
+    *,
+    num_heads: int,
+    window: int = 1024,
+    recurrent_size: int | None = None,
+    method: Method = Auto(),  # noqa: B008 (a frozen value)
 ) -> Layer:
     """The stack of Griffin: repeats of two recurrent blocks and one block of local attention, then RMSNorm.
 
@@ -85,6 +91,7 @@ def griffin(
         num_heads: the number of query heads of the attention.
         window: the window of the attention, in steps.
         recurrent_size: the hidden size of the recurrences, as in `griffin_block`.
+        method: the method that runs recurrences and attention.
 
     Example:
         >>> import jax.numpy as jnp, seqjax as sj
@@ -97,7 +104,13 @@ def griffin(
     """
     check_whole("griffin(depth)", depth)
     local = transformer_block(
-        width, num_heads=num_heads, num_groups=1, window=window, hidden_size=3 * width, activation="geglu"
+        width,
+        num_heads=num_heads,
+        num_groups=1,
+        window=window,
+        hidden_size=3 * width,
+        activation="geglu",
+        method=method,
     )
-    block = griffin_block(width, recurrent_size=recurrent_size)
+    block = griffin_block(width, recurrent_size=recurrent_size, method=method)
     return serial(*(local if i % 3 == 2 else block for i in range(depth)), norm_layer("rms"))

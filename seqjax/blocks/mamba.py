@@ -68,7 +68,15 @@ def mamba_block(
 
 
 @definition
-def samba(width: int, depth: int, *, num_heads: int, window: int = 2048, state_size: int = 16) -> Layer:
+def samba(
+    width: int,
+    depth: int,
+    *,
+    num_heads: int,
+    window: int = 2048,
+    state_size: int = 16,
+    method: Method = Auto(),  # noqa: B008 (a frozen value)
+) -> Layer:
     """The stack of Samba: repeats of Mamba, feed-forward, local attention and feed-forward, then RMSNorm.
 
     Shapes: x ``[*B, width]`` -> y ``[*B, width]``.
@@ -79,6 +87,7 @@ def samba(width: int, depth: int, *, num_heads: int, window: int = 2048, state_s
         num_heads: the number of heads of the attention.
         window: the window of the attention, in steps.
         state_size: the state size of Mamba, per channel.
+        method: the method that runs recurrences and attention.
 
     Example:
         >>> import seqjax as sj
@@ -90,6 +99,6 @@ def samba(width: int, depth: int, *, num_heads: int, window: int = 2048, state_s
         arXiv:2406.07522: figure 1, section 2.1.
     """
     check_whole("samba(depth)", depth)
-    mixing = mamba_block(width, state_size=state_size)
-    local = transformer_block(width, num_heads=num_heads, window=window)
+    mixing = mamba_block(width, state_size=state_size, method=method)
+    local = transformer_block(width, num_heads=num_heads, window=window, method=method)
     return serial(*(mixing, pre_norm(feed_forward(width)), local) * depth, norm_layer("rms"))

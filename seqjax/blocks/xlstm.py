@@ -197,7 +197,14 @@ def slstm_block(
 
 
 @definition
-def xlstm(width: int, depth: int, *, ratio: tuple[int, int] = (7, 1), num_heads: int = 4) -> Layer:
+def xlstm(
+    width: int,
+    depth: int,
+    *,
+    ratio: tuple[int, int] = (7, 1),
+    num_heads: int = 4,
+    method: Method = Auto(),  # noqa: B008 (a frozen value)
+) -> Layer:
     """The stack xLSTM[a:b]: repeats of a mLSTM blocks and b sLSTM blocks, then LayerNorm.
 
     Shapes: x ``[*B, width]`` -> y ``[*B, width]``.
@@ -207,6 +214,7 @@ def xlstm(width: int, depth: int, *, ratio: tuple[int, int] = (7, 1), num_heads:
         depth: the number of blocks.
         ratio: (a, b).
         num_heads: the number of heads of every block.
+        method: the method that runs the recurrences.
 
     Example:
         >>> import seqjax as sj
@@ -221,6 +229,6 @@ def xlstm(width: int, depth: int, *, ratio: tuple[int, int] = (7, 1), num_heads:
     number, of_slstm = ratio
     if min(ratio) < 0 or sum(ratio) < 1:
         raise ValueError(f"xlstm(ratio): expected two numbers of blocks, got {ratio}.")
-    kinds = [mlstm_block(width, num_heads=num_heads)] * number
-    kinds += [slstm_block(width, num_heads=num_heads)] * of_slstm
+    kinds = [mlstm_block(width, num_heads=num_heads, method=method)] * number
+    kinds += [slstm_block(width, num_heads=num_heads, method=method)] * of_slstm
     return serial(*(kinds[i % len(kinds)] for i in range(depth)), norm_layer("layer"))

@@ -16,6 +16,8 @@ from seqjax.compat import vary_like
 from seqjax.ops.lags import lagged
 from seqjax.ops.select import keep, select
 from seqjax.ops.step import loop
+from seqjax.ops.time_sharded.shards import shards_of
+from seqjax.ops.time_sharded.windows import TAP_ON_ONE_DEVICE, entering_lags
 from seqjax.values import definition
 
 
@@ -75,7 +77,7 @@ def causal_conv(kernel_size: int, *, bias: bool = True, param_dtype: Any = jnp.f
             terms.append(spread(params.b, x))
         return sum(terms[1:], terms[0])
 
-    return _layer(init, combine, kernel_size - 1)
+    return _layer(f"causal_conv(kernel_size={kernel_size})", init, combine, kernel_size - 1)
 
 
 @elementwise("mu")
@@ -134,10 +136,12 @@ def token_shift(num_outputs: int = 1, *, param_dtype: Any = jnp.float32) -> Laye
         streams = [x + spread(mu, x) * (before - x) for mu in params.mu]
         return jnp.concatenate(streams, -1)
 
-    return _layer(init, combine, 1)
+    return _layer(f"token_shift(num_outputs={num_outputs})", init, combine, 1)
 
 
-def _layer(init: Callable, combine: Callable[[Any, list[jax.Array]], jax.Array], num_lags: int) -> Layer:
+def _layer(
+    who: str, init: Callable, combine: Callable[[Any, list[jax.Array]], jax.Array], num_lags: int
+) -> Layer:
     """Return the layer ``y = combine(params, [x of num_lags steps ago, ..., x])``."""
 
     def initial_carry(params: Params, x: jax.Array) -> Shaped[Array, "*B L D"]:
@@ -159,15 +163,21 @@ def _layer(init: Callable, combine: Callable[[Any, list[jax.Array]], jax.Array],
     def unroll(params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
         xs = keep(flags.mask, xs)
         carry = vary_like(carry.astype(xs.dtype), xs, params)
+        shards = shards_of(xs)
         if flags.tap is None:
+            if shards is not None:
+                carry = entering_lags(shards, xs, shards.varying(carry), flags.reset, flags.mask)
             carry, lags = lagged(xs, carry, flags.reset, flags.mask)
+            carry = carry if shards is None else shards.broadcast_last(carry)
             return carry, keep(flags.mask, combine(params, lags))
+        if shards is not None:
+            raise TypeError(f"{who} cannot tap its carry on a mesh axis '{shards.axis}'. {TAP_ON_ONE_DEVICE}")
         # A tap needs the carry before each step, which only the loop computes.
         flags = flags._replace(initial=initial_carry(params, xs[0]))
         carry, ys = loop(lambda carry, x: advance(params, carry, x), carry, xs, flags)
         return carry, keep(flags.mask, ys)
 
-    return Layer(init=init, initial_carry=initial_carry, step_fn=step, unroll_fn=unroll)
+    return Layer(init=init, initial_carry=initial_carry, step_fn=step, unroll_fn=unroll, time_shardable=True)
 
 
 def _check_inputs(who: str, x: jax.Array, width: int) -> None:

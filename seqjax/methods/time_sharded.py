@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from seqjax.base import (
+    Attention,
     Carry,
     Cell,
     Diagonal,
@@ -26,12 +27,13 @@ from seqjax.base import (
     Xs,
     Ys,
 )
-from seqjax.compat import varying_axes
+from seqjax.inputs import num_steps
 from seqjax.methods.auto import Auto
 from seqjax.methods.common import project_inputs
 from seqjax.methods.newton import Newton
 from seqjax.ops.time_sharded.linear import Operands, form_of, run_sharded
-from seqjax.ops.time_sharded.shards import Shards
+from seqjax.ops.time_sharded.shards import Shards, shards_of
+from seqjax.ops.time_sharded.windows import TAP_ON_ONE_DEVICE, run_window
 from seqjax.values import Value
 
 
@@ -45,6 +47,7 @@ class TimeSharded(Value):
     `Diagonal`         one affine map per shard (`seqjax.ops.time_sharded.linear`)  one all-gather forward, one backward
     `Matrix`           one affine map per shard                                     one all-gather forward, one backward
     `Step`, `Gated`    the linear recurrence inside `Newton` is sharded             three collectives per iteration
+    `Attention`        keys and values of the window                                one permutation forward, one back
     ================== ============================================================ ================================
 
     Loops over time contain no collectives, but two other loops do. Each Newton iteration updates the trajectory of the
@@ -52,6 +55,10 @@ class TimeSharded(Value):
     passes the last state of each shard to the next one, and all devices share one stopping test. `TimeSharded` with
     Newton's method is efficient if the number of iterations is small. The other loop is `seqjax.repeat`, a loop over
     layers: each layer has its own all-gathers, as in `seqjax.serial`.
+
+    A window that is longer than a shard, and a mask, take ceil(log2 m) more permutations to reach m shards back, and
+    resets and masks one all-gather of counts (`seqjax.ops.time_sharded.windows`). Attention over ``max_length`` steps
+    runs as a window of that length: the devices share the work, and each of them holds all keys and values.
 
     The method looks up the axis where the layer runs: in a training step on a mesh with this axis (`seqjax.training`),
     inside ``jax.shard_map``, or under ``jax.set_mesh(mesh)``. Other axes of the mesh are free for the batch. Without
@@ -79,7 +86,7 @@ class TimeSharded(Value):
         (16, 4, 8)
     """
 
-    kinds: ClassVar[tuple[type, ...]] = (Step, Gated, Diagonal, Matrix)
+    kinds: ClassVar[tuple[type, ...]] = (Step, Gated, Diagonal, Matrix, Attention)
     axis: str = "time"
     inner: Method | None = None
 
@@ -98,12 +105,12 @@ class TimeSharded(Value):
         Raises:
             TypeError: if `inner` does not run the recurrence, or is not `Newton` for `Step` and `Gated`.
         """
-        linear = isinstance(recurrence, Diagonal | Matrix)
-        inner = (Auto() if linear else Newton()) if self.inner is None else self.inner
-        if not isinstance(recurrence, inner.kinds) or not (linear or isinstance(inner, Newton)):
-            can = "Auto, Scan, AssociativeScan (Diagonal) or Chunked" if linear else "Newton"
+        nonlinear = isinstance(recurrence, Step | Gated)
+        inner = (Newton() if nonlinear else Auto()) if self.inner is None else self.inner
+        if not isinstance(recurrence, inner.kinds) or (nonlinear and not isinstance(inner, Newton)):
+            can = "Newton" if nonlinear else "Auto, Scan, AssociativeScan (Diagonal) or Chunked"
             raise TypeError(
-                f"{self!r} cannot run a {type(recurrence).__name__} recurrence: expected inner to be {can}, "
+                f"{self!r} cannot run a recurrence of kind {type(recurrence).__name__}: expected inner to be {can}, "
                 f"got {inner!r}."
             )
         return inner
@@ -112,16 +119,21 @@ class TimeSharded(Value):
         """See `seqjax.Method`."""
         inner = self.select(cell.recurrence)
         mesh = jax.sharding.get_abstract_mesh()
-        size = mesh.shape.get(self.axis, 1)
-        if size == 1 or (self.axis in mesh.manual_axes and not _is_sharded(xs, self.axis)):
+        size, shards = mesh.shape.get(self.axis, 1), shards_of(xs, self.axis)
+        if shards is None and (size == 1 or self.axis in mesh.manual_axes):
             return inner.unroll(cell, params, carry, xs, flags)
+        if isinstance(cell.recurrence, Attention) and flags.tap is not None:
+            raise TypeError(
+                f"{self!r} cannot tap the carry of {cell!r} on a mesh axis '{self.axis}'. {TAP_ON_ONE_DEVICE}"
+            )
         run = partial(self._run_shard, cell, inner, Shards(self.axis, size))
         if self.axis in mesh.explicit_axes:
             raise ValueError(
                 f"{self!r}: expected mesh axis '{self.axis}' of type Auto, got Explicit. Write "
                 "jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,) * n)."
             )
-        if self.axis in mesh.manual_axes:
+        if shards is not None:
+            _check_length(cell, num_steps(xs), shards)
             return run(params, carry, flags.initial, (xs, flags.over_time()))
 
         length = jax.tree.leaves(xs)[0].shape[0]
@@ -157,7 +169,11 @@ class TimeSharded(Value):
             return shards.broadcast_last(carry), ys
         us = project_inputs(cell, params, xs, flags.key)
         operands = shards.varying(Operands(us, carry, flags._replace(key=None)))
-        carry, hs = run_sharded(partial(_run, inner, cell.recurrence), form_of(us), shards, operands)
+        run_one = partial(_run, inner, cell.recurrence)
+        if isinstance(cell.recurrence, Attention):
+            carry, hs = run_window(run_one, cell.recurrence, shards, operands)
+        else:
+            carry, hs = run_sharded(run_one, form_of(us), shards, operands)
         return shards.broadcast_last(carry), cell.readout(params, hs, xs)
 
 
@@ -178,11 +194,14 @@ def _with_decays(a: Any, b: Any, key: Any = None) -> DiagonalInputs:
     return DiagonalInputs(a, b)
 
 
-def _is_sharded(xs: Xs, axis: str) -> bool:
-    """Return whether xs varies over a manual axis, or whether JAX does not track variation over this axis."""
-    return any(axis in varying_axes(a) for a in jax.tree.leaves(xs)) or axis not in varying_axes(
-        jax.lax.axis_index(axis)
-    )
+def _check_length(cell: Cell, length: int, shards: Shards) -> None:
+    """Raise a ValueError where the shards together have more steps than attention without a window has slots."""
+    longest = cell.recurrence.max_length if isinstance(cell.recurrence, Attention) else None
+    if longest is not None and length * shards.size > longest:
+        raise ValueError(
+            f"{cell!r}.unroll: expected at most max_length={longest} steps, got {shards.size} shards of {length} steps "
+            f"on mesh axis '{shards.axis}'. Use a larger max_length, or a window."
+        )
 
 
 def _padded(cell: Cell, xs: Xs, flags: Flags, number: int) -> tuple[Any, Flags]:

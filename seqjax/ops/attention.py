@@ -59,6 +59,15 @@ class _Keys(NamedTuple):
     segment: Any
 
 
+class _Places(NamedTuple):
+    """Which steps happened, with positions and segments, ``[T, *B]``, and the position of the next step ``[*B]``."""
+
+    happened: Any
+    position: Any
+    segment: Any
+    count: Any
+
+
 def blockwise(
     attention: Attention, inputs: AttentionInputs, carry: AttentionCarry, flags: Flags, *, size: int
 ) -> tuple[AttentionCarry, Float[Array, "T *B N V"]]:
@@ -68,28 +77,25 @@ def blockwise(
 
     Shapes: inputs as `AttentionInputs`; carry and flags.initial as `AttentionCarry`; hs ``[T, *B, N, V]``.
     """
-    reset, mask, _, _, initial = flags
     length, *batch = inputs.q.shape[:-2]
     lead = 1 + len(batch)
-    segment = segments(reset, inputs.q[..., 0, 0])
-    happened = jnp.ones(segment.shape, bool) if mask is None else mask
-    position, count = _positions(happened, segment, reset, carry.position, initial.position)
+    places = _places(inputs, carry, flags)
     q, k, v = inputs
     if attention.rotary_base is not None:
-        q, k = (rotate(array, position, attention.rotary_base) for array in (q, k))
+        q, k = (rotate(array, places.position, attention.rotary_base) for array in (q, k))
 
     cached = _in_order(attention, carry)
     groups, heads = k.shape[-2], q.shape[-2]
     finite = all_finite((k, v), lead)
     finite_k, finite_v = zero_nonfinite((k, v), finite)
-    steps = _Keys(finite_k, finite_v, finite, happened, position, segment)
+    steps = _Keys(finite_k, finite_v, finite, places.happened, places.position, places.segment)
     keys = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), cached, steps)
     finite_query = all_finite(q, lead)
     q = zero_nonfinite(q, finite_query).reshape(length, *batch, groups, heads // groups, q.shape[-1])
-    queries = _Queries(q, finite_query, position, segment)
+    queries = _Queries(q, finite_query, places.position, places.segment)
 
     # Without a mask, positions advance with the steps, so a block attends to no key before index `start`.
-    use_window = mask is None
+    use_window = flags.mask is None
 
     def block(start: jax.Array, queries: _Queries) -> tuple[jax.Array, jax.Array]:
         count = len(queries.position)
@@ -102,7 +108,24 @@ def blockwise(
 
     _, hs = over_chunks(block, jnp.zeros((), jnp.int32), queries, size)
     hs = hs.reshape(length, *batch, heads, v.shape[-1]).astype(v.dtype)
-    return _after(attention, carry, initial, k, v, steps, count), hs
+    return _after(attention, carry, flags.initial, k, v, places), hs
+
+
+def cache_after(
+    attention: Attention, inputs: AttentionInputs, carry: AttentionCarry, flags: Flags
+) -> AttentionCarry:
+    """Return the carry of `blockwise` without its outputs; see there."""
+    places, k = _places(inputs, carry, flags), inputs.k
+    if attention.rotary_base is not None:
+        k = rotate(k, places.position, attention.rotary_base)
+    return _after(attention, carry, flags.initial, k, inputs.v, places)
+
+
+def _places(inputs: AttentionInputs, carry: AttentionCarry, flags: Flags) -> _Places:
+    segment = segments(flags.reset, inputs.q[..., 0, 0])
+    happened = jnp.ones(segment.shape, bool) if flags.mask is None else flags.mask
+    position, count = _positions(happened, segment, flags.reset, carry.position, flags.initial.position)
+    return _Places(happened, position, segment, count)
 
 
 def _positions(
@@ -178,10 +201,10 @@ def _after(
     initial: AttentionCarry,
     k: Shaped[Array, "T *B G K"],
     v: Shaped[Array, "T *B G V"],
-    steps: _Keys,
-    count: Int[Array, "*B"],
+    steps: _Places,
 ) -> AttentionCarry:
     """Return the cache after the last step."""
+    count = steps.count
     batch = count.shape
     capacity = attention.capacity
     started = steps.segment[-1] > 0

@@ -70,7 +70,7 @@ class LayerEntry(NamedTuple):
         factory: the factory of which the line is an example.
         make: ``(method) -> Layer``; the method runs the recurrences in the layer, where it has any.
         x: one time step, an example of the input.
-        mixes_time: whether the layer itself reads other time steps or has a carry, apart from the recurrences that the
+        mixes_time: whether the layer itself needs all time steps on one device, apart from the recurrences that the
             method runs. Every other layer can be split over time if its method can.
         besides: names of the checks in the conformance suite that do not apply to the layer.
     """
@@ -108,12 +108,10 @@ LAYERS: dict[str, LayerEntry] = {
     "pointwise": LayerEntry(pointwise, lambda m: pointwise(nn.Dense(3))),
     "flax dropout": LayerEntry(pointwise, lambda m: pointwise(nn.Dropout(0.5))),
     "dropout": LayerEntry(dropout, lambda m: serial(dropout(0.5), recurrent(elman(3), m), dropout(0.2))),
-    "short convolution": LayerEntry(causal_conv, lambda m: causal_conv(4), mixes_time=True),
-    "short convolution of one step": LayerEntry(
-        causal_conv, lambda m: causal_conv(1, bias=False), mixes_time=True),
+    "short convolution": LayerEntry(causal_conv, lambda m: causal_conv(4)),
+    "short convolution of one step": LayerEntry(causal_conv, lambda m: causal_conv(1, bias=False)),
     "token shift": LayerEntry(
-        token_shift, lambda m: serial(token_shift(num_outputs=2), recurrent(qrnn(3), m), token_shift()),
-        mixes_time=True),
+        token_shift, lambda m: serial(token_shift(num_outputs=2), recurrent(qrnn(3), m), token_shift())),
     "running normalization": LayerEntry(
         running_normalization, lambda m: running_normalization(epsilon=0.1), mixes_time=True),
     "running mean": LayerEntry(
@@ -184,33 +182,28 @@ LAYERS: dict[str, LayerEntry] = {
     "feed_forward": LayerEntry(feed_forward, lambda m: feed_forward(6), WIDE),
     "feed_forward geglu": LayerEntry(feed_forward, lambda m: feed_forward(6, activation="geglu"), WIDE),
     "transformer_block": LayerEntry(
-        transformer_block, lambda m: transformer_block(6, num_heads=3, num_groups=1, window=5), WIDE,
-        mixes_time=True),
+        transformer_block, lambda m: transformer_block(6, num_heads=3, num_groups=1, window=5, method=m), WIDE),
     "transformer_block as in gpt": LayerEntry(
         transformer_block, lambda m: transformer_block(
             6, num_heads=2, max_length=16, rotary_base=None, use_bias=True, activation="gelu", norm="layer",
-            dropout_rate=0.1), WIDE, mixes_time=True),
-    "griffin_block": LayerEntry(
-        griffin_block, lambda m: griffin_block(6, num_blocks=2, method=m), WIDE, mixes_time=True),
-    "mamba_block": LayerEntry(
-        mamba_block, lambda m: mamba_block(6, state_size=3, method=m), WIDE, mixes_time=True),
-    "mlstm_block": LayerEntry(
-        mlstm_block, lambda m: mlstm_block(6, num_heads=2, method=m), WIDE, mixes_time=True),
-    "slstm_block": LayerEntry(
-        slstm_block, lambda m: slstm_block(6, num_heads=2, method=m), WIDE, mixes_time=True),
+            dropout_rate=0.1, method=m), WIDE),
+    "griffin_block": LayerEntry(griffin_block, lambda m: griffin_block(6, num_blocks=2, method=m), WIDE),
+    "mamba_block": LayerEntry(mamba_block, lambda m: mamba_block(6, state_size=3, method=m), WIDE),
+    "mlstm_block": LayerEntry(mlstm_block, lambda m: mlstm_block(6, num_heads=2, method=m), WIDE),
+    "slstm_block": LayerEntry(slstm_block, lambda m: slstm_block(6, num_heads=2, method=m), WIDE),
     "gated_delta_block": LayerEntry(
-        gated_delta_block, lambda m: gated_delta_block(6, num_heads=2, negative_eigenvalues=True, method=m), WIDE,
-        mixes_time=True),
+        gated_delta_block,
+        lambda m: gated_delta_block(6, num_heads=2, negative_eigenvalues=True, method=m), WIDE),
     "stack": LayerEntry(
         stack, lambda m: stack(
             (recurrent(gru(4), m), recurrent(lru(4), m)), 3, dropout=0.3, norm="layer", residual=True)),
     "stack bidirectional": LayerEntry(
         stack, lambda m: stack(gru(2), 2, dropout=0.3, bidirectional=True, method=m), mixes_time=True),
-    "griffin": LayerEntry(griffin, lambda m: griffin(6, 3, num_heads=3, window=4), WIDE, mixes_time=True),
-    "samba": LayerEntry(samba, lambda m: samba(6, 1, num_heads=3, window=4, state_size=2), WIDE, mixes_time=True),
-    "xlstm": LayerEntry(xlstm, lambda m: xlstm(6, 2, ratio=(1, 1), num_heads=2), WIDE, mixes_time=True),
+    "griffin": LayerEntry(griffin, lambda m: griffin(6, 3, num_heads=3, window=4, method=m), WIDE),
+    "samba": LayerEntry(samba, lambda m: samba(6, 1, num_heads=3, window=4, state_size=2, method=m), WIDE),
+    "xlstm": LayerEntry(xlstm, lambda m: xlstm(6, 2, ratio=(1, 1), num_heads=2, method=m), WIDE),
     "hybrid_delta": LayerEntry(
-        hybrid_delta, lambda m: hybrid_delta(6, 2, num_heads=3, window=4), WIDE, mixes_time=True),
+        hybrid_delta, lambda m: hybrid_delta(6, 2, num_heads=3, window=4, method=m), WIDE),
     # ---- models
     "language_model": LayerEntry(
         models.language_model, lambda m: models.language_model(2, elman, hidden_size=3), TOKENS, mixes_time=True),

@@ -10,7 +10,8 @@ axis       splits                                                            com
                                                                              reduce-scatter of gradients
 "time"     the steps of each sequence, and with them the work of each layer  one sum of gradients; in each
                                                                              `seqjax.TimeSharded` two gathers, or
-                                                                             three messages per Newton iteration
+                                                                             three messages per Newton iteration; two
+                                                                             to a neighbor per convolution or window
 ========== ================================================================= ========================================
 
 A single axis of another name splits the batch. Axes of other names beside these hold copies.

@@ -131,8 +131,8 @@ def make_train_step(
 
     The names of the axes of a mesh say what they split. "data" splits the first batch axis B. "fsdp" splits B, and
     shards params and optimizer state leaf by leaf (`seqjax.training.sharding`). "time" splits the steps T, for models
-    whose recurrent layers have the method `seqjax.TimeSharded` and whose other layers act on each step alone, with
-    losses per step and `full_bptt`. A single axis of another name splits the batch. The step shards state and batch
+    whose recurrent layers and attention have the method `seqjax.TimeSharded` (see `Layer.time_shardable`), with losses
+    per step and `full_bptt`. A single axis of another name splits the batch. The step shards state and batch
     itself; for several processes see `seqjax.training.distributed`. The result equals that of one device to rounding,
     except for noise: device i of several draws noise for its part of the batch from ``fold_in(key, i)``, so the noise
     depends on the number of devices.
