@@ -22,7 +22,7 @@ class Chunked(Value):
     recurrence   inside a chunk                                                 memory for the backward pass
     ============ ============================================================== ======================================
     `Diagonal`   a parallel prefix                                              h at every step
-    `Matrix`     masked products; erasure in WY form (`seqjax.ops.matrix`)      inputs, one state per chunk
+    `Matrix`     masked products; erasure in WY form (`seqjax.ops.matrix`)      inputs, one state per 16 chunks
     `Attention`  blocks of queries by blocks of keys (`seqjax.ops.attention`)   inputs, the cache
     ============ ============================================================== ======================================
 

@@ -46,16 +46,16 @@ class Decays:
         """Multiply each row by all decays after its step."""
         return rows * jnp.exp(_sum_after(self._log))
 
-    def decay_state(self, state: Float[Array, "*BN K V"]) -> Float[Array, "*BN K V"]:
-        """Multiply a state by all decays of the last step's segment."""
-        return state * jnp.exp(self._since_start[..., -1, :])[..., None]
+    def of_chunk(self) -> Float[Array, "*BN K 1"]:
+        """Return the product of all decays of the last step's segment, as a factor of a state ``[*B, N, K, V]``."""
+        return jnp.exp(self._since_start[..., -1, :])[..., None]
 
     def scores(
         self, rows: Float[Array, "*BN C K"], columns: Float[Array, "*BN C K"]
     ) -> Float[Array, "*BN C C"]:
         """Return ``sum_k rows[t, k] exp(sum_{s < r <= t} log[r, k]) columns[s, k]`` at (t, s) for s <= t."""
         if self._log.shape[-1] == 1:
-            decay = jnp.exp(_sum_between(self._log)[..., 0])
+            decay = jnp.exp(sum_between(self._log)[..., 0])
             return jnp.einsum("...tk,...sk->...ts", rows, columns) * decay
         return _scores_per_key(self._log, rows, columns)
 
@@ -76,12 +76,12 @@ def _scores_per_key(
         return jnp.pad(array, pad).reshape(*array.shape[:-2], count, size, array.shape[-1])
 
     log, rows, columns = blocks(log), blocks(rows), blocks(columns)
-    inside = jnp.einsum("...tk,...tsk,...sk->...ts", rows, jnp.exp(_sum_between(log)), columns)
+    inside = jnp.einsum("...tk,...tsk,...sk->...ts", rows, jnp.exp(sum_between(log)), columns)
     if count == 1:
         return inside[..., 0, :length, :length]
     total = jnp.sum(log, -2)
     # Between the blocks I and J: the sum over the blocks after J and before I.
-    between = _sum_between(total)
+    between = sum_between(total)
     between = jnp.concatenate([jnp.zeros_like(between[..., :1, :, :]), between[..., :-1, :, :]], -3)
     earlier = expand_left(jnp.tril(jnp.ones((count, count), bool), -1)[..., None], between.ndim)
     left = rows * jnp.exp(jnp.cumsum(log, -2))
@@ -93,7 +93,7 @@ def _scores_per_key(
     return scores.reshape(*scores.shape[:-4], count * size, count * size)[..., :length, :length]
 
 
-def _sum_between(log: Float[Array, "*BN C K"]) -> Float[Array, "*BN C C K"]:
+def sum_between(log: Float[Array, "*BN C K"]) -> Float[Array, "*BN C C K"]:
     """Return at (t, s) the sum over ``s < r <= t``, which is 0 where no such r exists."""
     length = log.shape[-2]
     later = expand_left(jnp.tril(jnp.ones((length, length), bool), -1)[..., None], log.ndim + 1)

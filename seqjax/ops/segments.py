@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Inexact, Int, Shaped
 
 from seqjax.ops.diagonal import associative
 from seqjax.ops.select import expand, keep, select
+from seqjax.ops.step import expand_left
 
 
 def segments(reset: Bool[Array, "T *B"] | None, like: Shaped[Array, "T *B"]) -> Int[Array, "T *B"]:
@@ -18,6 +19,13 @@ def segments(reset: Bool[Array, "T *B"] | None, like: Shaped[Array, "T *B"]) -> 
     if reset is None:
         return jnp.zeros(like.shape, jnp.int32)
     return jnp.cumsum(reset, 0, jnp.int32)
+
+
+def same_earlier(segment: Int[Array, "... C"]) -> Bool[Array, "... C C"]:
+    """Return at (t, s) whether step s is in the segment of step t and not later than t."""
+    length = segment.shape[-1]
+    same = segment[..., :, None] == segment[..., None, :]
+    return same & expand_left(jnp.tril(jnp.ones((length, length), bool)), same.ndim)
 
 
 def running_sum(x: Inexact[Array, "T ..."], reset: Bool[Array, "T *B"] | None) -> Inexact[Array, "T ..."]:
