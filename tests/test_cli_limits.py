@@ -1,6 +1,5 @@
 """Test that values too large, too deep or without an end are refused in one line, before any work."""
 
-import importlib
 import json
 import os
 import threading
@@ -10,11 +9,11 @@ import pytest
 from helpers.command_line import run
 
 from seqjax.cli.compare import inputs
+from seqjax.cli.train_folder import claim
 from seqjax.files import put_text
 from seqjax.training.folder_lock import FolderLock
 from seqjax.training.recipe import read_recipe
 
-TRAIN_FILE = importlib.import_module("seqjax.cli.train")
 DEEP = 100_000
 HUGE = 10**20
 TRAIN = "train parity --length 4 --hidden-size 4 --batch-size 2 --steps 2 --eval-batches 1 --out out".split()
@@ -170,7 +169,7 @@ def test_overwriting_a_run_removes_a_link_and_not_its_target(tmp_path):
     (run_folder / "config.json").write_text("{}")
     (run_folder / "steps").symlink_to(elsewhere, target_is_directory=True)
     lock = FolderLock(run_folder)
-    TRAIN_FILE._claim(lock, False, True)
+    claim(lock, False, True)
     lock.release()
     assert (elsewhere / "precious").is_dir() and list(run_folder.iterdir()) == []
 

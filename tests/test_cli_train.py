@@ -222,7 +222,7 @@ def test_it_stops_when_solved_and_tells_where_training_failed(monkeypatch, tmp_p
 def test_stacks_numbers_and_precisions_can_be_prepared(monkeypatch, options):
     """Shapes and dtypes fit together: everything is traced, nothing computed."""
     seen = []
-    monkeypatch.setattr(TRAIN, "_claim", lambda *args: seen.append(args) or sys.exit(7))
+    monkeypatch.setattr(TRAIN, "claim", lambda *args: seen.append(args) or sys.exit(7))
     assert run(monkeypatch, "train", *TINY, *options) == 7 and seen
 
 

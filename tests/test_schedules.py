@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from seqjax.training.recipe import Recipe, check_recipe, optimizer_of
+from seqjax.training.recipe import Recipe, optimizer_of
+from seqjax.training.recipe_checks import check_recipe
 from seqjax.training.schedules import SCHEDULES, learning_rates
 
 

@@ -31,7 +31,7 @@ TOO_LARGE = (MemoryError, OverflowError, RecursionError)
 @contextlib.contextmanager
 def usage_errors(
     prefix: str = "",
-    of: tuple[type[Exception], ...] = (ValueError, TypeError, FileNotFoundError, *TOO_LARGE),
+    of: tuple[type[Exception], ...] = (ValueError, TypeError, FileNotFoundError, ImportError, *TOO_LARGE),
 ) -> Iterator[None]:
     """Turn errors of the library into a `UsageError` of one line, in which fields are named as options.
 
@@ -53,12 +53,12 @@ def usage_errors(
 
 
 @contextlib.contextmanager
-def writing(out: object) -> Iterator[None]:
+def writing(out: object, option: str = "--out") -> Iterator[None]:
     """Turn errors of the operating system into a `UsageError` that says that the output cannot be written."""
     try:
         yield
     except OSError as error:
-        raise UsageError(f"--out: {out} cannot be written ({why(error)}). Choose another place.") from None
+        raise UsageError(f"{option}: {out} cannot be written ({why(error)}). Choose another place.") from None
 
 
 def check_path(out: object) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from seqjax import datasets
-from seqjax.cli.common import at_least_one, usage_errors
-from seqjax.cli.trained import AllowCode, Newest, RunFolder, check_options, load
+from seqjax.cli.common import usage_errors
+from seqjax.cli.trained import AllowCode, BeamSize, Newest, RunFolder, beam_size_of, check_options, load
 from seqjax.training.applications import KINDS, examples_of
 from seqjax.training.applications.common import Trained
 from seqjax.training.applications.language import held_out_text, score_text
@@ -18,36 +18,37 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Argument(
-            help="A file like that of the training; by default the held-out part of that one.",
+            help="A file or a folder like that of the training; by default the held-out part of that one.",
             show_default=False,
         ),
     ] = None,
     *,
     target: Annotated[
         str | None,
-        typer.Option(help="Translation: the file of the translations of DATA.", show_default=False),
+        typer.Option(
+            help="Translation: the file of the translations of DATA; speech and captions: the table of the folder.",
+            show_default=False,
+        ),
     ] = None,
     columns: Annotated[
         str | None,
-        typer.Option(help="The two columns of DATA; by default those of the training.", show_default=False),
+        typer.Option(help="The columns of DATA; by default those of the training.", show_default=False),
     ] = None,
-    beam_size: Annotated[
-        int | None,
-        typer.Option(help="Translation: hypotheses of the beam search; 4 by default.", show_default=False),
-    ] = None,
+    beam_size: BeamSize = None,
     newest: Newest = False,
     allow_code: AllowCode = False,
 ) -> None:
     """Measure a trained run on held-out data, or on another file.
 
     Prints one metric per line. Language: loss in nats and bits per token, bits per byte, accuracy. Classes: loss,
-    accuracy, F1. Translation: loss and accuracy per token given the tokens before, the share of exact translations, and
-    BLEU and chrF where the package sacrebleu is installed.
+    accuracy, F1. Translation and captions: loss and accuracy per token given the tokens before, the share of exact
+    texts, and BLEU and chrF where the package sacrebleu is installed. Speech: loss per recording, rates of wrong words
+    and characters. Forecast: the quantile loss, mean absolute errors of the median and of the last value, MASE, and the
+    coverage of the 95% interval.
     """
     trained = load(folder, newest, allow_code)
-    check_options(trained, ("translation",), target=target, beam_size=beam_size)
-    check_options(trained, ("classes", "translation"), columns=columns)
-    size = at_least_one("--beam-size", 4 if beam_size is None else beam_size)
+    check_options(trained, target=target, columns=columns, beam_size=beam_size)
+    size = beam_size_of(beam_size)
     with usage_errors():
         found = _measured(trained, data, target, columns, size)
     for name, value in found.items():

@@ -1,15 +1,21 @@
-"""``seqjax generate``: use a trained run. Continue a text, or answer lines: their classes, or translations."""
+"""``seqjax generate``: use a trained run: continue a text, or print an answer per line or file."""
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from seqjax import datasets
-from seqjax.cli.common import UsageError, at_least_one, usage_errors
-from seqjax.cli.trained import AllowCode, Newest, RunFolder, check_options, load
+from seqjax.cli.common import UsageError, at_least_one, usage_errors, writing
+from seqjax.cli.forecast_plot import check_plot, draw_forecast
+from seqjax.cli.trained import AllowCode, BeamSize, Newest, RunFolder, beam_size_of, check_options, load
 from seqjax.datasets.strings import lines_of
 from seqjax.training.applications import KINDS
+from seqjax.training.applications.common import Trained
+from seqjax.training.applications.folders import files_in
+from seqjax.training.applications.forecast import forecast, lines_of_forecast
 from seqjax.training.applications.language import sample
 
 
@@ -18,7 +24,9 @@ def generate(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Text files, one input per line; by default the lines of stdin.", show_default=False
+            help="Text files, one input per line; by default the lines of stdin. Speech and captions: recordings or "
+            "images, or folders of them. Forecast: a table.",
+            show_default=False,
         ),
     ] = None,
     *,
@@ -40,17 +48,20 @@ def generate(
     seed: Annotated[
         int | None, typer.Option(help="Language: seed; 0 by default.", show_default=False)
     ] = None,
-    beam_size: Annotated[
-        int | None,
-        typer.Option(help="Translation: hypotheses of the beam search; 4 by default.", show_default=False),
+    beam_size: BeamSize = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Forecast: a picture of it, .png, .svg or .pdf.", show_default=False),
     ] = None,
     newest: Newest = False,
     allow_code: AllowCode = False,
 ) -> None:
-    """Use a trained run: sample text, or print one answer per input line.
+    """Use a trained run: sample text, or print one answer per input.
 
     A run of language continues --prompt. A run of classes prints the class of each line and its probability, separated
-    by a tab. A run of translation prints the translation of each line. The training data are not needed.
+    by a tab. A run of translation prints the translation of each line. Runs of speech and captions print the path of
+    each file and its text, separated by a tab. A run of forecast prints a table: series, step ahead, and quantiles. The
+    training data are not needed.
     """
     trained = load(folder, newest, allow_code)
     of_language = {
@@ -60,8 +71,7 @@ def generate(
         "top_p": top_p,
         "seed": seed,
     }
-    check_options(trained, ("text",), **of_language)
-    check_options(trained, ("translation",), beam_size=beam_size)
+    check_options(trained, **of_language, beam_size=beam_size, plot=plot)
     if trained.recipe.task == "text":
         if files:
             raise UsageError(f"generate: expected --prompt for a run of language, got the file {files[0]}.")
@@ -78,12 +88,39 @@ def generate(
             )
         typer.echo(begin + made)
         return
-    size = at_least_one("--beam-size", 4 if beam_size is None else beam_size)
-    kind = KINDS[trained.recipe.task]
+    size, task = beam_size_of(beam_size), trained.recipe.task
+    suffixes = KINDS[task].suffixes
     with usage_errors():
-        lines = _lines(files or [])
-        for line in kind.answer(trained, lines, size) if lines else []:
+        inputs = _files(task, suffixes, files or []) if suffixes else _lines(files or [])
+        lines = _forecast(trained, inputs, plot) if task == "forecast" else ()
+        for line in lines or (KINDS[task].answer(trained, inputs, size) if inputs else []):
             typer.echo(line)
+
+
+def _forecast(trained: Trained, files: list[str], plot: Path | None) -> list[str]:
+    """Return the lines of the forecast of a table, and draw it."""
+    if len(files) != 1:
+        raise ValueError(f"generate: expected one table, got {len(files)} files. Name one of them.")
+    if plot is not None:
+        check_plot(plot)
+    found = forecast(trained, files[0])
+    if plot is not None:
+        with writing(plot, "--plot"):
+            draw_forecast(found, plot)
+    return lines_of_forecast(found)
+
+
+def _files(task: str, suffixes: Sequence[str], files: list[str]) -> list[str]:
+    """Return the files, and in place of each folder the files of the kind in it."""
+    found = []
+    for file in files:
+        there = files_in(Path(file), suffixes) if Path(file).is_dir() else [file]
+        if not there:
+            raise ValueError(f"generate: expected files {', '.join(suffixes)} in '{file}', got none.")
+        found += there
+    if not found:
+        raise ValueError(f"generate: expected files for a run of {task} ({', '.join(suffixes)}), got none.")
+    return found
 
 
 def _lines(files: list[str]) -> list[str]:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import shlex
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,44 +11,26 @@ import jax
 import typer
 from jax.experimental import multihost_utils
 
-from seqjax.cli.common import UsageError, one_of, usage_errors
+from seqjax.cli.common import UsageError, usage_errors
 from seqjax.cli.options import options_of
+from seqjax.cli.train_folder import REPORT, claim
 from seqjax.cli.train_output import log_to_stderr, show_run, shown_progress, telling
+from seqjax.cli.train_recipe import AS, SUBJECT, recipe_of
 from seqjax.files import put_text, why
-from seqjax.tasks import TASKS
 from seqjax.training import Checkpoints, Fitted, MetricsLog, WarmStart, fit
 from seqjax.training.applications.common import Learning
-from seqjax.training.definition import DEFINITION, write_definition
+from seqjax.training.definition import write_definition
 from seqjax.training.distributed import start
-from seqjax.training.folder_lock import NAME as LOCK
 from seqjax.training.folder_lock import FolderLock
 from seqjax.training.recipe import (
-    APPLICATIONS,
     MAY_CHANGE,
     PATHS,
-    STACKS,
     Recipe,
-    check_recipe,
-    files_digest,
     learning_rate,
     read_recipe,
 )
 from seqjax.training.run import Run, begin_from, inputs_of, open_run, prepare
-from seqjax.training.run_record import read_config
-from seqjax.user_model import check_allowed, is_own
-
-REPORT = "warm_start.json"
-"""The report of a warm start in the folder of the run."""
-
-WRITTEN = ("config.json", "steps", "best", "metrics.jsonl", "tensorboard", "curves.svg", REPORT, DEFINITION)
-"""The files and folders that a run leaves in its folder."""
-
-SUBJECT = ("task", "data", "data_sha256", "init_sha256")
-"""The fields of a recipe that no option sets: the argument does, and digests follow from files."""
-
-LANGUAGE = "language"
-AS = (LANGUAGE, *APPLICATIONS)
-"""What a file can be trained as. A language is the task "text" of a recipe."""
+from seqjax.user_model import is_own
 
 
 @options_of(Recipe, leave_out=SUBJECT)
@@ -113,7 +94,7 @@ def train(
     logs it. The exit status is 1 when training fails or its result could not be saved, 2 for bad input.
     """
     folder = out or (config.parent if resume and config is not None else Path("run"))
-    recipe = _recipe(what, application, config, folder, resume, given, allow_code)
+    recipe = recipe_of(what, application, config, folder, resume, given, allow_code)
     if recipe.precision == "float64":
         jax.config.update("jax_enable_x64", True)
     mesh = _join(distributed, coordinator, processes, process)
@@ -121,7 +102,7 @@ def train(
         run, recipe, warm = _prepared(recipe, folder, mesh, resume)
     lock = FolderLock(folder)
     if jax.process_index() == 0:
-        _claim(lock, resume, overwrite)
+        claim(lock, resume, overwrite)
     if mesh is not None:
         multihost_utils.sync_global_devices("the folder is claimed")
     log_to_stderr()
@@ -140,55 +121,6 @@ def train(
             f"seqjax: {fitted.unsaved}, could not be saved in {folder}. Make room, then: {again}", err=True
         )
         raise typer.Exit(1)
-
-
-def _recipe(
-    what: str | None,
-    application: str | None,
-    config: Path | None,
-    folder: Path,
-    resume: bool,
-    given: dict[str, Any],
-    allow_code: bool,
-) -> Recipe:
-    """Return the recipe of the argument, the configuration and the options, checked."""
-    if resume and config is None and (folder / "config.json").exists():
-        config = folder / "config.json"
-    elif resume and config is None and what is None:
-        raise UsageError(f"--resume: expected a run in {folder}, got none: it has no config.json.")
-    if config is None and what is None:
-        raise UsageError("train: expected a task or a file, or --config. 'seqjax list' shows the tasks.")
-    with usage_errors("--config: "):
-        recipe = Recipe() if config is None else read_recipe(config)
-    if config is not None and not resume and read_config(config)[1]:
-        typer.echo(
-            f"seqjax: the settings of that run were changed on its way; the new run has the last ones. {config} lists "
-            "the changes.",
-            err=True,
-        )
-    if "model" in given:
-        given["model"] = _from_anywhere(given["model"])
-    elif config is not None:
-        with usage_errors(f"{config}: "):
-            check_allowed(recipe.model, allow_code, "Pass --allow-code to run it, if you trust it.")
-    if "target" in given:
-        given["target"] = str(Path(given["target"]).absolute())
-    if what is not None:
-        given |= _subject(what, application, given.get("target"))
-    elif application is not None or "target" in given:
-        raise UsageError("--as and --target go with a file, got none. Leave them out, or name the file.")
-    if "init_from" in given:
-        given["init_from"] = str(Path(given["init_from"]).absolute())
-        given |= {} if resume else {"init_sha256": None}
-    recipe = replace(recipe, **given)
-    if "heads" in given and recipe.model not in STACKS:
-        raise UsageError(
-            f"--heads goes with a stack ({', '.join(STACKS)}), got the model {recipe.model!r}. Options of a cell are "
-            "written 'delta_net(num_heads=2)'."
-        )
-    with usage_errors():
-        check_recipe(recipe)
-    return recipe
 
 
 def _prepared(
@@ -303,61 +235,3 @@ def _again(folder: Path, options: dict[str, Any]) -> str:
         if value is not None and value is not False:
             words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     return shlex.join(words)
-
-
-def _from_anywhere(model: str) -> str:
-    """Return a model in a file with its absolute path, so that the run can be resumed and repeated from any folder."""
-    place, _, function = model.rpartition(":")
-    return f"{Path(place).absolute()}:{function}" if place.endswith(".py") else model
-
-
-def _subject(what: str, application: str | None, target: str | None) -> dict[str, Any]:
-    """Return the fields of a recipe that say what is trained on: a task, or a file."""
-    if application is not None:
-        one_of("--as", application, AS)
-    if what == "text" or what in TASKS:
-        if application is not None:
-            raise UsageError(
-                f"--as goes with a file, got the task {what!r}. Write ./{what} for a file of that name."
-            )
-        return {"task": what, "data": None, "data_sha256": None, "target": target}
-    if application is None and not Path(what).exists() and "/" not in what and "." not in what:
-        one_of("train", what, ["text", *TASKS])
-    task = "text" if application in (None, LANGUAGE) else application
-    files = [str(Path(what).absolute()), *([] if target is None else [target])]
-    with usage_errors():
-        return {"task": task, "data": files[0], "target": target, "data_sha256": files_digest(files)}
-
-
-def _claim(lock: FolderLock, resume: bool, overwrite: bool) -> None:
-    """Lock the folder for the run, and remove the run that it replaces."""
-    _check_folder(lock.folder, resume, overwrite)
-    with usage_errors("--out: "):
-        lock.acquire()
-    try:
-        _check_folder(lock.folder, resume, overwrite)  # another process may have begun a run in between
-        for name in WRITTEN if overwrite else ():
-            path = lock.folder / name
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-    except BaseException:
-        lock.release()
-        raise
-
-
-def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
-    """Check that the run may be written to the folder."""
-    if resume and overwrite:
-        raise UsageError("--resume continues a run, --overwrite replaces it: expected one of them, got both.")
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out: expected a folder, got the file {folder}. Choose another name.")
-    there = sorted(path.name for path in folder.iterdir() if path.name != LOCK) if folder.exists() else []
-    if resume:
-        if "config.json" not in there:
-            raise UsageError(f"--resume: expected a run in {folder}, got none: it has no config.json.")
-    elif "config.json" in there and not overwrite:
-        raise UsageError(
-            f"--out: {folder} holds a run already. --resume continues it, --overwrite replaces it, --out DIR keeps "
-            "both."
-        )
-    elif there and "config.json" not in there:
-        raise UsageError(f"--out: {folder} is not empty and holds no run. Choose another folder.")

@@ -69,7 +69,7 @@ def show_run(folder: Path, run: Run, fitted: Fitted, tensorboard: bool) -> None:
         )
     about = {
         "config.json": "repeats the run: seqjax train --config",
-        DEFINITION: "vocabularies and classes, for seqjax generate and evaluate",
+        DEFINITION: "vocabularies, classes and the like, for seqjax generate and evaluate",
         "metrics.jsonl": "metrics of training and evaluation by step",
         "curves.svg": "the same metrics as curves",
         "best": "the state of the best evaluation",

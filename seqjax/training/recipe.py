@@ -1,10 +1,8 @@
 """The recipe of a training run: every setting that its result depends on, as ``config.json`` holds them."""
 
 import functools
-import hashlib
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from pathlib import Path
@@ -13,20 +11,11 @@ from typing import Any
 import jax
 import optax
 
-from seqjax import blocks, datasets
+from seqjax import blocks
 from seqjax.base import Layer
-from seqjax.checks import LARGEST, check_whole, check_within
+from seqjax.checks import check_whole, check_within
 from seqjax.combinators import serial
-from seqjax.fields import (
-    SettingError,
-    above_zero,
-    at_least_one,
-    at_least_zero,
-    at_most,
-    check_fields,
-    one_of,
-    setting,
-)
+from seqjax.fields import above_zero, at_least_one, at_least_zero, at_most, one_of, setting
 from seqjax.files import read_json
 from seqjax.methods.named import NAMED, check_name
 from seqjax.names import known_name
@@ -63,16 +52,31 @@ MAY_CHANGE = ("steps", "learning_rate", "decay_steps", "patience", "eval_every",
 """Fields that a resumed run may change. ``config.json`` logs their changes."""
 MOST_LAYERS = 1000
 """Largest depth of a model. Layers are traced one by one, so that a larger number would take hours."""
+MOST_STEPS_AHEAD, HIGHEST_RATE, LARGEST_IMAGE = 100_000, 1_000_000, 1024
+"""Bounds of settings of applications; larger values would fill the memory."""
 PATHS = ("data", "target", "model", "init_from")
 """Fields that may hold the path of a file, whose content is compared by its SHA-256."""
 VOCABULARIES = ("bytes", "characters", "words", "subwords")
-APPLICATIONS = ("classes", "translation")
+USUAL_VOCABULARY = {
+    "text": "bytes",
+    "classes": "words",
+    "translation": "words",
+    "speech": "characters",
+    "captions": "words",
+}
+"""What a token is by default, for each task with a vocabulary of its own."""
+APPLICATIONS = ("classes", "translation", "speech", "forecast", "captions")
 """The kinds of applications on files of the user, beside the text."""
+LAYOUTS = ("columns", "rows")
 GO_WITH: dict[str, tuple[str, ...]] = {
-    "target": ("translation",),
-    "columns": ("classes", "translation"),
-    "vocabulary": ("text", "classes", "translation"),
-    "vocabulary_size": ("text", "classes", "translation"),
+    "target": ("translation", "speech", "captions"),
+    "columns": ("classes", "translation", "forecast"),
+    "vocabulary": tuple(USUAL_VOCABULARY),
+    "vocabulary_size": tuple(USUAL_VOCABULARY),
+    "horizon": ("forecast",),
+    "layout": ("forecast",),
+    "sample_rate": ("speech",),
+    "image_size": ("captions",),
 }
 """The fields of a recipe that go with some tasks only."""
 
@@ -124,23 +128,51 @@ class Recipe:
         f"One of text, {', '.join((*APPLICATIONS, *TASKS))}",
         one_of(("text", *APPLICATIONS, *TASKS)),
     )
-    data: str | None = setting(None, "A file, text or binary, for the task 'text' and for applications")
+    data: str | None = setting(
+        None, "A file, text or binary, for the task 'text'; a file or a folder for applications"
+    )
     data_sha256: str | None = setting(
         None, "The SHA-256 of that file; of several files, that of their digests"
     )
-    target: str | None = setting(None, "The file of the translations, line by line, of a translation")
+    target: str | None = setting(
+        None,
+        "Translation: the file of the translations, line by line; speech and captions: the table of the folder, where "
+        "it has several, or COCO's JSON",
+    )
     columns: str | None = setting(
         None,
-        "The columns of a table, by name or position from 0: those of texts and labels ('text,label' by default), or "
-        "of sentences and translations ('0,1')",
+        "The columns of a table, by name or position from 0: those of texts and labels ('text,label' by default), of "
+        "sentences and translations ('0,1'), or of all series of a forecast",
     )
     vocabulary: str | None = setting(
         None,
-        f"What a token is: one of {', '.join(VOCABULARIES)}; by default bytes for a text, else words",
+        f"What a token is: one of {', '.join(VOCABULARIES)}; by default bytes for a text, characters for speech, else "
+        "words",
         one_of(VOCABULARIES),
     )
     vocabulary_size: int | None = setting(
         None, "The number of words or subwords; by default all words, or 1000 subwords", at_least_one
+    )
+    horizon: int | None = setting(
+        None, "Forecast: steps ahead, 24 by default", at_least_one, at_most(MOST_STEPS_AHEAD)
+    )
+    layout: str | None = setting(
+        None,
+        "Forecast: whether the series are the columns of the table, as by default, or its rows, as in the M "
+        "competitions",
+        one_of(LAYOUTS),
+    )
+    sample_rate: int | None = setting(
+        None,
+        "Speech: samples per second; recordings with another rate are resampled. By default that of the recordings",
+        at_least_one,
+        at_most(HIGHEST_RATE),
+    )
+    image_size: int | None = setting(
+        None,
+        "Captions: images are scaled to squares of this many pixels, 64 by default",
+        at_least_one,
+        at_most(LARGEST_IMAGE),
     )
     model: str = setting(
         "lstm",
@@ -211,90 +243,6 @@ class Recipe:
         return asdict(self)
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Check every setting, and the method beside the model.
-
-    Raises:
-        SettingError: a ValueError that names the first field whose value cannot be used.
-    """
-    check_fields(recipe)
-    if recipe.length * recipe.batch_size * recipe.eval_batches > LARGEST:
-        raise SettingError(
-            "{length} times {batch_size} times {eval_batches}: expected less than 2^31 time steps, got {got}. Choose "
-            "smaller sizes.",
-            got=recipe.length * recipe.batch_size * recipe.eval_batches,
-        )
-    _check_application(recipe)
-    if recipe.model in STACKS and recipe.method != "auto":
-        raise SettingError(
-            "{method} goes with a cell, got {given!r} for {stack!r}, whose layers choose their methods. Leave it out.",
-            given=recipe.method,
-            stack=recipe.model,
-        )
-    if recipe.weight_decay is not None and recipe.optimizer != "adamw":
-        raise SettingError(
-            "{weight_decay} goes with {optimizer} adamw, got {given!r}. Leave it out.", given=recipe.optimizer
-        )
-    if recipe.schedule == "constant" and (recipe.decay_steps is not None or recipe.final_rate):
-        raise SettingError(
-            "{decay_steps} and {final_rate} go with {schedule} cosine or linear, got constant. Leave them out."
-        )
-    end = recipe.decay_steps or recipe.steps
-    if recipe.schedule != "constant" and recipe.warmup_steps >= end:
-        raise SettingError(
-            "{warmup_steps}: expected fewer than the {end} steps after which {schedule} {kind} ends, got {warmup}.",
-            end=end,
-            kind=recipe.schedule,
-            warmup=recipe.warmup_steps,
-        )
-    if recipe.dropout and recipe.model in STACKS and recipe.model != "transformer":
-        raise SettingError(
-            "{dropout} goes with a cell or a transformer, got {stack!r}, which has none. Leave it out.",
-            stack=recipe.model,
-        )
-    if recipe.batch_size % recipe.accumulate:
-        raise SettingError(
-            "{accumulate}: expected a divisor of {batch_size} {size}, got {parts}.",
-            size=recipe.batch_size,
-            parts=recipe.accumulate,
-        )
-
-
-def _check_application(recipe: Recipe) -> None:
-    """Check the settings that only applications have, and those that they do not have."""
-    for name, tasks in GO_WITH.items():
-        if getattr(recipe, name) is not None and recipe.task not in tasks:
-            raise SettingError(
-                f"{{{name}}} goes with {{tasks}}, got the task {{given!r}}. Leave it out.",
-                tasks=" or ".join("a text" if task == "text" else f"--as {task}" for task in tasks),
-                given=recipe.task,
-            )
-    sized = recipe.vocabulary or ("bytes" if recipe.task == "text" else "words")
-    if recipe.vocabulary_size is not None and sized in ("bytes", "characters"):
-        raise SettingError(
-            "{vocabulary_size} goes with {vocabulary} words or subwords, got {given!r}. Leave it out.",
-            given=sized,
-        )
-    if recipe.task not in APPLICATIONS:
-        return
-    if recipe.data is None:
-        raise SettingError("{data}: expected the data for --as {kind}, got none.", kind=recipe.task)
-    for name, wrong in (
-        ("estimator", recipe.estimator != "full"),
-        ("method", recipe.method != "auto"),
-        ("until_solved", recipe.until_solved),
-        ("model", recipe.model == "transformer"),
-        ("precision", recipe.precision == "float64"),
-    ):
-        if wrong:
-            raise SettingError(
-                f"{{{name}}} {{given}} goes with a text or a task, got --as {{kind}}. Choose another one, or leave it "
-                "out.",
-                given=getattr(recipe, name),
-                kind=recipe.task,
-            )
-
-
 def learning_rate(recipe: Recipe) -> float | optax.Schedule:
     """Return the learning rate of a recipe, or its schedule."""
     return learning_rates(
@@ -343,24 +291,3 @@ def read_recipe(path: str | PathLike[str]) -> Recipe:
         if not isinstance(value, of) or (isinstance(value, bool) and of is not bool):
             raise ValueError(f"{path}: expected {name} such as {known[name].default!r}, got {value!r}.")
     return Recipe(**values)
-
-
-def file_digest(path: str) -> str:
-    """Return the SHA-256 of a data file.
-
-    Raises:
-        FileNotFoundError: when the path does not exist.
-        ValueError: when the file cannot be read, or not be read again by a resumed run: a pipe.
-    """
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        raise ValueError(
-            f"expected a file, which a resumed run reads again, got '{path}', which is a pipe or a device. Write its "
-            "content to a file first."
-        )
-    return hashlib.sha256(bytes(datasets.read_bytes(path))).hexdigest()
-
-
-def files_digest(paths: Sequence[str]) -> str:
-    """Return the SHA-256 of a data file; of several files, that of the list of their digests."""
-    found = [file_digest(path) for path in paths]
-    return found[0] if len(found) == 1 else hashlib.sha256("\n".join(found).encode()).hexdigest()

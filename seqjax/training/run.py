@@ -21,7 +21,8 @@ from seqjax.training.checkpoints import Checkpoints
 from seqjax.training.definition import definition_digest, read_definition
 from seqjax.training.early_stop import EarlyStop
 from seqjax.training.evaluation import evaluation
-from seqjax.training.recipe import PATHS, PRECISIONS, Recipe, check_recipe, optimizer_of, read_recipe
+from seqjax.training.recipe import PATHS, PRECISIONS, Recipe, optimizer_of, read_recipe
+from seqjax.training.recipe_checks import check_recipe
 from seqjax.training.recipe_model import model_of, parts_of
 from seqjax.training.run_record import read_config
 from seqjax.training.state import TrainState, init_train_state

@@ -11,6 +11,7 @@ from seqjax import datasets, models
 from seqjax.base import Batch, Layer
 from seqjax.datasets.vocabulary_files import vocabulary_from_json, vocabulary_to_json
 from seqjax.layers.pooling import last
+from seqjax.training.applications.batches import in_batches, number_of_batches, outputs
 from seqjax.training.applications.common import (
     Definition,
     Examples,
@@ -20,11 +21,8 @@ from seqjax.training.applications.common import (
     columns_of,
     encoded,
     entropy,
-    in_batches,
     layers_of,
-    number_of_batches,
     one_token,
-    outputs,
     train_vocabulary,
 )
 from seqjax.training.evaluation import CorpusMetrics

@@ -2,21 +2,22 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from seqjax import datasets
-from seqjax.base import Batch, Cell, Layer
+from seqjax.base import Cell, Layer
 from seqjax.cells import REGISTRY, vector
 from seqjax.datasets import UNKNOWN, Loader, Vocabulary
 from seqjax.fields import SettingError
 from seqjax.methods import named_method
 from seqjax.names import known_name, parse_call
+from seqjax.training.digests import files_digest
 from seqjax.training.evaluation import CorpusMetrics
-from seqjax.training.recipe import STACKS, Recipe, files_digest
+from seqjax.training.recipe import STACKS, USUAL_VOCABULARY, Recipe
 from seqjax.user_model import is_own, own_layer
 
 HELD_OUT = 0.1
@@ -27,10 +28,19 @@ Definition = dict[str, Any]
 
 
 class Examples(NamedTuple):
-    """Inputs and targets, N each: texts and labels, or sentences and translations."""
+    """Inputs and targets, N each: texts and labels, sentences and translations, files and what they say or show.
+
+    Those of a forecast are the names of series, and their values.
+    """
 
     inputs: list[str]
-    targets: list[str]
+    targets: list[Any]
+
+    def only(self, fits: Sequence[bool]) -> "Examples":
+        """Return the examples that fit."""
+        return Examples(
+            *([each for each, fit in zip(part, fits, strict=True) if fit] for part in self)  # type: ignore[arg-type]
+        )
 
 
 class Learning(NamedTuple):
@@ -65,30 +75,10 @@ class Trained(NamedTuple):
     params: Any
 
 
-class Kind(NamedTuple):
-    """A kind of application.
-
-    Attributes:
-        read: ``recipe -> examples``.
-        define: ``(recipe, training examples) -> definition``.
-        model: ``(recipe, definition) -> model``.
-        example: ``definition -> x``, shape and dtype of one step ``[B, ...]`` of the inputs.
-        learn: ``(recipe, definition, training examples, held-out examples) -> Learning``.
-        answer: ``(trained, inputs, beam_size) -> lines``, one per input.
-        score: ``(trained, examples, beam_size) -> metrics``.
-    """
-
-    read: Callable[[Recipe], Examples]
-    define: Callable[[Recipe, Examples], Definition]
-    model: Callable[[Recipe, Definition], Layer]
-    example: Callable[[Definition], Any]
-    learn: Callable[[Recipe, Definition, Examples, Examples], Learning]
-    answer: Callable[[Trained, Sequence[str], int], list[str]]
-    score: Callable[[Trained, Examples, int], dict[str, float]]
-
-
-def parts(examples: Examples, share: float = HELD_OUT) -> tuple[Examples, Examples]:
-    """Return training examples and held-out ones, chosen by the hash of their inputs.
+def parts(
+    examples: Examples, share: float = HELD_OUT, name: Callable[[str], str] = str
+) -> tuple[Examples, Examples]:
+    """Return training examples and held-out ones, chosen by the hash of the names of their inputs.
 
     Examples of one input are all in one part, and the choice does not depend on the order of the file.
 
@@ -101,37 +91,87 @@ def parts(examples: Examples, share: float = HELD_OUT) -> tuple[Examples, Exampl
         >>> len(train.inputs), held_out
         (18, Examples(inputs=['j', 'j'], targets=['9', '9']))
     """
-    order = sorted(set(examples.inputs), key=lambda text: hashlib.sha256(text.encode()).digest())
+    order = sorted(set(examples.inputs), key=lambda text: hashlib.sha256(name(text).encode()).digest())
     if len(order) < 2:
         raise ValueError(
             f"expected at least two different inputs, one of which is held out, got {len(order)}. Use more data."
         )
     chosen = set(order[: max(round(share * len(order)), 1)])
-    rows = list(zip(*examples, strict=True))
-    train, held_out = (
-        Examples(*map(list, zip(*(row for row in rows if (row[0] in chosen) is held), strict=True)))
-        for held in (False, True)
-    )
-    return train, held_out
+    held = [each in chosen for each in examples.inputs]
+    return examples.only([not each for each in held]), examples.only(held)
+
+
+def by_hash(recipe: Recipe, examples: Examples) -> tuple[Examples, Examples]:
+    """Return the `parts` of the examples of a recipe."""
+    return parts(examples)
+
+
+def files_of(recipe: Recipe) -> list[str]:
+    """Return the files, or the folder and the file, that hold the data of a recipe."""
+    return [path for path in (recipe.data, recipe.target) if path is not None]
+
+
+def digest_of_files(recipe: Recipe) -> str:
+    """Return the SHA-256 of the files of a recipe."""
+    return files_digest(files_of(recipe))
+
+
+class Kind(NamedTuple):
+    """A kind of application.
+
+    Attributes:
+        read: ``recipe -> examples``.
+        define: ``(recipe, training examples) -> definition``.
+        model: ``(recipe, definition) -> model``.
+        example: ``definition -> x``, shape and dtype of one step ``[B, ...]`` of the inputs.
+        learn: ``(recipe, definition, training examples, held-out examples) -> Learning``.
+        answer: ``(trained, inputs, beam_size) -> lines``. Inputs are lines of text, or files.
+        score: ``(trained, examples, beam_size) -> metrics``.
+        split: ``(recipe, examples) -> (training examples, held-out examples)``.
+        digest: ``recipe -> SHA-256`` of all files that the examples are read from.
+        suffixes: the ends of the names of files that are inputs; empty where inputs are lines of text.
+    """
+
+    read: Callable[[Recipe], Examples]
+    define: Callable[[Recipe, Examples], Definition]
+    model: Callable[[Recipe, Definition], Layer]
+    example: Callable[[Definition], Any]
+    learn: Callable[[Recipe, Definition, Examples, Examples], Learning]
+    answer: Callable[[Trained, Sequence[str], int], list[str]]
+    score: Callable[[Trained, Examples, int], dict[str, float]]
+    split: Callable[[Recipe, Examples], tuple[Examples, Examples]] = by_hash
+    digest: Callable[[Recipe], str] = digest_of_files
+    suffixes: tuple[str, ...] = ()
 
 
 def columns_of(recipe: Recipe, default: tuple[str | int, str | int]) -> tuple[str | int, str | int]:
     """Return the two columns of a recipe; numbers are positions."""
     if recipe.columns is None:
         return default
-    found = [part.strip() for part in recipe.columns.split(",")]
-    if len(found) != 2 or not all(found):
+    found = listed(recipe.columns)
+    if len(found) != 2:
         raise SettingError(
             "{columns}: expected two columns such as text,label, got {given!r}.", given=recipe.columns
         )
-    first, second = (int(each) if each.isdecimal() else each for each in found)
-    return first, second
+    return found[0], found[1]
+
+
+def listed(columns: str) -> tuple[str | int, ...]:
+    """Return columns from a text that separates them by commas; empty where a name is missing.
+
+    Example:
+        >>> from seqjax.training.applications.common import listed
+        >>> listed("north, 2")
+        ('north', 2)
+    """
+    found = [part.strip() for part in columns.split(",")]
+    return tuple(int(each) if each.isdecimal() else each for each in found) if all(found) else ()
 
 
 def train_vocabulary(recipe: Recipe, texts: Sequence[str]) -> Vocabulary:
     """Return the vocabulary of a recipe, trained on texts."""
     size = recipe.vocabulary_size
-    match recipe.vocabulary:
+    match recipe.vocabulary or USUAL_VOCABULARY[recipe.task]:
         case "bytes":
             return datasets.Bytes()
         case "characters":
@@ -188,76 +228,42 @@ def one_token(definition: Definition) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1,), np.int32)
 
 
-def files_of(recipe: Recipe) -> list[str]:
-    """Return the files that hold the data of a recipe."""
-    return [path for path in (recipe.data, recipe.target) if path is not None]
-
-
-def check_unchanged(recipe: Recipe) -> None:
+def check_unchanged(recipe: Recipe, digest: Callable[[Recipe], str]) -> None:
     """Raise a ValueError when the files of a recipe have changed since it was made."""
-    files = files_of(recipe)
-    if files_digest(files) != recipe.data_sha256:
+    if digest(recipe) != recipe.data_sha256:
         raise ValueError(
-            f"{' or '.join(files)} has changed since the run was made: its SHA-256 differs. Restore the file."
+            f"{' or '.join(files_of(recipe))} has changed since the run was made: its SHA-256 differs. Restore it."
         )
+
+
+def fitting(
+    recipe: Recipe, part: Examples, fits: Sequence[bool], what: str, limit: str
+) -> tuple[Examples, str]:
+    """Return the examples that fit, and a line about those that are left out, which is empty where all fit.
+
+    Args:
+        recipe: the recipe.
+        part: the training examples, or the held-out ones.
+        fits: whether each example fits.
+        what: what the examples are, in the plural.
+        limit: what the examples that do not fit have.
+
+    Raises:
+        SettingError: when none fits.
+    """
+    if not any(fits):
+        raise SettingError(
+            "{length}: expected at least one of {count} {what} to fit, but all are {limit}. Choose a larger {length}.",
+            count=len(fits),
+            what=what,
+            limit=limit,
+        )
+    left_out = len(fits) - sum(fits)
+    note = f"{left_out} of {len(fits)} {what} are left out: they are {limit} (--length)." if left_out else ""
+    return part.only(fits), note
 
 
 def entropy(counts: Any) -> float:
     """Return the entropy of frequencies in nats."""
     p = np.asarray(counts, float) / np.sum(counts)
     return float(-np.sum(p[p > 0] * np.log(p[p > 0])) + 0.0)
-
-
-def number_of_batches(recipe: Recipe, loader: Loader) -> int:
-    """Return the number of batches of an evaluation: those of a recipe, or fewer where the data have fewer."""
-    return min(recipe.eval_batches, loader.steps_per_epoch or recipe.eval_batches)
-
-
-def in_batches(
-    sequences: Sequence[np.ndarray], batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield rows, and their sequences ``[B, T]`` with the mask, for a few shapes only.
-
-    Sequences of about one length stand together. T is a power of two; a batch that is not full repeats its last row,
-    which is not among the rows.
-    """
-    lengths = np.array([len(each) for each in sequences])
-    order = np.argsort(lengths, kind="stable")
-    for begin in range(0, len(sequences), batch_size):
-        rows = order[begin : begin + batch_size]
-        filled = np.pad(rows, (0, batch_size - len(rows)), mode="edge")
-        yield rows, *datasets.pad([sequences[row] for row in filled], power_of_two(lengths[rows].max()))
-
-
-def power_of_two(length: int) -> int:
-    """Return the smallest power of two that is not smaller.
-
-    Example:
-        >>> from seqjax.training.applications.common import power_of_two
-        >>> [power_of_two(length) for length in (1, 5, 8)]
-        [1, 8, 8]
-    """
-    return 1 << (int(length) - 1).bit_length()
-
-
-def outputs(trained: Trained, xs: Any, mask: Any) -> jax.Array:
-    """Return the outputs ``[T, B, K]`` of a model for inputs ``[B, T]``."""
-    return _unroll(trained.model)(trained.params, np.moveaxis(xs, 0, 1), np.moveaxis(mask, 0, 1))
-
-
-@functools.lru_cache(maxsize=8)
-def _unroll(model: Layer) -> Callable:
-    return jax.jit(lambda params, xs, mask: model.unroll(params, None, xs, mask=mask)[1])
-
-
-def token_accuracy(who: str = "token_accuracy") -> CorpusMetrics:
-    """Return the share of tokens that a decoder predicts from the tokens before them."""
-
-    def collect(params: Any, ys: Any, batch: Batch) -> Any:
-        return (ys.argmax(-1) == batch.targets) & batch.mask, batch.mask
-
-    def compute(found: list[Any]) -> dict[str, float]:
-        right, count = (sum(int(part[i].sum()) for part in found) for i in (0, 1))
-        return {who: right / max(count, 1)}
-
-    return CorpusMetrics(compute, collect)

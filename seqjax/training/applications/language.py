@@ -16,7 +16,13 @@ from seqjax.decode import categorical, generate
 from seqjax.fields import SettingError
 from seqjax.tasks import Task
 from seqjax.tasks.text import text_task
-from seqjax.training.applications.common import Definition, Trained, check_unchanged, train_vocabulary
+from seqjax.training.applications.common import (
+    Definition,
+    Trained,
+    check_unchanged,
+    digest_of_files,
+    train_vocabulary,
+)
 from seqjax.training.losses import cross_entropy
 from seqjax.training.recipe import Recipe
 from seqjax.training.recipe_model import model_of
@@ -58,7 +64,7 @@ def prepare_language(recipe: Recipe) -> Language:
 def _tokens(recipe: Recipe) -> tuple[np.ndarray, np.ndarray, Definition | None]:
     """Return the tokens of the training part and of the held-out part, and the definition."""
     if recipe.data is not None:
-        check_unchanged(recipe)
+        check_unchanged(recipe, digest_of_files)
     if recipe.vocabulary is None:
         text = datasets.moby_dick() if recipe.data is None else datasets.read_text(recipe.data)
         _check_long(recipe, len(text), "bytes")
@@ -88,7 +94,7 @@ def held_out_text(recipe: Recipe) -> str:
     if recipe.vocabulary is None:
         return bytes(_tokens(recipe)[1].astype(np.uint8)).decode("utf-8", "surrogateescape")
     if recipe.data is not None:
-        check_unchanged(recipe)
+        check_unchanged(recipe, digest_of_files)
     return _texts(recipe)[1]
 
 

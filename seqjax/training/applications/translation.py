@@ -1,21 +1,18 @@
 """Translation: sentences and their translations, in two files of lines or in one table."""
 
-import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from seqjax import datasets, models
 from seqjax.base import Batch, Layer
 from seqjax.combinators import Source
-from seqjax.datasets import END, START, Loader, Vocabulary
+from seqjax.datasets import END, Loader, Vocabulary
 from seqjax.datasets.vocabulary_files import vocabulary_from_json, vocabulary_to_json
-from seqjax.decode import beam_search
 from seqjax.fields import SettingError
+from seqjax.training.applications.batches import in_batches, number_of_batches, power_of_two, token_accuracy
 from seqjax.training.applications.common import (
     Definition,
     Examples,
@@ -25,15 +22,12 @@ from seqjax.training.applications.common import (
     columns_of,
     encoded,
     entropy,
-    in_batches,
+    fitting,
     layers_of,
-    number_of_batches,
     one_token,
-    power_of_two,
-    token_accuracy,
     train_vocabulary,
 )
-from seqjax.training.evaluation import evaluation
+from seqjax.training.applications.decoding import Sources, teacher_forced_metrics, text_metrics, written
 from seqjax.training.losses import cross_entropy
 from seqjax.training.recipe import Recipe
 
@@ -63,15 +57,7 @@ def _model(recipe: Recipe, definition: Definition) -> Layer:
 
 def _learn(recipe: Recipe, definition: Definition, train: Examples, held_out: Examples) -> Learning:
     vocabularies = _vocabularies(definition)
-    short = [_short(vocabularies, part, recipe.length) for part in (train, held_out)]
-    for name, part in zip(("training", "held-out"), short, strict=True):
-        if not part.inputs:
-            raise SettingError(
-                "{length}: expected at least one {name} pair of at most {given} tokens, got none. Choose a larger one.",
-                name=name,
-                given=recipe.length,
-            )
-    left_out = len(train.inputs) - len(short[0].inputs)
+    short, notes = zip(*(_short(recipe, vocabularies, part) for part in (train, held_out)), strict=True)
     loaders = [_loader(vocabularies, part, recipe.batch_size, recipe.seed) for part in short]
     tokens = Counter(
         token for text in short[1].targets for token in [*vocabularies[1].encode(text).tolist(), END]
@@ -83,21 +69,20 @@ def _learn(recipe: Recipe, definition: Definition, train: Examples, held_out: Ex
         number_of_batches(recipe, loaders[1]),
         token_accuracy(),
         entropy(list(tokens.values())),
-        (
-            f"{left_out} of {len(train.inputs)} pairs with more than {recipe.length} tokens are left out (--length).",
-        )
-        if left_out
-        else (),
+        tuple(filter(None, notes)),
     )
 
 
-def _short(vocabularies: tuple[Vocabulary, Vocabulary], examples: Examples, longest: int) -> Examples:
-    """Return the pairs in which neither sentence has more tokens."""
+def _short(
+    recipe: Recipe, vocabularies: tuple[Vocabulary, Vocabulary], examples: Examples
+) -> tuple[Examples, str]:
+    """Return the pairs in which no sentence has more tokens than the recipe's length, and a line about the others."""
     fits = [
-        all(len(v.encode(text)) <= longest for v, text in zip(vocabularies, pair, strict=True))
+        all(len(v.encode(text)) <= recipe.length for v, text in zip(vocabularies, pair, strict=True))
         for pair in zip(*examples, strict=True)
     ]
-    return Examples(*([text for text, fit in zip(texts, fits, strict=True) if fit] for texts in examples))
+    limit = f"longer than {recipe.length} tokens"
+    return fitting(recipe, examples, fits, "pairs of sentences", limit)
 
 
 def _loader(
@@ -117,51 +102,18 @@ def translations(trained: Trained, sentences: Sequence[str], beam_size: int) -> 
     """
     source, target = _vocabularies(trained.definition)
     tokens = encoded(source, sentences, trained.recipe.length)
-    result = [""] * len(sentences)
-    for rows, xs, mask in in_batches(tokens, trained.recipe.batch_size):
-        start = jnp.full((1, len(xs)), START, jnp.int32)
-        carry = _condition(trained.model)(
-            trained.params, start[0], Source(jnp.asarray(xs), jnp.asarray(mask))
-        )
-        limits = {"beam_size": beam_size, "max_length": 2 * xs.shape[1] + 10, "end_token": END}
-        beams = beam_search(trained.model, trained.params, carry, start, **limits)  # type: ignore[arg-type]
-        best = np.asarray(beams.tokens)[:, :, 0]
-        for place, row in enumerate(rows):
-            result[row] = target.decode(np.maximum(best[:, place], 0))
-    return result
-
-
-@functools.lru_cache(maxsize=8)
-def _condition(model: Layer) -> Callable:
-    def conditioned(params: Any, first: jax.Array, source: Source) -> Any:
-        assert model.condition is not None
-        return model.condition(params, model.initial_carry(params, first), source)
-
-    return jax.jit(conditioned)
-
-
-def _answer(trained: Trained, sentences: Sequence[str], beam_size: int) -> list[str]:
-    return [line.replace("\n", " ") for line in translations(trained, sentences, beam_size)]
+    batches = (
+        Sources(rows, Source(jnp.asarray(xs), jnp.asarray(mask)), 2 * xs.shape[1] + 10)
+        for rows, xs, mask in in_batches(tokens, trained.recipe.batch_size)
+    )
+    return written(trained, target, batches, len(sentences), beam_size)
 
 
 def _score(trained: Trained, examples: Examples, beam_size: int) -> dict[str, float]:
     """Return loss and accuracy per token, given the tokens before; and exact matches, BLEU and chrF of the beams."""
     found = teacher_forced_metrics(trained, _loader_of_all(trained, examples))
-    made = translations(trained, examples.inputs, beam_size)
-    same = [a.strip() == b.strip() for a, b in zip(made, examples.targets, strict=True)]
-    return {**found, "exact": float(np.mean(same)), **bleu(made, examples.targets)}
-
-
-def teacher_forced_metrics(trained: Trained, batches: Sequence[Batch]) -> dict[str, float]:
-    """Return loss and token accuracy over batches."""
-    evaluate = evaluation(
-        trained.model,
-        cross_entropy,
-        lambda number: batches[number],
-        len(batches),
-        corpus_metrics=token_accuracy(),
-    )
-    return evaluate(trained)
+    made, target = translations(trained, examples.inputs, beam_size), _vocabularies(trained.definition)[1]
+    return {**found, **text_metrics(target, made, [[each] for each in examples.targets])}
 
 
 def _loader_of_all(trained: Trained, examples: Examples) -> list[Batch]:
@@ -180,16 +132,4 @@ def _loader_of_all(trained: Trained, examples: Examples) -> list[Batch]:
     return found
 
 
-def bleu(made: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Return BLEU and chrF by sacrebleu, with its own tokens; nothing without that package."""
-    try:
-        import sacrebleu
-    except ImportError:
-        return {}
-    return {
-        "bleu": sacrebleu.corpus_bleu(list(made), [list(references)]).score,
-        "chrf": sacrebleu.corpus_chrf(list(made), [list(references)]).score,
-    }
-
-
-TRANSLATION = Kind(_read, _define, _model, one_token, _learn, _answer, _score)
+TRANSLATION = Kind(_read, _define, _model, one_token, _learn, translations, _score)

@@ -1,0 +1,49 @@
+"""The folder of a run of ``seqjax train``: its files, and when it may be written."""
+
+import shutil
+from pathlib import Path
+
+from seqjax.cli.common import UsageError, usage_errors
+from seqjax.training.definition import DEFINITION
+from seqjax.training.folder_lock import NAME as LOCK
+from seqjax.training.folder_lock import FolderLock
+
+REPORT = "warm_start.json"
+"""The report of a warm start in the folder of the run."""
+
+WRITTEN = ("config.json", "steps", "best", "metrics.jsonl", "tensorboard", "curves.svg", REPORT, DEFINITION)
+"""The files and folders that a run leaves in its folder."""
+
+
+def claim(lock: FolderLock, resume: bool, overwrite: bool) -> None:
+    """Lock the folder for the run, and remove the run that it replaces."""
+    _check_folder(lock.folder, resume, overwrite)
+    with usage_errors("--out: "):
+        lock.acquire()
+    try:
+        _check_folder(lock.folder, resume, overwrite)  # another process may have begun a run in between
+        for name in WRITTEN if overwrite else ():
+            path = lock.folder / name
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Check that the run may be written to the folder."""
+    if resume and overwrite:
+        raise UsageError("--resume continues a run, --overwrite replaces it: expected one of them, got both.")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out: expected a folder, got the file {folder}. Choose another name.")
+    there = sorted(path.name for path in folder.iterdir() if path.name != LOCK) if folder.exists() else []
+    if resume:
+        if "config.json" not in there:
+            raise UsageError(f"--resume: expected a run in {folder}, got none: it has no config.json.")
+    elif "config.json" in there and not overwrite:
+        raise UsageError(
+            f"--out: {folder} holds a run already. --resume continues it, --overwrite replaces it, --out DIR keeps "
+            "both."
+        )
+    elif there and "config.json" not in there:
+        raise UsageError(f"--out: {folder} is not empty and holds no run. Choose another folder.")
