@@ -1,17 +1,17 @@
 """Test ``seqjax train --as KIND``, ``seqjax generate`` and ``seqjax evaluate`` on small files."""
 
+import csv
 import importlib
 import io
 import json
 import logging
-import random
 import signal
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.applications import KINDS, OF_FILES, TINY, command, write_files
 from helpers.command_line import run
 
 from seqjax.training import load_run
@@ -19,39 +19,20 @@ from seqjax.training.applications import examples_of
 from seqjax.training.applications.common import Examples, parts
 from seqjax.training.recipe import read_recipe
 from seqjax.training.run import prepare
+from seqjax.training.trained import load_trained
 
-TINY = (
-    "--length 8 --batch-size 4 --hidden-size 4 --steps 4 --eval-every 2 --eval-batches 2 --checkpoint-every 2"
-).split()
-DIGITS = dict(zip("abcd", ("uno", "dos", "tres", "cuatro"), strict=True))
 TRAIN = importlib.import_module("seqjax.cli.train")
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A table of texts with labels, two files of sentences, and a text."""
-    folder, draw = tmp_path_factory.mktemp("files"), random.Random(0)
-    texts = [" ".join(draw.choice("abcd") for _ in range(draw.randint(3, 4))) for _ in range(40)]
-    rows = "".join(f"{text}\t{'first' if text[0] in 'ab' else 'second'}\n" for text in texts)
-    (folder / "labelled.tsv").write_text("text\tlabel\n" + rows)
-    (folder / "source.txt").write_text("\n".join(texts) + "\n")
-    (folder / "target.txt").write_text(
-        "\n".join(" ".join(DIGITS[w] for w in t.split()) for t in texts) + "\n"
-    )
-    (folder / "text.txt").write_text("the cat sat on the mat. a dog did not. " * 12)
+    """The folder of the files of all kinds."""
+    folder = tmp_path_factory.mktemp("files")
+    write_files(folder)
     return folder
 
 
-def command(kind, files):
-    """The arguments that train a kind on its files."""
-    return {
-        "classes": [files / "labelled.tsv", "--as", "classes"],
-        "translation": [files / "source.txt", "--as", "translation", "--target", files / "target.txt"],
-        "language": [files / "text.txt", "--as", "language", "--vocabulary", "words"],
-    }[kind]
-
-
-@pytest.fixture(scope="module", params=["classes", "translation", "language"])
+@pytest.fixture(scope="module", params=KINDS)
 def trained(request, files, tmp_path_factory):
     """The kind and the folder of a run."""
     folder = tmp_path_factory.mktemp("runs") / request.param
@@ -90,6 +71,12 @@ def test_a_trained_run_is_used_and_measured(trained, files, monkeypatch, capsys)
         assert found["loss"] == pytest.approx(loss_of_words(folder, files), rel=1e-4)
         assert found["bits_per_token"] == pytest.approx(found["loss"] / np.log(2), rel=1e-4)
         return
+    if kind == "forecast":
+        assert found == pytest.approx(forecast_metrics(folder, files), rel=1e-4)
+        return
+    if kind in OF_FILES:
+        of_files_are_used_and_measured(kind, folder, files, found, monkeypatch, capsys)
+        return
     held_out = examples_of(recipe)[1]
     made = answers(monkeypatch, capsys, folder, held_out.inputs)
     # The padding of other lines changes nothing.
@@ -117,6 +104,64 @@ def loss_of_words(folder, files):
     return np.mean(losses)
 
 
+def of_files_are_used_and_measured(kind, folder, files, found, monkeypatch, capsys):
+    """Each file is answered by itself, alone as in its folder; metrics compare the answers with the texts."""
+    held_out = examples_of(read_recipe(folder / "config.json"))[1]
+    known = {}
+    for path, text in zip(*held_out, strict=True):
+        known.setdefault(path, set()).add(text)
+    made = dict(line.split("\t") for line in answers(monkeypatch, capsys, folder, [], *known))
+    place = files / ("speech" if kind == "speech" else "pictures")
+    all_made = dict(line.split("\t") for line in answers(monkeypatch, capsys, folder, [], place))
+    assert len(all_made) == 12 and all_made.items() >= made.items()
+    if kind == "captions":
+        lower = {path: {text.lower().replace(".", " .") for text in texts} for path, texts in known.items()}
+        exact = np.mean([made[path] in texts for path, texts in lower.items()])
+        assert found["exact"] == pytest.approx(exact) and found["bleu"] >= 0
+        return
+    pairs = [(made[path], text) for path, texts in known.items() for text in texts]
+    errors, characters = (
+        sum(column) for column in zip(*((distance(*p), len(p[1])) for p in pairs), strict=True)
+    )
+    assert found["character_error"] == pytest.approx(errors / characters)
+    whole = measured(monkeypatch, capsys, folder, place)
+    assert np.isfinite(whole["loss"]) and whole["loss"] != found["loss"]
+
+
+def distance(a, b):
+    """The Levenshtein distance by its recursive definition."""
+    if not a or not b:
+        return len(a) + len(b)
+    return min(distance(a[1:], b) + 1, distance(a, b[1:]) + 1, distance(a[1:], b[1:]) + (a[0] != b[0]))
+
+
+def forecast_metrics(folder, files):
+    """The metrics of the held-out ends, origin by origin, from their definitions."""
+    trained = load_trained(folder)
+    rows = list(csv.reader((files / "series.csv").open()))[1:]
+    found = {"loss": [], "mae": [], "last_value_mae": [], "mase": [], "coverage": []}
+    levels = np.array([0.025, 0.1, 0.5, 0.9, 0.975])
+    for column in (1, 2):
+        values = []
+        for row in rows:
+            if row[column] or values:
+                values.append(float(row[column]) if row[column] else values[-1])
+        values = np.array(values)
+        for origin in range(len(values) - max(4, round(len(values) / 10)), len(values) - 3, 4):
+            known, future = values[origin - 8 : origin], values[origin : origin + 4]
+            xs = jnp.asarray((known - known.mean()) / known.std(), jnp.float32)[:, None, None]
+            ys = np.sort(np.asarray(trained.model.unroll(trained.params, None, xs)[1][-1, 0], np.float64))
+            above = ((future - known.mean()) / known.std())[:, None] - ys
+            found["loss"].append(np.mean(np.where(above > 0, levels, levels - 1) * above))
+            quantiles = ys * known.std() + known.mean()
+            error = np.abs(quantiles[:, 2] - future).mean()
+            found["mae"].append(error)
+            found["last_value_mae"].append(np.abs(known[-1] - future).mean())
+            found["mase"].append(error / np.abs(np.diff(values[:origin])).mean())
+            found["coverage"].append(np.mean((quantiles[:, 0] <= future) & (future <= quantiles[:, 4])))
+    return {name: np.mean(each) for name, each in found.items()}
+
+
 def test_a_run_needs_its_definition_and_not_its_data(trained, files, monkeypatch, capsys, tmp_path):
     kind, folder = trained
     place = folder / "application.json"
@@ -124,10 +169,11 @@ def test_a_run_needs_its_definition_and_not_its_data(trained, files, monkeypatch
     hidden = tmp_path / "hidden"
     try:
         (files / data).rename(hidden)
-        assert answers(monkeypatch, capsys, folder, [] if kind == "language" else ["a b"])
+        named = [hidden] if kind in (*OF_FILES, "forecast") else []
+        assert answers(monkeypatch, capsys, folder, [] if kind == "language" or named else ["a b"], *named)
         assert run(monkeypatch, "evaluate", folder) == 2 and "does not exist" in capsys.readouterr().err
         hidden.rename(data)
-        place.write_text(before.replace("words", "characters", 1))
+        place.write_text(json.dumps(json.loads(before) | {"more": 1}))
         assert run(monkeypatch, "generate", folder, "--newest") == 2
         assert "definition_sha256" in capsys.readouterr().err
         place.unlink()
@@ -141,7 +187,7 @@ def test_a_run_needs_its_definition_and_not_its_data(trained, files, monkeypatch
     ("options", "text"),
     [
         (["nowhere.tsv", "--as", "classes"], "does not exist"),
-        (["labelled.tsv", "--as", "captions"], "--as: "),
+        (["labelled.tsv", "--as", "capptions"], "--as: "),
         (["parity", "--target", "text.txt"], "--target goes with --as translation"),
         (["parity", "--as", "classes"], "goes with a file"),
         (["--as", "classes"], "expected a task or a file"),
@@ -152,7 +198,10 @@ def test_a_run_needs_its_definition_and_not_its_data(trained, files, monkeypatch
             "--target goes with --as translation",
         ),
         (["labelled.tsv", "--as", "classes", "--estimator", "truncated"], "--estimator truncated goes with"),
-        (["text.txt", "--columns", "0,1"], "--columns goes with --as classes or --as translation"),
+        (
+            ["text.txt", "--columns", "0,1"],
+            "--columns goes with --as classes or --as translation or --as forecast",
+        ),
         (["text.txt", "--vocabulary-size", "9"], "--vocabulary-size goes with --vocabulary"),
         (["source.txt", "--as", "translation", "--target", "text.txt"], "lines"),
         (["labelled.tsv", "--as", "classes", "--model", "lstn"], "--model: "),
@@ -167,7 +216,7 @@ def test_bad_input_is_refused_in_one_line(options, text, files, monkeypatch, cap
 
 def test_options_of_another_kind_are_refused(trained, monkeypatch, capsys):
     kind, folder = trained
-    option = ("--beam-size", "2") if kind != "translation" else ("--prompt", "a")
+    option = ("--beam-size", "2") if kind not in ("translation", "captions") else ("--prompt", "a")
     assert run(monkeypatch, "generate", folder, *option) == 2
     assert f"{option[0]} goes with a run of" in capsys.readouterr().err
 
@@ -183,7 +232,7 @@ def test_examples_of_one_input_are_in_one_part():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["classes", "translation", "language"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_stopped_run_goes_on_to_the_same_bits(kind, files, monkeypatch, tmp_path):
     options = [*command(kind, files), *TINY, "--dropout", "0.2"]
     whole, halved = tmp_path / "whole", tmp_path / "halved"
