@@ -499,7 +499,7 @@ class Full:
 def test_a_log_on_a_full_disk_loses_lines_and_nothing_else(tmp_path, caplog):
     log = quiet(tmp_path)
     log.begin(0)
-    log._file = disk = Full(log._file)
+    log._metrics._file = disk = Full(log._metrics._file)
     for number in range(1, 6):
         disk.full = number in (2, 3)
         log.write(number, {"loss": 1.0})

@@ -43,6 +43,8 @@ def test_a_killed_training_comes_to_the_same_bits(tmp_path, kills, seed):
     assert {**run, "name": "whole"} == whole
     assert whole["fitted"][0] == "reached 160 steps" and whole["fitted"][1] <= 80 and whole["fitted"][3] == 3
     assert [n["event"] for n in whole["log"] if "event" in n] == ["skipped"] * 3 + ["rolled back"]
+    steps = [json.loads(row)["value"] for row in whole["rows"] if '"quantity": "step"' in row]
+    assert steps == [*range(0, 160, 7), 160]
     assert (
         "SIGTERM: stopped after step" in ran.stderr and ran.stderr.count("continues from step") == kills + 2
     )

@@ -23,6 +23,7 @@ ORDER = (
         "local_modules",
         "names",
         "recurrences",
+        "rows",
         "serialization",
         "sizes",
         "statistics",

@@ -5,11 +5,12 @@ r"""Lyapunov exponents: the rates at which a system stretches small differences,
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.special import stdtrit
 
@@ -24,6 +25,7 @@ from seqjax.probes.internals.tangents import (
     log_growth,
     sum_parts,
 )
+from seqjax.rows import Row, row
 
 FEWEST_BLOCKS = 20
 
@@ -57,6 +59,19 @@ class LyapunovSpectrum(NamedTuple):
     entropy: Float[Array, "*B"]
     near_zero: Int[Array, "*B"]
     steps: Int[Array, "*B"]
+
+    def rows(self) -> Iterator[Row]:
+        """Yield rows of the report: means over the trajectories of a batch; t is the place of an exponent."""
+        at: dict[str, Any] = {"section": "lyapunov"}
+        ends = (("exponent", self.exponents), ("exponent_low", self.low), ("exponent_high", self.high))
+        means = {name: _mean(np.asarray(value).reshape(-1, value.shape[-1])) for name, value in ends}
+        for i in range(self.exponents.shape[-1]):
+            for name, mean in means.items():
+                yield row(name, mean[i], **at, t=i)
+        names = ("sum", "kaplan_yorke", "entropy", "near_zero", "steps", "log_determinant")
+        for name in names:
+            if getattr(self, name) is not None:
+                yield row(name, _mean(np.ravel(getattr(self, name))), **at)
 
 
 def lyapunov_spectrum(
@@ -172,6 +187,13 @@ def lyapunov_spectrum(
         steps=counting.steps,
     )
     return system.squeeze(result)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Return the mean over the first axis, without NaN; NaN where all values are NaN."""
+    known = ~np.isnan(values)
+    total = np.sum(np.where(known, values, 0), 0)
+    return np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
 
 
 def half_width(means: Float[Array, "B blocks k"]) -> Float[Array, "B k"]:

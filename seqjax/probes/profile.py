@@ -5,11 +5,12 @@ r"""The gradient profile: the norm of the loss's gradient at each time step.
 carry.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from seqjax.base import Batch, Carry, Params
@@ -23,6 +24,8 @@ from seqjax.probes.internals.adjoint import adjoint
 from seqjax.probes.internals.checks import check_loss, check_step
 from seqjax.probes.internals.scaled import Scaled, log_norm, scale
 from seqjax.probes.internals.system import System, check_data, output_gradient, prepare
+from seqjax.probes.profile_rows import WHOLE, mean_log_norm, named, profile_rows
+from seqjax.rows import Row, row
 
 
 class GradientProfile(NamedTuple):
@@ -38,6 +41,20 @@ class GradientProfile(NamedTuple):
     log_norm: PyTree[Float[Array, "T *B"]]
     loss: Float[Array, ""]
     gradients: Any
+
+    def rows(self) -> Iterator[Row]:
+        """Yield rows of the report: means over the examples, of the whole carry (leaf "carry") and of its leaves.
+
+        A fit of the decay takes the last step as lag 0, so it needs a loss of the last step.
+        """
+        log_norm = total_log_norm(self.log_norm)
+        leaves = named(self.log_norm)
+        log_norms = {WHOLE: log_norm} | (leaves if len(leaves) > 1 else {})
+        means = {name: mean_log_norm(jnp.asarray(each)) for name, each in log_norms.items()}
+        norms = {name: np.linalg.norm(np.ravel(g)) for name, g in named(self.gradients).items()}
+        at: dict[str, Any] = {"section": "training", "length": len(log_norm)}
+        yield from profile_rows(means, norms, jnp.mean(log_norm == -jnp.inf), **at)
+        yield row("loss", self.loss, **at)
 
 
 def gradient_profile(

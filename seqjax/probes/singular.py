@@ -4,7 +4,7 @@ r"""The singular fan: the singular values of the Jacobian of the first steps, by
     M_{t+\tau,t} = J_{t+\tau} \cdots J_{t+1} = \sum_i \sigma_i u_i v_i^\top
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from seqjax.ops.graded import Graded, identity, log_singular_values, multiply
 from seqjax.ops.select import select
 from seqjax.probes.internals.checks import check_rank
 from seqjax.probes.internals.system import Inputs, prepare
+from seqjax.rows import Row, row
 
 
 class SingularFan(NamedTuple):
@@ -39,6 +40,16 @@ class SingularFan(NamedTuple):
     log_condition: Float[Array, "N *B"]
     participation_ratio: Float[Array, "N *B"]
     isometry: Float[Array, "N *B"]
+
+    def rows(self) -> Iterator[Row]:
+        """Yield rows of the report: means over the examples of a batch; x is the lag, t the place of a value."""
+        for i, tau in enumerate(np.asarray(self.taus)):
+            at: dict[str, Any] = {"section": "singular", "x": float(tau)}
+            values = np.asarray(self.log_values[i])
+            for j, value in enumerate(values.reshape(-1, values.shape[-1]).mean(0)):
+                yield row("log_singular_value", value, **at, t=j)
+            for name in ("log_condition", "participation_ratio", "isometry"):
+                yield row(name, np.mean(getattr(self, name)[i]), **at)
 
 
 def singular_values(

@@ -6,31 +6,13 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-SCHEMA: dict[str, Any] = {
-    "part": pl.String,
-    "section": pl.String,
-    "cell": pl.String,
-    "length": pl.Int32,
-    "seed": pl.Int32,
-    "training_step": pl.Int32,
-    "loss": pl.String,
-    "quantity": pl.String,
-    "leaf": pl.String,
-    "group": pl.String,
-    "note": pl.String,
-    "t": pl.Int32,
-    "x": pl.Float64,
-    "value": pl.Float64,
-}
-"""The columns of ``results.parquet``, one row per number measured; null where a column does not apply.
+from seqjax.rows import COLUMNS
+from seqjax.rows import Row as Row
+from seqjax.rows import row as row
 
-``t`` counts time steps, lags or places in a list; ``x`` is any other abscissa; ``group`` distinguishes rows of one
-quantity (a method, a dtype, an algorithm, a task); ``note`` gives the reason why something was not measured.
-"""
-
-
-Row = dict[str, Any]
-"""One row of results by column."""
+_TYPES: dict[type, Any] = {str: pl.String, int: pl.Int32, float: pl.Float64}
+SCHEMA: dict[str, Any] = {column: _TYPES[of] for column, of in COLUMNS.items()}
+"""The columns of ``results.parquet``, one row per number measured; null where a column does not apply."""
 
 
 class Part(NamedTuple):
@@ -54,11 +36,6 @@ class Part(NamedTuple):
     def tags(self) -> dict[str, Any]:
         """Return the columns that all rows of the part have in common."""
         return self._asdict()
-
-
-def row(quantity: str, value: Any, **columns: Any) -> Row:
-    """Return one row of results: the columns of `SCHEMA` that apply, without those of the part."""
-    return columns | {"quantity": quantity, "value": float(value)}
 
 
 REMEDY = (

@@ -110,7 +110,7 @@ def evaluation(
             *part, of_part = of_batch(state.params, batches(number))
             parts.append(part)
             collected.append(
-                jax.tree.map(_on_host, of_part)
+                jax.tree.map(on_host, of_part)
             )  # at once: outputs of all batches may fill a device
         totals, counts, named = zip(*jax.device_get(parts), strict=True)
         means = {name: float(sum(each[name] for each in named)) / num_batches for name in named[0]}
@@ -129,7 +129,7 @@ def evaluation(
     return evaluate
 
 
-def _on_host(array: jax.Array) -> Any:
+def on_host(array: jax.Array) -> Any:
     """Return an array as NumPy's; gather an array that is sharded over processes."""
     if array.is_fully_addressable or array.is_fully_replicated:
         return jax.device_get(array)

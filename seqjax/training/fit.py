@@ -10,7 +10,7 @@ that a step failed, the loop discards the steps taken since. The result therefor
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, NamedTuple
@@ -25,8 +25,9 @@ from seqjax.training.checkpoint_policy import CheckpointPolicy, Progress
 from seqjax.training.checkpoints import Checkpoints
 from seqjax.training.early_stop import EarlyStop
 from seqjax.training.hyperparams import Choice
+from seqjax.training.instruments import Instrument, Instruments
 from seqjax.training.metrics_log import MetricsLog
-from seqjax.training.reporting import Reporter
+from seqjax.training.reporting import LogFunction, Reporter, logs_of
 from seqjax.training.rollback import NonfiniteSteps, roll_back
 from seqjax.training.signals import StopSignals, stop
 from seqjax.training.tokens import check_batches, wrong_tokens
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 BEHIND = 4
 """How many steps are dispatched before the metrics of the step ahead of them are read."""
+
+OneLog = MetricsLog | LogFunction | str | PathLike
 
 
 class Fitted(NamedTuple):
@@ -74,8 +77,10 @@ def fit(
     early_stop: EarlyStop = EarlyStop(),  # noqa: B008 (a frozen value)
     checkpoints: Checkpoints | None = None,
     checkpoint_every: int = 500,
-    log: MetricsLog | str | PathLike | None = None,
+    log: OneLog | Sequence[OneLog] | None = None,
     log_every: int = 10,
+    instruments: Mapping[str, Instrument] | None = None,
+    instrument_every: int = 500,
     max_skipped: int = 5,
     max_rollbacks: int = 3,
     progress: Shown = None,
@@ -104,8 +109,14 @@ def fit(
         checkpoints: save states here, and the best state in the folder ``best`` inside. `fit` does not close them.
         checkpoint_every: steps between checkpoints. The first and the last state are saved, too; no state is saved
             amid non-finite steps.
-        log: a `MetricsLog`, or the folder for one.
+        log: a `MetricsLog`, the folder for one, a function ``(step, metrics)``, or a list of these. A function gets the
+            numbers of a line by name. When it raises an error, the metrics of that call are lost, one warning is
+            logged, and training continues.
         log_every: steps between lines of the log.
+        instruments: functions ``state -> value`` by name, such as probes on a fixed batch. The log keeps the values as
+            rows of the gradient report in ``instruments.jsonl``, and ``seqjax render`` draws them. A value is a result
+            of a probe, a number, an array of one or two axes, or a tree of these. The functions are compiled.
+        instrument_every: steps between measurements; the first and the last state are measured, too.
         max_skipped: the number of non-finite steps in a row that causes a rollback.
         max_rollbacks: the largest number of rollbacks without another good checkpoint in between.
         progress: show a progress bar; None shows it on a terminal, and "lines" prints a line each minute instead.
@@ -119,9 +130,11 @@ def fit(
         The last state, and why training ended.
 
     Raises:
-        ValueError: for a count below 1, or early_stop without evaluate; for the log of another run; when the evaluation
-            lacks the metric of early_stop; when the first state cannot be saved or read back, or another process writes
-            to the folder; when the hyperparams of the optimizer have changed and `hyperparams` is None.
+        TypeError: for logs or instruments of another kind.
+        ValueError: for a count below 1, early_stop without evaluate, or instruments without a log; for the log of
+            another run; when the evaluation lacks the metric of early_stop; when the first state cannot be saved or
+            read back, or another process writes to the folder; when the hyperparams of the optimizer have changed and
+            `hyperparams` is None.
         FloatingPointError: after `max_rollbacks` rollbacks, or without a good checkpoint to roll back to.
         KeyboardInterrupt: at Ctrl-C, after the state is saved.
         SystemExit: at SIGTERM (status 143), after the state is saved.
@@ -140,16 +153,18 @@ def fit(
         (300, 'reached 300 steps', True)
     """
     check_whole_numbers("fit", num_steps=num_steps, eval_every=eval_every, checkpoint_every=checkpoint_every)
-    check_whole_numbers("fit", log_every=log_every, max_skipped=max_skipped)
+    check_whole_numbers("fit", log_every=log_every, max_skipped=max_skipped, instrument_every=instrument_every)
     if evaluate is None and early_stop != EarlyStop():
         raise ValueError("fit: expected evaluate with early_stop, got none. Make one with evaluation(...).")
     if place is None:  # a step over a mesh places batches itself
         place = jax.device_put if getattr(step, "mesh", None) is None else lambda batch: batch
 
     check_batches("fit", batches)
+    measuring = Instruments(instruments, instrument_every, num_steps)
     first = jax.process_index() == 0
-    if log is not None and not isinstance(log, MetricsLog):
-        log = MetricsLog(log)
+    if measuring.names and log is None and first:
+        raise ValueError("fit(instruments): expected log=, which keeps their rows, got none. Pass a folder.")
+    logs = logs_of(log)
     policy = CheckpointPolicy(checkpoints, hyperparams)
     try:
         state, noted, restored = policy.start(state)
@@ -157,16 +172,10 @@ def fit(
         policy.close()
         raise
     at = int(state.step)
-    reporter = Reporter(log if first else None, log_every, at, restored)
+    again = measuring.names if measuring.due(at) else ()
+    reporter = Reporter(logs if first else (), log_every, at, restored, again)
     if restored and first:
         logger.warning("fit: continues from step %d of %s.", at, checkpoints.folder)  # type: ignore[union-attr]
-
-    def explain(at: int) -> str | None:
-        try:  # loads the batch again, which is a function of its step; an explanation must not end training
-            shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), loop.state.params)
-            return wrong_tokens(batches(at - 1), shapes, getattr(step, "model", None))
-        except Exception:
-            return None
 
     with contextlib.ExitStack() as stack:
         stack.callback(reporter.end)
@@ -183,13 +192,16 @@ def fit(
             how_to_resume=how_to_resume,
             policy=policy,
             reporter=reporter,
-            nonfinite=NonfiniteSteps(state, max_skipped, explain),
+            instruments=measuring,
+            nonfinite=NonfiniteSteps(state, max_skipped, lambda at: loop.explain(batches, at)),
             signals=stack.enter_context(StopSignals()),
             bar=stack.enter_context(Bar(num_steps, at, progress if first else False)),
             state=state,
             at=at,
             noted=noted,
         )
+        if not restored or again:
+            measuring.measure(at, state, reporter)
         reason = loop.run()
     noted = loop.noted
     unsaved = policy.unsaved(loop.at, noted.best_step)
@@ -211,12 +223,21 @@ class _Loop:
     how_to_resume: str
     policy: CheckpointPolicy
     reporter: Reporter
+    instruments: Instruments
     nonfinite: NonfiniteSteps
     signals: StopSignals
     bar: Bar
     state: Any
     at: int
     noted: Progress
+
+    def explain(self, batches: Callable[[int], Batch], at: int) -> str | None:
+        """Return what in the batch of a step explains that it is not finite, or None."""
+        try:  # loads the batch again, which is a function of its step; an explanation must not end training
+            shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self.state.params)
+            return wrong_tokens(batches(at - 1), shapes, getattr(self.step, "model", None))
+        except Exception:
+            return None
 
     def run(self) -> str:
         """Train until the end, and return why it came."""
@@ -235,8 +256,8 @@ class _Loop:
             waiting.append((self.at, _on_the_way(metrics)))
             stopping = self.signals.asked()
             evaluating = self.evaluate is not None and self._due(self.eval_every)
-            scheduled = self._due(self.checkpoint_every)
-            bad, behind = None, 0 if evaluating or scheduled or stopping else BEHIND
+            scheduled, measuring = self._due(self.checkpoint_every), self.instruments.due(self.at)
+            bad, behind = None, 0 if evaluating or scheduled or measuring or stopping else BEHIND
             while bad is None and len(waiting) > behind:
                 bad = self.nonfinite.too_many(*waiting.popleft(), self.reporter, self.bar)
             if bad is not None:
@@ -244,6 +265,8 @@ class _Loop:
                 if self.at < self.num_steps:
                     return None
             reason = self._judge() if evaluating else None
+            if measuring or reason is not None:
+                self.instruments.measure(self.at, self.state, self.reporter)
             self._save(scheduled, stopping, reason)
             if reason is not None:
                 return reason

@@ -1,22 +1,30 @@
-"""Log the metrics of training as lines of JSON, as TensorBoard events, and as curves at the end."""
+"""Log the metrics of training as lines of JSON, as TensorBoard events, and as curves at the end.
+
+The log also holds the rows of instruments, in the columns of the gradient report.
+"""
 
 import importlib.util
 import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from seqjax.files import put_text, why
+from seqjax.files import why
 from seqjax.install import missing
+from seqjax.rows import Row, scalars, to_line
 from seqjax.training.curves import draw_curves
+from seqjax.training.json_lines import JsonLines
 
 logger = logging.getLogger(__name__)
+
+INSTRUMENTS = "instruments.jsonl"
+"""The file of the rows of instruments in the folder of a run."""
 
 
 class MetricsLog:
@@ -24,7 +32,8 @@ class MetricsLog:
 
     A line is ``{"step": 20, "loss": ...}`` with the metrics of a step, ``{"step": 20, "evaluation/loss": ...}``, or
     ``{"step": 21, "event": "skipped", "reason": ...}``. Each line is written at once. Numbers that are not finite are
-    null. ``seconds`` counts from the start of training in this process.
+    null. ``seconds`` counts from the start of training in this process. The rows of instruments are lines of
+    ``instruments.jsonl``: `seqjax.rows` has their columns, and ``seqjax render`` draws them.
 
     Args:
         folder: the folder of the run; it is created if it does not exist.
@@ -55,9 +64,9 @@ class MetricsLog:
         self.path = self.folder / "metrics.jsonl"
         self._plots = plots and importlib.util.find_spec("matplotlib") is not None
         self._tensorboard = tensorboard
-        self._file: Any = None
+        self._metrics = JsonLines(self.path, "step")
+        self._rows = JsonLines(self.folder / INSTRUMENTS, "training_step")
         self._events: Any = None
-        self._good = 0
         self._failing = False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -66,31 +75,25 @@ class MetricsLog:
                 f"MetricsLog: {self.folder} cannot be written ({why(error)}). Choose another folder."
             ) from None
 
-    def begin(self, step: int, *, resumed: bool = False) -> None:
+    def begin(self, step: int, *, resumed: bool = False, again: Collection[str] = ()) -> None:
         """Open the log after a step, and remove lines of later steps, which an interrupted run has left.
 
         Args:
             step: the step at which training begins.
             resumed: whether a run continues; otherwise the folder must hold no log.
+            again: instruments that measure the state of this step again; their rows of the step are removed.
 
         Raises:
             ValueError: when a run begins in a folder with the log of another run, or the file cannot be written.
         """
-        there = self._lines()
-        kept = [(line, at) for line, at in there if at <= step]
-        if there and not resumed:
-            raise ValueError(
-                f"MetricsLog: {self.path} holds the log of a run already, up to step {there[-1][1]}. "
-                "Continue it from its checkpoints, or choose another folder."
-            )
-        try:
-            put_text(self.path, "".join(line for line, _ in kept))
-            self._file = self.path.open("ab", buffering=0)
-        except OSError as error:
-            raise ValueError(
-                f"MetricsLog: {self.path} cannot be written ({why(error)}). Choose another folder."
-            ) from None
-        self._good = self._file.seek(0, os.SEEK_END)
+
+        def kept(line: Mapping[str, Any]) -> bool:
+            at = line["training_step"]
+            return at < step or (at == step and line.get("part") not in again)
+
+        if self._rows.path.exists():
+            self._rows.begin(kept, new=not resumed)
+        self._metrics.begin(lambda line: line["step"] <= step, new=not resumed)
         if self._tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -99,28 +102,33 @@ class MetricsLog:
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Write one line. On a full disk the line is lost, one warning is logged, and training continues."""
         line = json.dumps({"step": step, **{name: _plain(value) for name, value in values.items()}})
+        self._append(self._metrics, [line], step, values)
+
+    def measured(self, step: int, name: str, rows: Iterable[Row]) -> None:
+        """Write the rows of an instrument at a step; as TensorBoard events, the numbers without an axis."""
+        rows = [{"part": name, "section": name, **each, "training_step": step} for each in rows]
+        if not self._rows.is_open:
+            self._rows.begin(lambda line: True)
+        events = {f"{name}/{quantity}": value for quantity, value in scalars(rows).items()}
+        self._append(self._rows, map(to_line, rows), step, events)
+
+    def _append(self, file: JsonLines, lines: Iterable[str], step: int, events: Mapping[str, Any]) -> None:
         try:
-            data = line.encode() + b"\n"
-            while data:
-                data = data[self._file.write(data) :]
-            self._good = self._file.tell()
+            file.append(lines)
             if self._events is not None:
-                for name, value in values.items():
+                for name, value in events.items():
                     if not isinstance(value, str) and np.ndim(value) == 0:
                         self._events.add_scalar(name, float(value), step)
             self._failing = False
         except OSError as error:
             if not self._failing:
-                logger.warning("%s cannot be written (%s): metrics are lost.", self.path, why(error))
+                logger.warning("%s cannot be written (%s): metrics are lost.", file.path, why(error))
             self._failing = True
-            self._file.truncate(self._good)  # removes the part of this line that was written
-            self._file.seek(self._good)
 
     def end(self) -> None:
         """Close the log and draw the curves."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._metrics.end()
+        self._rows.end()
         if self._events is not None:
             self._events.close()
             self._events = None
@@ -129,24 +137,6 @@ class MetricsLog:
                 draw_curves(self.path, self.folder / "curves.svg")
             except OSError as error:
                 logger.warning("%s cannot be written (%s).", self.folder / "curves.svg", why(error))
-
-    def _lines(self) -> list[tuple[str, int]]:
-        """Return the complete lines of the log with their steps."""
-        try:
-            text = self.path.read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise ValueError(f"MetricsLog: {self.path} cannot be read ({why(error)}). Remove it.") from None
-        found, damaged = [], 0
-        for line in text.split("\n")[:-1]:  # a crash may have cut the last line short
-            try:
-                found.append((f"{line}\n", int(json.loads(line)["step"])))
-            except (ValueError, KeyError, TypeError, RecursionError):
-                damaged += 1
-        if damaged:
-            logger.warning("%s: %d damaged lines were removed.", self.path, damaged)
-        return found
 
 
 def flat(metrics: Any) -> dict[str, Any]:

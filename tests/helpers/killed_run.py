@@ -94,6 +94,8 @@ def train(folder, around=lambda evaluate: evaluate):
             max_skipped=len(BAD),
             log=MetricsLog(folder, plots=False),
             log_every=1,
+            instruments={"norm": lambda state: {"params": optax.global_norm(state.params), "step": state.step}},
+            instrument_every=7,
         )
         best = Checkpoints(folder / "best").restore(fitted.state)
         assert best[0] == fitted.best_step
@@ -175,7 +177,8 @@ def main(folder, kills, seed):
     print(json.dumps({"signal": None, "code": end(begin(folder / "full", around=full_disk))}))
     for name in ("whole", "run", "full"):
         result = json.loads((folder / name / "result.json").read_text())
-        print(json.dumps({"name": name, **result, "log": logged(folder / name)}))
+        rows = (folder / name / "instruments.jsonl").read_text().splitlines()
+        print(json.dumps({"name": name, **result, "log": logged(folder / name), "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -49,14 +49,7 @@ def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
         )
         found = jax.tree.map(lambda a: np.asarray(a)[0], run(inner.params, inner.xs))
         at: dict[str, Any] = {"training_step": place * experiment.settings.training_steps, "group": moment}
-        for i in range(k):
-            yield row("exponent", found.exponents[i], **at, t=i)
-            yield row("exponent_low", found.low[i], **at, t=i)
-            yield row("exponent_high", found.high[i], **at, t=i)
-        for name in ("sum", "kaplan_yorke", "entropy", "near_zero", "steps"):
-            yield row(name, getattr(found, name), **at)
-        if found.log_determinant is not None:
-            yield row("log_determinant", found.log_determinant, **at)
+        yield from (each | at for each in found.rows())
         yield row("state_size", size, **at)
 
 

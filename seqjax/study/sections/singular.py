@@ -49,11 +49,7 @@ def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
         )
         fan = jax.tree.map(np.asarray, run(inner.params, inner.xs[:steps]))
         at: dict[str, Any] = {"training_step": place * experiment.settings.training_steps, "group": moment}
-        for i, tau in enumerate(fan.taus):
-            for j, value in enumerate(fan.log_values[i, 0]):
-                yield row("log_singular_value", value, **at, x=float(tau), t=j)
-            for name in ("log_condition", "participation_ratio", "isometry"):
-                yield row(name, getattr(fan, name)[i, 0], **at, x=float(tau))
+        yield from (each | at for each in fan.rows())
 
 
 MEASUREMENT = Measurement(NAME, parts, work, measure)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from seqjax.base import Batch
-from seqjax.probes import bind, fit_decay, gradient_profile, total_log_norm
+from seqjax.probes import bind, gradient_profile, total_log_norm
+from seqjax.probes.profile_rows import mean_log_norm, profile_rows
 from seqjax.study.experiment import Experiment
 from seqjax.study.measurement import Measurement
 from seqjax.study.rows import Part, Row, row
@@ -89,7 +90,7 @@ def _profile(run: Run, loss: Any, params: Any) -> Any:
         for path, g in jax.tree_util.tree_leaves_with_path(profile.gradients)
     }
     sequences = log_norms["carry"][:, :SEQUENCES]
-    return {name: _geometric_mean(n) for name, n in log_norms.items()}, zero, norms, sequences
+    return {name: mean_log_norm(n) for name, n in log_norms.items()}, zero, norms, sequences
 
 
 def _sequences(step: int, profile: Any) -> Iterator[Row]:
@@ -102,26 +103,7 @@ def _sequences(step: int, profile: Any) -> Iterator[Row]:
 
 def _snapshot(step: int, profiles: Any) -> Iterator[Row]:
     for loss, (log_norms, zero, norms, _) in profiles.items():
-        at: dict[str, Any] = {"training_step": step, "loss": loss}
-        for leaf, values in log_norms.items():
-            for t, value in enumerate(values):
-                yield row("log_norm", value, **at, leaf=leaf, t=t)
-        yield row("zero_share", zero, **at, leaf="carry")
-        for name, value in norms.items():
-            yield row("parameter_gradient_norm", value, **at, leaf=name)
-        if loss == "last":
-            decay = fit_decay(log_norms["carry"][::-1])
-            for quantity, value in decay._asdict().items():
-                if quantity != "better":
-                    yield row(quantity, value, **at, leaf="carry")
-
-
-def _geometric_mean(log_norm: jax.Array) -> jax.Array:
-    """Return the mean log norm ``[T]`` over examples ``[T, B]`` with a nonzero gradient; -inf where all are zero."""
-    some = log_norm != -jnp.inf
-    total = jnp.sum(jnp.where(some, log_norm, 0), 1)
-    count = jnp.sum(some, 1)
-    return jnp.where(count > 0, total / jnp.maximum(count, 1), -jnp.inf)
+        yield from profile_rows(log_norms, norms, zero, decay=loss == "last", training_step=step, loss=loss)
 
 
 def _leaf(path: Any) -> str:
