@@ -5,7 +5,7 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import jax
 import typer
@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from seqjax.cli.common import UsageError, usage_errors
 from seqjax.cli.options import options_of
 from seqjax.cli.train_folder import REPORT, claim
+from seqjax.cli.train_instruments import Every, Names, instruments_of
 from seqjax.cli.train_output import log_to_stderr, show_run, shown_progress, telling
 from seqjax.cli.train_recipe import AS, SUBJECT, recipe_of
 from seqjax.files import put_text, why
@@ -67,6 +68,8 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard's event files, too.")
     ] = False,
+    instruments: Names = None,
+    instrument_every: Every = None,
     distributed: Annotated[
         bool,
         typer.Option(
@@ -83,7 +86,8 @@ def train(
     processes: Annotated[int | None, typer.Option(help="Number of processes.")] = None,
     process: Annotated[int | None, typer.Option(help="Number of this process, from 0.")] = None,
     progress: Annotated[
-        bool | None, typer.Option(help="Show a bar; by default on a terminal, else lines.", show_default=False)
+        bool | None,
+        typer.Option(help="Show a bar; by default on a terminal, else lines.", show_default=False),
     ] = None,
 ) -> None:
     """Train a model on a task or a text, evaluate it on held-out data, and keep the best params.
@@ -100,27 +104,29 @@ def train(
     mesh = _join(distributed, coordinator, processes, process)
     with usage_errors():
         run, recipe, warm = _prepared(recipe, folder, mesh, resume)
+    measuring = instruments_of(run, instruments, instrument_every, recipe.eval_every)
     lock = FolderLock(folder)
     if jax.process_index() == 0:
         claim(lock, resume, overwrite)
     if mesh is not None:
         multihost_utils.sync_global_devices("the folder is claimed")
     log_to_stderr()
-    if isinstance(run.task, Learning) and jax.process_index() == 0:
-        for note in run.task.notes:
-            typer.echo(f"seqjax: {note}", err=True)
+    _tell_notes(run)
     options = {"allow-code": is_own(recipe.model), "tensorboard": tensorboard, "distributed": distributed}
+    options |= {"instruments": instruments, "instrument-every": instrument_every}  # type: ignore[dict-item]
     cluster = {"coordinator": coordinator, "processes": processes, "process": process}
     again = _again(folder, {**options, **cluster})
     may_change = [name for name in MAY_CHANGE if resume and name in given]
-    fitted = _train(recipe, run, warm, lock, may_change, tensorboard, progress, again)
+    fitted = _train(recipe, run, warm, lock, may_change, tensorboard, progress, again, measuring)
     if jax.process_index() == 0:
         show_run(folder, run, fitted, tensorboard)
     if fitted.unsaved is not None:
-        typer.echo(
-            f"seqjax: {fitted.unsaved}, could not be saved in {folder}. Make room, then: {again}", err=True
-        )
-        raise typer.Exit(1)
+        _end_unsaved(fitted.unsaved, folder, again)
+
+
+def _end_unsaved(what: str, folder: Path, again: str) -> NoReturn:
+    typer.echo(f"seqjax: {what}, could not be saved in {folder}. Make room, then: {again}", err=True)
+    raise typer.Exit(1)
 
 
 def _prepared(
@@ -153,6 +159,12 @@ def _tell_rates(before: Recipe, after: Recipe, step: int) -> None:
         )
 
 
+def _tell_notes(run: Run) -> None:
+    """Print what the user should know about the data."""
+    for note in run.task.notes if isinstance(run.task, Learning) and jax.process_index() == 0 else ():
+        typer.echo(f"seqjax: {note}", err=True)
+
+
 def _train(
     recipe: Recipe,
     run: Run,
@@ -162,6 +174,7 @@ def _train(
     tensorboard: bool,
     progress: bool | None,
     again: str,
+    measuring: dict[str, Any],
 ) -> Fitted:
     """Train, with checkpoints in the locked folder of the run, and release the lock."""
     folder, first = lock.folder, jax.process_index() == 0
@@ -196,6 +209,7 @@ def _train(
                     checkpoints=checkpoints,
                     checkpoint_every=recipe.checkpoint_every,
                     log=log,
+                    **measuring,
                     progress=shown,
                     how_to_resume=f"run '{again}'",
                 )

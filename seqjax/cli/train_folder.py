@@ -11,7 +11,20 @@ from seqjax.training.folder_lock import FolderLock
 REPORT = "warm_start.json"
 """The report of a warm start in the folder of the run."""
 
-WRITTEN = ("config.json", "steps", "best", "metrics.jsonl", "tensorboard", "curves.svg", REPORT, DEFINITION)
+PAGE = ("instruments.jsonl", "index.html", "figures")
+"""The rows of instruments, and what ``seqjax render`` writes."""
+
+WRITTEN = (
+    "config.json",
+    "steps",
+    "best",
+    "metrics.jsonl",
+    "tensorboard",
+    "curves.svg",
+    REPORT,
+    DEFINITION,
+    *PAGE,
+)
 """The files and folders that a run leaves in its folder."""
 
 

@@ -72,6 +72,7 @@ def show_run(folder: Path, run: Run, fitted: Fitted, tensorboard: bool) -> None:
         DEFINITION: "vocabularies, classes and the like, for seqjax generate and evaluate",
         "metrics.jsonl": "metrics of training and evaluation by step",
         "curves.svg": "the same metrics as curves",
+        "instruments.jsonl": "measurements of gradients by step: seqjax render draws them",
         "best": "the state of the best evaluation",
         "steps": "the newest states",
         "warm_start.json": "which params came from --init-from",

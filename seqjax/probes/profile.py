@@ -47,10 +47,10 @@ class GradientProfile(NamedTuple):
 
         A fit of the decay takes the last step as lag 0, so it needs a loss of the last step.
         """
-        log_norm = total_log_norm(self.log_norm)
-        leaves = named(self.log_norm)
+        of_leaves = jax.tree.map(jnp.asarray, self.log_norm)
+        log_norm, leaves = total_log_norm(of_leaves), named(of_leaves)
         log_norms = {WHOLE: log_norm} | (leaves if len(leaves) > 1 else {})
-        means = {name: mean_log_norm(jnp.asarray(each)) for name, each in log_norms.items()}
+        means = {name: mean_log_norm(each) for name, each in log_norms.items()}
         norms = {name: np.linalg.norm(np.ravel(g)) for name, g in named(self.gradients).items()}
         at: dict[str, Any] = {"section": "training", "length": len(log_norm)}
         yield from profile_rows(means, norms, jnp.mean(log_norm == -jnp.inf), **at)

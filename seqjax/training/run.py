@@ -41,6 +41,7 @@ class Run(NamedTuple):
     batches: Callable[[int], Batch]
     evaluate: Callable[[Any], dict[str, float]]
     early_stop: EarlyStop
+    held_out: Callable[[int], Batch]
     definition: Definition | None = None
 
 
@@ -79,7 +80,7 @@ def prepare(recipe: Recipe, mesh: Mesh | None = None) -> Run:
     metric, target = task.success if recipe.until_solved and task.success else ("loss", None)
     mode = "max" if metric == "accuracy" else "min"
     stop = EarlyStop(metric=metric, mode=mode, patience=recipe.patience, target=target)  # type: ignore[arg-type]
-    return Run(model, task, step, state, batches, evaluate, stop, definition)
+    return Run(model, task, step, state, batches, evaluate, stop, held_out, definition)
 
 
 def begin_from(run: Run, recipe: Recipe) -> tuple[Run, WarmStart]:
