@@ -13,6 +13,7 @@ from seqjax.cli.options import options_of
 from seqjax.fields import check_fields
 from seqjax.files import why
 from seqjax.report.page import render as render_page
+from seqjax.report.run_page import is_run, render_run
 from seqjax.report.sections import NAMES
 from seqjax.study import presets, runner
 from seqjax.study import settings as options
@@ -140,11 +141,16 @@ def _settings(model: str | None, preset: str | None, given: dict[str, Any]) -> S
     return replace(base, **given)
 
 
-def render(folder: Annotated[Path, typer.Argument(help="A report's folder.")]) -> None:
-    """Write the page and the figures of a report again, from the measurements in its folder."""
+def render(
+    folder: Annotated[Path, typer.Argument(help="The folder of a report, or of a training with instruments.")],
+) -> None:
+    """Write the page and the figures of a report again, or of a training, from the measurements in its folder.
+
+    A training measures with 'seqjax train --instruments', or with fit(instruments=...) in Python. It may still run.
+    """
     try:
         with usage_errors(of=(ValueError,)):
-            page = render_page(folder)
+            page = render_run(folder) if is_run(folder) else render_page(folder)
     except OSError as error:
         raise UsageError(f"{folder} cannot be written ({why(error)}).") from None
     console.print(f"Open [bold]{page.resolve()}[/bold]", soft_wrap=True)

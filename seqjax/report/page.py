@@ -56,14 +56,15 @@ def _drawn(results: StudyResults) -> tuple[str, list[Panel]]:
     """Return the text of the page, and its panels."""
     names = tuple(results.settings.get("sections") or ())
     sections = [(section, section.show(results)) for section in chosen(names)]
-    panels = [panel for _, view in sections for panel in _panels(view.blocks)]
+    panels = [panel for _, view in sections for panel in panels_of(view.blocks)]
     return templates(FOLDER).get_template("page.html.jinja").render(_context(results, sections)), panels
 
 
-def _panels(blocks: Sequence[Block]) -> Iterator[Panel]:
+def panels_of(blocks: Sequence[Block]) -> Iterator[Panel]:
+    """Yield the panels of all figures among the blocks."""
     for block in blocks:
         if isinstance(block, Fold):
-            yield from _panels(block.blocks)
+            yield from panels_of(block.blocks)
         elif isinstance(block, Figure):
             yield from block.panels
             yield from (each for each in block.aside if isinstance(each, Panel))
@@ -86,9 +87,9 @@ def _context(results: StudyResults, sections: Sequence[tuple[Any, Any]]) -> dict
         "finished": finished,
         "planned": planned,
         "absent": _absent([name for name in summary.get("runs_absent") or () if name not in measured]),
-        "settings": _facts(results.settings),
-        "environment": _facts((summary.get("environment") or {}) | _changes(summary)),
-        "times": _facts(
+        "settings": facts_of(results.settings),
+        "environment": facts_of((summary.get("environment") or {}) | _changes(summary)),
+        "times": facts_of(
             {key: str(summary[key]).replace("T", " ") for key in ("started", "finished") if summary.get(key)}
         ),
         "method": results.settings.get("method"),
@@ -118,12 +119,12 @@ def _changes(summary: Mapping[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def _facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+def facts_of(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Flatten settings into names and texts; settings without a value are left out."""
     facts = []
     for key, value in values.items():
         if isinstance(value, Mapping):
-            facts += [(f"{key} {name}", text) for name, text in _facts(value)]
+            facts += [(f"{key} {name}", text) for name, text in facts_of(value)]
         elif isinstance(value, list | tuple):
             if value:
                 facts.append((str(key), ", ".join(map(str, value))))

@@ -48,7 +48,7 @@ class Instruments:
             if not isinstance(name, str) or not name or not callable(function):
                 raise TypeError(f"fit(instruments): expected {wanted}, got {name!r}: {function!r}.")
         self._given = dict(given or {})
-        self._compiled = {name: jax.jit(function) for name, function in self._given.items()}
+        self._compiled: dict[str, Instrument] = {name: jax.jit(each) for name, each in self._given.items()}
         self._every, self._num_steps = every, num_steps
 
     @property
