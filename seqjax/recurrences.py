@@ -57,6 +57,7 @@ class Gated:
         weights: ``params -> GatedWeights``; by default of a dense ``params.w_h`` alone.
         split: the gates (by position, among the first num_update) that `update` receives as their two summands
             ``u, r``, without activation, as GRU's candidate needs.
+        names: one word per gate, such as "forget", for tables and figures; empty for gates without names.
     """
 
     activations: tuple[Activation, ...]
@@ -65,8 +66,13 @@ class Gated:
     emit: Callable | None = None
     weights: Callable = lambda params: GatedWeights(params.w_h)
     split: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.names and len(self.names) != len(self.activations):
+            raise ValueError(
+                f"Gated(names): expected one name per gate ({len(self.activations)}), got {self.names}."
+            )
         object.__setattr__(self, "split", tuple(sorted(self.split)))
 
 

@@ -5,9 +5,12 @@ import math
 import numpy as np
 import polars as pl
 import pytest
+from helpers import looks
 from markupsafe import Markup
 
 from seqjax.report.content import Figure, Fold, Note, Table
+from seqjax.report.drawing import TEXT, color_of
+from seqjax.report.quantities import measured
 from seqjax.report.results import StudyResults
 from seqjax.report.sections import (
     algorithms,
@@ -41,9 +44,10 @@ class Shown:
     def __init__(self, section, rows, baselines=None, **settings):
         tidy = [dict.fromkeys(SCHEMA) | {"part": "p", "length": 64} | each for each in rows]
         settings = {"cells": [A, B], "lengths": [64], "preset": "cpu"} | settings
-        self.view = section.view(
-            StudyResults(pl.DataFrame(tidy, schema=SCHEMA), {"settings": settings, "baselines": baselines})
+        self.results = StudyResults(
+            pl.DataFrame(tidy, schema=SCHEMA), {"settings": settings, "baselines": baselines}
         )
+        self.view = section.view(self.results)
         self.intro, self.lines, self.tables, self.captions = self.words(self.view.intro), {}, {}, []
         self.notes = []
         self._collect(self.view.blocks)
@@ -66,6 +70,10 @@ class Shown:
             if isinstance(block, Figure):
                 self.captions.append(self.words(" ".join(block.caption)))
                 for panel in block.panels:
+                    hues = looks.hues(panel.svg)
+                    cells = [panel.cell] if panel.cell else self.results.cells
+                    assert hues <= {color_of(self.results.places[cell]) for cell in cells}, panel.name
+                    assert min(looks.font_sizes(panel.svg)) >= TEXT, panel.name
                     for each in (panel.data or {}).get("s", ()):
                         self.lines[panel.name, each["n"]] = each
 
@@ -117,8 +125,8 @@ def test_algorithms_show_the_middle_of_the_draws_and_name_the_nearest():
         rows.append(row(algorithms, A, "not_applicable", 1, group="KF-RTRL", x=x, note="not for this cell"))
     shown = Shown(algorithms, rows)
     by_name = {line[0]: line[1:] for line in shown.table("lstm, T = 64")}
-    assert by_name["SnAp-1"] == ["0.900", "0.600", "", "500", "0.200", ""]
-    assert by_name["UORO"] == ["0.200", "20.0 (2.00 to 200)", "0.50", "100", "0.400", "2 draws"]
+    assert by_name["SnAp-1"] == ["0.900", "0.600", "", "500 B", "200 ms", ""]
+    assert by_name["UORO"] == ["0.200", "20.0 (2.00 to 200)", "0.50", "100 B", "400 ms", "2 draws"]
     assert by_name["KF-RTRL"][-1] == "does not apply"
     uoro = shown.lines["algorithms-bytes-lstm", "UORO"]
     assert uoro["x"] == [100] and uoro["y"] == pytest.approx([20.0])
@@ -142,7 +150,7 @@ def test_scaling_shows_exponents_crossovers_and_what_checkpoints_save():
             rows.append(row(scaling, A, f"{quantity}_exponent_error", 0.04, group=method))
     rows.append(row(scaling, A, "bytes_crossover", 23.4, group="scan to nested"))
     shown = Shown(scaling, rows, batch_size=5)
-    assert shown.table()[1] == [A, "nested", "0.90 ± 0.04", "–", "0.90 ± 0.04", "23 (bytes, than scan)"]
+    assert shown.table()[1] == [A, "nested", "0.90 ± 0.04", "–", "0.90 ± 0.04", "23 (memory, than scan)"]
     assert shown.table()[0][-1] == "" and "for 5 sequences" in shown.intro
     assert list(shown.lines["scaling-bytes-nested", A]["y"]) == [500.0, 2000.0]
     assert list(shown.lines["scaling-seconds-scan", A]["y"]) == [0.25, 1.0]
@@ -198,7 +206,7 @@ def test_signal_to_noise_is_shown_by_lag_and_gates_and_clipping_by_number():
     assert "above 0.1 most often for lstm, at 2 of 4 lags; nowhere for lru." in shown.captions[0]
     assert shown.table("Table of noise and clipping")[0] == [A, "12.5", "37.5 (25.0 to 50.0)", "7.00"]
     gate = [line for line in shown.table("Table of gates and decays") if line[3] != "–"]
-    assert gate == [[A, "decay 0", MOMENTS[1], "25 %", "under 1 %", "0.600", "0.400 / 2.00 / 9.50"]]
+    assert gate == [[A, "decay of c", MOMENTS[1], "25 %", "under 1 %", "0.600", "0.400 / 2.00 / 9.50"]]
 
 
 def exponents(by_seed, **more):
@@ -334,7 +342,7 @@ def test_truncation_is_the_middle_in_logarithms_and_the_windows_are_counted():
     )
 
 
-def test_the_summary_scores_what_the_sections_found():
+def test_the_summary_compares_what_the_sections_found():
     rows = []
     for cell, lag, exponent, error, ends in (
         (A, 63.0, 0.0, 1e-3, (4.0, 1.0)),
@@ -353,23 +361,23 @@ def test_the_summary_scores_what_the_sections_found():
         rows += [row(success, cell, "final_loss", loss, group="g", length=9) for loss in (0.1, 0.4, 0.6, 0.9)]
         rows.append(row(success, cell, "baseline", 1.0, group="g", length=9))
     shown = Shown(summary, rows)
-    assert shown.table("Summary") == [
-        [A, "63.0 (1.00)", "0 (1.00)", "0.250 (0.25)", "0.00100 (1.00)", "0.500 (0.50)",
-         "0.250 (0.75)"],
-        [B, "6.30 (0.10)", "−0.100 (0.37)", "0.250 (0.25)", "1.00 (0.00)", "0.500 (0.50)", "1.00 (0.00)"],
+    found = {each.name: by_cell for each, by_cell in measured(shown.results).items()}
+    assert {name: [by_cell[cell].estimate for cell in (A, B)] for name, by_cell in found.items()} == {
+        "reach": [63.0, 6.3], "|λ₁|": [0.0, 0.1], "isometry": [0.25, 0.25], "error in bfloat16": [1e-3, 1.0],
+        "tasks": [0.5, 0.5], "remaining loss": [0.25, 1.0],
+    }  # fmt: skip
+    # One seed has no interval, so nothing is won; the rates of tasks have intervals, which are equal.
+    assert {name for name, by_cell in found.items() if not math.isnan(by_cell[A].low)} == {"tasks"}
+    assert [line[-1] for line in shown.table("Quantities")] == [
+        *["none: no interval"] * 4, "none: overlap", "none: no interval"
     ]  # fmt: skip
+    assert "since not every value has an interval, 63 for lstm and 6.3 for lru" in shown.captions[0]
     assert (
-        "The best cells by quantity: reach: lstm; λ₁ near 0: lstm; isometry: all equal; bfloat16: lstm"
-        in shown.notes[0]
+        "is ahead" not in shown.captions[0].replace("No cell is ahead", "")
+        and "No cell is best" not in shown.captions[0]
     )
-    better = "For lru there is a cell that is at least as good in every quantity and better in one."
-    assert better in shown.notes[0]
-    # In bfloat16 the other way round: neither is better.
-    turned = [
-        each | {"value": 1e-3 if each["value"] == 1.0 else 1.0} if each["quantity"] == "error" else each
-        for each in rows
-    ]
-    assert "No cell is at least as good as another in every quantity" in Shown(summary, turned).notes[0]
+    (figure,) = [block for block in shown.view.blocks if isinstance(block, Figure)]
+    assert [panel.title for panel in figure.panels] == list(found)
 
 
 def test_calibration_names_the_closed_form_that_is_closest_to_its_tolerance():

@@ -110,6 +110,9 @@ def antisymmetric_rnn(
         return AntisymmetricCarry(fixed_point(earlier, carry.h))
 
     activations = (Activation.SIGMOID, Activation.TANH)[2 - num_gates :]
-    recurrence = Gated(activations=activations, num_update=num_gates, update=update, weights=weights)
+    names = ("input", "candidate")[2 - num_gates :]
+    recurrence = Gated(
+        activations=activations, num_update=num_gates, update=update, weights=weights, names=names
+    )
     initial_carry = zeros(AntisymmetricCarry, hidden_size)
     return Cell(init=init, initial_carry=initial_carry, recurrence=recurrence, project=DENSE, inverse=inverse)

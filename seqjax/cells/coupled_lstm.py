@@ -68,5 +68,6 @@ def coupled_lstm(hidden_size: int, *, forget_bias: float = 1.0, param_dtype: Any
         num_update=2,
         update=lambda w, state, i, g: (jax.nn.sigmoid(-i) * state[0] + jax.nn.sigmoid(i) * g,),
         emit=lambda w, state, o: o * tanh(state[0]),
+        names=("input", "candidate", "output"),
     )
     return Cell(init=init, initial_carry=zeros(LSTMCarry, hidden_size), recurrence=recurrence, project=DENSE)

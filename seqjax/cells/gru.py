@@ -89,5 +89,6 @@ def gru(hidden_size: int, *, reset_after: bool = True, param_dtype: Any = jnp.fl
             update=lambda w, state, r, z, u_n, r_n: ((1 - z) * jnp.tanh(u_n + r * r_n) + z * state[0],),
             weights=lambda params: GatedWeights(params.w_h, params.b_h),
             split=(2,),
+            names=("reset", "update", "candidate"),
         )
     return Cell(init=init, initial_carry=zeros(GRUCarry, hidden_size), recurrence=recurrence, project=DENSE)

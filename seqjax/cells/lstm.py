@@ -74,5 +74,6 @@ def lstm(hidden_size: int, *, forget_bias: float = 1.0, param_dtype: Any = jnp.f
         num_update=3,
         update=lambda w, state, i, f, g: (f * state[0] + i * g,),
         emit=lambda w, state, o: o * tanh(state[0]),
+        names=("input", "forget", "candidate", "output"),
     )
     return Cell(init=init, initial_carry=zeros(LSTMCarry, hidden_size), recurrence=recurrence, project=DENSE)

@@ -82,5 +82,6 @@ def mgu(hidden_size: int, *, reset_after: bool = False, param_dtype: Any = jnp.f
             num_update=2,
             update=lambda w, state, f, u_n, r_n: ((1 - f) * state[0] + f * jnp.tanh(u_n + f * r_n),),
             split=(1,),
+            names=("forget", "candidate"),
         )
     return Cell(init=init, initial_carry=zeros(MGUCarry, hidden_size), recurrence=recurrence, project=DENSE)

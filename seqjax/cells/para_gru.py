@@ -75,7 +75,13 @@ def para_gru(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
     def update(w: Any, state: tuple, r: jax.Array, z: jax.Array, u_n: jax.Array, r_n: jax.Array) -> tuple:
         return ((1 - z) * state[0] + z * jnp.tanh(u_n + r * r_n),)
 
-    recurrence = Gated(activations=(SIGMOID, SIGMOID, TANH), num_update=3, update=update, split=(2,))
+    recurrence = Gated(
+        activations=(SIGMOID, SIGMOID, TANH),
+        num_update=3,
+        update=update,
+        split=(2,),
+        names=("reset", "update", "candidate"),
+    )
     return Cell(
         init=init, initial_carry=zeros(ParaGRUCarry, hidden_size), recurrence=recurrence, project=DENSE
     )

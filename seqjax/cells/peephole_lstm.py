@@ -83,5 +83,6 @@ def peephole_lstm(hidden_size: int, *, forget_bias: float = 1.0, param_dtype: An
         update=update,
         emit=emit,
         weights=lambda params: GatedWeights(params.w_h, None, (params.w_ci, params.w_cf, params.w_co)),
+        names=("input", "forget", "candidate", "output"),
     )
     return Cell(init=init, initial_carry=zeros(LSTMCarry, hidden_size), recurrence=recurrence, project=DENSE)

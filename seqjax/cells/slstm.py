@@ -116,6 +116,10 @@ def slstm(
         return o * (c / jnp.where(n == 0, jnp.ones_like(n), n))
 
     recurrence = Gated(
-        activations=(IDENTITY, IDENTITY, TANH, SIGMOID), num_update=3, update=update, emit=emit
+        activations=(IDENTITY, IDENTITY, TANH, SIGMOID),
+        num_update=3,
+        update=update,
+        emit=emit,
+        names=("input", "forget", "candidate", "output"),
     )
     return Cell(init=init, initial_carry=zeros(SLSTMCarry, hidden_size), recurrence=recurrence, project=DENSE)

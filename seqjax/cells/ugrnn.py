@@ -67,6 +67,9 @@ def ugrnn(hidden_size: int, *, update_bias: float = 1.0, param_dtype: Any = jnp.
         return UGRNNParams(w_x, w_h, b.reshape(-1))
 
     recurrence = Gated(
-        activations=(SIGMOID, TANH), num_update=2, update=lambda w, state, g, c: (g * state[0] + (1 - g) * c,)
+        activations=(SIGMOID, TANH),
+        num_update=2,
+        update=lambda w, state, g, c: (g * state[0] + (1 - g) * c,),
+        names=("update", "candidate"),
     )
     return Cell(init=init, initial_carry=zeros(UGRNNCarry, hidden_size), recurrence=recurrence, project=DENSE)

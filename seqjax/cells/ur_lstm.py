@@ -82,5 +82,6 @@ def ur_lstm(hidden_size: int, *, param_dtype: Any = jnp.float32) -> Cell:
         num_update=3,
         update=update,
         emit=lambda w, state, o: o * tanh(state[0]),
+        names=("forget", "refine", "candidate", "output"),
     )
     return Cell(init=init, initial_carry=zeros(LSTMCarry, hidden_size), recurrence=recurrence, project=DENSE)

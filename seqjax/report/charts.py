@@ -1,4 +1,4 @@
-"""Line charts: series over a common axis, with bands or intervals, as SVG and as data for the page's script."""
+"""Line charts: series over a common axis, with bands or intervals, as drawings and as data for the page's script."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,24 +11,30 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from seqjax.report.aggregate import Array, thin
-from seqjax.report.content import Panel
+from seqjax.report.content import Drawn, Panel
 from seqjax.report.drawing import (
     COLORS,
     DASHES,
     MARKERS,
     WIDTH,
+    Medium,
     as_number,
     as_power,
+    as_unit,
     axes_at,
     between_gaps,
+    color_of,
     frame_of,
     label_of,
     limits,
-    style,
+    scaled,
 )
-from seqjax.report.svg import printable, write
+from seqjax.report.placing import dodge, label_ends
+from seqjax.report.svg import printable
 
 _MOST_POINTS = 160
+_LETTER = 8.0
+"""Width of a letter in pixels of the page, on average."""
 
 
 @dataclass(frozen=True)
@@ -39,34 +45,56 @@ class Series:
         name: name in the legend; lines of one name share an entry.
         x: increasing positions.
         y: one value for each x; values that are not finite are left out.
-        place: index of color, dashes and marker: the cell's place in the study.
+        place: index of the hue: the cell's place in the study; None for a line that stands for no cell, which is grey.
         cell: the cell, for the filter by cells.
         low: lower end of a band or an interval, in the shape of y.
         high: upper end, in the shape of y.
         seeds: y by seed, for the page's choice of a seed.
-        marks: "line", "points", "both", or "fit" for a thin line through measurements.
+        marks: "line", "points", or "both".
+        pattern: index of dashes and marker; by default the place.
     """
 
     name: str
     x: Any
     y: Any
-    place: int
+    place: int | None
     cell: str | None = None
     low: Any = None
     high: Any = None
     seeds: Mapping[int, Any] = field(default_factory=dict)
     marks: str = "line"
+    pattern: int | None = None
+
+    @property
+    def look(self) -> dict[str, Any]:
+        """Color, dashes and marker for matplotlib."""
+        pattern = self.pattern if self.pattern is not None else self.place or 0
+        look: dict[str, Any] = {"color": color_of(self.place), "linestyle": DASHES[pattern % len(DASHES)]}
+        if self.marks != "line":
+            hollow = pattern // len(MARKERS) % 2
+            look |= {
+                "marker": MARKERS[pattern % len(MARKERS)],
+                "markeredgewidth": scaled(1.2) if hollow else 0,
+            }
+            look |= {"markerfacecolor": "none"} if hollow else {}
+        if self.marks == "points":
+            look["linestyle"] = "none"
+        return look
 
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis: its label and scale: "linear", "whole" for counts, "log", or "decades" for logarithms to base 10."""
+    """An axis: its label, and its scale: "linear", "whole" for counts, "log", or "decades" for logarithms to base 10.
+
+    The unit is "B" for bytes or "s" for seconds, which get prefixes at the ticks; other units are part of the label.
+    """
 
     label: str
     scale: str = "linear"
     limits: tuple[float, float] | None = None
     ticks: Sequence[float] | None = None
     names: Sequence[str] | None = None
+    unit: str = ""
 
 
 def chart(
@@ -82,7 +110,7 @@ def chart(
     height: int = 224,
     draw: Callable[[Axes], Any] | None = None,
 ) -> Panel:
-    """Draw series over one another.
+    """Draw series over one another; lines of more cells than there are hues have their names at their ends.
 
     Args:
         series: lines in the order of the legend.
@@ -97,83 +125,101 @@ def chart(
         draw: adds other elements, such as a reference line, to the axes.
     """
     names = list(dict.fromkeys(label_of(each.name) for each in series))
+    at_ends = len({each.cell for each in series if each.cell}) > len(COLORS)
     # The number of names that fit side by side, with a line of some 40 pixels before each.
-    columns = max(1, min(len(names), 4, int(WIDTH / (40 + 7.5 * max(map(len, names), default=1)))))
-    legend_rows = math.ceil(len(names) / columns) if len(names) > 1 or series and series[0].name else 0
-    with style():
-        bottom = 55 + 15 * legend_rows
-        figure, axes = axes_at(height=height + bottom, top=30, bottom=bottom)
+    columns = max(1, min(len(names), 4, int(WIDTH / (44 + _LETTER * max(map(len, names), default=1)))))
+    keyed = not at_ends and (len(names) > 1 or bool(series and series[0].name))
+    legend_rows = math.ceil(len(names) / columns) if keyed else 0
+
+    def drawn(medium: Medium) -> Drawn:
+        bottom = 58 + 18 * legend_rows
+        right = 24 + _LETTER * max(len(label_of(each, 14)) for each in names) if at_ends else 16
+        inner = max(height, 15 * len(names)) if at_ends else height
+        left = 78 if y.scale == "log" else 62  # for ticks such as 2×10⁻⁷ and 500 kB
+        figure, axes = axes_at(height=inner + bottom, top=30, bottom=bottom, left=left, right=right)
         handles: dict[str, Line2D] = {}
+        lines = []
         for place, each in enumerate(series):
-            handles.setdefault(label_of(each.name), _draw(axes, each, f"s{place}"))
+            handle, *line = _draw(axes, each, f"s{place}")
+            handles.setdefault(label_of(each.name), handle)
+            lines.append(line)
         _scale(axes.xaxis, x)
         _scale(axes.yaxis, y)
         if draw:
             draw(axes)
-        axes.grid(axis="y", linewidth=0.8)
+        axes.grid(axis="y")
         axes.set_axisbelow(True)
-        axes.tick_params(length=3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set(xlabel=x.label, ylabel=y.label)
-        axes.set_title(printable(title), loc="left", pad=8)
+        axes.set_title(printable(title), loc="left")
+        dodge(
+            axes,
+            [(line, bars) for each, (line, bars) in zip(series, lines, strict=True) if each.marks != "line"],
+        )
+        if at_ends:
+            label_ends(axes, [line for line, _ in lines], [label_of(each.name, 14) for each in series])
         if legend_rows:
             figure.legend(
                 list(handles.values()),
                 names,
                 loc="lower center",
                 frameon=False,
-                fontsize=11,
                 ncols=columns,
-                handlelength=2.6,
-                columnspacing=1.2,
+                handlelength=2.4,
+                columnspacing=1.1,
                 borderaxespad=0.1,
                 labelspacing=0.3,
             )
-        svg = write(figure, name, label)
-    data = frame_of(axes) | {
-        "dec": int(y.scale == "decades"),
-        "xl": x.label,
-        "s": [_data(each, f"{name}-s{place}") for place, each in enumerate(series)],
-    }
-    return Panel(name, svg, data, cell, length)
+        data = {
+            "dec": int(y.scale == "decades"),
+            "xl": x.label,
+            "xu": x.unit,
+            "yu": y.unit,
+            "s": [_data(each, f"{name}-s{place}") for place, each in enumerate(series)],
+        }
+        return Drawn(figure, frame_of(axes) | data)
+
+    return Panel(name, drawn, label, title, _positions(series), cell, length)
 
 
-def _draw(axes: Axes, each: Series, gid: str) -> Line2D:
-    color, dashes = COLORS[each.place % len(COLORS)], DASHES[each.place % len(DASHES)]
-    looks: dict[str, Any] = {"color": color, "linestyle": dashes, "linewidth": 1.8}
-    if each.marks == "fit":
-        looks |= {"linewidth": 1.0, "alpha": 0.8}
-    if each.marks in ("points", "both"):
-        looks |= {"marker": MARKERS[each.place % len(MARKERS)], "markersize": 5.5, "markeredgewidth": 0}
-    if each.marks == "points":
-        looks["linestyle"] = "none"
+def _positions(series: Sequence[Series]) -> int:
+    """Return the number of different x that have a value."""
+    known = [np.asarray(each.x, float)[np.isfinite(np.asarray(each.y, float))] for each in series]
+    return len(np.unique(np.concatenate(known))) if known else 0
+
+
+def _draw(axes: Axes, each: Series, gid: str) -> tuple[Line2D, Line2D, Any]:
+    """Return the line of the legend, the drawn line, and its intervals if it has them."""
+    look = each.look
     x, y = np.asarray(each.x, float), _finite(each.y)
+    bars = None
     if each.low is not None:
         low, high = _finite(each.low), _finite(each.high)
-        if each.marks in ("points", "both"):
-            axes.vlines(x, low, high, color=color, linewidth=1.1, gid=f"{gid}-band")
+        if each.marks == "line":
+            axes.fill_between(x, low, high, color=look["color"], alpha=0.22, linewidth=0, gid=f"{gid}-band")
         else:
-            axes.fill_between(x, low, high, color=color, alpha=0.22, linewidth=0, gid=f"{gid}-band")
-    handle = Line2D([], [], **looks)
-    if "marker" not in looks and (alone := between_gaps(y)):
-        looks |= {"marker": MARKERS[0], "markersize": 5, "markeredgewidth": 0, "markevery": alone}
-    axes.plot(x, y, gid=gid, **looks)
-    return handle
+            bars = axes.vlines(x, low, high, color=look["color"], linewidth=scaled(1.1), gid=f"{gid}-band")
+    handle = Line2D([], [], **look)
+    if each.marks == "line" and (alone := between_gaps(y)):
+        look |= {"marker": MARKERS[0], "markersize": scaled(5), "markeredgewidth": 0, "markevery": alone}
+    (line,) = axes.plot(x, y, gid=gid, **look)
+    return handle, line, bars
 
 
 def _scale(axis: Any, wanted: Axis) -> None:
+    numbers = as_unit(wanted.unit) if wanted.unit else as_number
     if wanted.scale == "log":
         getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
         low, high = getattr(axis.axes, f"get_{axis.axis_name}lim")()
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=7))
         axis.set_minor_formatter(NullFormatter())
-        axis.set_major_formatter(as_number)
+        axis.set_major_formatter(numbers)
     elif wanted.scale == "decades":
         axis.set_major_locator(MaxNLocator(7, integer=True))
         axis.set_major_formatter(as_power)
     else:
         axis.set_major_locator(MaxNLocator(6, integer=wanted.scale == "whole"))
-        axis.set_major_formatter(as_number)
+        axis.set_major_formatter(numbers)
     if wanted.limits is not None:
         getattr(axis.axes, f"set_{axis.axis_name}lim")(*wanted.limits)
     if wanted.ticks is not None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib.figure
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
+
+from seqjax.report.drawing import PAGE, Medium, style
+from seqjax.report.svg import write
 
 Text = str | Markup
 
@@ -25,21 +30,32 @@ class Caption(NamedTuple):
     conclusion: Text
 
 
+class Drawn(NamedTuple):
+    """A drawing, and its values for the page's script (see ``page.js``); None for a drawing without interaction."""
+
+    figure: matplotlib.figure.Figure
+    data: Mapping[str, Any] | None = None
+
+
 @dataclass(frozen=True)
 class Panel:
-    """A drawing: SVG text, and the values of its lines, which the page's script shows at the pointer.
+    """A drawing, made anew for each medium: as SVG for the page, as PDF and PGF for a paper.
 
     Attributes:
         name: name of the file, and prefix of its ids; use `file_names` for parts of it that come from results.
-        svg: one ``<svg>`` element.
-        data: plain values for the page's script, see ``page.js``; None for a drawing without interaction.
+        draw: draws for a medium, inside its `style`.
+        label: description for screen readers.
+        title: name in a sentence.
+        points: number of different positions that have a value; None where one position is enough to draw.
         cell: the only cell that the drawing shows, or None.
         length: the only sequence length that the drawing shows, or None.
     """
 
     name: str
-    svg: str
-    data: Mapping[str, Any] | None = None
+    draw: Callable[[Medium], Drawn]
+    label: str = ""
+    title: str = ""
+    points: int | None = None
     cell: str | None = None
     length: int | None = None
 
@@ -49,6 +65,21 @@ class Panel:
             raise ValueError(
                 f"Panel: expected letters, digits, '_', '-' and '.' in a name, got {self.name!r}."
             )
+
+    @cached_property
+    def page(self) -> tuple[str, Mapping[str, Any] | None]:
+        """One ``<svg>`` element for the page, and its values for the page's script."""
+        with style(PAGE):
+            drawn = self.draw(PAGE)
+            return write(drawn.figure, self.name, self.label), drawn.data
+
+    @property
+    def svg(self) -> str:
+        return self.page[0]
+
+    @property
+    def data(self) -> Mapping[str, Any] | None:
+        return self.page[1]
 
     @property
     def markup(self) -> Markup:
@@ -72,6 +103,28 @@ class Figure:
     length: int | None = None
 
     kind = "figure"
+
+
+def figure_of(
+    title: Text,
+    panels: Sequence[Panel],
+    caption: Caption,
+    aside: Sequence[Panel | Table] = (),
+    length: int | None = None,
+) -> Figure | Note:
+    """Return a figure of the panels that show two positions or more; a note where no panel does.
+
+    The caption names the panels that are left out. A single dot shows no relation, and the tables have its value.
+    """
+    drawn = [panel for panel in panels if panel.points is None or panel.points > 1]
+    few = listed(panel.title for panel in panels if panel not in drawn)
+    if not drawn:
+        return Note(
+            say("<b>{}</b>: too few values to draw. {} {}", title, caption.measured, caption.conclusion)
+        )
+    if few:
+        caption = caption._replace(shows=caption.shows + say(" Too few values to draw: {}.", few))
+    return Figure(title, drawn, caption, aside, length)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Colors, sizes, axes and labels that all drawings share."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -9,43 +9,107 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from seqjax.report.results import Array
-from seqjax.report.svg import GRID, HALO, INK, printable
-from seqjax.report.text import number, power
+from seqjax.report.aggregate import Array
+from seqjax.report.svg import ABSENT, GRID, HALO, INK, LOST, printable
+from seqjax.report.text import number, power, with_unit
 
 FLOAT32_NORMAL = math.log10(2.0**-126)
 FLOAT32_ZERO = math.log10(2.0**-149)
 WIDTH = 380.0
+"""Width of a drawing on the page in pixels; all sizes below are for this width."""
+TEXT = 13.0
+"""Size of all text in pixels: 12 or more where a narrow page shrinks a drawing to 352 pixels (``page.css``)."""
 
-# Okabe and Ito's hues. Orange and sky blue are a little darker than the originals, for a contrast of 3:1 on a light and
-# on a dark background. Their black is the ink of the theme.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", INK, "#c98500", "#3c9cd6")
+# A hue stands for a cell and for nothing else. Okabe and Ito's without black, and violet. Orange and sky blue
+# are a little darker than the originals, for a contrast of 3:1 on a light and on a dark background.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a63d2", "#c98500", "#3c9cd6")
+GREY = "#7d858d"
+"""Lines and points that stand for no cell."""
 DASHES = ("-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)), (0, (3, 1.2, 1, 1.2, 1, 1.2)))
-# As many as dashes, so that a line and its points go together.
-MARKERS = ("o", "s", "^", "D", "v")
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "seqjax",
-    "text.parse_math": False,
-    "font.family": ["DejaVu Sans"],
-    "font.size": 11,
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.labelsize": 11,
-    "xtick.labelsize": 10.5,
-    "ytick.labelsize": 10.5,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "axes.linewidth": 0.8,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "grid.color": GRID,
-    "hatch.linewidth": 0.8,
-}
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+"""Markers by pattern; the second round of them is hollow."""
+
+
+class Medium(NamedTuple):
+    """Where drawings appear: their width in points, and the colors of text and lines, grid, and two patterns."""
+
+    width: float
+    ink: str
+    grid: str
+    lost: str
+    absent: str
+
+
+PAGE = Medium(WIDTH, INK, GRID, LOST, ABSENT)
+"""The report's page, whose colors `seqjax.report.svg` replaces by those of the theme."""
+
+
+def paper(width: float) -> Medium:
+    """Return the medium of a printed column of this width in inches: black text, no pattern of the page."""
+    return Medium(72 * width, "#000000", "#d5d8dc", "#000000", "#a9adb2")
+
+
+def color_of(place: int | None) -> str:
+    """Return the hue of the cell at this place of a study; grey for None."""
+    return GREY if place is None else COLORS[place % len(COLORS)]
+
+
+def style(medium: Medium = PAGE) -> Any:
+    """Return the context of matplotlib settings in which drawings are made; sizes scale with the medium's width."""
+    scale = medium.width / WIDTH
+    sizes = {
+        "font.size": TEXT,
+        "axes.titlesize": TEXT,
+        "axes.labelsize": TEXT,
+        "xtick.labelsize": TEXT,
+        "ytick.labelsize": TEXT,
+        "legend.fontsize": TEXT,
+        "axes.titlepad": 8,
+        "axes.labelpad": 4,
+        "xtick.major.pad": 3.5,
+        "ytick.major.pad": 3.5,
+        "xtick.major.size": 3,
+        "ytick.major.size": 3,
+        "xtick.minor.size": 2,
+        "ytick.minor.size": 2,
+        "axes.linewidth": 0.8,
+        "xtick.major.width": 0.8,
+        "ytick.major.width": 0.8,
+        "xtick.minor.width": 0.6,
+        "ytick.minor.width": 0.6,
+        "grid.linewidth": 0.8,
+        "lines.linewidth": 1.8,
+        "lines.markersize": 6,
+    }
+    colors = dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), medium.ink
+    )
+    looks: dict[str, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "seqjax",
+        "pdf.fonttype": 42,
+        "text.parse_math": False,
+        "font.family": ["DejaVu Sans"],
+        "axes.titleweight": "bold",
+        "grid.color": medium.grid,
+        "figure.figsize": (medium.width / 72, 1),
+        "figure.dpi": 72,
+    }
+    return mpl.rc_context(looks | colors | {name: scale * size for name, size in sizes.items()})  # type: ignore[arg-type]
+
+
+def scaled(size: float) -> float:
+    """Return a size in pixels of the page in the points of the current medium."""
+    return size * 72 * mpl.rcParams["figure.figsize"][0] / WIDTH
+
 
 as_power = FuncFormatter(lambda value, _: power(round(value)))
 as_number = FuncFormatter(lambda value, _: tick(value))
+
+
+def as_unit(unit: str) -> FuncFormatter:
+    """Return a formatter of bytes ("B") or seconds ("s") with prefixes."""
+    return FuncFormatter(lambda value, _: with_unit(value, unit, short=True))
 
 
 def tick(value: float) -> str:
@@ -62,14 +126,11 @@ def tick(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text and "×" not in text else text
 
 
-def style() -> Any:
-    """Return the context of matplotlib settings for all drawings."""
-    return mpl.rc_context(STYLE)  # type: ignore[arg-type]
-
-
-def axes_at(height: int, top: int, bottom: int, left: int = 58, right: int = 16) -> tuple[Figure, Axes]:
-    """Set one pair of axes at margins in pixels, so that neighboring drawings line up."""
-    figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
+def axes_at(
+    height: float, top: float, bottom: float, left: float = 62, right: float = 16
+) -> tuple[Figure, Axes]:
+    """Set one pair of axes at margins in pixels of the page, so that neighboring drawings line up."""
+    figure = Figure(figsize=(scaled(WIDTH) / 72, scaled(height) / 72), dpi=72)
     box = (left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (top + bottom) / height)
     return figure, figure.add_axes(box)
 
@@ -116,18 +177,13 @@ def between_gaps(y: Array) -> list[int]:
 
 def float32_marks(axes: Axes, low: float) -> None:
     """Mark the smallest normal float32, and the range below the smallest float32, where the axis shows them."""
-    note: dict[str, Any] = {
-        "fontsize": 9,
-        "ha": "right",
-        "color": INK,
-        "alpha": 0.75,
-        "transform": axes.get_yaxis_transform(),
-    }
+    note: dict[str, Any] = {"ha": "right", "alpha": 0.75, "transform": axes.get_yaxis_transform()}
     if low < FLOAT32_NORMAL:
-        axes.axhline(FLOAT32_NORMAL, color=INK, linewidth=0.9, linestyle=(0, (2, 2)), alpha=0.75)
+        looks: dict[str, Any] = {"color": mpl.rcParams["text.color"], "linestyle": (0, (2, 2)), "alpha": 0.75}
+        axes.axhline(FLOAT32_NORMAL, linewidth=scaled(0.9), **looks)
         axes.text(0.99, FLOAT32_NORMAL, "smallest normal float32", va="bottom", gid=f"{HALO}-normal", **note)
     if low < FLOAT32_ZERO:
-        axes.axhspan(low, FLOAT32_ZERO, color=GRID, alpha=0.6, linewidth=0)
+        axes.axhspan(low, FLOAT32_ZERO, color=mpl.rcParams["grid.color"], alpha=0.6, linewidth=0)
         axes.text(0.99, FLOAT32_ZERO, "float32 holds only 0", va="top", gid=f"{HALO}-zero", **note)
 
 
@@ -135,4 +191,4 @@ def zero_line(axes: Axes) -> None:
     """Mark zero where the axis shows it."""
     low, high = axes.get_ylim()
     if low < 0 < high:
-        axes.axhline(0, color=INK, linewidth=0.8, alpha=0.6)
+        axes.axhline(0, color=mpl.rcParams["text.color"], linewidth=scaled(0.8), alpha=0.6)

@@ -8,14 +8,23 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from seqjax.report.aggregate import Array, thin
-from seqjax.report.content import Panel
-from seqjax.report.drawing import FLOAT32_ZERO, as_power, axes_at, frame_of, label_of, quarters, style
+from seqjax.report.content import Drawn, Panel
+from seqjax.report.drawing import (
+    FLOAT32_ZERO,
+    PAGE,
+    Medium,
+    as_power,
+    axes_at,
+    frame_of,
+    label_of,
+    quarters,
+    scaled,
+)
 from seqjax.report.results import Profile
-from seqjax.report.svg import ABSENT, LOST, write
 from seqjax.report.text import power
 
 FLOOR, CEILING = -45.0, 39.0
-COLOR_MAP = "viridis"
+COLOR_MAP = "gray"
 _MOST_COLUMNS, _MOST_POINTS, _MOST_ROW_LABELS = 1024, 100, 10
 
 
@@ -25,8 +34,9 @@ def heat_map(profile: Profile, scale: tuple[int, int], name: str) -> Panel:
     middle = profile.iqm
     values = middle[:, columns]
     rows = len(profile.steps)
-    with style():
-        figure, axes = axes_at(height=236, top=30, bottom=44)
+
+    def draw(medium: Medium) -> Drawn:
+        figure, axes = axes_at(height=240, top=30, bottom=48)
         axes.imshow(
             np.ma.masked_invalid(values),
             cmap=COLOR_MAP,
@@ -39,34 +49,40 @@ def heat_map(profile: Profile, scale: tuple[int, int], name: str) -> Panel:
         )
         width = profile.length / len(columns)
         lost = np.isfinite(values) & (values < FLOAT32_ZERO)
-        axes.add_patch(PathPatch(_outline(lost, width), facecolor=LOST, linewidth=0))
-        axes.add_patch(PathPatch(_outline(~np.isfinite(values), width), facecolor=ABSENT, linewidth=0))
+        axes.add_patch(PathPatch(_outline(lost, width), **_pattern(medium, medium.lost, "..")))
+        axes.add_patch(
+            PathPatch(_outline(~np.isfinite(values), width), **_pattern(medium, medium.absent, "//"))
+        )
         axes.set_xticks(quarters(profile.length))
         shown = thin(rows, _MOST_ROW_LABELS)
         axes.set_yticks(shown, [str(profile.steps[row]) for row in shown])
-        axes.tick_params(length=3)
         axes.set(xlabel="step t", ylabel="training step")
-        axes.set_title(f"{label_of(profile.cell)}, T = {profile.length}", loc="left", pad=8)
-        label = (
-            f"Heat map of gradient norms, {profile.cell}, T = {profile.length}: step t across, "
-            f"training step upwards, colors from {power(scale[0])} to {power(scale[1])}."
-        )
-        svg = write(figure, name, label)
-    points = thin(profile.length, _MOST_POINTS)
-    data = frame_of(axes) | {"z": middle[:, points].round(4), "t": points, "r": profile.steps}
-    return Panel(name, svg, data, profile.cell, profile.length)
+        axes.set_title(f"{label_of(profile.cell)}, T = {profile.length}", loc="left")
+        points = thin(profile.length, _MOST_POINTS)
+        data = {"z": middle[:, points].round(4), "t": points, "r": profile.steps}
+        return Drawn(figure, frame_of(axes) | data)
+
+    label = (
+        f"Heat map of gradient norms, {profile.cell}, T = {profile.length}: step t across, "
+        f"training step upwards, shades from {power(scale[0])} to {power(scale[1])}."
+    )
+    return Panel(name, draw, label, profile.cell, None, profile.cell, profile.length)
 
 
 def color_bar(values: Array, scale: tuple[int, int], name: str) -> Panel:
-    """Draw the color scale that several heat maps share, with a key to the hatchings they need."""
+    """Draw the scale that several heat maps share, with a key to the hatchings they need."""
     low, high = scale
-    keys = []
-    if np.any(np.isfinite(values) & (values < FLOAT32_ZERO)):
-        keys.append(Patch(label="float32 holds only 0", facecolor=LOST, linewidth=0))
-    if not np.all(np.isfinite(values)):
-        keys.append(Patch(label="exactly 0, or masked", facecolor=ABSENT, linewidth=0))
-    with style():
-        height, bottom = (94, 54) if keys else (74, 34)
+    wanted = {
+        "float32 holds only 0": bool(np.any(np.isfinite(values) & (values < FLOAT32_ZERO))),
+        "exactly 0, or masked": not np.all(np.isfinite(values)),
+    }
+
+    def draw(medium: Medium) -> Drawn:
+        looks = (_pattern(medium, medium.lost, ".."), _pattern(medium, medium.absent, "//"))
+        keys = [
+            Patch(label=key, **look) for (key, here), look in zip(wanted.items(), looks, strict=True) if here
+        ]
+        height, bottom = (98, 58) if keys else (78, 38)
         figure, axes = axes_at(height=height, top=26, bottom=bottom, left=14, right=22)
         axes.imshow(
             np.linspace(low, high, 256)[None],
@@ -78,12 +94,27 @@ def color_bar(values: Array, scale: tuple[int, int], name: str) -> Panel:
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.xaxis.set_major_formatter(as_power)
-        axes.set_title("gradient norm", loc="left", fontsize=11, fontweight="normal", pad=5)
+        axes.set_title("gradient norm", loc="left", fontweight="normal", pad=scaled(5))
         if keys:
             figure.legend(
-                handles=keys, loc="lower left", ncols=2, frameon=False, fontsize=10, borderaxespad=0.2
+                handles=keys,
+                loc="lower left",
+                ncols=2,
+                frameon=False,
+                borderaxespad=0.2,
+                columnspacing=1.0,
+                handlelength=1.4,
             )
-        return Panel(name, write(figure, name, f"Color scale from {power(low)} to {power(high)}."))
+        return Drawn(figure)
+
+    return Panel(name, draw, f"Scale of shades from {power(low)} to {power(high)}.", "scale")
+
+
+def _pattern(medium: Medium, color: str, hatch: str) -> dict[str, object]:
+    """Return the looks of a hatched area; on the page the SVG gets small patterns in place of the colors."""
+    if medium is PAGE:
+        return {"facecolor": color, "linewidth": 0}
+    return {"facecolor": color, "edgecolor": "#ffffff", "hatch": 3 * hatch, "linewidth": 0}
 
 
 def _outline(mask: NDArray[np.bool_], width: float) -> Path:

@@ -14,6 +14,13 @@
     const [mantissa, exponent] = v.toExponential(1).split("e");
     return mantissa.replace("-", "−") + "×" + raised(+exponent + decades);
   };
+  const units = {B: [[1e12, "TB"], [1e9, "GB"], [1e6, "MB"], [1e3, "kB"], [1, "B"]],
+    s: [[1, "s"], [1e-3, "ms"], [1e-6, "µs"], [1e-9, "ns"]]};
+  const withUnit = (v, unit) => {
+    if (!units[unit] || v === null || v === undefined) return short(v);
+    const [size, name] = units[unit].find(([size]) => Math.abs(+v.toPrecision(3)) >= size) || units[unit].at(-1);
+    return short(+(v / size).toPrecision(3)) + "\u00a0" + name;
+  };
   const decades = v => v >= -3 && v < 5 ? short(10 ** v) : scientific(10 ** (v - Math.floor(v)), Math.floor(v));
 
   const box = document.createElement("div");
@@ -53,7 +60,8 @@
       const points = group ? [...group.querySelectorAll("use")].map(use => ({use, x: +use.getAttribute("x"), y: use.getAttribute("y")})) : [];
       const drawn = path || points[0]?.use, look = drawn && getComputedStyle(drawn);
       const color = look && (look.stroke !== "none" ? look.stroke : look.fill);
-      chart.lines.push({s, group, band, path, points, d: path && path.getAttribute("d"), on: true, color});
+      const ends = ["-end", "-lead"].map(part => document.getElementById(s.id + part)).filter(Boolean);
+      chart.lines.push({s, group, band, ends, path, points, d: path && path.getAttribute("d"), on: true, color});
       if (s.c) cells.set(s.c, true);
     }
     const mark = document.createElementNS("http://www.w3.org/2000/svg", "line");
@@ -80,9 +88,9 @@
       mark.style.display = "inline";
       const rows = chart.lines.filter(l => l.on).map(l => {
         const i = l.s.x.indexOf(best), ys = values(l.s);
-        return i < 0 || ys[i] === null ? null : [ys[i], line(l.s.n, (data.dec ? decades : short)(ys[i]), l.color)];
+        return i < 0 || ys[i] === null ? null : [ys[i], line(l.s.n, data.dec ? decades(ys[i]) : withUnit(ys[i], data.yu), l.color)];
       }).filter(Boolean).sort((a, b) => b[0] - a[0]).map(r => r[1]);
-      show(event, [head(`${data.xl.split(":")[0]} ${short(best)}`), ...rows]);
+      show(event, [head(`${data.xl.split(/[:,]/)[0]} ${withUnit(best, data.xu)}`), ...rows]);
     };
     const leave = () => { box.hidden = true; mark.style.display = "none"; };
     svg.addEventListener("pointermove", move);
@@ -105,6 +113,7 @@
       l.on = (!l.s.c || chosen.has(l.s.c)) && one !== undefined;
       if (l.group) l.group.style.display = l.on ? "" : "none";
       if (l.band) l.band.style.display = l.on && !one ? "" : "none";
+      for (const end of l.ends) end.style.display = l.on ? "" : "none";
       const [left, top, right, bottom] = data.box;
       const across = l.s.x.map(x => to(x, data.x, left, right));
       const heights = one && one.map(y => y === null || data.y[2] && y <= 0 ? null : to(y, data.y, bottom, top).toFixed(1));

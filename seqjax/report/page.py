@@ -10,11 +10,13 @@ import polars as pl
 from markupsafe import Markup
 
 from seqjax.files import put_text
-from seqjax.report.content import Block, Figure, Fold, Panel, templates
-from seqjax.report.drawing import COLORS
+from seqjax.report.answer import Answer, answer
+from seqjax.report.content import Block, Figure, Fold, Panel, View, templates
+from seqjax.report.drawing import color_of
 from seqjax.report.results import StudyResults
+from seqjax.report.section import Section
 from seqjax.report.sections import chosen
-from seqjax.report.svg import INK, standalone
+from seqjax.report.svg import standalone
 from seqjax.study.reading import read_study
 
 FOLDER = Path(__file__).parent
@@ -54,10 +56,18 @@ def render(folder: str | Path) -> Path:
 
 def _drawn(results: StudyResults) -> tuple[str, list[Panel]]:
     """Return the text of the page, and its panels."""
+    first, sections = contents(results)
+    panels = [first.panel] if first.panel else []
+    panels += [panel for _, view in sections for panel in panels_of(view.blocks)]
+    return templates(FOLDER).get_template("page.html.jinja").render(
+        _context(results, first, sections)
+    ), panels
+
+
+def contents(results: StudyResults) -> tuple[Answer, list[tuple[Section, View]]]:
+    """Return the first screen and the sections of a study, from which the page and the figures of a paper are made."""
     names = tuple(results.settings.get("sections") or ())
-    sections = [(section, section.show(results)) for section in chosen(names)]
-    panels = [panel for _, view in sections for panel in panels_of(view.blocks)]
-    return templates(FOLDER).get_template("page.html.jinja").render(_context(results, sections)), panels
+    return answer(results), [(section, section.show(results)) for section in chosen(names)]
 
 
 def panels_of(blocks: Sequence[Block]) -> Iterator[Panel]:
@@ -70,15 +80,13 @@ def panels_of(blocks: Sequence[Block]) -> Iterator[Panel]:
             yield from (each for each in block.aside if isinstance(each, Panel))
 
 
-def _context(results: StudyResults, sections: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
+def _context(
+    results: StudyResults, first: Answer, sections: Sequence[tuple[Section, View]]
+) -> dict[str, Any]:
     summary = results.summary
     measured = set(results.frame["part"].unique())
     finished = max(summary.get("runs_finished") or 0, len(measured))
     planned = summary.get("runs_planned")
-    colors = [
-        "currentColor" if (color := COLORS[place % len(COLORS)]) == INK else color
-        for place in range(len(results.cells))
-    ]
     # The section "success" has separate seeds, which the page's choice does not offer.
     seeds = results.frame.filter(pl.col("section") != "success")["seed"].drop_nulls().unique().sort()
     return {
@@ -94,8 +102,9 @@ def _context(results: StudyResults, sections: Sequence[tuple[Any, Any]]) -> dict
         ),
         "method": results.settings.get("method"),
         "command": summary.get("command") or results.settings.get("command"),
+        "answer": first,
         "sections": sections,
-        "cells": list(zip(results.cells, colors, strict=True)),
+        "cells": [(cell, color_of(place)) for cell, place in results.places.items()],
         "lengths": results.lengths,
         "seeds": seeds.to_list(),
         "css": Markup((FOLDER / "page.css").read_text(encoding="utf-8")),

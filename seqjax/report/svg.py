@@ -14,7 +14,7 @@ HALO = "halo"
 _THEME = {INK: "currentColor", GRID: "var(--grid, #8c939b)"}
 # Small patterns in place of matplotlib's hatchings, which take 100 kB each.
 _PATTERNS = {
-    LOST: ("lost", "#440154", '<circle cx="3" cy="3" r="0.9" fill="#d8cfe6"/>'),
+    LOST: ("lost", "#000000", '<circle cx="3" cy="3" r="0.9" fill="#d5d8dc"/>'),
     ABSENT: (
         "absent",
         "#a9adb2",

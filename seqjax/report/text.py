@@ -36,6 +36,30 @@ def number(value: float | None, digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
+_PREFIXES = {
+    "B": ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")),
+    "s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")),
+}
+
+
+def with_unit(value: float, unit: str, digits: int = 3, *, short: bool = False) -> str:
+    r"""Write bytes ("B") or seconds ("s") with the prefix that fits; `short` leaves out zeros at the end.
+
+    Example:
+        >>> with_unit(12_345, "B"), with_unit(3.4e-4, "s"), with_unit(500, "B"), with_unit(2000, "B", short=True)
+        ('12.3\xa0kB', '340\xa0µs', '500\xa0B', '2\xa0kB')
+    """
+    if not math.isfinite(value):
+        return number(value)
+    rounded = abs(float(f"{value:.{digits - 1}e}"))
+    size, name = next(((s, n) for s, n in _PREFIXES[unit] if rounded >= s), _PREFIXES[unit][-1])
+    whole = name == "B" and value == round(value)
+    text = f"{value:.0f}" if whole else number(value / size, digits)
+    if short and "." in text and "×" not in text:
+        text = text.rstrip("0").rstrip(".")
+    return f"{text}\u00a0{name}".replace("-", "−")
+
+
 def between(middle: str | Markup, low: str | Markup, high: str | Markup) -> Markup:
     """Write a value and the ends of its range."""
     return Markup('{} <span class="span">({} to {})</span>').format(middle, low, high)

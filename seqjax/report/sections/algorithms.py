@@ -8,13 +8,27 @@ import polars as pl
 
 from seqjax.report.aggregate import interval, spread
 from seqjax.report.charts import Axis, Series, chart
-from seqjax.report.content import Block, Caption, Figure, Fold, Panel, Table, Text, View, columns, listed, say
-from seqjax.report.drawing import label_of
+from seqjax.report.content import (
+    Block,
+    Caption,
+    Fold,
+    Panel,
+    Table,
+    Text,
+    View,
+    columns,
+    figure_of,
+    listed,
+    say,
+)
+from seqjax.report.drawing import GREY, label_of, scaled
 from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
-from seqjax.report.text import number
+from seqjax.report.text import number, with_unit
 from seqjax.study.sections.algorithms import BATCH, DRAWS, MEASUREMENT, NAME
 
+COSTS = {"bytes": ("memory", "B"), "seconds": ("time", "s")}
+"""By quantity of the rows: its name on the page, and its unit."""
 EXACT = 1e-4
 """Errors below this are roundings of float32."""
 
@@ -32,13 +46,13 @@ def view(results: StudyResults) -> View:
     panels = [
         _panel(results, cell, some.filter(x=longest), names, cost)
         for cell, some in results.by_cell(rows)
-        for cost in ("bytes", "seconds")
+        for cost in COSTS
     ]
     measured = say(
         "The recurrent layer alone at initialization, with width {} and {} sequences of the data. The loss is the "
-        "squared error of a prediction of the next input. Bytes are state and temporary memory of the compiled update; "
-        "seconds are the median of {} runs. For random algorithms the values are interquartile means over {} draws (of "
-        "the logarithm for errors); the table has their 95\u00a0% intervals.",
+        "squared error of a prediction of the next input. Memory is that of the state and of temporary values in the "
+        "compiled update; time is the median of {} runs. For random algorithms the values are interquartile means over "
+        "{} draws (of the logarithm for errors); the table has their 95\u00a0% intervals.",
         results.sizes.algorithms_width,
         BATCH,
         DRAWS - 1,
@@ -47,11 +61,11 @@ def view(results: StudyResults) -> View:
     measured += results.left_out(rows)
     shows = say(
         "Relative error of the gradient against memory and against time at T = {}; errors below 10<sup>−8</sup> are "
-        "drawn there.",
+        "drawn there. One marker per algorithm; markers that would cover each other stand side by side.",
         int(float(str(longest))),
     )
     caption = Caption(shows, measured, _conclusion(results, rows.filter(x=longest), names))
-    blocks: list[Block] = [Figure("Error against cost", panels, caption)]
+    blocks: list[Block] = [figure_of("Error against cost", panels, caption)]
     blocks.append(_table(results, rows.filter(x=longest), names))
     shorter = rows.filter(pl.col("x") < longest)
     if shorter.height:
@@ -73,7 +87,8 @@ def _panel(results: StudyResults, cell: str, rows: pl.DataFrame, names: Sequence
     for place, name in enumerate(names):
         x, y = _value(rows, name, cost), max(_value(rows, name, "error"), 1e-8)
         if math.isfinite(x) and math.isfinite(y):
-            series.append(Series(name, [x], [y], place, marks="points"))
+            hue = results.places[cell]
+            series.append(Series(name, [x], [y], hue, marks="points", pattern=place))
             points.append((x, y))
     front: list[tuple[float, float]] = []
     for x, y in sorted(points):
@@ -81,13 +96,15 @@ def _panel(results: StudyResults, cell: str, rows: pl.DataFrame, names: Sequence
             front.append((x, y))
 
     def draw(axes: Any) -> None:
-        axes.plot(*zip(*front, strict=True), linewidth=0.8, color="#8c939b", zorder=1, drawstyle="steps-post")
+        axes.plot(
+            *zip(*front, strict=True), linewidth=scaled(0.8), color=GREY, zorder=1, drawstyle="steps-post"
+        )
 
     return chart(
         series,
         f"algorithms-{cost}-{results.files[cell]}",
-        title=f"{label_of(cell)}, {cost}",
-        x=Axis(cost, "log"),
+        title=f"{label_of(cell)}, {COSTS[cost][0]}",
+        x=Axis(COSTS[cost][0], "log", unit=COSTS[cost][1]),
         y=Axis("relative error", "log"),
         label=f"Error of gradient algorithms against {cost}, {cell}: {', '.join(s.name for s in series)}.",
         height=190,
@@ -136,10 +153,10 @@ def _table(results: StudyResults, rows: pl.DataFrame, names: Sequence[str]) -> T
                 draws = _value(at, name, "draws")
                 mean = number(_value(at, name, "error_of_mean"), 2) if draws > 1 else ""
                 errors = [spread(_values(at, name, q), log=q == "error") for q in ("cosine", "error")]
-                costs = [number(_value(at, name, q), 3) for q in ("bytes", "seconds")]
+                costs = [with_unit(_value(at, name, cost), unit) for cost, (_, unit) in COSTS.items()]
                 lines.append([name, *errors, mean, *costs, f"{draws:.0f} draws" if draws > 1 else ""])
             groups.append((say("{}, T = {}", cell, int(length)), lines))
-    numbers = ("cosine", "error", "error of the mean", "bytes", "seconds")
+    numbers = ("cosine", "error", "error of the mean", *(name for name, _ in COSTS.values()))
     return Table("Table of gradient algorithms", columns(["algorithm"], numbers, [""]), groups)
 
 

@@ -2,19 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from seqjax.probes import fit_decay, horizon
+from seqjax.probes import fit_decay
 from seqjax.report.aggregate import band, shown, spread, thin
 from seqjax.report.charts import Axis, Series, chart, decade_limits
 from seqjax.report.content import (
     Block,
     Caption,
-    Figure,
     Fold,
     Note,
     Panel,
@@ -23,18 +21,17 @@ from seqjax.report.content import (
     View,
     bold,
     columns,
+    figure_of,
     listed,
     say,
 )
 from seqjax.report.drawing import float32_marks, label_of, quarters
+from seqjax.report.horizons import horizon_of
 from seqjax.report.results import Array, Profile, StudyResults, by_length
 from seqjax.report.section import Section
 from seqjax.report.text import decades, number, plural, ten
-from seqjax.statistics import horizon_interval
 from seqjax.study.experiment import MOMENTS
 
-HORIZON_RESAMPLES = 1000
-"""A horizon is measured on every resample."""
 _FIT = ("exponential_rate", "exponential_length", "exponential_aic", "power_exponent", "power_aic")
 
 
@@ -68,11 +65,11 @@ _ABOUT_HORIZONS = say(
 # ---------------------------------------------------------------- curves
 
 
-def _curves(results: StudyResults, loss: str, length: int, profiles: Sequence[Profile]) -> Figure:
+def _curves(results: StudyResults, loss: str, length: int, profiles: Sequence[Profile]) -> Block:
     snapshots = [0, -1] if len(profiles[0].steps) > 1 else [0]
     drawn = np.concatenate([profile.values[:, [0, -1]].ravel() for profile in profiles])
     limits = decade_limits(drawn)
-    panels = [_panel(results, loss, length, profiles, snapshot, limits) for snapshot in snapshots]
+    panels = [curve_panel(results, loss, length, profiles, snapshot, limits) for snapshot in snapshots]
     falls = {p.cell: [p.fall(place) for place in (0, 1)] for p in profiles}
     table = Table(
         f"First over last norm, T = {length}",
@@ -86,18 +83,20 @@ def _curves(results: StudyResults, loss: str, length: int, profiles: Sequence[Pr
         if np.any(beyond & np.isfinite(drawn)):
             shows += say(" The axis ends at {}; some values lie beyond it.", ten(int(end)))
     caption = Caption(shows, _from_profiles(profiles), _extremes(falls, snapshots))
-    return Figure(say("T = {}", length), panels, caption, [table], length)
+    return figure_of(say("T = {}", length), panels, caption, [table], length)
 
 
-def _panel(
+def curve_panel(
     results: StudyResults,
     loss: str,
     length: int,
     profiles: Sequence[Profile],
     snapshot: int,
     limits: tuple[float, float],
+    name: str = "",
 ) -> Panel:
-    name = f"curves-{loss}-T{length}-{'init' if snapshot == 0 else 'after'}"
+    """Draw the norm of each cell at one snapshot, the first (0) or the last (-1), against the lag or the step."""
+    name = name or f"curves-{loss}-T{length}-{'init' if snapshot == 0 else 'after'}"
     title = "at initialization" if snapshot == 0 else f"after {profiles[0].steps[-1]} training steps"
     order = slice(None, None, -1 if loss == "last" else 1)
     points = np.arange(length)
@@ -108,7 +107,7 @@ def _panel(
         cell, middle = profile.cell, profile.iqm[snapshot, order]
         seeds = dict(zip(profile.seeds, values, strict=False))
         series.append(Series(cell, points, middle, results.places[cell], cell, *band(values), seeds))
-    across = "lag: steps back from the last step" if loss == "last" else "step t"
+    across = "lag: steps back from the last" if loss == "last" else "step t"
     cells = ", ".join(profile.cell for profile in profiles)
     return chart(
         series,
@@ -149,7 +148,7 @@ def _extremes(falls: Mapping[str, Sequence[float]], snapshots: Sequence[int]) ->
 # ---------------------------------------------------------------- both fits
 
 
-def _fits(results: StudyResults, length: int, profiles: Sequence[Profile]) -> Figure:
+def _fits(results: StudyResults, length: int, profiles: Sequence[Profile]) -> Block:
     found = {profile.cell: _both(profile) for profile in profiles}
     panels = [_fit_panel(results, profile, *found[profile.cell]) for profile in profiles]
     better: dict[str, list[str]] = {"exponential": [], "power": []}
@@ -171,12 +170,12 @@ def _fits(results: StudyResults, length: int, profiles: Sequence[Profile]) -> Fi
     conclusion = Markup("; ").join(said) + "." if said else say("Too few finite norms to fit either law.")
     if better["power"]:
         conclusion += " An e-folding length does not describe a power law."
-    return Figure(
+    return figure_of(
         say("Both laws, T = {}, at the last snapshot", length),
         panels,
         Caption(
-            "Dots are the interquartile mean profile of a cell. The straight line is the exponential that fits it "
-            "best, the bent line is the power law.",
+            "Dots are the interquartile mean profile of a cell. The straight grey line is the exponential that fits it "
+            "best, the bent grey line is the power law.",
             say(
                 "Least squares on the logarithm of the norm over all lags with a finite norm. The better law has the "
                 "smaller Akaike criterion. Profiles are interquartile means over {}.",
@@ -206,16 +205,16 @@ def _fit_panel(
     y, lags = profile.iqm[-1, ::-1], np.arange(profile.length)
     shown = thin(profile.length, 40)
     series = [
-        Series("measured", lags[shown], y[shown], 0, profile.cell, marks="points"),
-        Series("exponential", lags, exponential, 1, profile.cell),
-        Series("power law", lags, power, 2, profile.cell),
+        Series("exponential", lags, exponential, None, profile.cell, pattern=1),
+        Series("power law", lags, power, None, profile.cell, pattern=2),
+        Series("measured", lags[shown], y[shown], results.places[profile.cell], profile.cell, marks="points"),
     ]
     limits = decade_limits(y)
     return chart(
         series,
         f"fits-T{profile.length}-{results.files[profile.cell]}",
         title=f"{label_of(profile.cell)}, T = {profile.length}",
-        x=Axis("lag", limits=(0, max(profile.length - 1, 1)), ticks=quarters(profile.length)),
+        x=Axis("lag, steps", limits=(0, max(profile.length - 1, 1)), ticks=quarters(profile.length)),
         y=Axis("gradient norm", "decades", limits),
         label=f"Norm against lag with both fits, {profile.cell}, T = {profile.length}; better: {decay.better}.",
         length=profile.length,
@@ -237,20 +236,14 @@ def _horizons(results: StudyResults) -> Table:
             found = {name: results.scalars.ends(name, cell, length, "last", "carry")[place] for name in names}
             cells: list[Text] = [bold(cell), when, *fit_cells(found)]
             sequences = results.sequences(cell, length, bool(place))
-            cells += [_horizon(sequences, share, found[f"lag_{share}"]) for share in (50, 90)]
+            cells += [
+                shown(horizon_of(sequences, share, found[f"lag_{share}"]), counts=True) for share in (50, 90)
+            ]
             ratio = decades(profile.fall(place)) if profile else ""
             rows.append((length, [*cells, ratio, spread(found["zero_share"], factor=100.0)]))
     lags = [say("lag<sub>{}</sub>", share) for share in (50, 90)]
     heads = columns(["cell", "measured", "better fit", "its measure"], [*lags, "ratio", "zeros, %"])
     return Table("Table of horizons", heads, by_length(rows))
-
-
-def _horizon(sequences: Array, share: int, by_seed: list[float]) -> Text:
-    """Return the horizon of the mean profile, with its interval over seeds and, where recorded, sequences."""
-    if not sequences.size:
-        return spread(by_seed, counts=True)
-    measure = partial(horizon, share=share / 100)
-    return shown(horizon_interval(sequences, measure, resamples=HORIZON_RESAMPLES), counts=True)
 
 
 def fit_cells(values: Mapping[str, list[float]]) -> tuple[Text, Text]:

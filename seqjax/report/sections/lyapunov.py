@@ -9,7 +9,7 @@ import polars as pl
 
 from seqjax.report.aggregate import interval, iqm, spread
 from seqjax.report.charts import Axis, Series, chart
-from seqjax.report.content import Caption, Figure, Panel, Table, Text, View, bold, columns, listed, say
+from seqjax.report.content import Caption, Panel, Table, Text, View, bold, columns, figure_of, listed, say
 from seqjax.report.drawing import label_of, zero_line
 from seqjax.report.results import Array, StudyResults, values
 from seqjax.report.section import Section
@@ -29,8 +29,8 @@ def view(results: StudyResults) -> View:
     panels = [_panel(results, cell, some) for cell, some in results.by_cell(rows)]
     length = int(rows["length"][0])
     caption = Caption(
-        "All exponents in decreasing order, at initialization and after training. For cells with a large state, only "
-        "the largest exponents. Bars are 95\u00a0% intervals within a run.",
+        "All exponents in decreasing order, at initialization (grey) and after training. For cells with a large state, "
+        "only the largest exponents. Bars are 95\u00a0% intervals within a run.",
         say(
             "The recurrent layer alone, on a sequence of the data of T = {}, whose first eighth is the warm-up. A QR "
             "decomposition at every step keeps the tangents orthogonal; growth is summed in the log domain. Intervals "
@@ -40,7 +40,7 @@ def view(results: StudyResults) -> View:
         ),
         _conclusion(results, rows),
     )
-    return View(intro, [Figure(say("T = {}", length), panels, caption), _table(results, rows)])
+    return View(intro, [figure_of(say("T = {}", length), panels, caption), _table(results, rows)])
 
 
 def _values(rows: pl.DataFrame, quantity: str, moment: str, **columns: Any) -> list[float]:
@@ -74,7 +74,9 @@ def _panel(results: StudyResults, cell: str, rows: pl.DataFrame) -> Panel:
         }
         low, high = (_middle(rows, f"exponent_{end}", moment) for end in ("low", "high"))
         index = np.arange(1, len(exponents) + 1)
-        series.append(Series(moment, index, exponents, place, None, low, high, seeds, marks="points"))
+        hue = results.places[cell] if place else None  # grey before training
+        points = Series(moment, index, exponents, hue, None, low, high, seeds, marks="points", pattern=place)
+        series.append(points)
     return chart(
         series,
         f"lyapunov-{results.files[cell]}",

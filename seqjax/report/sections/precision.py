@@ -8,7 +8,7 @@ import polars as pl
 
 from seqjax.probes import longest_time_constant
 from seqjax.report.charts import Axis, Series, chart
-from seqjax.report.content import Caption, Figure, Panel, Table, Text, View, bold, columns, listed, say
+from seqjax.report.content import Caption, Panel, Table, Text, View, bold, columns, figure_of, listed, say
 from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
 from seqjax.report.text import file_names, number, percent
@@ -29,7 +29,7 @@ def view(results: StudyResults) -> View:
     panels = [_panel(results, rows, dtype, file) for dtype, file in file_names(dtypes).items()]
     caption = Caption(
         "Relative error of the gradient with respect to the parameters against the length T, one line per cell, a "
-        "panel per dtype.",
+        "panel per dtype. Markers that would cover each other stand side by side.",
         say(
             "The recurrent layer after training, on the data. The loss is the mean square of its last output; the "
             "reference is the same loop in float64. Seed 0."
@@ -37,7 +37,7 @@ def view(results: StudyResults) -> View:
         + results.left_out(rows),
         _conclusion(results, rows, dtypes),
     )
-    return View(intro, [Figure("Error by dtype", panels, caption), _table(results, rows, dtypes)])
+    return View(intro, [figure_of("Error by dtype", panels, caption), _table(results, rows, dtypes)])
 
 
 def _panel(results: StudyResults, rows: pl.DataFrame, dtype: str, file: str) -> Panel:
@@ -52,7 +52,7 @@ def _panel(results: StudyResults, rows: pl.DataFrame, dtype: str, file: str) -> 
         series,
         f"precision-{file}",
         title=dtype,
-        x=Axis("length T", "log", ticks=ticks, names=[f"{t:.0f}" for t in ticks]),
+        x=Axis("length T, steps", "log", ticks=ticks, names=[f"{t:.0f}" for t in ticks]),
         y=Axis("relative error", "log"),
         label=f"Relative error of the gradient in {dtype} against T: {', '.join(s.name for s in series)}.",
     )

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 import polars as pl
 
 from seqjax.report.charts import Axis, Series, chart
-from seqjax.report.content import Caption, Figure, Panel, Table, Text, View, bold, columns, listed, say
+from seqjax.report.content import Caption, Panel, Table, Text, View, bold, columns, figure_of, listed, say
 from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
 from seqjax.report.text import file_names, number
 from seqjax.study.sections.scaling import MEASUREMENT, NAME
 
-QUANTITIES = {"bytes": "temporary memory, bytes", "flops": "operations", "seconds": "seconds"}
+QUANTITIES = {"bytes": "memory", "flops": "operations", "seconds": "time"}
+UNITS = {"bytes": "B", "seconds": "s"}
 
 
 def view(results: StudyResults) -> View:
@@ -32,13 +33,16 @@ def view(results: StudyResults) -> View:
         if (panel := _panel(results, rows, quantity, method, file))
     ]
     measured = say(
-        "Bytes are reported by the compiler, without noise. Seconds are medians over rounds in which the methods "
+        "Memory is reported by the compiler, without noise. Times are medians over rounds in which the methods "
         "alternate. Operations in the table are counted from the program's equations, with loops multiplied out."
     )
     measured += results.left_out(rows)
-    shows = "Temporary memory and time of one gradient against the length T, a panel per method, both axes logarithmic."
+    shows = (
+        "Temporary memory and time of one gradient against the length T, a panel per method, both axes logarithmic. "
+        "Markers that would cover each other stand side by side."
+    )
     caption = Caption(shows, measured, _conclusion(results, rows))
-    return View(intro, [Figure("Cost against length", panels, caption), _table(results, rows)])
+    return View(intro, [figure_of("Cost against length", panels, caption), _table(results, rows)])
 
 
 def _panel(results: StudyResults, rows: pl.DataFrame, quantity: str, method: str, file: str) -> Panel | None:
@@ -53,10 +57,10 @@ def _panel(results: StudyResults, rows: pl.DataFrame, quantity: str, method: str
     return chart(
         series,
         f"scaling-{quantity}-{file}",
-        title=f"{quantity}, {method}",
-        x=Axis("length T", "log", ticks=ticks, names=[f"{t:.0f}" for t in ticks]),
-        y=Axis(QUANTITIES[quantity], "log"),
-        label=f"{quantity} against T, {method}: {', '.join(s.name for s in series)}.",
+        title=f"{QUANTITIES[quantity]}, {method}",
+        x=Axis("length T, steps", "log", ticks=ticks, names=[f"{t:.0f}" for t in ticks]),
+        y=Axis(QUANTITIES[quantity], "log", unit=UNITS[quantity]),
+        label=f"{QUANTITIES[quantity]} against T, {method}: {', '.join(s.name for s in series)}.",
         height=180,
     )
 
@@ -77,7 +81,7 @@ def _table(results: StudyResults, rows: pl.DataFrame) -> Table:
                 p, error = (_value(some, f"{quantity}_exponent{suffix}", method) for suffix in ("", "_error"))
                 exponents.append(number(p, 2) + ("" if math.isnan(error) else f" ± {number(error, 1)}"))
             lines.append([bold(cell), method, *exponents, _crossings(some, method)])
-    numbers = ("p of bytes", "p of operations", "p of seconds")
+    numbers = [f"p of {name}" for name in QUANTITIES.values()]
     heads = columns(["cell", "method"], numbers, ["becomes the cheaper at T"])
     return Table("Exponents by method", heads, [("", lines)])
 
@@ -89,7 +93,7 @@ def _crossings(rows: pl.DataFrame, method: str) -> Text:
         for pair, length in crossing.select("group", "value").iter_rows():
             before, after = pair.split(" to ")
             if after == method:
-                texts.append(say("{} ({}, than {})", number(length, 2), quantity, before))
+                texts.append(say("{} ({}, than {})", number(length, 2), QUANTITIES[quantity], before))
     return listed(texts, ", ")
 
 

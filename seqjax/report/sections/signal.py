@@ -9,8 +9,21 @@ import polars as pl
 
 from seqjax.report.aggregate import shown
 from seqjax.report.charts import Axis, Series, chart
-from seqjax.report.content import Caption, Figure, Note, Table, Text, View, bold, columns, listed, say
+from seqjax.report.content import (
+    Block,
+    Caption,
+    Note,
+    Table,
+    Text,
+    View,
+    bold,
+    columns,
+    figure_of,
+    listed,
+    say,
+)
 from seqjax.report.drawing import quarters
+from seqjax.report.gates import gate_names
 from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
 from seqjax.report.text import number, percent, ten
@@ -38,14 +51,14 @@ def view(results: StudyResults) -> View:
         say("Signal to noise: so few examples determine no direction at any lag.") + results.left_out(rows)
     )
     gates = say(
-        "<b>Gates and decays</b> over steps, examples and units, for the data and seed 0. Gates are numbered in the "
-        "order of the cell's formula (LSTM: 0 input, 1 forget, 3 output; GRU: 0 reset, 1 update)."
+        "<b>Gates and decays</b> over steps, examples and units, for the data and seed 0. Gates have the names "
+        "of the cell's formula; a decay is that of the part of the state that is named."
     )
     tables = _noise_table(results, rows), _gate_table(results, rows)
     return View(intro, [figure or nothing, tables[0], Note(gates), tables[1]])
 
 
-def _noise(results: StudyResults, rows: pl.DataFrame) -> Figure | None:
+def _noise(results: StudyResults, rows: pl.DataFrame) -> Block | None:
     some = rows.filter(quantity="signal_to_noise")
     if some.is_empty():
         return None
@@ -60,7 +73,7 @@ def _noise(results: StudyResults, rows: pl.DataFrame) -> Figure | None:
         series,
         "signal-to-noise",
         title=f"T = {length}, after training",
-        x=Axis("lag: steps back from the last step", limits=(0, max(length - 1, 1)), ticks=quarters(length)),
+        x=Axis("lag: steps back from the last", limits=(0, max(length - 1, 1)), ticks=quarters(length)),
         y=Axis("signal to noise", "log"),
         label=f"Signal to noise of the gradient of the state against the lag: {', '.join(s.name for s in series)}.",
     )
@@ -91,7 +104,7 @@ def _noise(results: StudyResults, rows: pl.DataFrame) -> Figure | None:
         + results.left_out(rows),
         conclusion,
     )
-    return Figure("Signal to noise", [panel], caption)
+    return figure_of("Signal to noise", [panel], caption)
 
 
 def _noise_table(results: StudyResults, rows: pl.DataFrame) -> Table:
@@ -117,6 +130,7 @@ def _gate_table(results: StudyResults, rows: pl.DataFrame) -> Table:
         why = some.filter(quantity="not_measured")
         if why.height:
             lines.append([bold(cell), why["note"][0], "", "", "", "", ""])
+        names = gate_names(cell)
         for leaf in some.filter(quantity="share_open")["leaf"].unique(maintain_order=True):
             for moment in MOMENTS:
                 found = some.filter(leaf=leaf, group=moment)
@@ -132,7 +146,8 @@ def _gate_table(results: StudyResults, rows: pl.DataFrame) -> Table:
                 )
                 shares = [percent(value(name)) for name in ("share_open", "share_shut")]
                 median = number(value("quantile", 0.5))
-                lines.append([bold(cell), leaf, moment, *shares, median, " / ".join(constants).strip(" /")])
+                at_levels = " / ".join(constants).strip(" /")
+                lines.append([bold(cell), names.get(leaf, leaf), moment, *shares, median, at_levels])
     numbers = ("above .99", "below .01", "median", "time constants at 5, 50, 95\u00a0%, steps")
     return Table("Table of gates and decays", columns(["cell", "value", "measured"], numbers), [("", lines)])
 

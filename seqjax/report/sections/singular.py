@@ -9,7 +9,19 @@ import polars as pl
 
 from seqjax.report.aggregate import band, interval, iqm, spread, spread_of_decades
 from seqjax.report.charts import Axis, Series, chart, decade_limits
-from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, bold, columns, listed, say
+from seqjax.report.content import (
+    Caption,
+    Note,
+    Panel,
+    Table,
+    Text,
+    View,
+    bold,
+    columns,
+    figure_of,
+    listed,
+    say,
+)
 from seqjax.report.drawing import label_of
 from seqjax.report.results import Array, StudyResults, values
 from seqjax.report.section import Section
@@ -50,7 +62,7 @@ def view(results: StudyResults) -> View:
     blocks: list[Any] = []
     if panels:
         caption = Caption(shows, measured, _conclusion(results, rows))
-        blocks = [Figure("Fans after training", panels, caption), _table(results, rows)]
+        blocks = [figure_of("Fans after training", panels, caption), _table(results, rows)]
     return View(intro, blocks or [Note(measured)])
 
 
@@ -74,14 +86,15 @@ def _panel(results: StudyResults, cell: str, rows: pl.DataFrame) -> Panel | None
     last, series = logs.shape[2] - 1, []
     for place, (name, share) in enumerate(SHARES.items()):
         some = logs[:, :, round(share * last)]
-        series.append(Series(name, taus, iqm(some), place, None, *band(some), marks="both"))
+        hue = results.places[cell]
+        series.append(Series(name, taus, iqm(some), hue, None, *band(some), marks="both", pattern=place))
     limits = decade_limits(logs, -60, 30)
     ticks = [t for t in taus if math.log2(t) % 1 == 0][:: 2 if len(taus) > 6 else 1]
     return chart(
         series,
         f"singular-{results.files[cell]}",
         title=label_of(cell),
-        x=Axis("steps τ", "log", ticks=ticks, names=[f"{t:.0f}" for t in ticks]),
+        x=Axis("τ, steps", "log", ticks=ticks, names=[f"{t:.0f}" for t in ticks]),
         y=Axis("singular value", "decades", limits),
         label=f"Singular values of the Jacobian of tau steps, {cell}: largest, quartiles, smallest.",
         height=170,

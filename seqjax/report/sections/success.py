@@ -5,17 +5,27 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from seqjax.report.content import Caption, Figure, Note, Panel, Table, Text, View, bold, columns, listed, say
+from seqjax.report.content import (
+    Caption,
+    Note,
+    Panel,
+    Table,
+    Text,
+    View,
+    bold,
+    columns,
+    figure_of,
+    listed,
+    say,
+)
 from seqjax.report.grid import grid
+from seqjax.report.quantities import SOLVED
 from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
 from seqjax.report.text import file_names, number, plural
 from seqjax.statistics import wilson
 from seqjax.study.sections.success import LAST, MEASUREMENT, NAME
 from seqjax.tasks import TASKS
-
-SOLVED = 0.5
-"""A run succeeds where its loss is below this share of the blind baseline, which no model without memory reaches."""
 
 
 def view(results: StudyResults) -> View:
@@ -56,7 +66,7 @@ def view(results: StudyResults) -> View:
         measured += say(" {} is not defined at T = {}: {}", name, length, why)
     shows = "The share of seeds that succeed, by cell (rows) and length (columns), a map per task."
     caption = Caption(shows, measured, _conclusion(found))
-    return View(intro, [Figure("Success", panels, caption), _table(found)])
+    return View(intro, [figure_of("Success", panels, caption), _table(found)])
 
 
 Rates = dict[tuple[str, str, int], tuple[int, int, float]]

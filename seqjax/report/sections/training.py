@@ -47,9 +47,9 @@ def _figure(results: StudyResults, loss: str, length: int, profiles: list[Profil
     shows += say("All maps at this length share this scale, from {} to {}.", ten(scale[0]), ten(scale[1]))
     finite = pooled[np.isfinite(pooled)]
     if finite.size and finite.min() < scale[0]:
-        shows += " Smaller norms are drawn in its lowest color."
+        shows += " Smaller norms are drawn in its darkest shade."
     if finite.size and finite.max() > scale[1]:
-        shows += " Larger norms are drawn in its highest color."
+        shows += " Larger norms are drawn in its brightest shade."
     if finite.size < pooled.size:
         shows += " Hatched grey: the gradient of every example is exactly zero for some seed, or the step is masked."
     measured = say(

@@ -7,7 +7,7 @@ import polars as pl
 
 from seqjax.report.aggregate import band, count, interval, iqm, spread
 from seqjax.report.charts import Axis, Series, chart
-from seqjax.report.content import Caption, Figure, Panel, Table, Text, View, bold, columns, listed, say
+from seqjax.report.content import Caption, Panel, Table, Text, View, bold, columns, figure_of, listed, say
 from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
 from seqjax.study.sections.truncation import MEASUREMENT, NAME
@@ -43,9 +43,9 @@ def view(results: StudyResults) -> View:
     for cell, some in results.by_cell(rows):
         windows = [values(some.filter(quantity=name), "seed") for name in ("window_10", "window_1")]
         lines.append([bold(cell), *(spread(found, counts=True) for found in windows)])
-    heads = columns(["cell"], ["K for a bias of 10\u00a0%", "K for 1\u00a0%"])
+    heads = columns(["cell"], ["K for a bias of 10\u00a0%, steps", "K for 1\u00a0%, steps"])
     table = Table("Windows that suffice", heads, [("", lines)])
-    return View(intro, [Figure("Bias by window", panels, caption), table])
+    return View(intro, [figure_of("Bias by window", panels, caption), table])
 
 
 def _panel(results: StudyResults, rows: pl.DataFrame, quantity: str, steps: int) -> Panel:
@@ -69,7 +69,7 @@ def _panel(results: StudyResults, rows: pl.DataFrame, quantity: str, steps: int)
         series,
         f"truncation-{quantity}",
         title=quantity,
-        x=Axis("window K", limits=(1, max(steps, 2))),
+        x=Axis("window K, steps", limits=(1, max(steps, 2))),
         y=Axis("relative bias", "log", limits=(max(lowest, 1e-6) / 1.5, 2))
         if quantity == "bias"
         else Axis("cosine"),
