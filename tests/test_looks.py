@@ -168,8 +168,8 @@ def test_one_position_is_not_drawn_and_the_figure_says_so():
     ("value", "unit", "text"),
     [
         (500, "B", "500 B"), (999, "B", "999 B"), (1000, "B", "1.00 kB"), (12_345, "B", "12.3 kB"),
-        (999_999, "B", "1.00 MB"),        (2.5e9, "B", "2.50 GB"), (3.4e-4, "s", "340 µs"), (0.2, "s", "200 ms"), (1.5, "s", "1.50 s"), 
-        (2e-8, "s", "20.0 ns"),        (float("nan"), "s", "–"), (0, "B", "0 B"),
+        (999_999, "B", "1.00 MB"), (2.5e9, "B", "2.50 GB"), (0, "B", "0 B"), (float("nan"), "s", "–"),
+        (3.4e-4, "s", "340 µs"), (0.2, "s", "200 ms"), (1.5, "s", "1.50 s"), (2e-8, "s", "20.0 ns"),
     ],
 )  # fmt: skip
 def test_bytes_and_seconds_have_prefixes(value, unit, text):

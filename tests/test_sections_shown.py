@@ -363,7 +363,7 @@ def test_the_summary_compares_what_the_sections_found():
     shown = Shown(summary, rows)
     found = {each.name: by_cell for each, by_cell in measured(shown.results).items()}
     assert {name: [by_cell[cell].estimate for cell in (A, B)] for name, by_cell in found.items()} == {
-        "reach": [63.0, 6.3], "|λ₁|": [0.0, 0.1], "isometry": [0.25, 0.25], "error in bfloat16": [1e-3, 1.0],
+        "reach": [63.0, 6.3], "|λ₁|": [0.0, 0.1], "isometry": [0.25, 0.25], "bfloat16": [1e-3, 1.0],
         "tasks": [0.5, 0.5], "remaining loss": [0.25, 1.0],
     }  # fmt: skip
     # One seed has no interval, so nothing is won; the rates of tasks have intervals, which are equal.

@@ -61,7 +61,9 @@ def test_other_formats_need_soundfile(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     (tmp_path / "x.flac").write_bytes(b"fLaC")
-    with pytest.raises(ImportError, match=r"expected the package soundfile, .*pip install .*\[data\]'\", or convert"):
+    with pytest.raises(
+        ImportError, match=r"expected the package soundfile, .*pip install .*\[data\]'\", or convert"
+    ):
         read_audio(tmp_path / "x.flac")
 
 

@@ -216,8 +216,8 @@ def test_the_first_screen_has_the_verdict_the_decay_and_the_table_before_everyth
     rows = Parsed(text).rows
     head = next(row for row in rows if row and row[0] == "cell" and "reach" in row[1])
     assert head[1:] == [
-        "reachsteps; more is better", "|λ₁|nats per step; less is better", "tasksshare; more is better",
-        "remaining lossshare of the first; less is better",
+        "reach, stepsmore is better", "|λ₁|, nats per stepless is better", "tasks, sharemore is better",
+        "remaining loss, share of the firstless is better",
     ]  # fmt: skip
     lru = next(row for row in rows if row and row[0] == "lru" and len(row) == len(head))
     assert lru[1] == "41.5 (40 to 43)"

@@ -42,6 +42,7 @@ COMMANDS: dict[str, Place] = {
         {"preset": "What is measured", "seeds": "How it is measured", "workers": "Run"},
     ),
     "render": Place("gradients:render", MEASURE),
+    "figures": Place("figures:figures", MEASURE),
     "check": Place("check:check", MEASURE),
     "compare": Place(
         "compare:compare_",
@@ -64,7 +65,14 @@ COMMANDS: dict[str, Place] = {
         },
     ),
     "generate": Place(
-        "generate:generate", TRAIN, {"prompt": "Language", "beam_size": "Translation", "newest": "Run"}
+        "generate:generate",
+        TRAIN,
+        {
+            "prompt": "Language",
+            "beam_size": "Translation and captions",
+            "plot": "Forecast",
+            "newest": "Run",
+        },
     ),
     "evaluate": Place("evaluate:evaluate", TRAIN),
     "list": Place("list:list_", LOOK_UP),

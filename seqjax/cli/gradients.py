@@ -142,7 +142,9 @@ def _settings(model: str | None, preset: str | None, given: dict[str, Any]) -> S
 
 
 def render(
-    folder: Annotated[Path, typer.Argument(help="The folder of a report, or of a training with instruments.")],
+    folder: Annotated[
+        Path, typer.Argument(help="The folder of a report, or of a training with instruments.")
+    ],
 ) -> None:
     """Write the page and the figures of a report again, or of a training, from the measurements in its folder.
 

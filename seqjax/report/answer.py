@@ -92,7 +92,7 @@ def _table(results: StudyResults, values: Values) -> Table:
             line.append(bold(text) if winners[quantity] == cell else text)
         lines.append(line)
     heads = [
-        say('{}<span class="span">{}; {}</span>', quantity.name, quantity.unit, quantity.better)
+        say('{}, {}<span class="hint">{}</span>', quantity.name, quantity.unit, quantity.better)
         for quantity in values
     ]
     return Table("Cells compared", columns(["cell"], heads), [("", lines)])

@@ -133,7 +133,7 @@ def chart(
 
     def drawn(medium: Medium) -> Drawn:
         bottom = 58 + 18 * legend_rows
-        right = 24 + _LETTER * max(len(label_of(each, 14)) for each in names) if at_ends else 16
+        right = 24 + _LETTER * max(len(label_of(each, 14)) for each in names) if at_ends else 22
         inner = max(height, 15 * len(names)) if at_ends else height
         left = 78 if y.scale == "log" else 62  # for ticks such as 2×10⁻⁷ and 500 kB
         figure, axes = axes_at(height=inner + bottom, top=30, bottom=bottom, left=left, right=right)
@@ -143,8 +143,8 @@ def chart(
             handle, *line = _draw(axes, each, f"s{place}")
             handles.setdefault(label_of(each.name), handle)
             lines.append(line)
-        _scale(axes.xaxis, x)
-        _scale(axes.yaxis, y)
+        scale_axis(axes.xaxis, x)
+        scale_axis(axes.yaxis, y)
         if draw:
             draw(axes)
         axes.grid(axis="y")
@@ -206,7 +206,8 @@ def _draw(axes: Axes, each: Series, gid: str) -> tuple[Line2D, Line2D, Any]:
     return handle, line, bars
 
 
-def _scale(axis: Any, wanted: Axis) -> None:
+def scale_axis(axis: Any, wanted: Axis) -> None:
+    """Give an axis of matplotlib its scale, limits and ticks."""
     numbers = as_unit(wanted.unit) if wanted.unit else as_number
     if wanted.scale == "log":
         getattr(axis.axes, f"set_{axis.axis_name}scale")("log")

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
+from seqjax.report.charts import Axis, scale_axis
 from seqjax.report.content import Drawn, Panel
-from seqjax.report.drawing import Medium, as_number, axes_at, color_of, label_of, scaled
+from seqjax.report.drawing import Medium, axes_at, color_of, label_of, scaled
 from seqjax.report.quantities import Quantity, has_interval
 from seqjax.report.text import file_name
 from seqjax.statistics import Interval
@@ -26,9 +26,7 @@ def dot_plot(
     log = quantity.log and known.size and known.min() > 0 and known.max() > 8 * known.min()
 
     def draw(medium: Medium) -> Drawn:
-        figure, axes = axes_at(30 + ROW * len(names) + 52, top=30, bottom=52, left=left)
-        if log:
-            axes.set_xscale("log")
+        figure, axes = axes_at(30 + ROW * len(names) + 52, top=30, bottom=52, left=left, right=22)
         for row, (cell, found) in enumerate(values.items()):
             color = color_of(places[cell])
             if has_interval(found):
@@ -45,9 +43,7 @@ def dot_plot(
         axes.set(ylim=(len(names) - 0.5, -0.5), xlabel=f"{quantity.unit}; {quantity.better}")
         axes.margins(x=0.08)
         axes.set_yticks(range(len(names)), names)
-        if not log:
-            axes.xaxis.set_major_locator(MaxNLocator(5))
-            axes.xaxis.set_major_formatter(as_number)
+        scale_axis(axes.xaxis, Axis("", "log" if log else "linear"))
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y")
         axes.set_axisbelow(True)

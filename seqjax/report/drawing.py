@@ -127,7 +127,7 @@ def tick(value: float) -> str:
 
 
 def axes_at(
-    height: float, top: float, bottom: float, left: float = 62, right: float = 16
+    height: float, top: float, bottom: float, left: float = 62, right: float = 22
 ) -> tuple[Figure, Axes]:
     """Set one pair of axes at margins in pixels of the page, so that neighboring drawings line up."""
     figure = Figure(figsize=(scaled(WIDTH) / 72, scaled(height) / 72), dpi=72)

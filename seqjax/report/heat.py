@@ -49,10 +49,10 @@ def heat_map(profile: Profile, scale: tuple[int, int], name: str) -> Panel:
         )
         width = profile.length / len(columns)
         lost = np.isfinite(values) & (values < FLOAT32_ZERO)
-        axes.add_patch(PathPatch(_outline(lost, width), **_pattern(medium, medium.lost, "..")))
-        axes.add_patch(
-            PathPatch(_outline(~np.isfinite(values), width), **_pattern(medium, medium.absent, "//"))
-        )
+        areas = (lost, medium.lost, "\\\\"), (~np.isfinite(values), medium.absent, "//")
+        for where, color, hatch in areas:
+            if where.any():  # matplotlib cannot hatch an area without extent
+                axes.add_patch(PathPatch(_outline(where, width), **_pattern(medium, color, hatch)))
         axes.set_xticks(quarters(profile.length))
         shown = thin(rows, _MOST_ROW_LABELS)
         axes.set_yticks(shown, [str(profile.steps[row]) for row in shown])
@@ -78,7 +78,7 @@ def color_bar(values: Array, scale: tuple[int, int], name: str) -> Panel:
     }
 
     def draw(medium: Medium) -> Drawn:
-        looks = (_pattern(medium, medium.lost, ".."), _pattern(medium, medium.absent, "//"))
+        looks = (_pattern(medium, medium.lost, "\\\\"), _pattern(medium, medium.absent, "//"))
         keys = [
             Patch(label=key, **look) for (key, here), look in zip(wanted.items(), looks, strict=True) if here
         ]

@@ -13,7 +13,7 @@ from seqjax.files import put_text
 from seqjax.report.answer import Answer, answer
 from seqjax.report.content import Block, Figure, Fold, Panel, View, templates
 from seqjax.report.drawing import color_of
-from seqjax.report.results import StudyResults
+from seqjax.report.results import StudyResults, drawable
 from seqjax.report.section import Section
 from seqjax.report.sections import chosen
 from seqjax.report.svg import standalone
@@ -39,14 +39,8 @@ def render(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     summary, rows = read_study(folder)
-    try:
-        results = StudyResults(rows, summary)
-        page, panels = _drawn(results)
-    except Exception as error:
-        raise ValueError(
-            f"{folder}: its results cannot be drawn ({type(error).__name__}: {error}). Another version of seqjax may "
-            "have measured them. Measure again with 'seqjax gradients --overwrite'."
-        ) from error
+    with drawable(folder):
+        page, panels = _drawn(StudyResults(rows, summary))
     (folder / "figures").mkdir(exist_ok=True)
     for panel in panels:
         put_text(folder / "figures" / f"{panel.name}.svg", standalone(panel.svg))

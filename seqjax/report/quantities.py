@@ -132,7 +132,7 @@ QUANTITIES = (
         "isometry", "share", "the share of singular values within a factor of two of 1", True, _isometry
     ),
     Quantity(
-        "error in bfloat16",
+        "bfloat16",
         "relative error",
         "the error of the gradient in bfloat16, relative to its norm in float64",
         False,

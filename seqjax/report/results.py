@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,6 +134,18 @@ class StudyResults:
         for profiles in groups.values():
             profiles.sort(key=lambda profile: self.places[profile.cell])
         return dict(sorted(groups.items()))
+
+
+@contextlib.contextmanager
+def drawable(folder: Path) -> Iterator[None]:
+    """Turn an error of the ``with`` block, which draws the results of a folder, into a ValueError with a remedy."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"{folder}: its results cannot be drawn ({type(error).__name__}: {error}). Another version of seqjax may "
+            "have measured them. Measure again with 'seqjax gradients --overwrite'."
+        ) from error
 
 
 def values(rows: pl.DataFrame, *by: str) -> Array:

@@ -153,7 +153,9 @@ def fit(
         (300, 'reached 300 steps', True)
     """
     check_whole_numbers("fit", num_steps=num_steps, eval_every=eval_every, checkpoint_every=checkpoint_every)
-    check_whole_numbers("fit", log_every=log_every, max_skipped=max_skipped, instrument_every=instrument_every)
+    check_whole_numbers(
+        "fit", log_every=log_every, max_skipped=max_skipped, instrument_every=instrument_every
+    )
     if evaluate is None and early_stop != EarlyStop():
         raise ValueError("fit: expected evaluate with early_stop, got none. Make one with evaluation(...).")
     if place is None:  # a step over a mesh places batches itself
