@@ -150,9 +150,10 @@ ELSEWHERE = {
 
 
 OTHER_LIBRARIES = {
-    "docs/interop.md", "seqjax/interop/flax.py", "seqjax/interop/keras.py", "tests/test_interop.py",
+    "docs/interop.md", "seqjax/hints.py", "seqjax/interop/flax.py", "seqjax/interop/keras.py", "tests/test_hints.py",
+    "tests/test_interop.py",
 }  # fmt: skip
-"""Files about flax's and Keras's ``Sequential``."""
+"""Files about the ``Sequential`` of Flax, Keras and PyTorch."""
 
 
 def documents() -> dict[str, str]:

@@ -102,7 +102,8 @@ def summary(layer: Layer, x: X, *, depth: int | None = None) -> Summary:
           pointwise(module=Dense(features=5))                         [4, 5]      45  bias [5], kernel [8, 5]
         total: 973 params, 3.9 kB in float32; 128 numbers in the carry
     """
-    check_layers("summary", (layer,))
+    if not (isinstance(layer, Layer) and layer.batch_major):
+        check_layers("summary", (layer,))
     deepest = check_whole_or_none("summary(depth)", depth, 0)
     rows: list[LayerRow] = []
     recorded = _recorded(layer, 0, rows)
@@ -127,12 +128,16 @@ def _recorded(layer: Layer, depth: int, rows: list[LayerRow]) -> Layer:
         place = len(rows)
         rows.append(LayerRow(depth, name, None, None, 0))
         params = opened.init(key, x)
-        output = output_of(opened, params, x)
+        output = rows[place + 1].output if layer.batch_major else output_of(layer, params, x)
         shaped = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (output, params))
         rows[place] = LayerRow(depth, name, *shaped, _count(params))
         return params
 
-    return dataclasses.replace(opened, init=init)
+    recorded = dataclasses.replace(opened, init=init)
+    object.__setattr__(
+        recorded, "_token", layer._token
+    )  # equal to the layer: `output_of` is computed once for both
+    return recorded
 
 
 def _opened(layer: Layer, record: Callable[[Layer], Layer]) -> tuple[Layer, str]:

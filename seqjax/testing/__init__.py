@@ -114,6 +114,6 @@ def strict_promotion() -> Iterator[None]:
 
 
 __all__ = [
-    "CHECKS", "METHODS", "SMALL", "check_cell", "check_layer", "check_method", "low_precision_is_close",
+    "CHECKS", "check_cell", "check_layer", "check_method", "low_precision_is_close",
     "methods_for", "params_do_not_depend_on_method", "strict_promotion",
 ]  # fmt: skip
