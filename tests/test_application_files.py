@@ -1,6 +1,5 @@
-"""Test what applications read from the user's files: errors in one line, digests, windows, edits."""
+"""Test what applications read from the user's files: errors in one line, digests, windows."""
 
-import itertools
 import logging
 import shutil
 import sys
@@ -11,7 +10,6 @@ from helpers.applications import TINY, write_files, write_images, write_recordin
 from helpers.command_line import run
 
 from seqjax.training.applications import data_digest, examples_of
-from seqjax.training.applications.edits import edits
 from seqjax.training.applications.forecast import QUANTILES, Forecast, lines_of_forecast, read_spans
 from seqjax.training.applications.speech import frames
 from seqjax.training.applications.windows import Span, origins_of, windows
@@ -243,24 +241,6 @@ def test_the_lines_of_a_forecast_are_a_table():
         '"a, ""b""",1,0,1,2,3,4',
         '"a, ""b""",2,5,6,7,8,9',
     ]
-
-
-def test_edits_are_the_fewest():
-    """The definition: all words within one edit of a word have the distance 1, and the triangle inequality holds."""
-    words = ["".join(word) for n in range(4) for word in itertools.product("ab", repeat=n)]
-
-    def neighbors(word):
-        cut = {word[:i] + word[i + 1 :] for i in range(len(word))}
-        put = {word[:i] + c + word[i:] for i in range(len(word) + 1) for c in "ab"}
-        return cut | put | {word[:i] + c + word[i + 1 :] for i in range(len(word)) for c in "ab"}
-
-    for word in words:
-        reached, distance = {word}, 0
-        while not set(words) <= reached:
-            new = set().union(*map(neighbors, reached)) - reached
-            distance += 1
-            assert all(edits(word, other) == distance for other in new if other in words)
-            reached |= {other for other in new if len(other) < 8}
 
 
 @pytest.fixture(autouse=True)

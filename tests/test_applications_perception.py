@@ -11,6 +11,7 @@ import pytest
 import seqjax as sj
 from benchmarks.applications import captioning, recordings, speech, warping
 from seqjax.datasets import PAD, START, Words
+from seqjax.training.applications.edits import edits
 
 # ---------------------------------------------------------------- speech
 
@@ -59,7 +60,7 @@ def test_edits_are_the_shortest_path_between_strings():
                     distance[b] = distance[a] + 1
                     front.append(b)
         for end in strings:
-            assert speech.edits(start, end) == distance[end]
+            assert edits(start, end) == distance[end]
 
 
 def one_edit(a, b):

@@ -25,6 +25,7 @@ RUNS = {
     "sharding": ({"steps": 2}, lambda difference: difference < 1e-5),
     "stacks": ({"width": 8, "depth": 2}, lambda found: max(found.values()) < 1e-4),
     "streaming": ({"steps": 2}, lambda loss: 2 < loss < 6),
+    "train_on_files": ({"steps": 2}, lambda losses: len(losses) == 3 and finite(losses.values())),
     "variable_lengths": ({"steps": 2}, lambda accuracy: 0 <= accuracy <= 1),
     "weights_from_torch": ({"length": 12, "steps": 1}, lambda difference: difference < 1e-6),
 }

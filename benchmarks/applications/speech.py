@@ -31,6 +31,7 @@ from seqjax.datasets import Loader, bucketed, pad
 from seqjax.datasets.sources.voices import base_voice
 from seqjax.probes import bind, gradient_profile, total_log_norm
 from seqjax.training import CorpusMetrics, ctc_loss, evaluation
+from seqjax.training.applications.edits import error_rate as word_error_rate
 
 HIDDEN, LAYERS, DROPOUT, BATCH, LEARNING_RATE = 128, 2, 0.2, 32, 3e-3
 STEPS = {1: 2000, 5: 4000}
@@ -106,27 +107,6 @@ def listener(
         return found[: len(xs)]
 
     return heard
-
-
-def edits(heard: Sequence[int], said: Sequence[int]) -> int:
-    """Return the least number of words to insert, delete and replace: the Levenshtein distance.
-
-    Example:
-        >>> from benchmarks.applications.speech import edits
-        >>> edits([1, 2, 4], [1, 3, 3, 4])
-        2
-    """
-    row = list(range(len(said) + 1))
-    for number, word in enumerate(heard, 1):
-        last, row = row, [number]
-        for place, other in enumerate(said, 1):
-            row.append(min(last[place - 1] + (word != other), last[place] + 1, row[-1] + 1))
-    return row[-1]
-
-
-def word_error_rate(heard: Sequence[Any], said: Sequence[Any]) -> float:
-    """Return the number of edits by the number of words, of all utterances together."""
-    return sum(map(edits, heard, said)) / sum(map(len, said))
 
 
 def by_voice(heard: Sequence[Any], said: Utterances) -> dict[str, float]:

@@ -90,7 +90,10 @@ def _subject(what: str, application: str | None, recipe: Recipe) -> dict[str, An
         return {"task": what, "data": None, "data_sha256": None}
     if application is None and not Path(what).exists() and "/" not in what and "." not in what:
         one_of("train", what, ["text", *TASKS])
-    subject = {"task": "text" if application in (None, LANGUAGE) else application, "data": what}
+    subject: dict[str, Any] = {
+        "task": "text" if application in (None, LANGUAGE) else application,
+        "data": what,
+    }
     with usage_errors():
         subject["data_sha256"] = data_digest(replace(recipe, **subject))
     absolute = {

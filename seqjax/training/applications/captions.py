@@ -78,7 +78,8 @@ def _learn(recipe: Recipe, definition: Definition, train: Examples, held_out: Ex
         short = [len(each) <= recipe.length for each in tokens]
         limit = f"longer than {recipe.length} tokens"
         part, note = fitting(recipe, Examples(part.inputs, tokens), short, "captions", limit)
-        notes, tokens = [*notes, note], part.targets
+        notes.append(note)
+        tokens = part.targets
         loaders.append(_loader(recipe, part))
     counts = Counter(token for each in tokens for token in [*each.tolist(), END])
     return Learning(

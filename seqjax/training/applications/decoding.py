@@ -25,7 +25,7 @@ class Sources(NamedTuple):
     The first sources are those of the rows; others fill up the batch.
     """
 
-    rows: Sequence[int]
+    rows: Iterable[int]
     source: Source
     max_length: int
 
@@ -94,7 +94,9 @@ def text_metrics(
         import sacrebleu
     except ImportError:
         return found
-    streams = [[texts[i] if i < len(texts) else None for texts in known] for i in range(max(map(len, known)))]
+    streams: Any = [
+        [texts[i] if i < len(texts) else None for texts in known] for i in range(max(map(len, known)))
+    ]
     found["bleu"] = sacrebleu.corpus_bleu(list(made), streams).score
     found["chrf"] = sacrebleu.corpus_chrf(list(made), streams).score
     return found

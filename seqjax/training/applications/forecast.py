@@ -3,7 +3,7 @@
 import csv
 import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,7 +52,7 @@ TIMES = (
 )
 """Names, in lower case, of a first column that holds times."""
 ENDS = (".csv", ".tsv", ".tab", ".txt")
-LOSS = functools.partial(quantile_loss, quantiles=QUANTILES, event_ndim=1)
+LOSS: Callable[[Any, Any], Any] = functools.partial(quantile_loss, quantiles=QUANTILES, event_ndim=1)
 
 
 def horizon_of(recipe: Recipe) -> int:
