@@ -15,6 +15,7 @@ from benchmarks import gpu_program as gpu_program_
 from benchmarks import learning as learning_
 from benchmarks import lyapunov as lyapunov_
 from benchmarks import methods as methods_
+from benchmarks import models as models_
 from benchmarks import peers as peers_
 from benchmarks import profiles as profiles_
 from benchmarks import scaling as scaling_
@@ -43,6 +44,7 @@ class CellName(StrEnum):
     both = "both"
 
 
+ModelName = StrEnum("ModelName", {name: name for name in models_.MODELS})
 GroupName = StrEnum("GroupName", {name: name for name in methods_.GROUPS})
 GROUPS = list(GroupName)
 SHAPES = [",".join(map(str, shape)) for shape in peers_.SHAPES]
@@ -73,6 +75,25 @@ def peers(
     _finish(
         ctx, "peers", peers_.TITLE, peers_.ABOUT, lambda: peers_.run(cells, shapes, whats, rounds, _say), out
     )
+
+
+@app.command()
+def models(
+    ctx: typer.Context,
+    model: Annotated[list[ModelName], typer.Option(help="Models to measure.")] = list(ModelName),  # noqa: B006
+    batch_size: Annotated[int, typer.Option(min=1, help="B.")] = models_.SIZES[0],
+    length: Annotated[int, typer.Option(min=1, help="T.")] = models_.SIZES[1],
+    hidden_size: Annotated[int, typer.Option(min=8, help="The width, a multiple of eight.")] = models_.SIZES[
+        2
+    ],
+    rounds: Rounds = 15,
+    out: Out = Path("benchmarks/results"),
+) -> None:
+    """Compare a training step of whole models with Flax and PyTorch: tokens per second, memory and compile time."""
+    if hidden_size % 8:
+        raise typer.BadParameter(f"expected a width that is a multiple of eight, got {hidden_size}.")
+    names, sizes = [m.value for m in model], (batch_size, length, hidden_size)
+    _finish(ctx, "models", models_.TITLE, models_.ABOUT, lambda: models_.run(names, sizes, rounds, _say), out)
 
 
 @app.command()

@@ -26,9 +26,7 @@ def torch_layer(native: dict[str, jax.Array]) -> Any:
     """
     import torch
 
-    torch.set_num_threads(os.cpu_count() or 1)
-    # All arms multiply in full float32.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    set_up()
     rows, input_size = native["weight_ih_l0"].shape
     hidden_size = native["weight_hh_l0"].shape[1]
     module = (torch.nn.LSTM if rows == 4 * hidden_size else torch.nn.GRU)(input_size, hidden_size)
@@ -37,18 +35,27 @@ def torch_layer(native: dict[str, jax.Array]) -> Any:
         values["bias_hh_l0"] = torch.zeros(rows)
         module.bias_hh_l0.requires_grad_(False)
     module.load_state_dict(values)
-    return module.to(_device())
+    return module.to(device())
 
 
-def _device() -> str:
+def set_up() -> None:
+    """Use all cores, and multiply in full float32 as all arms do."""
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+def device() -> str:
+    """Return PyTorch's name of the device that JAX uses."""
     return "cuda" if jax.default_backend() == "gpu" else "cpu"
 
 
-def _finish(value: Any) -> Any:
+def finish(value: Any) -> Any:
     """Return the value after the GPU, whose calls are asynchronous, has computed it."""
     import torch
 
-    if _device() == "cuda":
+    if device() == "cuda":
         torch.cuda.synchronize()
     return value
 
@@ -64,7 +71,7 @@ def _loss(module: Any, xs: Any, weights: Any) -> Any:
 def _inputs(inputs: Sequence[np.ndarray]) -> tuple:
     import torch
 
-    return _finish(tuple(torch.from_numpy(a).to(_device()) for a in inputs))
+    return finish(tuple(torch.from_numpy(a).to(device()) for a in inputs))
 
 
 def gradient_arm(native: dict[str, jax.Array]) -> tuple[Arm, Callable[[Any], Any]]:
@@ -78,7 +85,7 @@ def gradient_arm(native: dict[str, jax.Array]) -> tuple[Arm, Callable[[Any], Any
         xs, weights = inputs
         loss = _loss(module, xs, weights)
         *grads, d_xs = torch.autograd.grad(loss, [*params.values(), xs])
-        return _finish((loss, dict(zip(params, grads)), d_xs))
+        return finish((loss, dict(zip(params, grads)), d_xs))
 
     def prepare(inputs: Sequence[np.ndarray]) -> tuple:
         xs, weights = _inputs(inputs)
@@ -103,7 +110,7 @@ def train_arm(native: dict[str, jax.Array]) -> tuple[Arm, Callable[[Any], Any]]:
         loss = _loss(module, *inputs)
         loss.backward()
         optimizer.step()
-        return _finish(loss)
+        return finish(loss)
 
     def read(loss: Any) -> Any:
         moments = {name: optimizer.state[p]["exp_avg"] / (1 - 0.9) for name, p in params.items()}

@@ -21,6 +21,7 @@ from benchmarks import (
     learning,
     lyapunov,
     methods,
+    models,
     peers,
     profiles,
     results,
@@ -394,6 +395,41 @@ def test_a_torch_arm_with_other_weights_is_refused(monkeypatch):
     monkeypatch.setattr(torch_layer, "to_native", lambda p: right(p._replace(b=p.b + 0.1)))
     with pytest.raises(timing.Mismatch, match="torch: result"):
         peers.measure("lstm", SHAPE, "gradient", 2)
+
+
+@pytest.mark.slow
+@pytest.mark.peers
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+@pytest.mark.parametrize("name", models.MODELS)
+def test_models_of_every_library_have_the_same_losses(name, tmp_path):
+    sizes = ("--batch-size", 3, "--length", 7, "--hidden-size", 8)
+    result = invoke("models", "--model", name, *sizes, "--rounds", 2, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    (group,) = json.loads((tmp_path / "models.json").read_text())["groups"]
+    arms = group["cases"][0]["arms"]
+    assert [arm["name"] for arm in arms] == ["seqjax", "flax", "torch"]
+    assert all(arm["error"] < 1e-5 and arm["temp_bytes"] > 1000 for arm in arms)
+    assert len({round(loss, 4) for loss in group["data"][0]["losses"]["seqjax"]}) == models.GATED_STEPS
+    assert "| library | tokens per second |" in (tmp_path / "models.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_model_with_other_weights_is_refused(monkeypatch, tmp_path):
+    without_peers(monkeypatch)
+    right = models.flax_models.lstm
+
+    def wrong(module, variables, embedding, head):
+        return right(module, variables, embedding, {**head, "bias": -head["bias"]})
+
+    monkeypatch.setattr(models.flax_models, "lstm", wrong)
+    monkeypatch.setattr(models, "interleave", lambda *args: pytest.fail("timed all the same"))
+    with pytest.raises(timing.Mismatch, match="flax: result"):
+        models.measure("lstm", (3, 7, 8), 2)
+
+
+def test_a_width_that_heads_do_not_divide_is_refused(tmp_path):
+    result = invoke("models", "--hidden-size", 20, "--out", tmp_path)
+    assert result.exit_code == 2 and "multiple of eight" in result.output
 
 
 @pytest.mark.slow
