@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
+import inspect
 import json
 import os
 import sys
@@ -25,6 +26,10 @@ CONTRACT = (
     "build() -> (params, step) or (params, step, carry), with step(params, carry, x) -> (carry, y) for one example at "
     "one time step, x [D] with D the hidden size; or build() -> a seqjax Cell or Layer from vectors to vectors"
 )
+TOKENS = "vocabulary_size"
+"""The argument of a ``build`` that makes a model of tokens."""
+OUTPUTS = "num_outputs"
+"""The argument of a ``build`` that makes a model with an output map of its own."""
 
 
 def is_own(name: str) -> bool:
@@ -142,63 +147,149 @@ def find_function(name: str, contract: str = CONTRACT) -> Callable:
     return found
 
 
+def takes(name: str, argument: str) -> bool:
+    """Return whether a ``build`` function has an argument of this name.
+
+    Raises:
+        ValueError: as `find_function` does.
+    """
+    try:
+        return argument in inspect.signature(find_function(name)).parameters
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ValueError) and str(error).startswith(name):
+            raise
+        return False  # some builtins have no signature
+
+
 @functools.cache
-def own_layer(name: str, width: int, method: Any) -> Layer:
+def own_layer(
+    name: str,
+    width: int,
+    method: Any,
+    *,
+    seed: int = 0,
+    vocabulary_size: int | None = None,
+    num_outputs: int | None = None,
+) -> Layer:
     """Return the layer that a ``build`` function makes.
 
     * A `Cell` runs under the method; a `Layer` is used as it is.
     * ``(params, step)`` or ``(params, step, carry)``: ``step(params, carry, x) -> (carry, y)`` is one time step of one
-      example. Every seed starts from these params. ``carry`` is the initial carry, a pytree or ``(params, x) ->
-      pytree``. Without ``carry``, step must accept None; the initial carry is then zeros in the form of the carry that
-      step returns.
+      example. ``carry`` is the initial carry, a pytree or ``(params, x) -> pytree``. Without ``carry``, step must
+      accept None; the initial carry is then zeros in the form of the carry that step returns.
+
+    ``build`` gets ``hidden_size``, ``seed``, ``vocabulary_size`` and ``num_outputs`` where it has arguments of these
+    names. A ``build`` that takes ``vocabulary_size`` makes a model of tokens, with an embedding: x is an integer. A
+    ``build`` that takes ``num_outputs`` makes a model whose y are the outputs of the task. The params of a model of
+    tokens are float32.
 
     Args:
         name: the name of the function, as `find_function` takes it.
-        width: the width D of x.
+        width: the hidden size, which is the width D of x unless x is a token.
         method: the method of a cell.
+        seed: the seed of params that the function draws itself.
+        vocabulary_size: the number of different tokens; None where inputs are real numbers.
+        num_outputs: the number of outputs of the task.
 
     Raises:
-        ValueError: when the function fails, or the step does not follow this contract on x ``[D]``.
+        ValueError: when the function fails, or the step does not follow this contract on x ``[D]`` or the token x; when
+            the function makes a model of tokens and inputs are real numbers.
         TypeError: when the function returns a value of another type.
     """
-    try:
-        made = find_function(name)()
-    except TypeError as error:
-        raise ValueError(f"{name}: {error}. Expected {CONTRACT}.") from error
-    except SystemExit as error:
-        raise ValueError(f"{name}: the function ended the program ({error}). Expected {CONTRACT}.") from error
+    made = _made(name, width, seed, vocabulary_size, num_outputs)
     if isinstance(made, Cell):
         return recurrent(made, method)
     if isinstance(made, Layer):
         return made
-    if not isinstance(made, tuple) or len(made) not in (2, 3) or not callable(made[1]):
-        raise TypeError(f"{name}: expected {CONTRACT}; got {_described(made)}.")
-    params = jax.tree.map(jnp.asarray, made[0])
-    x = jax.ShapeDtypeStruct((width,), jnp.float32)
-    cast_params = cast(params, x.dtype)  # as the layer will cast them
+    params = _arrays(name, made[0])
+    x = jax.ShapeDtypeStruct(*(((), jnp.int32) if takes(name, TOKENS) else ((width,), jnp.float32)))
+    cast_params = cast(params, jnp.float32)  # as the layer will cast them
     first = _first_carry(name, cast_params, made[1], made[2] if len(made) == 3 else None, x)
     _check_step(name, made[1], cast_params, first, x)
-    return recurrent(_cell(made[1], params, first), Scan(gradient="autodiff"))
+    return recurrent(_cell(made[1], params, first, x.ndim), Scan(gradient="autodiff"))
 
 
-def _cell(step: Callable, params: Any, first: Callable) -> Cell:
+def own_params(
+    name: str,
+    width: int,
+    seed: int,
+    *,
+    vocabulary_size: int | None = None,
+    num_outputs: int | None = None,
+) -> Any:
+    """Return the params of a seed, or None where the function draws none itself.
+
+    A function that takes no ``seed`` gives every seed the same params; a `Cell` or `Layer` draws its params from a key.
+
+    Raises:
+        ValueError: when the params of two seeds differ in structure, shape or dtype.
+    """
+    if not takes(name, "seed"):
+        return None
+    first, made = (_made(name, width, each, vocabulary_size, num_outputs) for each in (0, seed))
+    if isinstance(made, Cell | Layer):
+        return None
+    params = [_arrays(name, each[0]) for each in (first, made)]
+    forms = [_form(each) for each in params]
+    if forms[0] != forms[1]:
+        raise ValueError(
+            f"{name}: expected params of one form for every seed, {forms[0]} for seed 0, got {forms[1]} for seed "
+            f"{seed}. Use the seed for values alone."
+        )
+    return params[1]
+
+
+def _arrays(name: str, params: Any) -> Any:
+    """Return params as arrays; float32 for a model of tokens, which have no dtype to cast them to."""
+    params = jax.tree.map(jnp.asarray, params)
+    return cast(params, jnp.float32) if takes(name, TOKENS) else params
+
+
+def _made(name: str, width: int, seed: int, vocabulary_size: int | None, num_outputs: int | None) -> Any:
+    """Return what a ``build`` function returns: a Cell, a Layer, or a tuple with a step."""
+    given = {"hidden_size": width, "seed": seed, TOKENS: vocabulary_size, OUTPUTS: num_outputs}
+    given = {argument: value for argument, value in given.items() if takes(name, argument)}
+    if TOKENS in given and vocabulary_size is None:
+        raise ValueError(
+            f"{name}: expected a task of tokens for build({TOKENS}), got real inputs. Choose another task, or write a "
+            f"build without {TOKENS}."
+        )
+    try:
+        made = find_function(name)(**given)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}. Expected {CONTRACT}.") from error
+    except SystemExit as error:
+        raise ValueError(f"{name}: the function ended the program ({error}). Expected {CONTRACT}.") from error
+    if isinstance(made, Cell | Layer):
+        return made
+    if not isinstance(made, tuple) or len(made) not in (2, 3) or not callable(made[1]):
+        raise TypeError(f"{name}: expected {CONTRACT}; got {_described(made)}.")
+    return made
+
+
+def _cell(step: Callable, params: Any, first: Callable, event_ndim: int) -> Cell:
     def batched(params: Any, carry: Any, x: jax.Array) -> Any:
         function = step
-        for _ in x.shape[:-1]:
+        for _ in range(x.ndim - event_ndim):
             function = jax.vmap(function, (None, 0, 0))
         return function(params, carry, x)
 
     def initial_carry(params: Any, x: jax.Array) -> Any:
         function = first
-        for _ in x.shape[:-1]:
+        for _ in range(x.ndim - event_ndim):
             function = jax.vmap(function, (None, 0))
         return function(params, jnp.zeros(x.shape, x.dtype))
 
-    return Cell(init=lambda key, x: params, initial_carry=initial_carry, recurrence=Step(batched))
+    return Cell(
+        init=lambda key, x: params,
+        initial_carry=initial_carry,
+        recurrence=Step(batched),
+        event_ndim=event_ndim,
+    )
 
 
 def _first_carry(name: str, params: Any, step: Callable, carry: Any, x: Any) -> Callable:
-    """Return ``(params, x) -> carry`` for one example, with floating leaves in the dtype of x."""
+    """Return ``(params, x) -> carry`` for one example, in the dtype of x; of params for a token."""
     if callable(carry):
         make = carry
     elif carry is not None:
@@ -210,9 +301,13 @@ def _first_carry(name: str, params: Any, step: Callable, carry: Any, x: Any) -> 
         make = lambda params, x: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found[0])  # noqa: E731
 
     def first(params: Any, x: Any) -> Any:
+        dtypes = [
+            leaf.dtype for leaf in (x, *jax.tree.leaves(params)) if jnp.issubdtype(leaf.dtype, jnp.floating)
+        ]
+
         def fit(leaf: Any) -> jax.Array:
             leaf = jnp.asarray(leaf)
-            return leaf.astype(x.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+            return leaf.astype(dtypes[0]) if dtypes and jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
         return jax.tree.map(fit, make(params, x))
 

@@ -17,8 +17,8 @@ from seqjax.study.rows import SCHEMA
 SEEDS = 10
 
 
-def study(folder, values, *, settings=None, complete=True, extra=None):
-    """A folder with results: ``values[quantity]`` by seed, of one cell at one length, at the steps 0 and 5."""
+def study(folder, values, *, settings=None, complete=True, extra=None, cells=("lstm",)):
+    """A folder with results: ``values[quantity]`` by seed, of cells at one length, at the steps 0 and 5."""
     rows = []
     for quantity, numbers in values.items():
         for seed, number in enumerate(numbers):
@@ -44,6 +44,8 @@ def study(folder, values, *, settings=None, complete=True, extra=None):
         )
     columns = {name: pl.Series([row.get(name) for row in rows], dtype=SCHEMA[name]) for name in SCHEMA}
     frame = pl.DataFrame(columns).with_columns(**(extra or {}))
+    each = [frame.with_columns(cell=pl.lit(cell), value=pl.col("value") + i) for i, cell in enumerate(cells)]
+    frame = pl.concat(each)
     return write_study(folder, frame, {"settings": settings or {}, "complete": complete})
 
 
@@ -197,3 +199,52 @@ def test_the_command_compares_two_studies(monkeypatch, tmp_path, capsys, shared)
     (folders[1] / "results.parquet").write_text("no parquet")
     assert run(monkeypatch, "compare", folders[1], folders[2], *out) == 2
     assert "results.parquet has another SHA-256" in capsys.readouterr().err
+
+
+OLD, NEW = "old.py:build", "new.py:build"
+
+
+@pytest.mark.parametrize(
+    ("cells", "pairs"),
+    [
+        (None, {"lstm": -1}),
+        ("position", {f"{OLD} | lstm": 0, f"lstm | {NEW}": 0}),
+        ({OLD: NEW, "lstm": "lstm"}, {f"{OLD} | {NEW}": 1, "lstm": -1}),
+        ({OLD: NEW}, {f"{OLD} | {NEW}": 1}),
+    ],
+)
+def test_cells_are_paired_by_name_or_by_position(tmp_path, shared, cells, pairs):
+    """The n-th cell of a study has values that are larger by n."""
+    ours, theirs = [OLD, "lstm"], ["lstm", NEW]
+    a = study(tmp_path / "a", {"x": shared}, cells=ours, settings={"cells": ours})
+    b = study(tmp_path / "b", {"x": shared}, cells=theirs, settings={"cells": theirs})
+    found = compare_runs(a, b, cells=cells, resamples=50)
+    differences = {row.key["cell"]: row.paired.difference.estimate for row in found.rows}
+    assert differences == pytest.approx(pairs)
+    alone = [remark for remark in found.remarks if f"Not compared: {OLD} of A and {NEW} of B" in remark]
+    assert bool(alone) == (cells is None) and all(f"--cells {OLD}={NEW}" in remark for remark in alone)
+
+
+def test_pairs_of_cells_that_cannot_be_are_one_line(monkeypatch, tmp_path, capsys, shared):
+    a = study(tmp_path / "a", {"x": shared}, cells=[OLD])
+    b = study(tmp_path / "b", {"x": shared}, cells=[NEW, "lstm"])
+    out = ["--out", tmp_path / "out"]
+    for options, message in (
+        (
+            [],
+            f"(cells {OLD}) and {b} (cells lstm, {NEW}). Use studies that share cells, lengths and seeds, or pair",
+        ),
+        (["--cells", "position"], "expected as many cells in A as in B to pair them by position"),
+        (["--cells", f"{OLD}=newer.py:build"], f"B: unknown name 'newer.py:build'. Did you mean '{NEW}'"),
+        (
+            ["--cells", OLD],
+            f"--cells: expected pairs such as old.py:build=new.py:build, or position, got '{OLD}'",
+        ),
+    ):
+        assert run(monkeypatch, "compare", a, b, *options, *out) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert run(monkeypatch, "compare", "lstm", "gru", "--cells", "position", *out) == 2
+    assert "--cells goes with two studies" in capsys.readouterr().err
+    assert run(monkeypatch, "compare", a, b, "--cells", f"{OLD}={NEW}", *out) == 0
+    assert f"{OLD} | {NEW}" in (tmp_path / "out/index.html").read_text()

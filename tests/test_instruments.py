@@ -360,8 +360,8 @@ from seqjax.probes import GradientProfile
 from seqjax.training import fit
 class State(typing.NamedTuple): step: typing.Any
 profile = GradientProfile(jnp.ones((4, 2)), jnp.float32(1), jnp.ones(3))
-fit(lambda state, batch: (State(state.step + 1), {}), State(jnp.int32(0)), lambda n: jnp.float32(n), num_steps=1, log=sys.argv[1],
-    instruments={"profile": lambda state: profile})
+fit(lambda state, batch: (State(state.step + 1), {}), State(jnp.int32(0)), lambda n: jnp.float32(n), num_steps=1,
+    log=sys.argv[1], instruments={"profile": lambda state: profile})
 """
     ran = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr

@@ -8,6 +8,11 @@ import pytest
 from helpers.command_line import SMALL, run
 
 import seqjax as sj
+from seqjax.study.experiment import Experiment
+from seqjax.study.models import layers_of
+from seqjax.study.settings import Settings, check
+from seqjax.study.store import Store
+from seqjax.tasks import delayed_recall
 from seqjax.user_model import own_layer
 
 STEP = """
@@ -108,3 +113,103 @@ def test_a_missing_file_and_a_cell_in_the_place_of_a_model_are_clear(monkeypatch
     assert "which does not exist" in capsys.readouterr().err
     assert run(monkeypatch, "gradients", "lstm", "--out", tmp_path / "out") == 2
     assert "Give a cell by --cells lstm" in capsys.readouterr().err
+
+
+TOKENS = """
+import flax.linen as nn, jax, jax.numpy as jnp, seqjax as sj
+def step(vocabulary_size, hidden_size, seed):
+    params = {"e": jax.random.normal(jax.random.key(seed), (vocabulary_size, hidden_size)), "a": jnp.float32(0.5)}
+    def step(params, h, x):
+        h = params["a"] * h + params["e"][x]
+        return h, h
+    return params, step, jnp.zeros(hidden_size)
+def layer(vocabulary_size, num_outputs, hidden_size=5):
+    ends = nn.Embed(vocabulary_size, hidden_size), nn.Dense(num_outputs)
+    return sj.serial(sj.pointwise(ends[0]), sj.recurrent(sj.elman(hidden_size)), sj.pointwise(ends[1]))
+def build():
+    return sj.serial(sj.pointwise(nn.Embed(8, 3)), sj.recurrent(sj.elman(3)))
+def other(seed):
+    return jnp.ones(2 + seed, jnp.float32), lambda params, h, x: (h, h), jnp.zeros(3)
+"""
+
+
+def named(folder, function):
+    return write(folder, TOKENS).replace(":build", f":{function}")
+
+
+def test_a_step_of_tokens_is_run_as_a_loop_and_has_a_gradient(tmp_path):
+    layer = own_layer(named(tmp_path, "step"), 3, sj.Auto(), seed=7, vocabulary_size=4)
+    xs = jnp.array([[0, 3], [1, 1], [3, 2]])
+    params = layer.init(jax.random.key(0), xs[0])
+    drawn = jax.random.normal(jax.random.key(7), (4, 3))
+    np.testing.assert_array_equal(params["e"], drawn.astype(jnp.float32))
+
+    def loss(params):
+        return jnp.sum(layer.unroll(params, layer.initial_carry(params, xs[0]), xs)[1][-1])
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(params)
+    e = np.asarray(params["e"])
+    np.testing.assert_allclose(value, (0.25 * e[xs[0]] + 0.5 * e[xs[1]] + e[xs[2]]).sum(), rtol=1e-5)
+    # Token 3 came first in one sequence, and last in the other.
+    np.testing.assert_allclose(gradients["e"][:, 0], [0.25, 1, 1, 1.25], rtol=1e-6)
+    np.testing.assert_allclose(gradients["a"], (2 * 0.5 * e[xs[0]] + e[xs[1]]).sum(), rtol=1e-5)
+
+
+def test_maps_that_a_model_has_itself_are_left_out(tmp_path):
+    task, x = delayed_recall(6), jnp.zeros(2, int)
+    shapes = {}
+    for name in (named(tmp_path, "layer"), named(tmp_path, "step"), "elman"):
+        model = sj.serial(*layers_of(name, 5, sj.Auto(), "float32", task))
+        params = jax.eval_shape(model.init, jax.random.key(0), x)
+        shapes[name.rpartition(":")[2]] = [len(jax.tree.leaves(part)) for part in params]
+        _, y = jax.eval_shape(lambda p: model.step(p, model.initial_carry(p, x), x), params)  # noqa: B023
+        assert y.shape == (2, task.num_outputs)
+    assert shapes == {"layer": [0, 6, 0], "step": [0, 2, 2], "elman": [1, 3, 2]}
+
+
+def test_every_seed_begins_with_the_params_that_the_model_draws_for_it(tmp_path):
+    name = named(tmp_path, "step")
+    settings = Settings(cells=(name,), lengths=(5,), hidden_size=3, batch_size=2, task="delayed_recall")
+    experiment = Experiment(settings, None, Store(tmp_path / "study"), lambda work: None)
+    for seed in (0, 3):
+        e = experiment.run(name, 5).start(seed).params[1]["e"]
+        size = experiment.source(5).task.num_inputs
+        drawn = jax.random.normal(jax.random.key(seed), (size, 3))
+        np.testing.assert_array_equal(e, drawn.astype(jnp.float32))
+
+
+@pytest.mark.parametrize(
+    ("function", "task", "message"),
+    [
+        ("build", "delayed_recall", "A model of tokens is made by build(vocabulary_size)"),
+        ("step", "adding", "expected a task of tokens for build(vocabulary_size), got real inputs"),
+    ],
+)
+def test_a_model_of_tokens_says_so_and_needs_tokens(tmp_path, function, task, message):
+    name = named(tmp_path, function)
+    with pytest.raises(ValueError, match="^.*mine.py:") as error:
+        check(Settings(cells=(name,), lengths=(8,), hidden_size=3, task=task))
+    assert message in str(error.value)
+
+
+def test_params_of_another_form_for_another_seed_are_refused(tmp_path):
+    name = named(tmp_path, "other")
+    settings = Settings(cells=(name,), lengths=(5,), hidden_size=3, batch_size=2, task="delayed_recall")
+    experiment = Experiment(settings, None, Store(tmp_path / "study"), lambda work: None)
+    with pytest.raises(
+        ValueError, match=r"one form for every seed, float32\[2\] for seed 0, got float32\[3\] for seed 1"
+    ):
+        experiment.run(name, 5).start(1)
+
+
+def test_two_models_of_tokens_share_a_study(monkeypatch, tmp_path):
+    names = [named(tmp_path, "step"), named(tmp_path, "layer")]
+    options = [*SMALL, "--lengths", 6, "--seeds", 1, "--training-steps", 1, "--out", tmp_path / "out"]
+    assert run(monkeypatch, "gradients", *names, *options, "--task", "delayed_recall") == 0
+    frame = pl.read_parquet(tmp_path / "out" / "results.parquet")
+    norms = frame.filter(quantity="log_norm", loss="last", training_step=0, leaf="carry").sort("t")
+    linear = norms.filter(cell=names[0])["value"].to_numpy()
+    np.testing.assert_allclose(np.diff(linear), np.log(2), rtol=1e-4)  # the step halves its state
+    assert norms.filter(cell=names[1])["value"].is_finite().all()
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert f"seqjax gradients {names[0]} {names[1]} --" in page

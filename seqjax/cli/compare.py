@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,14 @@ def compare_(
             help="Quantities of two studies to compare, separated by commas; the summaries by default."
         ),
     ] = None,
+    cells: Annotated[
+        str | None,
+        typer.Option(
+            help="Cells of two studies to compare: A's name=B's name, separated by commas; or 'position', the first "
+            "with the first, and so on. By default those of one name.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for index.html and comparison.json.")] = Path(
         "comparison"
     ),
@@ -73,15 +81,16 @@ def compare_(
     with usage_errors():
         runs = is_run(a), is_run(b)
         if all(runs):
-            found = compare_runs(
-                a, b, quantities=[q.strip() for q in (quantities or "").split(",") if q.strip()]
-            )
+            wanted = [q.strip() for q in (quantities or "").split(",") if q.strip()]
+            found = compare_runs(a, b, cells=_pairs(cells), quantities=wanted)
         elif any(runs):
             folder, other = (a, b) if runs[0] else (b, a)
             raise UsageError(
                 f"compare: expected two studies or two implementations, got the study {folder} and {other}. "
                 "Give two of one kind."
             )
+        elif cells is not None:
+            raise UsageError("--cells goes with two studies, got two implementations. Leave it out.")
         else:
             _check_sizes(seed, **{"--length": length, "--batch-size": batch_size, "--input-size": input_size})
             first, second = (
@@ -107,6 +116,18 @@ def compare_(
         raise typer.Exit(2)
     if not found.equal:
         raise typer.Exit(1)
+
+
+def _pairs(cells: str | None) -> dict[str, str] | Literal["position"] | None:
+    """Return the pairs of cells of the option ``--cells``."""
+    if cells is None or cells.strip() == "position":
+        return None if cells is None else "position"
+    pairs = [part.split("=") for part in cells.split(",") if part.strip()]
+    if not pairs or any(len(pair) != 2 for pair in pairs):
+        raise UsageError(
+            f"--cells: expected pairs such as old.py:build=new.py:build, or position, got {cells!r}."
+        )
+    return {first.strip(): second.strip() for first, second in pairs}
 
 
 def inputs(data: str | None, length: int, batch_size: int, input_size: int, seed: int) -> np.ndarray:

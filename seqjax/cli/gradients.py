@@ -39,10 +39,10 @@ def _otherwise(name: str) -> str:
     otherwise=_otherwise,
 )
 def gradients(
-    model: Annotated[
-        str | None,
+    models: Annotated[
+        list[str] | None,
         typer.Argument(
-            help="Your own model, file.py:function; cells given by --cells are measured as well.",
+            help="Models of your own, file.py:function; cells given by --cells are measured as well.",
             show_default=False,
         ),
     ] = None,
@@ -78,12 +78,13 @@ def gradients(
 
     Your own model is a function build() -> (params, step) or (params, step, carry), with step(params, carry, x) ->
     (carry, y) for one example at one time step, where x is [D] with D = --hidden-size; or build() -> a seqjax Cell or
-    Layer.
+    Layer. It gets hidden_size= and seed= where it has these arguments; one with vocabulary_size= reads tokens, and one
+    with num_outputs= returns the outputs of the task.
 
     Writes index.html (open it in any browser), results.parquet, summary.json and figures/*.svg. Ctrl-C keeps the
     finished parts; --resume continues the study with the same settings, text, models and versions.
     """
-    settings = _settings(model, preset, given)
+    settings = _settings(models or [], preset, given)
     if workers is not None:
         with usage_errors():
             check_whole("--workers", workers, most=1000)
@@ -127,15 +128,16 @@ def gradients(
     console.print(f"Open [bold]{page.resolve()}[/bold]", soft_wrap=True)
 
 
-def _settings(model: str | None, preset: str | None, given: dict[str, Any]) -> Settings:
-    """Return the settings of a preset, changed by the argument and the options."""
+def _settings(models: list[str], preset: str | None, given: dict[str, Any]) -> Settings:
+    """Return the settings of a preset, changed by the arguments and the options."""
     base = presets.PRESETS[one_of("--preset", preset, presets.PRESETS)] if preset is not None else Settings()
-    if model is not None:
+    for model in models:
         if not is_own(model):
             raise UsageError(
                 f"{model}: expected your own model as file.py:function. Give a cell by --cells {model}."
             )
-        given["cells"] = (model, *given.get("cells", ()))
+    if models:
+        given["cells"] = tuple(dict.fromkeys([*models, *given.get("cells", ())]))
     for section in given.get("sections", ()):
         one_of("--sections", section, NAMES)
     return replace(base, **given)

@@ -2,13 +2,14 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from seqjax.names import known_name
 from seqjax.statistics import (
     Interval,
     Paired,
@@ -78,7 +79,12 @@ def is_run(folder: str | Path) -> bool:
 
 
 def compare_runs(
-    a: str | Path, b: str | Path, *, quantities: Sequence[str] = (), resamples: int = 10_000
+    a: str | Path,
+    b: str | Path,
+    *,
+    cells: Mapping[str, str] | Literal["position"] | None = None,
+    quantities: Sequence[str] = (),
+    resamples: int = 10_000,
 ) -> RunsComparison:
     """Compare the results of two studies, as `seqjax gradients` writes them, after their last training step.
 
@@ -91,12 +97,14 @@ def compare_runs(
     Args:
         a: the folder of a study.
         b: another such folder.
+        cells: which cells are compared: a mapping from cells of A to cells of B; "position" for the first with the
+            first, and so on, in the order of the settings; None for cells of one name.
         quantities: names of the quantities to compare, with all their rows without time axis; empty for those above.
         resamples: number of resamples of the bootstrap.
 
     Raises:
-        ValueError: for a folder without results or with damaged files, and for two folders without a common quantity
-            on a common seed.
+        ValueError: for a folder without results or with damaged files, for cells that a study does not have, and for
+            two folders without a common quantity on a common seed.
 
     References:
         Benjamini and Hochberg 1995, "Controlling the false discovery rate", J. R. Statist. Soc. B 57.
@@ -104,6 +112,8 @@ def compare_runs(
         Soc. C 54 (rows whose smallest p is above the level do not count).
     """
     frames, summaries = zip(*(_load(Path(folder)) for folder in (a, b)))
+    names = [_cells(frame, summary) for frame, summary in zip(frames, summaries, strict=True)]
+    frames = _renamed(frames, names, cells)
     keys = [c for c in frames[0].columns if c in frames[1].columns and c not in _NOT_KEYS]
     if quantities:
         known = set(frames[0]["quantity"]) & set(frames[1]["quantity"])
@@ -119,8 +129,9 @@ def compare_runs(
     joined = lasts[0].join(lasts[1], on=[*keys, "seed"], nulls_equal=True, suffix="_b")
     if joined.is_empty():
         raise ValueError(
-            f"compare: expected a common cell, length, quantity and seed, got none in {a} and {b}. Use studies that "
-            "share cells, lengths and seeds."
+            "compare: expected a common cell, length, quantity and seed, got none in "
+            f"{a} (cells {', '.join(names[0])}) and {b} (cells {', '.join(names[1])}). Use studies that share cells, "
+            "lengths and seeds, or pair cells of different names with --cells A=B or --cells position."
         )
     pairs, unknown = [], 0
     for _, group in joined.group_by(keys, maintain_order=True):
@@ -133,7 +144,7 @@ def compare_runs(
         raise ValueError(f"compare: expected numbers on common seeds, got NaN everywhere in {a} or {b}.")
     enough = min(FEWEST, max(len(left) for _, left, _ in pairs))
     rows = [_row(*each, resamples) for each in pairs if len(each[1]) >= enough]
-    remarks = _remarks(summaries, joined, rows, unknown)
+    remarks = _remarks(summaries, joined, rows, unknown) + _alone(names, cells)
     if len(rows) < len(pairs):
         some = dict.fromkeys(
             str(key.get("section") or key["quantity"]) for key, left, _ in pairs if len(left) < enough
@@ -151,6 +162,57 @@ def _load(folder: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise ValueError(f"compare: {error}") from None
     return frame.with_columns(pl.col("value").fill_null(math.nan)), summary
+
+
+def _cells(frame: pl.DataFrame, summary: Mapping[str, Any]) -> list[str]:
+    """Return the cells of a study that have rows, in the order of its settings."""
+    there = set(frame["cell"].drop_nulls()) if "cell" in frame.columns else set()
+    named = [str(cell) for cell in (summary.get("settings") or {}).get("cells") or ()]
+    return [*(cell for cell in named if cell in there), *sorted(there - set(named))]
+
+
+def _renamed(
+    frames: Sequence[pl.DataFrame], names: Sequence[list[str]], cells: Mapping[str, str] | str | None
+) -> tuple[pl.DataFrame, ...]:
+    """Return the frames with one name for each pair of cells, without cells that have no partner."""
+    if cells is None:
+        return tuple(frames)
+    if cells == "position":
+        if len(names[0]) != len(names[1]):
+            raise ValueError(
+                f"compare(cells): expected as many cells in A as in B to pair them by position, got "
+                f"{', '.join(names[0])} and {', '.join(names[1])}. Pair them by name."
+            )
+        cells = dict(zip(*names, strict=True))
+    if not isinstance(cells, Mapping) or len(set(cells.values())) < len(cells):
+        raise ValueError(f"compare(cells): expected pairs of different cells, or 'position', got {cells!r}.")
+    for side, known, given in zip("AB", names, (cells, cells.values()), strict=True):
+        for cell in given:
+            try:
+                known_name(cell, known)
+            except ValueError as error:
+                raise ValueError(f"compare(cells): {side}: {error}") from None
+    pairs = {(x, y): x if x == y else f"{x} | {y}" for x, y in cells.items()}
+    maps = [{pair[side]: name for pair, name in pairs.items()} for side in (0, 1)]
+    return tuple(
+        frame.filter(pl.col("cell").is_null() | pl.col("cell").is_in(list(new))).with_columns(
+            pl.col("cell").replace(new)
+        )
+        for frame, new in zip(frames, maps, strict=True)
+    )
+
+
+def _alone(names: Sequence[list[str]], cells: Any) -> list[str]:
+    """Return a remark on cells that have no partner of the same name."""
+    if cells is not None:
+        return []
+    alone = [[cell for cell in own if cell not in other] for own, other in (names, names[::-1])]
+    if not all(alone):
+        return []
+    return [
+        f"Not compared: {', '.join(alone[0])} of A and {', '.join(alone[1])} of B, which have other names. Pair them "
+        f"with --cells {alone[0][0]}={alone[1][0]}, or with --cells position."
+    ]
 
 
 def _results(frame: pl.DataFrame, keys: list[str]) -> pl.DataFrame:

@@ -45,7 +45,7 @@ def step_of(recurrence: Recurrence, params: Params, dtype: Any) -> Callable[[Any
     Args:
         recurrence: a recurrence of any kind.
         params: params of the cell. The linear kinds and `Attention` read no params.
-        dtype: dtype of the inputs x.
+        dtype: dtype of the inputs x. For integers, such as tokens, the params of a `Step` keep their dtypes.
 
     Raises:
         TypeError: if `recurrence` is not a recurrence.
@@ -53,6 +53,9 @@ def step_of(recurrence: Recurrence, params: Params, dtype: Any) -> Callable[[Any
     match recurrence:
         case Step(fn):
             wide_params = widen(params)
+            if not jnp.issubdtype(dtype, jnp.inexact):
+                dtypes = jax.tree.map(jnp.result_type, params)
+                return lambda carry, u: fn(jax.tree.map(jnp.asarray, wide_params, dtypes), carry, u)
             return lambda carry, u: fn(cast(wide_params, dtype), carry, u)
         case Gated():
             weights = widen(tuple(recurrence.weights(params)))

@@ -39,8 +39,17 @@ def losses(metrics: Sequence[Mapping[str, Any]]) -> View:
                 series.append(Series(label, steps, found, place, marks=marks))
         if series:
             title = name.replace("_", " ")
-            axes = {"x": Axis(STEPS), "y": Axis(title)}
-            panels.append(chart(series, f"run-{name}", title=title, label=f"{title} by {STEPS}.", **axes))
+
+            panels.append(
+                chart(
+                    series,
+                    f"run-{name}",
+                    title=title,
+                    x=Axis(STEPS),
+                    y=Axis(title),
+                    label=f"{title} by {STEPS}.",
+                )
+            )
     if not panels:
         return View("", [Note("The log has no losses.", muted=True)])
     caption = Caption(

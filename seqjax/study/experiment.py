@@ -1,6 +1,7 @@
 """The models, data, compiled programs and trained params of a study, each made once."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 from seqjax.base import Layer
 from seqjax.compat import QUICK_TO_COMPILE
 from seqjax.methods import named_method
-from seqjax.study.models import layers_of, make_model
+from seqjax.study.models import layers_of, make_model, params_of_seed
 from seqjax.study.settings import Settings
 from seqjax.study.sources import Source, make_source
 from seqjax.study.store import Store
@@ -101,10 +102,10 @@ class Experiment:
 
     def run(self, cell: str, length: int) -> Run:
         """Return the training of a cell at one length."""
-        steps = self.settings.seeds * self.settings.training_steps * length
-        make = lambda: Run(  # noqa: E731
-            self.settings, self.model(cell, length), self.source(length), compiler_options(steps)
-        )
+        s, source = self.settings, self.source(length)
+        options = compiler_options(s.seeds * s.training_steps * length)
+        of_seed = partial(params_of_seed, cell, s.hidden_size, source.task)
+        make = lambda: Run(s, self.model(cell, length), source, options, of_seed)  # noqa: E731
         return self.keep(("run", cell, length), make)
 
     def train(self, cell: str, length: int, seed: int) -> Iterator[Snapshot]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from seqjax.base import Layer, Method
@@ -11,7 +12,7 @@ from seqjax.combinators import serial
 from seqjax.layers.pointwise import pointwise
 from seqjax.layers.recurrent import recurrent
 from seqjax.tasks import Task
-from seqjax.user_model import is_own, own_layer
+from seqjax.user_model import OUTPUTS, TOKENS, is_own, own_layer, own_params, takes
 
 
 def representatives(names: tuple[str, ...], most: int) -> tuple[str, ...]:
@@ -27,9 +28,33 @@ def representatives(names: tuple[str, ...], most: int) -> tuple[str, ...]:
     return tuple(name for name in names if name in chosen)
 
 
-def recurrent_layer(name: str, width: int, method: Any) -> Layer:
-    """Return the layer of that name, from vectors to vectors of the same width."""
-    return own_layer(name, width, method) if is_own(name) else recurrent(REGISTRY[name].make(width), method)
+def recurrent_layer(name: str, width: int, method: Any, task: Task) -> Layer:
+    """Return the layer of that name, from vectors to vectors of the same width.
+
+    A model of the user may read the tokens of the task, and may return its outputs: `seqjax.user_model.own_layer`.
+    """
+    return (
+        own_layer(name, width, method, **_sizes(task))
+        if is_own(name)
+        else recurrent(REGISTRY[name].make(width), method)
+    )
+
+
+def reads_tokens(name: str) -> bool:
+    """Return whether a model has an embedding of its own."""
+    return is_own(name) and takes(name, TOKENS)
+
+
+def one_step(name: str, width: int, batch_size: int, dtype: Any) -> jax.ShapeDtypeStruct:
+    """Return one step of input of the recurrent layer: tokens ``[B]`` or vectors ``[B, D]``."""
+    if reads_tokens(name):
+        return jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    return jax.ShapeDtypeStruct((batch_size, width), jnp.dtype(dtype))
+
+
+def params_of_seed(name: str, width: int, task: Task, seed: int) -> Any:
+    """Return the params that a user's model draws itself for a seed, or None."""
+    return own_params(name, width, seed, **_sizes(task)) if is_own(name) else None
 
 
 def make_model(name: str, width: int, method: Method, dtype: Any, task: Task) -> Layer:
@@ -42,7 +67,20 @@ def layers_of(name: str, width: int, method: Method, dtype: Any, task: Task) -> 
     dtype = jnp.dtype(dtype)
     param_dtype = jnp.float64 if dtype == jnp.float64 else jnp.float32
     inputs: Any = nn.Dense(width, dtype=dtype, param_dtype=param_dtype)
-    if task.num_inputs is not None:
+    if reads_tokens(name):
+        inputs = _same
+    elif task.num_inputs is not None:
         inputs = nn.Embed(task.num_inputs, width, dtype=dtype, param_dtype=param_dtype)
-    outputs = nn.Dense(task.num_outputs, dtype=dtype, param_dtype=param_dtype)
-    return pointwise(inputs), recurrent_layer(name, width, method), pointwise(outputs)
+    outputs: Any = nn.Dense(task.num_outputs, dtype=dtype, param_dtype=param_dtype)
+    if is_own(name) and takes(name, OUTPUTS):
+        outputs = _same
+    return pointwise(inputs), recurrent_layer(name, width, method, task), pointwise(outputs)
+
+
+def _same(x: Any) -> Any:
+    """Return the input, in place of a map that a model has itself."""
+    return x
+
+
+def _sizes(task: Task) -> dict[str, Any]:
+    return {TOKENS: task.num_inputs, OUTPUTS: task.num_outputs}

@@ -1,5 +1,6 @@
 """The presets of a study: their settings, and the sizes of single sections in one table."""
 
+import itertools
 import shlex
 from dataclasses import dataclass
 from typing import Any
@@ -136,7 +137,7 @@ def command(settings: Settings) -> str:
     defaults = (PRESETS[settings.preset] if named else Settings()).to_json()
     if named:
         options.append(f" --preset {settings.preset}")
-    own = settings.cells[:1] if is_own(settings.cells[0]) else ()
+    own = tuple(itertools.takewhile(is_own, settings.cells))
     for name, value in settings.to_json().items():
         if name == "cells":
             value = value[len(own) :]

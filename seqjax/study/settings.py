@@ -14,8 +14,9 @@ from seqjax.checks import LARGEST
 from seqjax.fields import SettingError, above_zero, at_least_one, at_most, check_fields, one_of, setting
 from seqjax.methods.named import NAMED, check_name, named_method
 from seqjax.sizes import check_size
-from seqjax.study.models import recurrent_layer
-from seqjax.tasks import TASKS
+from seqjax.study.models import one_step, recurrent_layer
+from seqjax.tasks import TASKS, Task
+from seqjax.tasks.text import text_task
 from seqjax.user_model import is_own
 
 DTYPES = ("float32", "float64", "bfloat16")
@@ -77,18 +78,33 @@ def check(settings: Settings) -> None:
         )
     if settings.data is not None and settings.task != "text":
         raise SettingError("{data} goes with {task} text, not with {task} {other}.", other=settings.task)
+    longest = [_task(settings, length) for length in settings.lengths][-1]
     for cell in settings.cells:
-        layer = recurrent_layer(cell, settings.hidden_size, named_method(settings.method))
-        _check_length(layer, max(settings.lengths), settings.hidden_size)
-    for length in settings.lengths:
-        if settings.task != "text":
-            TASKS[settings.task](length)
+        layer = recurrent_layer(cell, settings.hidden_size, named_method(settings.method), longest)
+        x = one_step(cell, settings.hidden_size, 1, jnp.float32)
+        try:
+            _check_length(layer, max(settings.lengths), x)
+        except (TypeError, ValueError) as error:
+            if not is_own(cell):
+                raise
+            hint = "" if x.dtype == jnp.int32 else " A model of tokens is made by build(vocabulary_size)."
+            raise ValueError(
+                f"{cell}: its layer cannot run on x {x.dtype}{list(x.shape)}: {' '.join(str(error).split())}{hint}"
+            ) from None
 
 
-def _check_length(layer: Layer, length: int, width: int) -> None:
+def _task(settings: Settings, length: int) -> Task:
+    """Return the task of a study; that of a text without its text."""
+    if settings.task != "text":
+        return TASKS[settings.task](length)
+    nothing = np.zeros(2, np.uint8)
+    return text_task(nothing, nothing, length)
+
+
+def _check_length(layer: Layer, length: int, x: jax.ShapeDtypeStruct) -> None:
     """Raise the ValueError of a layer that cannot run `length` steps (attention with a smaller cache)."""
-    xs = jax.ShapeDtypeStruct((length, 1, width), jnp.float32)
-    check_size("gradients", layer, jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype))
+    xs = jax.ShapeDtypeStruct((length, *x.shape), x.dtype)
+    check_size("gradients", layer, x)
 
     def run(key: jax.Array, xs: jax.Array) -> Any:
         params = layer.init(key, xs[0])

@@ -1,6 +1,6 @@
 """The short training of one model, with snapshots of its params."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -31,11 +31,21 @@ class Snapshot(NamedTuple):
 
 
 class Run:
-    """The compiled training of one model at one length, shared by all seeds: Adam, gradients clipped at norm 1."""
+    """The compiled training of one model at one length, shared by all seeds: Adam, gradients clipped at norm 1.
 
-    def __init__(self, settings: Settings, model: Layer, source: Source, compiler_options: dict) -> None:
+    ``of_seed`` returns the params of a recurrent layer that draws them itself, or None.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: Layer,
+        source: Source,
+        compiler_options: dict,
+        of_seed: Callable[[int], Any] = lambda seed: None,
+    ) -> None:
         self.settings, self.model, self.source = settings, model, source
-        self._compiler_options = compiler_options
+        self._compiler_options, self._of_seed = compiler_options, of_seed
         self._compiled: Any = None
         self.loss = source.task.objective
         self.optimizer = optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(settings.learning_rate))
@@ -47,6 +57,9 @@ class Run:
         """Return the state before the first step."""
         key = jax.random.key(seed)
         state = init_train_state(self.model, self.optimizer, key, self.source.probe.xs[0])._replace(key=None)
+        if (own := self._of_seed(seed)) is not None:
+            params = (state.params[0], own, state.params[2])
+            state = state._replace(params=params, opt_state=self.optimizer.init(params))
         if self.settings.dtype == "float64":  # cells initialize params in float32
             params = cast(state.params, jnp.float64)
             state = state._replace(params=params, opt_state=self.optimizer.init(params))

@@ -76,7 +76,7 @@ def parts_of(recipe: Recipe) -> dict[str, str]:
 def _recurrent(recipe: Recipe) -> Layer:
     method = named_method(recipe.method)
     if is_own(recipe.model):
-        return own_layer(recipe.model, recipe.hidden_size, method)
+        return own_layer(recipe.model, recipe.hidden_size, method, seed=recipe.seed)
     known = [name for name, entry in REGISTRY.items() if entry.example is vector]
     try:
         name, args, keywords = parse_call(recipe.model)

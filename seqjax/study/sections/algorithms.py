@@ -14,7 +14,7 @@ from seqjax.base import Batch, Estimator
 from seqjax.ops.vectors import as_vector
 from seqjax.study.experiment import Experiment
 from seqjax.study.measurement import Measurement
-from seqjax.study.models import representatives
+from seqjax.study.models import reads_tokens, representatives
 from seqjax.study.presets import SIZES, Sizes
 from seqjax.study.rows import Part, Row, row
 from seqjax.study.settings import Settings
@@ -65,7 +65,8 @@ def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     inner = small.inner(cell, longest, 0, batch_size=BATCH)
     for length in sizes.algorithms_lengths:
         xs = inner.xs[:length]
-        batch = Batch(xs, jnp.roll(xs, -1, 0))  # each output predicts the next input
+        after = jnp.roll(xs, -1, 0)  # each output predicts the next input
+        batch = Batch(xs, jax.nn.one_hot(after, width) if reads_tokens(cell) else after)
         exact = None
         for name, estimator in algorithms(sizes).items():
             at: dict[str, Any] = {"group": name, "x": float(length)}

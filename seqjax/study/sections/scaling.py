@@ -3,9 +3,6 @@
 from collections.abc import Iterable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from seqjax.base import Diagonal, Layer, Matrix
 from seqjax.cells import REGISTRY
 from seqjax.combinators import Nested, checkpointed
@@ -20,7 +17,7 @@ from seqjax.probes.scaling import (
 )
 from seqjax.study.experiment import Experiment
 from seqjax.study.measurement import Measurement
-from seqjax.study.models import recurrent_layer, representatives
+from seqjax.study.models import one_step, recurrent_layer, representatives
 from seqjax.study.presets import SIZES, Sizes
 from seqjax.study.rows import Part, Row, row
 from seqjax.study.settings import Settings
@@ -47,10 +44,12 @@ def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
     cell, settings = part.cell or "", experiment.settings
     sizes = SIZES[settings.preset]
     methods, lengths = _methods(cell, sizes), sizes.scaling_lengths
-    x = jax.ShapeDtypeStruct((settings.batch_size, settings.hidden_size), jnp.dtype(settings.dtype))
+    task = experiment.source(min(settings.lengths)).task
+    x = one_step(cell, settings.hidden_size, settings.batch_size, settings.dtype)
 
     def layer(method: Any) -> Layer:
-        plain = recurrent_layer(cell, settings.hidden_size, Scan(chunk=64) if method == "nested" else method)
+        inside = Scan(chunk=64) if method == "nested" else method
+        plain = recurrent_layer(cell, settings.hidden_size, inside, task)
         return checkpointed(plain, Nested()) if method == "nested" else plain
 
     common: dict[str, Any] = {"methods": methods, "program": gradient_of_carry}

@@ -13,7 +13,7 @@ from seqjax.gradients import objective
 from seqjax.methods import named_method
 from seqjax.study.experiment import Experiment
 from seqjax.study.measurement import Measurement
-from seqjax.study.models import make_model, representatives
+from seqjax.study.models import make_model, params_of_seed, reads_tokens, representatives
 from seqjax.study.presets import SIZES, Sizes
 from seqjax.study.rows import Part, Row, row
 from seqjax.study.settings import Settings
@@ -52,6 +52,9 @@ def measure(experiment: Experiment, part: Part) -> Iterable[Row]:
             task = TASKS[name](length)
         except ValueError as error:  # too short for this task
             yield row("not_measured", 0, group=name, note=str(error))
+            continue
+        if task.num_inputs is None and reads_tokens(cell):
+            yield row("not_measured", 0, group=name, note="a model of tokens has no real inputs")
             continue
         step = experiment.keep(("learn", cell, name), lambda: _step(experiment, cell, task, sizes))  # noqa: B023
         losses = _learn(step, experiment.settings, cell, task, sizes)
@@ -97,6 +100,9 @@ def _learn(step: Callable, settings: Settings, cell: str, task: Task, sizes: Siz
     sample = jax.jit(jax.vmap(draw))
     x = jax.eval_shape(draw, keys[0]).xs
     params = jax.vmap(lambda key: model.init(key, jnp.zeros(x.shape[1:], x.dtype)))(keys)
+    own = [params_of_seed(cell, settings.hidden_size, task, seed) for seed in range(len(keys))]
+    if own[0] is not None:
+        params = (params[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *own), params[2])
     state, losses = jax.vmap(optimizer.init)(params), []
     for place in range(sizes.success_steps):
         batch = sample(jax.vmap(lambda key: jax.random.fold_in(key, place + 1))(keys))  # noqa: B023

@@ -199,7 +199,8 @@ def cell_of(recipe: Recipe) -> tuple[Callable[[int], Cell | Layer], int]:
         stack = STACKS[recipe.model]
         return lambda width: stack(width, recipe.depth, num_heads=recipe.heads), 1
     if is_own(recipe.model):
-        return lambda width: own_layer(recipe.model, width, named_method(recipe.method)), recipe.depth
+        options = {"method": named_method(recipe.method), "seed": recipe.seed}
+        return lambda width: own_layer(recipe.model, width, **options), recipe.depth
     try:
         name, args, keywords = parse_call(recipe.model)
         known_name(name, [*(each for each, entry in REGISTRY.items() if entry.example is vector), *STACKS])
