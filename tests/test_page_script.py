@@ -340,3 +340,33 @@ def test_what_is_told_stays_in_the_window(shown):
 def test_a_touch_tells_the_values_too(shown):
     shown("point('lines-16-figure_1', 300, 100, 'pointerdown')")
     assert len(shown("tip()")) == 3
+
+
+def test_values_with_a_unit_are_told_with_their_prefix():
+    series = [Series("a", [1e3, 2e6], [3.4e-4, 0.25], 0, marks="both")]
+    x, y = Axis("memory", "log", (1e2, 1e7), unit="B"), Axis("time", "log", (1e-5, 10), unit="s")
+    panel = chart(series, "units", title="", x=x, y=y, label="")
+    markup = f"<body><div>{panel.svg}<script type='application/json'>{panel.json}</script></div>"
+    told = Page(f"{markup}<script>{(page.FOLDER / 'page.js').read_text('utf-8')}</script></body>")
+    left, top, right, bottom = panel.data["box"]
+    for share, head, value in (
+        (0.2, "memory 1\u00a0kB", "340\u00a0µs"),
+        (0.86, "memory 2\u00a0MB", "250\u00a0ms"),
+    ):
+        told(f"point('units-figure_1', {left + share * (right - left)}, {(top + bottom) / 2})")
+        assert told("tip()") == [[head], ["a", value]]
+
+
+def test_names_at_the_ends_of_lines_go_with_their_cells(shown):
+    cells = [f"c{n}" for n in range(len(COLORS) + 1)]
+    series = [Series(cell, lag(8), -lag(8) - n, n, cell) for n, cell in enumerate(cells)]
+    bar = (
+        '<div id="choose"><input type="checkbox" checked value="c0"><input type="checkbox" value="c1"></div>'
+    )
+    bar += "".join(f'<select id="{name}"><option value=""></option></select>' for name in ("length", "seed"))
+    panel = norms(series, "many")
+    markup = f"<body>{bar}<div>{panel.svg}<script type='application/json'>{panel.json}</script></div>"
+    told = Page(f"{markup}<script>{(page.FOLDER / 'page.js').read_text('utf-8')}</script></body>")
+    told("document.fire('pageshow')")
+    for part in ("-end", "-lead"):
+        assert told.shown(f"many-s0{part}") and not told.shown(f"many-s1{part}")

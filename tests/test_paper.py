@@ -114,9 +114,9 @@ def on_page(panel, line):
 def polylines(text, move, line):
     """The lines of PDF or PGF code, by the patterns of their corners."""
     found = []
-    for op, *numbers in re.findall(f"(?:({move})|({line}))", text):
-        corner = [float(number) for number in (numbers if op else numbers[2:]) if number][-2:]
-        if op:
+    for begins, a, b, _, c, d in re.findall(f"(?:({move})|({line}))", text):
+        corner = [float(a or c), float(b or d)]
+        if begins:
             found.append([])
         if found:
             found[-1].append(corner)
@@ -214,7 +214,8 @@ def test_the_width_scales_drawing_and_text(study, tmp_path):
     paper.write_figures(study, tmp_path / "wide", width=6.5)
     pdf = (tmp_path / "wide" / "answer-decay.pdf").read_bytes()
     assert b"/MediaBox [ 0 0 468 " in pdf
-    assert {float(s) for text in streams(pdf) for s in re.findall(r"/F\S+ ([\d.]+) Tf", text)} == {16.0105}
+    (size,) = {float(s) for text in streams(pdf) for s in re.findall(r"/F\S+ ([\d.]+) Tf", text)}
+    assert size == pytest.approx(16.0105, abs=1e-3)
 
 
 def test_results_that_cannot_be_drawn_write_nothing(tmp_path):
@@ -224,3 +225,34 @@ def test_results_that_cannot_be_drawn_write_nothing(tmp_path):
     with pytest.raises(ValueError, match="its results cannot be drawn"):
         paper.write_figures(folder)
     assert sorted(folder.rglob("*")) == before
+
+
+def test_the_command_writes_the_files_and_says_where(study, tmp_path, monkeypatch, capsys):
+    assert run(monkeypatch, "figures", study, "--style", "paper", "--out", tmp_path / "p") == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert words.startswith("Wrote 10 figures (PDF, PGF) and 4 tables (LaTeX, CSV) to ")
+    assert (tmp_path / "p" / "answer-decay.pdf").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--style", "poster"], "--style: "),
+        (["--width", "0"], "width: expected 1 to 20 inches, got 0.0."),
+        (["--width", "nan"], "width: expected 1 to 20 inches, got nan."),
+        (["--out", "{file}"], "cannot be written"),
+    ],
+)
+def test_bad_options_are_one_line_and_write_nothing(study, tmp_path, monkeypatch, capsys, options, error):
+    (tmp_path / "file").write_text("x")
+    given = [each.format(file=tmp_path / "file") for each in options]
+    before = sorted(study.rglob("*"))
+    assert run(monkeypatch, "figures", study, *given) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert error in line and sorted(study.rglob("*")) == before and (tmp_path / "file").read_text() == "x"
+
+
+def test_a_folder_without_a_study_is_one_line(tmp_path, monkeypatch, capsys):
+    assert run(monkeypatch, "figures", tmp_path) == 2
+    assert "expected a report, got a folder without summary.json" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

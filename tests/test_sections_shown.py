@@ -203,7 +203,7 @@ def test_signal_to_noise_is_shown_by_lag_and_gates_and_clipping_by_number():
     shown = Shown(signal, rows)
     # The first lag is the last step; what is not above zero has no place on the axis.
     np.testing.assert_array_equal(shown.lines["signal-to-noise", A]["y"], [math.nan, 0.05, 0.2, 0.5])
-    assert "above 0.1 most often for lstm, at 2 of 4 lags; nowhere for lru." in shown.captions[0]
+    assert "Of 4 lags the ratio is above 0.1 at 2 for lstm; nowhere for lru. One seed" in shown.captions[0]
     assert shown.table("Table of noise and clipping")[0] == [A, "12.5", "37.5 (25.0 to 50.0)", "7.00"]
     gate = [line for line in shown.table("Table of gates and decays") if line[3] != "–"]
     assert gate == [[A, "decay of c", MOMENTS[1], "25 %", "under 1 %", "0.600", "0.400 / 2.00 / 9.50"]]
@@ -337,8 +337,8 @@ def test_truncation_is_the_middle_in_logarithms_and_the_windows_are_counted():
     np.testing.assert_allclose(cosine["y"][:2], [1 - 0.075, 1 - (0.05 + 0.1 / 3) / 2], rtol=1e-9)
     assert shown.table() == [[A, "3 (2 to 4)", "6 (4 to 8)"], [B, "7.5 (7 to 8)", "15 (14 to 16)"]]
     assert (
-        "needs K = 3 for lstm and K = 7.5 for lru, of 8 steps. For lru this is more than half of the sequence"
-        in (shown.captions[0])
+        "needs K = 3 for lstm and K = 7.5 for lru, of 8 steps. The interval of lstm lies apart from all others. "
+        "For lru this is more than half of the sequence" in shown.captions[0]
     )
 
 

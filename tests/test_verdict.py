@@ -12,8 +12,9 @@ from markupsafe import Markup
 
 from seqjax.report import page
 from seqjax.report.answer import answer
+from seqjax.report.order import certainty
 from seqjax.report.quantities import QUANTITIES, measured
-from seqjax.report.results import StudyResults
+from seqjax.report.results import Profile, StudyResults
 from seqjax.report.verdict import best_everywhere, each_is_behind, outcome, sentences
 from seqjax.statistics import Interval, bootstrap, interquartile_mean, wilson
 from seqjax.study.experiment import MOMENTS
@@ -46,8 +47,8 @@ def test_a_cell_that_is_better_in_everything_is_called_so():
     values = {REACH: FURTHEST, LOSS: LOWEST}
     assert best_everywhere(values, CELLS) == "lru" and not each_is_behind(values, CELLS)
     assert said(values) == [
-        "lru is ahead in reach, with 200 (180 to 220), against 20 (18 to 22) for gru, the next: 90 % of the gradient "
-        "norm of the last loss lies within so many steps.",
+        "lru is ahead in reach, with 200 (180 to 220) steps, against 20 (18 to 22) for gru, the next: 90 % of the "
+        "gradient norm of the last loss lies within so many steps.",
         "lru is ahead of every other cell in every quantity that can be compared: reach and remaining loss.",
     ]
 
@@ -238,3 +239,21 @@ def test_a_closed_form_that_fails_stands_above_the_verdict():
         and "pass" not in found.basis
     )
     assert answer(StudyResults(study(), {"settings": SETTINGS})).warning == ""
+
+
+def test_an_extreme_is_named_with_its_certainty():
+    values = {"a": Interval(1.0, 0.0, 2.0), "b": Interval(3.0, 1.9, 5.0), "c": Interval(9.0, 8.0, 10.0)}
+    text = {best: certainty(values, best).striptags() for best in values}
+    assert text["a"] == "The interval of a overlaps with that of b."
+    assert text["b"] == "The interval of b overlaps with that of a."
+    assert text["c"] == "The interval of c lies apart from all others."
+    assert "this order is not certain" in certainty(values | {"d": alone(1.0)}, "c")
+    assert certainty({"a": alone(1.0)}, "a") == ""
+
+
+def test_the_fall_of_a_profile_has_an_interval_over_seeds():
+    values = np.zeros((3, 2, 5))
+    values[:, 1, 0] = [-4.0, -8.0, -6.0]
+    values[:, 1, -1] = [-1.0, -2.0, -math.inf]
+    found = Profile("a", 5, (0, 9), values)
+    assert found.falls(1) == bootstrap([[-3.0, -6.0]]) and found.falls(0) == (0.0, 0.0, 0.0)

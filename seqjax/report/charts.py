@@ -134,13 +134,13 @@ def chart(
     def drawn(medium: Medium) -> Drawn:
         bottom = 58 + 18 * legend_rows
         right = 24 + _LETTER * max(len(label_of(each, 14)) for each in names) if at_ends else 22
-        inner = max(height, 15 * len(names)) if at_ends else height
+        inner = max(height, 15 * (len(names) + 1)) if at_ends else height
         left = 78 if y.scale == "log" else 62  # for ticks such as 2×10⁻⁷ and 500 kB
         figure, axes = axes_at(height=inner + bottom, top=30, bottom=bottom, left=left, right=right)
         handles: dict[str, Line2D] = {}
         lines = []
         for place, each in enumerate(series):
-            handle, *line = _draw(axes, each, f"s{place}")
+            handle, *line = _draw(axes, each, f"s{place}", 0.1 if at_ends else 0.22)
             handles.setdefault(label_of(each.name), handle)
             lines.append(line)
         scale_axis(axes.xaxis, x)
@@ -188,15 +188,17 @@ def _positions(series: Sequence[Series]) -> int:
     return len(np.unique(np.concatenate(known))) if known else 0
 
 
-def _draw(axes: Axes, each: Series, gid: str) -> tuple[Line2D, Line2D, Any]:
-    """Return the line of the legend, the drawn line, and its intervals if it has them."""
+def _draw(axes: Axes, each: Series, gid: str, opacity: float) -> tuple[Line2D, Line2D, Any]:
+    """Return the line of the legend, the drawn line, and its intervals if it has them; `opacity` is that of bands."""
     look = each.look
     x, y = np.asarray(each.x, float), _finite(each.y)
     bars = None
     if each.low is not None:
         low, high = _finite(each.low), _finite(each.high)
         if each.marks == "line":
-            axes.fill_between(x, low, high, color=look["color"], alpha=0.22, linewidth=0, gid=f"{gid}-band")
+            axes.fill_between(
+                x, low, high, color=look["color"], alpha=opacity, linewidth=0, gid=f"{gid}-band"
+            )
         else:
             bars = axes.vlines(x, low, high, color=look["color"], linewidth=scaled(1.1), gid=f"{gid}-band")
     handle = Line2D([], [], **look)

@@ -7,7 +7,8 @@ import numpy as np
 from seqjax.report.charts import Axis, scale_axis
 from seqjax.report.content import Drawn, Panel
 from seqjax.report.drawing import Medium, axes_at, color_of, label_of, scaled
-from seqjax.report.quantities import Quantity, has_interval
+from seqjax.report.order import has_interval
+from seqjax.report.quantities import Quantity
 from seqjax.report.text import file_name
 from seqjax.statistics import Interval
 

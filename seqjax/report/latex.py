@@ -27,6 +27,7 @@ _SPECIAL |= {
     "½": r"$\frac{1}{2}$",
     "<": "$<$",
     ">": "$>$",
+    "|": "$|$",
 }
 _NAMES = {
     "λ": "lambda",
@@ -160,7 +161,7 @@ def _number(cell: Text) -> str:
     text = re.sub("×10([⁻⁰¹²³⁴-⁹]+)", lambda power: "e" + power[1].translate(_RAISED), text).replace("−", "-")
     measured = _MEASURED.fullmatch(text)
     if measured and measured[2] in _UNITS:
-        return f"{float(measured[1]) * _UNITS[measured[2]]:.6g}"
+        return f"{float(measured[1]) * _UNITS[measured[2]]:.12g}"
     return text
 
 

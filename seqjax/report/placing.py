@@ -66,6 +66,7 @@ def _groups(points: Array, owners: Any, across: Array, upwards: float) -> list[A
 def label_ends(axes: Axes, lines: Sequence[Line2D], names: Sequence[str]) -> None:
     """Write the name of each line to the right of the axes, as close to its end as the other names allow."""
     box = axes.get_window_extent()
+    low, high = box.y0 + scaled(LINE) / 2, box.y1 - scaled(LINE) / 2
     ends = []
     for line, name in zip(lines, names, strict=True):
         x, y = (np.asarray(values, float) for values in line.get_data())
@@ -73,7 +74,7 @@ def label_ends(axes: Axes, lines: Sequence[Line2D], names: Sequence[str]) -> Non
         if known.size:
             end = axes.transData.transform((x[known[-1]], y[known[-1]]))
             ends.append((line, name, float(end[0]), float(np.clip(end[1], box.y0, box.y1))))
-    heights = spread_out(np.array([end[3] for end in ends]), scaled(LINE), box.y0, box.y1)
+    heights = spread_out(np.array([end[3] for end in ends]), scaled(LINE), low, high)
     to_axes = axes.transAxes.inverted()
     for (line, name, x, y), height in zip(ends, heights, strict=True):
         turn = box.x1 + scaled(3), box.x1 + scaled(12)

@@ -10,6 +10,7 @@ import polars as pl
 from seqjax.report.aggregate import count, interval
 from seqjax.report.content import Text
 from seqjax.report.horizons import horizon_of
+from seqjax.report.order import has_interval
 from seqjax.report.results import StudyResults
 from seqjax.report.text import between, number
 from seqjax.statistics import Interval, wilson
@@ -57,11 +58,6 @@ class Quantity:
         if not (has_interval(a) and has_interval(b)):
             return False
         return bool(a.low > b.high if self.more else a.high < b.low)
-
-
-def has_interval(found: Interval) -> bool:
-    """Return whether a value has an interval."""
-    return bool(np.isfinite([found.estimate, found.low, found.high]).all())
 
 
 def _known(values: Iterable[float | None]) -> list[float]:

@@ -14,9 +14,10 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 
-from seqjax.report.aggregate import Array, iqm
+from seqjax.report.aggregate import Array, interval, iqm
 from seqjax.report.content import listed, say
 from seqjax.report.text import file_names
+from seqjax.statistics import Interval
 from seqjax.study.presets import SIZES, Sizes
 
 Key = tuple[str, str, int, str | None, str | None]
@@ -43,6 +44,12 @@ class Profile:
             return math.nan
         first, last = self.iqm[-place, [0, -1]].tolist()
         return math.nan if math.isinf(last) else first - last
+
+    def falls(self, place: int) -> Interval:
+        """Return the interquartile mean over seeds of the fall of each seed, with its interval."""
+        ends = self.values[:, -place][:, [0, -1]]
+        known = np.isfinite(ends).all(1)
+        return interval((ends[known, 0] - ends[known, 1]).tolist())
 
 
 class StudyResults:

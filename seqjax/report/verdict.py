@@ -6,7 +6,8 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from seqjax.report.content import Text, bold, listed, say
-from seqjax.report.quantities import Quantity, has_interval
+from seqjax.report.order import has_interval
+from seqjax.report.quantities import Quantity
 from seqjax.statistics import Interval
 
 Values = Mapping[Quantity, Mapping[str, Interval]]
@@ -103,7 +104,10 @@ def _first(quantity: Quantity, values: Mapping[str, Interval], found: Outcome) -
 
     ends = say("{}: {}.", of(ranked), quantity.meaning)
     if found.winner:
-        head = say("{} is ahead in {}, with {}", bold(best), quantity.name, quantity.text(values[best]))
+        unit = "" if quantity.unit.startswith("share") else f" {quantity.unit}"
+        head = say(
+            "{} is ahead in {}, with {}{}", bold(best), quantity.name, quantity.text(values[best]), unit
+        )
         return say("{}, against {}, the next: {}.", head, of(others[:1]), quantity.meaning)
     if found.why == "overlap":
         near = [cell for cell in others if not quantity.ahead(values[best], values[cell])]

@@ -27,9 +27,11 @@ from seqjax.report.content import (
 )
 from seqjax.report.drawing import float32_marks, label_of, quarters
 from seqjax.report.horizons import horizon_of
+from seqjax.report.order import certainty
 from seqjax.report.results import Array, Profile, StudyResults, by_length
 from seqjax.report.section import Section
 from seqjax.report.text import decades, number, plural, ten
+from seqjax.statistics import Interval
 from seqjax.study.experiment import MOMENTS
 
 _FIT = ("exponential_rate", "exponential_length", "exponential_aic", "power_exponent", "power_aic")
@@ -82,7 +84,8 @@ def _curves(results: StudyResults, loss: str, length: int, profiles: Sequence[Pr
     for end, beyond in ((low, drawn < low), (high, drawn > high)):
         if np.any(beyond & np.isfinite(drawn)):
             shows += say(" The axis ends at {}; some values lie beyond it.", ten(int(end)))
-    caption = Caption(shows, _from_profiles(profiles), _extremes(falls, snapshots))
+    spreads = {p.cell: p.falls(len(snapshots) - 1) for p in profiles}
+    caption = Caption(shows, _from_profiles(profiles), _extremes(falls, snapshots, spreads))
     return figure_of(say("T = {}", length), panels, caption, [table], length)
 
 
@@ -127,22 +130,25 @@ def _from_profiles(profiles: Sequence[Profile]) -> Text:
     return say(text, seeds)
 
 
-def _extremes(falls: Mapping[str, Sequence[float]], snapshots: Sequence[int]) -> Text:
+def _extremes(
+    falls: Mapping[str, Sequence[float]], snapshots: Sequence[int], spreads: Mapping[str, Interval]
+) -> Text:
     at_last = {cell: fall[len(snapshots) - 1] for cell, fall in falls.items()}
     ranked = sorted((fall, cell) for cell, fall in at_last.items() if not math.isnan(fall))
     when = "After training" if len(snapshots) > 1 else "At initialization"
     if len(ranked) < 2:
         return "With one line there is nothing to compare; the table gives its ratio."
     (least, worst), (most, best) = ranked[0], ranked[-1]
-    return say(
+    text = say(
         "{} the ratio of the norm at the first step to that at the last is largest for <b>{}</b> ({}) and smallest for "
-        "<b>{}</b> ({}).",
+        "<b>{}</b> ({}). ",
         when,
         best,
         decades(most),
         worst,
         decades(least),
     )
+    return text + certainty({cell: spreads[cell] for _, cell in ranked}, best)
 
 
 # ---------------------------------------------------------------- both fits

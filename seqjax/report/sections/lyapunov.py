@@ -11,6 +11,7 @@ from seqjax.report.aggregate import interval, iqm, spread
 from seqjax.report.charts import Axis, Series, chart
 from seqjax.report.content import Caption, Panel, Table, Text, View, bold, columns, figure_of, listed, say
 from seqjax.report.drawing import label_of, zero_line
+from seqjax.report.order import certainty
 from seqjax.report.results import Array, StudyResults, values
 from seqjax.report.section import Section
 from seqjax.report.text import number, plural
@@ -91,8 +92,9 @@ def _panel(results: StudyResults, cell: str, rows: pl.DataFrame) -> Panel:
 
 
 def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
-    tops = {cell: interval(largest(some, MOMENTS[-1])).estimate for cell, some in results.by_cell(rows)}
-    known = {cell: top for cell, top in tops.items() if not math.isnan(top)}
+    tops = {cell: interval(largest(some, MOMENTS[-1])) for cell, some in results.by_cell(rows)}
+    tops = {cell: top for cell, top in tops.items() if not math.isnan(top.estimate)}
+    known = {cell: top.estimate for cell, top in tops.items()}
     if not known:
         return "No exponent is known."
     chaotic = [cell for cell, top in known.items() if top > 1e-3]
@@ -102,6 +104,7 @@ def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
         slowest = "After training the slowest decay without chaos is that of <b>{}</b>, λ<sub>1</sub> = {}"
         text += say(slowest, cell, number(top))
         text += say(" (1/e in {} steps). ", number(-1 / top)) if top < 0 else say(". ")
+        text += certainty({name: tops[name] for name in known if name not in chaotic}, cell)
     text += (
         say("The largest exponent is above zero, so gradients grow, for {}. ", listed(chaotic))
         if chaotic

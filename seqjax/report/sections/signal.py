@@ -80,14 +80,15 @@ def _noise(results: StudyResults, rows: pl.DataFrame) -> Block | None:
     if not any(np.isfinite(each.y).any() for each in series):
         return None
     examples = int(rows.filter(quantity="examples")["value"][0])
-    most, none = max(above, key=lambda c: above[c]), [cell for cell, lags in above.items() if not lags]
+    none = [cell for cell, lags in above.items() if not lags]
     conclusion = say(
         "The ratio is above {} at no lag for any cell: {} examples determine no direction.", TELLS, examples
     )
-    if above[most]:
-        often = "The ratio is above {} most often for <b>{}</b>, at {} of {} lags"
-        conclusion = say(often, TELLS, most, above[most], length)
+    if any(above.values()):
+        counts = listed(say("{} for <b>{}</b>", lags, cell) for cell, lags in above.items() if lags)
+        conclusion = say("Of {} lags the ratio is above {} at {}", length, TELLS, counts)
         conclusion += say("; nowhere for {}. ", listed(none)) if none else say(". ")
+        conclusion += "One seed shows no order of the cells. "
         conclusion += (
             "At the other lags the examples' gradients point in different directions, even where they have not "
             "vanished."

@@ -23,6 +23,7 @@ from seqjax.report.content import (
     say,
 )
 from seqjax.report.drawing import label_of
+from seqjax.report.order import certainty
 from seqjax.report.results import Array, StudyResults, values
 from seqjax.report.section import Section
 from seqjax.report.text import decades, percent, plural
@@ -104,19 +105,21 @@ def _panel(results: StudyResults, cell: str, rows: pl.DataFrame) -> Panel | None
 
 def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
     last = float(str(rows["x"].max()))
-    opened = {}
+    opened, conditions = {}, {}
     for cell, some in results.by_cell(rows):
         condition = [v for v in _values(some, "log_condition", MOMENTS[-1], last) if not math.isnan(v)]
         if condition:
-            opened[cell] = interval(condition).estimate / math.log(10)
+            conditions[cell] = interval(condition)
+            opened[cell] = conditions[cell].estimate / math.log(10)
     if not opened:
         return "No fan could be measured."
     narrow, wide = min(opened, key=lambda c: opened[c]), max(opened, key=lambda c: opened[c])
-    shares = {
-        cell: interval(_values(some, "isometry", MOMENTS[-1], last)).estimate
+    isometry = {
+        cell: interval(_values(some, "isometry", MOMENTS[-1], last))
         for cell, some in results.by_cell(rows)
         if cell in opened
     }
+    shares = {cell: found.estimate for cell, found in isometry.items()}
     best = max(opened, key=lambda c: np.nan_to_num(shares[c], nan=-1.0))
     text = say("Over {} steps the fan of <b>{}</b> ", int(last), narrow)
     text += (
@@ -125,10 +128,12 @@ def _conclusion(results: StudyResults, rows: pl.DataFrame) -> Text:
         if wide != narrow
         else say("opens to a condition number of {}. ", _condition(opened[narrow]))
     )
+    text += certainty(conditions, narrow)
     if shares[best] > 0:
-        return text + say(
-            "<b>{}</b> keeps most directions within a factor of two of 1: {}.", best, percent(shares[best])
+        most = say(
+            "<b>{}</b> keeps most directions within a factor of two of 1: {}. ", best, percent(shares[best])
         )
+        return text + most + certainty(isometry, best)
     return text + "No cell keeps a direction within a factor of two of 1 in most runs."
 
 

@@ -8,6 +8,7 @@ import polars as pl
 from seqjax.report.aggregate import band, count, interval, iqm, spread
 from seqjax.report.charts import Axis, Series, chart
 from seqjax.report.content import Caption, Panel, Table, Text, View, bold, columns, figure_of, listed, say
+from seqjax.report.order import certainty
 from seqjax.report.results import StudyResults, values
 from seqjax.report.section import Section
 from seqjax.study.sections.truncation import MEASUREMENT, NAME
@@ -78,16 +79,15 @@ def _panel(results: StudyResults, rows: pl.DataFrame, quantity: str, steps: int)
 
 
 def _conclusion(needed: dict[str, list[float]], steps: int) -> Text:
-    means = {
-        cell: interval(values).estimate for cell, values in needed.items() if values and None not in values
-    }
+    found = {cell: interval(values) for cell, values in needed.items() if values and None not in values}
+    means = {cell: each.estimate for cell, each in found.items()}
     if not means:
         return "No bias is known."
     least, most = min(means, key=lambda c: means[c]), max(means, key=lambda c: means[c])
     text = say("A bias below 10\u00a0% needs K = {} for <b>{}</b>", count(means[least]), least)
     if most != least:
         text += say(" and K = {} for <b>{}</b>, of {} steps", count(means[most]), most, steps)
-    text += ". "
+    text += say(". ") + certainty(found, least)
     beyond = [cell for cell, value in means.items() if value > steps / 2]
     return text + (
         say("For {} this is more than half of the sequence.", listed(beyond))
