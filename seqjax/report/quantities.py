@@ -123,6 +123,7 @@ QUANTITIES = (
         "the distance of the largest Lyapunov exponent from 0, where nothing grows or shrinks",
         False,
         _exponent,
+        log=True,
     ),
     Quantity(
         "isometry", "share", "the share of singular values within a factor of two of 1", True, _isometry
