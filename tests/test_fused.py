@@ -201,7 +201,7 @@ def test_on_a_cpu_the_loops_run():
 
 def test_without_triton_the_loops_run(monkeypatch):
     loops = []
-    monkeypatch.setattr(triton, "triton", None)
+    monkeypatch.setattr(triton, "import_triton", lambda: None)
     monkeypatch.setattr(
         "seqjax.methods.fused.gated", lambda *a, **k: loops.append(k["loops"]) or batched.gated(*a, **k)
     )

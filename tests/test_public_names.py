@@ -48,6 +48,17 @@ def test_importing_seqjax_imports_nothing_else():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_layers_import_neither_kernels_nor_the_other_subpackages():
+    """So that what most programs use is there at little more than the cost of JAX, Flax and Optax."""
+    code = """if True:
+        import sys, seqjax as sj
+        sj.recurrent(sj.lstm(4)), sj.serial, sj.pointwise
+        sys.exit(str({"jax.experimental.pallas", "scipy.stats", "seqjax.training", "seqjax.tasks"} & set(sys.modules)))
+    """
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.stderr == "set()\n"
+
+
 def test_the_package_and_its_metadata_have_one_version():
     """The metadata of the package come from ``seqjax/version.py``; two files for citations repeat it."""
     root = Path(sj.__file__).parents[1]

@@ -9,23 +9,30 @@ concatenated. References to arrays may have any size.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
-from jax.experimental import pallas
 
 from seqjax.compat import shape_like
 
-try:
-    from jax.experimental.pallas import triton
-except ImportError:  # removed in a later version of JAX
-    triton = None  # type: ignore[assignment]
+
+@cache
+def import_triton() -> Any:
+    """Import Pallas' part for Triton when it is first needed: it takes half as long as JAX.
+
+    Return None where a later version of JAX has removed it.
+    """
+    try:
+        from jax.experimental.pallas import triton
+    except ImportError:
+        return None
+    return triton
 
 
 def kernels_available() -> bool:
     """Return whether this version of JAX can compile kernels with Triton."""
-    return triton is not None
+    return import_triton() is not None
 
 
 def run_programs(
@@ -51,10 +58,12 @@ def run_programs(
         interpret: run the kernel by Pallas' interpreter, on any device. It is slow, and meant for tests.
         name: of the kernel, in profiles.
     """
+    from jax.experimental import pallas
+
     results = jax.tree.map(lambda a: shape_like(a, operands), results)
     options: dict[str, Any] = {"interpret": True}
     if not interpret:
-        options = {"compiler_params": triton.CompilerParams(num_warps=warps, num_stages=1)}
+        options = {"compiler_params": import_triton().CompilerParams(num_warps=warps, num_stages=1)}
     run = pallas.pallas_call(
         kernel,
         grid=grid,
@@ -97,6 +106,8 @@ def block(shape: tuple[int, ...], *, one: dict[int, int], row: int | None = None
         one: ``{axis of the array: axis of the grid}``. The reference does not have these axes.
         row: an axis along which the reference has one entry, chosen by the first axis of the grid; or None.
     """
+    from jax.experimental import pallas
+
     places = dict(one) if row is None else {**one, row: 0}
     sizes = tuple(None if axis in one else 1 if axis == row else size for axis, size in enumerate(shape))
     return pallas.BlockSpec(sizes, partial(_index, len(shape), tuple(places.items())))
