@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 NAVIGATION = {
     "docs/index": {
-        "Start": ("start", "concepts", "choosing", "coming_from", "interop", "faq"),
+        "Start": ("start", "concepts", "choosing", "command_line", "coming_from", "interop", "faq"),
         "How-tos": ("/examples/README",),
         "Models": ("cells", "methods", "layers", "models", "training", "data"),
         "Applications": (
