@@ -96,7 +96,7 @@ def _default(described: dict[str, Any]) -> Any:
 def _annotation(described: dict[str, Any]) -> Any:
     of = TYPES[described["type"]]
     of = of | None if described.get("optional") else of
-    texts = {name: described.get(name) for name in ("help", "metavar")}
+    texts: dict[str, Any] = {name: described.get(name) for name in ("help", "metavar")}
     shown = described.get("show_default", True)
     if described.get("argument"):
         return Annotated[of, typer.Argument(show_default=shown, **texts)]

@@ -5,7 +5,7 @@ import time
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from seqjax.heartbeat import Heartbeat
 
@@ -32,14 +32,14 @@ class Lines:
         for part in self._parts.values() if error is None else ():
             self._say(part)
 
-    def add_task(self, description: str, total: float = 100.0) -> int:
+    def add_task(self, description: str, total: float = 100.0) -> TaskID:
         """Begin the only task; its number is 0."""
         self._total = total
-        return 0
+        return TaskID(0)
 
     def update(
         self,
-        job: int,
+        job: TaskID,
         *,
         description: str | None = None,
         completed: float | None = None,
@@ -57,7 +57,7 @@ class Lines:
             if total is None or completed is None or completed < total:
                 self._parts[threading.get_ident()] = description
 
-    def advance(self, job: int, work: float) -> None:
+    def advance(self, job: TaskID, work: float) -> None:
         """Add finished work."""
         with self._lock:
             self._completed += work

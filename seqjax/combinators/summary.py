@@ -129,8 +129,7 @@ def _recorded(layer: Layer, depth: int, rows: list[LayerRow]) -> Layer:
         rows.append(LayerRow(depth, name, None, None, 0))
         params = opened.init(key, x)
         output = rows[place + 1].output if layer.batch_major else output_of(layer, params, x)
-        shaped = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (output, params))
-        rows[place] = LayerRow(depth, name, *shaped, _count(params))
+        rows[place] = LayerRow(depth, name, _structs(output), _structs(params), _count(params))
         return params
 
     recorded = dataclasses.replace(opened, init=init)
@@ -138,6 +137,10 @@ def _recorded(layer: Layer, depth: int, rows: list[LayerRow]) -> Layer:
         recorded, "_token", layer._token
     )  # equal to the layer: `output_of` is computed once for both
     return recorded
+
+
+def _structs(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def _opened(layer: Layer, record: Callable[[Layer], Layer]) -> tuple[Layer, str]:

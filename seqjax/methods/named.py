@@ -1,5 +1,6 @@
 """Methods by name, as the command line and saved settings write them."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +35,7 @@ CALLED: dict[str, Callable[..., Method]] = {
 """The classes of methods by the names that a call has on the command line."""
 
 
-def named_method(text: str) -> Method:
+def named_method(text: str) -> Any:
     """Return the method of a name such as ``scan``, or of a call such as ``scan(chunk=8)``.
 
     A name stands for the method in `NAMED`; a call makes a method with these arguments, the others at their defaults.
@@ -59,7 +60,8 @@ def named_method(text: str) -> Method:
     try:
         return made(*args, **keywords)
     except TypeError as error:
-        raise ValueError(str(error)) from None
+        takes = ", ".join(each.name for each in dataclasses.fields(made) if each.init)  # type: ignore[arg-type]
+        raise ValueError(f"{str(error).replace('.__init__()', ':')}. It takes {takes}.") from None
 
 
 def check_name(field: str, text: str) -> None:
