@@ -10,7 +10,8 @@ from helpers.applications import TINY, write_files, write_images, write_recordin
 from helpers.command_line import run
 
 from seqjax.training.applications import data_digest, examples_of
-from seqjax.training.applications.forecast import QUANTILES, Forecast, lines_of_forecast, read_spans
+from seqjax.training.applications.forecast import QUANTILES, Forecast, lines_of_forecast
+from seqjax.training.applications.series import read_spans
 from seqjax.training.applications.speech import frames
 from seqjax.training.applications.windows import Span, origins_of, windows
 from seqjax.training.recipe import Recipe

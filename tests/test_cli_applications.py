@@ -2,7 +2,6 @@
 
 import csv
 import importlib
-import io
 import json
 import logging
 import signal
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.applications import KINDS, OF_FILES, TINY, command, write_files
+from helpers.applications import KINDS, OF_FILES, TINY, answers, command, measured, write_files
 from helpers.command_line import run
 
 from seqjax.training import load_run
@@ -44,21 +43,6 @@ def trained(request, files, tmp_path_factory):
     return request.param, folder
 
 
-def answers(monkeypatch, capsys, folder, lines, *options):
-    """What ``seqjax generate`` prints for the lines of stdin."""
-    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
-    capsys.readouterr()
-    assert run(monkeypatch, "generate", folder, *options) == 0
-    return capsys.readouterr().out.splitlines()
-
-
-def measured(monkeypatch, capsys, folder, *options):
-    """What ``seqjax evaluate`` prints."""
-    capsys.readouterr()
-    assert run(monkeypatch, "evaluate", folder, *options) == 0
-    return {name: float(value) for name, value in map(str.split, capsys.readouterr().out.splitlines())}
-
-
 def test_a_trained_run_is_used_and_measured(trained, files, monkeypatch, capsys):
     kind, folder = trained
     recipe = read_recipe(folder / "config.json")
@@ -73,6 +57,7 @@ def test_a_trained_run_is_used_and_measured(trained, files, monkeypatch, capsys)
         return
     if kind == "forecast":
         assert found == pytest.approx(forecast_metrics(folder, files), rel=1e-4)
+        forecasts_follow_the_units(folder, files, monkeypatch, capsys)
         return
     if kind in OF_FILES:
         of_files_are_used_and_measured(kind, folder, files, found, monkeypatch, capsys)
@@ -162,6 +147,51 @@ def forecast_metrics(folder, files):
     return {name: np.mean(each) for name, each in found.items()}
 
 
+def forecasts_follow_the_units(folder, files, monkeypatch, capsys):
+    """The quantiles of a table in other units are those quantiles in other units; old values change nothing."""
+    rows = [row.split(",") for row in (files / "series.csv").read_text().splitlines()]
+    other = files / "other_units.csv"
+    changed = [[f"{10 * float(v) + 3 if v else 7}" for v in row[1:]] for row in rows[1:]]
+    changed[:40] = [["1e6", "2"]] * 40
+    other.write_text("\n".join(",".join(row) for row in [rows[0][1:], *changed]) + "\n")
+    tables = []
+    for table in (files / "series.csv", other):
+        lines = answers(monkeypatch, capsys, folder, [], table, "--plot", files / "forecast.png")
+        found = list(csv.reader(lines))
+        assert found[0] == ["series", "step", "0.025", "0.1", "0.5", "0.9", "0.975"]
+        assert [row[:2] for row in found[1:]] == [
+            [n, str(i)] for n in ("north", "south") for i in range(1, 5)
+        ]
+        tables.append(np.array([[float(v) for v in row[2:]] for row in found[1:]]))
+    np.testing.assert_allclose(tables[1], 10 * tables[0] + 3, rtol=1e-3)
+    assert (np.diff(tables[0]) >= 0).all() and (files / "forecast.png").read_bytes().startswith(b"\x89PNG")
+
+
+UNUSABLE = {
+    "speech": [([], "expected files for a run of speech (.wav"), (["nothing"], "expected files .wav"),
+               (["text.txt"], "expected a recording that soundfile reads")],
+    "captions": [(["nothing"], "expected files .png"), (["text.txt"], "expected a complete image")],
+    "forecast": [
+        ([], "expected files for a run of forecast"),
+        (["series.csv", "series.csv"], "expected one table, got 2"),
+        (["series.csv", "--plot", "x.bmp"], "--plot: expected a file that ends with .png, .svg, .pdf"),
+        (["series.csv", "--plot", "text.txt/x.png"], "--plot: text.txt/x.png cannot be written"),
+        (["few.csv"], "expected at least 4 values of the series 'a' in 'few.csv' for a horizon of 4, got 3"),
+    ],
+}  # fmt: skip
+
+
+def test_inputs_that_cannot_be_used_are_refused_in_one_line(trained, files, monkeypatch, capsys):
+    kind, folder = trained
+    monkeypatch.chdir(files)
+    (files / "nothing").mkdir(exist_ok=True)
+    (files / "few.csv").write_text("a\n1\n2\n3\n")
+    for arguments, text in UNUSABLE.get(kind, [(["missing.txt"], "missing.txt")]):
+        assert run(monkeypatch, "generate", folder, *arguments) == 2
+        said = capsys.readouterr()
+        assert text in said.err and said.err.count("\n") == 1 and not said.out
+
+
 def test_a_run_needs_its_definition_and_not_its_data(trained, files, monkeypatch, capsys, tmp_path):
     kind, folder = trained
     place = folder / "application.json"
@@ -229,55 +259,6 @@ def test_examples_of_one_input_are_in_one_part():
     assert set(parts(back)[1].targets) == set(held_out.targets)
     with pytest.raises(ValueError, match="at least two different inputs"):
         parts(Examples(["a", "a"], ["x", "y"]))
-
-
-OWN = """
-import jax, jax.numpy as jnp
-def build():
-    w = 0.1 * jax.random.normal(jax.random.key(0), (8, 8))
-    def step(params, carry, x):
-        h = jnp.tanh(x + (jnp.zeros(8) if carry is None else carry) @ params)
-        return h, h
-    return w, step
-"""
-WIDE = "--hidden-size 8 --heads 2".split()
-OTHER = {
-    "captions, subwords": ("captions", "--vocabulary subwords --vocabulary-size 24 --length 20".split()),
-    "language, characters": ("language", ["--vocabulary", "characters"]),
-    "language, subwords": ("language", ["--vocabulary", "subwords", "--vocabulary-size", "30"]),
-    "language, own model": ("language", ["--model", "own.py:build", *WIDE[:2]]),
-    "captions, characters": ("captions", ["--vocabulary", "characters", "--length", "20"]),
-    "captions, a stack": ("captions", ["--model", "griffin", "--depth", "2", *WIDE]),
-    "captions, own model": ("captions", ["--model", "own.py:build", *WIDE[:2]]),
-    "speech, subwords": ("speech", ["--vocabulary", "subwords", "--vocabulary-size", "8"]),
-    "speech, words": ("speech", ["--vocabulary", "words"]),
-    "speech, a stack": ("speech", ["--model", "xlstm", *WIDE]),
-    "speech, own model": ("speech", ["--model", "own.py:build", *WIDE[:2]]),
-    "forecast, layers": ("forecast", ["--model", "gru", "--depth", "2", "--precision", "bfloat16"]),
-    "forecast, a stack": ("forecast", ["--model", "samba", *WIDE]),
-    "classes, bytes": ("classes", ["--vocabulary", "bytes"]),
-    "classes, a stack": ("classes", ["--model", "hybrid_delta", *WIDE]),
-    "classes, own model": ("classes", ["--model", "own.py:build", *WIDE[:2]]),
-    "translation, a stack": ("translation", ["--model", "griffin", *WIDE]),
-    "translation, own model": ("translation", ["--model", "own.py:build", *WIDE[:2]]),
-    "forecast, own model": ("forecast", ["--model", "own.py:build", "--depth", "2", *WIDE[:2]]),
-}
-
-
-@pytest.mark.parametrize("name", OTHER)
-@pytest.mark.fast_cases(2)
-def test_vocabularies_stacks_and_own_models_are_used(name, files, monkeypatch, capsys, tmp_path):
-    (files / "own.py").write_text(OWN)
-    monkeypatch.chdir(files)
-    kind, options = OTHER[name]
-    folder, allow = tmp_path / "run", ["--allow-code"] if "own.py:build" in options else []
-    assert run(monkeypatch, "train", *command(kind, files), *TINY, *options, "--out", folder) == 0
-    inputs = {"language": [], "forecast": ["series.csv"], "speech": ["speech"], "captions": ["pictures"]}
-    lines = [] if kind == "language" else ["a b c", "d"]
-    assert answers(monkeypatch, capsys, folder, lines, *inputs.get(kind, []), *allow)
-    assert np.isfinite(measured(monkeypatch, capsys, folder, *allow)["loss"])
-    if allow:
-        assert run(monkeypatch, "generate", folder) == 2 and "was not run" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def train(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="A task (see 'seqjax list'), 'text' for Moby-Dick, or a file.", show_default=False
+            help="A task (see 'seqjax list'), 'text' for Moby-Dick, a file, or a folder.", show_default=False
         ),
     ] = None,
     *,
@@ -47,7 +47,7 @@ def train(
         str | None,
         typer.Option(
             "--as",
-            help=f"What the file is trained as: {', '.join(AS)}; language by default.",
+            help=f"What the file or folder is trained as: {', '.join(AS)}; language by default.",
             show_default=False,
         ),
     ] = None,
@@ -90,7 +90,7 @@ def train(
         typer.Option(help="Show a bar; by default on a terminal, else lines.", show_default=False),
     ] = None,
 ) -> None:
-    """Train a model on a task or a text, evaluate it on held-out data, and keep the best params.
+    """Train a model on a task, a text or other files, evaluate it on held-out data, and keep the best params.
 
     Writes config.json (which alone repeats the run), metrics.jsonl, curves.svg, and checkpoints in steps/ and best/.
     Ctrl-C and SIGTERM save the state and stop; --resume continues to the same bits. With --resume, --steps,

@@ -1,9 +1,13 @@
 """Small files of all kinds of applications, and the commands that train on them."""
 
+import io
 import random
+import sys
 
 import numpy as np
 import scipy.io.wavfile
+
+from helpers.command_line import run
 
 TINY = (
     "--length 8 --batch-size 4 --hidden-size 4 --steps 4 --eval-every 2 --eval-batches 2 --checkpoint-every 2"
@@ -75,3 +79,18 @@ def command(kind, files):
         "forecast": [files / "series.csv", "--as", "forecast", "--horizon", "4"],
         "captions": [files / "pictures", "--as", "captions", "--image-size", "4"],
     }[kind]
+
+
+def answers(monkeypatch, capsys, folder, lines, *options):
+    """What ``seqjax generate`` prints for the lines of stdin."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    capsys.readouterr()
+    assert run(monkeypatch, "generate", folder, *options) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def measured(monkeypatch, capsys, folder, *options):
+    """What ``seqjax evaluate`` prints."""
+    capsys.readouterr()
+    assert run(monkeypatch, "evaluate", folder, *options) == 0
+    return {name: float(value) for name, value in map(str.split, capsys.readouterr().out.splitlines())}
