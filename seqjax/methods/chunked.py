@@ -16,7 +16,8 @@ from seqjax.values import Value
 class Chunked(Value):
     """Runs a recurrence in chunks of time: in parallel inside a chunk, sequentially from chunk to chunk.
 
-    The sequence length need not be a multiple of the chunk size.
+    The sequence length need not be a multiple of the chunk size. On NVIDIA GPUs attention in half precision calls
+    cuDNN's flash attention, under the conditions in `seqjax.ops.attention`.
 
     ============ ============================================================== ======================================
     recurrence   inside a chunk                                                 memory for the backward pass

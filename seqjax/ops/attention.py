@@ -8,6 +8,9 @@ weighted sum of values (the online softmax):
     l' = e^{m - m'} l + \sum_s e^{z_s - m'}, \qquad
     o' = e^{m - m'} o + \sum_s e^{z_s - m'} v_s
 
+On NVIDIA GPUs, in half precision, without resets, from an empty cache and with masked steps at the end alone, cuDNN
+computes the outputs instead (`seqjax.ops.flash_attention`). The program decides about cache and mask when it runs.
+
 The T x T matrix of scores is never stored. Segments and positions decide which keys a query attends to, not array
 indices: a query attends to the keys of its segment that are at most L - 1 positions earlier.
 
@@ -22,6 +25,7 @@ References:
 """
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -30,10 +34,12 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from seqjax.base import Attention, AttentionCarry, AttentionInputs, Flags
 from seqjax.ops.chunks import over_chunks
+from seqjax.ops.flash_attention import flash, kernel_exists
 from seqjax.ops.rotary import rotate
 from seqjax.ops.segments import all_finite, segments, set_nan, zero_nonfinite
 from seqjax.ops.select import select, wide
 from seqjax.ops.step import expand_left
+from seqjax.ops.triton import on_gpu
 
 
 class _Queries(NamedTuple):
@@ -106,8 +112,21 @@ def blockwise(
             )
         return start + count, _attend(attention, queries, span, size)
 
-    _, hs = over_chunks(block, jnp.zeros((), jnp.int32), queries, size)
-    hs = hs.reshape(length, *batch, heads, v.shape[-1]).astype(v.dtype)
+    def in_blocks() -> jax.Array:
+        hs = over_chunks(block, jnp.zeros((), jnp.int32), queries, size)[1]
+        return hs.reshape(length, *batch, heads, v.shape[-1]).astype(v.dtype)
+
+    def in_one_kernel() -> jax.Array:
+        """Run a kernel if no step is cached, and only the last steps are masked."""
+        happened = places.happened
+        masked_at_end = flags.mask is None or jnp.all(happened[:-1] | ~happened[1:])
+        first = jnp.all(carry.position == 0) & masked_at_end
+        flat = q.reshape(length, *batch, heads, q.shape[-1])
+        run = partial(flash, flat, finite_k, finite_v, finite_query, finite, window=attention.capacity)
+        return jax.lax.cond(first, run, in_blocks)
+
+    has_kernel = flags.reset is None and kernel_exists(q.reshape(inputs.q.shape), finite_k, finite_v)
+    hs = on_gpu(in_one_kernel, in_blocks) if has_kernel else in_blocks()
     return _after(attention, carry, flags.initial, k, v, places), hs
 
 
