@@ -136,6 +136,26 @@ def test_the_size_changes_no_result(size):
     assert_close(jnp.where(kept, outputs.o, 0), expected_outputs.o, 1e-12)
 
 
+@pytest.mark.parametrize(("size", "loops"), [(20, False), (4, True)])
+def test_a_group_of_chunks_is_a_program_without_loops(size, loops):
+    """Three chunks of 20 steps are one group; two chunks of 4 steps are a group, so 45 steps are a loop over groups."""
+    inputs = erasing(decays())
+    start = carries(inputs)[0]
+
+    def loss(inputs):
+        return jnp.sum(_chunked(inputs, start, start, *flags(), size=size)[1].o)
+
+    assert ("stablehlo.while" in jax.jit(jax.grad(loss)).lower(inputs).as_text()) == loops
+
+
+@pytest.mark.parametrize("size", [1, 4, 16, 20, 100, 128])
+def test_groups_hold_the_sequence_and_little_more(size):
+    for length in range(600):
+        groups, count, steps = matrix._plan(length, size)
+        assert steps <= size and count <= 16
+        assert 0 <= groups * count * steps - length <= max(1, steps * groups)
+
+
 @functools.partial(jax.jit, static_argnames="size")
 def _chunked(inputs, carry, initial, reset, mask, size):
     return matrix.chunked(inputs, carry, sj.Flags(initial=initial, reset=reset, mask=mask), size=size)
