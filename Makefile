@@ -16,7 +16,7 @@ NOTEBOOKS  := $(wildcard notebooks/*.ipynb)
 TESTING    := $(if $(PEERS),$(VENV)/peers.stamp,$(VENV)/test.stamp)
 
 .DEFAULT_GOAL := help
-.PHONY: help report test test-full pytest lint format types doctest tables docs examples notebook benchmarks clean
+.PHONY: help report test test-full pytest lint format types doctest tables pictures docs examples notebook benchmarks clean
 # Two installations into one environment at a time would get in each other's way.
 .NOTPARALLEL:
 
@@ -56,6 +56,9 @@ tables: $(TESTING) ## rewrite the generated tables of docs/ and the options of t
 	@$(BIN)/python -m seqjax.report.documents
 	@$(BIN)/python -m seqjax.cli.describe
 	@$(BIN)/python -m benchmarks.applications.table
+
+pictures: $(TESTING) ## draw the pictures of docs/instruments.md again
+	@PYTHONPATH=docs $(BIN)/python -m pictures
 
 docs: $(VENV)/docs.stamp ## build the documentation site in build/site/; a warning is an error
 	@echo "sphinx: build/site/index.html"

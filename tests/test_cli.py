@@ -297,7 +297,7 @@ def run_block(block, document, **names):
     return names
 
 
-PAGES = "cells concepts data layers methods models probes start training".split()
+PAGES = "cells concepts data instruments layers methods models probes start training".split()
 
 
 @pytest.mark.parametrize("document", ["README.md", *(f"docs/{page}.md" for page in PAGES)])

@@ -96,6 +96,15 @@ def leaky(decay: float) -> Cell:
     )
 
 
+def correlated_inputs(num_steps: int, correlation: float) -> np.ndarray:
+    """Return the inputs ``[T, T]``: example i is the response of ``x' = rho x + noise`` to a unit noise at step i."""
+    # x_t = rho x_{t-1} + sqrt(1 - rho^2) e_t, of unit variance from the start.
+    scales = np.full(num_steps, math.sqrt(1 - correlation**2))
+    scales[0] = 1.0
+    lags = np.arange(num_steps)[:, None] - np.arange(num_steps)
+    return np.where(lags >= 0, float(correlation) ** np.maximum(lags, 0) * scales, 0.0)
+
+
 CURSES, CURSE_STEPS = ((0.9, 0.0), (0.99, 0.0), (0.95, 0.9)), 1500
 
 
@@ -108,11 +117,7 @@ def curse_of_memory(dtype: Any) -> Values:
         return memory_sensitivity(bind(layer, decay), xs, num_probes=None).log_square[-1]
 
     for decay, correlation in CURSES:
-        # x_t = rho x_{t-1} + sqrt(1 - rho^2) e_t, of unit variance from the start.
-        scales = np.full(CURSE_STEPS, math.sqrt(1 - correlation**2))
-        scales[0] = 1.0
-        lags = np.arange(CURSE_STEPS)[:, None] - np.arange(CURSE_STEPS)
-        xs = np.where(lags >= 0, float(correlation) ** np.maximum(lags, 0) * scales, 0.0)
+        xs = correlated_inputs(CURSE_STEPS, correlation)
         value = measure(jnp.full(1, decay, dtype), jnp.asarray(xs[..., None], dtype))
         measured.append(math.exp(float(value)) * CURSE_STEPS)  # the probe takes the mean over examples
         square, product = decay**2, decay * correlation
