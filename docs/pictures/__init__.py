@@ -4,7 +4,7 @@
 """
 
 from pictures import chaos, cost, gates, noise, precision, reach, truncation
-from pictures.base import Curve, Picture, drawn, numbers_in
+from pictures.base import Curve, Picture, drawn, numbers, numbers_in
 
 PICTURES = (
     *reach.PICTURES,
