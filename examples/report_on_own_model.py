@@ -5,6 +5,12 @@ The report then treats the model like the cells of the library:
 
     seqjax gradients examples/report_on_own_model.py:build --cells lstm,lru --preset smoke --out report
 
+A function gets `hidden_size`, `seed`, `vocabulary_size` and `num_outputs` where it has such arguments. `of_tokens`
+takes the size of the vocabulary, so it reads tokens through an embedding of its own. Several models share a study:
+
+    FILE=examples/report_on_own_model.py
+    seqjax gradients $FILE:build $FILE:of_tokens --preset smoke --out report
+
 The same instruments work in Python: `bind` joins a layer and its params, and every probe takes the result.
 """
 
@@ -26,6 +32,19 @@ def build() -> tuple:
         return h, h
 
     return w, step
+
+
+def of_tokens(vocabulary_size: int, hidden_size: int, seed: int) -> tuple:
+    """Return the params and one step of the same network with an embedding, drawn anew for every seed."""
+    keys = jax.random.split(jax.random.key(seed))
+    w = 0.9 * jnp.linalg.qr(jax.random.normal(keys[0], (hidden_size, hidden_size)))[0]
+    embedding = 0.1 * jax.random.normal(keys[1], (vocabulary_size, hidden_size))
+
+    def step(params: dict, h: jax.Array, token: jax.Array) -> tuple[jax.Array, jax.Array]:
+        h = jnp.tanh(params["w"] @ h + params["embedding"][token])
+        return h, h
+
+    return {"w": w, "embedding": embedding}, step, jnp.zeros(hidden_size)
 
 
 def main(length: int = 200) -> float:

@@ -15,6 +15,7 @@ RUNS = {
     "ensemble": ({"steps": 2, "seeds": 2}, lambda losses: losses.shape == (2, 3)),
     "export_model": ({}, lambda difference: difference < 1e-6),
     "gradient_instruments": ({"length": 12, "hidden_size": 4}, lambda found: finite(found.values())),
+    "instruments_in_training": ({"steps": 2}, lambda found: all(0 <= lag < 16 for lag in found)),
     "masked_losses": ({}, lambda changes: set(changes.values()) == {0.0}),
     "online_gradients": (
         {"length": 8, "chunk": 4},
