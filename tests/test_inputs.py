@@ -67,7 +67,9 @@ def test_a_cell_of_ones_own_may_take_integers():
     layer, tokens = sj.recurrent(cell), np.array([[1, 2], [3, 4]])
     params = layer.init(jax.random.key(0), tokens[0])
     ys = layer.unroll(params, None, tokens)[1]
-    np.testing.assert_allclose(ys[1], 0.5 * params[tokens[0]] + params[tokens[1]])  # the params are no integers
+    np.testing.assert_allclose(
+        ys[1], 0.5 * params[tokens[0]] + params[tokens[1]]
+    )  # the params are no integers
 
     def leak(params, h, x):
         return 0.5 * h + x, h

@@ -41,7 +41,7 @@ class Instruments:
     """
 
     def __init__(self, given: Mapping[str, Instrument] | None, every: int, num_steps: int) -> None:
-        wanted = 'a dict of functions state -> value, such as {"norm": lambda state: optax.global_norm(state.params)}'
+        wanted = 'a dict of functions state -> value, such as {"bias": lambda state: state.params["b"]}'
         if not isinstance(given, Mapping | None):
             raise TypeError(f"fit(instruments): expected {wanted}, got {type(given).__name__}.")
         for name, function in (given or {}).items():

@@ -94,9 +94,7 @@ def train(folder, around=lambda evaluate: evaluate):
             max_skipped=len(BAD),
             log=MetricsLog(folder, plots=False),
             log_every=1,
-            instruments={
-                "norm": lambda state: {"params": optax.global_norm(state.params), "step": state.step}
-            },
+            instruments={"state": lambda state: {"bias": state.params[2]["bias"], "step": state.step}},
             instrument_every=7,
         )
         best = Checkpoints(folder / "best").restore(fitted.state)
