@@ -19,10 +19,11 @@ import seqjax as sj
 from seqjax import calibration, probes
 from seqjax.gradients import last_step
 from seqjax.probes.scaling import gradient_of_carry
-from seqjax.report import page
+from seqjax.report import aggregate, page
 from seqjax.report.content import Figure, Fold, Table
+from seqjax.report.horizons import horizon_of
 from seqjax.report.results import StudyResults
-from seqjax.report.sections import NAMES, SECTIONS, chosen, decay
+from seqjax.report.sections import NAMES, SECTIONS, chosen
 from seqjax.statistics import interquartile_mean
 from seqjax.study import runner
 from seqjax.study.experiment import MOMENTS, Experiment
@@ -225,7 +226,7 @@ def test_profiles_fits_and_horizons_are_those_of_the_probes(measured):
     # The horizon in the table is that of the mean of all sequences of all seeds, in logarithms.
     mass = np.cumsum(np.exp(sequences.mean((0, 1))))
     expected = int(np.argmax(mass >= 0.9 * mass[-1]))
-    shown = words(decay._horizon(sequences, 90, []))
+    shown = words(aggregate.shown(horizon_of(sequences, 90, []), counts=True))
     assert shown.split()[0] == str(expected) and shown in Parsed(measured.page).text
 
 

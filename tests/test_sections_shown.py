@@ -371,7 +371,10 @@ def test_the_summary_compares_what_the_sections_found():
     assert [line[-1] for line in shown.table("Quantities")] == [
         *["none: no interval"] * 4, "none: overlap", "none: no interval"
     ]  # fmt: skip
-    assert "since not every value has an interval, 63 for lstm and 6.3 for lru" in shown.captions[0]
+    assert (
+        "in reach, with 63 for lstm and 6.3 for lru, since not every value has an interval: 90"
+        in shown.captions[0]
+    )
     assert (
         "is ahead" not in shown.captions[0].replace("No cell is ahead", "")
         and "No cell is best" not in shown.captions[0]

@@ -238,7 +238,11 @@ def test_no_name_in_a_table_leads_out_of_the_folder(tmp_path):
     for name in HOSTILE[:4]:
         at = dict.fromkeys(SCHEMA) | {"part": "p", "length": 4, "seed": 0, "value": 0.5}
         success = at | {"section": "success", "group": name, "cell": "elman"}
-        rows += [success | {"quantity": "final_loss"}, success | {"quantity": "baseline"}]
+        rows += [
+            success | {"quantity": quantity, "length": length}
+            for quantity in ("final_loss", "baseline")
+            for length in (4, 8)
+        ]
         scaling = at | {"section": "scaling", "group": name, "cell": "elman"}
         rows += [
             scaling | {"quantity": quantity, "x": x} for quantity in ("bytes", "seconds") for x in (4.0, 8.0)
@@ -257,8 +261,9 @@ def test_no_name_in_a_table_leads_out_of_the_folder(tmp_path):
     files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
     assert {str(path.parent) for path in files} == {"a/b/s", "a/b/s/figures"}
     drawn = sorted(path.name for path in (folder / "figures").glob("*.svg"))
-    # A map per task; two curves per method; a map and the fits per cell; one scale and the curves of the length.
-    assert len(drawn) == 4 * (1 + 2 + 2) + 2
+    # A map per task; two curves per method; a map and the fits per cell; one scale and the curves of the length, which
+    # are on the first screen, too.
+    assert len(drawn) == 4 * (1 + 2 + 2) + 2 + 1
     assert not [path for path in files if "OUT" in path.name and path.parent.name != "figures"]
 
 

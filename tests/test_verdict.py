@@ -57,10 +57,10 @@ def test_intervals_that_overlap_name_no_winner():
     close = {"lru": Interval(0.990, 0.985, 0.996), "gru": Interval(0.995, 0.990, 0.999), "elman": around(1.2)}
     assert outcome(LOSS, close) == (None, "overlap")
     first, second = said({LOSS: close, REACH: FURTHEST})
-    assert first.startswith(
-        "No cell is ahead in remaining loss, since intervals overlap, 0.990 (0.985 to 0.996) for lru"
-    )
-    assert "for gru: the held-out loss" in first and "elman" not in first  # elman is behind
+    assert first.startswith("No cell is ahead in remaining loss, with 0.990 (0.985 to 0.996) for lru")
+    assert (
+        "for gru, since intervals overlap: the held-out loss" in first and "elman" not in first
+    )  # elman is behind
     assert second == "lru is ahead in reach, 200 (180 to 220)."
     # Ends that touch do not lie apart.
     assert outcome(REACH, {"lru": Interval(3, 2, 4), "gru": Interval(1, 1, 2)}).winner is None
@@ -72,9 +72,7 @@ def test_a_value_without_an_interval_names_no_winner():
     assert [outcome(*each) for each in values.items()] == [(None, "no interval")] * 2
     assert best_everywhere(values, CELLS) is None and not each_is_behind(values, CELLS)
     first, second = said(values)
-    assert first.startswith(
-        "No cell is ahead in reach, since not every value has an interval, 200 (180 to 220) for lru"
-    )
+    assert first.startswith("No cell is ahead in reach, with 200 (180 to 220) for lru")
     assert second == "No cell is ahead in remaining loss (some values have no interval)."
 
 

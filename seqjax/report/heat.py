@@ -1,5 +1,7 @@
 """Draw gradient profiles as heat maps."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.patches import Patch, PathPatch
@@ -110,7 +112,7 @@ def color_bar(values: Array, scale: tuple[int, int], name: str) -> Panel:
     return Panel(name, draw, f"Scale of shades from {power(low)} to {power(high)}.", "scale")
 
 
-def _pattern(medium: Medium, color: str, hatch: str) -> dict[str, object]:
+def _pattern(medium: Medium, color: str, hatch: str) -> dict[str, Any]:
     """Return the looks of a hatched area; on the page the SVG gets small patterns in place of the colors."""
     if medium is PAGE:
         return {"facecolor": color, "linewidth": 0}

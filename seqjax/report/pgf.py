@@ -47,7 +47,8 @@ class _Renderer(RendererPgf):
 
     def __init__(self, figure: Figure, file: io.StringIO, name: str) -> None:
         super().__init__(figure, file)
-        self.name, self.images = name, {}  # type: dict[str, bytes]
+        self.name = name
+        self.images: dict[str, bytes] = {}
 
     def get_text_width_height_descent(self, s: str, prop: Any, ismath: Any) -> tuple[float, float, float]:
         return text_to_path.get_text_width_height_descent(s, prop, False)  # in points, which are dots here

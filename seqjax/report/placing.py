@@ -26,7 +26,7 @@ def dodge(axes: Axes, drawn: Sequence[tuple[Line2D, Any]]) -> None:
     places = [axes.transData.transform(np.column_stack(line.get_data())) for line, _ in drawn]
     reach = scaled(REACH)
     spacing = np.array([_spacing(each[:, 0], reach) for each in places])
-    owners = np.concatenate([np.full(len(each), i) for i, each in enumerate(places)] or [[]]).astype(int)
+    owners = np.repeat(np.arange(len(places)), [len(each) for each in places])
     points = np.concatenate(places or [np.zeros((0, 2))])
     moved = points[:, 0].copy()
     for group in _groups(points, owners, np.minimum(reach, spacing / 2), reach):
@@ -76,9 +76,9 @@ def label_ends(axes: Axes, lines: Sequence[Line2D], names: Sequence[str]) -> Non
             ends.append((line, name, float(end[0]), float(np.clip(end[1], box.y0, box.y1))))
     heights = spread_out(np.array([end[3] for end in ends]), scaled(LINE), low, high)
     to_axes = axes.transAxes.inverted()
-    for (line, name, x, y), height in zip(ends, heights, strict=True):
+    for (line, name, *end), height in zip(ends, heights, strict=True):
         turn = box.x1 + scaled(3), box.x1 + scaled(12)
-        path = to_axes.transform([(x, y), (turn[0], y), (turn[1], height)])
+        path = to_axes.transform([end, (turn[0], end[1]), (turn[1], height)])
         look: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
         lead = Line2D(
             *path.T, color=line.get_color(), linewidth=scaled(0.8), gid=f"{line.get_gid()}-lead", **look

@@ -102,22 +102,19 @@ def _first(quantity: Quantity, values: Mapping[str, Interval], found: Outcome) -
         shown = [say("{} for {}", quantity.text(values[cell]), bold(cell)) for cell in cells[:3]]
         return listed(shown) + (say(" and {} more", len(cells) - 3) if len(cells) > 3 else "")
 
-    ends = say("{}: {}.", of(ranked), quantity.meaning)
     if found.winner:
         unit = "" if quantity.unit.startswith("share") else f" {quantity.unit}"
         head = say(
             "{} is ahead in {}, with {}{}", bold(best), quantity.name, quantity.text(values[best]), unit
         )
         return say("{}, against {}, the next: {}.", head, of(others[:1]), quantity.meaning)
+    if found.why == "one cell":
+        return say("In {} one cell was measured, {}: {}.", quantity.name, of(ranked), quantity.meaning)
+    shown, why = of(ranked), "not every value has an interval"
     if found.why == "overlap":
-        near = [cell for cell in others if not quantity.ahead(values[best], values[cell])]
-        shown = of([best, *near])
-        return say(
-            "No cell is ahead in {}, since intervals overlap, {}: {}.", quantity.name, shown, quantity.meaning
-        )
-    if found.why == "no interval":
-        return say("No cell is ahead in {}, since not every value has an interval, {}", quantity.name, ends)
-    return say("In {} one cell was measured, {}", quantity.name, ends)
+        shown = of([best, *(cell for cell in others if not quantity.ahead(values[best], values[cell]))])
+        why = "intervals overlap"
+    return say("No cell is ahead in {}, with {}, since {}: {}.", quantity.name, shown, why, quantity.meaning)
 
 
 def _others(
