@@ -135,7 +135,7 @@ def test_places_spread_out_are_the_closest_with_these_gaps():
         found = spread_out(wanted, gap, 0.0, 30.0)
         order = np.argsort(wanted, kind="stable")
         assert (np.diff(found[order]) >= gap - 1e-9).all() and found.min() >= 0 and found.max() <= 30
-        grid_ = itertools.product(np.arange(0, 30.5, 0.5), repeat=3)
+        grid_ = itertools.product(np.arange(0, 31.0), repeat=3)
         best = min(
             sum((a - b) ** 2 for a, b in zip(each, wanted[order], strict=True))
             for each in grid_

@@ -8,6 +8,7 @@ import typer
 from seqjax.cli.common import UsageError, console, one_of, usage_errors
 from seqjax.files import why
 from seqjax.report import paper
+from seqjax.report.text import plural
 
 STYLES = ("paper",)
 
@@ -37,7 +38,7 @@ def figures(
     except OSError as error:
         raise UsageError(f"--out: {out or folder} cannot be written ({why(error)}).") from None
     console.print(
-        f"Wrote {written.figures} figures (PDF, PGF) and {written.tables} tables (LaTeX, CSV) to "
+        f"Wrote {plural(written.figures, 'figure')} (PDF, PGF) and {plural(written.tables, 'table')} (LaTeX, CSV) to "
         f"{written.folder.resolve()}",
         soft_wrap=True,
         highlight=False,

@@ -1,6 +1,8 @@
 """Write the figures and tables of a study for a paper, from the values that draw its page."""
 
+import errno
 import io
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +41,7 @@ def write_figures(folder: str | Path, out: str | Path | None = None, *, width: f
     Raises:
         ValueError: when the folder holds no study, a file differs from what was written, the results cannot be drawn,
             or the width is not between 1 and 20 inches. Nothing is written then.
+        OSError: when the files cannot be written.
     """
     if not 1 <= width <= 20:
         raise ValueError(
@@ -46,6 +49,8 @@ def write_figures(folder: str | Path, out: str | Path | None = None, *, width: f
         )
     folder = Path(folder)
     out = folder / "paper" if out is None else Path(out)
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(out))
     summary, rows = read_study(folder)
     with drawable(folder):
         panels, tables = _contents(StudyResults(rows, summary))

@@ -76,9 +76,9 @@ def label_ends(axes: Axes, lines: Sequence[Line2D], names: Sequence[str]) -> Non
             ends.append((line, name, float(end[0]), float(np.clip(end[1], box.y0, box.y1))))
     heights = spread_out(np.array([end[3] for end in ends]), scaled(LINE), low, high)
     to_axes = axes.transAxes.inverted()
-    for (line, name, *end), height in zip(ends, heights, strict=True):
+    for (line, name, across, up), height in zip(ends, heights, strict=True):
         turn = box.x1 + scaled(3), box.x1 + scaled(12)
-        path = to_axes.transform([end, (turn[0], end[1]), (turn[1], height)])
+        path = to_axes.transform([(across, up), (turn[0], up), (turn[1], height)])
         look: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
         lead = Line2D(
             *path.T, color=line.get_color(), linewidth=scaled(0.8), gid=f"{line.get_gid()}-lead", **look
