@@ -357,16 +357,25 @@ def test_values_with_a_unit_are_told_with_their_prefix():
         assert told("tip()") == [[head], ["a", value]]
 
 
-def test_names_at_the_ends_of_lines_go_with_their_cells(shown):
+def test_names_at_the_ends_of_lines_go_with_their_cells_and_seeds():
     cells = [f"c{n}" for n in range(len(COLORS) + 1)]
-    series = [Series(cell, lag(8), -lag(8) - n, n, cell) for n, cell in enumerate(cells)]
-    bar = (
-        '<div id="choose"><input type="checkbox" checked value="c0"><input type="checkbox" value="c1"></div>'
-    )
-    bar += "".join(f'<select id="{name}"><option value=""></option></select>' for name in ("length", "seed"))
+    series = [
+        Series(cell, lag(8), -lag(8) / 2 - n, n, cell, seeds={0: -lag(8) - 0.5})
+        for n, cell in enumerate(cells)
+    ]
+    bar = '<div id="choose"><input type="checkbox" checked value="c0"><input type="checkbox" value="c1">'
+    for name, values in (("length", [""]), ("seed", ["", "0"])):
+        options = "".join(f'<option value="{value}">{value}</option>' for value in values)
+        bar += f'<select id="{name}">{options}</select>'
+    bar += "</div>"
     panel = norms(series, "many")
     markup = f"<body>{bar}<div>{panel.svg}<script type='application/json'>{panel.json}</script></div>"
     told = Page(f"{markup}<script>{(page.FOLDER / 'page.js').read_text('utf-8')}</script></body>")
     told("document.fire('pageshow')")
     for part in ("-end", "-lead"):
         assert told.shown(f"many-s0{part}") and not told.shown(f"many-s1{part}")
+        assert told(f"$('many-s0{part}').getAttribute('transform')") == "translate(0 0.0)"
+    told("choose('seed', '0')")
+    moved = place(panel.data, 0, -7.5)[1] - place(panel.data, 0, -3.5)[1]
+    for part in ("-end", "-lead"):
+        assert told(f"$('many-s0{part}').getAttribute('transform')") == f"translate(0 {moved:.1f})"

@@ -113,8 +113,13 @@
       l.on = (!l.s.c || chosen.has(l.s.c)) && one !== undefined;
       if (l.group) l.group.style.display = l.on ? "" : "none";
       if (l.band) l.band.style.display = l.on && !one ? "" : "none";
-      for (const end of l.ends) end.style.display = l.on ? "" : "none";
       const [left, top, right, bottom] = data.box;
+      const end = ys => Math.max(top, Math.min(bottom, to(ys.filter(y => y !== null).at(-1), data.y, bottom, top)));
+      const rise = one && l.ends.length ? end(one) - end(l.s.y) : 0;  // a name goes with the end of its line
+      for (const name of l.ends) {
+        name.style.display = l.on ? "" : "none";
+        name.setAttribute("transform", `translate(0 ${(rise || 0).toFixed(1)})`);
+      }
       const across = l.s.x.map(x => to(x, data.x, left, right));
       const heights = one && one.map(y => y === null || data.y[2] && y <= 0 ? null : to(y, data.y, bottom, top).toFixed(1));
       for (const {use, x, y} of l.points) {
