@@ -86,8 +86,7 @@ def train(
     processes: Annotated[int | None, typer.Option(help="Number of processes.")] = None,
     process: Annotated[int | None, typer.Option(help="Number of this process, from 0.")] = None,
     progress: Annotated[
-        bool | None,
-        typer.Option(help="Show a bar; by default on a terminal, else lines.", show_default=False),
+        bool | None, typer.Option(help="Show a bar; by default on a terminal only.", show_default=False)
     ] = None,
 ) -> None:
     """Train a model on a task, a text or other files, evaluate it on held-out data, and keep the best params.
