@@ -21,6 +21,8 @@ settings.
 
 Settings were chosen by the validation part; the numbers here are those of the test part. Numbers of models are means
 over the seeds, with the lowest and the highest in brackets. `make tables` writes this page from the files.
+
+`seqjax train DATA --as KIND` trains such models [on files of your own](training.md#from-the-command-line).
 """
 NOT_RUN = "Not run yet: `python -m benchmarks applications {}`."
 
