@@ -68,7 +68,7 @@ def test_the_page_shows_what_was_measured(folder):
     decay = lines["step 100"]
     assert decay[5] is None  # exactly zero
     np.testing.assert_allclose([decay[lag] for lag in range(5)], -np.arange(1, 6) / 3 / np.log(10), rtol=1e-3)
-    assert lines["a"] == {0: 0, 50: 1, 100: 2} and lines["at 6.00"] == {0: 6, 50: 6, 100: 6}
+    assert lines["a"] == {0: 0, 50: 1, 100: 2} and lines["at 6"] == {0: 6, 50: 6, 100: 6}
     for text in (
         "profile, T = 6",
         "The largest exponent of spectrum goes from −0.500 to −0.100",

@@ -208,7 +208,7 @@ def others(results: StudyResults, rows: pl.DataFrame) -> View:
         for place in thin(len(places), LINES):
             x, t = places[place]
             same = pl.col("x").eq_missing(pl.lit(x, pl.Float64)) & pl.col("t").eq_missing(pl.lit(t, pl.Int32))
-            shown = ", ".join(number(float(each)) for each in (x, t) if each is not None)
+            shown = ", ".join(f"{each:g}" for each in (x, t) if each is not None)
             lines[f"at {shown}" if shown else quantity] = some.filter(same)
         title = part if quantity == "value" else f"{part}: {quantity}"
         panels.append(over_training(lines, f"run-other-{number_of}", label_of(title, 40), label_of(quantity)))
