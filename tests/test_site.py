@@ -44,6 +44,23 @@ def test_every_name_of_a_package_has_an_entry(package):
     assert set(missing) <= names.NOT_FOR_USERS
 
 
+@pytest.mark.parametrize("package", [name for name in names.PACKAGES if name not in ("ops", "base")])
+def test_a_package_lists_what_it_imports_from_below(package):
+    """For type checkers of users, which refuse an imported name of a typed package that ``__all__`` lacks."""
+    module = sys.modules[f"seqjax.{package}"]
+    tree = ast.parse(Path(module.__file__).read_text())
+    inside = {
+        alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module.startswith(module.__name__)
+        for alias in node.names
+    }
+    public = {name for name in inside if names.is_public(module, name)}
+    listed = set(getattr(module, "__all__", ()))
+    assert public <= listed or package == "training.distributed"
+    assert all(hasattr(module, name) for name in listed)
+
+
 def test_every_entry_has_a_docstring():
     def text(name, value):
         package, _, constant = name.rpartition(".")

@@ -12,7 +12,7 @@ from seqjax.base import Layer
 from seqjax.cells import REGISTRY, vector
 from seqjax.checks import LARGEST
 from seqjax.fields import SettingError, above_zero, at_least_one, at_most, check_fields, one_of, setting
-from seqjax.methods.named import NAMED, check_name, named_method
+from seqjax.methods import NAMED, check_name, named_method
 from seqjax.sizes import check_size
 from seqjax.study.models import one_step, recurrent_layer
 from seqjax.tasks import TASKS, Task

@@ -17,7 +17,7 @@ from seqjax.checks import check_whole, check_within
 from seqjax.combinators import serial
 from seqjax.fields import above_zero, at_least_one, at_least_zero, at_most, one_of, setting
 from seqjax.files import read_json
-from seqjax.methods.named import NAMED, check_name
+from seqjax.methods import NAMED, check_name
 from seqjax.names import known_name
 from seqjax.tasks import TASKS
 from seqjax.training.labels import parameter_labels
