@@ -119,10 +119,17 @@ def flax_arm(apply: Callable, params: Any, inputs: Sequence[np.ndarray]) -> Arm:
 
 
 def random_params(model: sj.Layer) -> Any:
-    """Return initial params with noise, so that no bias is zero and no scale one."""
+    """Return initial params with noise on vectors, so that no bias is zero and no scale one.
+
+    Noise on matrices would make large networks chaotic, and rounding would change their losses.
+    """
     rng = np.random.default_rng(0)
     params = model.init(jax.random.key(0), jnp.zeros(1, jnp.int32))
-    return jax.tree.map(lambda a: a + 0.1 * rng.standard_normal(a.shape).astype(a.dtype), params)
+
+    def noisy(a: jax.Array) -> jax.Array:
+        return a + 0.1 * rng.standard_normal(a.shape).astype(a.dtype) if a.ndim == 1 else a
+
+    return jax.tree.map(noisy, params)
 
 
 def bytes_of(batch_size: int, length: int) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:

@@ -104,15 +104,17 @@ def run_window(run: Run, attention: Attention, shards: Shards, operands: Operand
     entering = shards.entering(
         Borrowed((own.k, own.v), filled),
         Borrowed((first.k, first.v), jnp.ones(filled.shape, bool)),
-        lambda earlier, later: select(
-            later.filled, later, earlier
-        ),  # a slot belongs to a position, so none moves
-        # The slot of the oldest step is the one that the present step takes.
-        _reach(shards, size - 1, length, flags.mask),
+        _join_rings,
+        _reach(shards, size - 1, length, flags.mask),  # the present step takes the slot of the oldest
         position.ndim,
     )
     k, v = entering.steps
     return run(us, AttentionCarry(k, v, position), flags)
+
+
+def _join_rings(earlier: Borrowed, later: Borrowed) -> Any:
+    """Return the ring of the last L steps of two shards; a slot belongs to a position, so none moves."""
+    return select(later.filled, later, earlier)
 
 
 def _reach(shards: Shards, size: int, length: int, mask: Any) -> int:
