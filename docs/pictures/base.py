@@ -18,7 +18,7 @@ from seqjax.report.drawing import as_number, style
 from seqjax.report.svg import GRID, INK, standalone, write
 
 WIDTH, HEIGHT, TEXT = 480, 260, 12.5
-MEASURED, EXACT = "#0072b2", "#8c939b"
+MEASURED, EXACT = "#1c86cc", "#8c939b"
 MARKERS, DASHES = ("o", "s", "^", "D", "v"), ("-", (0, (6, 2)), (0, (2, 2)))
 BEGIN, END = "<metadata>", "</metadata>"
 
