@@ -105,8 +105,8 @@ def _group(carry: Carry, piece: Any, *, initial: Any, steps: int) -> tuple[Any, 
     if inputs.log_input is not None:
         inputs, scale = scaled(inputs, carry.m, first.m, reset, mask, steps)
     s, s_first = (c.s if scale is not None else c for c in (carry, first))
-    parts = jax.tree.map(lambda a: a.reshape(-1, steps, *a.shape[1:]), (inputs, reset))
-    chunks = jax.vmap(affine_map, (0, 0, None))(*parts, s_first)
+    inputs, reset = jax.tree.map(lambda a: a.reshape(-1, steps, *a.shape[1:]), (inputs, reset))
+    chunks = jax.vmap(affine_map, (0, 0, None))(inputs, reset, s_first)
     starts, s = states(chunks.step, s)
     o = jnp.moveaxis(chunks.o + chunks.reads @ starts, -2, 1)
     o = o.reshape(-1, *o.shape[2:])

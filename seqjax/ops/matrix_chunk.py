@@ -45,7 +45,8 @@ def affine_map(
     reads, o = from_start(decays.since_start(q), scores(q, k) @ v)
     last = seen[..., -1, :]
     p = keep(last, decays.after_step(k)).mT @ v
-    a = y = None
+    a: Any = None
+    y: Any = None
     if inputs.erase is not None:
         a, b = (jnp.moveaxis(x, 0, -2) for x in inputs.erase)
         # Row t reads the state after step t - 1, so the rows of b move one step earlier. The first row of a segment
@@ -64,11 +65,11 @@ def affine_map(
         a = keep(last, decays.after_step(a))
         p = p + a.mT @ w
     d = decays.of_chunk()
-    continues = None
+    unbroken = None
     if reset is not None:
-        continues = segment[..., -1] == 0
-        p = p + keep(~continues, d * s_first)
-    return Chunk(o, reads, StateStep(d, a, y, p, continues))
+        unbroken = segment[..., -1] == 0
+        p = p + keep(~unbroken, d * s_first)
+    return Chunk(o, reads, StateStep(d, a, y, p, unbroken))
 
 
 def _shift_down(rows: Float[Array, "*BN C X"]) -> Float[Array, "*BN C X"]:
