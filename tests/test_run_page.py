@@ -6,9 +6,11 @@ import re
 import numpy as np
 import polars as pl
 import pytest
+from helpers import looks
 from helpers.command_line import run
 
 from seqjax.probes import GradientProfile, LyapunovSpectrum, SingularFan
+from seqjax.report.drawing import COLORS, TEXT
 from seqjax.report.run_page import is_run, read_rows, render_run
 from seqjax.rows import rows_of
 from seqjax.study.rows import SCHEMA
@@ -150,3 +152,10 @@ def test_options_that_cannot_be_used_are_one_line(monkeypatch, tmp_path, capsys,
     assert run(monkeypatch, "train", "parity", *TINY, *options.split(), "--out", tmp_path / "run") == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_lines_have_the_hue_of_the_one_model_and_large_text(folder):
+    render_run(folder)
+    for path in (folder / "figures").iterdir():
+        svg = path.read_text("utf-8")
+        assert looks.hues(svg) <= {COLORS[0]} and min(looks.font_sizes(svg)) >= TEXT, path.name

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from seqjax.report.aggregate import Array, thin
 from seqjax.report.charts import Axis, Series, chart, decade_limits
-from seqjax.report.content import Block, Caption, Figure, Note, Panel, Text, View, listed, say
+from seqjax.report.content import Block, Caption, Figure, Note, Panel, Text, View, figure_of, listed, say
 from seqjax.report.drawing import float32_marks, label_of, limits, quarters, zero_line
 from seqjax.report.heat import CEILING, FLOOR, color_bar, heat_map
 from seqjax.report.results import Profile, StudyResults, values
@@ -20,6 +20,8 @@ from seqjax.training.evaluation import EVALUATION
 
 LINES = 5
 """The largest number of lines in a chart; of more, those are drawn that are evenly spread."""
+MODEL = 0
+"""The place of the trained model, whose hue all lines have; they differ by dashes and markers."""
 STEPS = "training step"
 LOSS = "instrument"
 """Stands in the column ``loss`` for the loss of an instrument, which has no name."""
@@ -36,7 +38,7 @@ def losses(metrics: Sequence[Mapping[str, Any]]) -> View:
             points = [(line["step"], line[key]) for line in metrics if isinstance(line.get(key), int | float)]
             if points:
                 steps, found = zip(*thinned(points), strict=True)
-                series.append(Series(label, steps, found, place, marks=marks))
+                series.append(Series(label, steps, found, MODEL, marks=marks, pattern=place))
         if series:
             title = name.replace("_", " ")
 
@@ -58,7 +60,7 @@ def losses(metrics: Sequence[Mapping[str, Any]]) -> View:
         _from_to("The loss", _ends(metrics, "loss"))
         + _from_to(" The held-out loss", _ends(metrics, EVALUATION + "loss")),
     )
-    return View("", [Figure("By training step", panels, caption)])
+    return View("", [figure_of("By training step", panels, caption)])
 
 
 def profiles(results: StudyResults) -> View:
@@ -107,7 +109,7 @@ def _fall(log10: Array) -> float:
     return float(log10[0] - log10[-1])
 
 
-def _decay(results: StudyResults, length: int, found: Sequence[Profile]) -> Figure:
+def _decay(results: StudyResults, length: int, found: Sequence[Profile]) -> Block:
     panels = []
     for profile in found:
         name, lags = results.files[profile.cell], np.arange(profile.length)
@@ -116,11 +118,14 @@ def _decay(results: StudyResults, length: int, found: Sequence[Profile]) -> Figu
         span = decade_limits(lines[shown])
         panels.append(
             chart(
-                [Series(f"step {profile.steps[row]}", lags, lines[row], i) for i, row in enumerate(shown)],
+                [
+                    Series(f"step {profile.steps[row]}", lags, lines[row], MODEL, pattern=i)
+                    for i, row in enumerate(shown)
+                ],
                 f"run-decay-T{length}-{name}",
                 title=f"{label_of(profile.cell)}, by lag",
                 x=Axis(
-                    "lag: steps back from the last step",
+                    "lag: steps back from the last",
                     limits=(0, max(length - 1, 1)),
                     ticks=quarters(length),
                 ),
@@ -149,7 +154,7 @@ def _decay(results: StudyResults, length: int, found: Sequence[Profile]) -> Figu
         "From the same profiles. Horizons are those of a loss at the last step.",
         changes or "No horizon is known.",
     )
-    return Figure(say("Decay with distance, T = {}", length), panels, caption)
+    return figure_of(say("Decay with distance, T = {}", length), panels, caption)
 
 
 def exponents(results: StudyResults) -> View:
@@ -173,7 +178,7 @@ def exponents(results: StudyResults) -> View:
         "grow (above 0) or shrink (below 0). A largest exponent above 0 means that gradients explode; one far below 0 "
         "means that they vanish."
     )
-    return View(intro, [Figure("By training step", panels, caption)])
+    return View(intro, [figure_of("By training step", panels, caption)])
 
 
 def singular(results: StudyResults) -> View:
@@ -195,7 +200,7 @@ def singular(results: StudyResults) -> View:
         "Means of the logarithm over the sequences of the batch.",
         Markup(" ").join(ends),
     )
-    return View("", [Figure("By training step", panels, caption)])
+    return View("", [figure_of("By training step", panels, caption)])
 
 
 def others(results: StudyResults, rows: pl.DataFrame) -> View:
@@ -219,7 +224,7 @@ def others(results: StudyResults, rows: pl.DataFrame) -> View:
         "By functions of the user.",
         Markup(" ").join(ends) or "See the lines.",
     )
-    return View("", [Figure("By training step", panels, caption)])
+    return View("", [figure_of("By training step", panels, caption)])
 
 
 RUN_VIEWS: dict[str, tuple[str, Callable[[StudyResults], View]]] = {
@@ -239,8 +244,9 @@ def over_training(
             label,
             rows.sort("training_step")["training_step"].to_numpy(),
             values(rows, "training_step"),
-            i,
+            MODEL,
             marks="both",
+            pattern=i,
         )
         for i, (label, rows) in enumerate(lines.items())
     ]
