@@ -43,7 +43,9 @@ def test_the_page_explains_every_probe_and_calls_it():
         heading, _, text = part.partition("\n")
         assert sorted(re.findall(r"`(\w+)`", heading)) == sorted(picture.probes)
         for probe in picture.probes:
-            assert f"`{probe}`" in text.partition("![")[0] and re.search(rf"sj\.probes\.{probe}\b", text), probe
+            assert f"`{probe}`" in text.partition("![")[0] and re.search(rf"sj\.probes\.{probe}\b", text), (
+                probe
+            )
 
 
 @pytest.mark.parametrize("picture", PICTURES, ids=NAMES)
