@@ -45,11 +45,11 @@ def seqjax(line: str) -> str:
 
 
 def write_recordings(folder: Path, rng: np.random.Generator) -> None:
-    """Write 60 recordings of one to three tones, and the table of their names."""
+    """Write 150 recordings of one to three tones, and the table of their names."""
     folder.mkdir()
     rows = ["file,text"]
-    for i in range(60):
-        words = rng.choice(list(TONES), rng.integers(1, 4))
+    for i in range(150):
+        words = rng.choice(list(TONES), rng.integers(1, 4), replace=False)
         parts = [np.sin(2 * np.pi * TONES[word] * np.arange(1200) / RATE) for word in words]
         wave = np.concatenate([np.pad(part, (0, 400)) for part in parts])
         noisy = 0.5 * wave + 0.01 * rng.normal(size=len(wave))
@@ -88,7 +88,7 @@ def main(steps: int = 200) -> dict[str, float]:
     write_recordings(Path("recordings"), rng)
     write_series(Path("load.csv"), rng)
     write_images(Path("images"), rng)
-    small = f"--steps {steps} --hidden-size 32 --batch-size 16 --eval-every {steps} --learning-rate 0.01"
+    small = f"--steps {steps} --hidden-size 32 --batch-size 16 --eval-every 50"
     seqjax(f"train recordings --as speech --vocabulary words --out speech {small}")
     print(seqjax("generate speech recordings/0.wav recordings/1.wav"))
     seqjax(f"train load.csv --as forecast --horizon 12 --out load {small}")
