@@ -184,7 +184,7 @@ def _tokens(rows: Sequence[Measured], tokens: int) -> Table:
         ratio = paired_ratio(row.seconds, rows[0].seconds)
         relative = "1" if row is rows[0] else f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
         compiled = "eager" if row.compile_seconds is None else f"{row.compile_seconds:.1f}"
-        memory = "" if row.temp_bytes is None else f"{row.temp_bytes / 1e6:.0f}"
+        memory = "" if row.temp_bytes is None else f"{row.temp_bytes / 1e6:.1f}"
         lines.append([row.name, f"{tokens / summary(row.seconds).median:,.0f}", relative, memory, compiled])
     columns = ["library", "tokens per second", "time relative to seqjax", "peak memory MB", "compile s"]
     return Table("A training step", columns, lines)
