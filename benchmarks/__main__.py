@@ -167,6 +167,9 @@ def scaling(
     length: Annotated[list[int], typer.Option(min=1, help="T; at least two different ones.")] = SCALING,
     batch_size: Annotated[int, typer.Option(min=1, help="B.")] = 8,
     hidden_size: Annotated[int, typer.Option(min=4, help="H and D, a multiple of four.")] = 64,
+    cell: Annotated[
+        list[str], typer.Option(help=f"Of {', '.join(scaling_.CELLS)}; by default all but {scaling_.LONG}.")
+    ] = [],  # noqa: B006
     rounds: Rounds = 15,
     out: Out = Path("benchmarks/results"),
 ) -> None:
@@ -175,12 +178,14 @@ def scaling(
         raise typer.BadParameter(f"expected at least two different lengths, got {length}.")
     if hidden_size % 4:
         raise typer.BadParameter(f"expected a hidden size that is a multiple of four, got {hidden_size}.")
+    if not set(cell) <= set(scaling_.CELLS):
+        raise typer.BadParameter(f"expected cells of {', '.join(scaling_.CELLS)}, got {', '.join(cell)}.")
     _finish(
         ctx,
-        "scaling",
+        "_".join(["scaling", *cell]),
         scaling_.TITLE,
         scaling_.ABOUT,
-        lambda: scaling_.run(length, (batch_size, hidden_size), rounds, _say),
+        lambda: scaling_.run(length, (batch_size, hidden_size), rounds, _say, cell),
         out,
     )
 

@@ -29,6 +29,9 @@ LONGEST_AUTODIFF = {
     "attention": 4096,
 }  # autodiff stores a matrix, or all keys, per step
 
+LONG = "long_lstm"
+"""An LSTM with the methods for a million steps; measured where it is asked for, with lengths of its own."""
+
 Wrap = Callable[[sj.Cell], sj.Layer]
 
 
@@ -56,6 +59,15 @@ CELLS: dict[str, tuple[Callable[[int], sj.Cell], dict[str, Wrap]]] = {
             **SCHEDULES,
         },
     ),
+    LONG: (
+        sj.lstm,
+        {
+            "autodiff": by(AUTODIFF),
+            "Auto()": by(sj.Auto()),
+            "Nested()": SCHEDULES["Nested()"],
+            "Auto(), every=1024": lambda cell: sj.checkpointed(sj.recurrent(cell, sj.Auto()), every=1024),
+        },
+    ),
     "lru": (
         sj.lru,
         {
@@ -75,6 +87,11 @@ CELLS: dict[str, tuple[Callable[[int], sj.Cell], dict[str, Wrap]]] = {
         {"autodiff": by(AUTODIFF), "Chunked(128)": by(sj.Chunked(128))},
     ),
 }
+
+
+def usual() -> list[str]:
+    """Return the cells that are measured unless others are asked for."""
+    return [name for name in CELLS if name != LONG]
 
 
 def program(layer: sj.Layer) -> Callable:
@@ -140,12 +157,19 @@ def tables(scalings: Sequence[Scaling]) -> list[Table]:
     return found
 
 
-def run(lengths: Sequence[int], size: tuple[int, int], rounds: int, say: Callable) -> list[Group]:
-    """Measure every cell with its methods; size is ``(B, H)``."""
+def run(
+    lengths: Sequence[int],
+    size: tuple[int, int],
+    rounds: int,
+    say: Callable,
+    names: Sequence[str] | None = None,
+) -> list[Group]:
+    """Measure cells with their methods, by default every one but `LONG`; size is ``(B, H)``."""
     batch, hidden_size = size
     x = jax.ShapeDtypeStruct((batch, hidden_size), jnp.float32)
     groups = []
-    for name, (make, methods) in CELLS.items():
+    for name in names or usual():
+        make, methods = CELLS[name]
         cell = make(hidden_size)
         chosen = [n for n in lengths if n <= LONGEST_AUTODIFF.get(name, n)]
         if len(set(chosen)) < 2:

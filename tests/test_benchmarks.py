@@ -344,8 +344,8 @@ def test_every_cell_of_the_scaling_is_measured(monkeypatch):
         for name, (make, wraps) in scaling.CELLS.items()
     }
     monkeypatch.setattr(scaling, "CELLS", two)
-    groups = scaling.run([4, 8], (2, 8), 2, SILENT)
-    assert len(groups) == len(scaling.CELLS)
+    groups = scaling.run([4, 8], (2, 8), 2, SILENT, list(two))
+    assert len(groups) == len(scaling.CELLS) == len(scaling.usual()) + 1
     assert all(arm.error < scaling.TOLERANCE for group in groups for case in group.cases for arm in case.arms)
 
 
