@@ -74,6 +74,15 @@ def test_targets_are_per_step_or_sequences_of_their_own():
     np.testing.assert_array_equal(batch.targets >= 0, batch.mask.T)
 
 
+def test_a_list_of_numbers_is_an_array_with_one_number_per_sequence():
+    for kind in (int, float):
+        numbers = [kind(n) for n in NUMBERS]
+        one, other = (
+            bucketed(XS, targets, batch_size=4)(1).targets for targets in (numbers, np.array(numbers))
+        )
+        np.testing.assert_array_equal(one, other, strict=True)
+
+
 @pytest.mark.skipif("context" not in Batch._fields, reason="batches have no context yet")
 def test_a_context_belongs_to_its_sequence():
     sources = [np.full(1 + (7 * i) % 13, i) for i in NUMBERS]
@@ -101,7 +110,8 @@ def test_a_bucket_smaller_than_a_batch_repeats_its_examples():
         (([], []), "expected sequences of at least one step, got none"),
         (([np.zeros(0, int)], [1]), "expected sequences of at least one step"),
         ((XS, NUMBERS[:4]), "expected 50 targets, one for each sequence, got 4"),
-        ((XS, [1, 2]), r"expected integers \[N\], got \[\]"),
+        ((XS, [1, 2]), "expected 50 targets, one for each sequence, got 2"),
+        ((XS, [1, [2]] * 25), r"expected integers \[N\], got \[\]"),
         ((XS, 3), "expected 50 targets, one for each sequence, got a number"),
         ((XS, [np.zeros((2, 1))] * 50), "expected tokens, or floats as long as xs, for targets"),
         ((XS, [np.arange(2)] * 50, True), "expected targets per step, as long as xs"),

@@ -164,3 +164,18 @@ def test_the_mask_is_taken_by_name_or_by_a_third_required_argument():
     integer_labels = optax.softmax_cross_entropy_with_integer_labels  # its third argument is an axis
     assert not takes_mask(integer_labels) and not takes_mask(optax.huber_loss) and not takes_mask(squares)
     assert not takes_mask(functools.partial(lambda ys, t, mask: ys, mask=None))
+
+
+def test_metrics_of_an_evaluation_take_the_mask_as_losses_do():
+    batch = sj.Batch(XS, TARGETS, mask=MASK)
+
+    class State:
+        params = MODEL.init(jax.random.key(0), XS[0])
+
+    def last(ys, targets, mask):
+        return {"last": sj.last(ys, mask).mean()}
+
+    ys = np.asarray(MODEL.unroll(State.params, None, XS, mask=MASK)[1])
+    expected = np.mean([ys[np.flatnonzero(row)[-1], b] for b, row in enumerate(MASK.T)])
+    found = evaluation(MODEL, squares, lambda n: batch, metrics=last)(State)
+    np.testing.assert_allclose(found["last"], expected, rtol=1e-5)

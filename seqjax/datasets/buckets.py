@@ -77,14 +77,15 @@ def bucketed(
     size. The arrays of a bucket have one shape. An epoch visits all batches of all buckets in a random order; the last
     batch of a bucket is filled up with other examples of the bucket.
 
-    A list is padded with zeros to the longest sequence of the bucket. An array has one entry per example.
+    A list of sequences is padded with zeros to the longest sequence of the bucket. An array, or a list of numbers, has
+    one entry per example.
 
     Shapes: N sequences ``[T_i, ...]`` ->
 
     * xs ``[T, B, ...]`` and mask ``[T, B]``;
     * targets: per step, ``[T, B, ...]``, from a list of sequences as long as those of xs; labels ``[B, L]`` with -1
       after their ends, as `seqjax.training.ctc_loss` takes them, from a list of tokens of other lengths, such as
-      transcripts; ``[B, ...]`` from an array ``[N, ...]``;
+      transcripts; ``[B, ...]`` from an array ``[N, ...]``, ``[B]`` from a list of N numbers, such as classes;
     * context, None without one: a pair ``(source [B, S, ...], mask [B, S])`` from a list of sequences; ``[B, ...]``
       from an array ``[N, ...]``, such as images.
 
@@ -169,7 +170,10 @@ def _checked(name: str, values: Any, count: int) -> Any:
     """Return a list of sequences or an array, one entry per example; None for None."""
     if values is None:
         return None
-    values = check_sequences("bucketed", values) if isinstance(values, list | tuple) else np.asarray(values)
+    if isinstance(values, list | tuple) and any(np.ndim(value) for value in values):
+        values = check_sequences("bucketed", values)
+    else:
+        values = np.asarray(values)
     if np.ndim(values[0] if isinstance(values, list) and values else values) == 0 or len(values) != count:
         found = len(values) if np.ndim(values) or isinstance(values, list) else "a number"
         raise ValueError(f"bucketed: expected {count} {name}, one for each sequence, got {found}.")

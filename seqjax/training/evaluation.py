@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from seqjax.base import Batch, Layer
 from seqjax.checks import check_whole
 from seqjax.gradients.conditioning import conditioned_on
-from seqjax.gradients.objective import Loss, leads_of, sum_of
+from seqjax.gradients.objective import Loss, call_loss, leads_of, sum_of
 from seqjax.inputs import first_step
 from seqjax.training.tokens import check_batches
 
@@ -55,7 +55,7 @@ def evaluation(
     batches: Callable[[int], Batch],
     num_batches: int = 1,
     *,
-    metrics: Callable[[Any, Any], Any] | None = None,
+    metrics: Callable[..., Any] | None = None,
     corpus_metrics: CorpusMetrics | None = None,
 ) -> Callable[[Any], dict[str, float]]:
     """Return ``state -> {"loss": ..., ...}``: means over the batches 0 to num_batches - 1, each from the initial carry.
@@ -67,6 +67,8 @@ def evaluation(
         num_batches: the number of batches.
         metrics: ``(ys, targets) -> scalars``, a NamedTuple or a mapping of means over a batch, such as
             ``task.score``. The result has the mean of each over the batches under the same name, "loss" excepted.
+            A third argument named ``mask`` gets the mask of the batch, as in losses. With sequences of different
+            lengths ``ys[-1]`` is zero where a sequence has ended: write ``sj.last(ys, mask)``.
         corpus_metrics: metrics of all batches together, beside the means. With several processes each process computes
             them from the whole held-out data: arrays that are sharded over processes are gathered first.
 
@@ -98,7 +100,7 @@ def evaluation(
         layer, batch = conditioned_on("evaluation", model, whole)
         carry = layer.initial_carry(params, first_step(batch.xs))
         _, ys = layer.unroll(params, carry, batch.xs, reset=batch.reset, mask=batch.mask)
-        found = {} if metrics is None else metrics(ys, batch.targets)
+        found = {} if metrics is None else call_loss(metrics, ys, batch.targets, batch.mask)
         named = found._asdict() if hasattr(found, "_asdict") else dict(found)
         named = {name: jnp.asarray(value, jnp.float32) for name, value in named.items() if name != "loss"}
         collected = None if corpus_metrics is None else corpus_metrics.collect(params, ys, whole)
