@@ -167,6 +167,17 @@ def test_what_hinders_a_comparison_is_said(tmp_path, shared):
     assert "Not every run" in text and "1 pairs" in text
 
 
+@pytest.mark.parametrize("cells", [None, "position", {"lstm": "lstm"}])
+def test_a_study_without_results_of_cells_is_named_with_its_sections(tmp_path, shared, cells):
+    a = study(tmp_path / "a", {"x": shared})
+    nothing = {"cell": pl.lit(None, pl.String), "quantity": pl.lit("passed")}
+    b = study(
+        tmp_path / "b", {"x": shared}, settings={"sections": ["calibration"]}, extra=nothing, cells=(None,)
+    )
+    with pytest.raises(ValueError, match=r"results of cells in .*b, got none \(its sections: calibration\)"):
+        compare_runs(a, b, cells=cells)
+
+
 def test_the_command_compares_two_studies(monkeypatch, tmp_path, capsys, shared):
     folders = [ROOT / "docs" / "report", tmp_path / "b", tmp_path / "c"]
     study(folders[1], {"x": shared})

@@ -30,7 +30,8 @@ from seqjax.study.experiment import MOMENTS, Experiment
 from seqjax.study.models import make_model
 from seqjax.study.presets import PRESETS, SIZES
 from seqjax.study.record import record_of
-from seqjax.study.sections import MEASUREMENTS, success
+from seqjax.study.sections import MEASUREMENTS, SHOWN, success
+from seqjax.study.sections import chosen as measured_for
 from seqjax.study.settings import Settings, load_data
 from seqjax.study.store import Store
 from seqjax.tasks import TASKS
@@ -95,6 +96,22 @@ def words(text):
 def test_every_measurement_is_shown_by_the_section_of_its_name():
     shown = {section.name: section.measurement for section in SECTIONS if section.measurement}
     assert shown == {each.name: each for each in MEASUREMENTS}
+    assert {section.name for section in SECTIONS if section.measurement is None} == set(SHOWN)
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        (("decay",), ("training",)),
+        (("losses", "calibration"), ("calibration", "training")),
+        (("summary",), ("training", "singular", "lyapunov", "precision", "success")),
+        (("summary", "lyapunov"), ("lyapunov",)),
+        (("decay", "summary"), ("training",)),
+        (("truncation",), ("truncation",)),
+    ],
+)
+def test_a_section_that_shows_other_measurements_brings_them(sections, expected):
+    assert tuple(each.name for each in measured_for(sections)) == expected
 
 
 @EITHER

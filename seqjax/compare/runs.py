@@ -113,6 +113,8 @@ def compare_runs(
     """
     frames, summaries = zip(*(_load(Path(folder)) for folder in (a, b)))
     names = [_cells(frame, summary) for frame, summary in zip(frames, summaries, strict=True)]
+    if cells is not None:
+        _check_measured((a, b), names, summaries)
     frames = _renamed(frames, names, cells)
     keys = [c for c in frames[0].columns if c in frames[1].columns and c not in _NOT_KEYS]
     if quantities:
@@ -128,6 +130,7 @@ def compare_runs(
     lasts = [_last(frame, keys) for frame in frames]
     joined = lasts[0].join(lasts[1], on=[*keys, "seed"], nulls_equal=True, suffix="_b")
     if joined.is_empty():
+        _check_measured((a, b), names, summaries)
         raise ValueError(
             "compare: expected a common cell, length, quantity and seed, got none in "
             f"{a} (cells {', '.join(names[0])}) and {b} (cells {', '.join(names[1])}). Use studies that share cells, "
@@ -169,6 +172,19 @@ def _cells(frame: pl.DataFrame, summary: Mapping[str, Any]) -> list[str]:
     there = set(frame["cell"].drop_nulls()) if "cell" in frame.columns else set()
     named = [str(cell) for cell in (summary.get("settings") or {}).get("cells") or ()]
     return [*(cell for cell in named if cell in there), *sorted(there - set(named))]
+
+
+def _check_measured(
+    folders: Sequence[str | Path], names: Sequence[list[str]], summaries: Sequence[dict[str, Any]]
+) -> None:
+    """Raise a ValueError for a study without results of cells."""
+    for folder, cells, summary in zip(folders, names, summaries, strict=True):
+        if not cells:
+            sections = ", ".join((summary.get("settings") or {}).get("sections") or ("all",))
+            raise ValueError(
+                f"compare: expected results of cells in {folder}, got none (its sections: {sections}). Measure it with "
+                "the section training, or with all sections."
+            )
 
 
 def _renamed(

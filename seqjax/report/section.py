@@ -16,7 +16,8 @@ class Section:
         name: name in ``--sections`` and in the page's links.
         title: heading on the page.
         view: returns the content of the section from the results; called where the measurement has rows.
-        measurement: the measurement of the same name; None for a section that shows results of other sections.
+        measurement: the measurement of the same name; None for a section that shows results of other sections
+            (`seqjax.study.sections.SHOWN` lists which).
     """
 
     name: str
