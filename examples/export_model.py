@@ -1,10 +1,11 @@
 """Export a trained model to one file that runs without seqjax.
 
 `jax.export` writes a compiled function with its weights. A symbolic shape leaves the batch size and the length open.
-Export two functions: the whole sequence for batches, and one step for streams. The params and carries of all cells are
-registered for serialization.
+Export two functions: the whole sequence for batches, and one step for streams. The exported step takes the leaves of
+the carry as a list. A carry as it is, such as `LSTMCarry`, can be exported too, but then `import seqjax` must come
+before the file is loaded, because the file names its class.
 
-Whoever loads the files needs JAX alone:
+Whoever loads these files needs JAX alone:
 
     run = jax.export.deserialize(Path("whole.bin").read_bytes()).call
 """
@@ -23,19 +24,21 @@ import seqjax as sj
 
 def main() -> float:
     """Export, load, and return by how much the loaded stream differs from the model."""
-    model = sj.serial(sj.recurrent(sj.gru(8)), sj.pointwise(nn.Dense(2)))
+    model = sj.serial(sj.recurrent(sj.lstm(8)), sj.pointwise(nn.Dense(2)))
     xs = np.random.default_rng(0).normal(size=(20, 3, 4)).astype(np.float32)  # [T, B, D]
     params = jax.jit(model.init)(jax.random.key(0), xs[0])  # trained params, in practice
 
     def whole(xs: jax.Array) -> jax.Array:
         return model.unroll(params, None, xs)[1]
 
-    def step(carry: object, x: jax.Array) -> tuple:
-        return model.step(params, carry, x)
+    carry, structure = jax.tree.flatten(model.initial_carry(params, xs[0]))  # two arrays: c and h
+
+    def step(leaves: list[jax.Array], x: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+        carry, y = model.step(params, jax.tree.unflatten(structure, leaves), x)
+        return jax.tree.leaves(carry), y
 
     t, b = export.symbolic_shape("t, b")
-    carry = model.initial_carry(params, xs[0])
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct((b, *a.shape[1:]), a.dtype), carry)
+    shapes = [jax.ShapeDtypeStruct((b, *a.shape[1:]), a.dtype) for a in carry]
     exported = {
         "whole": export.export(jax.jit(whole))(jax.ShapeDtypeStruct((t, b, 4), jnp.float32)),
         "step": export.export(jax.jit(step))(shapes, jax.ShapeDtypeStruct((b, 4), jnp.float32)),
@@ -44,10 +47,7 @@ def main() -> float:
         for name, each in exported.items():
             size = (Path(folder) / f"{name}.bin").write_bytes(each.serialize())
             print(f"{name}.bin: {size / 1000:.0f} kB")
-        run, one = (
-            export.deserialize(bytearray((Path(folder) / f"{name}.bin").read_bytes())).call
-            for name in exported
-        )
+        run, one = (export.deserialize((Path(folder) / f"{name}.bin").read_bytes()).call for name in exported)
         outputs = []
         for x in xs:
             carry, y = one(carry, x)

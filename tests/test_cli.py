@@ -305,9 +305,8 @@ def test_the_examples_of_the_documents_run(monkeypatch, tmp_path, document):
     """Each block runs with the names of the blocks before it on the page."""
     monkeypatch.chdir(tmp_path)
     if document == "docs/training.md":
-        small = (
-            "--length 6 --batch-size 4 --hidden-size 3 --steps 1 --out griffin".split()
-        )  # stands for the page's run
+        # Stands for the page's run.
+        small = "--vocabulary characters --length 6 --batch-size 4 --hidden-size 3 --steps 1 --out language".split()
         assert run(monkeypatch, "train", "text", *small) == 0
     names = {}
     for example in python_blocks(document):

@@ -91,3 +91,18 @@ def test_attention_is_exported_with_a_length_of_at_most_its_max_length_and_with_
     assert bounded.call(params, jnp.ones((5, 3, 4), "float32")).shape == (5, 3, 4)
     with pytest.raises(ValueError, match="t <= 5|5"):
         bounded.call(params, jnp.ones((6, 3, 4), "float32"))
+
+
+@pytest.mark.parametrize("as_leaves", [True, False])
+def test_a_step_of_leaves_is_loaded_without_the_classes_of_carries(as_leaves):
+    layer = sj.recurrent(sj.lstm(2))
+    params = layer.init(jax.random.key(0), jnp.ones((1, 3)))
+    carry = layer.initial_carry(params, jnp.ones((1, 3)))
+    leaves, structure = jax.tree.flatten(carry)
+
+    def step(leaves, x):
+        carry, y = layer.step(params, jax.tree.unflatten(structure, jax.tree.leaves(leaves)), x)
+        return jax.tree.leaves(carry) if as_leaves else carry, y
+
+    file = export.export(jax.jit(step))(leaves if as_leaves else carry, jnp.ones((1, 3))).serialize()
+    assert (b"seqjax.cells.lstm.LSTMCarry" in file) is not as_leaves

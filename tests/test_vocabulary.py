@@ -24,6 +24,9 @@ from seqjax.datasets import (
     read_vocabulary,
     write_vocabulary,
 )
+from seqjax.datasets.vocabulary_files import vocabulary_to_json
+from seqjax.training import load_vocabulary
+from seqjax.training.definition import write_definition
 
 TEXTS = ["the cat sat on the mat\nand the dog", "a dog in  the house, señor", "The end."]
 
@@ -105,6 +108,30 @@ def test_other_files_are_refused(text, tmp_path):
     (tmp_path / "v.json").write_text(text)
     with pytest.raises(ValueError, match=r"expected a vocabulary written by write_vocabulary, got .*v.json"):
         read_vocabulary(tmp_path / "v.json")
+
+
+def test_a_run_has_its_vocabularies_by_name(subwords, tmp_path):
+    for vocabulary in every(subwords):
+        write_definition(tmp_path, {"source": vocabulary_to_json(vocabulary), "classes": ["a", "b"]})
+        assert load_vocabulary(tmp_path, "source") == vocabulary
+    for name in ("vocabulary", "classes"):
+        with pytest.raises(ValueError, match=rf"load_vocabulary: expected one of source .* got '{name}'"):
+            load_vocabulary(tmp_path, name)
+    with pytest.raises(
+        ValueError, match=r"read_vocabulary: .* use seqjax.training.load_vocabulary\(folder\)"
+    ):
+        read_vocabulary(tmp_path / "application.json")
+    write_definition(tmp_path, {"columns": ["a"]})
+    with pytest.raises(ValueError, match="expected a run on texts, which has a vocabulary"):
+        load_vocabulary(tmp_path)
+    write_definition(tmp_path, {"vocabulary": {"kind": "letters"}})
+    with pytest.raises(ValueError, match="expected a vocabulary in .*application.json"):
+        load_vocabulary(tmp_path)
+    (tmp_path / "application.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"it has no application.json. A language of bytes .* bytes\(tokens\)"
+    ):
+        load_vocabulary(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,8 @@ def read_vocabulary(path: Name) -> Vocabulary:
         return vocabulary_from_json(json.loads(text))
     except (ValueError, KeyError, AttributeError, TypeError):
         raise ValueError(
-            f"read_vocabulary: expected a vocabulary written by write_vocabulary, got '{path}'. Train it again."
+            f"read_vocabulary: expected a vocabulary written by write_vocabulary, got '{path}'. Train it again. For a "
+            "run of 'seqjax train' use seqjax.training.load_vocabulary(folder)."
         ) from None
 
 

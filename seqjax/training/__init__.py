@@ -2,6 +2,7 @@
 
 from seqjax.training import distributed
 from seqjax.training.checkpoints import Checkpoints, DamagedCheckpointWarning
+from seqjax.training.definition import load_vocabulary
 from seqjax.training.early_stop import EarlyStop
 from seqjax.training.evaluation import CorpusMetrics, evaluation
 from seqjax.training.fit import Fitted, fit
@@ -54,6 +55,7 @@ __all__ = [
     "init_train_state",
     "last_step",
     "load_run",
+    "load_vocabulary",
     "make_train_step",
     "negative_binomial",
     "negative_binomial_nll",
