@@ -9,6 +9,7 @@ import pytest
 from helpers.applications import TINY, write_files, write_images, write_recordings, write_series
 from helpers.command_line import run
 
+from seqjax.install import install_command
 from seqjax.training.applications import data_digest, examples_of
 from seqjax.training.applications.forecast import QUANTILES, Forecast, lines_of_forecast
 from seqjax.training.applications.series import read_spans
@@ -164,7 +165,7 @@ def test_the_extra_that_is_missing_is_named(package, arguments, files, monkeypat
     monkeypatch.setitem(sys.modules, package, None)
     assert run(monkeypatch, "train", *TINY, *arguments, "--out", tmp_path / "out") == 2
     error = capsys.readouterr().err
-    assert 'pip install "seqjax[data]"' in error and error.count("\n") == 1
+    assert install_command("data") in error and error.count("\n") == 1
 
 
 def test_the_digest_of_a_folder_is_that_of_names_contents_and_texts(tmp_path):

@@ -15,9 +15,12 @@ INTRODUCTION = """\
 # Applications
 
 What recurrent networks are for, on real data. Each application is a notebook in `notebooks/` that trains one model in
-at most ten minutes on two CPU cores. This page has the results of `python -m benchmarks applications`, which trains
+minutes on two CPU cores. This page has the results of `python -m benchmarks applications`, which trains
 every variant with several seeds; the [files](../benchmarks/results/applications/README.md) have every run with its
 settings.
+
+The minutes are those of one core of two, of which other programs took up to two thirds; on two idle cores a run is
+several times as fast. Variants without a row were not run yet.
 
 Settings were chosen by the validation part; the numbers here are those of the test part. Numbers of models are means
 over the seeds, with the lowest and the highest in brackets. `make tables` writes this page from the files.

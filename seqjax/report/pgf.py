@@ -9,8 +9,8 @@ from typing import Any
 
 from matplotlib.backends.backend_pgf import RendererPgf
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.textpath import text_to_path
-from PIL import Image
 
 from seqjax.report.latex import latex
 
@@ -73,7 +73,7 @@ class _Renderer(RendererPgf):
         if not (height and width):
             return
         buffer = io.BytesIO()
-        Image.fromarray(im[::-1]).save(buffer, format="png")
+        imsave(buffer, im[::-1], format="png")
         file = f"{self.name}-image{len(self.images)}.png"
         self.images[file] = buffer.getvalue()
         if transform is None:
