@@ -11,6 +11,9 @@ from typer.core import TyperCommand, TyperGroup
 SETTINGS = {"max_content_width": 1000}
 """Settings of each context: lines break at the width of the terminal alone."""
 
+WHOLE_SENTENCE = 1000
+"""The first sentence of a command's help is shown up to this length, instead of its beginning with three dots."""
+
 
 class Command(TyperCommand):
     """A command whose help shows its options in groups."""
@@ -37,7 +40,7 @@ class Group(TyperGroup):
             command = self.get_command(ctx, name)
             panel = getattr(command, "rich_help_panel", None)
             rows = sections.setdefault(panel if isinstance(panel, str) else "Commands", [])
-            rows.append((name, command.get_short_help_str(formatter.width) if command else ""))
+            rows.append((name, command.get_short_help_str(WHOLE_SENTENCE) if command else ""))
         _write(formatter, sections)
 
 
