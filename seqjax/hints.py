@@ -1,7 +1,9 @@
 """Hints for names and arguments that users of other libraries write first."""
 
+import ast
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 _STACK = "sj.stack(sj.{cell}(hidden_size), num_layers)"
 _LAYER = "sj.recurrent(sj.{cell}(hidden_size)), or " + _STACK + " for several layers"
@@ -83,9 +85,36 @@ def name_hint(name: str, known: Iterable[str]) -> str:
     """
     if name in NAMES:
         return f" Write {NAMES[name]}." if NAMES[name].startswith("sj.") else f" {NAMES[name]}"
+    known = list(known)
+    home = None if name.startswith("_") else home_of(name, known)
+    if home is not None:
+        return f" Write sj.{home}.{name}."
     plain = {each.lower().replace("_", ""): each for each in known}
     near = difflib.get_close_matches(name.lower().replace("_", ""), plain, 1, 0.75)
     return f" Did you mean {plain[near[0]]!r}?" if near else ""
+
+
+def home_of(name: str, packages: Iterable[str]) -> str | None:
+    """Return the package of seqjax that has a public name, from the sources alone; None where there is none.
+
+    Example:
+        >>> from seqjax.hints import home_of
+        >>> home_of("make_train_step", ["datasets", "training"]), home_of("zzz", ["training"])
+        ('training', None)
+    """
+    for package in packages:
+        source = Path(__file__).with_name(package) / "__init__.py"
+        if source.is_file() and name in _public(source):
+            return package
+    return None
+
+
+def _public(source: Path) -> list[str]:
+    """Return ``__all__`` of a module without importing it."""
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return list(ast.literal_eval(node.value))
+    return []
 
 
 def argument_hint(factory: str, name: str, known: Iterable[str]) -> str:

@@ -150,6 +150,18 @@ def test_a_layer_inside_a_linen_module():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_a_cell_is_no_layer_inside_a_module():
+    makes = {
+        "LinenLayer": lambda cell: interop.LinenLayer(cell).init(KEY, jnp.ones((T, B, 3))),
+        "NnxLayer": lambda cell: interop.NnxLayer(cell, jnp.ones((B, 3)), rngs=nnx.Rngs(0)),
+    }
+    for name, make in makes.items():
+        with pytest.raises(
+            TypeError, match=rf"{name}: expected a layer, got lstm.* Bind a cell with recurrent\(cell\)"
+        ):
+            make(sj.lstm(8))
+
+
 def test_the_stream_of_a_linen_module_is_the_key():
     module = interop.LinenLayer(sj.dropout(0.5))
     ones = jnp.ones((T, B, 16))

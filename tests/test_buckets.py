@@ -111,6 +111,8 @@ def test_a_bucket_smaller_than_a_batch_repeats_its_examples():
         (([np.zeros(0, int)], [1]), "expected sequences of at least one step"),
         ((XS, NUMBERS[:4]), "expected 50 targets, one for each sequence, got 4"),
         ((XS, [1, 2]), "expected 50 targets, one for each sequence, got 2"),
+        ((XS, ["a"] * 50), "expected numbers for targets, got <U1. Number classes"),
+        ((["ab", "c"], [0, 1]), r"expected integers \[N\], got \[\] of <U2. Encode text with a vocabulary"),
         ((XS, [1, [2]] * 25), r"expected integers \[N\], got \[\]"),
         ((XS, 3), "expected 50 targets, one for each sequence, got a number"),
         ((XS, [np.zeros((2, 1))] * 50), "expected tokens, or floats as long as xs, for targets"),

@@ -864,6 +864,7 @@ def test_samplers_out_of_range_are_refused(make, message):
         ),
         ({"end_token": V}, ValueError, f"(end_token): expected a token below V = {V}, got {V}."),
         ({"pad_token": -1}, ValueError, "(pad_token): expected a whole number of at least 0, got -1."),
+        ({"prompt": "the "}, TypeError, "(prompt): expected tokens [P, *B], got the text 'the '. Encode it"),
         ({"prompt": PROMPT[0]}, ValueError, "Pass first tokens [B] as `tokens[None]`."),
         ({"prompt": PROMPT[:0]}, ValueError, "with P of at least 1 and a batch axis, got [0, 3]."),
         (

@@ -89,6 +89,9 @@ MISTAKES = {
     "a list of layers": (
         lambda: sj.serial([LSTM, GRU]), TypeError,
         r"serial: expected layers, got .* Pass the layers one by one: serial\(a, b\), or serial\(\*layers\)\."),
+    "a name as a layer": (
+        lambda: sj.stack("lstm", 2), TypeError,
+        r"stack: expected layers, got 'lstm'\. .* Write sj\.recurrent\(sj\.lstm\(hidden_size\)\)\."),
     "a cell as a layer": (
         lambda: sj.serial(sj.lstm(H)), TypeError, r"serial: expected layers, got lstm.* Bind a cell with recurrent"),
     "pooling as a layer": (

@@ -48,6 +48,28 @@ def test_what_a_hint_says_makes_a_definition(name):
     assert values and all(isinstance(value, sj.Layer | sj.Cell | sj.Method) for value in values)
 
 
+@pytest.mark.parametrize(
+    "package", ["datasets", "gradients", "interop", "models", "probes", "tasks", "training"]
+)
+def test_names_of_packages_are_found_without_importing_them(package):
+    for name in getattr(sj, package).__all__:
+        assert hints.home_of(name, [package]) == package
+        if not hasattr(sj, name) and hints.home_of(name, sj.__all__) == package:
+            assert hints.name_hint(name, sj.__all__).startswith(
+                (f" Write sj.{package}.{name}.", f" Write {hints.NAMES.get(name)}")
+            )
+
+
+def test_a_name_of_a_package_is_answered_with_the_package():
+    for name, where in {
+        "make_train_step": "training",
+        "bucketed": "datasets",
+        "from_torch": "interop",
+    }.items():
+        with pytest.raises(AttributeError, match=rf"no attribute '{name}'\. Write sj\.{where}\.{name}\."):
+            getattr(sj, name)
+
+
 @pytest.mark.parametrize("argument", [a for a, hint in hints.ARGUMENTS.items() if "sj." in hint])
 def test_what_a_hint_for_an_argument_says_is_there(argument):
     hint = hints.argument_hint("lstm", argument, ["hidden_size"]).replace("(...)", "(hidden_size)")

@@ -180,6 +180,9 @@ def test_examples_come_once_an_epoch_and_keep_their_targets():
         0
     )  # four classes, and four steps
     np.testing.assert_array_equal(of_sequences.targets, of_sequences.xs[..., 0].T)
+    for steps in (xs, xs[:, 0]):  # lists of numbers are arrays
+        listed = examples(xs[..., None], steps.tolist(), batch_size=2)(0).targets
+        np.testing.assert_array_equal(listed, examples(xs[..., None], steps, batch_size=2)(0).targets)
     both = examples(xs[..., None], {"steps": xs, "one": xs[:, 0]}, batch_size=2)(0).targets
     np.testing.assert_array_equal(both["steps"][0], both["one"])
 

@@ -174,6 +174,8 @@ def check_layers(who: str, layers: tuple[Any, ...], *, causal: bool = False) -> 
                 hint = " Bind a cell with recurrent(cell)."
             elif layer is last or layer is mean_pool:
                 hint = " Its output has no time axis. Apply it to ys after unroll, or inside the loss."
+            elif isinstance(layer, str):
+                hint = f" Names stand for cells in seqjax.models alone. Write sj.recurrent(sj.{layer}(hidden_size))."
             elif isinstance(layer, tuple):
                 hint = f" Pass the layers one by one: {who}(a, b), or {who}(*layers)."
             raise TypeError(f"{who}: expected layers, got {layer!r}.{hint}")

@@ -174,6 +174,10 @@ def _checked(name: str, values: Any, count: int) -> Any:
         values = check_sequences("bucketed", values)
     else:
         values = np.asarray(values)
+        if values.dtype.kind not in "biufcV":  # V: narrow floats of ml_dtypes
+            raise ValueError(
+                f"bucketed: expected numbers for {name}, got {values.dtype}. Number classes, as read_labelled does."
+            )
     if np.ndim(values[0] if isinstance(values, list) and values else values) == 0 or len(values) != count:
         found = len(values) if np.ndim(values) or isinstance(values, list) else "a number"
         raise ValueError(f"bucketed: expected {count} {name}, one for each sequence, got {found}.")

@@ -219,7 +219,7 @@ def examples(
     Args:
         xs: inputs, or a list of sequences ``[T_i, ...]`` of different lengths: these are padded with zeros to the
             longest, which is T, and masked after their ends, as are lists of targets of these lengths.
-        targets: per step, or per sequence; a tree of arrays.
+        targets: per step, or per sequence; an array, a list of numbers, or a tree of arrays.
         batch_size: B; the last batch of an epoch is filled up with the first examples of the next epoch.
         seed: seed of the random order.
         lengths: number of steps of each example; later steps are masked.
@@ -249,6 +249,10 @@ def examples(
         ]:
             targets = padded_array("examples", targets)
     xs = np.asarray(xs)
+    if isinstance(targets, list | tuple) and not (
+        is_ragged(targets) or any(map(np.ndim, jax.tree.leaves(targets)))
+    ):
+        targets = np.asarray(targets)  # a list of numbers is an array, not a tree
     targets = jax.tree.map(np.asarray, targets)
     lengths = None if lengths is None else np.asarray(lengths)
     if xs.ndim < 2 or 0 in xs.shape[:2]:

@@ -77,7 +77,8 @@ def check_tokens(who: str, tokens: Any) -> np.ndarray:
     array = np.asarray(tokens)
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
         raise ValueError(
-            f"{who}: expected integers [N], got {list(array.shape)} of {array.dtype}. Use read_bytes to read text."
+            f"{who}: expected integers [N], got {list(array.shape)} of {array.dtype}. Encode "
+            "text with a vocabulary, such as Bytes().encode(text), or read a file with read_bytes."
         )
     if array.size and not (array.min() >= -(2**31) and array.max() < 2**31):
         raise ValueError(f"{who}: expected tokens that fit 32 bits, got {array.min()} to {array.max()}.")

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seqjax.base import Layer
 from seqjax.checks import check_whole
-from seqjax.decode.common import check_call, check_positions, read_prompt, read_token
+from seqjax.decode.common import check_call, check_positions, read_prompt, read_token, tokens_of
 from seqjax.decode.constraints import (
     Constraints,
     Limits,
@@ -148,7 +148,7 @@ def beam_search(
         Huang, Zhao, Ma 2017, "When to finish? Optimal beam search for neural text generation", EMNLP (the bound).
     """
     who = "beam_search"
-    prompt = jnp.asarray(prompt)
+    prompt = tokens_of(who, prompt)
     mask = None if mask is None else jnp.asarray(mask)
     check_call(who, layer, prompt, mask)
     if isinstance(length_penalty, bool) or not math.isfinite(length_penalty):

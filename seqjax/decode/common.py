@@ -11,6 +11,16 @@ from seqjax.checks import check_whole, check_whole_or_none, is_addressable, is_t
 from seqjax.ops.select import wide
 
 
+def tokens_of(who: str, prompt: Any) -> jax.Array:
+    """Return a prompt as an array; raise a TypeError for text."""
+    if isinstance(prompt, str | bytes):
+        raise TypeError(
+            f"{who}(prompt): expected tokens [P, *B], got the text {prompt!r}. Encode it: "
+            "jnp.asarray(vocabulary.encode(text))[:, None], or jnp.asarray(list(text.encode()))[:, None] for bytes."
+        )
+    return jnp.asarray(prompt)
+
+
 def check_call(who: str, layer: Any, prompt: Any, mask: Any) -> None:
     """Raise unless the layer is causal, the prompt has tokens ``[P, *B]``, and a mask has the shape of the prompt."""
     if not isinstance(layer, Layer):

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from seqjax.base import Layer
 from seqjax.checks import check_whole
-from seqjax.decode.common import check_call, check_positions, read_prompt, read_token
+from seqjax.decode.common import check_call, check_positions, read_prompt, read_token, tokens_of
 from seqjax.decode.constraints import (
     Constraints,
     Limits,
@@ -178,7 +178,7 @@ def checked_call(
 ) -> tuple[tuple, Options]:
     """Return ``(params, carry, prompt, mask, key, temperature, limits)`` and the options; raise for what is wrong."""
     sampler = greedy() if sampler is None else sampler
-    prompt = jnp.asarray(prompt)
+    prompt = tokens_of(who, prompt)
     mask = None if mask is None else jnp.asarray(mask)
     check_call(who, layer, prompt, mask)
     if not isinstance(sampler, Sampler):

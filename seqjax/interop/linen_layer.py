@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from seqjax.base import Layer
+from seqjax.base import Cell, Layer
 
 
 class LinenLayer(nn.Module):
@@ -33,9 +33,17 @@ class LinenLayer(nn.Module):
     @nn.compact
     def __call__(self, xs: Any, carry: Any = None, *, reset: Any = None, mask: Any = None) -> tuple[Any, Any]:
         """Return ``(carry, ys)`` of `Layer.unroll`."""
+        check_layer("LinenLayer", self.layer)
         params = self.param("layer", lambda key: self.layer.init(key, first_of(self.layer, xs)))
         key = self.make_rng("dropout") if self.has_rng("dropout") else None
         return self.layer.unroll(params, carry, xs, reset=reset, mask=mask, key=key)
+
+
+def check_layer(who: str, layer: Any) -> None:
+    """Raise a TypeError unless this is a layer."""
+    if not isinstance(layer, Layer):
+        hint = "Bind a cell with recurrent(cell)." if isinstance(layer, Cell) else "Pass a layer of seqjax."
+        raise TypeError(f"{who}: expected a layer, got {layer!r}. {hint}")
 
 
 def first_of(layer: Layer, xs: Any) -> Any:

@@ -6,6 +6,7 @@ import jax
 from flax import nnx
 
 from seqjax.base import Layer
+from seqjax.interop.linen_layer import check_layer
 
 
 class NnxLayer(nnx.Module):
@@ -29,6 +30,7 @@ class NnxLayer(nnx.Module):
     """
 
     def __init__(self, layer: Layer, x: Any, *, rngs: nnx.Rngs, params: Any = None):
+        check_layer("NnxLayer", layer)
         self.layer = nnx.static(layer)
         values = layer.init(rngs.params(), x) if params is None else params
         leaves, form = jax.tree.flatten(values)
