@@ -86,7 +86,7 @@ def name_hint(name: str, known: Iterable[str]) -> str:
     if name in NAMES:
         return f" Write {NAMES[name]}." if NAMES[name].startswith("sj.") else f" {NAMES[name]}"
     known = list(known)
-    home = None if name.startswith("_") else home_of(name, known)
+    home = None if name.startswith("_") else home_of(name, sorted(known, key="training".__ne__))
     if home is not None:
         return f" Write sj.{home}.{name}."
     plain = {each.lower().replace("_", ""): each for each in known}

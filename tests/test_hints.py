@@ -54,10 +54,6 @@ def test_what_a_hint_says_makes_a_definition(name):
 def test_names_of_packages_are_found_without_importing_them(package):
     for name in getattr(sj, package).__all__:
         assert hints.home_of(name, [package]) == package
-        if not hasattr(sj, name) and hints.home_of(name, sj.__all__) == package:
-            assert hints.name_hint(name, sj.__all__).startswith(
-                (f" Write sj.{package}.{name}.", f" Write {hints.NAMES.get(name)}")
-            )
 
 
 def test_a_name_of_a_package_is_answered_with_the_package():
