@@ -75,6 +75,34 @@ SIZES = (
 """What other libraries call ``hidden_size``."""
 
 
+_RUN = "Write {layer}.unroll(params, carry, xs) for a sequence, or {layer}.step(params, carry, x) for one time step."
+_MODE = "There is no training mode: with key= a call is noisy, without it is deterministic."
+METHODS = {
+    "apply": _RUN,
+    "forward": _RUN,
+    "unroll": _RUN,
+    "step": _RUN,
+    "train": _MODE,
+    "eval": _MODE,
+    "parameters": "init(key, x) returns the params.",
+    "state_dict": "init(key, x) returns the params.",
+    "initialize_carry": "Write initial_carry(params, x).",
+}
+"""What to write for methods of other libraries; ``{layer}`` stands for the layer, or for the cell bound to a method."""
+
+
+def method_hint(kind: str, name: str) -> str:
+    """Return a sentence that says what to write in place of an unknown method of a cell or a layer, or "".
+
+    Example:
+        >>> from seqjax.hints import method_hint
+        >>> method_hint("Layer", "initialize_carry"), method_hint("Layer", "shape")
+        (' Write initial_carry(params, x).', '')
+    """
+    layer = {"Cell": "sj.recurrent(cell)", "Layer": "layer"}.get(kind)
+    return f" {METHODS[name].format(layer=layer)}" if layer and name in METHODS else ""
+
+
 def name_hint(name: str, known: Iterable[str]) -> str:
     """Return a sentence that says what to write in place of an unknown name, or "".
 

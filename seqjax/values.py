@@ -14,12 +14,12 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from seqjax.checks import check_type
-from seqjax.hints import argument_hint
+from seqjax.hints import argument_hint, method_hint
 
 P = ParamSpec("P")
 R = TypeVar("R", bound="Definition")
@@ -80,6 +80,12 @@ class Definition:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} without origin>" if self._token is None else show(self._token)
+
+    if not TYPE_CHECKING:  # type checkers would take any name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            kind = type(self).__name__
+            raise AttributeError(f"{kind!r} object has no attribute {name!r}.{method_hint(kind, name)}")
 
     def __reduce__(self) -> Any:
         return super().__reduce__() if self._token is None else (build, (self._token,))

@@ -131,3 +131,26 @@ def test_a_time_major_layer_becomes_batch_major_as_the_hint_says():
         return layer.unroll(layer.init(key, xs[:, 0]), None, xs)[1]
 
     assert jax.eval_shape(run, jax.random.key(0)).shape == (2, 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("definition", "name", "message"),
+    [
+        (
+            sj.recurrent(sj.lstm(8)),
+            "apply",
+            r"'Layer' object has no .* Write layer\.unroll\(params, carry, xs\)",
+        ),
+        (
+            sj.lstm(8),
+            "unroll",
+            r"'Cell' object has no .* Write sj\.recurrent\(cell\)\.unroll\(params, carry, xs\)",
+        ),
+        (sj.lstm(8), "eval", "There is no training mode: with key="),
+        (sj.full_bptt(), "apply", r"has no attribute 'apply'\.$"),
+    ],
+)
+def test_methods_of_other_libraries_are_answered(definition, name, message):
+    assert not hasattr(definition, name)
+    with pytest.raises(AttributeError, match=message):
+        getattr(definition, name)
