@@ -69,9 +69,9 @@ notebook: $(VENV)/notebook.stamp ## fetch data and run the notebooks at toy size
 	@echo "notebooks: $(NOTEBOOKS)"
 	@$(BIN)/python -m benchmarks.applications.notebooks $(if $(FULL),--full)
 
-examples: $(TESTING) ## run the programs of examples/ at toy size
-	@echo "pytest: examples/"
-	@$(PYTEST) $(TWO) -p tests.helpers.quick_compilation tests/test_examples.py
+examples: $(TESTING) ## run the programs of examples/ at toy size, and the examples of the documents
+	@echo "pytest: examples/, and the examples of docs/"
+	@$(PYTEST) $(TWO) -p tests.helpers.quick_compilation tests/test_examples.py tests/test_document_examples.py
 
 benchmarks: $(VENV)/peers.stamp ## all that benchmarks/results/ has, on an idle machine; but for learning, which takes a GPU
 	@for name in peers models methods profiles lyapunov algorithms scaling fit; do $(BIN)/python -m benchmarks $$name || exit 1; done

@@ -12,8 +12,8 @@ types:
 
 `make_train_step` and `init_train_state` accept both types.
 
-Without several devices, try this on a CPU: `XLA_FLAGS=--xla_force_host_platform_device_count=8 python sharding.py`. In a
-program, `jax.config.update("jax_num_cpu_devices", 8)` before anything is computed does the same.
+Without several devices, try this on a CPU: `XLA_FLAGS=--xla_force_host_platform_device_count=8 python sharding.py`. In
+a program, `jax.config.update("jax_num_cpu_devices", 8)` before anything is computed does the same.
 """
 
 import flax.linen as nn

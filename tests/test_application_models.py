@@ -37,9 +37,9 @@ def build():
 """
 WIDE = "--hidden-size 8 --heads 2".split()
 OTHER = {
+    "language, subwords": ("language", ["--vocabulary", "subwords", "--vocabulary-size", "30"]),
     "captions, subwords": ("captions", "--vocabulary subwords --vocabulary-size 24 --length 20".split()),
     "language, characters": ("language", ["--vocabulary", "characters"]),
-    "language, subwords": ("language", ["--vocabulary", "subwords", "--vocabulary-size", "30"]),
     "language, own model": ("language", ["--model", "own.py:build", *WIDE[:2]]),
     "captions, characters": ("captions", ["--vocabulary", "characters", "--length", "20"]),
     "captions, a stack": ("captions", ["--model", "griffin", "--depth", "2", *WIDE]),

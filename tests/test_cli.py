@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 from helpers import cell_checks
 from helpers.command_line import ROOT, SMALL, run
+from helpers.documents import python_blocks, run_block
 from references.gated import sigmoid
 
 import seqjax as sj
@@ -283,37 +284,6 @@ def test_the_tables_of_the_documents_are_current(document, table):
     assert catalog.markdown(made) in (ROOT / document).read_text(), (
         f"{document}: the table of {made.title} is not what the code says; 'make tables' writes it anew"
     )
-
-
-def python_blocks(document):
-    """The Python examples of a document."""
-    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
-
-
-def run_block(block, document, **names):
-    """The names that a block defines, next to those given to it."""
-    names["__name__"] = "example"
-    exec(compile(block, document, "exec"), names)
-    return names
-
-
-PAGES = "cells concepts data instruments layers methods models probes start training".split()
-
-
-@pytest.mark.parametrize("document", ["README.md", *(f"docs/{page}.md" for page in PAGES)])
-def test_the_examples_of_the_documents_run(monkeypatch, tmp_path, document):
-    """Each block runs with the names of the blocks before it on the page."""
-    monkeypatch.chdir(tmp_path)
-    if document == "docs/training.md":
-        # Stands for the page's run.
-        small = "--vocabulary characters --length 6 --batch-size 4 --hidden-size 3 --steps 1 --out language".split()
-        assert run(monkeypatch, "train", "text", *small) == 0
-    names = {}
-    for example in python_blocks(document):
-        names = run_block(example, document, **names)
-    if document == "docs/training.md":
-        assert names["fitted"].best_value < np.log(256) and (tmp_path / "run" / "curves.svg").exists()
-        assert names["made"].lengths.tolist() == [100]
 
 
 @pytest.mark.parametrize("methods", ["one", pytest.param("all", marks=pytest.mark.slow)])
