@@ -1,5 +1,11 @@
 """The operators of ONNX against onnxruntime: in, out, and what is refused. onnxruntime has float32 kernels only."""
 
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -227,3 +233,17 @@ def resized():
 def test_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.slow
+def test_whole_models_convert_by_jax2onnx(tmp_path):
+    """The program of the page, which compares with onnxruntime, in its own process: jax2onnx changes jax.numpy."""
+    if importlib.util.find_spec("jax2onnx") is None:
+        pytest.skip("jax2onnx is not installed")
+    page = (Path(__file__).parent.parent / "docs/interop.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```py\n(.*?)```", page, re.DOTALL)
+    made = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    assert {each.name for each in tmp_path.iterdir()} == {"step.onnx", "whole.onnx"}
