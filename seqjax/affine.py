@@ -5,6 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from seqjax.products import product
+
 
 def wide(dtype: Any) -> Any:
     """Return the dtype, real or complex, or float32 where the dtype is narrower."""
@@ -23,7 +25,7 @@ def spread(weight: jax.Array, like: jax.Array) -> jax.Array:
 def affine(xs: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
     """Return ``xs @ w + b`` in the dtype of xs ``[..., D]``; raise a ValueError for xs of another dtype or width."""
     check_inputs(xs, w)
-    ys = xs @ w.astype(xs.dtype)
+    ys = product(xs, w.astype(xs.dtype))
     return ys if b is None else ys + spread(b, ys)
 
 

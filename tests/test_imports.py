@@ -22,6 +22,7 @@ ORDER = (
         "interrupts",
         "local_modules",
         "names",
+        "products",
         "recurrences",
         "rows",
         "serialization",
@@ -49,7 +50,7 @@ ORDER = (
     {"cli"},
     {"__main__"},
 )
-ALLOWED: set[tuple[str, str]] = {("values", "checks"), ("values", "hints")}
+ALLOWED: set[tuple[str, str]] = {("affine", "products"), ("values", "checks"), ("values", "hints")}
 LEVEL = {name: level for level, group in enumerate(ORDER) for name in group}
 MAX_LINES = 400
 MAX_FUNCTION = 80

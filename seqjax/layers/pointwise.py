@@ -1,17 +1,19 @@
 """Flax modules and plain functions, applied to every time step."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from seqjax.base import Key, Layer, Params, X
+from seqjax.base import Key, Layer, Params, X, Xs
 from seqjax.layers.modules import EXPECTED, call_arguments, check_module, with_dropout
 from seqjax.layers.nnx_modules import Parts, is_nnx, nnx_parts
 from seqjax.layers.stateless import stateless
 from seqjax.ops.select import cast, wide
+from seqjax.products import merge, mergeable
 from seqjax.values import definition
 
 
@@ -84,15 +86,25 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
         batch = len(batch_shape(x))
         return parts.init(key, jax.tree.map(lambda leaf: jnp.zeros_like(leaf, shape=leaf.shape[batch:]), x))
 
-    def apply(params: Params, x: X, key: Key | None) -> Any:
+    def rows(params: Params, x: X, keys: Any) -> Any:
+        """Apply the module to inputs and keys with the same leading axes, or to inputs and no keys."""
         shape = batch_shape(x)
-        keys = None if key is None else jax.random.split(key, shape)
         fn = one
-        for _ in shape:
+        if merged := len(shape) > 1 and mergeable((x, keys)):
+            x, keys = merge((x, keys), len(shape))
+        for _ in shape[:1] if merged else shape:
             fn = jax.vmap(fn, (None, 0, None if keys is None else 0))
-        return fn(params, x, keys)
+        ys = fn(params, x, keys)
+        return jax.tree.map(lambda y: y.reshape(*shape, *y.shape[1:]), ys) if merged else ys
 
-    return stateless(init, apply, event_ndim=event_ndim)
+    def apply(params: Params, x: X, key: Key | None) -> Any:
+        return rows(params, x, None if key is None else jax.random.split(key, batch_shape(x)))
+
+    def over_time(params: Params, xs: Xs, keys: Any) -> Any:
+        split = jax.vmap(partial(jax.random.split, num=batch_shape(xs)[1:]))
+        return rows(params, xs, None if keys is None else split(keys))
+
+    return stateless(init, apply, over_time=over_time, event_ndim=event_ndim)
 
 
 def _linen_parts(module: Any) -> Parts:

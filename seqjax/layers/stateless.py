@@ -1,6 +1,7 @@
 """Layers without a carry, made from a function of one time step."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -8,19 +9,24 @@ from seqjax.base import Carry, Flags, Layer, Params, X, Xs, Y, Ys
 from seqjax.ops.select import keep
 
 
-def stateless(init: Callable, apply: Callable, *, event_ndim: int | None = None) -> Layer:
+def stateless(
+    init: Callable, apply: Callable, *, over_time: Callable | None = None, event_ndim: int | None = None
+) -> Layer:
     """Return a layer without a carry from ``apply: (params, x, key) -> y``, which acts on each step by itself.
 
-    ``apply`` receives one step ``x [*B, ...]`` and one key or None; `unroll` maps it over time.
+    ``apply`` receives one step ``x [*B, ...]`` and one key or None. ``over_time`` does the same for all steps
+    ``xs [T, *B, ...]`` and keys ``[T]`` or None; by default it maps ``apply`` over time.
     """
+    if over_time is None:
+
+        def over_time(params: Params, xs: Xs, keys: Any) -> Ys:
+            return jax.vmap(apply, (None, 0, None if keys is None else 0))(params, xs, keys)
 
     def step(params: Params, carry: Carry, x: X, flags: Flags) -> tuple[Carry, Y]:
         return carry, keep(flags.mask, apply(params, keep(flags.mask, x), flags.key))
 
     def unroll(params: Params, carry: Carry, xs: Xs, flags: Flags) -> tuple[Carry, Ys]:
-        axes = (None, 0, None if flags.key is None else 0)
-        ys = jax.vmap(apply, axes)(params, keep(flags.mask, xs), flags.key)
-        return carry, keep(flags.mask, ys)
+        return carry, keep(flags.mask, over_time(params, keep(flags.mask, xs), flags.key))
 
     return Layer(
         init=init,

@@ -48,10 +48,10 @@ class Auto(Value):
     `Fused` is for NVIDIA GPUs, where it accepts the cell and the inputs (up to 128 units, or heads of 128 units, in
     float32 or below), and ``B`` times the number of heads is at most 1024 up to 64 units, and 132 up to 128.
 
-    c is between 16 and 128 steps, such that the inputs of a chunk fill 32 kB, about a first-level cache. The choices
-    are measured on two CPU cores and on an H200 (``benchmarks/results/README.md``). For `Gated` on a GPU the
-    measurements are those of prototypes (``benchmarks/results/h200/levers.md``). TPUs were not measured; they use the
-    methods for GPUs, without `Fused`.
+    c is between 16 and 128 steps, such that the inputs of a chunk fill 256 kB. The choices are measured on two CPU
+    cores and on an H200 (``benchmarks/results/README.md``). For `Gated` on a GPU the measurements are those of
+    prototypes (``benchmarks/results/h200/levers.md``). TPUs were not measured; they use the methods for GPUs, without
+    `Fused`.
     """
 
     kinds: ClassVar[tuple[type, ...]] = (Step, Gated, Diagonal, Matrix, Attention)
@@ -135,4 +135,4 @@ def _gated_on_cpu(xs: Xs) -> Scan:
     if not _has_known_shape(xs):
         return Scan(keep_gates=True)
     step_bytes = max(1, inputs.size // max(1, inputs.shape[0])) * inputs.dtype.itemsize
-    return Scan(chunk=min(max(2**15 // step_bytes, 16), 128), keep_gates=True)
+    return Scan(chunk=min(max(2**18 // step_bytes, 16), 128), keep_gates=True)
