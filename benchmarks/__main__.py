@@ -21,7 +21,7 @@ from benchmarks import profiles as profiles_
 from benchmarks import scaling as scaling_
 from benchmarks.applications import APPLICATIONS, runner, table
 from benchmarks.gpu_compiler import Unavailable, prepare
-from benchmarks.results import Group, save
+from benchmarks.results import Group, beside_other_versions, save
 from benchmarks.timing import Mismatch
 from seqjax.files import put_text
 
@@ -296,7 +296,7 @@ def gpu_program(
     ] = [],  # noqa: B006
     out: Out = Path("benchmarks/results"),
 ) -> None:
-    """Count the operations of gated cells on a GPU, compiled for an H200 on a CPU (needs jax-cuda12-plugin)."""
+    """Count operations on a GPU, compiled for an H200 on a CPU, by version of JAX (needs jax-cuda12-plugin)."""
     known = gpu_program_.gated_cells()
     if not set(cell) <= set(known):
         raise typer.BadParameter(f"expected gated cells ({', '.join(known)}), got {', '.join(cell)}.")
@@ -310,7 +310,7 @@ def gpu_program(
     def run() -> Sequence[Group]:
         groups, lines = gpu_program_.run(cell or known, _say)
         missed.extend(lines)
-        return groups
+        return beside_other_versions(groups, out / "gpu_program.json")
 
     _finish(ctx, "gpu_program", gpu_program_.TITLE, gpu_program_.ABOUT, run, out)
     for line in missed:

@@ -36,8 +36,8 @@ platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 patch: 2 }
 runtime_version { major: 12 minor: 9 patch: 1 } device_description_str: "NVIDIA H200"
 """
 DUMP = Path(tempfile.gettempdir()) / f"seqjax_gpu_program_{os.getpid()}"
-# Operations that only group others.
-GROUPS = ("kCommandBuffer", "kDynamicSliceFusion", "kWhile")
+# Entries of XLA's list that start no kernel or copy. They group other operations or, from jax 0.11 on, order copies.
+NOT_OPERATIONS = ("kCommandBuffer", "kDynamicSliceFusion", "kWhile", "kAsyncStart", "kAsyncDone")
 
 
 class Loop(NamedTuple):
@@ -145,7 +145,7 @@ def count_operations(text: str) -> list[Loop]:
         if line.strip() == "body:":
             inside.append((indent, len(depths)))
             depths.append(len(inside) - 1)
-        elif (found := re.match(r"\s*\d+: (k\w+)", line)) and found[1] not in GROUPS:
+        elif (found := re.match(r"\s*\d+: (k\w+)", line)) and found[1] not in NOT_OPERATIONS:
             counts[inside[-1][1]] += 1
     return [Loop(depth, counts[number]) for number, depth in enumerate(depths)]
 

@@ -1,7 +1,8 @@
 """What a GPU is asked to do for the gradient of a cell, from programs compiled for an H200 on a CPU.
 
 A loop on a GPU takes as long as the operations that it starts, about two microseconds each
-(``benchmarks/results/h200/levers.md``). Their number depends on no machine.
+(``benchmarks/results/h200/levers.md``). Their number depends on no machine, but on the version of JAX: a run adds the
+rows of its version to the tables.
 """
 
 from collections.abc import Callable
@@ -12,15 +13,18 @@ import jax.numpy as jnp
 
 import seqjax as sj
 from benchmarks.gpu_compiler import Program, compile_for_gpu
-from benchmarks.results import Group, Table
+from benchmarks.results import Group, Table, header
 from seqjax.methods.scan import ON_GPU
 
 TITLE = "What a GPU is asked to do"
 ABOUT = """Programs of value and gradient, compiled for an NVIDIA H200 on a CPU. Nothing ran and nothing was timed.
+A run writes the rows of the version of JAX that it finds, and keeps those of other versions. The list below describes
+the last run; the table "Runs" has them all.
 
 * Operations are kernels and copies that a program starts, "outside" those outside loops. The loops over chunks start
   "per chunk" operations for each chunk, the loops inside them "per iteration", where there are such loops. Two numbers
-  are those of the forward and of the backward loop. "per step" is everything divided by T.
+  are those of the forward and of the backward loop. "per step" is everything divided by T. An iteration with
+  `unroll_factor=8` runs eight steps.
 * `Matrix` and `Attention` cells run in chunks of 128 steps, matrix memories in groups of at most 16 chunks at once. A
   sequence of one group needs no loop. Where there are loops, "per group" are the operations of one iteration of each
   loop over groups (attention: over blocks of queries), and "inside" those of the loops inside them.
@@ -54,7 +58,7 @@ def run(gated: list[str], say: Callable[[str], None]) -> tuple[list[Group], list
         say: receives a line per program.
     """
     missed: list[str] = []
-    columns = ["cell", "method", "outside", "per chunk", "per iteration", "per step", "temporaries MB"]
+    columns = ["cell", "method", "jax", "outside", "per chunk", "per iteration", "per step", "temporaries MB"]
     loops = [
         Table(
             "B = {}, T = {}, D = {}, H = {}, float32".format(*shape),
@@ -67,7 +71,7 @@ def run(gated: list[str], say: Callable[[str], None]) -> tuple[list[Group], list
         )
         for shape in SHAPES
     ]
-    columns = ["cell", "outside", "per group", "inside", "temporaries MB"]
+    columns = ["cell", "jax", "outside", "per group", "inside", "temporaries MB"]
     chunks = [
         Table(
             "B = {}, T = {}, D = {}, H = {}, float32, `Chunked(128)`".format(*shape),
@@ -78,10 +82,14 @@ def run(gated: list[str], say: Callable[[str], None]) -> tuple[list[Group], list
     ]
     kernels = Table(
         "B = {}, T = {}, D = {}, H = {}, float32, with resets and a mask".format(*SHAPES[0]),
-        ["cell", "operations", "registers", "spilled", "temporaries MB"],
+        ["cell", "jax", "operations", "registers", "spilled", "temporaries MB"],
         [_kernel_row(cell, missed, say) for cell in gated],
     )
+    columns = ["jax", "jaxlib", "python", "commit", "date"]
+    about = header()
+    runs = Table("Versions, commits and dates", columns, [[about[column] for column in columns]])
     return [
+        Group("Runs", "jax", [], [runs]),
         Group("Operations of gated cells", "cell", [], loops),
         Group("Operations of matrix memories and attention", "cell", [], chunks),
         Group("Kernels of gated cells", "cell", [], [kernels]),
@@ -112,7 +120,14 @@ def _methods_row(
         )
     say(f"{label}: {per_step:.3f} operations per step")
     counts = [" + ".join(map(str, numbers)) for numbers in (outside, chunks, iterations)]
-    return [cell, f"`{method!r}`", *counts, f"{per_step:.2f}", f"{program.temp_bytes / 1e6:.0f}"]
+    return [
+        cell,
+        f"`{method!r}`",
+        jax.__version__,
+        *counts,
+        f"{per_step:.2f}",
+        f"{program.temp_bytes / 1e6:.0f}",
+    ]
 
 
 def _chunked_row(
@@ -126,7 +141,7 @@ def _chunked_row(
         missed.append(f"{label}: expected at most {most} operations, none in loops, got {numbers}.")
     say(f"{label}: {numbers}")
     counts = [" + ".join(map(str, some)) for some in numbers]
-    return [cell, *counts, f"{program.temp_bytes / 1e6:.0f}"]
+    return [cell, jax.__version__, *counts, f"{program.temp_bytes / 1e6:.0f}"]
 
 
 def _kernel_row(cell: str, missed: list[str], say: Callable[[str], None]) -> list[str]:
@@ -143,6 +158,7 @@ def _kernel_row(cell: str, missed: list[str], say: Callable[[str], None]) -> lis
     ]
     return [
         cell,
+        jax.__version__,
         str(program.loops[0].operations),
         ", ".join(registers) or "no ptxas",
         str(spilled) if program.kernels else "no ptxas",

@@ -5,9 +5,10 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,36 @@ def save(
     for path, text in zip(paths, (json.dumps(document, indent=1) + "\n", render(document))):
         put_text(path, text)
     return paths
+
+
+def beside_other_versions(groups: Sequence[Group], path: Path) -> list[Group]:
+    """Add the rows that other versions of JAX wrote into tables of the same title and columns.
+
+    The tables have a column "jax", and before it the labels of a row. Rows of one label stand together, by version.
+
+    Args:
+        groups: the tables that this version measured.
+        path: the JSON file of earlier runs; it may be missing.
+    """
+    if not path.exists():
+        return list(groups)
+    earlier = {
+        (table["title"], *table["columns"]): table["rows"]
+        for group in json.loads(path.read_text())["groups"]
+        for table in group["tables"]
+    }
+
+    def add(table: Table) -> Table:
+        at = table.columns.index("jax")
+        others = [row for row in earlier.get((table.title, *table.columns), []) if row[at] != jax.__version__]
+        labels = list(dict.fromkeys(tuple(row[:at]) for row in (*table.rows, *others)))
+
+        def place(row: list[str]) -> tuple[int, list[int]]:
+            return labels.index(tuple(row[:at])), [int(number) for number in re.findall(r"\d+", row[at])]
+
+        return replace(table, rows=sorted((*table.rows, *others), key=place))
+
+    return [replace(group, tables=[add(table) for table in group.tables]) for group in groups]
 
 
 def render(document: Mapping[str, Any]) -> str:

@@ -486,8 +486,10 @@ condition:
         017: kCustomKernel [source] loop_compare_fusion
       body:
         018: kCustomKernel [source] gemm
-        019: kDynamicSliceFusion [prev=018]
-            020: kCopy [source]
+        024: kAsyncStart [prev=018] stream=1
+            019: kDynamicSliceFusion [source]
+                020: kCopy [source]
+        025: kAsyncDone [source]
     021: kCustomKernel [prev=016] loop_add_fusion
     023: kCopy [prev=021]
 022: kCustomKernel [prev=008] reduce
@@ -497,6 +499,31 @@ condition:
 def test_operations_of_a_gpu_are_counted_by_loop_and_without_conditions():
     """The top starts 001 and 022; the loop over chunks 010, 021 and 023; the loop in it 018 and 020."""
     assert gpu_compiler.count_operations(THUNKS) == [(0, 2), (1, 3), (2, 2)]
+
+
+def test_runs_with_other_versions_of_jax_keep_their_rows(monkeypatch, tmp_path):
+    """By label in the order of the newest run, then by version as numbers; rows of one version are replaced."""
+    columns = ["cell", "method", "jax", "per step"]
+
+    def run(version, *rows):
+        table = results.Table("Steps", columns, [[*labels, version, count] for *labels, count in rows])
+        monkeypatch.setattr(results.jax, "__version__", version)
+        groups = results.beside_other_versions(
+            [results.Group("Group", "cell", [], [table])], tmp_path / "name.json"
+        )
+        results.save("name", "Title", "", "", groups, tmp_path)
+        return groups[0].tables[0].rows
+
+    assert run("0.10.2", ["lstm", "a", "5"]) == [["lstm", "a", "0.10.2", "5"]]
+    run("0.9.0", ["lstm", "a", "wrong"], ["lstm", "b", "3"])
+    run("0.9.0", ["lstm", "a", "4"], ["lstm", "b", "3"])
+    assert run("0.12.0.1", ["gru", "a", "6"], ["lstm", "a", "7"]) == [
+        ["gru", "a", "0.12.0.1", "6"],
+        ["lstm", "a", "0.9.0", "4"],
+        ["lstm", "a", "0.10.2", "5"],
+        ["lstm", "a", "0.12.0.1", "7"],
+        ["lstm", "b", "0.9.0", "3"],
+    ]
 
 
 def test_without_the_compiler_for_gpus_one_line_says_what_to_install(monkeypatch, tmp_path):
