@@ -106,16 +106,21 @@ def compile_for_gpu(function: Callable, *avals: Any) -> Program:
         shutil.rmtree(DUMP, ignore_errors=True)
 
 
+def abstract_mesh(gpus: int, axis: str, kind: jax.sharding.AxisType) -> jax.sharding.AbstractMesh:
+    """Return a mesh of GPUs that need not be present. From JAX 0.11 on Pallas asks a mesh for its GPU."""
+    if jax.__version_info__ < (0, 11):
+        return jax.sharding.AbstractMesh((gpus,), (axis,), (kind,))
+    device = jax.sharding.AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="cuda")
+    return jax.sharding.AbstractMesh((gpus,), (axis,), (kind,), abstract_device=device)  # type: ignore[call-arg]
+
+
 @contextlib.contextmanager
 def abstract_gpu() -> Iterator[None]:
-    """State the GPU for which programs are lowered; Pallas asks for it from JAX 0.11 on."""
+    """State the GPU for which programs without a mesh are lowered, where JAX asks for one."""
     if jax.__version_info__ < (0, 11):
         yield
         return
-    device = jax.sharding.AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="cuda")
-    axes = (jax.sharding.AxisType.Explicit,)
-    mesh = jax.sharding.AbstractMesh((1,), ("x",), axes, abstract_device=device)  # type: ignore[call-arg]
-    with jax.sharding.use_abstract_mesh(mesh):
+    with jax.sharding.use_abstract_mesh(abstract_mesh(1, "x", jax.sharding.AxisType.Explicit)):
         yield
 
 
