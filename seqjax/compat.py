@@ -51,6 +51,21 @@ def scan_counts(params: Any) -> tuple[int, int]:
     return len(consts.vals), len(carry.vals)
 
 
+def expanded(eqn: Any) -> Any:
+    """Return the jaxpr of what a primitive of ``jax.experimental.hijax`` computes, or None for other primitives.
+
+    From 0.11 on, functions such as ``jnp.searchsorted`` are equations "call_hi_primitive" that hold no jaxpr.
+    """
+    if eqn.primitive.name != "call_hi_primitive":
+        return None
+    function = eqn.params["_prim"]
+
+    def flat(*operands: Any) -> list:
+        return jax.tree.leaves(function.expand(*jax.tree.unflatten(function.in_tree, operands)))
+
+    return jax.make_jaxpr(flat)(*(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars))
+
+
 def bind(eqn: Any, operands: Any) -> list:
     """Evaluate one equation of a jaxpr and return its results."""
     bound = eqn.primitive.get_bind_params(eqn.params)

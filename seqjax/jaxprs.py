@@ -10,11 +10,11 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from seqjax.compat import bind
+from seqjax.compat import bind, expanded
 
 # Primitives that only wrap a part of a program, under their names in different versions of JAX.
 CALLS = frozenset(
-    "jit pjit remat2 remat checkpoint closed_call core_call custom_jvp_call custom_vjp_call".split()
+    "jit pjit remat2 remat checkpoint closed_call core_call custom_jvp_call custom_vjp_call call_hi_primitive".split()
 )
 
 
@@ -36,12 +36,12 @@ def opened(jaxpr: Any) -> tuple[Jaxpr, Sequence[Any]]:
 def body_of(eqn: Any) -> Any:
     """Return the jaxpr that an equation calls with its own operands, or None."""
     found = (eqn.params.get(name) for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"))
-    return next((body for body in found if isinstance(body, Jaxpr | ClosedJaxpr)), None)
+    return next((body for body in found if isinstance(body, Jaxpr | ClosedJaxpr)), expanded(eqn))
 
 
 def inner_jaxprs(eqn: Any) -> Iterator[Jaxpr]:
-    """Yield all jaxprs in the params of an equation."""
-    yield from _jaxprs_in(eqn.params.values())
+    """Yield all jaxprs in the params of an equation, and the one that a primitive of hijax stands for."""
+    yield from _jaxprs_in((*eqn.params.values(), expanded(eqn)))
 
 
 def executed_jaxprs(eqn: Any) -> Iterator[Jaxpr]:

@@ -58,6 +58,35 @@ def test_sums_and_elementwise_operations_count_once_per_number(function, flops):
     assert (cost.flops, cost.uncounted) == (flops, ())
 
 
+FUNCTIONS = {
+    jnp: "arccos arccosh arcsin arcsinh arctan arctanh cbrt cosh exp2 expm1 log1p log2 reciprocal sinc sqrt tan tanh",
+    jax.nn: "celu elu gelu hard_swish log_softmax mish selu sigmoid silu softmax softplus squareplus",
+    jax.scipy.special: "digamma erf erfc erfinv expit gammaln log_ndtr ndtri",
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "names"), FUNCTIONS.items(), ids=lambda value: getattr(value, "__name__", "")
+)
+def test_derivatives_of_elementary_functions_hold_no_unknown_primitive(module, names):
+    """From jax 0.11 on, that of tanh is a primitive of its own, ``one_minus_square``: two sums and a product."""
+    gradients = {name: jax.grad(lambda x, f=getattr(module, name): jnp.sum(f(x))) for name in names.split()}
+    unknown = {name: count_cost(gradient, array(4)).uncounted for name, gradient in gradients.items()}
+    assert not {name: some for name, some in unknown.items() if some}
+
+
+def test_functions_of_hijax_are_counted():
+    """``expm`` searches a sorted array, which from jax 0.11 on is a primitive without a jaxpr in its params."""
+    cost = count_cost(jax.scipy.linalg.expm, array(3, 3))
+    assert cost.exact and cost.by_primitive["dot_general"] == 20 * 2 * 3**3
+    assert count_cost(jnp.searchsorted, array(3), array()).exact
+
+
+def test_operations_of_the_derivative_of_tanh_are_those_of_all_versions():
+    """``1 - y^2`` and a product with the cotangent, in jax 0.10 as ``t = g (1 - y); t + t y``: 4 beside tanh."""
+    assert count_cost(jax.grad(lambda x: jnp.sum(jnp.tanh(x))), array(4)).flops == 4 * 5
+
+
 def pairs_that_meet(n, k, stride, low, high):
     return sum(
         0 <= o * stride + j - low < n for o in range((n + low + high - k) // stride + 1) for j in range(k)

@@ -128,6 +128,21 @@ def test_products_out_of_reach_are_refused():
         with_rounded_products(sharded, lambda kind: TF32)(jnp.ones((2, 2)))
 
 
+def ragged(x):
+    return jax.lax.ragged_dot(x, x[None], jnp.full(1, 2, jnp.int32))
+
+
+@pytest.mark.parametrize(
+    "run", [ragged, lambda x: jax.pure_callback(np.dot, x, x, x)], ids=["ragged", "foreign"]
+)
+def test_primitives_that_may_be_products_are_refused(run):
+    """A product of a newer version of JAX under another name would otherwise stay unrounded."""
+    with pytest.raises(
+        TypeError, match="cannot round the operands of (ragged_dot|pure_callback).*: expected products by"
+    ):
+        with_rounded_products(run, lambda kind: TF32)(jnp.ones((2, 2)))
+
+
 # ---------------------------------------------------------------- errors of gradients
 
 

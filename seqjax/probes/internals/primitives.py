@@ -11,9 +11,9 @@ import numpy as np
 ELEMENTWISE = frozenset(
     """
     abs acos acosh add add_any asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp conj cos cosh
-    digamma div erf erf_inv erfc exp exp2 expm1 floor igamma igamma_grad_a igammac lgamma log log1p logistic max min
-    mul neg nextafter polygamma pow random_gamma_grad regularized_incomplete_beta rem round rsqrt sign sin sinh sqrt
-    square sub tan tanh zeta cumsum cumprod cummax cummin cumlogsumexp
+    digamma div erf erf_inv erfc exp exp2 expm1 floor igamma igamma_grad_a igammac lgamma log log1p log2 logistic max
+    min mul neg nextafter polygamma pow random_gamma_grad regularized_incomplete_beta rem round rsqrt sign sin sinh
+    sqrt square sub tan tanh zeta cumsum cumprod cummax cummin cumlogsumexp
     """.split()
 )
 # One operation per input number, except for the first number of each result.
@@ -50,6 +50,10 @@ def flops_of(eqn: Any) -> int | None:
         count = _size(result)
     elif name in REDUCTIONS:
         count = max(_size(operands[0]) - _size(result), 0)
+    elif name == "one_minus_square":
+        count = 3 * _size(result)  # (1 + x) (1 - x)
+    elif name == "polynomial":
+        count = 2 * (len(operands) - 2) * _size(result)  # Horner's rule; operands are x and the coefficients
     elif name == "integer_pow":
         exponent = abs(eqn.params["y"])
         count = _size(result) * max(exponent.bit_length() + exponent.bit_count() - 2, 0)

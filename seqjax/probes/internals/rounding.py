@@ -18,9 +18,11 @@ from jax.extend.core import Jaxpr
 
 from seqjax.base import Carry, Flags, Layer, Params, X, Xs
 from seqjax.compat import bind, scan_counts
-from seqjax.jaxprs import CALLS, body_of, equations, evaluate, executed_jaxprs, rewritten
+from seqjax.jaxprs import CALLS, body_of, equations, evaluate, executed_jaxprs, inner_jaxprs, rewritten
+from seqjax.probes.internals.primitives import flops_of
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
+OTHER_PRODUCTS = ("ragged_dot", "ragged_dot_general")
 
 
 class Format(NamedTuple):
@@ -122,7 +124,8 @@ def with_rounded_products(function: Callable, form_of: Callable[[tuple], Format]
         form_of: the format, by the kind of the product as in `product_formats`.
 
     Raises:
-        TypeError: for a product inside a primitive that cannot be evaluated (a kernel, a sharded map).
+        TypeError: for a product inside a primitive that cannot be evaluated (a kernel, a sharded map), and for a
+            primitive that is unknown, such as one of a newer version of JAX.
     """
     return rewritten(function, partial(_apply, form_of))
 
@@ -165,6 +168,11 @@ def _apply(form_of: Callable, eqn: Any, operands: list) -> list:
     elif any(True for inner in executed_jaxprs(eqn) for _ in _products(inner)):
         raise TypeError(
             f"cannot round the operands of products inside {name}: expected loops and calls only."
+        )
+    elif name in OTHER_PRODUCTS or (flops_of(eqn) is None and not any(True for _ in inner_jaxprs(eqn))):
+        raise TypeError(
+            f"cannot round the operands of {name}: expected products by {' and '.join(PRODUCTS)}, and otherwise "
+            f"primitives that are known to be no products."
         )
     return bind(eqn, operands)
 
