@@ -43,8 +43,9 @@ def test_cells_of_linen(module):
     assert cell == interop.flax_cell(module)
 
 
-def test_cells_of_nnx():
-    module = nnx.GRUCell(D, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize("kind", [nnx.GRUCell, nnx.OptimizedLSTMCell])
+def test_cells_of_nnx(kind):
+    module = kind(D, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
     graph, state = nnx.split(module, nnx.Param)[:2]
 
     def unroll(params, carry, xs):

@@ -150,8 +150,8 @@ ELSEWHERE = {
 
 
 OTHER_LIBRARIES = {
-    "docs/interop.md", "seqjax/hints.py", "seqjax/interop/flax.py", "seqjax/interop/keras.py", "tests/test_hints.py",
-    "tests/test_interop.py",
+    "docs/interop.md", "seqjax/hints.py", "seqjax/interop/flax.py", "seqjax/interop/keras.py",
+    "seqjax/interop/nnx_out.py", "tests/test_hints.py", "tests/test_interop.py",
 }  # fmt: skip
 """Files about the ``Sequential`` of Flax, Keras and PyTorch."""
 

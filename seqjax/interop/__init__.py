@@ -12,6 +12,7 @@ from seqjax.interop.flax import FlaxModule, from_flax, to_flax
 from seqjax.interop.foreign_cells import equinox_cell, flax_cell, haiku_cell
 from seqjax.interop.keras import from_keras, keras_weights, to_keras
 from seqjax.interop.linen_layer import LinenLayer
+from seqjax.interop.nnx_out import to_nnx
 from seqjax.interop.nonlinearities import Nonlinearity
 from seqjax.interop.onnx import from_onnx
 from seqjax.interop.onnx_out import to_onnx
@@ -41,6 +42,7 @@ __all__ = [
     "pretrained",
     "to_flax",
     "to_keras",
+    "to_nnx",
     "to_onnx",
     "to_torch",
     "torch_state_dict",

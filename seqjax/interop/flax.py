@@ -1,4 +1,4 @@
-"""Weights of Flax: the recurrent cells of flax.linen and flax.nnx in, those of flax.linen out."""
+"""Weights of Flax: recurrent modules of flax.linen and flax.nnx in, those of flax.linen out; `nnx_out` writes nnx."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -36,11 +36,11 @@ class FlaxModule(NamedTuple):
 def from_flax(module: Any, variables: Mapping | None = None) -> Imported:
     """Return the layer that equals a recurrent module of Flax, and its params.
 
-    The layer is time-major, whatever ``time_major`` says.
+    The layer is time-major, whatever ``time_major`` says. Its carries have the cell's leaves in the cell's order.
 
     Args:
-        module: a SimpleCell, LSTMCell, OptimizedLSTMCell or GRUCell, or an RNN or Bidirectional of these, of flax.linen
-            or flax.nnx.
+        module: a SimpleCell, LSTMCell, OptimizedLSTMCell or GRUCell, an RNN or Bidirectional of these, or a Sequential
+            of such layers, of flax.linen or flax.nnx.
         variables: what ``module.init`` returned, or its "params" alone, for flax.linen; an nnx module holds its own.
 
     Raises:
@@ -65,14 +65,19 @@ def from_flax(module: Any, variables: Mapping | None = None) -> Imported:
             "module.init returned."
         )
     tree: Any = variables.get("params", variables)
-    return assemble([_directions(module, tree)])
+    if type(module).__name__ != "Sequential":
+        return assemble([_directions(module, tree)])
+    name = "layers_{}" if isinstance(module, nn.Module) else "{}"
+    trees = {str(key): value for key, value in tree.get("layers", tree).items()}
+    return assemble(
+        [_directions(each, trees.get(name.format(i), {})) for i, each in enumerate(module.layers)]
+    )
 
 
 def to_flax(layer: Layer, params: Params) -> FlaxModule:
     """Return a flax.linen module that equals a layer, time-major, with its variables. Params may be traced.
 
-    One layer becomes an RNN or a Bidirectional, several a Sequential of these. For flax.nnx, wrap the module by
-    ``flax.nnx.bridge.ToNNX``.
+    One layer becomes an RNN or a Bidirectional, several a Sequential of these. `to_nnx` returns modules of flax.nnx.
 
     Raises:
         TypeError: for layers that these modules cannot express; the error names the argument.
@@ -107,10 +112,8 @@ def _directions(module: Any, tree: Mapping) -> list[Direction]:
             raise refuse(
                 "from_flax", "merge_fn", module.merge_fn, "the default", "Import the two directions apart."
             )
-        forward, backward = (getattr(module, name) for name in ("forward_rnn", "backward_rnn"))
-        halves = [(forward, tree["forward_rnn"]), (backward, tree["backward_rnn"])]
-        (ahead,), (back,) = (_directions(half, values) for half, values in halves)
-        return [ahead, back._replace(backward=True)]
+        forward, backward = (_half(module, tree, name) for name in ("forward_rnn", "backward_rnn"))
+        return [forward, backward._replace(backward=True)]
     if kind == "RNN":
         if module.reverse and not module.keep_order:
             raise refuse(
@@ -120,17 +123,31 @@ def _directions(module: Any, tree: Mapping) -> list[Direction]:
                 "True where reverse=True",
                 "Import the RNN with reverse=False.",
             )
-        return [_read(module.cell, tree["cell"])._replace(backward=bool(module.reverse))]
+        return [_read(module.cell, tree.get("cell"))._replace(backward=bool(module.reverse))]
     return [_read(module, tree)]
 
 
-def _read(cell: Any, tree: Mapping) -> Direction:
+def _half(module: Any, tree: Mapping, name: str) -> Direction:
+    """Return one direction of a Bidirectional, which ignores its RNN's ``reverse`` and ``keep_order``."""
+    rnn = getattr(module, name)
+    if type(rnn).__name__ != "RNN":
+        raise refuse("from_flax", name, rnn, "an RNN", "Import the two directions apart.")
+    return _read(rnn.cell, tree.get(name, {}).get("cell"))
+
+
+def _read(cell: Any, tree: Mapping | None) -> Direction:
     kind = type(cell).__name__
     if kind not in CELLS:
         raise TypeError(
             f"from_flax(module): expected RNN, Bidirectional, {', '.join(CELLS)}, got {kind}. "
             "Use seqjax.interop.flax_cell to run any cell of Flax as it is."
         )
+    if not tree:
+        raise TypeError(
+            f"from_flax(variables): expected the params of {kind}, got none. Pass the variables of this module; "
+            "clone a module that stands in two places."
+        )
+    _check_attributes(cell, jax.tree.leaves(tree)[0].dtype)
     candidate = _activation(cell, "activation_fn")
     if kind == "SimpleCell":
         if cell.residual:
@@ -170,6 +187,23 @@ def _columns(tree: Mapping, side: str, gates: str, leaf: str, like: Any = None) 
         blank = None if like is None else np.split(np.zeros_like(like), len(gates))[number]
         blocks.append(blank if value is None else host(value))
     return np.concatenate(blocks, -1)
+
+
+def _check_attributes(cell: Any, dtype: Any) -> None:
+    """Refuse a cell that computes in another dtype than that of its params, or starts from another carry than zeros."""
+    if cell.dtype is not None and jnp.dtype(cell.dtype) != dtype:
+        wanted = f"None or {dtype}, the dtype of the params"
+        raise refuse(
+            "from_flax", "dtype", jnp.dtype(cell.dtype).name, wanted, "Use seqjax.interop.flax_cell."
+        )
+    if cell.carry_init not in (None, nn.initializers.zeros_init()):
+        raise refuse(
+            "from_flax",
+            "carry_init",
+            cell.carry_init,
+            "zeros",
+            "Set it to zeros, and pass the carry to unroll.",
+        )
 
 
 def _activation(cell: Any, name: str) -> Nonlinearity:
