@@ -372,8 +372,8 @@ def test_the_summary_compares_what_the_sections_found():
         *["none: no interval"] * 4, "none: overlap", "none: no interval"
     ]  # fmt: skip
     assert (
-        "in reach, with 63 for lstm and 6.3 for lru, since not every value has an interval: 90"
-        in shown.captions[0]
+        "in reach, the lag within which 90 % of the gradient norm of the last loss lies. No value has an interval: "
+        "63 for lstm and 6.3 for lru." in shown.captions[0]
     )
     assert (
         "is ahead" not in shown.captions[0].replace("No cell is ahead", "")

@@ -47,8 +47,8 @@ def test_a_cell_that_is_better_in_everything_is_called_so():
     values = {REACH: FURTHEST, LOSS: LOWEST}
     assert best_everywhere(values, CELLS) == "lru" and not each_is_behind(values, CELLS)
     assert said(values) == [
-        "lru is ahead in reach, with 200 (180 to 220) steps, against 20 (18 to 22) for gru, the next: 90 % of the "
-        "gradient norm of the last loss lies within so many steps.",
+        "lru is ahead in reach, the lag within which 90 % of the gradient norm of the last loss lies: "
+        "200 (180 to 220) steps, against 20 (18 to 22) for gru.",
         "lru is ahead of every other cell in every quantity that can be compared: reach and remaining loss.",
     ]
 
@@ -57,11 +57,13 @@ def test_intervals_that_overlap_name_no_winner():
     close = {"lru": Interval(0.990, 0.985, 0.996), "gru": Interval(0.995, 0.990, 0.999), "elman": around(1.2)}
     assert outcome(LOSS, close) == (None, "overlap")
     first, second = said({LOSS: close, REACH: FURTHEST})
-    assert first.startswith("No cell is ahead in remaining loss, with 0.990 (0.985 to 0.996) for lru")
-    assert (
-        "for gru, since intervals overlap: the held-out loss" in first and "elman" not in first
-    )  # elman is behind
-    assert second == "lru is ahead in reach, 200 (180 to 220)."
+    assert first == (  # elman is behind
+        "No cell is ahead in remaining loss, the held-out loss after training, relative to that at initialization. "
+        "The best intervals overlap: 0.990 (0.985 to 0.996) for lru and 0.995 (0.990 to 0.999) for gru."
+    )
+    assert second == "lru is ahead in reach with 200 (180 to 220)."
+    many = {cell: Interval(50, 40, 60) for cell in "abcde"}
+    assert said({REACH: many}, tuple(many))[0].endswith("50 (40 to 60) for c and those of 2 more cells.")
     # Ends that touch do not lie apart.
     assert outcome(REACH, {"lru": Interval(3, 2, 4), "gru": Interval(1, 1, 2)}).winner is None
     assert outcome(REACH, {"lru": Interval(3, 2, 4), "gru": Interval(1, 1, 1.99)}).winner == "lru"
@@ -72,8 +74,11 @@ def test_a_value_without_an_interval_names_no_winner():
     assert [outcome(*each) for each in values.items()] == [(None, "no interval")] * 2
     assert best_everywhere(values, CELLS) is None and not each_is_behind(values, CELLS)
     first, second = said(values)
-    assert first.startswith("No cell is ahead in reach, with 200 (180 to 220) for lru")
-    assert second == "No cell is ahead in remaining loss (some values have no interval)."
+    assert first.endswith(
+        "Not every value has an interval: 200 (180 to 220) for lru, 20 (18 to 22) for gru and 2 for elman."
+    )
+    assert second == "No cell is ahead in remaining loss, where some values have no interval."
+    assert "No value has an interval: 0.100 for lru" in said({ISOMETRY: values[LOSS]})[0]
 
 
 def test_an_unmeasured_quantity_decides_nothing():
@@ -90,7 +95,7 @@ def test_an_unmeasured_quantity_decides_nothing():
         "No cell is best" not in text
         and "every quantity that can be compared: reach, remaining loss and isometry" in text
     )
-    assert text.endswith("No cell is ahead in tasks (one cell was measured).")
+    assert text.endswith("No cell is ahead in tasks, which was measured for one cell.")
     # A cell that shares no quantity with another is not ahead of it.
     assert best_everywhere({REACH: {"lru": around(9.0), "gru": around(1.0)}}, CELLS) is None
     assert best_everywhere({}, CELLS) is None and said({}) == [
@@ -103,7 +108,8 @@ def test_no_cell_is_best_only_where_each_is_behind_another():
     assert each_is_behind(crossed, CELLS) and best_everywhere(crossed, CELLS) is None
     text = said(crossed)[1]
     assert (
-        text == "No cell is best in every quantity: gru is ahead in remaining loss, 0.100 (0.0900 to 0.110)."
+        text
+        == "No cell is best in every quantity: gru is ahead in remaining loss with 0.100 (0.0900 to 0.110)."
     )
     # An overlap shows neither: the first cell is behind no other, and not ahead everywhere.
     open_ = {REACH: FURTHEST, LOSS: LOWEST | {"gru": around(0.3)}}
@@ -112,7 +118,26 @@ def test_no_cell_is_best_only_where_each_is_behind_another():
 
 
 def test_one_cell_is_not_compared():
-    assert said({REACH: {"lru": around(9.0)}}, ("lru",))[1] == "With one cell there is nothing to compare."
+    first, second = said({REACH: {"lru": around(9.0)}}, ("lru",))
+    assert first.startswith("Only lru was measured in reach, the lag")
+    assert second == "With one cell there is nothing to compare."
+
+
+def test_every_quantity_is_compared_in_a_sentence_of_the_same_form():
+    for quantity in QUANTITIES:
+        first = said({quantity: LOWEST})[0]
+        best = "elman" if quantity.more else "lru"
+        assert first.startswith(f"{best} is ahead in {quantity.name}, the ".replace("\u00a0", " ")), first
+        assert first.count(":") == 1 and first.endswith(") for gru."), first
+
+
+def test_quantities_without_a_winner_are_named_with_the_reason():
+    flat = {cell: Interval(0.5, 0.4, 0.6) for cell in CELLS}
+    values = {REACH: FURTHEST, ISOMETRY: flat, LOSS: flat, TASKS: {"gru": around(0.9)}}
+    assert said(values)[-1] == (
+        "No cell is ahead in isometry or remaining loss, where intervals overlap, nor in tasks, which was measured "
+        "for one cell."
+    )
 
 
 @pytest.mark.parametrize("quantity", [REACH, LOSS], ids=["more is better", "less is better"])

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from seqjax.report.aggregate import count, interval
-from seqjax.report.content import Text
+from seqjax.report.content import Text, say
 from seqjax.report.horizons import horizon_of
 from seqjax.report.order import has_interval
 from seqjax.report.results import StudyResults
@@ -28,7 +28,7 @@ class Quantity:
     Attributes:
         name: name in tables and sentences.
         unit: label of its axis, with the unit.
-        meaning: what is measured, in a sentence without its full stop.
+        meaning: what is measured, as a noun with its article.
         more: whether more is better.
         measure: returns the value of a cell with its interval; NaN where it is not known.
         write: formats a value.
@@ -52,6 +52,11 @@ class Quantity:
         if not has_interval(found):
             return self.write(found.estimate)
         return between(*map(self.write, found))
+
+    def with_unit(self, found: Interval) -> Text:
+        """Write a value with its interval and unit; shares and relative errors have none."""
+        text = self.text(found)
+        return text if self.unit.startswith(("share", "relative")) else say("{} {}", text, self.unit)
 
     def ahead(self, a: Interval, b: Interval) -> bool:
         """Return whether the whole interval of a is better than that of b; False where one has no interval."""
@@ -111,7 +116,7 @@ QUANTITIES = (
     Quantity(
         "reach",
         "steps",
-        "90\u00a0% of the gradient norm of the last loss lies within so many steps",
+        "the lag within which 90\u00a0% of the gradient norm of the last loss lies",
         True,
         _reach,
         count,

@@ -8,8 +8,11 @@ from markupsafe import Markup
 from seqjax.report.content import Text, bold, listed, say
 from seqjax.report.order import has_interval
 from seqjax.report.quantities import Quantity
+from seqjax.report.text import plural
 from seqjax.statistics import Interval
 
+SHOWN = 3
+"""Cells whose values the first sentence gives."""
 Values = Mapping[Quantity, Mapping[str, Interval]]
 
 
@@ -97,24 +100,23 @@ def _first(quantity: Quantity, values: Mapping[str, Interval], found: Outcome) -
     """Say where the first measured quantity stands, with the values of the best cells."""
     ranked = sorted(values, key=lambda cell: values[cell].estimate, reverse=quantity.more)
     best, others = ranked[0], ranked[1:]
+    what = say("{}, {}", quantity.name, quantity.meaning)
 
     def of(cells: Sequence[str]) -> Text:
-        shown = [say("{} for {}", quantity.text(values[cell]), bold(cell)) for cell in cells[:3]]
-        return listed(shown) + (say(" and {} more", len(cells) - 3) if len(cells) > 3 else "")
+        shown = [say("{} for {}", quantity.text(values[cell]), bold(cell)) for cell in cells[:SHOWN]]
+        more = len(cells) - SHOWN
+        return listed(shown if more < 1 else [*shown, say("those of {}", plural(more, "more cell"))])
 
+    value = quantity.with_unit(values[best])
     if found.winner:
-        unit = "" if quantity.unit.startswith("share") else f" {quantity.unit}"
-        head = say(
-            "{} is ahead in {}, with {}{}", bold(best), quantity.name, quantity.text(values[best]), unit
-        )
-        return say("{}, against {}, the next: {}.", head, of(others[:1]), quantity.meaning)
+        return say("{} is ahead in {}: {}, against {}.", bold(best), what, value, of(others[:1]))
     if found.why == "one cell":
-        return say("In {} one cell was measured, {}: {}.", quantity.name, of(ranked), quantity.meaning)
-    shown, why = of(ranked), "not every value has an interval"
+        return say("Only {} was measured in {}: {}.", bold(best), what, value)
     if found.why == "overlap":
-        shown = of([best, *(cell for cell in others if not quantity.ahead(values[best], values[cell]))])
-        why = "intervals overlap"
-    return say("No cell is ahead in {}, with {}, since {}: {}.", quantity.name, shown, why, quantity.meaning)
+        near = [cell for cell in others if not quantity.ahead(values[best], values[cell])]
+        return say("No cell is ahead in {}. The best intervals overlap: {}.", what, of([best, *near]))
+    known = "Not every" if any(map(has_interval, values.values())) else "No"
+    return say("No cell is ahead in {}. {} value has an interval: {}.", what, known, of(ranked))
 
 
 def _others(
@@ -125,8 +127,9 @@ def _others(
     for quantity, found in outcomes.items():
         if found.winner and quantity is not first:
             value = quantity.text(values[quantity][found.winner])
-            scope = "" if len(values[quantity]) == len(cells) else f" among {len(values[quantity])} cells"
-            won.setdefault(found.winner, []).append(say("{}, {}{}", quantity.name, value, scope))
+            number = len(values[quantity])
+            scope = "" if number == len(cells) else f" among the {number} measured cells"
+            won.setdefault(found.winner, []).append(say("in {} with {}{}", quantity.name, value, scope))
     whole = best_everywhere(values, cells)
     if whole:
         names = [quantity.name for quantity, found in outcomes.items() if found.winner == whole]
@@ -134,9 +137,7 @@ def _others(
         return say(
             "{} is ahead of every other cell in every quantity that can be compared{}.", bold(whole), which
         )
-    said = Markup("; ").join(
-        say("{} is ahead in {}", bold(cell), listed(names)) for cell, names in won.items()
-    )
+    said = Markup("; ").join(say("{} is ahead {}", bold(cell), listed(names)) for cell, names in won.items())
     if each_is_behind(values, cells):
         return say("No cell is best in every quantity{}.", say(": {}", said) if said else "")
     return say("{}.", said) if said else ""
@@ -145,13 +146,13 @@ def _others(
 def _open(outcomes: Mapping[Quantity, Outcome]) -> Text:
     """Name the quantities without a winner, and why."""
     reasons = {
-        "overlap": "intervals overlap",
-        "no interval": "some values have no interval",
-        "one cell": "one cell was measured",
+        "overlap": "where intervals overlap",
+        "no interval": "where some values have no interval",
+        "one cell": "which was measured for one cell",
     }
     said = []
     for why, reason in reasons.items():
         names = [quantity.name for quantity, found in outcomes.items() if found.why == why]
         if names:
-            said.append(say("{} ({})", listed(names), reason))
-    return say("No cell is ahead in {}.", Markup(", nor in ").join(said)) if said else ""
+            said.append(say("in {}, {}", listed(names, " or "), reason))
+    return say("No cell is ahead {}.", Markup(", nor ").join(said)) if said else ""
