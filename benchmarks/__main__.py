@@ -23,7 +23,7 @@ from benchmarks.applications import APPLICATIONS, runner, table
 from benchmarks.gpu_compiler import Unavailable, prepare
 from benchmarks.results import Group, beside_other_versions, save
 from benchmarks.timing import Mismatch
-from seqjax.files import put_text
+from seqjax.files import check_can_write, put_text, why
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
@@ -272,6 +272,7 @@ def applications(
     chosen = names or list(APPLICATIONS)
     if not set(chosen) <= set(APPLICATIONS):
         raise typer.BadParameter(f"expected names of {', '.join(APPLICATIONS)}, got {', '.join(chosen)}.")
+    _check(out)
     command = ["python", "-m", "benchmarks", "applications", *(names or []), "--seeds", str(seeds)]
     try:
         failures = runner.run(
@@ -319,8 +320,17 @@ def gpu_program(
         raise typer.Exit(1)
 
 
+def _check(out: Path) -> None:
+    """Raise an error of the command line unless results can be written, before anything is measured."""
+    try:
+        check_can_write(out)
+    except OSError as error:
+        raise typer.BadParameter(f"{out} cannot be written ({why(error)}).", param_hint="--out") from None
+
+
 def _finish(ctx: typer.Context, name: str, title: str, about: str, run: Any, out: Path) -> None:
     """Measure and save the results; on a mismatch print one line, write no file and exit with status 1."""
+    _check(out)
     try:
         groups: Sequence[Group] = run()
     except Mismatch as mismatch:

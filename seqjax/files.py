@@ -1,11 +1,13 @@
-"""Write files atomically, and read files of a limited size.
+"""Write files atomically, check that a folder can be written, and read files of a limited size.
 
 A reader of a file that `put` writes finds the old file or the new one, never a part of either.
 """
 
+import contextlib
 import json
 import os
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,32 @@ def put(path: Path, write: Callable[[Path], Any]) -> None:
 def put_text(path: Path, text: str) -> None:
     r"""Write a text in UTF-8 with `put`; an unpaired surrogate, as in a file name that is not UTF-8, as ``\\udcff``."""
     put(path, lambda place: place.write_text(text, encoding="utf-8", errors="backslashreplace"))
+
+
+def check_can_write(folder: str | os.PathLike[str]) -> None:
+    """Raise the error of the operating system for a folder in which no file can be created. Nothing is left there.
+
+    A function that computes for long before it writes calls this first. The folder need not exist: then the folders
+    above it are tried. A full disk shows only when bytes are written.
+
+    Raises:
+        OSError: when the folder cannot be written: no rights, a name that is too long, a file in place of a folder.
+
+    Example:
+        >>> from seqjax.files import check_can_write
+        >>> try:
+        ...     check_can_write("/dev/null/report")
+        ... except OSError as error:
+        ...     print(error.strerror)
+        Not a directory
+    """
+    place = Path(folder).absolute()
+    while not os.path.lexists(place):
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(place)  # a name that is too long, or below a file
+        place = place.parent
+    with tempfile.TemporaryFile(dir=place):  # without a name, or removed at once
+        pass
 
 
 def read_limited(path: str | os.PathLike[str], most: int) -> bytes:

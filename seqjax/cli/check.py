@@ -1,7 +1,6 @@
 """``seqjax check`` compares the probes with closed forms."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from seqjax import calibration
-from seqjax.cli.common import UsageError, check_path, console, progress_bar, writing
+from seqjax.cli.common import UsageError, console, progress_bar
+from seqjax.cli.output import check_file, writing
 from seqjax.files import put_text
 
 
@@ -36,9 +36,7 @@ def check(
         if not given or not set(given) <= set(known):
             raise UsageError(f"{option}: expected {' or '.join(known)}, got {', '.join(given) or 'none'}.")
     if out is not None:
-        check_path(out)
-    if out is not None and (os.path.isdir(out) or not os.path.isdir(out.parent)):
-        raise UsageError(f"--out: expected a file in a folder that exists, got {out}.")
+        check_file(out)
     if as_json:
         rows = calibration.run(dtype, only=ids)  # type: ignore[arg-type]
     else:

@@ -1,7 +1,6 @@
 """Helpers that all commands share: the console, progress bars, and one-line errors for bad input."""
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator
 
 import jax
@@ -13,7 +12,6 @@ from seqjax.checks import check_whole
 from seqjax.cli.errors import UsageError, one_line
 from seqjax.cli.progress import Lines, progress_of
 from seqjax.fields import SettingError, flag
-from seqjax.files import why
 
 
 class _Console(Console):
@@ -50,21 +48,6 @@ def usage_errors(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UsageError(f"{prefix}out of memory ({one_line(error)}). Choose smaller sizes.") from None
-
-
-@contextlib.contextmanager
-def writing(out: object, option: str = "--out") -> Iterator[None]:
-    """Turn errors of the operating system into a `UsageError` that says that the output cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"{option}: {out} cannot be written ({why(error)}). Choose another place.") from None
-
-
-def check_path(out: object) -> None:
-    """Raise a `UsageError` for a path that no file can have: a name is too long, or a folder of it is a file."""
-    with writing(out), contextlib.suppress(FileNotFoundError):
-        os.lstat(str(out))
 
 
 def progress_bar() -> Progress | Lines:

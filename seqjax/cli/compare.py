@@ -21,13 +21,12 @@ from seqjax.checks import LARGEST, check_whole
 from seqjax.cli.common import (
     UsageError,
     at_least_one,
-    check_path,
     console,
     one_line,
     progress_bar,
     usage_errors,
-    writing,
 )
+from seqjax.cli.output import check_folder, writing
 from seqjax.cli.specification import implementation
 from seqjax.compare import page
 from seqjax.compare.divergence import PARTS, Comparison, compare
@@ -183,9 +182,7 @@ def _check_product(what: str, *sizes: int) -> None:
 
 
 def _check_out(out: Path) -> None:
-    check_path(out)
-    if os.path.exists(out) and not out.is_dir():
-        raise UsageError(f"--out: expected a folder, got the file {out}. Choose another name.")
+    check_folder(out)
     if os.path.isdir(out) and any(out.iterdir()) and not (out / "comparison.json").exists():
         raise UsageError(f"--out: {out} is not empty and holds no comparison. Choose another folder.")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from seqjax.cli.common import UsageError
+from seqjax.cli.output import check_file
 from seqjax.files import put
 from seqjax.training.applications.forecast import Forecast
 
@@ -14,11 +15,12 @@ MOST_SERIES = 12
 
 
 def check_plot(out: Path) -> None:
-    """Raise a `UsageError` for a picture whose format is not known."""
+    """Raise a `UsageError` for a picture whose format is not known, or that cannot be written."""
     if out.suffix.lower() not in FORMATS:
         raise UsageError(
             f"--plot: expected a file that ends with {', '.join(FORMATS)}, got '{out}'. Choose such a name."
         )
+    check_file(out, "--plot")
 
 
 def draw_forecast(forecast: Forecast, out: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from seqjax import datasets
-from seqjax.cli.common import UsageError, at_least_one, usage_errors, writing
+from seqjax.cli.common import UsageError, at_least_one, usage_errors
 from seqjax.cli.forecast_plot import check_plot, draw_forecast
+from seqjax.cli.output import writing
 from seqjax.cli.trained import AllowCode, BeamSize, Newest, RunFolder, beam_size_of, check_options, load
 from seqjax.datasets.strings import lines_of
 from seqjax.training.applications import KINDS
@@ -63,6 +64,8 @@ def generate(
     each file and its text, separated by a tab. A run of forecast prints a table: series, step ahead, and quantiles. The
     training data are not needed.
     """
+    if plot is not None:
+        check_plot(plot)
     trained = load(folder, newest, allow_code)
     of_language = {
         "prompt": prompt,
@@ -101,8 +104,6 @@ def _forecast(trained: Trained, files: list[str], plot: Path | None) -> list[str
     """Return the lines of the forecast of a table, and draw it."""
     if len(files) != 1:
         raise ValueError(f"generate: expected one table, got {len(files)} files. Name one of them.")
-    if plot is not None:
-        check_plot(plot)
     found = forecast(trained, files[0])
     if plot is not None:
         with writing(plot, "--plot"):

@@ -10,6 +10,7 @@ import typer
 from seqjax.checks import check_whole
 from seqjax.cli.common import UsageError, console, one_of, progress_bar, usage_errors
 from seqjax.cli.options import options_of
+from seqjax.cli.output import check_folder
 from seqjax.fields import check_fields
 from seqjax.files import why
 from seqjax.report.page import render as render_page
@@ -88,6 +89,7 @@ def gradients(
     if workers is not None:
         with usage_errors():
             check_whole("--workers", workers, most=1000)
+    check_folder(out)
     store = Store(out, warn=lambda text: typer.echo(f"seqjax: {text}", err=True))
     with usage_errors():
         check_fields(settings)  # before the switch to float64

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from seqjax.cli.common import UsageError, usage_errors
 from seqjax.cli.options import options_of
-from seqjax.cli.train_folder import REPORT, claim
+from seqjax.cli.train_folder import REPORT, check_run_folder, claim
 from seqjax.cli.train_instruments import Every, Names, instruments_of
 from seqjax.cli.train_output import log_to_stderr, show_run, shown_progress, telling
 from seqjax.cli.train_recipe import AS, SUBJECT, recipe_of
@@ -102,7 +102,7 @@ def train(
         jax.config.update("jax_enable_x64", True)
     mesh = _join(distributed, coordinator, processes, process)
     with usage_errors():
-        run, recipe, warm = _prepared(recipe, folder, mesh, resume)
+        run, recipe, warm = _prepared(recipe, folder, mesh, resume, overwrite)
     measuring = instruments_of(run, instruments, instrument_every, recipe.eval_every)
     lock = FolderLock(folder)
     if jax.process_index() == 0:
@@ -129,9 +129,11 @@ def _end_unsaved(what: str, folder: Path, again: str) -> NoReturn:
 
 
 def _prepared(
-    recipe: Recipe, folder: Path, mesh: jax.sharding.Mesh | None, resume: bool
+    recipe: Recipe, folder: Path, mesh: jax.sharding.Mesh | None, resume: bool, overwrite: bool
 ) -> tuple[Run, Recipe, WarmStart | None]:
-    """Return the run of a recipe, the recipe, and the report of its warm start if it begins with one."""
+    """Check the folder; return the run of a recipe, the recipe, and the report of its warm start if it has one."""
+    if jax.process_index() == 0:
+        check_run_folder(folder, resume, overwrite)
     last = None
     if resume and (folder / "config.json").is_file():
         with open_run(folder, recipe) as there:

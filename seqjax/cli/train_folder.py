@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from seqjax.cli.common import UsageError, usage_errors
+from seqjax.cli.output import check_folder
 from seqjax.training.definition import DEFINITION
 from seqjax.training.folder_lock import NAME as LOCK
 from seqjax.training.folder_lock import FolderLock
@@ -30,11 +31,11 @@ WRITTEN = (
 
 def claim(lock: FolderLock, resume: bool, overwrite: bool) -> None:
     """Lock the folder for the run, and remove the run that it replaces."""
-    _check_folder(lock.folder, resume, overwrite)
+    check_run_folder(lock.folder, resume, overwrite)
     with usage_errors("--out: "):
         lock.acquire()
     try:
-        _check_folder(lock.folder, resume, overwrite)  # another process may have begun a run in between
+        check_run_folder(lock.folder, resume, overwrite)  # another process may have begun a run in between
         for name in WRITTEN if overwrite else ():
             path = lock.folder / name
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
@@ -43,12 +44,11 @@ def claim(lock: FolderLock, resume: bool, overwrite: bool) -> None:
         raise
 
 
-def _check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
-    """Check that the run may be written to the folder."""
+def check_run_folder(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Raise a `UsageError` unless the run may be written to the folder. Nothing is written."""
     if resume and overwrite:
         raise UsageError("--resume continues a run, --overwrite replaces it: expected one of them, got both.")
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out: expected a folder, got the file {folder}. Choose another name.")
+    check_folder(folder)
     there = sorted(path.name for path in folder.iterdir() if path.name != LOCK) if folder.exists() else []
     if resume:
         if "config.json" not in there:

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from seqjax.files import put_text
+from seqjax.files import check_can_write, put_text
 from seqjax.report.answer import Answer, answer
 from seqjax.report.content import Block, Figure, Fold, Panel, View, templates
 from seqjax.report.drawing import color_of
@@ -36,9 +36,11 @@ def render(folder: str | Path) -> Path:
     Raises:
         ValueError: when the folder holds no study, a file differs from what was written, or the results cannot be
             drawn. Nothing is written then.
+        OSError: when the folder cannot be written; most such folders are found before the page is drawn.
     """
     folder = Path(folder)
     summary, rows = read_study(folder)
+    check_can_write(folder)
     with drawable(folder):
         page, panels = _drawn(StudyResults(rows, summary))
     (folder / "figures").mkdir(exist_ok=True)

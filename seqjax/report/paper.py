@@ -1,13 +1,11 @@
 """Write the figures and tables of a study for a paper, from the values that draw its page."""
 
-import errno
 import io
-import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seqjax.files import put
+from seqjax.files import check_can_write, put
 from seqjax.report.content import Panel, Table
 from seqjax.report.drawing import Medium, paper, style
 from seqjax.report.latex import csv_table, latex_table, tables_of
@@ -41,7 +39,7 @@ def write_figures(folder: str | Path, out: str | Path | None = None, *, width: f
     Raises:
         ValueError: when the folder holds no study, a file differs from what was written, the results cannot be drawn,
             or the width is not between 1 and 20 inches. Nothing is written then.
-        OSError: when the files cannot be written.
+        OSError: when the folder or the files cannot be written; most such folders are found before a figure is drawn.
     """
     if not 1 <= width <= 20:
         raise ValueError(
@@ -49,9 +47,8 @@ def write_figures(folder: str | Path, out: str | Path | None = None, *, width: f
         )
     folder = Path(folder)
     out = folder / "paper" if out is None else Path(out)
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(out))
     summary, rows = read_study(folder)
+    check_can_write(out)
     with drawable(folder):
         panels, tables = _contents(StudyResults(rows, summary))
         files = {name: content for panel in panels for name, content in _files(panel, paper(width)).items()}

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from seqjax.files import put_text, read_json
+from seqjax.files import check_can_write, put_text, read_json
 from seqjax.report.content import View, templates
 from seqjax.report.page import FOLDER, facts_of, panels_of
 from seqjax.report.results import StudyResults
@@ -41,9 +41,11 @@ def render_run(folder: str | Path) -> Path:
 
     Raises:
         ValueError: when the folder holds no measurements, or they cannot be read or drawn. Nothing is written then.
+        OSError: when the folder cannot be written; most such folders are found before the page is drawn.
     """
     folder = Path(folder)
     rows, metrics = read_rows(folder), read_lines(folder / METRICS)
+    check_can_write(folder)
     try:
         page, panels = _drawn(folder, rows, metrics)
     except Exception as error:
