@@ -12,18 +12,18 @@ from jaxtyping import Array, Bool, Float, Int
 
 from seqjax.base import Layer
 from seqjax.checks import check_whole
-from seqjax.decode.common import check_call, check_positions, read_prompt, read_token, tokens_of
+from seqjax.decode.common import read_prompt, read_token
 from seqjax.decode.constraints import (
     Constraints,
     Limits,
     allowed,
-    check_constraints,
     check_tokens,
     ends_with,
     is_last,
     num_recent,
     penalized,
 )
+from seqjax.decode.request import request_of
 from seqjax.ops.select import expand, select, wide
 
 
@@ -148,17 +148,16 @@ def beam_search(
         Huang, Zhao, Ma 2017, "When to finish? Optimal beam search for neural text generation", EMNLP (the bound).
     """
     who = "beam_search"
-    prompt = tokens_of(who, prompt)
-    mask = None if mask is None else jnp.asarray(mask)
-    check_call(who, layer, prompt, mask)
     if isinstance(length_penalty, bool) or not math.isfinite(length_penalty):
         raise ValueError(f"{who}(length_penalty): expected a finite number, got {length_penalty!r}.")
-    max_length = check_whole(f"{who}(max_length)", max_length)
-    check_positions(who, layer, carry, prompt, mask, max_length)
-    constraints, limits = check_constraints(
+    asked = request_of(
         who,
-        prompt.shape[1:],
-        max_length,
+        layer,
+        carry,
+        prompt,
+        mask=mask,
+        max_length=max_length,
+        pad_token=pad_token,
         end_token=end_token,
         stop_sequences=stop_sequences,
         min_length=min_length,
@@ -170,13 +169,13 @@ def beam_search(
         layer,
         params,
         carry,
-        prompt,
-        mask,
-        wu_length_penalty(np.arange(1, max_length + 1), length_penalty),
-        limits,
+        asked.prompt,
+        asked.mask,
+        wu_length_penalty(np.arange(1, asked.max_length + 1), length_penalty),
+        asked.limits,
         beam_size=check_whole(f"{who}(beam_size)", beam_size),
-        constraints=constraints,
-        pad_token=check_whole(f"{who}(pad_token)", pad_token, 0),
+        constraints=asked.constraints,
+        pad_token=asked.pad_token,
     )
 
 

@@ -35,12 +35,12 @@ def check_constraints(
     batch: tuple[int, ...],
     max_length: int,
     *,
-    end_token: Any,
-    stop_sequences: Any,
-    min_length: Any,
-    max_lengths: Any,
-    repetition_penalty: Any,
-    no_repeat_ngram: Any,
+    end_token: Any = None,
+    stop_sequences: Any = (),
+    min_length: Any = 0,
+    max_lengths: Any = None,
+    repetition_penalty: Any = 1.0,
+    no_repeat_ngram: Any = 0,
 ) -> tuple[Constraints, Limits]:
     """Return the constraints of a call; raise a ValueError for arguments that do not fit."""
     if isinstance(stop_sequences, int | str | bytes) or any(np.ndim(s) != 1 for s in stop_sequences):

@@ -10,18 +10,18 @@ from jaxtyping import Array, Float, Int
 
 from seqjax.base import Layer
 from seqjax.checks import check_whole
-from seqjax.decode.common import check_call, check_positions, read_prompt, read_token, tokens_of
+from seqjax.decode.common import read_prompt, read_token
 from seqjax.decode.constraints import (
     Constraints,
     Limits,
     allowed,
-    check_constraints,
     check_tokens,
     ends_with,
     is_last,
     num_recent,
     penalized,
 )
+from seqjax.decode.request import request_of
 from seqjax.decode.samplers import Sampler, checked_temperature, greedy
 from seqjax.inputs import as_key
 from seqjax.ops.select import wide
@@ -163,51 +163,26 @@ def checked_call(
     carry: Any,
     prompt: Any,
     *,
-    max_length: Any,
     sampler: Any = None,
     temperature: Any = None,
-    end_token: Any = None,
-    stop_sequences: Any = (),
-    min_length: Any = 0,
-    max_lengths: Any = None,
-    repetition_penalty: Any = 1.0,
-    no_repeat_ngram: Any = 0,
-    pad_token: Any = 0,
     mask: Any = None,
+    pad_token: Any = 0,
     key: Any = None,
+    **asked: Any,
 ) -> tuple[tuple, Options]:
     """Return ``(params, carry, prompt, mask, key, temperature, limits)`` and the options; raise for what is wrong."""
     sampler = greedy() if sampler is None else sampler
-    prompt = tokens_of(who, prompt)
-    mask = None if mask is None else jnp.asarray(mask)
-    check_call(who, layer, prompt, mask)
+    request = request_of(who, layer, carry, prompt, mask=mask, pad_token=pad_token, **asked)
     if not isinstance(sampler, Sampler):
         raise TypeError(
             f"{who}(sampler): expected a sampler such as greedy() or categorical(), got {sampler!r}."
         )
-    max_length = check_whole(f"{who}(max_length)", max_length)
-    check_positions(who, layer, carry, prompt, mask, max_length)
-    if sampler.random:
-        key = _checked_key(who, sampler, key, prompt.shape[1:])
-    constraints, limits = check_constraints(
-        who,
-        prompt.shape[1:],
-        max_length,
-        end_token=end_token,
-        stop_sequences=stop_sequences,
-        min_length=min_length,
-        max_lengths=max_lengths,
-        repetition_penalty=repetition_penalty,
-        no_repeat_ngram=no_repeat_ngram,
-    )
-    options = Options(
-        sampler,
-        constraints,
-        num_recent(constraints, max_length),
-        check_whole(f"{who}(pad_token)", pad_token, 0),
-    )
-    temperature = checked_temperature(who, temperature, prompt.shape[1:])
-    return (params, carry, prompt, mask, key if sampler.random else None, temperature, limits), options
+    batch = request.prompt.shape[1:]
+    key = _checked_key(who, sampler, key, batch) if sampler.random else None
+    temperature = checked_temperature(who, temperature, batch)
+    recent = num_recent(request.constraints, request.max_length)
+    options = Options(sampler, request.constraints, recent, request.pad_token)
+    return (params, carry, request.prompt, request.mask, key, temperature, request.limits), options
 
 
 class State(NamedTuple):
