@@ -10,19 +10,18 @@ ROOT = Path(__file__).parents[1]
 def install_command(extra: str) -> str:
     """Return the command that installs seqjax with an extra, such as "report".
 
-    In a checkout it installs the checkout, since an index of packages may have another version or none.
+    With the package of a checkout, or inside a checkout, it installs the checkout, since an index of packages may have
+    another version or none.
 
     Example:
         >>> from seqjax.install import install_command
         >>> install_command("report").endswith("[report]'")
         True
     """
-    if not _is_checkout(ROOT):
-        where = "seqjax"
-    elif Path.cwd() == ROOT:
-        where = "."
+    if _is_checkout(ROOT):
+        where = "." if Path.cwd() == ROOT else os.fspath(ROOT)
     else:
-        where = os.fspath(ROOT)
+        where = "." if _is_checkout(Path()) else "seqjax"
     return f"pip install '{where}[{extra}]'"
 
 

@@ -26,9 +26,12 @@ def test_a_checkout_is_installed_from_where_one_is(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("other", [None, '[project]\nname = "another"\n'])
 def test_elsewhere_the_release_is_installed(monkeypatch, tmp_path, other):
+    """A package that was copied out of a checkout does not know it; in a checkout, the command names that one."""
     if other is not None:
         (tmp_path / "pyproject.toml").write_text(other)
     monkeypatch.setattr(install, "ROOT", tmp_path)
+    assert install.install_command("report") == "pip install '.[report]'"
+    monkeypatch.chdir(tmp_path)
     assert install.install_command("report") == "pip install 'seqjax[report]'"
 
 
