@@ -25,7 +25,7 @@ from seqjax.methods.associative_scan import AssociativeScan
 from seqjax.methods.chunked import Chunked
 from seqjax.methods.fused import Fused, obstacle_to_kernels
 from seqjax.methods.scan import ON_GPU, Scan
-from seqjax.ops.gated.kernel import units_of
+from seqjax.ops.gated.units import units_of
 from seqjax.ops.triton import kernels_available
 from seqjax.values import Value
 

@@ -11,8 +11,9 @@ from seqjax.checks import check_whole_or_none
 from seqjax.methods.common import project_inputs
 from seqjax.methods.scan import ON_GPU
 from seqjax.ops.gated.batched import gated
-from seqjax.ops.gated.kernel import WIDEST, Kernels, units_of
+from seqjax.ops.gated.kernel import Kernels
 from seqjax.ops.gated.loops import STEPS_PER_ITERATION, Scans
+from seqjax.ops.gated.units import WIDEST, units_of
 from seqjax.ops.triton import kernels_available
 from seqjax.recurrences import Gated, GatedWeights
 from seqjax.values import Value

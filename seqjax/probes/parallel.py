@@ -15,10 +15,10 @@ from seqjax.layers.recurrent import recurrent
 from seqjax.methods import Newton, Scan
 from seqjax.probes.bound import Bound, bind, bound_cell, conditioned, first_carry
 from seqjax.probes.internals.checks import check_batch, check_step
+from seqjax.probes.internals.methods import check_lengths
 from seqjax.probes.internals.system import check_data
 from seqjax.probes.lyapunov import lyapunov_spectrum
 from seqjax.probes.power_law import PowerLaw, fit_power_law
-from seqjax.probes.scaling import check_lengths
 
 
 class Parallelizability(NamedTuple):

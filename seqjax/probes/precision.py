@@ -19,6 +19,7 @@ from seqjax.ops.select import cast_inexact
 from seqjax.ops.vectors import as_host_vector
 from seqjax.probes.bound import Bound, check_bound, mean_loss
 from seqjax.probes.internals.checks import check_loss
+from seqjax.probes.internals.methods import check_lengths, made_by_method
 from seqjax.probes.internals.rounding import (
     TF32,
     Format,
@@ -29,7 +30,6 @@ from seqjax.probes.internals.rounding import (
     with_rounded_products,
 )
 from seqjax.probes.internals.system import check_data
-from seqjax.probes.scaling import check_lengths, made_by_method
 from seqjax.probes.time_constants import dtype_names
 
 

@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Float, Int, Real
 
 from seqjax.base import Layer, Params, X, Xs
-from seqjax.checks import check_whole, is_whole
+from seqjax.checks import check_whole
 from seqjax.inputs import first_step
 from seqjax.probes.cost import count_cost
+from seqjax.probes.internals.methods import by_method, check_lengths
 from seqjax.probes.power_law import Crossover, PowerLaw, find_crossover, fit_power_law
 
 Program = Callable[[Layer], Callable[[Any, Any], Any]]
@@ -284,48 +285,6 @@ def crossovers(scalings: Sequence[Scaling], *, confidence: float = 0.95) -> dict
             cheaper_before=names[pair.cheaper_before], cheaper_after=names[pair.cheaper_after]
         )
     return found
-
-
-def by_method(who: str, layer: Any, methods: Any) -> dict[str, Layer]:
-    """Return layers by the name of their method, from one layer, or from a function of a method.
-
-    Raises:
-        TypeError: for a layer together with methods, or a function without methods.
-        ValueError: for an empty choice of methods.
-    """
-    if isinstance(layer, Layer):
-        if methods is not None:
-            raise TypeError(
-                f"{who}: expected with methods a function of one, such as lambda method: recurrent(cell, method), "
-                f"got the layer {layer!r}."
-            )
-        return {repr(layer): layer}
-    return made_by_method(who, layer, methods, "layer")
-
-
-def made_by_method(who: str, make: Any, methods: Any, kind: str) -> dict[str, Any]:
-    """Return the results of a function of a method, by the name of the method."""
-    if methods is None or not callable(make):
-        raise TypeError(f"{who}: expected a {kind}, or a function together with methods, got {make!r}.")
-    named = dict(methods) if isinstance(methods, Mapping) else {repr(method): method for method in methods}
-    if not named:
-        raise ValueError(f"{who}(methods): expected one method at least, got none.")
-    return {name: make(method) for name, method in named.items()}
-
-
-def check_lengths(who: str, lengths: Any, least: int, total: int | None = None) -> list[int]:
-    """Return the lengths as a list.
-
-    Raises:
-        ValueError: unless all are whole numbers above 0, at most `total`, and `least` of them differ.
-    """
-    found = list(lengths)
-    if not all(map(is_whole, found)) or len(set(found)) < least:
-        number = "one whole number" if least == 1 else f"{least} different whole numbers"
-        raise ValueError(f"{who}(lengths): expected at least {number} above zero, got {found}.")
-    if total is not None and max(found) > total:
-        raise ValueError(f"{who}(lengths): expected at most the {total} steps of xs, got {max(found)}.")
-    return [int(n) for n in found]
 
 
 def _checked(who: str, layer: Any, methods: Any, lengths: Any) -> tuple[dict[str, Layer], list[int]]:
