@@ -20,7 +20,7 @@ import pytest
 
 import seqjax as sj
 from seqjax.training import Checkpoints, DamagedCheckpointWarning, fit, init_train_state, make_train_step
-from seqjax.training import checkpoints as checkpoints_module
+from seqjax.training import checkpoint_storage as storage_module
 from seqjax.training.checkpoint_contents import leaves_by_path
 from seqjax.training.folder_lock import NAME, FolderLock
 from seqjax.training.run_record import RunRecord
@@ -81,8 +81,8 @@ def test_names_of_leaves_are_no_paths(tmp_path):
 def test_what_cannot_be_read_back_ends_training_before_it_begins(tmp_path, monkeypatch):
     """A storage library that keeps nothing of the leaves, as orbax did in folders with brackets."""
     monkeypatch.setattr(
-        checkpoints_module.Checkpoints,
-        "_read_leaves",
+        storage_module.Storage,
+        "read",
         lambda *args: (_ for _ in ()).throw(ValueError("NOT_FOUND")),
     )
     with pytest.raises(ValueError, match=r"cannot be read back \(NOT_FOUND\). Choose another folder"):
@@ -100,14 +100,14 @@ def test_what_cannot_be_read_back_ends_training_before_it_begins(tmp_path, monke
 
 
 def test_a_changed_byte_of_the_first_checkpoint_is_noticed_at_once(tmp_path, monkeypatch):
-    read = checkpoints_module.digest
+    read = storage_module.digest
     calls = []
 
     def changed(leaf):
         calls.append(leaf)
         return read(leaf) if len(calls) <= len(STATE) else "another"
 
-    monkeypatch.setattr(checkpoints_module, "digest", changed)
+    monkeypatch.setattr(storage_module, "digest", changed)
     with pytest.raises(ValueError, match="cannot be read back"):
         Checkpoints(tmp_path).save(1, STATE)
 

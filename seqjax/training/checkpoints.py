@@ -1,8 +1,6 @@
-"""Checkpoints of a run: written as a whole, and verified when they are read.
+"""Checkpoints of a run: one process writes them, damaged ones are skipped, and those of another run are refused.
 
-Orbax writes each checkpoint in the background, into a folder that gets its final name at the end. Orbax does not detect
-a flipped byte, and casts silently to the dtype that is asked for. Every leaf is therefore saved with its SHA-256, dtype
-and shape, this description has a SHA-256 of its own, and a checkpoint that does not agree with them counts as damaged.
+`seqjax.training.checkpoint_storage` writes each one as a whole, and verifies it when it is read.
 """
 
 import os
@@ -13,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from seqjax.checks import check_whole
@@ -23,15 +20,13 @@ from seqjax.training.checkpoint_contents import (
     check_fits,
     described,
     difference,
-    digest,
     empty_leaves,
     leaves_by_path,
-    sealed,
     state_like,
-    unsealed,
 )
+from seqjax.training.checkpoint_storage import Storage
 from seqjax.training.folder_lock import FolderLock
-from seqjax.training.orbax_folder import StoragePath, first_line, open_manager, remove_unfinished
+from seqjax.training.orbax_folder import first_line, remove_unfinished
 from seqjax.training.run_record import RunRecord, versions
 
 
@@ -86,12 +81,10 @@ class Checkpoints:
     ) -> None:
         self.folder = Path(folder).absolute()
         check_whole("Checkpoints(keep)", keep)
-        self._keep = keep
-        self._storage = StoragePath(self.folder)
+        self._storage = Storage(self.folder, keep)
         self._lock = FolderLock(self.folder) if lock is None else lock
         self._lock_is_own = lock is None
-        self._manager: ocp.CheckpointManager | None = None
-        self._writing = self._verified = False
+        self._verified = False
         self.record = RunRecord(self.folder, config, inputs, may_change, paths, self.last)
         if self.record.is_new:
             self.claim()
@@ -102,7 +95,7 @@ class Checkpoints:
         Raises:
             ValueError: when another process writes to the folder, or it cannot be written.
         """
-        if self._writing:
+        if self.claimed:
             return
         error: ValueError | None = None
         if jax.process_index() == 0:
@@ -116,11 +109,11 @@ class Checkpoints:
         if error is not None:
             self._release_lock()
             raise error
-        self._close_manager()
-        self._writing, self._verified = True, False
+        self._storage.close()
+        self._storage.writing, self._verified = True, False
         self._tidy()
         try:
-            self._open()
+            self._storage.open()
         except OSError as failed:
             self.release()
             raise ValueError(
@@ -130,18 +123,18 @@ class Checkpoints:
     def release(self) -> None:
         """Wait until every checkpoint is written, and release the lock. The next `save` takes the lock again."""
         try:
-            if self._writing:
+            if self.claimed:
                 self.wait()
         finally:
-            self._close_manager()
+            self._storage.close()
             self._tidy()
-            self._writing = False
+            self._storage.writing = False
             self._release_lock()
 
     @property
     def claimed(self) -> bool:
         """Return whether this object has the folder open for writing."""
-        return self._writing
+        return self._storage.writing
 
     def save(self, step: int, state: Any, *, notes: Mapping | None = None, wait: bool = False) -> None:
         """Write the state of a step in the background.
@@ -169,24 +162,12 @@ class Checkpoints:
                 "choose another folder."
             )
         leaves = leaves_by_path(state)
-        if jax.default_backend() == "cpu":  # on a CPU orbax may write from the memory of the state itself
-            leaves = {name: leaf.copy() for name, leaf in leaves.items()}
-        description = {
-            # The place of a leaf is its name in storage, where a name may be no path.
-            "leaves": {
-                name: described(leaf) | {"sha256": digest(leaf), "stored": str(number)}
-                for number, (name, leaf) in enumerate(leaves.items())
-            },
+        about = {
             "notes": as_json(dict(notes or {}), "Checkpoints.save(notes)"),
             "run": self.record.to_json(),
         }
-        # Orbax refuses arrays without entries.
-        held = {str(number): leaf for number, leaf in enumerate(leaves.values()) if leaf.size}
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(held), about=ocp.args.JsonSave(sealed(description))
-        )
         try:
-            self._open().save(step, args=items, force=True)
+            self._storage.write(step, leaves, about)
         except Exception:
             self._reopen()
             raise
@@ -197,22 +178,15 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until every checkpoint is written, and raise the error of one that could not be."""
-        if self._manager is None:
-            return
         try:
-            self._manager.wait_until_finished()
-            self._manager.check_for_errors()
+            self._storage.wait()
         except Exception:
             self._reopen()
             raise
 
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint, in order."""
-        if not self._writing:
-            if not (self.folder / "steps").is_dir():
-                return []
-            self._open().reload()  # another process may write
-        return sorted(self._open().all_steps())
+        return self._storage.steps()
 
     def last(self) -> int | None:
         """Return the step of the newest checkpoint, or None without a checkpoint."""
@@ -221,15 +195,15 @@ class Checkpoints:
     def notes(self, step: int) -> dict[str, Any]:
         """Return the notes that were saved with the state of a step; raise a ValueError for a damaged checkpoint."""
         try:
-            return self._described(step)["notes"]
+            return self._storage.description(step)["notes"]
         except Exception as error:  # a damaged file makes its reader raise any kind of error
             raise ValueError(
-                f"Checkpoints: the notes of {self.folder / str(step)} are damaged: {self._line(error)}"
+                f"Checkpoints: the notes of {self.folder / str(step)} are damaged: {self._storage.line(error)}"
             ) from None
 
     def changed_versions(self, step: int) -> list[str]:
         """Return the versions that differ from those of a checkpoint, such as ``jax 0.10.1 -> 0.10.2``."""
-        return difference(self._described(step)["run"]["versions"], versions())
+        return difference(self._storage.description(step)["run"]["versions"], versions())
 
     def check_run(self) -> None:
         """Check that the newest valid checkpoint belongs to this run, without reading its state.
@@ -239,7 +213,7 @@ class Checkpoints:
         """
         for step in self.steps()[::-1]:
             try:
-                there = self._described(step)["run"]
+                there = self._storage.description(step)["run"]
             except Exception:  # damaged; `restore` reports this
                 continue
             try:
@@ -253,7 +227,7 @@ class Checkpoints:
         for later in self.steps():
             if later >= step:
                 self.claim()
-                self._open().delete(later)
+                self._storage.delete(later)
 
     def restore(
         self, like: Any, step: int | None = None, *, where: Callable[[dict[str, Any]], bool] | None = None
@@ -283,7 +257,7 @@ class Checkpoints:
             except MismatchError as error:
                 raise ValueError(f"Checkpoints: {self.folder / str(candidate)} {error}") from None
             except Exception as error:  # a damaged file makes its reader raise any kind of error
-                reasons.append(f"{candidate}: {self._line(error)}")
+                reasons.append(f"{candidate}: {self._storage.line(error)}")
                 continue
             if reasons:
                 warnings.warn(
@@ -312,67 +286,32 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open(self) -> ocp.CheckpointManager:
-        if self._manager is None:
-            self._manager = open_manager(self._storage.path / "steps", self._keep, writing=self._writing)
-        return self._manager
-
-    def _close_manager(self) -> None:
-        if self._manager is not None:
-            manager, self._manager = self._manager, None
-            manager.close()
-
     def _reopen(self) -> None:
         """Replace the manager, because a manager refuses further calls after an error."""
         try:
-            self._close_manager()
+            self._storage.close()
         except Exception:  # the same error again, which the caller raises
             pass
         self._tidy()
-        if self._writing and jax.process_count() > 1:
-            self._open()  # all processes open a manager together
+        if self.claimed and jax.process_count() > 1:
+            self._storage.open()  # all processes open a manager together
 
     def _tidy(self) -> None:
         """Remove unfinished checkpoints, unless the folder is no longer the one that was locked."""
-        if self._writing and self._lock.intact:
+        if self.claimed and self._lock.intact:
             remove_unfinished(self.folder / "steps")
 
     def _release_lock(self) -> None:
         if self._lock_is_own:
             self._lock.release()
 
-    def _line(self, error: Exception) -> str:
-        return first_line(ValueError(self._storage.spelled(str(error)) or type(error).__name__))
-
     def _read(self, step: int, like: Any) -> Any:
-        description = self._described(step)
+        description = self._storage.description(step)
         self.record.check_same_run(description["run"])
         wanted = empty_leaves(description["leaves"]) if like is None else leaves_by_path(like)
         check_fits(description["leaves"], {name: described(leaf) for name, leaf in wanted.items()})
-        found = {**wanted, **self._read_leaves(step, description["leaves"], wanted)}
+        found = {**wanted, **self._storage.read(step, description["leaves"], wanted)}
         return found if like is None else state_like(found, like)
-
-    def _read_leaves(self, step: int, about: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the leaves of a checkpoint by path, placed as the wanted ones, after a check of their SHA-256."""
-        targets = {
-            about[name]["stored"]: leaf
-            if isinstance(leaf, np.ndarray)
-            else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
-            for name, leaf in wanted.items()
-            if leaf.size
-        }
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(targets))
-        stored = self._open().restore(step, args=args)["state"]
-        leaves = {name: stored[about[name]["stored"]] for name, leaf in wanted.items() if leaf.size}
-        for name, leaf in leaves.items():
-            if described(leaf) != described(wanted[name]) or digest(leaf) != about[name]["sha256"]:
-                raise ValueError(f"{name} has another SHA-256 than when it was written")
-        return leaves
-
-    def _described(self, step: int) -> dict[str, Any]:
-        """Return the description of a checkpoint: its leaves, its notes and its run."""
-        args = ocp.args.Composite(about=ocp.args.JsonRestore())
-        return unsealed(self._open().restore(step, args=args)["about"])
 
     def _read_back(self, step: int, leaves: Mapping[str, Any]) -> None:
         """Check that the storage returns what was saved, and remove the checkpoint otherwise."""
@@ -383,15 +322,15 @@ class Checkpoints:
                 else leaf
                 for name, leaf in leaves.items()
             }
-            self._read_leaves(step, self._described(step)["leaves"], whole)
+            self._storage.read(step, self._storage.description(step)["leaves"], whole)
         except Exception as error:
             self._reopen()
             try:
-                self._open().delete(step)
+                self._storage.delete(step)
             except Exception:  # the checkpoint stays, and is skipped as damaged
                 pass
             raise ValueError(
-                f"Checkpoints: what was saved in {self.folder} cannot be read back ({self._line(error)}). Choose "
-                "another folder."
+                f"Checkpoints: what was saved in {self.folder} cannot be read back ({self._storage.line(error)}). "
+                "Choose another folder."
             ) from None
         self._verified = True
