@@ -1,8 +1,8 @@
 """Watch how gradients change while a model trains.
 
-`fit(instruments=...)` calls functions of the state at the first step, every so many steps, and at the last one. Any
-probe on a fixed batch is an instrument in one line. The log keeps the results as rows of the gradient report beside the
-metrics, so an interruption loses none of them. The page comes from the command line:
+`fit(instruments=..., instrument_every=100)` calls functions of the state at the first step, at every hundredth one, and
+at the last one. Any probe on a fixed batch is an instrument in one line. The log keeps the results as rows of the
+gradient report beside the metrics, so an interruption loses none of them. The page comes from the command line:
 
     python examples/instruments_in_training.py
     seqjax render runs/recall

@@ -12,7 +12,7 @@ images with a table of captions a captioner. This program writes small files of 
     seqjax evaluate captions                                     # metrics on the tenth that was held out
 
 `seqjax train --help` lists the options; `--model gru`, `--depth 2` and the like change the model. The recordings are
-WAV files; others, such as FLAC and MP3, and the images need `pip install "seqjax[data]"`.
+WAV files; others, such as FLAC and MP3, and the images need `pip install '.[data]'` in a checkout.
 """
 
 import contextlib

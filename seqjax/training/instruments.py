@@ -1,4 +1,4 @@
-"""Instruments: functions of the state that measure something every so many steps of a training, such as probes."""
+"""Instruments: functions of the state, such as probes, that measure something at regular steps of a training."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
