@@ -1,4 +1,8 @@
-"""Random inputs for a layer, the compiled programs that the checks share, and comparisons of results."""
+"""Random inputs for a layer, the compiled programs that the checks share, and comparisons of results.
+
+Inputs and results are NumPy arrays: slicing or comparing JAX arrays would compile a program per operation and shape,
+which took a third of the time of the checks.
+"""
 
 import functools
 from collections.abc import Callable
@@ -41,7 +45,7 @@ class Case(NamedTuple):
         """Return the outcome and the gradients of a compiled unroll; without flags, no reset and every step."""
         xs, reset = self.xs if xs is None else xs, self.never if reset is None else reset
         mask = self.always if mask is None else mask
-        return unrolled(self.layer)(self.params, self.carry, xs, reset, mask, self.weights)
+        return run(unrolled(self.layer), self.params, self.carry, xs, reset, mask, self.weights)
 
 
 class Outcome(NamedTuple):
@@ -59,37 +63,38 @@ class Gradients(NamedTuple):
     xs: Any
 
 
+def run(program: Callable, *args: Any, **options: Any) -> Any:
+    """Run a compiled program and return its results as NumPy arrays."""
+    return jax.device_get(program(*args, **options))
+
+
 @functools.lru_cache(maxsize=32)
 def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
-    x = jax.tree.unflatten(treedef, [jnp.zeros(shape, dtype) for shape, dtype in leaves])
+    x = jax.tree.unflatten(treedef, [np.zeros(shape, dtype) for shape, dtype in leaves])
     random = np.random.default_rng(seed)
     batch = leaves[0][0][0]
 
     xs = _inputs(treedef, leaves, random)
     first = jax.tree.map(lambda a: a[0], xs)
     # The key is an argument, so that all keys share one program, in the compilation cache too.
-    params = jax.jit(layer.init)(jax.random.key(3), x)
+    params = run(initialized(layer), jax.random.key(3), x)
     # Move the params away from their initial values, where biases are zero and symmetries hide errors.
     shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float64), params)
     noise = random_like(shapes, seed + 1)
-    params = jax.tree.map(
-        lambda p, d: jnp.asarray(np.asarray(p, np.float64) + 0.1 * np.asarray(d)), params, noise
-    )
-    initial = layer.initial_carry(params, first)
+    params = jax.tree.map(lambda p, d: np.asarray(np.asarray(p, np.float64) + 0.1 * d), params, noise)
+    initial = run(jax.jit(layer.initial_carry), params, first)
     carry = initial
     if not all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(initial)):
         # Integers (positions) cannot be random; a few steps make them consistent with the rest of the carry.
-        carry = jax.jit(layer.unroll)(params, initial, jax.tree.map(lambda a: a[:3], xs))[0]
+        carry = run(compiled(layer), params, initial, jax.tree.map(lambda a: a[:3], xs))[0]
 
-    def moved(leaf: jax.Array, noise: jax.Array) -> jax.Array:
+    def moved(leaf: np.ndarray, noise: np.ndarray) -> np.ndarray:
         # Counts and normalizers in a carry are positive.
-        added = np.asarray(noise)
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
-            added = 0.5 * np.abs(added)
-        return jnp.asarray(np.asarray(leaf) + added)
+        added = 0.5 * np.abs(noise) if jnp.issubdtype(leaf.dtype, jnp.floating) else noise
+        return np.asarray(leaf + added, leaf.dtype)
 
     carry = jax.tree.map(moved, carry, random_like(carry, seed + 2))
-    after, ys = jax.eval_shape(layer.unroll, params, carry, xs)
+    after, ys = jax.eval_shape(compiled(layer), params, carry, xs)
     weights = Outcome(random_like(after, seed + 3), random_like(ys, seed + 4))
     reset = random.random((LENGTH, batch)) < 0.2
     # Each row has the same number of steps, so that single rows share a program; the last row has none.
@@ -102,10 +107,10 @@ def _cached_case(layer: Layer, treedef: Any, leaves: tuple, seed: int) -> Case:
 def _inputs(treedef: Any, leaves: tuple, random: np.random.Generator) -> Any:
     """Return sequences of inputs: normal numbers, or zeros and ones for integers."""
 
-    def draw(shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    def draw(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         integer = jnp.issubdtype(dtype, jnp.integer)
         drawn = random.integers(0, 2, (LENGTH, *shape)) if integer else random.normal(size=(LENGTH, *shape))
-        return jnp.asarray(drawn, dtype if integer else jnp.float64)
+        return np.asarray(drawn, dtype if integer else np.float64)
 
     return jax.tree.unflatten(treedef, [draw(*leaf) for leaf in leaves])
 
@@ -123,6 +128,12 @@ def other_inputs(x: Any) -> Any:
     """Return inputs ``xs`` of the form in `make_case`, with other numbers."""
     leaves, treedef = jax.tree.flatten(x)
     return _inputs(treedef, tuple((leaf.shape, leaf.dtype) for leaf in leaves), np.random.default_rng(1))
+
+
+@functools.lru_cache(maxsize=32)
+def initialized(layer: Layer) -> Callable:
+    """Return the layer's init, compiled once per shape."""
+    return jax.jit(layer.init)
 
 
 @functools.lru_cache(maxsize=32)
@@ -157,13 +168,28 @@ def looped(layer: Layer) -> Callable:
     return jax.jit(functools.partial(_outcome_and_gradients, unroll))
 
 
+@functools.lru_cache(maxsize=32)
+def keyed(layer: Layer) -> Callable:
+    """Return ``(params, carry, xs, key) -> (ys, ys)``: the unroll's outputs, and those of a scan of the step."""
+
+    def both(params: Any, carry: Any, xs: Any, key: jax.Array) -> tuple[Any, Any]:
+        def body(carry: Any, inputs: Any) -> Any:
+            x, t = inputs
+            return layer.step(params, carry, x, key=jax.random.fold_in(key, t))
+
+        times = jnp.arange(len(jax.tree.leaves(xs)[0]))
+        return layer.unroll(params, carry, xs, key=key)[1], jax.lax.scan(body, carry, (xs, times))[1]
+
+    return jax.jit(both)
+
+
 def loop_by_hand(layer: Layer, params: Any, carry: Any, xs: Any) -> Outcome:
     """Run the layer's step in a Python loop, without flags."""
     step, ys = stepped(layer), []
     for t in range(LENGTH):
         carry, y = step(params, carry, jax.tree.map(lambda a, t=t: a[t], xs))
-        ys.append(y)
-    return Outcome(carry, jax.tree.map(lambda *a: jnp.stack(a), *ys))
+        ys.append(jax.device_get(y))
+    return Outcome(jax.device_get(carry), jax.tree.map(lambda *a: np.stack(a), *ys))
 
 
 def weighted_loss(
@@ -198,14 +224,14 @@ def _weighted(outcome: Outcome, weights: Outcome) -> jax.Array:
 
 
 def random_like(tree: Any, seed: int) -> Any:
-    """Return standard normal numbers in the shapes and dtypes of a tree; zeros for integers."""
+    """Return standard normal numbers in the shapes and dtypes of a tree, NumPy arrays; zeros for integers."""
     random = np.random.default_rng(seed)
 
-    def draw(a: Any) -> jax.Array:
+    def draw(a: Any) -> np.ndarray:
         if not jnp.issubdtype(a.dtype, jnp.inexact):
-            return jnp.zeros(a.shape, a.dtype)
+            return np.zeros(a.shape, a.dtype)
         complex_part = 1j * random.normal(size=a.shape) if jnp.iscomplexobj(a) else 0
-        return jnp.asarray(random.normal(size=a.shape) + complex_part, a.dtype)
+        return np.asarray(random.normal(size=a.shape) + complex_part, a.dtype)
 
     return jax.tree.map(draw, tree)
 
