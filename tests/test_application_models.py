@@ -60,7 +60,7 @@ OTHER = {
 
 
 @pytest.mark.parametrize("name", OTHER)
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_vocabularies_stacks_and_own_models_are_used(name, files, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(files)
     kind, options = OTHER[name]

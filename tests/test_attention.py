@@ -65,6 +65,7 @@ def test_gradients_by_keys_and_values_are_single_softmax_weights():
 
 
 @pytest.mark.parametrize("length", [4, 20])
+@pytest.mark.fast_cases(1)
 def test_a_slot_of_the_carry_passes_gradients_unchanged_until_it_is_overwritten(length):
     recurrence, start = Attention(window=length, rotary_base=100.0), 2
     carry = AttentionCarry(
@@ -89,6 +90,7 @@ def test_nothing_beyond_the_window_has_a_gradient():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.fast_cases(1)
 def test_scores_of_a_hundred_thousand_give_finite_values_and_gradients(dtype):
     layer, params, _, xs = setting(full())
     xs = (xs * 300).astype(dtype)
@@ -299,6 +301,7 @@ def test_unroll_refuses_more_steps_than_max_length():
     assert jax.eval_shape(layer.unroll, params, carry, xs[:T])[1].shape == (T, B, H)
 
 
+@pytest.mark.slow  # as decoding does not
 def test_steps_in_several_calls_do_not_exceed_max_length():
     layer, params, carry, xs = setting(full(), steps=T + 3)
     xs = np.asarray(xs)

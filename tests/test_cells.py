@@ -40,7 +40,7 @@ WITH_BIASES = "lstm qrnn gla ssd rwkv7 multi_query_attention conv_lstm cfc layer
 
 
 @pytest.mark.parametrize("name", WITH_BIASES)
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_over_bfloat16_inputs_the_gradients_of_biases_add_up_in_float32(name):
     """Over 2,048 rows a sum of ones in bfloat16 stops at 256."""
     entry = REGISTRY[name]
@@ -90,6 +90,7 @@ def test_params_have_the_dtype_that_was_asked_for_and_float32_by_default(name, o
 
 
 @pytest.mark.parametrize("name", classical.REFERENCES)
+@pytest.mark.fast_cases(3)
 def test_weights_start_orthogonal_and_uniform_per_gate(name):
     cell_checks.weights_start_orthogonal_and_uniform_per_gate(name)
 
@@ -111,6 +112,7 @@ def ring(r_min, r_max, **options):
 
 
 @pytest.mark.parametrize(("r_min", "r_max"), RINGS)
+@pytest.mark.fast_cases(2)
 def test_lru_moduli_start_in_the_ring_with_the_stated_moments(r_min, r_max):
     params = ring(r_min, r_max)
     modulus = np.exp(-np.exp(params.nu_log))

@@ -117,7 +117,7 @@ def expected_of(name, with_flags):
 
 @pytest.mark.parametrize("with_flags", [True, *slow(False)])
 @pytest.mark.parametrize("name", INPUTS)
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(2)
 def test_chunks_equal_the_loop(name, with_flags):
     inputs = INPUTS[name]
     run = functools.partial(_chunked, size=4 if with_flags else 20)
@@ -126,7 +126,7 @@ def test_chunks_equal_the_loop(name, with_flags):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(2)
 def test_the_size_changes_no_result(size):
     inputs = INPUTS["erase per key"]
     carry, outputs = _chunked(inputs, *carries(inputs), *flags(), size=size)
@@ -137,6 +137,7 @@ def test_the_size_changes_no_result(size):
 
 
 @pytest.mark.parametrize(("size", "loops"), [(20, False), (4, True)])
+@pytest.mark.fast_cases(1)
 def test_a_group_of_chunks_is_a_program_without_loops(size, loops):
     """Three chunks of 20 steps are one group; two chunks of 4 steps are a group, so 45 steps are a loop over groups."""
     inputs = erasing(decays())
@@ -308,7 +309,7 @@ def test_blocks_equal_numpy(kind, with_mask):
 @pytest.mark.parametrize(
     "kind", [Attention(window=5, rotary_base=100.0), Attention(max_length=30)], ids=["window", "max_length"]
 )
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_blocks_equal_the_loop(kind, with_flags, count):
     inputs, (cache, empty) = attention_inputs(), caches(kind.capacity, count)
     reset, mask = flags(length=LENGTH) if with_flags else (None, None)

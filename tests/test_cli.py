@@ -145,6 +145,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_what_can_be_continued(monkeypa
     assert "c.json cannot be written" in capsys.readouterr().err and not (tmp_path / "c.json").exists()
 
 
+@pytest.mark.slow  # one task runs in every study here
 @pytest.mark.parametrize("task", ["copying", "adding"])
 @pytest.mark.fast_cases(1)
 def test_synthetic_tasks_run(monkeypatch, tmp_path, task):
@@ -157,6 +158,7 @@ def test_synthetic_tasks_run(monkeypatch, tmp_path, task):
     assert frame.filter(quantity="held_out_loss")["value"].is_finite().all()
 
 
+@pytest.mark.slow  # test_own_models.py has studies of own files; another dtype
 def test_a_file_of_ones_own_runs_in_bfloat16(monkeypatch, tmp_path):
     (tmp_path / "mine.bin").write_bytes(bytes(range(256)) * 2)
     options = [*TINY, "--data", tmp_path / "mine.bin", "--dtype", "bfloat16", "--out", tmp_path / "out"]

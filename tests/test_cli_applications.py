@@ -1,6 +1,7 @@
 """Test ``seqjax train --as KIND``, ``seqjax generate`` and ``seqjax evaluate`` on small files."""
 
 import csv
+import functools
 import importlib
 import json
 import logging
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from helpers.applications import KINDS, OF_FILES, TINY, answers, command, measured, write_files
 from helpers.command_line import run
+from helpers.tiers import slow
 
 from seqjax.training import load_run
 from seqjax.training.applications import examples_of
@@ -31,7 +33,11 @@ def files(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=KINDS)
+# Translation answers as classes do and is an encoder and decoder as captions are; recordings are files as images are.
+OTHERS = ("translation", "speech")
+
+
+@pytest.fixture(scope="module", params=[*(kind for kind in KINDS if kind not in OTHERS), *slow(*OTHERS)])
 def trained(request, files, tmp_path_factory):
     """The kind and the folder of a run."""
     folder = tmp_path_factory.mktemp("runs") / request.param
@@ -113,6 +119,7 @@ def of_files_are_used_and_measured(kind, folder, files, found, monkeypatch, caps
     assert np.isfinite(whole["loss"]) and whole["loss"] != found["loss"]
 
 
+@functools.cache
 def distance(a, b):
     """The Levenshtein distance by its recursive definition."""
     if not a or not b:

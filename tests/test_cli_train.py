@@ -328,6 +328,7 @@ def test_a_run_is_replaced_where_that_is_asked_for(monkeypatch, tmp_path):
     assert params(tmp_path) != before and (tmp_path / "mine.txt").exists()
 
 
+@pytest.mark.slow  # test_training_reliability.py reads such paths
 def test_a_name_with_brackets_is_trained_loaded_and_resumed(monkeypatch, tmp_path):
     folder = tmp_path / "run[lr=0.1]"
     assert run(monkeypatch, "train", "parity", *TINY, "--out", folder) == 0
@@ -461,6 +462,7 @@ def steps_of(made, number, at=0):
     return state, losses
 
 
+@pytest.mark.slow  # other tests show resumed runs, and noise per step
 def test_dropout_draws_noise_in_training_alone_and_resumes_to_the_same_bits(monkeypatch, tmp_path):
     plain, noisy = (prepare(dataclasses.replace(RECIPE, depth=2, dropout=rate)) for rate in (0.0, 0.5))
     assert plain.state.key is None
@@ -484,6 +486,7 @@ def test_micro_batches_of_a_recipe_give_the_params_of_the_whole_batch():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow  # test_schedules.py has the rates, and other tests resumed runs
 def test_a_longer_run_with_a_schedule_is_a_longer_one_or_is_reported(monkeypatch, tmp_path, capsys):
     options = ["parity", *TINY, "--model", "elman", "--schedule", "cosine", "--warmup-steps", 2]
     fixed = [*options, "--decay-steps", 9]
@@ -503,6 +506,7 @@ def test_a_longer_run_with_a_schedule_is_a_longer_one_or_is_reported(monkeypatch
     assert json.loads((moved / "config.json").read_text())["changes"] == [{"after_step": 7, "steps": [7, 9]}]
 
 
+@pytest.mark.slow  # as noise in any model
 def test_noise_in_a_model_of_ones_own_is_drawn(tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text(

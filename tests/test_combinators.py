@@ -54,6 +54,7 @@ def close(found, expected):
 
 
 @pytest.mark.parametrize("merge", ["concatenate", "sum", "gate"])
+@pytest.mark.fast_cases(2)
 def test_parallel_merges_the_outputs_of_its_branches(merge):
     layer = sj.parallel(elman(), elman(), elman(), merge=merge)
     params, carry = setting(layer)
@@ -185,6 +186,7 @@ def test_gradients_pass_a_strided_layer_by_its_own_steps_alone():
 
 @pytest.mark.parametrize("dilation", [1, 2, 4, 20])
 @pytest.mark.parametrize("flagged", [True, *slow(False)])
+@pytest.mark.fast_cases(2)
 def test_dilated_skips_k_steps_of_the_carry(dilation, flagged):
     layer = sj.dilated(elman(), dilation)
     params, carry = setting(layer)
@@ -414,7 +416,7 @@ def test_with_memory_joins_what_each_output_finds():
     [sj.additive_attention(3), sj.multiplicative_attention(), sj.scaled_dot_attention(2)],
     ids=repr,
 )
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_with_memory_takes_the_attentions_that_there_are(attention):
     layer = sj.with_memory(elman(), attention, memory_size=4)
     assert pickle.loads(pickle.dumps(layer)) == layer

@@ -93,6 +93,7 @@ def test_where_a_step_cancels_what_it_computes_roundings_inside_of_it_count():
     assert found.equal and by_name(found)[BY_PARAMS, "w_q"].errors.max() > 1e-3
 
 
+@pytest.mark.slow  # methods agree to rounding elsewhere; this is a note beside it
 def test_newton_stops_at_a_tolerance_of_its_own_and_that_is_said():
     cell = sj.lstm(H)
     spec = Implementation(sj.recurrent(cell, sj.Scan()), "float64")
@@ -141,6 +142,7 @@ def test_one_wrong_line_is_found_at_its_first_step(change, quantity, first):
     assert found.first.b_error > 10 * found.first.a_error
 
 
+@pytest.mark.slow  # as any wrong line is found at its first step
 def test_an_error_that_begins_late_is_found_where_it_begins():
     def late(params, carry, x):
         state, t = carry
@@ -205,6 +207,7 @@ def test_the_tolerance_of_a_running_sum_grows_as_its_closed_form(monkeypatch):
         np.testing.assert_allclose(difference.tolerances, expected, rtol=0.12)
 
 
+@pytest.mark.slow  # as a decay in half precision
 def test_a_sum_in_half_precision_over_many_steps_is_found():
     """`lax.scan` adds up the gradient of a bfloat16 weight in bfloat16, and loses what is small beside the sum."""
 

@@ -90,7 +90,8 @@ def every_cell_method_and_check():
 
     An option of `Scan` changes how gradients are computed: the fast tier compares it with the loop, in values and
     gradients with every combination of flags, and runs the checks that need no more programs. Of two options at once,
-    it compares with the loop alone.
+    it compares with the loop alone. `Auto` is the method that it selects, see
+    `test_auto_is_the_method_that_it_selects`.
     """
     for param in every_cell_and_method():
         name, method = param.values
@@ -99,11 +100,13 @@ def every_cell_method_and_check():
         for check in CHECKS:
             left_out = BY_SCAN if optional else BY_METHOD if not first and method != sj.Scan() else ()
             fast = check not in left_out
+            if optional and check is second_derivatives_work:  # of kinds with a backward pass of their own
+                fast = isinstance(CELLS[name].recurrence, sj.Gated | sj.Diagonal)
             if method == sj.Scan(chunk=5, gradient="autodiff"):
                 fast = check is unroll_is_the_loop_of_step
             if method == FUSED:
                 fast = check in (OF_FUSED if name == FORMS[0] else OF_FUSED[:1])
-            marks = param.marks if fast else pytest.mark.slow
+            marks = param.marks if fast and method != sj.Auto() else pytest.mark.slow
             yield pytest.param(*param.values, check, id=f"{param.id}-{check.__name__}", marks=marks)
 
 
@@ -111,6 +114,22 @@ def every_cell_method_and_check():
 def test_cells(name, method, check):
     with strict_promotion():
         check(sj.recurrent(CELLS[name], method), EXAMPLES[name])
+
+
+@pytest.mark.parametrize("flagged", [False, True], ids=["plain", "flags"])
+@pytest.mark.parametrize("name", FIRST_OF_KIND.values())
+def test_auto_is_the_method_that_it_selects(name, flagged):
+    """The programs of a loss and its gradients are equal, so the checks of the one method are those of the other."""
+    case = make_case(sj.recurrent(CELLS[name], sj.Scan()), EXAMPLES[name])
+    reset, mask, key = (case.reset, case.mask, jax.random.key(0)) if flagged else (None, None, None)
+
+    def program(method):
+        unroll = functools.partial(sj.recurrent(CELLS[name], method).unroll, key=key)
+        both = jax.value_and_grad(functools.partial(weighted_loss, unroll), (0, 1, 2), allow_int=True)
+        return jax.make_jaxpr(both)(case.params, case.carry, case.xs, reset, mask, case.weights)
+
+    selected = sj.Auto().select(CELLS[name], case.xs)
+    assert str(program(sj.Auto())) == str(program(selected))
 
 
 @pytest.mark.parametrize(("name", "method"), list(every_cell_and_method()))
@@ -162,8 +181,8 @@ def with_context(layer):
     return dataclasses.replace(layer, initial_carry=initial_carry)
 
 
-# The conformance of these is in the slow tier, and of the stacks in a few checks: their parts are all here. Of a second
-# example of a factory, the fast tier compares with the loop.
+# The conformance of these is in the slow tier, and of the stacks in a few checks: their parts are all here. So is that
+# of second examples of a factory.
 SLOW_LAYERS = {"recurrent", "pre_norm", *(name for name in LAYERS if LAYERS[name].x is WIDE)} - {
     "gated",
     "transformer_block",
@@ -184,6 +203,8 @@ SECOND_EXAMPLES = (
     "checkpointed nested",
     "checkpointed binomial",
     "conditioned add",
+    "with_memory feed",
+    "bidirectional sum",
 )
 OF_STACKS = (unroll_is_the_loop_of_step, resets_separate_packed_sequences, masked_steps_do_not_happen)
 
@@ -201,8 +222,7 @@ def every_layer_and_check():
         for check in CHECKS:
             if check.__name__ in entry.besides or (name in STACKS and check not in OF_STACKS):
                 continue
-            slow = name in SLOW_LAYERS or (check in TWICE and entry.x is not WIDE)
-            slow = slow or (name in SECOND_EXAMPLES and check is not unroll_is_the_loop_of_step)
+            slow = name in SLOW_LAYERS or name in SECOND_EXAMPLES or check in TWICE
             marks = pytest.mark.slow if slow else ()
             yield pytest.param(name, check, id=f"{name}-{check.__name__}", marks=marks)
 

@@ -80,6 +80,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.fast_cases(3)
 def test_generation_equals_its_transcription(name):
     options = OPTIONS[name]
     prompt = jnp.arange(V)[None]
@@ -140,6 +141,7 @@ def test_each_row_has_limits_of_its_own():
 
 
 @pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.fast_cases(3)
 def test_a_beam_of_all_continuations_is_the_best_of_all_that_are_allowed(name):
     options = {"end_token": None} | OPTIONS[name]
     length = 4
@@ -172,6 +174,7 @@ def test_a_beam_of_all_continuations_is_the_best_of_all_that_are_allowed(name):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.fast_cases(2)
 def test_a_beam_of_one_is_greedy(name):
     options = {"end_token": None} | OPTIONS[name]
     options["max_length"] = 4  # all tokens once at the most

@@ -146,6 +146,7 @@ def test_the_decoder_reads_the_outputs_of_the_encoder(summary):
     equal(memory.memory_mask, mask)
 
 
+@pytest.mark.slow  # a batch of other axes
 def test_sources_may_have_several_batch_axes_and_no_mask():
     batch = batch_of(0)
     context = sj.Source(batch.context.values)
@@ -215,6 +216,7 @@ def set_all_contexts(params, carry, context, *, key=None):
     ],
     ids=["state", "context"],
 )
+@pytest.mark.fast_cases(1)
 def test_a_reset_restarts_from_the_conditioned_carry(layer, condition, scans):
     model = dataclasses.replace(layer, condition=condition)
     random = np.random.default_rng(0)
@@ -257,11 +259,13 @@ def trained(mesh_shape=None, **options):
     return np.array(losses), jax.device_get(state.params)
 
 
+@pytest.mark.slow  # test_training_accumulate.py splits every other leaf of a batch
 def test_micro_batches_have_their_own_rows_of_the_context():
     close(trained(accumulate=4), trained(), 1e-5)
     assert np.ptp(trained()[0]) > 1e-3
 
 
+@pytest.mark.slow  # another dtype
 def test_low_precision_reaches_the_encoder():
     losses, params = trained(precision=BFLOAT16)
     close(losses, trained()[0], 1e-2)
@@ -405,6 +409,7 @@ def decoding():
     return params, MODEL.condition(params, MODEL.initial_carry(params, start[0]), source), start
 
 
+@pytest.mark.slow  # a beam of all continuations is the best of all
 def test_a_beam_of_one_is_greedy_decoding_of_the_source():
     params, carry, start = decoding()
     options = {"max_length": 5, "end_token": 0}
@@ -491,7 +496,7 @@ def of_a_factory(reader):
     [lambda reader: reader, nested, sj.frozen, of_a_factory],
     ids=["itself", "nested", "frozen", "of a factory"],
 )
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_attention_weights_of_a_model_as_it_is(wrap):
     reader = sj.with_memory(sj.recurrent(sj.elman(3)), sj.multiplicative_attention(), memory_size=2)
     model = wrap(reader)
@@ -533,6 +538,7 @@ def test_attention_weights_of_an_encoder_and_decoder():
             )
 
 
+@pytest.mark.slow  # a composition of parts that are here
 def test_the_depths_of_a_repeat_share_memory_and_context():
     reader = sj.with_memory(
         sj.conditioned(sj.recurrent(sj.elman(4)), 3), sj.multiplicative_attention(), memory_size=2

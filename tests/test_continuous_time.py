@@ -137,7 +137,7 @@ def test_initial_weights_of_ltc():
 
 @pytest.mark.parametrize("factory", [sj.cfc, sj.ltc])
 @pytest.mark.parametrize("batch", [(), (2, 3)], ids=["unbatched", "two axes"])
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_a_batch_may_have_no_axis_or_two(factory, batch):
     cell = factory(H)
     layer = sj.recurrent(cell)

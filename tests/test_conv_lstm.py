@@ -79,7 +79,7 @@ def haiku_unroll(kernel_size):
 
 @pytest.mark.parametrize("kernel_size", [3, 2])
 @pytest.mark.parametrize("peer", [flax_unroll, pytest.param(haiku_unroll, marks=pytest.mark.peers)])
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_values_and_gradients_equal_those_of(peer, kernel_size):
     operands = params_of(kernel_size), carry_of(), inputs()
 

@@ -61,7 +61,7 @@ def by_hand(name, params, memory, query):
 
 @every
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.fast_cases(4)
+@pytest.mark.fast_cases(2)
 def test_context_and_weights_are_those_of_the_paper(name, masked):
     attend, params, memory, query = setting(name)
     with strict_promotion():
@@ -110,7 +110,7 @@ def test_what_is_masked_reaches_no_gradient_and_gradients_are_right(name):
 
 
 @every
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_a_memory_of_no_places_is_empty(name):
     attend, params, memory, query = setting(name)
     context, weights = attend(params, memory[:, :0], None, query)
@@ -119,7 +119,7 @@ def test_a_memory_of_no_places_is_empty(name):
 
 
 @every
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_results_have_the_dtype_of_the_query(name):
     attend, params, memory, query = setting(name)
     exact = attend(params, memory, MASK, query)

@@ -164,6 +164,7 @@ def expected_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     ],
     ids=str,
 )
+@pytest.mark.fast_cases(3)
 def test_frequencies_are_the_probabilities(options):
     count, logits = 20_000, 0.7 * normal(3, 6)
     layer = table(np.broadcast_to(logits, (6, 6)))
@@ -234,7 +235,7 @@ def by_hand(layer, params, carry, prompt, sampler, key, length):
 
 @pytest.mark.parametrize("sampler", [sj.greedy(), RANDOM], ids=repr)
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_generation_equals_steps_by_hand(name, sampler):
     layer, params, carry = model(name)
     tokens, log_probabilities, after = by_hand(layer, params, carry, PROMPT, sampler, KEY, 6)
@@ -266,7 +267,7 @@ def cut(row, ends=(), stops=(), least=0):
 
 @pytest.mark.parametrize("sampler", [sj.greedy(), RANDOM], ids=repr)
 @pytest.mark.parametrize("name", ENDINGS)
-@pytest.mark.fast_cases(4)
+@pytest.mark.fast_cases(2)
 def test_a_stream_equals_generation_and_rows_end_where_they_should(name, sampler):
     layer, params, carry = model("lstm")
     options = ENDINGS[name] | {"sampler": sampler, "key": KEY, "max_length": 12, "pad_token": 2}
@@ -443,7 +444,7 @@ def test_the_loop_ends_with_the_last_row():
 
 @pytest.mark.parametrize("pad", ["after", "before", "between"])
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_prompts_of_different_lengths_give_what_each_gives_alone(name, pad):
     layer, params, carry = model(name)
     lengths, places = [3, 6, 1], []
@@ -463,6 +464,7 @@ def test_prompts_of_different_lengths_give_what_each_gives_alone(name, pad):
             np.testing.assert_allclose(a[r], b[0], rtol=1e-10)
 
 
+@pytest.mark.slow  # as in unroll
 def test_none_is_the_initial_carry():
     layer, params, _ = model("lstm")
     carry = layer.initial_carry(params, PROMPT[0])
@@ -471,6 +473,7 @@ def test_none_is_the_initial_carry():
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.slow  # prompts of different lengths show it too
 def test_a_row_depends_on_no_other():
     layer, params, carry = model("attention")
     options = {"max_length": 8, "sampler": RANDOM, "end_token": END, "key": KEY}
@@ -549,6 +552,7 @@ def test_both_compile_once_for_the_same_shapes():
         assert len(traces) > first
 
 
+@pytest.mark.slow  # both are compiled anyway
 def test_they_run_inside_a_jitted_function():
     layer, params, carry = model("lstm")
 
@@ -683,7 +687,7 @@ def assert_beams(beams, row, expected, size, length, end, pad):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6, *slow(2.0, -1.0)])
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_a_beam_of_all_sequences_is_exact(name, alpha):
     length, size = 4, 3**4
     beams = search(name, 3, beam_size=size, max_length=length, end_token=1, length_penalty=alpha, pad_token=2)
@@ -693,6 +697,7 @@ def test_a_beam_of_all_sequences_is_exact(name, alpha):
         assert_beams(beams, row, expected, size, length, 1, 2)
 
 
+@pytest.mark.slow  # the loop by hand shows it too
 def test_without_an_end_token_all_sequences_have_the_full_length():
     beams = search("attention", 3, beam_size=3**4, max_length=4, end_token=None)
     for row in range(B):
@@ -703,7 +708,7 @@ def test_without_an_end_token_all_sequences_have_the_full_length():
 @pytest.mark.parametrize("size", [1, 3, *slow(2, 5)])
 @pytest.mark.parametrize("alpha", [0.0, -0.5, *slow(1.0)])
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(2)
 def test_a_narrow_beam_equals_the_search_by_hand_which_never_stops_early(name, alpha, size):
     length = 5
     beams = search(name, 3, beam_size=size, max_length=length, end_token=1, length_penalty=alpha)
@@ -713,6 +718,7 @@ def test_a_narrow_beam_equals_the_search_by_hand_which_never_stops_early(name, a
         assert_beams(beams, row, expected, size, length, 1, 0)
 
 
+@pytest.mark.slow  # narrow beams equal the search by hand
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.fast_cases(1)
 def test_a_beam_of_one_is_greedy(name):
@@ -751,7 +757,7 @@ SLOW = [[0.3, 0.7, 0], [0.4, 0.6, 0], [0.9, 0.06, 0.04], [0.9, 0.06, 0.04]]
         (SLOW, -1.0, 3, {0.3: [0, 0, 0], 0.378: [1, 1, 0]}),
     ],
 )
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_the_search_stops_when_nothing_better_can_come_and_not_before(steps_of, alpha, steps, found):
     """A beam of two and at most 20 tokens. Each step ends one hypothesis and leaves one.
 

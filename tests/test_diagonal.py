@@ -75,7 +75,7 @@ def weighted(carry, hs):
 @pytest.mark.parametrize("constant", [False, True], ids=["varying", "constant"])
 @pytest.mark.parametrize("kind", [float, complex])
 @both_scans
-@pytest.mark.fast_cases(4)
+@pytest.mark.fast_cases(2)
 def test_a_scan_equals_the_loop(scan, kind, constant):
     a, b, carry, initial = operands(kind, constant)
     for reset in (None, flags()[0]):
@@ -93,6 +93,7 @@ def test_a_bare_scan_starts_from_zero_and_restarts_from_zero(scan):
 
 @pytest.mark.parametrize("shape", [(), (2, 1, 3), *slow((2,))], ids=str)
 @both_scans
+@pytest.mark.fast_cases(2)
 def test_a_batch_has_any_number_of_axes(scan, shape):
     a, b, carry = normal(0, H), normal(1, T, *shape, H), normal(2, *shape, H)
     reset = np.random.default_rng(3).random((T, *shape)) < 0.3
@@ -102,6 +103,7 @@ def test_a_batch_has_any_number_of_axes(scan, shape):
 
 @pytest.mark.parametrize("length", [1, 2])
 @both_scans
+@pytest.mark.fast_cases(2)
 def test_short_sequences_work(scan, length):
     a, b, carry, initial = operands(float, False)
     reset = jnp.ones((length, B), bool)
@@ -167,7 +169,7 @@ def by_scan(scan):
     ids=str,
 )
 @both_scans
-@pytest.mark.fast_cases(4)
+@pytest.mark.fast_cases(3)
 def test_values_and_gradients_by_every_operand_equal_the_specification(scan, kind, constant, flagged):
     reset, mask = map(jnp.asarray, flags()) if flagged else (None, None)
     got = gradients(by_scan(scan), kind, constant, reset, mask)
@@ -188,6 +190,7 @@ def test_values_with_a_mask_equal_the_loop(scan):
 
 
 @both_scans
+@pytest.mark.fast_cases(1)
 def test_decays_that_broadcast_over_the_batch_have_gradients_of_their_own_shape(scan):
     a, b, carry, initial = operands(float, False)
     shared = a[:, :1]
@@ -203,7 +206,7 @@ def test_decays_that_broadcast_over_the_batch_have_gradients_of_their_own_shape(
 
 @pytest.mark.parametrize("kind", [float, complex])
 @both_scans
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_second_derivatives_equal_those_of_the_specification(scan, kind):
     a, b, carry, initial = operands(kind, True)
     reset, mask = map(jnp.asarray, flags())
@@ -330,6 +333,7 @@ def test_what_masked_steps_hold_changes_nothing(scan, poison):
 
 @pytest.mark.parametrize("poison", POISON)
 @pytest.mark.parametrize("method", [sj.Scan(), sj.Scan(gradient="autodiff"), sj.AssociativeScan()], ids=repr)
+@pytest.mark.fast_cases(1)
 def test_what_masked_inputs_of_a_layer_hold_changes_nothing(method, poison):
     layer, params, carry, xs = layer_setting(method)
     reset, mask = map(jnp.asarray, flags())
@@ -349,6 +353,7 @@ def test_what_masked_inputs_of_a_layer_hold_changes_nothing(method, poison):
 
 
 @pytest.mark.parametrize("method", [sj.Scan(), sj.Scan(gradient="autodiff"), sj.AssociativeScan()], ids=repr)
+@pytest.mark.fast_cases(1)
 def test_nan_in_an_input_of_a_layer_reaches_nothing_after_a_reset(method):
     layer, params, carry, xs = layer_setting(method)
     reset = jnp.zeros((T, B), bool).at[6, 0].set(True)
@@ -384,6 +389,7 @@ def layer_setting(method, dtype=jnp.float64):
     )
 
 
+@pytest.mark.slow  # conformance compares every method with the loop
 def test_methods_agree_on_a_layer_whatever_the_chunk():
     reset, mask = map(jnp.asarray, flags())
 

@@ -74,6 +74,7 @@ def test_two_processes_have_the_losses_of_one(axis, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-10)
 
 
+@pytest.mark.slow  # test_fit_processes.py has the agreement without processes
 def test_a_signal_to_one_process_stops_both_at_the_same_step(tmp_path):
     found = two_processes(tmp_path, "data", stop_at=5)
     steps = {len(of_process["losses"]) for of_process in found}

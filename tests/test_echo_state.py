@@ -20,7 +20,7 @@ def radius_of(w):
 @pytest.mark.parametrize("size", [1, 3, 50, *slow(2, 200)])
 @pytest.mark.parametrize("connections", [1, 10, None])
 @pytest.mark.parametrize(("dtype", "rtol"), [(jnp.float32, 2e-5), (jnp.float64, 1e-10)])
-@pytest.mark.fast_cases(6)
+@pytest.mark.fast_cases(3)
 def test_the_reservoir_has_the_chosen_radius(size, connections, dtype, rtol):
     w_h = init(sj.echo_state(size, radius=1.3, connections=connections, param_dtype=dtype)).w_h
     assert w_h.dtype == dtype

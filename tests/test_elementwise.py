@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import seqjax as sj
 from seqjax.ops.elementwise import tanh
@@ -29,6 +30,7 @@ def test_the_slope_of_tanh_is_right_to_rounding_wherever_float32_holds_it():
     assert float(jax.grad(jax.grad(jax.grad(tanh)))(jnp.zeros(()))) == -2.0
 
 
+@pytest.mark.slow  # the slope of tanh is right in float32
 def test_the_profile_of_an_lstm_with_a_large_c_is_the_same_in_float32_and_float64():
     """All gates open: c grows by one per step, and what enters it at the last step has the slope 4 e^(-2c)."""
     found = []

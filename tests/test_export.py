@@ -26,6 +26,7 @@ def namedtuples(tree):
 
 
 @pytest.mark.parametrize("name", sorted(sj.REGISTRY))
+@pytest.mark.fast_cases(20)
 def test_params_and_carries_of_every_cell_are_registered(name):
     cell = sj.REGISTRY[name].make(4)
     x = sj.REGISTRY[name].example((2,), 4) if hasattr(sj.REGISTRY[name], "example") else jnp.ones((2, 4))
@@ -44,7 +45,7 @@ FAST = ("lstm", "gru", "lru", "linear_attention", "mlstm", "attention")
     "name",
     [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in sorted(sj.REGISTRY)],
 )
-@pytest.mark.fast_cases(4)
+@pytest.mark.fast_cases(2)
 def test_a_symbolic_batch_and_length_are_exported(name, shape):
     entry = sj.REGISTRY[name]
     layer = sj.recurrent(entry.make(4))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiers import slow
 
 import seqjax as sj
 from seqjax.ops.segments import set_nan
@@ -41,7 +42,7 @@ def function(name, method=None, flags=False, size=4):
 
 @pytest.mark.parametrize("flags", [False, True], ids=["plain", "flags"])
 @pytest.mark.parametrize(("name", "method"), CASES, ids=str)
-@pytest.mark.fast_cases(5)
+@pytest.mark.fast_cases(3)
 def test_forward_mode_is_the_transpose_of_reverse_mode(name, method, flags):
     run, xs = function(name, method, flags)
     tangent = jnp.asarray(RNG.normal(size=xs.shape))
@@ -80,7 +81,7 @@ def test_forward_mode_of_gated_cells_names_the_remedy():
     assert jax.jvp(plain, (xs,), (xs,))[1].shape == xs.shape
 
 
-@pytest.mark.parametrize("name", ["linear_attention", "mlstm", "attention", "lru"])
+@pytest.mark.parametrize("name", ["linear_attention", *slow("mlstm"), "attention", "lru"])
 def test_nan_checks_stop_at_no_nan_of_ours(name):
     run, xs = function(name)
     with jax.debug_nans(True):

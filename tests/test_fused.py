@@ -73,6 +73,7 @@ def assert_equal_results(cell, xs, fused=FUSED, **flags):
     ],
     ids=repr,
 )
+@pytest.mark.fast_cases(1)
 def test_any_shape_equals_the_scan(cell, xs, chunk):
     reset = normal(2, *xs[:-1]) < -0.5
     assert_equal_results(cell, normal(0, *xs), sj.Fused(interpret=True, chunk=chunk), reset=reset)
@@ -154,6 +155,7 @@ def gradient_avals(cell, dtype=jnp.float32, shape=(T, B, D)):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("name", FORMS)
+@pytest.mark.fast_cases(5)
 def test_each_form_is_two_kernels(name, dtype):
     cell = REGISTRY[name].make(6)
     flags = {"reset": jnp.zeros((T, B), bool), "mask": jnp.ones((T, B), bool)}

@@ -235,6 +235,7 @@ def test_the_order_in_which_split_gates_are_listed_makes_no_difference():
     assert_close(got, expected_gradients("peephole"))
 
 
+@pytest.mark.slow  # conformance runs `Scan` with kept gates
 @pytest.mark.parametrize("name", ["peephole", pytest.param("slstm", marks=pytest.mark.slow)])
 def test_keeping_the_gates_changes_no_result(name):
     params, carry, xs, reset, mask = setting(name)
@@ -258,7 +259,7 @@ def test_keeping_the_gates_changes_no_result(name):
 @pytest.mark.parametrize(
     "chunk", [None, 1, 3, T + 5, *(pytest.param(c, marks=pytest.mark.slow) for c in (T - 1, T))]
 )
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_the_chunk_changes_no_result(chunk):
     got = gradients(layer_of("peephole", sj.Scan(chunk=chunk)), *setting("peephole"))
     assert_close(got, expected_gradients("peephole"))
@@ -275,6 +276,7 @@ def test_chunks_and_unrolled_loops_change_nothing_of_autodiff():
     + [pytest.param({"unroll_factor": T + 2}, marks=pytest.mark.slow)],
     ids=str,
 )
+@pytest.mark.fast_cases(1)
 def test_unrolled_loops_change_no_result(options):
     """Neither T nor the chunk is a multiple of the steps per iteration."""
     assert T % 3 and 5 % 3
@@ -317,7 +319,7 @@ def test_a_projection_need_not_be_affine(name):
 
 
 @pytest.mark.parametrize("which", [(), ("reset",), ("mask",)], ids=str)
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_without_reset_or_mask_it_is_the_same(which):
     params, carry, xs, reset, mask = setting("counter")
     flags = {key: value for key, value in {"reset": reset, "mask": mask}.items() if key in which}
@@ -341,6 +343,7 @@ def test_the_unroll_is_the_loop_of_step():
 # ---------------------------------------------------------------- derivatives of derivatives, and of each example
 
 
+@pytest.mark.slow  # conformance compares them with differences
 @pytest.mark.parametrize("name", ["two_states", pytest.param("peephole", marks=pytest.mark.slow)])
 def test_second_derivatives_equal_those_of_autodiff(name):
     params, carry, xs, reset, mask = setting(name)
@@ -360,6 +363,7 @@ def test_second_derivatives_equal_those_of_autodiff(name):
     assert_close(of(BATCHED), of(AUTODIFF))
 
 
+@pytest.mark.slow  # conformance adds them up
 def test_gradients_per_example_equal_those_of_autodiff_and_add_up():
     operands = setting("two_states")
 

@@ -71,7 +71,7 @@ KEEPS = {
 
 
 @pytest.mark.parametrize("name", KEEPS)
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(1)
 def test_gates_of_the_input_alone_carry_by_their_product(name):
     cell, xs = REGISTRY[name].make(H), normal(2, T, D)
     params = shaken(init(cell))
@@ -86,6 +86,7 @@ def test_gates_of_the_input_alone_carry_by_their_product(name):
     assert_equal(jacobian(cell, params, carry, jnp.asarray(xs)), np.diag(expected.prod(0)))
 
 
+@pytest.mark.slow  # as those of biases in test_cells.py
 def test_over_bfloat16_inputs_the_gradients_of_peepholes_add_up_in_float32():
     """Over 2,048 rows a sum of equal terms in bfloat16 stops at 256 of them."""
     layer = sj.recurrent(sj.peephole_lstm(4), sj.Scan())
@@ -340,6 +341,7 @@ def test_layer_norm_takes_no_notice_of_the_scale_of_the_weights():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.fast_cases(1)
 def test_layer_norm_has_finite_gradients_where_h_and_x_are_zero(dtype):
     cell = sj.layer_norm_lstm(H)
     params, xs = init(cell), jnp.zeros((T, B, D), dtype)

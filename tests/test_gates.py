@@ -46,6 +46,7 @@ def assert_describes(found, values, levels=(0.05, 0.25, 0.5, 0.75, 0.95)):
     ("bias", "length"),
     [(0.0, 1.443), (1.0, 3.192), (2.0, 7.878), (np.log(99), 99.50), (np.log(999), 999.5)],
 )
+@pytest.mark.fast_cases(2)
 def test_a_forget_bias_is_an_e_folding_length(bias, length):
     """C8: -1 / ln sigmoid(b)."""
     cell = sj.lstm(H)

@@ -31,6 +31,7 @@ def as_integers(tree):
 
 
 @pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.fast_cases(12)
 def test_integers_are_refused_by_every_cell_at_every_entry(name):
     entry = REGISTRY[name]
     cell, example = entry.make(6), entry.example((3,), 4)
@@ -82,7 +83,7 @@ def test_a_cell_of_ones_own_may_take_integers():
 
 
 @pytest.mark.parametrize("name", DROPOUT)
-@pytest.mark.fast_cases(4)
+@pytest.mark.fast_cases(2)
 def test_raw_keys_are_taken_at_every_entry_and_give_what_typed_keys_give(name):
     layer = DROPOUT[name]
     raw, typed = jax.random.PRNGKey(3), jax.random.key(3)
@@ -142,7 +143,7 @@ def test_decoding_and_windows_take_raw_keys():
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.fast_cases(20)
+@pytest.mark.fast_cases(8)
 def test_float64_of_numpy_is_taken_without_warnings_where_x64_is_off(name):
     """Warnings of the library are the user's to read; a dtype that JAX does not have is nothing to warn of."""
     entry = LAYERS[name]

@@ -405,6 +405,7 @@ def weighted(unroll):
 
 
 @pytest.mark.parametrize("name", NNX)
+@pytest.mark.fast_cases(2)
 def test_nnx_modules_are_imported_with_their_values_and_gradients(name):
     """The gradients of nnx go into a copy of the module: the import of its params is that of its gradients."""
     options = {"dtype": None, "param_dtype": jnp.float64, "rngs": nnx.Rngs(0)}

@@ -158,6 +158,7 @@ def test_running_normalization_keeps_a_variance_far_from_zero_in_float32():
 
 
 @pytest.mark.parametrize("flagged", [False, True])
+@pytest.mark.fast_cases(1)
 def test_running_normalization_of_a_large_constant_in_float32_is_zero_and_beside_it_noise_keeps_its_digits(
     flagged,
 ):

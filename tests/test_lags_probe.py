@@ -136,6 +136,7 @@ def test_each_lag_is_the_sum_over_pairs_of_steps(loss, flags):
     np.testing.assert_array_equal(bias.windows, np.arange(1, T + 1))
 
 
+@pytest.mark.slow  # each lag is tested by its sum
 def test_fewer_lags_are_the_first_of_all():
     xs = normal(4, 9)
 
@@ -192,6 +193,7 @@ def gaussian(length, decay, stationary):
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.5])
+@pytest.mark.fast_cases(1)
 def test_the_expected_truncated_gradient_has_relative_bias_lambda_to_the_2k(decay):
     """C11: h' = lambda h + x in its stationary state, loss h_T^2 / 2, independent inputs."""
     length = 200

@@ -33,6 +33,7 @@ def test_every_public_factory_of_layers_is_in_the_registry(module):
 
 
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.fast_cases(32)
 def test_a_layer_runs_in_parts_of_a_sequence_where_its_method_does(name):
     entry = LAYERS[name]
     assert entry.make(sj.TimeSharded()).time_shardable is not entry.mixes_time
@@ -95,7 +96,7 @@ def test_pooling_takes_lists_and_refuses_masks_that_would_broadcast(pool):
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(2)
 def test_masks_from_lengths_of_any_integer_dtype_count_every_step(dtype):
     most = min(np.iinfo(dtype).max, 70_000)
     lengths = np.array([[0, 5], [most, most - 1]], dtype)
@@ -154,7 +155,7 @@ def time_shardable():
 
 
 @pytest.mark.parametrize("name", list(time_shardable()))
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(2)
 def test_parts_of_a_sequence_on_eight_devices_give_what_the_whole_gives(name):
     entry = LAYERS[name]
     whole, split = entry.make(sj.Auto()), entry.make(sj.TimeSharded())

@@ -63,6 +63,7 @@ def henon(carry, x):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.fast_cases(1)
 def test_a_scaled_rotation_has_the_log_of_its_scale_for_every_exponent(dtype):
     step = linear((0.9 * orthogonal(4)).astype(dtype))
     found = spectrum(step, jnp.ones(4, dtype), 300, log_determinant=True)
@@ -104,6 +105,7 @@ def test_random_matrices_have_the_exponents_of_newman():
 
 
 @pytest.mark.parametrize("qr_every", [1, 7, "adaptive"])
+@pytest.mark.fast_cases(1)
 def test_the_henon_map_has_its_published_exponents_and_contracts_by_log_b(qr_every):
     found = spectrum(henon, (0.1, 0.1), 30_000, warm_up=100, qr_every=qr_every)
     np.testing.assert_allclose(found.exponents, [0.41922, -1.62319], atol=0.01)
@@ -174,6 +176,7 @@ def test_a_numpy_integer_says_as_well_how_often():
 
 
 @pytest.mark.parametrize("qr_every", [1, "adaptive"])
+@pytest.mark.fast_cases(1)
 def test_a_hundred_thousand_steps_neither_overflow_nor_vanish(qr_every):
     matrix = np.asarray([[30.0, 1.0], [0.0, 1e-3]], np.float32)
     matrices = jnp.broadcast_to(jnp.asarray(matrix), (100_000, 2, 2))
@@ -222,7 +225,7 @@ def network():
 @pytest.mark.parametrize(
     ("qr_every", "direction"), [(1, "forward"), (3, "forward"), ("adaptive", "backward")]
 )
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_a_masked_sequence_has_the_spectrum_of_what_remains(qr_every, direction):
     step, carry, xs = network()
     rng = np.random.default_rng(5)
@@ -238,6 +241,7 @@ def test_a_masked_sequence_has_the_spectrum_of_what_remains(qr_every, direction)
             np.testing.assert_allclose(a, b, atol=1e-10)
 
 
+@pytest.mark.slow  # masked steps and resets are tested one by one
 @pytest.mark.parametrize(
     ("qr_every", "direction"),
     [
@@ -307,7 +311,7 @@ EVERY_CELL = [
 
 
 @pytest.mark.parametrize("name", EVERY_CELL)
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_exponents_add_up_to_the_determinant_and_are_the_same_backwards(name):
     layer, params, xs = random_layer(name)
 

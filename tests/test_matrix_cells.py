@@ -30,6 +30,7 @@ def projected(xs, weights):
 
 
 @pytest.mark.parametrize("feature_map", ["elu", "identity"])
+@pytest.mark.fast_cases(1)
 def test_linear_attention_is_attention_with_a_masked_kernel(feature_map):
     positive = feature_map == "elu"
     cell, params, xs = setting(sj.linear_attention, feature_map=feature_map, normalize=positive)
@@ -68,6 +69,7 @@ def test_retention_is_its_parallel_form():
 
 
 @pytest.mark.parametrize("temperature", [16.0, 2.0])
+@pytest.mark.fast_cases(1)
 def test_gla_is_its_parallel_form(temperature):
     """GLA, eq. 4: ((Q * B) (K / B)^T masked) V with B the cumulative products of the decays."""
     cell, params, xs = setting(sj.gla, temperature=temperature)
@@ -198,7 +200,7 @@ def test_mlstm_carries_its_memory_by_the_product_of_forget_gates():
 
 @pytest.mark.parametrize("factory", [sj.delta_net, sj.gated_delta_net])
 @pytest.mark.parametrize("negative", [False, True])
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_the_log_singular_values_of_a_delta_rule_add_up_to_the_log_determinant(factory, negative):
     cell, params, xs = setting(factory, negative_eigenvalues=negative)
     p = numpy(params)

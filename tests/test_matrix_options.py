@@ -163,7 +163,7 @@ def all_finite(tree):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, *slow(jnp.float32)])
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_inputs_of_zero_have_finite_values_and_gradients(name, dtype):
     """As in masked steps: keys of length zero, and nothing written yet to divide by."""
     cell = REGISTRY[name].make(4)
@@ -184,7 +184,7 @@ EXTREME = {
 
 @pytest.mark.parametrize("size", [1e4, *slow(60.0)])
 @pytest.mark.parametrize("name", EXTREME)
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_decays_of_60_and_more_per_step_are_exact_and_have_finite_gradients(name, size):
     cell = REGISTRY[name].make(6)
     params = EXTREME[name](initial(cell, jnp.ones(D)), size)
@@ -199,7 +199,7 @@ def test_decays_of_60_and_more_per_step_are_exact_and_have_finite_gradients(name
 
 
 @pytest.mark.parametrize("size", [-1000.0, -50.0, 50.0, 1000.0])
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_input_gates_of_mlstm_may_be_of_any_size(size):
     cell = REGISTRY["mlstm"].make(6)
     params = initial(cell, jnp.ones(D))

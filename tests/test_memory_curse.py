@@ -45,6 +45,7 @@ def test_the_published_values():
 
 
 @pytest.mark.parametrize(("decay", "correlation"), [(0.9, 0.0), (0.9, 0.9)])
+@pytest.mark.fast_cases(1)
 def test_a_leaky_sum_is_as_sensitive_as_the_closed_form_says(decay, correlation):
     """C10."""
     length, batch = 250, 4096
@@ -97,6 +98,7 @@ def test_sensitivity_is_the_norm_of_the_jacobian_with_resets_and_masks():
     )
 
 
+@pytest.mark.slow  # one term of the error, whose closed form is here
 def test_the_error_holds_that_of_the_probes_which_all_examples_share():
     """The mean of squares over examples and probes scatters as its standard error says, whatever their numbers."""
     weights = jnp.asarray(normal(3, 3, 3)) / 2

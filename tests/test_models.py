@@ -77,7 +77,7 @@ def first_params(model, batch):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(2)
 def test_a_model_learns_a_batch_whatever_its_padding_holds(name):
     """Losses fall; the padding of inputs, targets and sources changes no bit of any param."""
     make, loss, batch = MODELS[name]
@@ -127,9 +127,9 @@ CELLS = {
 
 
 def models_and_cells():
-    """The fast tier: one model with all cells, and all models with two."""
+    """The fast tier: one model with all cells but a stack of a hybrid's blocks, and all models with two layers."""
     for name, cell in itertools.product(MODELS, CELLS):
-        fast = name == "language_model" or cell in ("several", "hybrid")
+        fast = (name == "language_model" and cell != "stack") or cell == "several"
         yield pytest.param(name, cell, id=f"{name}-{cell}", marks=() if fast else pytest.mark.slow)
 
 

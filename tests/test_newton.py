@@ -126,6 +126,7 @@ def test_it_agrees_with_the_loop_on_a_long_sequence_of_a_contracting_cell(jacobi
     assert_close((carry, ys), unrolled(SPECIFICATION, *problem))
 
 
+@pytest.mark.slow  # shorter sequences agree, and a long one in values
 def test_gradients_agree_with_the_loop_on_a_long_sequence():
     problem = initialized(sj.lstm(H), length=4096, batch=(1,))
     assert_close(
@@ -248,7 +249,7 @@ def test_neither_pass_runs_over_time():
 
 @pytest.mark.parametrize("jacobian", FORMS)
 @pytest.mark.parametrize("cell", [sj.lstm(H), *slow(sj.gru(H))], ids=repr)
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_every_form_has_the_gradients_and_taps_of_the_loop(cell, jacobian):
     problem, (reset, mask) = initialized(cell), flags()
     options = {"reset": reset, "mask": mask}
@@ -323,6 +324,7 @@ def test_a_carry_is_any_tree_of_real_and_complex_leaves(jacobian):
     assert outcome[0]["low"].dtype == jnp.float32 and outcome[0]["z"].dtype == jnp.complex128
 
 
+@pytest.mark.slow  # a batch of other axes
 @pytest.mark.parametrize("cell", [sj.gru(H), *slow(sj.gru(H, reset_after=False))], ids=repr)
 def test_a_batch_has_any_number_of_axes(cell):
     problem = initialized(cell, batch=(2, 1, 2), length=5)
@@ -432,6 +434,7 @@ def test_blocks_and_diagonals_are_those_of_the_jacobian(emit, heads):
     assert_close(gated_jacobian("diagonal", recurrence, weights, space, entering, us), diagonal, rtol=1e-13)
 
 
+@pytest.mark.slow  # a case of blocks that are those of the Jacobian
 def test_blocks_are_exact_for_diagonal_recurrent_weights():
     cell = sj.Cell(
         init=lambda key, x: (jax.random.normal(key, (D, 3 * H)), jax.random.normal(key, (3, H))),
@@ -450,7 +453,7 @@ def test_blocks_are_exact_for_diagonal_recurrent_weights():
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("length", [2, T, *slow(1)])
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_a_linear_recurrence_restarts_by_selection(form, length):
     num_leaves, size = 2, 2 * H
     shape = {"full": (size, size), "block": (H, num_leaves, num_leaves), "diagonal": (size,)}[form]

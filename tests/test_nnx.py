@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 from jax import export
 
@@ -152,6 +153,7 @@ def trained(model, mesh=None, steps=3):
     return state, losses
 
 
+@pytest.mark.slow  # the layer is one like any other
 def test_a_model_trains_is_sharded_saved_and_exported(tmp_path, monkeypatch):
     monkeypatch.setattr("seqjax.training.sharding.SMALLEST_SHARED", 8)
     model = model_of()

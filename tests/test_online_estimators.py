@@ -187,7 +187,7 @@ def test_eprop_is_the_papers_rule_for_an_lstm():
 
 
 @pytest.mark.parametrize("name", list(gated_cells()))
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(2)
 def test_eprop_is_backpropagation_with_the_recurrent_product_cut(name):
     cell = REGISTRY[name].make(H)
     recurrence = cell.recurrence
@@ -206,6 +206,7 @@ def test_eprop_is_backpropagation_with_the_recurrent_product_cut(name):
 
 @pytest.mark.parametrize("estimator", [sj.rflo(), pytest.param(sj.eprop(), marks=pytest.mark.slow)], ids=repr)
 @pytest.mark.parametrize("name", ["indrnn_tanh", "lru", pytest.param("mamba", marks=pytest.mark.slow)])
+@pytest.mark.fast_cases(1)
 def test_local_rules_are_exact_where_units_are_independent(estimator, name):
     layer, batch = sj.recurrent(REGISTRY[name].make(H)), batch_of()
     params, carry = start(layer, batch)
@@ -338,6 +339,7 @@ ALL = [sj.kf_rtrl(), pytest.param(sj.uoro(), marks=SLOW), sj.rflo(), pytest.para
 
 
 @pytest.mark.parametrize("estimator", ALL, ids=repr)
+@pytest.mark.fast_cases(1)
 def test_chunks_are_the_whole(estimator):
     batch, layer = batch_of(), sj.serial(sj.recurrent(sj.gru(H, **F64)), head(H))
     params, carry = start(layer, batch)
@@ -409,7 +411,7 @@ OTHERS = [pytest.param(estimator, marks=SLOW) for estimator in (sj.eprop(), sj.s
 
 
 @pytest.mark.parametrize("estimator", [sj.kf_rtrl(), sj.uoro(), sj.rflo(), sj.rtrl(), *OTHERS], ids=repr)
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_over_devices_it_is_the_sum_of_what_each_finds(estimator):
     """Params that all devices share, each with one row, against the rows one after another."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -444,6 +446,7 @@ def in_dtype(tree, dtype):
     return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
 
 
+@pytest.mark.slow  # another dtype
 @pytest.mark.parametrize(
     "estimator", [sj.kf_rtrl(), *slow(sj.uoro(), sj.rflo(), sj.eprop(), sj.rtrl())], ids=repr
 )

@@ -107,6 +107,7 @@ MATRICES_ALONE = {"scale_by_muon"}
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
+@pytest.mark.fast_cases(40)
 def test_every_optimizer_works_or_is_refused_by_name(name):
     if name in REFUSED:
         with pytest.raises(TypeError, match=REFUSED[name]):

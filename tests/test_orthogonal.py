@@ -24,6 +24,7 @@ def antisymmetric(a):
 
 @pytest.mark.parametrize("size", [1, 7, *slow(2, 64)])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
+@pytest.mark.fast_cases(1)
 def test_the_matrix_is_orthogonal_and_has_determinant_one_whatever_the_params(size, scale):
     """Squarings, about log2 of the norm of A, each double the rounding error."""
     a = scale * normal(0, size, size)
@@ -50,7 +51,7 @@ def test_only_entries_above_the_diagonal_are_read():
 
 @pytest.mark.parametrize("activation", ["identity", "modrelu"])
 @pytest.mark.parametrize("length", [1, 100])
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_every_singular_value_over_time_is_one_without_a_bias(activation, length):
     """C1 of the calibration block: the Jacobian is a power of W_h; gradients keep their norm over any lag."""
     cell = sj.orthogonal_rnn(H, activation=activation)

@@ -202,6 +202,7 @@ def test_params_of_another_form_for_another_seed_are_refused(tmp_path):
         experiment.run(name, 5).start(1)
 
 
+@pytest.mark.slow  # one model has a study of its own here
 def test_two_models_of_tokens_share_a_study(monkeypatch, tmp_path):
     names = [named(tmp_path, "step"), named(tmp_path, "layer")]
     options = [*SMALL, "--lengths", 6, "--seeds", 1, "--training-steps", 1, "--out", tmp_path / "out"]

@@ -67,7 +67,7 @@ def test_the_measurements_lie_on_the_closed_form(picture):
             assert near.all(), curve["label"]
 
 
-@pytest.mark.fast_cases(6)
+@pytest.mark.fast_cases(4)
 @pytest.mark.parametrize("picture", PICTURES, ids=NAMES)
 def test_the_committed_picture_shows_what_the_probe_measures(picture):
     """`make pictures` draws anew what has changed."""

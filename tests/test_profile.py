@@ -205,10 +205,12 @@ def test_the_profile_of_a_plain_function_equals_the_gradient_by_a_perturbation()
     jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-12), profile.gradients[1], by_first)
 
 
+@pytest.mark.slow  # shorter profiles equal it
 def test_a_profile_of_64_steps_equals_the_gradient_by_a_perturbation():
     assert_profile(*setting("lstm", 64, top=sj.residual(sj.recurrent(sj.elman(3)))), *flags(64))
 
 
+@pytest.mark.slow  # with both it equals it too
 @pytest.mark.parametrize("which", ["reset", "mask"])
 def test_a_profile_with_a_reset_or_a_mask_alone_equals_the_gradient_by_a_perturbation(which):
     reset, mask = flags(T)
@@ -226,13 +228,14 @@ def test_a_profile_with_a_reset_or_a_mask_alone_equals_the_gradient_by_a_perturb
     ],
     ids=str,
 )
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(1)
 def test_a_tapped_profile_is_the_same_by_any_method(name, method):
     _, params, carry, xs, targets = setting(name)
     layer = sj.recurrent(REGISTRY[name].make(H), method)
     assert_profile(layer, params, carry, xs, targets, *flags(T), ways=(False,))
 
 
+@pytest.mark.slow  # test_checkpoint.py compares taps
 def test_a_tapped_profile_passes_through_checkpoints():
     layer, params, carry, xs, targets = setting("elman")
     assert_profile(sj.checkpointed(layer, every=5), params, carry, xs, targets, *flags(T), ways=(False,))
@@ -367,6 +370,7 @@ def test_a_decay_of_131072_steps_is_exact(dtype, tolerance):
 
 
 @pytest.mark.parametrize("decay", [0.5, 1.0, 1.5])
+@pytest.mark.fast_cases(1)
 def test_the_mean_loss_of_a_linear_recurrence_is_a_sum_of_geometric_series(decay):
     length = 3000
     layer, params, carry = linear(decay)
@@ -430,7 +434,7 @@ def lru_of(moduli, angles, readout):
 
 @pytest.mark.parametrize("half", [0, 1], ids=["real", "imaginary"])
 @pytest.mark.parametrize("k", [0, 1])
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_the_carry_of_lru_decays_by_the_modulus_of_the_lambda_that_is_read(k, half):
     moduli, angles, length = np.array([0.5, 0.95]), np.array([1.0, 2.5]), 1500
     layer, params, carry = lru_of(moduli, angles, k + 2 * half)
@@ -527,6 +531,7 @@ def test_a_masked_step_is_nan_and_costs_no_decay(extended_range):
 
 @pytest.mark.parametrize("extended_range", [True, False])
 @pytest.mark.parametrize("name", ["elman", "lru"])
+@pytest.mark.fast_cases(2)
 def test_nan_in_an_input_gives_nan_for_its_example_alone(name, extended_range):
     layer, params, carry, xs, targets = setting(name)
     run = functools.partial(gradient_profile, loss=loss_per_step, extended_range=extended_range)

@@ -100,6 +100,7 @@ def test_check_compare_and_train_tell_their_parts(monkeypatch, tmp_path, capsys)
     assert [line.partition(":")[0] for line in told] == ["step 1 of 2", "step 2 of 2"] and "loss" in told[0]
 
 
+@pytest.mark.slow  # check, compare and train tell theirs
 def test_a_study_tells_each_finished_part(monkeypatch, tmp_path, capsys):
     tiny = [*SMALL, *"--cells elman --seeds 2 --training-steps 1 --lengths 6 --workers 1".split()]
     assert run(monkeypatch, "gradients", *tiny, "--out", tmp_path / "report") == 0

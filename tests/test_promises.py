@@ -45,6 +45,7 @@ def per_sequence(ys, targets, mask):
 
 
 @pytest.mark.parametrize("loss", [optax.l2_loss, per_sequence], ids=["per step", "per sequence"])
+@pytest.mark.fast_cases(1)
 def test_what_masked_steps_of_a_batch_hold_changes_no_bit_of_training(loss):
     model = sj.serial(sj.pointwise(nn.Dense(D)), sj.recurrent(sj.gru(D)), sj.pointwise(nn.LayerNorm()))
     optimizer = optax.adam(1e-2)
@@ -89,6 +90,7 @@ def test_a_training_step_keeps_every_dtype(precision):
 
 
 @pytest.mark.parametrize("name", ["lstm", "lru", "gated_delta_net", "attention"])
+@pytest.mark.fast_cases(2)
 def test_a_step_in_float32_has_no_array_in_float64(name):
     """The tests have 64 bits, so that a constant or a default dtype would show. Scalars of optax may be wider."""
     step, state, batch = traced(name, FLOAT32)

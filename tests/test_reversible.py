@@ -83,6 +83,7 @@ def test_left_padding_before_a_carry_of_zero_is_no_error():
     assert_close(estimate, exact(layer, params, carry, batch)[0])
 
 
+@pytest.mark.slow  # as for the other estimators
 def test_over_devices_it_is_the_sum_of_what_each_finds():
     mesh = jax.make_mesh((B,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:B])
     layer, batch, estimator = INVERTIBLE["orthogonal"], batch_of(4), sj.reversible(max_resets=4)
@@ -169,7 +170,7 @@ def with_inverse():
 
 
 @pytest.mark.parametrize("name", [*with_inverse(), "tanh", "implicit"])
-@pytest.mark.fast_cases(4)
+@pytest.mark.fast_cases(3)
 def test_an_inverse_undoes_a_step(name):
     made = {
         "tanh": partial(sj.orthogonal_rnn, activation="tanh"),

@@ -183,6 +183,7 @@ def test_a_closed_form_that_fails_is_told_at_the_head_of_the_page(measured, tmp_
     assert "Do not rely on results that depend on these." in text and "All pass." not in text
 
 
+@pytest.mark.slow  # as profiles are those of their probe
 @EITHER
 def test_calibration_singular_values_and_exponents_are_those_of_the_probes(measured):
     checks = calibration.run("float64", only=("C1", "C8", "C25", "C26"))
@@ -247,6 +248,7 @@ def test_profiles_fits_and_horizons_are_those_of_the_probes(measured):
     assert shown.split()[0] == str(expected) and shown in Parsed(measured.page).text
 
 
+@pytest.mark.slow  # as profiles are those of their probe
 @EITHER
 def test_truncation_biases_are_those_of_the_probe(measured):
     inner = measured.inner(0, MOMENTS[-1], batch_size=min(4, measured.settings.batch_size))
@@ -414,6 +416,7 @@ def test_a_model_of_ones_own_gets_the_same_pages_with_the_same_numbers(measured,
     assert "mine.py:build" in Parsed(own.page).text
 
 
+@pytest.mark.slow  # as a training in float64 does
 def test_a_study_in_float64_trains_all_params_in_float64():
     settings = Settings(
         dtype="float64",

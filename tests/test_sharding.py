@@ -167,6 +167,7 @@ def test_loops_are_silent_and_params_are_spoken_of_once(cell, mesh):
     assert set(messages) <= {"all-reduce", "all-gather", "reduce-scatter"}
 
 
+@pytest.mark.slow  # fifty steps of such a model equal those of one device
 def test_the_loop_over_repeated_layers_makes_the_gathers_of_each():
     """As many as the layers in a row make, and its loops over time none; a depth that no other loop has tells it."""
     layer, depth = sj.residual(sj.recurrent(sj.lru(V, param_dtype=jnp.float64), sj.TimeSharded())), 7

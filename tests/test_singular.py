@@ -40,6 +40,7 @@ def orthogonal(size, seed=0):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.fast_cases(1)
 def test_a_scaled_rotation_has_equal_singular_values(dtype):
     matrix = jnp.asarray(0.9 * orthogonal(5), dtype)
     fan = fan_of(lambda h, x: (matrix @ h, None), jnp.ones(5, dtype), 300)
@@ -65,6 +66,7 @@ def test_a_jordan_block_grows_before_it_decays():
 
 
 @pytest.mark.parametrize("size", [1, 5, 6])
+@pytest.mark.fast_cases(2)
 def test_a_product_of_random_matrices_has_the_singular_values_of_lapack(size):
     rng = np.random.default_rng(0)
     matrices = rng.normal(size=(4, size, size))

@@ -80,6 +80,7 @@ def test_the_normalizer_is_at_least_one_from_the_first_step_on():
 
 
 @METHODS
+@pytest.mark.fast_cases(1)
 def test_an_empty_carry_is_empty_whatever_its_stabilizer(method):
     params, xs = by_the_input_alone(), jnp.asarray(normal(2, T, B, D))
     layer = sj.recurrent(sj.slstm(H), method)
@@ -110,6 +111,7 @@ def test_heads_do_not_mix():
 
 
 @pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.fast_cases(1)
 def test_options_of_slstm_equal_the_reference(heads):
     assert_equals_reference(sj.slstm(H, num_heads=heads, forget_gate="exp"), references.slstm("exp"))
 

@@ -176,6 +176,7 @@ def test_the_modes_of_s5_are_those_of_the_normal_part_of_hippo():
 
 
 @pytest.mark.parametrize("num_blocks", [1, 2])
+@pytest.mark.fast_cases(1)
 def test_s5_starts_as_a_real_system_with_the_hippo_matrix(num_blocks):
     size, step = 8, 0.05
     cell = sj.s5(H, state_size=size, num_blocks=num_blocks, step_min=step, step_max=step, **F64)
@@ -261,7 +262,7 @@ def test_mamba_carries_its_state_by_the_exponential_of_the_summed_steps():
     ],
     ids=lambda value: getattr(value, "__name__", repr(value)),
 )
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_options_equal_the_reference(cell, reference):
     params = shaken(init(cell, H))
     xs = normal(0, T, B, H)

@@ -143,6 +143,7 @@ def test_damaged_results_of_a_complete_study_are_refused_and_measured_again(stud
     assert rows_of(folder).equals(rows_of(studies / "whole"))
 
 
+@pytest.mark.slow  # each kind of damage is tested by itself
 @pytest.mark.parametrize("times", [30, pytest.param(300, marks=pytest.mark.slow)])
 def test_of_many_blind_damages_none_is_silent_and_none_blocks_the_study(studies, tmp_path, times):
     """Reading gives the same rows, fewer parts and their number, or one line; `--resume` gives the same rows."""

@@ -20,7 +20,7 @@ def sizes(params):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.fast_cases(7)
+@pytest.mark.fast_cases(4)
 def test_the_table_agrees_with_the_params(name):
     entry = LAYERS[name]
     layer = entry.make(sj.Scan())

@@ -62,7 +62,7 @@ def test_right_answers_solve_a_task_and_ignorance_does_not(name):
 
 
 @pytest.mark.parametrize("name", TASKS)
-@pytest.mark.fast_cases(7)
+@pytest.mark.fast_cases(3)
 def test_a_task_is_a_value(name):
     task = TASKS[name](36)
     assert task == TASKS[name](36) != TASKS[name](49)
@@ -70,7 +70,7 @@ def test_a_task_is_a_value(name):
 
 
 @pytest.mark.parametrize("name", TASKS)
-@pytest.mark.fast_cases(7)
+@pytest.mark.fast_cases(4)
 def test_samples_are_a_pure_function_of_the_key(name):
     task = TASKS[name](36)
     program = jax.jit(task.sample, static_argnums=1)
@@ -121,6 +121,7 @@ def test_copying_baseline_is_the_loss_of_the_best_guess_without_memory():
 
 
 @pytest.mark.parametrize("length", [2, 3, 8])
+@pytest.mark.fast_cases(2)
 def test_adding_has_the_layout_of_the_paper(length):
     xs, targets = sample(adding(length), 16)
     values, markers = xs[..., 0], xs[..., 1]
@@ -272,6 +273,7 @@ def test_dyck_targets_are_the_top_of_a_stack():
 
 
 @pytest.mark.parametrize(("group", "size"), [("S5", 120), ("A5", 60), ("S3", 6), ("Z60", 60)])
+@pytest.mark.fast_cases(2)
 def test_state_tracking_composes_permutations(group, size):
     task = TASKS["state_tracking"](9, group=group)
     xs, targets = sample(task, 4)
@@ -299,6 +301,7 @@ def value_of(words):
 
 
 @pytest.mark.parametrize("length", [4, 36])
+@pytest.mark.fast_cases(1)
 def test_listops_expressions_have_the_value_that_they_say(length):
     task = TASKS["listops"](length)
     xs, targets = sample(task, 64)
@@ -404,6 +407,7 @@ def test_images_come_pixel_by_pixel():
 
 
 @pytest.mark.parametrize("name", ["adding", "delayed_recall", "copying"])
+@pytest.mark.fast_cases(2)
 def test_steps_that_do_not_happen_before_a_task_change_no_objective(name):
     """Shorter sequences are padded in front and masked, so that all lengths share one compiled step."""
     task = TASKS[name](24)

@@ -159,6 +159,7 @@ def test_any_inner_method_will_do(name, inner):
     assert_equal(found, on_one_device(name))
 
 
+@pytest.mark.slow  # test_newton.py has the fallback on one device
 def test_where_newton_does_not_converge_the_loop_over_the_whole_sequence_takes_over():
     cell, inputs = CELLS["lstm"], setting(CELLS["lstm"])
     inner = sj.Newton(max_iterations=1)

@@ -171,6 +171,7 @@ def trained(model, mesh):
     return jax.device_get((losses, state.params)), text
 
 
+@pytest.mark.slow  # made of windows, shifts and convolutions, which are here
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n == "griffin_block" else SLOW) for n in BLOCKS]
 )

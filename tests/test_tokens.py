@@ -24,6 +24,7 @@ def started():
 @pytest.mark.parametrize(
     ("which", "what"), [("xs", "embedding has 5 rows"), ("targets", "outputs have 5 classes")]
 )
+@pytest.mark.fast_cases(2)
 def test_tokens_outside_of_the_vocabulary_are_named(which, what, masked, caplog):
     wrong = TOKENS.copy()
     wrong[2, 1] = 300

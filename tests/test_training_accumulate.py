@@ -96,6 +96,7 @@ def test_every_micro_batch_draws_noise_of_its_own():
 
 
 @pytest.mark.parametrize("name", ["lstm", "lru"])
+@pytest.mark.fast_cases(1)
 def test_devices_speak_once_after_all_loops(name):
     cell = {"lstm": sj.lstm, "lru": sj.lru}[name](H, param_dtype=jnp.float64)
     model, batch, optimizer = sj.recurrent(cell), batch_of(0), optax.sgd(0.1)

@@ -52,6 +52,7 @@ def distance(got, expected):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.fast_cases(1)
 def test_gradients_are_those_of_the_narrow_program(dtype):
     """All params and inputs cast by hand, the outputs cast back; an lstm has no params that are kept wide."""
     model, batch = sj.recurrent(sj.lstm(H)), batch_of()
@@ -125,6 +126,7 @@ def test_decays_are_not_rounded():
     assert distance(ys, exact) > 0.05
 
 
+@pytest.mark.slow  # other tests have streams, and windows in low precision
 @pytest.mark.parametrize("estimator", [sj.truncated_bptt(2), sj.rtrl(), sj.eprop()], ids=str)
 @pytest.mark.parametrize("precision", [BFLOAT16, *slow(FLOAT16)], ids=["bfloat16", "float16"])
 @pytest.mark.fast_cases(1)

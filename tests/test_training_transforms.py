@@ -39,6 +39,7 @@ def names(tree):
 
 
 @pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.fast_cases(20)
 def test_labels_have_the_structure_of_the_params(name):
     entry = REGISTRY[name]
     layer = sj.recurrent(entry.make(H))
@@ -86,7 +87,7 @@ LINEAR = [name for name, entry in REGISTRY.items() if isinstance(entry.make(H).r
 
 
 @pytest.mark.parametrize("name", [*LINEAR[:6], *slow(*LINEAR[6:])])
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_labeled_are_the_params_that_set_the_decays(name):
     """At an input of zero no projection has a say: what the decay still depends on are elementwise params."""
     cell, x = REGISTRY[name].make(H), REGISTRY[name].example((1, 1), 3)

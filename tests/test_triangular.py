@@ -17,7 +17,7 @@ def system(size, batch=(2, 3), columns=4, dtype=np.float64):
 
 
 @pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 64, 70])
-@pytest.mark.fast_cases(4)
+@pytest.mark.fast_cases(2)
 def test_it_solves_what_numpy_solves(size):
     a, r = system(size)
     expected = np.linalg.solve(np.eye(size) - a, r)
@@ -48,6 +48,7 @@ def test_masked_batches_map():
     np.testing.assert_allclose(jax.vmap(solve_unit_lower)(a, r), solve_unit_lower(a, r), rtol=1e-13)
 
 
+@pytest.mark.slow  # a larger size
 def test_a_long_delta_rule_in_chunks_of_64_ends():
     """LAPACK's triangular solver in this loop did not, on two cores at T = 2048."""
     cell = sj.delta_net(64, num_heads=4)

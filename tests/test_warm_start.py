@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.command_line import run
+from helpers.tiers import slow
 
 import seqjax as sj
 from seqjax.training import Checkpoints, warm_start
@@ -117,7 +118,7 @@ def test_the_best_params_are_taken_where_they_are_saved(tmp_path):
         {"depth": 2},
         {"depth": 3, "dropout": 0.1},
         {"model": "samba", "depth": 2},
-        *({"model": name, "depth": 1} for name in sorted(set(STACKS) - {"samba"})),
+        *slow(*({"model": name, "depth": 1} for name in sorted(set(STACKS) - {"samba"}))),
     ],
 )
 def test_the_parts_of_a_model_are_where_they_are_said_to_be(settings):
