@@ -18,7 +18,7 @@ T, B = 6, 3
 CELL = sj.elman(2)
 LAYER = sj.recurrent(CELL)
 XS = np.random.default_rng(0).normal(size=(T, B, 2))
-PARAMS = jax.tree.map(lambda p: p.astype(jnp.float64), LAYER.init(jax.random.key(0), jnp.asarray(XS[0])))
+PARAMS = jax.tree.map(lambda p: p.astype(jnp.float64), jax.jit(LAYER.init)(jax.random.key(0), XS[0]))
 STEP = probes.bind(LAYER, PARAMS)
 CARRY = LAYER.initial_carry(PARAMS, XS[0])
 
@@ -105,7 +105,10 @@ def carry_with(change):
     return jax.tree.map(change, CARRY)
 
 
-NOT_FINITE, FEWER = carry_with(lambda a: a.at[1, 0].set(jnp.inf)), carry_with(lambda a: a[:2])
+NOT_FINITE, FEWER = (
+    carry_with(lambda a: a.at[1, 0].set(jnp.inf)),
+    carry_with(lambda a: a[:2]),
+)
 NARROW = carry_with(lambda a: a.astype(jnp.bfloat16))
 MIXED = r"the carry, .*bfloat16\[3, 2\].*the step returned the carry .*float64\[3, 2\].*to one dtype"
 CARRIES = {

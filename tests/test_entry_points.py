@@ -1,5 +1,7 @@
 """Test the inputs that layers accept, such as None and lists, and the error with a remedy for each mistake."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,12 +18,16 @@ LSTM = sj.recurrent(sj.lstm(H))
 GRU = sj.recurrent(sj.gru(H))
 CONVOLUTION = sj.causal_conv(3)
 MODEL = sj.serial(sj.pointwise(nn.Dense(D)), LSTM, CONVOLUTION, sj.dropout(0.5))
-PARAMS = {layer: layer.init(KEY, XS[0]) for layer in (LSTM, GRU, CONVOLUTION, MODEL)}
 MASK = np.arange(T)[:, None] < np.array([T, 2])
 
 
+@functools.cache
+def params_of(layer):
+    return layer.init(KEY, XS[0])
+
+
 def carry_of(layer, x=XS[0]):
-    return layer.initial_carry(PARAMS[layer], x)
+    return layer.initial_carry(params_of(layer), x)
 
 
 def same(found, expected):
@@ -32,10 +38,10 @@ def same(found, expected):
 # ---------------------------------------------------------------- what is accepted
 
 
-@pytest.mark.parametrize("layer", PARAMS, ids=lambda layer: repr(layer)[:20])
+@pytest.mark.parametrize("layer", [LSTM, GRU, CONVOLUTION, MODEL], ids=lambda layer: repr(layer)[:20])
 @pytest.mark.fast_cases(2)
 def test_a_carry_of_none_is_the_initial_one(layer):
-    params, carry = PARAMS[layer], carry_of(layer)
+    params, carry = params_of(layer), carry_of(layer)
     same(layer.unroll(params, None, XS), layer.unroll(params, carry, XS))
     same(layer.step(params, None, XS[0]), layer.step(params, carry, XS[0]))
     same(layer.unroll(params, None, XS[:0])[0], carry)
@@ -43,7 +49,7 @@ def test_a_carry_of_none_is_the_initial_one(layer):
 
 @pytest.mark.parametrize("array", [np.asarray, list, lambda flag: flag.tolist()])
 def test_flags_may_be_lists_or_numpy_arrays(array):
-    params = PARAMS[MODEL]
+    params = params_of(MODEL)
     expected = MODEL.unroll(params, None, XS, mask=jnp.asarray(MASK), reset=jnp.asarray(~MASK))
     same(MODEL.unroll(params, None, XS, mask=array(MASK), reset=array(~MASK)), expected)
     of_step = MODEL.step(params, None, XS[0], mask=jnp.asarray(MASK[3]), reset=jnp.asarray(MASK[4]))
@@ -104,32 +110,32 @@ MISTAKES = {
         lambda: LSTM.unroll(LSTM.init(KEY, XS), LSTM.initial_carry(LSTM.init(KEY, XS), XS), XS), ValueError,
         r"unroll: expected carry\.c \[2, 4\], got \[5, 2, 4\]\. .* pass one time step, layer\.initial_carry\("),
     "the same in a model": (
-        lambda: MODEL.unroll(PARAMS[MODEL], MODEL.initial_carry(PARAMS[MODEL], XS), XS), ValueError,
+        lambda: MODEL.unroll(params_of(MODEL), MODEL.initial_carry(params_of(MODEL), XS), XS), ValueError,
         r"unroll: expected carry\[1\]\.c \[2, 4\], got \[5, 2, 4\]\. The carry was made from a whole sequence"),
     "a sequence for step": (
-        lambda: LSTM.step(PARAMS[LSTM], carry_of(LSTM), XS), ValueError,
+        lambda: LSTM.step(params_of(LSTM), carry_of(LSTM), XS), ValueError,
         r"step: expected carry\.c \[5, 2, 4\], got \[2, 4\]\. step takes one time step, .* for a sequence use unroll"),
     "the carry of another cell": (
-        lambda: LSTM.unroll(PARAMS[LSTM], carry_of(GRU), XS), ValueError,
+        lambda: LSTM.unroll(params_of(LSTM), carry_of(GRU), XS), ValueError,
         r"expected a carry LSTMCarry\(c=\*, h=\*\), got GRUCarry\(h=\*\)\. Use the carry of this layer: .* or None"),
     "the carry of another model": (
-        lambda: MODEL.unroll(PARAMS[MODEL], carry_of(LSTM), XS), ValueError,
+        lambda: MODEL.unroll(params_of(MODEL), carry_of(LSTM), XS), ValueError,
         r"expected a carry \(\(\), LSTMCarry\(c=\*, h=\*\), \*, \(\)\), got LSTMCarry"),
     "the carry of another batch": (
-        lambda: CONVOLUTION.unroll(PARAMS[CONVOLUTION], carry_of(CONVOLUTION)[:1], XS), ValueError,
+        lambda: CONVOLUTION.unroll(params_of(CONVOLUTION), carry_of(CONVOLUTION)[:1], XS), ValueError,
         r"causal_conv\(kernel_size=3\)\.unroll: expected carry \[2, 2, 3\], got \[1, 2, 3\]\. xs is \[5, 2, 3\]"),
     "params and carry swapped": (
-        lambda: LSTM.unroll(carry_of(LSTM), PARAMS[LSTM], XS), ValueError,
+        lambda: LSTM.unroll(carry_of(LSTM), params_of(LSTM), XS), ValueError,
         r"expected a carry LSTMCarry.*, got LSTMParams.* Params and carry are swapped: .*unroll\(params, carry, xs\)"),
     "the same of a model": (
-        lambda: MODEL.step(carry_of(MODEL), PARAMS[MODEL], XS[0]), ValueError,
+        lambda: MODEL.step(carry_of(MODEL), params_of(MODEL), XS[0]), ValueError,
         r"expected params, got its carry .*Params and carry are swapped: write layer\.step\(params, carry, x\)"),
     "batch before time, by the carry": (
-        lambda: LSTM.unroll(PARAMS[LSTM], carry_of(LSTM), SWAPPED), ValueError,
+        lambda: LSTM.unroll(params_of(LSTM), carry_of(LSTM), SWAPPED), ValueError,
         r"expected carry\.c \[5, 4\], got \[2, 4\]\. The carry is for a batch of 2, .* \[2, 5, 3\]\. Sequences are "
         r"time-major"),
     "batch before time, by the mask": (
-        lambda: LSTM.unroll(PARAMS[LSTM], None, SWAPPED, mask=MASK), ValueError,
+        lambda: LSTM.unroll(params_of(LSTM), None, SWAPPED, mask=MASK), ValueError,
         r"expected mask \[2, 5\], as xs \[2, 5, 3\], got \[5, 2\]\. Sequences are time-major, .*jnp\.swapaxes"),
     "a mask of batch before time": (
         lambda: sj.dropout(0.5).unroll((), (), XS, mask=MASK.T), ValueError,
@@ -141,10 +147,10 @@ MISTAKES = {
         lambda: sj.dropout(0.5).unroll((), (), XS, mask=MASK, reset=MASK[:, 0]), ValueError,
         r"unroll: expected reset \[5, 2\], as xs \[5, 2, 3\], got \[5\]"),
     "a reset of a step for a sequence": (
-        lambda: MODEL.unroll(PARAMS[MODEL], None, XS, reset=MASK[0]), ValueError,
+        lambda: MODEL.unroll(params_of(MODEL), None, XS, reset=MASK[0]), ValueError,
         r"unroll: expected reset \[5, 2\], as xs \[5, 2, 3\], got \[2\]"),
     "one step for unroll": (
-        lambda: LSTM.unroll(PARAMS[LSTM], None, np.float32(1)), ValueError,
+        lambda: LSTM.unroll(params_of(LSTM), None, np.float32(1)), ValueError,
         r"unroll: expected xs \[T, \*B, \.\.\.\] with one number of steps T, got \[\]\. For one time step use step"),
     "parts of several lengths": (
         lambda: sj.serial().unroll((), (), (XS, XS[1:])), ValueError,
@@ -159,7 +165,7 @@ MISTAKES = {
         lambda: sj.dropout(0.5).unroll((), (), XS, key=0), TypeError,
         r"key: expected a typed key such as jax\.random\.key\(0\), got 0"),
     "step of a layer that has none": (
-        lambda: sj.serial(sj.reverse(GRU)).step((PARAMS[GRU],), None, XS[0]), TypeError,
+        lambda: sj.serial(sj.reverse(GRU)).step((params_of(GRU),), None, XS[0]), TypeError,
         r"serial\(.*\) has no step: it reads the whole sequence\. Use unroll"),
 }  # fmt: skip
 

@@ -32,10 +32,10 @@ def gated_cells():
         if not isinstance(recurrence, Gated):
             continue
         layer = sj.recurrent(entry.make(H))
-        x = jnp.zeros((B, D))
-        params = layer.init(jax.random.key(0), x)
-        w_h, b_h, w = recurrence.weights(params)
-        states = len(jax.tree.leaves(layer.initial_carry(params, x)))
+        x = jax.ShapeDtypeStruct((B, D), float)
+        params = jax.eval_shape(layer.init, jax.random.key(0), x)
+        w_h, b_h, w = jax.eval_shape(lambda params, of=recurrence.weights: tuple(of(params)), params)
+        states = len(jax.tree.leaves(jax.eval_shape(layer.initial_carry, params, x)))
         kind = (
             w_h.ndim,
             w_h.shape[0] == H,

@@ -28,7 +28,7 @@ def a_loop_of_step_equals_the_reference(name):
     cell, params, carry, xs = setting(name)
     expected = reference(name, params, carry, xs)
     step = jax.jit(sj.recurrent(cell).step)
-    ys = []
+    xs, ys = jax.device_get(xs), []  # slices of JAX arrays are programs
     for x in (jax.tree.map(lambda a, t=t: a[t], xs) for t in range(T)):
         carry, y = step(params, carry, x)
         ys.append(y)
