@@ -74,7 +74,7 @@ examples: $(TESTING) ## run the programs of examples/ at toy size, and the examp
 	@$(PYTEST) $(TWO) -p tests.helpers.quick_compilation tests/test_examples.py tests/test_document_examples.py
 
 benchmarks: $(VENV)/peers.stamp ## all that benchmarks/results/ has, on an idle machine; but for learning, which takes a GPU
-	@for name in peers models methods profiles lyapunov algorithms scaling fit; do $(BIN)/python -m benchmarks $$name || exit 1; done
+	@for name in peers models methods levers profiles lyapunov algorithms scaling fit; do $(BIN)/python -m benchmarks $$name || exit 1; done
 
 clean: ## remove the environment, caches and the report
 	@rm -rf $(VENV) .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist report

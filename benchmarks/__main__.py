@@ -13,6 +13,7 @@ from benchmarks import algorithms as algorithms_
 from benchmarks import fit as fit_
 from benchmarks import gpu_program as gpu_program_
 from benchmarks import learning as learning_
+from benchmarks import levers as levers_
 from benchmarks import lyapunov as lyapunov_
 from benchmarks import methods as methods_
 from benchmarks import models as models_
@@ -115,6 +116,27 @@ def methods(
         methods_.TITLE,
         methods_.ABOUT,
         lambda: methods_.run([g.value for g in group], shapes, length, rounds, _say),
+        out,
+    )
+
+
+@app.command()
+def levers(
+    ctx: typer.Context,
+    shape: ShapeOption = SHAPES,
+    cell: Annotated[CellName, typer.Option(help="The cell of the layer.")] = CellName.both,
+    rounds: Rounds = 15,
+    out: Out = Path("benchmarks/results"),
+) -> None:
+    """Compare ways to run LSTM and GRU layers on a CPU: chunks, axes of products, devices per core."""
+    cells = [c.value for c in CellName if c is not CellName.both and cell in (c, CellName.both)]
+    shapes = [_shape(text) for text in shape]
+    _finish(
+        ctx,
+        "levers",
+        levers_.TITLE,
+        levers_.ABOUT,
+        lambda: levers_.run(cells, shapes, rounds, _say),
         out,
     )
 

@@ -7,6 +7,7 @@ import re
 from importlib.util import find_spec
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from benchmarks import (
     gpu_compiler,
     layers,
     learning,
+    levers,
     lyapunov,
     methods,
     models,
@@ -537,3 +539,23 @@ def test_without_the_compiler_for_gpus_one_line_says_what_to_install(monkeypatch
     )
     assert not list(tmp_path.iterdir())
     assert invoke("gpu_program", "--cell", "lru", "--out", tmp_path).exit_code == 2
+
+
+@pytest.mark.slow
+def test_levers_agree_with_auto_and_with_torch():
+    (group,) = levers.run(["lstm"], [(4, 32, 3, 8)], 2, SILENT)
+    (case,) = group.cases
+    errors = {arm.name: arm.error for arm in case.arms}
+    assert case.baseline == "Auto" and {"chunks of 16", "axes apart", "halves of the batch"} < set(errors)
+    assert all(error < methods.TOLERANCE for error in errors.values() if error is not None)
+
+
+def test_the_products_alone_are_those_of_a_gradient():
+    """Twice as many numbers per step are multiplied as in one direction, and once more for the weights."""
+    params, xs, w = (
+        layers.random_params("gru", 3, 4),
+        np.ones((8, 2, 3), np.float32),
+        np.ones((8, 2, 4), np.float32),
+    )
+    program = jax.jit(levers.products_alone(3, 4)).lower(params, xs, w).as_text()
+    assert program.count("stablehlo.dot_general") == 6
