@@ -18,8 +18,8 @@ def to_nnx(layer: Layer, params: Params) -> "nnx.Module":
 
     One layer becomes an RNN or a Bidirectional, several a Sequential of these. The cells are SimpleCell,
     OptimizedLSTMCell and GRUCell, whose carries have the leaves of ours in the same order. Flax's GRUCell has one bias;
-    here its linear layer ``dense_h`` has a bias as well, the second one of `seqjax.gru`. The first carry has the dtype of
-    the params, as in every RNN of nnx, so inputs must not be wider than the params.
+    here its linear layer ``dense_h`` has a bias as well, the second one of `seqjax.gru`. As every RNN of nnx, the
+    module starts with a carry in the dtype of the params, so inputs must not be wider than the params.
 
     Raises:
         TypeError: for layers that these modules cannot express; the error names the argument.
