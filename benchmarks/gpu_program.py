@@ -33,7 +33,7 @@ the last run; the table "Runs" has them all.
   PTX of these kernels.
 * The compiler does no autotuning without a GPU, so the tiles of matrix products may differ from those on a GPU. At
   H = 128 the compiler splits the product of the LSTM's backward step, [32, 512] by [512, 128], into 16 parts along the
-  512. The sum of the parts is one more kernel per step, so the unrolled loop starts 46 operations per eight steps,
+  512. The sum of the parts is one more kernel per step. The unrolled loop starts 46 operations per eight steps there,
   with all versions of JAX, and misses its bar of 5.2 per step."""
 
 SHAPES = ((8, 2048, 64, 64), (32, 512, 128, 128))
