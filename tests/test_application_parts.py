@@ -62,6 +62,7 @@ def test_bits_per_character_count_each_prediction_of_a_text_once():
     np.testing.assert_allclose(found, -log_p.mean() / np.log(2), rtol=1e-6)
 
 
+@pytest.mark.slow  # a part of one application; test_tasks.py has its group
 def test_swaps_are_products_of_permutations_and_reflections_track_them():
     xs, targets = state_tracking.swaps(50).sample(jax.random.key(0), 3)
     elements = np.array(GROUPS["S5"]())

@@ -150,7 +150,7 @@ def results(name):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(2)
 def test_values_gradients_noise_and_taps_stay(name):
     for a, b in zip(jax.tree.leaves(results(name)), jax.tree.leaves(results(None)), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * max(1, np.abs(b).max()))

@@ -486,17 +486,23 @@ def test_micro_batches_of_a_recipe_give_the_params_of_the_whole_batch():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow  # test_schedules.py has the rates, and other tests resumed runs
-def test_a_longer_run_with_a_schedule_is_a_longer_one_or_is_reported(monkeypatch, tmp_path, capsys):
-    options = ["parity", *TINY, "--model", "elman", "--schedule", "cosine", "--warmup-steps", 2]
-    fixed = [*options, "--decay-steps", 9]
-    whole, short, moved = tmp_path / "whole", tmp_path / "short", tmp_path / "moved"
+SCHEDULED = ["parity", *TINY, "--model", "elman", "--schedule", "cosine", "--warmup-steps", 2]
+
+
+@pytest.mark.slow  # other tests resume runs, and compare them with longer ones
+def test_a_longer_run_with_a_schedule_that_has_an_end_is_a_longer_one(monkeypatch, tmp_path, capsys):
+    fixed = [*SCHEDULED, "--decay-steps", 9]
+    whole, short = tmp_path / "whole", tmp_path / "short"
     assert run(monkeypatch, "train", *fixed, "--steps", 9, "--out", whole) == 0
     assert run(monkeypatch, "train", *fixed, "--out", short) == 0
     assert run(monkeypatch, "train", "--out", short, "--resume", "--steps", 9) == 0
     assert params(short) == params(whole)
     assert "schedule now ends" not in capsys.readouterr().err
-    assert run(monkeypatch, "train", *options, "--out", moved) == 0
+
+
+def test_a_longer_run_with_a_schedule_is_a_longer_one_or_is_reported(monkeypatch, tmp_path, capsys):
+    moved = tmp_path / "moved"
+    assert run(monkeypatch, "train", *SCHEDULED, "--out", moved) == 0
     assert run(monkeypatch, "train", "--out", moved, "--resume", "--steps", 9) == 0
     # Half of the cosine's 7 steps after the warm-up are done, where all of 5 were.
     rate = 0.003 * (1 + np.cos(np.pi * 5 / 7)) / 2

@@ -646,6 +646,7 @@ def test_what_does_not_fit_is_refused():
         )
 
 
+@pytest.mark.slow  # an option beside what other tests read
 def test_carries_without_a_reader_may_be_skipped():
     layer = sj.recurrent(sj.elman(2))
     carry = layer.initial_carry(layer.init(jax.random.key(0), jnp.ones((1, 3))), jnp.ones((1, 3)))

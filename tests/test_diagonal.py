@@ -279,7 +279,7 @@ POISON = [np.nan, *slow(np.inf, 1e30)]
 
 @pytest.mark.parametrize("constant", [False, True], ids=["varying", "constant"])
 @both_scans
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_nan_before_a_reset_reaches_nothing_after_it(scan, constant):
     a, b, carry, initial = operands(complex, constant)
     reset = jnp.zeros((T, B), bool).at[6, 0].set(True)
@@ -310,6 +310,7 @@ def test_nan_before_a_reset_reaches_nothing_after_it(scan, constant):
 
 @pytest.mark.parametrize("poison", POISON)
 @both_scans
+@pytest.mark.fast_cases(1)
 def test_what_masked_steps_hold_changes_nothing(scan, poison):
     a, b, carry, initial = operands(float, False)
     reset, mask = map(jnp.asarray, flags())

@@ -39,7 +39,7 @@ def same(found, expected):
 
 
 @pytest.mark.parametrize("layer", [LSTM, GRU, CONVOLUTION, MODEL], ids=lambda layer: repr(layer)[:20])
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_a_carry_of_none_is_the_initial_one(layer):
     params, carry = params_of(layer), carry_of(layer)
     same(layer.unroll(params, None, XS), layer.unroll(params, carry, XS))
@@ -48,6 +48,7 @@ def test_a_carry_of_none_is_the_initial_one(layer):
 
 
 @pytest.mark.parametrize("array", [np.asarray, list, lambda flag: flag.tolist()])
+@pytest.mark.fast_cases(2)
 def test_flags_may_be_lists_or_numpy_arrays(array):
     params = params_of(MODEL)
     expected = MODEL.unroll(params, None, XS, mask=jnp.asarray(MASK), reset=jnp.asarray(~MASK))

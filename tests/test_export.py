@@ -45,7 +45,7 @@ FAST = ("lstm", "gru", "lru", "linear_attention", "mlstm", "attention")
     "name",
     [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in sorted(sj.REGISTRY)],
 )
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_a_symbolic_batch_and_length_are_exported(name, shape):
     entry = sj.REGISTRY[name]
     layer = sj.recurrent(entry.make(4))

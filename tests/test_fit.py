@@ -254,7 +254,7 @@ def test_a_log_of_another_run_is_not_written_over(tmp_path):
 
 
 @pytest.mark.parametrize("behind", [0, 1, 9])
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_after_too_many_skipped_steps_the_last_good_params_go_on_with_later_batches(
     tmp_path, monkeypatch, caplog, behind
 ):

@@ -33,7 +33,7 @@ def test_every_public_factory_of_layers_is_in_the_registry(module):
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.fast_cases(32)
+@pytest.mark.fast_cases(20)
 def test_a_layer_runs_in_parts_of_a_sequence_where_its_method_does(name):
     entry = LAYERS[name]
     assert entry.make(sj.TimeSharded()).time_shardable is not entry.mixes_time
@@ -56,6 +56,7 @@ def bad_flags(shape):
 
 @pytest.mark.parametrize("flag", ["mask", "reset"])
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.fast_cases(58)
 def test_flags_that_would_broadcast_are_refused_by_every_layer(name, flag):
     entry = LAYERS[name]
     layer = entry.make(sj.Scan())

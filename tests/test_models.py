@@ -77,7 +77,7 @@ def first_params(model, batch):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_a_model_learns_a_batch_whatever_its_padding_holds(name):
     """Losses fall; the padding of inputs, targets and sources changes no bit of any param."""
     make, loss, batch = MODELS[name]

@@ -411,7 +411,7 @@ def diagonal_weights_cell(emit):
 
 @pytest.mark.parametrize("heads", [None, "diagonal", 2], ids=str)
 @pytest.mark.parametrize("emit", [True, *slow(False)], ids=["emit", "state"])
-@pytest.mark.fast_cases(2)
+@pytest.mark.fast_cases(1)
 def test_blocks_and_diagonals_are_those_of_the_jacobian(emit, heads):
     recurrence = diagonal_weights_cell(emit)
     num_gates = len(recurrence.activations)

@@ -356,6 +356,7 @@ def test_chunks_are_the_whole(estimator):
 
 
 @pytest.mark.parametrize("estimator", ALL, ids=repr)
+@pytest.mark.fast_cases(1)
 def test_a_reset_forgets_and_masked_steps_do_not_happen(estimator):
     """Rows that restart, and rows with steps of NaN that do not happen, equal the same rows without either."""
     layer = sj.recurrent(sj.lstm(H, **F64))

@@ -36,6 +36,7 @@ def test_the_matrix_is_orthogonal_and_has_determinant_one_whatever_the_params(si
 
 
 @pytest.mark.parametrize("angles", ["henaff", "cayley"])
+@pytest.mark.fast_cases(1)
 def test_the_initial_matrix_is_orthogonal_to_1e_14(angles):
     a = init(sj.orthogonal_rnn(64, angles=angles, param_dtype=jnp.float64)).a
     w = np.asarray(orthogonal_matrix(a))
@@ -91,6 +92,7 @@ def test_other_activations_equal_the_reference(activation):
 
 @pytest.mark.parametrize("size", [601, *slow(600)])
 @pytest.mark.parametrize("angles", ["henaff", "cayley"])
+@pytest.mark.fast_cases(1)
 def test_the_initial_angles_are_those_of_the_paper(angles, size):
     params = jax.tree.map(np.asarray, init(sj.orthogonal_rnn(size, angles=angles)))
     turns = params.a[np.arange(0, size - 1, 2), np.arange(1, size, 2)]
@@ -135,6 +137,7 @@ def test_eigenvalues_of_the_antisymmetric_matrix_have_real_part_minus_gamma(gamm
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.3])
+@pytest.mark.fast_cases(1)
 def test_eigenvalues_of_the_jacobian_lie_between_no_loss_and_the_diffusion(gamma):
     """With slopes D in [0, 1], A D is similar to sqrt(D) A sqrt(D), whose symmetric part is -gamma D."""
     epsilon = 0.2

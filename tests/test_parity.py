@@ -50,7 +50,7 @@ def run_flax(cell, module, carry_type, theirs, params, carry, xs, lengths=None):
 
 @pytest.mark.parametrize("lengths", [LENGTHS, *slow(None)], ids=["lengths", "full"])
 @pytest.mark.parametrize("name", FLAX)
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(2)
 def test_flax(name, lengths):
     cell = FLAX[name][0]
     xs = jnp.asarray(normal(0, T, B, D))

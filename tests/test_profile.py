@@ -138,6 +138,7 @@ def test_a_profile_equals_the_gradient_by_a_perturbation_of_the_carry(name):
 
 
 # One layer shows every kind, two layers what is between them.
+@pytest.mark.slow  # profiles of one layer equal it
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n == "lru" else pytest.mark.slow) for n in VECTORS]
 )

@@ -248,6 +248,7 @@ def test_a_table_that_cannot_be_drawn_is_one_line(monkeypatch, tmp_path, capsys,
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), None])
+@pytest.mark.fast_cases(2)
 def test_values_that_are_not_finite_are_drawn_or_refused_in_one_line(monkeypatch, tmp_path, capsys, value):
     rows = [
         table(t=t, value=value, section=section, quantity=quantity, group="g", x=float(t), length=4)

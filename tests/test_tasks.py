@@ -191,6 +191,7 @@ def blind_loss(task, targets, given):
 @pytest.mark.parametrize(
     "name", ["delayed_recall", "induction_heads", "parity", "modular_arithmetic", "dyck"]
 )
+@pytest.mark.fast_cases(3)
 def test_baselines_are_the_entropy_that_is_left_without_memory(name):
     task = TASKS[name](12)
     xs, targets = sample(task, 4000)
@@ -201,6 +202,7 @@ def test_baselines_are_the_entropy_that_is_left_without_memory(name):
 
 
 @pytest.mark.parametrize("name", ["noisy_copying", "selective_copying", "multi_query_recall"])
+@pytest.mark.fast_cases(1)
 def test_recalled_symbols_are_uniform(name):
     task = TASKS[name](36)
     _, targets = sample(task, 2000)

@@ -218,6 +218,7 @@ REFUSED = {
 
 
 @refusals(REFUSED)
+@pytest.mark.fast_cases(3)
 def test_what_needs_one_device_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()

@@ -45,7 +45,7 @@ def assert_equal(got, expected):
 @pytest.mark.parametrize("mesh", [None, MESH], ids=["one", "many"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("estimator", [sj.full_bptt(), sj.truncated_bptt(2)], ids=str)
-@pytest.mark.fast_cases(3)
+@pytest.mark.fast_cases(2)
 def test_what_is_not_finite_is_skipped_and_counted(mesh, accumulate, estimator):
     optimizer = optax.adam(0.01)
     step = make_train_step(MODEL, squares, optimizer, mesh=mesh, accumulate=accumulate, estimator=estimator)

@@ -164,6 +164,7 @@ def test_a_scale_keeps_small_gradients(mean):
 
 
 @pytest.mark.parametrize("mesh", [None, MESH], ids=["one", "many"])
+@pytest.mark.fast_cases(1)
 def test_the_scale_is_halved_on_overflow_and_doubled_after_good_steps(mesh):
     """Beside a transcription: halve and skip where the gradient at this scale is beyond float16, else count.
 

@@ -39,6 +39,7 @@ def test_mypy_strict_accepts_a_program_of_a_user_and_finds_mistakes():
     assert not ran.stderr and found == {"user.py": set(), "wrong.py": MARKED}, ran.stdout
 
 
+@pytest.mark.slow  # mypy --strict reads the same program
 def test_pyright_accepts_a_program_of_a_user_and_finds_mistakes(tmp_path):
     """In its standard mode: in the strict one, JAX's own functions are of unknown type."""
     pytest.importorskip("pyright")

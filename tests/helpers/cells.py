@@ -22,7 +22,9 @@ def normal(seed, *shape):
 def init(cell, width=D, example=vector):
     """Params; the values of the example are not to be read, so they are NaN."""
     x = jax.tree.map(lambda a: np.full_like(a, np.nan), example((B,), width))
-    params = jax.jit(sj.recurrent(cell).init)(KEY, x)  # the program of the conformance suite, where sizes agree
+    params = jax.jit(sj.recurrent(cell).init)(
+        KEY, x
+    )  # the program of the conformance suite, where sizes agree
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
     return params
 
