@@ -153,6 +153,19 @@ def gradient_avals(cell, dtype=jnp.float32, shape=(T, B, D)):
     return jax.eval_shape(cell.init, jax.random.key(0), x), jax.ShapeDtypeStruct(shape, dtype)
 
 
+@pytest.mark.parametrize("name", FORMS)
+def test_no_form_promotes_bfloat16_silently(name):
+    cell, like = REGISTRY[name].make(8), jax.ShapeDtypeStruct((T, B, 8), jnp.bfloat16)
+    params = jax.eval_shape(cell.init, jax.random.key(0), jax.ShapeDtypeStruct((B, 8), jnp.bfloat16))
+    unroll = sj.recurrent(cell, FUSED).unroll
+    with sj.testing.strict_promotion():
+
+        def loss(params, xs):
+            return jnp.sum(unroll(params, None, xs)[1].astype(jnp.float32))
+
+        jax.eval_shape(jax.grad(loss, (0, 1)), params, like)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.fast_cases(4)

@@ -270,7 +270,7 @@ def _weights(ref: Any, units: Units, num_gates: int) -> Any:
 def _products(units: Units, h: Float[Array, "1 W"], w_h: list) -> list:
     """Return the recurrent product of each gate, ``[1, W]``."""
     if units.diagonal:
-        return [h * w[None] for w in w_h]
+        return [h * w[None].astype(h.dtype) for w in w_h]
     if units.size < units.width:  # units that only fill up may hold NaN, such as 0 / 0
         h = jnp.where(jax.lax.broadcasted_iota(jnp.int32, h.shape, 1) < units.size, h, 0)
     return [jnp.sum(h[:, :, None] * w[None].astype(h.dtype), axis=1) for w in w_h]
@@ -279,7 +279,8 @@ def _products(units: Units, h: Float[Array, "1 W"], w_h: list) -> list:
 def _pull_back(units: Units, w_h: list, d_r: list) -> Float[Array, "1 W"]:
     """Return the transpose of `_products`, with one sum for all gates."""
     if units.diagonal:
-        return sum((d * w[None] for d, w in zip(d_r[1:], w_h[1:], strict=True)), d_r[0] * w_h[0][None])
+        terms = [d * w[None].astype(d.dtype) for d, w in zip(d_r, w_h, strict=True)]
+        return sum(terms[1:], terms[0])
     terms = [d[:, :, None] * w[None].astype(d.dtype) for d, w in zip(d_r, w_h, strict=True)]
     return jnp.sum(sum(terms[1:], terms[0]), axis=1)
 
