@@ -1,5 +1,6 @@
 """Run one of the benchmarks. Each command is one file in ``benchmarks/``."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from enum import StrEnum
@@ -128,7 +129,8 @@ def levers(
     rounds: Rounds = 15,
     out: Out = Path("benchmarks/results"),
 ) -> None:
-    """Compare ways to run LSTM and GRU layers on a CPU: chunks, axes of products, devices per core."""
+    """Compare ways to run LSTM and GRU layers on a CPU: chunks, axes of products, a device per core."""
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     cells = [c.value for c in CellName if c is not CellName.both and cell in (c, CellName.both)]
     shapes = [_shape(text) for text in shape]
     _finish(

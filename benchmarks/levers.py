@@ -1,6 +1,5 @@
 """What makes the gradient of an LSTM or a GRU faster on a CPU, and what does not."""
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from benchmarks.layers import missing, random_params
 from benchmarks.methods import TOLERANCE, gradient_of
 from benchmarks.results import Case, Group, measured
 from benchmarks.timing import Arm, check, interleave, on_device
-from seqjax.products import sum_of_outer
+from seqjax.products import merge
 
 TITLE = "Levers for gated cells on a CPU"
 ABOUT = """\
@@ -27,7 +26,8 @@ it checks the loss and every gradient against `Auto`; the column "error" is the 
 largest entry. Measure on an idle machine.
 
 * **chunks of 16** are what `Auto` took for 8 rows and more, before its chunks grew to 256 kB of inputs.
-* **axes apart** keeps time and batch as two axes in the products that give gradients of weights.
+* **rows** merges time and batch to one axis in the products that give gradients of weights, as `seqjax.products` does
+  for products that JAX differentiates.
 * **halves of the batch** runs two loops in one program, each on half of the batch.
 * **concurrent scheduler** compiles with the option `xla_cpu_enable_concurrency_optimized_scheduler`.
 * **a device per core** splits the batch over CPU devices by `shard_map` (`jax_num_cpu_devices`).
@@ -37,6 +37,7 @@ SHAPES = ((1, 4096, 64, 64), (8, 2048, 64, 64), (32, 512, 128, 128), (32, 256, 2
 CELLS = {"lstm": sj.lstm, "gru": sj.gru}
 GATES = {"lstm": 4, "gru": 3}
 AUTO = "Auto"
+EINSUM = jnp.einsum
 Shape = tuple[int, int, int, int]
 
 
@@ -45,6 +46,12 @@ def compiled_arm(name: str, fn: Callable, params: Any, inputs: Sequence[np.ndarr
     with mock.patch.object(jax, "device_count", lambda: 1):
         program = jax.jit(fn).lower(params, *inputs).compile(**options)
     return Arm(name, lambda own: jax.block_until_ready(program(params, *own)), on_device)
+
+
+def rows_einsum(subscripts: str, a: jax.Array, b: jax.Array, **options: Any) -> jax.Array:
+    """Return the sum over steps and examples of the outer products of a and b, over one axis of rows."""
+    assert subscripts == "tbi,tbo->io"
+    return EINSUM("ni,no->io", merge(a, 2), merge(b, 2), **options)
 
 
 def halves(layer: sj.Layer) -> Callable:
@@ -107,8 +114,7 @@ def products_alone(num_gates: int, chunk: int) -> Callable:
                 return (z + jnp.tile(d, num_gates)) @ params.w_h.T, z
 
             d, zs = jax.lax.scan(step, d, zs)
-            sums = sum_of_outer(xs, zs, xs.dtype), sum_of_outer(hs, zs, xs.dtype)
-            return d, (zs @ params.w_x.T, sums)
+            return d, (zs @ params.w_x.T, [jnp.einsum("tbi,tbo->io", a, zs) for a in (xs, hs)])
 
         return jax.lax.scan(backward, h, (pieces(xs), zs, pieces(w)))
 
@@ -123,8 +129,8 @@ def arms_of(name: str, params: Any, inputs: Sequence[np.ndarray]) -> list[Arm]:
     chosen: Any = sj.Auto().select(cell, inputs[0])
     arm = partial(compiled_arm, params=params, inputs=inputs)
     arms = [arm(AUTO, gradient_of(auto)), arm("chunks of 16", gradient_of(short))]
-    with mock.patch("seqjax.products.mergeable", lambda tree: False):
-        arms.append(arm("axes apart", gradient_of(auto)))
+    with mock.patch("seqjax.ops.gated.adjoint.jnp.einsum", rows_einsum):
+        arms.append(arm("rows", gradient_of(auto)))
     concurrent = {"xla_cpu_enable_concurrency_optimized_scheduler": True}
     arms.append(arm("concurrent scheduler", gradient_of(auto), compiler_options=concurrent))
     if batch > 1:
@@ -169,7 +175,6 @@ def measure(name: str, shape: Shape, rounds: int) -> Case:
 
 def run(cells: Sequence[str], shapes: Sequence[Shape], rounds: int, say: Callable) -> list[Group]:
     """Measure the cells at all shapes; each cell gives one group."""
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     groups = []
     for cell in cells:
         cases = []

@@ -1,15 +1,14 @@
-"""Time and batch as one axis of rows, for products with weights.
+"""Time and batch as one axis of rows, for products with weights that JAX differentiates.
 
 The gradient of w in ``xs [T, B, D] @ w`` is a sum over two axes. XLA computes such a sum from a transposed copy of xs,
-and the copies cost a good part of a training step on a CPU. A sum over one axis needs no copy. Where several devices
-share the batch, merging it with time would move data between them, so the axes stay apart there.
+and the copies of whole sequences cost a good part of a training step on a CPU. A sum over one axis needs no copy. Where
+several devices share the batch, merging it with time would move data between them, so the axes stay apart there.
 """
 
 import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
@@ -27,13 +26,6 @@ def merge(tree: Any, ndim: int) -> Any:
 
 def product(xs: Float[Array, "*B D"], w: Float[Array, "D H"]) -> Float[Array, "*B H"]:
     """Return ``xs @ w``."""
-    if xs.ndim < 3 or not mergeable(xs):
+    if sum(n != 1 for n in xs.shape[:-1]) < 2 or not mergeable(xs):
         return xs @ w
     return (merge(xs, xs.ndim - 1) @ w).reshape(*xs.shape[:-1], w.shape[-1])
-
-
-def sum_of_outer(a: Float[Array, "T B I"], b: Float[Array, "T B O"], dtype: Any) -> Float[Array, "I O"]:
-    """Return the sum of the outer products of a and b over steps and examples, accumulated in a dtype."""
-    if mergeable((a, b)):
-        return jnp.einsum("ni,no->io", merge(a, 2), merge(b, 2), preferred_element_type=dtype)
-    return jnp.einsum("tbi,tbo->io", a, b, preferred_element_type=dtype)

@@ -543,10 +543,15 @@ def test_without_the_compiler_for_gpus_one_line_says_what_to_install(monkeypatch
 
 @pytest.mark.slow
 def test_levers_agree_with_auto_and_with_torch():
-    (group,) = levers.run(["lstm"], [(4, 32, 3, 8)], 2, SILENT)
+    (group,) = levers.run(["lstm"], [(8, 32, 3, 8)], 2, SILENT)
     (case,) = group.cases
     errors = {arm.name: arm.error for arm in case.arms}
-    assert case.baseline == "Auto" and {"chunks of 16", "axes apart", "halves of the batch"} < set(errors)
+    assert case.baseline == "Auto" and {
+        "chunks of 16",
+        "rows",
+        "halves of the batch",
+        "a device per core",
+    } < set(errors)
     assert all(error < methods.TOLERANCE for error in errors.values() if error is not None)
 
 

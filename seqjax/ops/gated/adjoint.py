@@ -14,7 +14,6 @@ from seqjax.ops.elementwise import elementwise_jacobian
 from seqjax.ops.gated.step import arguments_of, elementwise_weights, slope_of
 from seqjax.ops.select import cast, keep, select, wide
 from seqjax.ops.step import recurrent_product
-from seqjax.products import sum_of_outer
 
 
 class Partials(NamedTuple):
@@ -214,7 +213,7 @@ def weight_gradients(
 ) -> tuple[Any, GatedWeights, jax.Array]:  # fmt: skip
     """Return the gradients of the projection, of the recurrent weights and of the inputs, for a whole chunk."""
     sum_dtype = wide(xs.dtype)
-    contract = partial(sum_of_outer, dtype=sum_dtype)
+    contract = partial(jnp.einsum, "tbi,tbo->io", preferred_element_type=sum_dtype)
     d_dense, d_xs = None, d_us
     if dense is not None:
         w_x, b = dense
