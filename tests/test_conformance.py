@@ -401,7 +401,7 @@ def test_a_learned_carry_is_where_every_sequence_starts(name):
     x = jax.tree.map(lambda a: jnp.ones(a.shape), entry.example((3,), 4))
     xs = jax.tree.map(lambda a: jnp.stack([a, a, a]), x)
     params = jax.jit(layer.init)(jax.random.key(0), x)
-    learned = random_like(params.carry, 1)
+    learned = jax.tree.map(jnp.asarray, random_like(params.carry, 1))
     params = params._replace(carry=learned)
     start = layer.initial_carry(params, x)
     floating = [c for c in jax.tree.leaves(start) if jnp.issubdtype(c.dtype, jnp.inexact)]
