@@ -89,7 +89,7 @@ def masked_steps_do_not_happen(layer: Layer, x: Any) -> None:
         expected = Outcome(*run(compiled(layer), case.params, case.carry, steps(case.xs)))
         found = Outcome(outcome.carry, steps(outcome.ys))
 
-        def rows(result: Outcome, some: np.ndarray = some) -> Any:
+        def rows(result: Outcome, some: Any = some) -> Any:
             carry, ys = jax.tree.map(lambda c: c[some], result.carry), result.ys
             return carry, jax.tree.map(lambda y: y[:, some], ys)
 
