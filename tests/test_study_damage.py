@@ -30,7 +30,7 @@ PARTS = 2 * SEEDS
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
-    """A complete study, and one that was interrupted after six parts or seven: there are two workers."""
+    """A complete study, and one that was interrupted as the seventh part began; a second worker may have been at the sixth."""
     folder = tmp_path_factory.mktemp("studies")
     assert toy_study.run(folder / "whole")
     toy_study.run_until(folder / "part", 6)
@@ -109,7 +109,7 @@ def test_with_a_damaged_summary_parts_of_the_same_record_are_kept(studies, tmp_p
             reader(folder)
     measured, said = [], []
     kept = len(list((folder / "parts").glob("*.parquet")))
-    assert kept in (6, 7)
+    assert kept in (5, 6, 7)
 
     def counted(experiment, part):
         measured.append(part)
