@@ -30,7 +30,7 @@ PARTS = 2 * SEEDS
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
-    """A complete study, and one that was interrupted as the seventh part began; a second worker may have been at the sixth."""
+    """A complete study, and one interrupted at its seventh part; a second worker may have been at the sixth."""
     folder = tmp_path_factory.mktemp("studies")
     assert toy_study.run(folder / "whole")
     toy_study.run_until(folder / "part", 6)
