@@ -12,10 +12,16 @@ import jax
 from jaxtyping import Array, Float
 
 
-def mergeable(tree: Any) -> bool:
-    """Return whether no leaf can be split over devices: one device is there, and no axis has an explicit sharding."""
-    return jax.device_count() == 1 and all(
-        axis is None for leaf in jax.tree.leaves(tree) for axis in jax.typeof(leaf).sharding.spec
+def mergeable(tree: Any, ndim: int) -> bool:
+    """Return whether two or more of the ndim leading axes are not of length 1, and no leaf can be split over devices.
+
+    A leaf can be split where several devices are there, or where an axis has an explicit sharding.
+    """
+    leaves = jax.tree.leaves(tree)
+    return (
+        jax.device_count() == 1
+        and sum(n != 1 for n in leaves[0].shape[:ndim]) > 1
+        and all(axis is None for leaf in leaves for axis in jax.typeof(leaf).sharding.spec)
     )
 
 
@@ -26,6 +32,6 @@ def merge(tree: Any, ndim: int) -> Any:
 
 def product(xs: Float[Array, "*B D"], w: Float[Array, "D H"]) -> Float[Array, "*B H"]:
     """Return ``xs @ w``."""
-    if sum(n != 1 for n in xs.shape[:-1]) < 2 or not mergeable(xs):
+    if not mergeable(xs, xs.ndim - 1):
         return xs @ w
     return (merge(xs, xs.ndim - 1) @ w).reshape(*xs.shape[:-1], w.shape[-1])

@@ -20,14 +20,16 @@ def one_device(monkeypatch):
 
 
 def test_several_devices_and_explicit_shardings_keep_the_axes_apart(monkeypatch):
-    assert not mergeable(XS)  # the tests have 8 devices
+    assert not mergeable(XS, 2)  # the tests have 8 devices
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert mergeable((XS, W))
+    assert mergeable((XS, W), 2)
+    assert not mergeable(XS[:, :1], 2)
+    assert not mergeable(XS, 1)
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
     explicit = jax.device_put(XS, jax.NamedSharding(mesh, jax.P(None, "data")))
-    assert not mergeable((XS, explicit))
+    assert not mergeable((XS, explicit), 2)
     with jax.set_mesh(mesh):
-        assert not jax.jit(lambda xs: [jnp.asarray(mergeable(xs))])(explicit)[0]
+        assert not jax.jit(lambda xs: [jnp.asarray(mergeable(xs, 2))])(explicit)[0]
         np.testing.assert_allclose(jax.jit(product)(explicit, W), np.asarray(XS) @ np.asarray(W), rtol=1e-12)
 
 
@@ -92,3 +94,17 @@ def test_the_gradient_of_the_weights_contracts_one_axis(name, one_device):
     program = jax.jit(gradient).lower(params).as_text()
     assert "contracting_dims = [0] x [0]" in program
     assert "contracting_dims = [0, 1] x [0, 1]" not in program
+
+
+def test_a_chunk_of_a_gated_cell_on_a_cpu_has_256_kb_of_inputs():
+    def chunk(batch, size):
+        xs = jax.ShapeDtypeStruct((2048, batch, size), jnp.float32)
+        return sj.Auto().select(sj.lstm(size), xs, platform="cpu").chunk
+
+    assert [chunk(1, 64), chunk(8, 64), chunk(16, 64), chunk(8, 128), chunk(32, 256)] == [
+        128,
+        128,
+        64,
+        64,
+        16,
+    ]

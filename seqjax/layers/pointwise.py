@@ -90,7 +90,7 @@ def pointwise(module: Callable, *, event_ndim: int | None = None) -> Layer:
         """Apply the module to inputs and keys with the same leading axes, or to inputs and no keys."""
         shape = batch_shape(x)
         fn = one
-        if merged := len(shape) > 1 and mergeable((x, keys)):
+        if merged := mergeable((x, keys), len(shape)):
             x, keys = merge((x, keys), len(shape))
         for _ in shape[:1] if merged else shape:
             fn = jax.vmap(fn, (None, 0, None if keys is None else 0))
