@@ -95,7 +95,7 @@ def test_an_unmeasured_quantity_decides_nothing():
         "No cell is best" not in text
         and "every quantity that can be compared: reach, remaining loss and isometry" in text
     )
-    assert text.endswith("No cell is ahead in tasks, which was measured for one cell.")
+    assert text.endswith("No cell is ahead in tasks, where one cell was measured.")
     # A cell that shares no quantity with another is not ahead of it.
     assert best_everywhere({REACH: {"lru": around(9.0), "gru": around(1.0)}}, CELLS) is None
     assert best_everywhere({}, CELLS) is None and said({}) == [
@@ -135,8 +135,8 @@ def test_quantities_without_a_winner_are_named_with_the_reason():
     flat = {cell: Interval(0.5, 0.4, 0.6) for cell in CELLS}
     values = {REACH: FURTHEST, ISOMETRY: flat, LOSS: flat, TASKS: {"gru": around(0.9)}}
     assert said(values)[-1] == (
-        "No cell is ahead in isometry or remaining loss, where intervals overlap, nor in tasks, which was measured "
-        "for one cell."
+        "No cell is ahead in isometry or remaining loss, where intervals overlap, nor in tasks, where one cell "
+        "was measured."
     )
 
 

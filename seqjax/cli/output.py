@@ -34,5 +34,7 @@ def check_file(out: Path, option: str = "--out") -> None:
         if out.exists() and not out.is_file() and not out.is_dir():
             return  # a device or a pipe, such as /dev/stdout
         if out.is_dir() or not out.parent.is_dir():
-            raise UsageError(f"{option}: expected a file in a folder that exists, got {out}.")
+            raise UsageError(
+                f"{option}: expected a file in a folder that exists, got {out}. Choose another place."
+            )
         check_can_write(out.parent)

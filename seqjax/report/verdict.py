@@ -148,7 +148,7 @@ def _open(outcomes: Mapping[Quantity, Outcome]) -> Text:
     reasons = {
         "overlap": "where intervals overlap",
         "no interval": "where some values have no interval",
-        "one cell": "which was measured for one cell",
+        "one cell": "where one cell was measured",
     }
     said = []
     for why, reason in reasons.items():
